@@ -1,0 +1,68 @@
+# One command for everything; `make help` lists them. What `make test` runs is all that CI runs.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+# Byte code is compiled at install, not at every start: it halves the time to import JAX.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --compile
+
+# Which stamps exist says what is installed, so a second call installs nothing.
+RUN := $(VENV)/.run
+DEV := $(VENV)/.dev
+
+.PHONY: help demo test bench format clean pins
+
+help:
+	@echo "make demo    install into $(VENV), then train on the text that comes with the package"
+	@echo "make test    install the tools too, then lint, check the types, run tests and doctests"
+	@echo "make bench   time the estimators (and, where they are installed, their peers)"
+	@echo "make format  let ruff lay out and tidy the code"
+	@echo "make clean   remove $(VENV), caches and builds"
+	@echo "make pins    write the two constraints files anew (needs uv)"
+	@echo "Another interpreter: make demo PYTHON=python3.12"
+
+demo: $(RUN)
+	$(BIN)/onward train
+
+test: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest
+
+bench: $(RUN)
+	@echo "To time the peers as well: $(BIN)/python -m pip install braintrace torch==2.13.0"
+	$(BIN)/python -m benchmarks.steps
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Hashes and editable installs exclude each other in one pip call, hence two calls.
+$(RUN): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("onward needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.12")'
+	@echo "Installing into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes -r constraints.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(RUN) constraints-dev.txt
+	@echo "Installing the development tools into $(VENV) ..."
+	@$(PIP) --require-hashes -r constraints-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find onward tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# The same versions on every Python and system: results should not depend on which one you have.
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-header --no-annotate --upgrade
+
+pins:
+	printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - --extra cli -o constraints.txt
+	echo '-r constraints.txt' > constraints-dev.txt
+	$(LOCK) pyproject.toml --extra dev -c constraints.txt \
+		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' constraints.txt) >> constraints-dev.txt
