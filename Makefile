@@ -62,7 +62,9 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy
 	--generate-hashes --no-header --no-annotate --upgrade
 
 pins:
-	printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - --extra cli -o constraints.txt
-	echo '-r constraints.txt' > constraints-dev.txt
-	$(LOCK) pyproject.toml --extra dev -c constraints.txt \
-		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' constraints.txt) >> constraints-dev.txt
+	(echo '# What running onward needs, and what builds it. Written by `make pins`.'; \
+		printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - --extra cli) > constraints.txt
+	(echo '# The development tools, on top of what running needs. Written by `make pins`.'; \
+		echo '-r constraints.txt'; \
+		$(LOCK) pyproject.toml --extra dev -c constraints.txt \
+			$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' constraints.txt)) > constraints-dev.txt
