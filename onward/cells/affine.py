@@ -1,0 +1,193 @@
+"""The affine-gated structure, which makes forward gradients of the common cells both cheap and exact per unit.
+
+A cell is affine-gated when its rows fall into groups `u = W z`, the features `z` are `[recurrent(hidden), x, 1]` (or
+without the first or the second part), and a gate acts on each unit alone: `hidden'_i = gate(hidden_i, u_i)`. Then the
+derivative of unit i with respect to `W` lives on unit i's own rows and is a product, `∂hidden'_i/∂W = D_i ⊗ z`. It is
+never formed: `Rows` keeps `D` and `z`.
+"""
+
+import math
+from abc import abstractmethod
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .base import AbstractCell
+
+
+class RowGroup(NamedTuple):
+    """Which rows share one vector of features: `rows` rows a unit, that see the hidden state, the input, or both."""
+
+    rows: int
+    sees_hidden: bool = True
+    sees_input: bool = True
+
+    def size(self, input_size: int, hidden_size: int) -> int:
+        """The number of features of the group, bias included."""
+        return self.sees_hidden * hidden_size + self.sees_input * input_size + 1
+
+
+class Rows(eqx.Module):
+    """The sparse rows `w_(s,i) = ∂hidden'_(s,i)/∂W = D_(s,i) ⊗ z`, for every state component s and unit i, never formed.
+
+    * `factors`: for each group, a hidden-shaped tree whose leaves are D, `[rows, units]`;
+    * `features`: for each group, z, `[features]`.
+    """
+
+    factors: tuple[PyTree[Float[Array, "rows units"]], ...]
+    features: tuple[Float[Array, " features"], ...]
+
+    def norms(self) -> PyTree[Float[Array, " units"]]:
+        """`‖w_(s,i)‖` for every component and unit: `‖D_(s,i)‖ ‖z‖`, summed over the groups in quadrature."""
+
+        def norm(*factors):
+            return jnp.sqrt(sum(jnp.sum(D**2, 0) * (z @ z) for D, z in zip(factors, self.features, strict=True)))
+
+        return jax.tree.map(norm, *self.factors)
+
+    def combine(self, coefficients: PyTree[Float[Array, " units"]]) -> tuple[Float[Array, "rows units features"], ...]:
+        """`Σ_(s,i) c_(s,i) w_(s,i)`: one array for each group."""
+        return tuple(
+            outer[..., None] * z for outer, z in zip(self.contract_factors(coefficients), self.features, strict=True)
+        )
+
+    def contract_factors(self, coefficients: PyTree[Float[Array, " units"]]) -> tuple[Float[Array, "rows units"], ...]:
+        """`Σ_s c_(s,i) D_(s,i)` for each group."""
+
+        def contract(factor):
+            terms = jax.tree.map(lambda c, D: c * D, coefficients, factor)
+            return sum(jax.tree.leaves(terms))
+
+        return tuple(contract(factor) for factor in self.factors)
+
+    def per_component(self) -> tuple[PyTree[Float[Array, "rows units features"]], ...]:
+        """The rows written out on their own unit's parameters, `D_(s,i) ⊗ z`: what SnAp-1 keeps."""
+        return tuple(
+            jax.tree.map(lambda D, z=z: D[..., None] * z, factor)
+            for factor, z in zip(self.factors, self.features, strict=True)
+        )
+
+
+class AbstractAffineGatedCell(AbstractCell):
+    """A cell whose rows are affine in features of its state and input, followed by a gate that acts unit by unit.
+
+    Subclasses declare `groups`, and define `recurrent` and `gate`, both acting on each unit alone. Every learnable number
+    stands in `weights`, one array `[rows, units, features]` a group with the features in the order
+    `[recurrent(hidden), x, 1]`; any other array of the cell is a constant and gets a gradient of zero. All leaves of the
+    hidden state have the shape `[units]`.
+    """
+
+    weights: eqx.AbstractVar[tuple[Float[Array, "rows units features"], ...]]
+    input_size: eqx.AbstractVar[int]
+    hidden_size: eqx.AbstractVar[int]
+    groups: eqx.AbstractClassVar[tuple[RowGroup, ...]]
+
+    @abstractmethod
+    def recurrent(self, hidden: PyTree[Float[Array, " units"]]) -> Float[Array, " units"]:
+        """The part of the features that comes from the hidden state; unit i of it depends on unit i of the state alone."""
+
+    @abstractmethod
+    def gate(
+        self, hidden: PyTree[Float[Array, " units"]], preactivations: tuple[Float[Array, "rows units"], ...]
+    ) -> PyTree[Float[Array, " units"]]:
+        """The next hidden state, unit by unit, from the hidden state and `W z` of each group."""
+
+    def features(self, hidden: PyTree, x: Float[Array, " inputs"]) -> tuple[Float[Array, " features"], ...]:
+        """`z` of each group."""
+        a = self.recurrent(hidden)
+        one = jnp.ones(1, a.dtype)
+
+        def assemble(group):
+            return jnp.concatenate([a] * group.sees_hidden + [x] * group.sees_input + [one])
+
+        return tuple(assemble(group) for group in self.groups)
+
+    def __call__(self, hidden: PyTree, x: Float[Array, " inputs"]) -> PyTree:
+        check_input(self, x)
+        z = self.features(hidden, x)
+        return self.gate(hidden, tuple(W @ z_g for W, z_g in zip(self.weights, z, strict=True)))
+
+
+def check_input(cell: AbstractAffineGatedCell, x) -> None:
+    """Raise a `ValueError` that says what is wrong with `x`, before JAX raises one about shapes deep inside."""
+    dtype = cell.weights[0].dtype
+    if jnp.shape(x) != (cell.input_size,) or jnp.result_type(x) != dtype:
+        raise ValueError(
+            f"x: {type(cell).__name__} reads {dtype} arrays of shape ({cell.input_size},), "
+            f"got {jnp.result_type(x)} of shape {jnp.shape(x)}."
+        )
+
+
+def linearize(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array) -> tuple[PyTree, Rows]:
+    """One step and its sparse rows: `(hidden', Rows)`."""
+    z = cell.features(hidden, x)
+    u = tuple(W @ z_g for W, z_g in zip(cell.weights, z, strict=True))
+    return cell.gate(hidden, u), Rows(gate_factors(cell, hidden, u), z)
+
+
+def gate_factors(cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[Array, ...]) -> tuple[PyTree, ...]:
+    """`D`: the derivative of each state component of a unit by each of its own pre-activations."""
+
+    # The gate acts unit by unit, so one forward derivative along a row of ones holds the whole diagonal.
+    def along(group, row):
+        tangent = tuple(
+            jnp.zeros_like(u_g).at[row].set(1) if g == group else jnp.zeros_like(u_g) for g, u_g in enumerate(u)
+        )
+        return jax.jvp(lambda u: cell.gate(hidden, u), (u,), (tangent,))[1]
+
+    def factor(group):
+        rows = [along(group, row) for row in range(u[group].shape[0])]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+    return tuple(factor(group) for group in range(len(u)))
+
+
+def gate_by_state(cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[Array, ...]) -> tuple[PyTree, ...]:
+    """The gate's derivative by the state of the same unit: for each component s', a hidden-shaped `∂hidden'/∂hidden_s'`."""
+    leaves, structure = jax.tree.flatten(hidden)
+
+    def column(component):
+        tangent = [jnp.ones_like(h) if s == component else jnp.zeros_like(h) for s, h in enumerate(leaves)]
+        return jax.jvp(lambda h: cell.gate(h, u), (hidden,), (structure.unflatten(tangent),))[1]
+
+    return tuple(column(component) for component in range(len(leaves)))
+
+
+def recurrent_by_state(cell: AbstractAffineGatedCell, hidden: PyTree) -> tuple[Array, PyTree]:
+    """The recurrent features, and their derivative by each state component of the same unit, hidden-shaped."""
+    a, pullback = jax.vjp(cell.recurrent, hidden)
+    return a, pullback(jnp.ones_like(a))[0]
+
+
+def recurrent_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "rows units units"] | None, ...]:
+    """The columns of each group's weights that act on the recurrent features, `None` where a group does not see them."""
+    n = cell.hidden_size
+    return tuple(W[..., :n] if group.sees_hidden else None for group, W in zip(cell.groups, cell.weights, strict=True))
+
+
+def input_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "rows units inputs"] | None, ...]:
+    """The columns of each group's weights that act on the input, `None` where a group does not see it."""
+    d = cell.input_size
+    return tuple(
+        W[..., -1 - d : -1] if group.sees_input else None for group, W in zip(cell.groups, cell.weights, strict=True)
+    )
+
+
+def draw_weights(
+    groups: tuple[RowGroup, ...], input_size: int, hidden_size: int, *, scale: float, dtype, key: PRNGKeyArray
+) -> tuple[Float[Array, "rows units features"], ...]:
+    """Weights and biases uniform in ±scale/√units, one array a group."""
+    for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    if not (scale >= 0 and math.isfinite(scale)):
+        raise ValueError(f"scale must be finite and not negative, got {scale!r}.")
+    limit = scale / math.sqrt(hidden_size)
+    return tuple(
+        jr.uniform(k, (group.rows, hidden_size, group.size(input_size, hidden_size)), dtype, -limit, limit)
+        for group, k in zip(groups, jr.split(key, len(groups)), strict=True)
+    )

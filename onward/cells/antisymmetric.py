@@ -1,0 +1,67 @@
+"""The antisymmetric recurrent cell: a discretised stable differential equation."""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .base import AbstractCell
+
+
+class AntisymmetricCell(AbstractCell):
+    """Antisymmetric cell (Chang et al. 2019), `h' = h + ε tanh((A − Aᵀ − γ I) h + B x + b)`.
+
+    The eigenvalues of `A − Aᵀ` are imaginary, so the underlying differential equation neither explodes nor forgets; γ is a
+    small damping against the error of the Euler step ε. A number of `A` acts on two units at once, which is why this cell
+    is not affine-gated and takes the generic path of every estimator.
+
+    **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`; `step` is ε > 0,
+    `damping` is γ ≥ 0.
+
+        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> cell = onward.AntisymmetricCell(3, 2, key=jr.key(0))
+        >>> cell(cell.init_hidden(), jnp.ones(3)).shape
+        (2,)
+    """
+
+    recurrent_weight: Float[Array, "units units"]
+    input_weight: Float[Array, "units inputs"]
+    bias: Float[Array, " units"]
+    step: float = eqx.field(static=True)
+    damping: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        key: PRNGKeyArray,
+        step: float = 0.1,
+        damping: float = 0.01,
+        scale: float = 1.0,
+        dtype=None,
+    ):
+        for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        if not (step > 0 and damping >= 0):
+            raise ValueError(f"step must be positive and damping not negative, got step={step!r}, damping={damping!r}.")
+        dtype, limit = dtype or float, scale / math.sqrt(hidden_size)
+        recurrent_key, input_key = jr.split(key)
+        self.recurrent_weight = jr.uniform(recurrent_key, (hidden_size, hidden_size), dtype, -limit, limit)
+        self.input_weight = jr.uniform(input_key, (hidden_size, input_size), dtype, -limit, limit)
+        self.bias = jnp.zeros(hidden_size, dtype)
+        self.step, self.damping = step, damping
+
+    def __call__(self, hidden, x):
+        A = self.recurrent_weight
+        u = A @ hidden - A.T @ hidden - self.damping * hidden + self.input_weight @ x + self.bias
+        return hidden + self.step * jnp.tanh(u)
+
+    def init_hidden(self) -> Float[Array, " units"]:
+        return jnp.zeros_like(self.bias)
+
+    def output(self, hidden):
+        return hidden

@@ -1,0 +1,71 @@
+"""The leaky recurrent cell: a direct feedback of each unit onto itself keeps a longer memory."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
+
+
+class LeakyCell(AbstractAffineGatedCell):
+    """Leaky cell, `h' = α ⊙ h + W [σ(h), x, 1]`, with a fixed `α` in [0, 1] for each unit; its output is `σ(h)`.
+
+    This is equation (37) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*. The
+    leak α is drawn once, uniformly in [0, 1], and not learned. With `preactivation_state=False` the cell is the usual leaky
+    integrator of activations, `h' = α ⊙ h + (1 − α) ⊙ σ(W [h, x, 1])`, and its output is `h`.
+
+    **Arguments:** as `onward.VanillaCell`.
+
+        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> cell = onward.LeakyCell(3, 2, key=jr.key(0))
+        >>> cell(cell.init_hidden(), jnp.ones(3)).shape
+        (2,)
+    """
+
+    weights: tuple[Float[Array, "1 units features"]]
+    leak: Float[Array, " units"]
+    input_size: int = eqx.field(static=True)
+    hidden_size: int = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True)
+    preactivation_state: bool = eqx.field(static=True)
+    groups: ClassVar = (RowGroup(rows=1),)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        key: PRNGKeyArray,
+        activation: Callable = jax.nn.tanh,
+        preactivation_state: bool = True,
+        scale: float = 1.0,
+        dtype=None,
+    ):
+        weights_key, leak_key = jr.split(key)
+        self.weights = draw_weights(
+            self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=weights_key
+        )
+        self.leak = jr.uniform(leak_key, (hidden_size,), dtype or float)
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.activation, self.preactivation_state = activation, preactivation_state
+
+    def init_hidden(self) -> Float[Array, " units"]:
+        return jnp.zeros(self.hidden_size, self.weights[0].dtype)
+
+    def recurrent(self, hidden):
+        return self.activation(hidden) if self.preactivation_state else hidden
+
+    def gate(self, hidden, preactivations):
+        u = preactivations[0][0]
+        leak = jax.lax.stop_gradient(self.leak)
+        if self.preactivation_state:
+            return leak * hidden + u
+        return leak * hidden + (1 - leak) * self.activation(u)
+
+    def output(self, hidden):
+        return self.recurrent(hidden)

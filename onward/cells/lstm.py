@@ -1,0 +1,68 @@
+"""The long short-term memory cell."""
+
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
+
+
+class LSTMState(NamedTuple):
+    """The state of an `LSTMCell`: its output `hidden` and its memory `cell`."""
+
+    hidden: Float[Array, " units"]
+    cell: Float[Array, " units"]
+
+
+class LSTMCell(AbstractAffineGatedCell):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+
+    With `(i, f, g, o) = W [h, x, 1]`:
+
+        c' = sigmoid(f) ⊙ c + sigmoid(i) ⊙ tanh(g),    h' = sigmoid(o) ⊙ tanh(c').
+
+    **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`;
+    `forget_bias` is added to the forget gate's bias at the start, so that the memory is kept before anything is learned.
+
+        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> cell = onward.LSTMCell(3, 2, key=jr.key(0))
+        >>> cell(cell.init_hidden(), jnp.ones(3)).cell.shape
+        (2,)
+    """
+
+    weights: tuple[Float[Array, "4 units features"]]
+    input_size: int = eqx.field(static=True)
+    hidden_size: int = eqx.field(static=True)
+    groups: ClassVar = (RowGroup(rows=4),)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        key: PRNGKeyArray,
+        forget_bias: float = 1.0,
+        scale: float = 1.0,
+        dtype=None,
+    ):
+        (weights,) = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=key)
+        self.weights = (weights.at[1, :, -1].add(forget_bias),)
+        self.input_size, self.hidden_size = input_size, hidden_size
+
+    def init_hidden(self) -> LSTMState:
+        zeros = jnp.zeros(self.hidden_size, self.weights[0].dtype)
+        return LSTMState(zeros, zeros)
+
+    def recurrent(self, hidden):
+        return hidden.hidden
+
+    def gate(self, hidden, preactivations):
+        i, f, g, o = preactivations[0]
+        c = jax.nn.sigmoid(f) * hidden.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return LSTMState(jax.nn.sigmoid(o) * jnp.tanh(c), c)
+
+    def output(self, hidden):
+        return hidden.hidden

@@ -1,0 +1,42 @@
+"""A stack of cells, each reading the output of the one below at the same time step."""
+
+from collections.abc import Sequence
+
+from .base import AbstractCell
+
+
+class StackedCell(AbstractCell):
+    """Layers of cells: `h^l' = f^l(h^l, output^(l−1)(h^(l−1)'))`, the first layer reading the input itself.
+
+    These are equations (39)–(42) of Ollivier, Tallec & Charpiat. The hidden state is the tuple of the layers' states, the
+    output that of the top layer.
+
+    **Arguments:** `layers`, one or more cells from bottom to top. Raises `ValueError` if there are none.
+
+        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> bottom = onward.LSTMCell(3, 4, key=jr.key(0))
+        >>> top = onward.GRUCell(4, 2, key=jr.key(1))
+        >>> cell = onward.StackedCell([bottom, top])
+        >>> cell.output(cell(cell.init_hidden(), jnp.ones(3))).shape
+        (2,)
+    """
+
+    layers: tuple[AbstractCell, ...]
+
+    def __init__(self, layers: Sequence[AbstractCell]):
+        if not layers:
+            raise ValueError("layers must hold at least one cell, got none.")
+        self.layers = tuple(layers)
+
+    def __call__(self, hidden, x):
+        states = []
+        for layer, state in zip(self.layers, hidden, strict=True):
+            states.append(layer(state, x))
+            x = layer.output(states[-1])
+        return tuple(states)
+
+    def init_hidden(self):
+        return tuple(layer.init_hidden() for layer in self.layers)
+
+    def output(self, hidden):
+        return self.layers[-1].output(hidden[-1])

@@ -1,0 +1,11 @@
+"""Estimators: how a chunk of a stream becomes a gradient."""
+
+from .artbp import ARTBP as ARTBP
+from .base import AbstractEstimator as AbstractEstimator, AbstractForwardEstimator as AbstractForwardEstimator
+from .base import Estimate as Estimate
+from .bptt import BPTT as BPTT
+from .nobacktrack import NoBackTrack as NoBackTrack
+from .rtrl import RTRL as RTRL
+from .sliding import SlidingBPTT as SlidingBPTT
+from .snap import SnAp as SnAp
+from .uoro import UORO as UORO

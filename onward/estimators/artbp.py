@@ -1,0 +1,76 @@
+"""Anticipated reweighted truncated backpropagation: random cuts, compensated."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..rollout import restarted
+from .base import AbstractEstimator, Estimate, any_active, inexact, length, weighted_loss
+from .noise import Counter, uniform
+
+
+class ARTBP(AbstractEstimator):
+    """Backpropagation through the chunk with random cuts (Tallec & Ollivier 2017). With cut probability c at each step:
+
+        δ_s = ∂loss_s/∂h_s + [not cut] (1 − c)⁻¹ (∂h_(s+1)/∂h_s)ᵀ δ_(s+1).
+
+    Its mean over the cuts is the gradient of the whole chunk; the local term is never scaled. The chunk's end is a hard cut:
+    on a stream longer than the chunk the estimate has the bias of TBPTT at that length, as any bound on its memory must.
+
+    **Arguments:** `cut`, the probability c, at least 0 and below 1. Raises `ValueError` otherwise.
+
+        >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
+        >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
+        >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
+        >>> learner = onward.Learner(onward.ARTBP(cut=0.1), optax.sgd(1e-2), loss=onward.losses.softmax_cross_entropy, chunk=5)
+        >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
+    """
+
+    cut: float = eqx.field(static=True)
+
+    def __init__(self, cut: float):
+        if not 0 <= cut < 1:
+            raise ValueError(f"cut must be a probability of at least 0 and below 1, got {cut!r}.")
+        self.cut = cut
+
+    def init(self, model, hidden, *, key, example=None):
+        return Counter.start(key)
+
+    def draw(self, state, steps):
+        return state.draw(steps, 1)
+
+    def influence_norm(self, state):
+        return jnp.zeros(())
+
+    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None):
+        if noise is None:
+            noise = self.draw(state, length(xs))
+        # The factor on the cotangent that passes from a step back into the state before it.
+        passed = jnp.where(uniform(noise[:, 0]) < self.cut, 0, 1 / (1 - self.cut))
+
+        def unroll(parameters):
+            m = eqx.combine(parameters, model)
+
+            def step(hidden, inputs):
+                x, y, restart, weight, factor = inputs
+                hidden = jax.tree.map(lambda h: _scale_cotangent(h, factor.astype(h.dtype)), hidden)
+                hidden = m.cell(restarted(m.cell, hidden, restart), x)
+                prediction = m.predict(hidden)
+                return hidden, (weighted_loss(loss, prediction, y, weight), prediction)
+
+            last, (losses, predictions) = jax.lax.scan(step, hidden, (xs, ys, reset, weight, passed))
+            return losses.sum(), (losses, last, predictions)
+
+        (_, (losses, last, predictions)), grads = jax.value_and_grad(unroll, has_aux=True)(inexact(model))
+        state = Counter(state.key, state.steps + jnp.uint32(length(xs)))
+        return Estimate(losses, grads, last, state, predictions, any_active(weight))
+
+
+@jax.custom_vjp
+def _scale_cotangent(h: Float[Array, "..."], factor: Float[Array, ""]) -> Float[Array, "..."]:
+    """`h` itself; going backward its cotangent is multiplied by `factor`."""
+    return h
+
+
+_scale_cotangent.defvjp(lambda h, factor: (h, factor), lambda factor, cotangent: (factor * cotangent, None))

@@ -1,0 +1,80 @@
+"""Real-time recurrent learning: the exact gradient, carried forward."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from ..cells import AbstractAffineGatedCell
+from ..cells.affine import Rows, linearize
+from .base import AbstractForwardEstimator, inexact
+from .jacobians import cell_gradient, norm, parameter_jacobian, state_jacobian
+
+
+class RTRLState(eqx.Module):
+    """`G = ∂hidden/∂θ`: shaped like the learned arrays (an affine-gated cell's weights), the flattened state leading."""
+
+    influence: PyTree[Float[Array, "state ..."]]
+
+
+class RTRL(AbstractForwardEstimator):
+    """Real-time recurrent learning (Williams & Zipser 1989), exact at fixed parameters:
+
+        G' = (∂f/∂h) G + ∂f/∂θ,    ∂loss/∂θ = (∂loss/∂h') G'.
+
+    Memory is `state × |θ|` and a step costs `state² × |θ|` products, whatever the length of the stream: for small cells,
+    and as the truth that other estimators are measured against.
+
+        >>> import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
+        >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
+        >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
+        >>> hidden, stream = cell.init_hidden(), (jr.normal(jr.key(2), (5, 3)), jnp.zeros(5, int))
+        >>> def grads(estimator):
+        ...     state = estimator.init(model, hidden, key=jr.key(3))
+        ...     return estimator.grad(model, onward.losses.softmax_cross_entropy, hidden, state, *stream).grads
+        >>> jax.tree.all(jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-5), grads(onward.RTRL()), grads(onward.BPTT())))
+        Array(True, dtype=bool)
+    """
+
+    def init(self, model, hidden, *, key, example=None):
+        flat, _ = ravel_pytree(hidden)
+        learned = model.cell.weights if isinstance(model.cell, AbstractAffineGatedCell) else inexact(model.cell)
+        return RTRLState(jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), learned))
+
+    def draw(self, state, steps):
+        return None
+
+    def restart(self, state):
+        return jax.tree.map(jnp.zeros_like, state)
+
+    def influence_norm(self, state):
+        return norm(state.influence)
+
+    def advance(self, cell, hidden, state, x, noise):
+        J = state_jacobian(cell, hidden, x)
+        carried = jax.tree.map(lambda G: (J @ G.reshape(len(G), -1)).reshape(G.shape), state.influence)
+        if isinstance(cell, AbstractAffineGatedCell):
+            after, rows = linearize(cell, hidden, x)
+            influence = tuple(G + dense for G, dense in zip(carried, dense_rows(rows), strict=True))
+        else:
+            after = cell(hidden, x)
+            influence = jax.tree.map(jnp.add, carried, parameter_jacobian(cell, hidden, x))
+
+        def contract(H):
+            flat, _ = ravel_pytree(H)
+            grads = jax.tree.map(lambda G: jnp.tensordot(flat, G, 1), influence)
+            return cell_gradient(cell, grads) if isinstance(cell, AbstractAffineGatedCell) else grads
+
+        return after, RTRLState(influence), contract
+
+
+def dense_rows(rows: Rows) -> tuple[Float[Array, "state rows units features"], ...]:
+    """The sparse rows written out: `∂hidden'_(s,i)/∂W_(r,j,k) = δ_ij D_(s,r,i) z_k`."""
+
+    def dense(factor, z):
+        D = jnp.stack(jax.tree.leaves(factor))
+        eye = jnp.eye(D.shape[-1], dtype=D.dtype)
+        return jnp.einsum("sri,ij,k->sirjk", D, eye, z).reshape(-1, *D.shape[1:], z.size)
+
+    return tuple(dense(factor, z) for factor, z in zip(rows.factors, rows.features, strict=True))

@@ -1,0 +1,147 @@
+"""Sparse n-step approximation: the influence of each number only on the units it reaches in a few steps."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..cells import AbstractAffineGatedCell, AbstractCell
+from ..cells.affine import linearize
+from .base import AbstractForwardEstimator, inexact
+from .jacobians import cell_gradient, norm, own_unit_jacobian, parameter_jacobian, state_jacobian
+
+
+class OwnUnitState(eqx.Module):
+    """For each group of an affine-gated cell, a hidden-shaped tree of the influence of unit i's rows on unit i itself."""
+
+    influence: tuple[PyTree[Float[Array, "rows units features"]], ...]
+
+
+class MaskedState(eqx.Module):
+    """The influence, the flattened state leading, and the pattern of what is kept."""
+
+    influence: PyTree[Float[Array, "state ..."]]
+    kept: PyTree[Bool[Array, "state ..."]]
+
+
+class SnAp(AbstractForwardEstimator):
+    """SnAp-n (Menick et al. 2021): RTRL with the influence of each number kept only on what it reaches in n = `order` steps:
+
+        G' = pattern_n ⊙ ((∂f/∂h) G + ∂f/∂θ).
+
+    Biased, without noise. On an affine-gated cell SnAp-1 keeps, for each unit, its own rows: as cheap as the forward pass.
+    Every other case (another cell, a stack, `order` ≥ 2) is RTRL under a mask, at RTRL's cost; in a densely connected cell
+    every number reaches every unit in two steps, so that SnAp-2 is RTRL. A stack's upper layers are reached within one step.
+
+    **Arguments:** `order`, at least 1. Raises `ValueError` otherwise, and at `init` where the pattern is needed and no
+    `example` is given.
+
+        >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
+        >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
+        >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
+        >>> learner = onward.Learner(onward.SnAp(order=1), optax.sgd(1e-2), loss=onward.losses.softmax_cross_entropy)
+        >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
+    """
+
+    order: int = eqx.field(static=True)
+
+    def __init__(self, order: int = 1):
+        if not isinstance(order, int) or order < 1:
+            raise ValueError(f"order must be an integer of at least 1, got {order!r}.")
+        self.order = order
+
+    def init(self, model, hidden, *, key, example=None):
+        cell = model.cell
+        if _by_unit(self, cell):
+            return OwnUnitState(
+                tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape, h.dtype), hidden) for W in cell.weights)
+            )
+        if example is None:
+            raise ValueError("example must be given, one (x, y) of the stream: SnAp finds its pattern of influence with it.")
+        kept = _pattern(cell, hidden, example[0], self.order, key=key)
+        return MaskedState(jax.tree.map(lambda k, p: jnp.zeros(k.shape, p.dtype), kept, inexact(cell)), kept)
+
+    def draw(self, state, steps):
+        return None
+
+    def restart(self, state):
+        return eqx.tree_at(lambda s: s.influence, state, jax.tree.map(jnp.zeros_like, state.influence))
+
+    def influence_norm(self, state):
+        return norm(state.influence)
+
+    def advance(self, cell, hidden, state, x, noise):
+        return (_advance_by_unit if _by_unit(self, cell) else _advance_masked)(cell, hidden, state, x)
+
+
+def _by_unit(estimator: SnAp, cell: AbstractCell) -> bool:
+    return estimator.order == 1 and isinstance(cell, AbstractAffineGatedCell)
+
+
+def _advance_by_unit(cell, hidden, state, x):
+    after, rows = linearize(cell, hidden, x)
+    own = own_unit_jacobian(cell, hidden, x, rows)
+
+    def carry(influence, fresh):
+        columns = zip(own, jax.tree.leaves(influence), strict=True)
+        terms = [jax.tree.map(lambda J, M=M: J[:, None] * M, column) for column, M in columns]
+        return jax.tree.map(lambda *leaves: sum(leaves), fresh, *terms)
+
+    influence = tuple(carry(M, fresh) for M, fresh in zip(state.influence, rows.per_component(), strict=True))
+
+    def contract(H):
+        def weigh(M):
+            return sum(jax.tree.leaves(jax.tree.map(lambda h, m: h[:, None] * m, H, M)))
+
+        return cell_gradient(cell, tuple(weigh(M) for M in influence))
+
+    return after, OwnUnitState(influence), contract
+
+
+def _advance_masked(cell, hidden, state, x):
+    J = state_jacobian(cell, hidden, x)
+    fresh = parameter_jacobian(cell, hidden, x)
+    influence = jax.tree.map(
+        lambda kept, G, new: jnp.where(kept, (J @ G.reshape(len(G), -1)).reshape(G.shape) + new, 0),
+        state.kept,
+        state.influence,
+        fresh,
+    )
+
+    def contract(H):
+        flat, _ = ravel_pytree(H)
+        return jax.tree.map(lambda G: jnp.tensordot(flat, G, 1), influence)
+
+    return cell(hidden, x), MaskedState(influence, state.kept), contract
+
+
+def _pattern(cell, hidden, x, order, *, key):
+    """What each number reaches in `order` steps: where Jacobians at random states, inputs and parameters are not zero."""
+
+    def jitter(tree, key):
+        leaves, structure = jax.tree.flatten(tree)
+        keys = jr.split(key, len(leaves))
+        noisy = [
+            leaf + jr.normal(k, jnp.shape(leaf), leaf.dtype) if eqx.is_inexact_array(leaf) else leaf
+            for leaf, k in zip(leaves, keys, strict=True)
+        ]
+        return structure.unflatten(noisy)
+
+    cell_key, hidden_key, x_key = jr.split(key, 3)
+    cell, hidden, x = jitter(cell, cell_key), jitter(hidden, hidden_key), jitter(x, x_key)
+    direct = jax.tree.map(lambda leaf: leaf != 0, parameter_jacobian(cell, hidden, x))
+    connected = state_jacobian(cell, hidden, x) != 0
+
+    def spread(kept):
+        return jax.tree.map(
+            lambda k, d: (connected.astype(float) @ k.reshape(len(k), -1).astype(float) > 0).reshape(k.shape) | d,
+            kept,
+            direct,
+        )
+
+    kept = direct
+    for _ in range(order - 1):
+        kept = spread(kept)
+    return kept

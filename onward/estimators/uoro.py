@@ -1,0 +1,68 @@
+"""Unbiased online recurrent optimisation: a rank-one influence with one sign vector a step."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..cells import AbstractAffineGatedCell
+from ..cells.affine import linearize
+from .base import AbstractForwardEstimator, inexact
+from .jacobians import balance, cell_gradient, inner, norm
+from .noise import Counter, signs, words_for
+
+
+class UOROState(eqx.Module):
+    """The influence `v w`: `v` shaped like the hidden state, `w` like the learned arrays; and the signs' counter."""
+
+    v: PyTree[Float[Array, "..."]]
+    w: PyTree[Float[Array, "..."]]
+    counter: Counter
+
+
+class UORO(AbstractForwardEstimator):
+    """Unbiased online recurrent optimisation (Tallec & Ollivier 2018). With independent signs ν of the state's size:
+
+        v' = ρ₀ (∂f/∂h) v + ρ₁ ν,    w' = w/ρ₀ + νᵀ(∂f/∂θ)/ρ₁,    ∂loss/∂θ ≈ (∂loss/∂h' · v') w',
+
+    with `ρ₀ = sqrt(‖w‖/‖(∂f/∂h) v‖)` and `ρ₁ = sqrt(‖νᵀ ∂f/∂θ‖/‖ν‖)`. The mean over the signs is the exact gradient. Memory
+    and time are those of the forward pass, up to a factor. The newest transition enters through its noise, unlike in
+    `onward.NoBackTrack`, which contracts before it reduces and shares no ρ between units: about half the variance.
+
+        >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
+        >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
+        >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
+        >>> learner = onward.Learner(onward.UORO(), optax.sgd(1e-2), loss=onward.losses.softmax_cross_entropy)
+        >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
+    """
+
+    def init(self, model, hidden, *, key, example=None):
+        learned = model.cell.weights if isinstance(model.cell, AbstractAffineGatedCell) else inexact(model.cell)
+        return UOROState(*jax.tree.map(jnp.zeros_like, (hidden, learned)), Counter.start(key))
+
+    def draw(self, state, steps):
+        return state.counter.draw(steps, words_for(state.v))
+
+    def restart(self, state):
+        return UOROState(*jax.tree.map(jnp.zeros_like, (state.v, state.w)), state.counter)
+
+    def influence_norm(self, state):
+        return norm(state.v) * norm(state.w)
+
+    def advance(self, cell, hidden, state, x, noise):
+        nu = signs(noise, hidden)
+        after, Jv = jax.jvp(lambda h: cell(h, x), (hidden,), (state.v,))
+        if isinstance(cell, AbstractAffineGatedCell):
+            fresh = linearize(cell, hidden, x)[1].combine(nu)
+        else:
+            (fresh,) = jax.vjp(lambda parameters: eqx.combine(parameters, cell)(hidden, x), inexact(cell))[1](nu)
+        rho0, inverse0 = balance(norm(state.w), norm(Jv))
+        rho1, inverse1 = balance(norm(fresh), norm(nu))
+        v = jax.tree.map(lambda a, b: rho0 * a + rho1 * b, Jv, nu)
+        w = jax.tree.map(lambda a, b: inverse0 * a + inverse1 * b, state.w, fresh)
+
+        def contract(H):
+            grads = jax.tree.map(lambda leaf: inner(H, v) * leaf, w)
+            return cell_gradient(cell, grads) if isinstance(cell, AbstractAffineGatedCell) else grads
+
+        return after, UOROState(v, w, state.counter.next()), contract

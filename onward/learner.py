@@ -1,0 +1,203 @@
+"""The learner: an estimator, an optimiser and a loss, over one stream or a batch of them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from .checks import check_model, check_stream
+from .estimators.base import AbstractEstimator, Estimate, inexact
+from .model import Model
+from .rollout import select
+
+
+class Carry(eqx.Module):
+    """All that training carries on: a pytree whose leaves are arrays, to scan, `vmap` over seeds, and checkpoint as one.
+
+    * `arrays`: the model's arrays; `model` puts the model together again;
+    * `hidden`: the hidden state, with the batch of streams leading if there is one;
+    * `estimator`, `optimizer`: their states, the first with the batch leading.
+    """
+
+    arrays: PyTree
+    skeleton: PyTree = eqx.field(static=True)
+    hidden: PyTree
+    estimator: PyTree
+    optimizer: PyTree
+
+    @property
+    def model(self) -> Model:
+        """The model as it is now."""
+        return eqx.combine(self.arrays, self.skeleton)
+
+
+class Metrics(NamedTuple):
+    """What a run reports: `losses`, one a step, `[steps]` or `[steps, batch]`, each times its weight."""
+
+    losses: Float[Array, "steps *batch"]
+
+
+class Learner:
+    """Trains a model on a stream: `estimator` makes a gradient of each chunk, `optimizer` applies it.
+
+    Parameters are fixed within a chunk and updated after it; a batch's gradients are averaged over its streams. With the
+    default chunk of one step this is fully online learning. Memory does not grow with the stream (with `BPTT` it grows with
+    the chunk).
+
+    **Arguments:**
+
+    - `estimator`: such as `onward.NoBackTrack(rank=1)`, `onward.RTRL()`, or `onward.BPTT()` with a chunk of its window.
+    - `optimizer`: any Optax gradient transformation, with any schedule.
+    - `loss`: `loss(prediction, y) -> scalar`, of one step of one stream.
+    - `chunk`: S, the number of steps between updates, at least 1.
+    - `batch`: the number of streams; `None` for a single one without a batch axis.
+
+    Raises `ValueError` for a chunk or batch below 1.
+
+        >>> import equinox as eqx, jax, jax.random as jr, onward, optax
+        >>> cell = onward.VanillaCell(4, 8, key=jr.key(0))
+        >>> model = onward.Model(cell, eqx.nn.Linear(8, 4, key=jr.key(1)))
+        >>> learner = onward.Learner(onward.NoBackTrack(), optax.adam(3e-2), loss=onward.losses.softmax_cross_entropy)
+        >>> ys = jax.numpy.arange(400) % 4                                 # a wheel: predict the next symbol
+        >>> xs = jax.nn.one_hot(ys - 1, 4)
+        >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), xs, ys)
+        >>> metrics.losses[:20].mean() > 1 > metrics.losses[-20:].mean()
+        Array(True, dtype=bool)
+    """
+
+    def __init__(
+        self,
+        estimator: AbstractEstimator,
+        optimizer: optax.GradientTransformation,
+        *,
+        loss: Callable[[PyTree, PyTree], Float[Array, ""]],
+        chunk: int = 1,
+        batch: int | None = None,
+    ):
+        for name, value in (("chunk", chunk), ("batch", 1 if batch is None else batch)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        self.estimator, self.optimizer, self.loss = estimator, optimizer, loss
+        self.chunk, self.batch = chunk, batch
+
+    def init(self, model: Model, *, key: PRNGKeyArray, example: tuple[PyTree, PyTree] | None = None) -> Carry:
+        """The carry at the start of a stream.
+
+        `example` is one `(x, y)` of one stream, for the estimators that store inputs or probe the cell (`SlidingBPTT`, `SnAp`
+        beyond its cheap case). Raises `ValueError` if the model has nothing to learn, or the example is needed and missing.
+        """
+        check_model(model)
+        arrays, skeleton = eqx.partition(model, eqx.is_array)
+        hidden = model.cell.init_hidden()
+
+        def start(key):
+            return hidden, self.estimator.init(model, hidden, key=key, example=example)
+
+        hidden, state = start(key) if self.batch is None else jax.vmap(start)(jr.split(key, self.batch))
+        return Carry(arrays, skeleton, hidden, state, self.optimizer.init(inexact(arrays)))
+
+    @partial(jax.jit, static_argnums=0)
+    def update(
+        self,
+        carry: Carry,
+        xs: PyTree,
+        ys: PyTree,
+        *,
+        reset: Bool[Array, "steps *batch"] | None = None,
+        weight: Float[Array, "steps *batch"] | None = None,
+    ) -> tuple[Carry, Metrics]:
+        """One chunk and one update. `xs`, `ys`: `[steps, ...]`, or `[steps, batch, ...]` with a batch; see `run`."""
+        check_stream(self, carry, xs, ys, reset, weight)
+        steps = jax.tree.leaves(xs)[0].shape[0]
+        carry, losses = self._step(carry, (xs, ys, reset, weight, self._draw(carry, steps)))
+        return carry, Metrics(losses)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(
+        self,
+        carry: Carry,
+        xs: PyTree,
+        ys: PyTree,
+        *,
+        reset: Bool[Array, "steps *batch"] | None = None,
+        weight: Float[Array, "steps *batch"] | None = None,
+    ) -> tuple[Carry, Metrics]:
+        """A stretch of the stream, chunk after chunk, in one compiled program.
+
+        **Arguments:**
+
+        - `carry`: from `init`, or from the call before: a stream cut into calls at multiples of the chunk gives the same bits
+          as in one call.
+        - `xs`, `ys`: inputs and targets, `[steps, ...]`, or `[steps, batch, ...]` with a batch. If the steps are no multiple of
+          the chunk, the last chunk is shorter.
+        - `reset`: true where a new sequence starts with that step.
+        - `weight`: multiplies the step's loss; 0 leaves it out, and a chunk of zeros leaves the parameters and the optimiser
+          untouched.
+
+        Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in blocks of one
+        size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit.
+        """
+        check_stream(self, carry, xs, ys, reset, weight)
+        steps = jax.tree.leaves(xs)[0].shape[0]
+        whole = steps - steps % self.chunk
+        stream = (xs, ys, reset, weight, self._draw(carry, steps))
+        losses = []
+        if whole:
+            chunks = jax.tree.map(
+                lambda leaf: leaf[:whole].reshape(whole // self.chunk, self.chunk, *leaf.shape[1:]), stream
+            )
+            carry, per_chunk = jax.lax.scan(self._step, carry, chunks)
+            losses.append(per_chunk.reshape(whole, *per_chunk.shape[2:]))
+        if whole < steps:
+            carry, rest = self._step(carry, jax.tree.map(lambda leaf: leaf[whole:], stream))
+            losses.append(rest)
+        return carry, Metrics(jnp.concatenate(losses))
+
+    def influence_norm(self, carry: Carry) -> Float[Array, "*batch"]:
+        """The norm of the carried approximation of ∂hidden/∂θ of each stream: watch it before it overflows."""
+        norm = self.estimator.influence_norm
+        return norm(carry.estimator) if self.batch is None else jax.vmap(norm)(carry.estimator)
+
+    def _draw(self, carry, steps):
+        """The noise of all steps, drawn outside the loop, time first."""
+        if self.batch is None:
+            return self.estimator.draw(carry.estimator, steps)
+        return jax.vmap(lambda state: self.estimator.draw(state, steps), out_axes=1)(carry.estimator)
+
+    def _step(self, carry, chunk):
+        xs, ys, reset, weight, noise = chunk
+        estimate = self._estimate(carry, xs, ys, reset, weight, noise)
+        parameters = inexact(carry.arrays)
+        updates, optimizer = self.optimizer.update(estimate.grads, carry.optimizer, parameters)
+        arrays = eqx.apply_updates(carry.arrays, updates)
+        if weight is not None:  # an optimiser with a memory moves even at a gradient of zero
+            arrays, optimizer = select(estimate.active, (arrays, optimizer), (carry.arrays, carry.optimizer))
+        return Carry(arrays, carry.skeleton, estimate.hidden, estimate.state, optimizer), estimate.losses
+
+    def _estimate(self, carry, xs, ys, reset, weight, noise) -> Estimate:
+        """The chunk's estimate; over a batch, the mean gradient."""
+
+        def grad(hidden, state, xs, ys, reset, weight, noise):
+            return self.estimator.grad(
+                carry.model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise
+            )
+
+        if self.batch is None:
+            return grad(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
+        each = jax.vmap(grad, in_axes=(0, 0, 1, 1, 1, 1, 1))(
+            carry.hidden, carry.estimator, xs, ys, reset, weight, noise
+        )
+        return Estimate(
+            losses=each.losses.T,
+            grads=jax.tree.map(lambda g: g.mean(0), each.grads),
+            hidden=each.hidden,
+            state=each.state,
+            predictions=each.predictions,
+            active=each.active.any(),
+        )

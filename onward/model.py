@@ -1,0 +1,42 @@
+"""A model: a recurrent cell and the readout that turns its output into a prediction."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+from jaxtyping import PyTree
+
+from .cells import AbstractCell
+
+
+class Model(eqx.Module):
+    """A cell and a readout: `prediction = readout(cell.output(hidden))`.
+
+    **Arguments:**
+
+    - `cell`: a cell of this library, or an `onward.AdaptedCell` around any other.
+    - `readout`: a callable from the cell's output to a prediction, such as an `eqx.nn.Linear`. Its inexact arrays are
+      learned, with their exact gradient, by every estimator.
+
+    Raises `ValueError` if `cell` is no cell or `readout` cannot be called.
+
+        >>> import equinox as eqx, jax.random as jr, onward
+        >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
+        >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
+        >>> model.predict(cell.init_hidden()).shape
+        (2,)
+    """
+
+    cell: AbstractCell
+    readout: Callable
+
+    def __init__(self, cell: AbstractCell, readout: Callable):
+        if not isinstance(cell, AbstractCell):
+            raise ValueError(f"cell must be an onward cell; wrap {cell!r} in onward.AdaptedCell.")
+        if not callable(readout):
+            raise ValueError(f"readout must be callable, from the cell's output to a prediction, got {readout!r}.")
+        self.cell = cell
+        self.readout = readout
+
+    def predict(self, hidden: PyTree) -> PyTree:
+        """The prediction made from a hidden state."""
+        return self.readout(self.cell.output(hidden))
