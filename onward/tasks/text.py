@@ -60,10 +60,10 @@ class Survey:
 def text_file(path: str | os.PathLike) -> Text:
     """The text in a file. Raises `UserError` if there is no such file, or if it cannot be read twice (a pipe, a folder).
 
-        >>> text_file("no-such-text.txt")
-        Traceback (most recent call last):
-            ...
-        onward.errors.UserError: no-such-text.txt does not exist; give the path of a UTF-8 text file.
+    >>> text_file("no-such-text.txt")
+    Traceback (most recent call last):
+        ...
+    onward.errors.UserError: no-such-text.txt does not exist; give the path of a UTF-8 text file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -83,10 +83,10 @@ def embedded_text() -> Text:
     return Text("the embedded Shakespeare", lambda: file.open("rb"))
 
 
-def survey(text: Text, *, limit: int | None = None) -> Survey:
+def survey(text: Text, *, limit: int | None = None, fewest: int = 2) -> Survey:
     """Reads a text once and says what a learner of its first `limit` characters (all by default) has to know.
 
-    Raises `UserError` if the text is empty, shorter than two characters, or not UTF-8 text.
+    Raises `UserError` if the text has fewer than `fewest` characters, or is not UTF-8.
 
         >>> import io
         >>> found = survey(Text("letters", lambda: io.BytesIO(b"abababab")))
@@ -102,17 +102,16 @@ def survey(text: Text, *, limit: int | None = None) -> Survey:
         characters += len(read)
         compressed += len(compressor.compress(read.encode()))
     compressed += len(compressor.flush())
-    if characters == 0:
-        raise UserError(f"{text.name} is empty; a text of at least two characters is needed.")
-    if characters == 1:
-        raise UserError(f"{text.name} holds only one character; at least two are needed.")
+    if characters < fewest:
+        held = ("is empty", "holds only one character")[characters]
+        raise UserError(
+            f"{text.name} {held}; a text of at least {('', 'one character', 'two characters')[fewest]} is needed."
+        )
     entropy = math.log2(characters) - sum(n * math.log2(n) for n in counts.values()) / characters
     return Survey(characters, "".join(sorted(alphabet)), entropy, 8 * compressed / characters, digest.hexdigest())
 
 
-def blocks(
-    text: Text, alphabet: str, *, size: int, start: int = 0, stop: int | None = None
-) -> Iterator[np.ndarray]:
+def blocks(text: Text, alphabet: str, *, size: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
     """The text's characters from `start` to `stop` as positions in the alphabet, `[size]` int32 at a time; the last is shorter.
 
     Raises `UserError`, naming the character and its position, at a character that the alphabet lacks.
@@ -121,30 +120,37 @@ def blocks(
         >>> list(blocks(Text("word", lambda: io.BytesIO(b"cabba")), "abc", size=3))
         [array([2, 0, 1], dtype=int32), array([1, 0], dtype=int32)]
     """
-    codes = _code_points(alphabet)
     position, waiting = 0, ""
     for piece in _pieces(text):
         piece = piece if stop is None else piece[: max(0, stop - position)]
         waiting += piece[max(0, start - position) :]
         position += len(piece)
         while len(waiting) >= size:
-            yield _encode(text, waiting[:size], codes, position - len(waiting))
+            yield encode(waiting[:size], alphabet, name=text.name, before=position - len(waiting))
             waiting = waiting[size:]
         if position == stop:
             break
     if waiting:
-        yield _encode(text, waiting, codes, position - len(waiting))
+        yield encode(waiting, alphabet, name=text.name, before=position - len(waiting))
 
 
-def _encode(text: Text, characters: str, codes: np.ndarray, position: int) -> np.ndarray:
-    points = _code_points(characters)
+def encode(characters: str, alphabet: str, *, name: str, before: int = 0) -> np.ndarray:
+    """The characters' positions in the alphabet, which is in code point order: int32.
+
+    Raises `UserError` at a character that the alphabet lacks; it says where it stands in `name`, `before` characters having
+    gone before these.
+
+        >>> encode("cab", "abc", name="the word")
+        array([2, 0, 1], dtype=int32)
+    """
+    codes, points = _code_points(alphabet), _code_points(characters)
     indices = np.minimum(np.searchsorted(codes, points), len(codes) - 1)
     unknown = np.flatnonzero(codes[indices] != points)
     if unknown.size:
         first = int(unknown[0])
         raise UserError(
-            f"{text.name} holds {characters[first]!r} at character {position + first + 1}, which the alphabet lacks; "
-            f"add it to the alphabet or take it out of the text."
+            f"{name} holds {characters[first]!r} at character {before + first + 1}, which the alphabet lacks; "
+            f"add it to the alphabet or leave it out."
         )
     return indices.astype(np.int32)
 
@@ -170,7 +176,9 @@ def _pieces(text: Text, look: Callable[[bytes], None] = lambda data: None) -> It
                 piece = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
                 at = done - pending + error.start + 1
-                raise UserError(f"{text.name} is not UTF-8 text from byte {at} on; convert it to UTF-8 first.") from None
+                raise UserError(
+                    f"{text.name} is not UTF-8 text from byte {at} on; convert it to UTF-8 first."
+                ) from None
             done += len(data)
             if piece:
                 yield piece

@@ -1,0 +1,7 @@
+"""`python -m onward` is `onward`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

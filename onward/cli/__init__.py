@@ -1,0 +1,3 @@
+"""The command line: thin, it parses, chooses and calls."""
+
+from .app import main as main

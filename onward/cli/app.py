@@ -1,0 +1,77 @@
+"""The command line: which command, and what becomes of errors."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from .. import __version__
+from ..errors import UserError
+
+USAGE = """usage: onward COMMAND [OPTIONS]
+
+Train recurrent networks online: gradients that travel forward with the text.
+
+commands:
+  train      learn a text, character by character, in one pass
+
+onward COMMAND --help tells the options of a command; onward --version the version.
+"""
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from .options import parse_options
+    from .train import train
+    from .train_options import TrainOptions
+
+    return train(parse_options(TrainOptions, arguments, program="onward train"))
+
+
+# Each imports what it needs when it is called, so that help and mistakes are answered at once.
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": _train}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `onward` with these arguments (the process's own by default) and returns the exit code.
+
+    0: done. 1: the work failed, 2: a setting or a file is wrong; one sentence on standard error says what. 130 and 143:
+    stopped by Ctrl-C or a signal.
+
+        >>> main(["--version"])
+        onward 0.1.0
+        0
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        return _say(str(error), 2)
+    except KeyboardInterrupt:
+        return _say("interrupted.", 130)
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain once more when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _say(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    match list(arguments):
+        case [] | ["-h" | "--help", *_]:
+            print(USAGE, end="")
+            return 0
+        case ["--version", *_]:
+            print(f"onward {__version__}")
+            return 0
+        case [name, *rest] if name in COMMANDS:
+            return COMMANDS[name](rest)
+        case [name, *_]:
+            from .options import one_of
+
+            one_of("command", tuple(COMMANDS))(name)
+    return 2
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"onward: {sentence}", file=sys.stderr)
+    return code

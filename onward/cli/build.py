@@ -1,0 +1,68 @@
+"""From the names and numbers of a `Method` to a model and a learner: the only place where strings choose."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import PRNGKeyArray
+
+import onward
+
+from .methods import Method
+
+CELLS = {
+    "vanilla": onward.VanillaCell,
+    "leaky": onward.LeakyCell,
+    "lstm": onward.LSTMCell,
+    "gru": onward.GRUCell,
+    "antisymmetric": onward.AntisymmetricCell,
+}
+
+ESTIMATORS = {
+    "tbptt": lambda method: onward.BPTT(),
+    "sliding": lambda method: onward.SlidingBPTT(horizon=method.horizon),
+    "artbp": lambda method: onward.ARTBP(cut=method.cut),
+    "rtrl": lambda method: onward.RTRL(),
+    "snap": lambda method: onward.SnAp(order=method.order),
+    "uoro": lambda method: onward.UORO(),
+    "nobacktrack": lambda method: onward.NoBackTrack(rank=method.rank, blocks=method.blocks),
+}
+
+
+def build_model(method: Method, alphabet_size: int, *, key: PRNGKeyArray) -> onward.Model:
+    """The cell of a method between one-hot characters and logits of characters."""
+    cell_key, readout_key = jr.split(key)
+    cell = CELLS[method.cell](alphabet_size, method.hidden_size, key=cell_key)
+    return onward.Model(cell, eqx.nn.Linear(method.hidden_size, alphabet_size, key=readout_key))
+
+
+def build_learner(method: Method) -> onward.Learner:
+    """The learner of a method, with the loss of predicting the next character."""
+    return onward.Learner(
+        ESTIMATORS[method.estimator](method),
+        build_optimizer(method),
+        loss=onward.losses.softmax_cross_entropy,
+        chunk=method.window,
+    )
+
+
+def build_optimizer(method: Method) -> optax.GradientTransformation:
+    """Clip, then step, then make the cell's steps smaller than the readout's."""
+    rate = (lambda count: method.rate / jnp.sqrt(count + 1.0)) if method.decay else method.rate
+    steps = [{"adam": optax.adam, "sgd": optax.sgd}[method.optimizer](rate)]
+    if method.clip is not None:
+        steps.insert(0, optax.clip_by_global_norm(method.clip))
+    if method.cell_rate_factor != 1:
+        # After the optimiser: Adam would undo any scaling of the gradient before it.
+        steps.append(optax.stateless(lambda updates, _: _scale_cell(updates, method.cell_rate_factor)))
+    return optax.chain(*steps)
+
+
+def _scale_cell(updates: onward.Model, factor: float) -> onward.Model:
+    return eqx.tree_at(lambda model: model.cell, updates, jax.tree.map(lambda leaf: factor * leaf, updates.cell))
+
+
+def count_parameters(model: onward.Model) -> int:
+    """How many numbers a model learns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)))

@@ -1,0 +1,48 @@
+"""The table of methods: what `onward train` uses where the user says nothing. Edit numbers here."""
+
+import msgspec
+
+
+class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """A method of training with all of its settings.
+
+    * `estimator`, `cell`: names that `onward.cli.build` knows;
+    * `hidden_size`: units;
+    * `optimizer`: "adam" or "sgd"; `rate`: its step size, constant, or divided by √t with `decay`;
+    * `cell_rate_factor`: the cell's steps are this times the readout's;
+    * `clip`: the largest global norm of a gradient, `None` for no limit;
+    * `window`: characters between two updates;
+    * `horizon`, `cut`, `rank`, `blocks`, `order`: of the one estimator that has it.
+    """
+
+    estimator: str
+    cell: str
+    hidden_size: int
+    rate: float
+    optimizer: str = "adam"
+    decay: bool = False
+    cell_rate_factor: float = 1.0
+    clip: float | None = 1.0
+    window: int = 1
+    horizon: int | None = None
+    cut: float | None = None
+    rank: int | None = None
+    blocks: bool = False
+    order: int | None = None
+
+
+METHODS = {
+    "tbptt": Method(estimator="tbptt", cell="lstm", hidden_size=128, rate=2e-3, window=16),
+    "sliding": Method(estimator="sliding", cell="vanilla", hidden_size=32, rate=1e-3, horizon=8),
+    "artbp": Method(estimator="artbp", cell="lstm", hidden_size=64, rate=1e-3, window=32, cut=0.1),
+    "rtrl": Method(estimator="rtrl", cell="vanilla", hidden_size=32, rate=1e-3),
+    "snap": Method(estimator="snap", cell="vanilla", hidden_size=64, rate=1e-3, order=1),
+    "uoro": Method(estimator="uoro", cell="vanilla", hidden_size=32, rate=1e-3, cell_rate_factor=0.03),
+    "nobacktrack": Method(
+        estimator="nobacktrack", cell="vanilla", hidden_size=32, rate=1e-3, cell_rate_factor=0.03, rank=1
+    ),
+}
+
+DEFAULT_METHOD = "tbptt"
+
+CELLS = ("vanilla", "leaky", "lstm", "gru", "antisymmetric")

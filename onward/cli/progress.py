@@ -1,0 +1,68 @@
+"""The live line of a training run."""
+
+import sys
+from collections import deque
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ..runs.learning import Report
+
+WINDOW = 10_000  # characters that "now" averages over
+ALARMING_INFLUENCE = 1e6
+
+
+class ProgressLine:
+    """Speed, bits per character over the last ten thousand characters, and the time left.
+
+    On a terminal one line that renews itself; elsewhere a line at each tenth of the way. All on standard error.
+    """
+
+    def __init__(self, *, start: int, total: int):
+        self._total = total
+        self._recent: deque[Report] = deque()
+        self._tenth = 10 * start // total
+        self._warned = False
+        self._console = Console(file=sys.stderr, highlight=False)
+        bar = BarColumn(bar_width=24)
+        self._bar = Progress(bar, TextColumn("{task.description}"), console=self._console)
+        self._task = self._bar.add_task("compiling ...", total=total, completed=start)
+
+    def __enter__(self):
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception):
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def update(self, report: Report) -> None:
+        """Takes in one block."""
+        at = report.standing.characters
+        self._recent.append(report)
+        while sum(block.characters for block in self._recent) - self._recent[0].characters >= WINDOW:
+            self._recent.popleft()
+        line = self._line(at)
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=at, description=line)
+        elif 10 * at // self._total > self._tenth:
+            self._tenth = 10 * at // self._total
+            print(line, file=sys.stderr, flush=True)
+        if report.influence_norm > ALARMING_INFLUENCE and not self._warned:
+            self._warned = True
+            self._console.print(
+                f"Warning: the gradient trace has grown to a norm of {report.influence_norm:.1e} after {at:,} characters; "
+                f"it may be about to overflow. A smaller --rate keeps it small.",
+                soft_wrap=True,
+            )
+
+    def _line(self, at: int) -> str:
+        characters = sum(block.characters for block in self._recent)
+        bits = sum(block.bits for block in self._recent) / characters
+        speed = characters / sum(block.seconds for block in self._recent)
+        left = round((self._total - at) / speed)
+        return (
+            f"{at:,} of {self._total:,} characters, {speed:,.0f} a second, "
+            f"{bits:.2f} bits per character, {left // 60}:{left % 60:02d} left"
+        )

@@ -1,0 +1,146 @@
+"""One training of `onward train`, from the first character to the summary."""
+
+import shlex
+import sys
+from importlib.metadata import version
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import msgspec
+
+from .. import __version__
+from ..errors import UserError
+from ..runs.curve import CurveLabels, draw_curve
+from ..runs.files import read_json_lines, write_atomically
+from ..runs.folder import RunFolder, digest
+from ..runs.interruption import Interruption
+from ..runs.learning import Ending, Outcome, learn, restore
+from ..runs.program import BlockProgram
+from ..runs.standing import Timing, closing_start
+from ..runs.summary import Summary, peak_memory
+from ..tasks.sampling import sample_text
+from ..tasks.text import Survey, Text, blocks
+from .build import build_learner, build_model, count_parameters
+from .progress import ProgressLine
+from .settings import Settings
+
+TEMPERATURE = 0.7  # of the sample: a little below 1 reads better and is still the model's own
+
+
+class Session:
+    """A training with everything built and nothing written yet. Raises `UserError` if the model cannot be built."""
+
+    def __init__(self, settings: Settings, text: Text, survey: Survey):
+        self._settings, self._text, self._survey = settings, text, survey
+        size = len(settings.alphabet)
+        model_key, learner_key, self._sample_key = jr.split(jr.key(settings.seed), 3)
+        try:
+            model = build_model(settings.method, size, key=model_key)
+            learner = build_learner(settings.method)
+            self._fresh = learner.init(model, key=learner_key, example=(jnp.zeros(size), jnp.array(0)))
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise UserError(
+                f"a {settings.method.cell} of {settings.method.hidden_size:,} units does not fit into memory "
+                f"under {settings.method_name}; choose a smaller --hidden-size."
+            ) from None
+        self._parameters = count_parameters(model)
+        self._program = BlockProgram(learner, size)
+
+    def run(self, folder: RunFolder, *, checkpoint_every: float) -> int:
+        """Learns what is left of the text and returns the exit code."""
+        settings = self._settings
+        carry, standing = restore(folder, self._fresh, digest(settings))
+        total = settings.characters
+        print(
+            f"{self._described()} on {total:,} characters of {self._text.name}; run folder {folder.path}",
+            file=sys.stderr,
+        )
+        if standing.characters:
+            print(f"Going on after {standing.characters:,} characters.", file=sys.stderr)
+        stream = blocks(self._text, settings.alphabet, size=settings.block, start=standing.characters, stop=total)
+        with Interruption() as interruption, ProgressLine(start=standing.characters, total=total) as progress:
+            ending = learn(
+                self._program,
+                carry,
+                standing,
+                stream,
+                total=total,
+                folder=folder,
+                settings=digest(settings),
+                checkpoint_every=checkpoint_every,
+                interrupted=interruption.came,
+                report=progress.update,
+            )
+        match ending.outcome:
+            case Outcome.INTERRUPTED:
+                resume = f"onward train --resume {shlex.quote(str(folder.path))}"
+                print(f"Stopped after {ending.standing.characters:,} characters. Go on with: {resume}", file=sys.stderr)
+                return 128 + interruption.signal
+            case Outcome.DIVERGED:
+                self._draw(folder)
+                print(
+                    f"onward: learning diverged: the loss is no longer a finite number at character {ending.diverged_at:,}; "
+                    f"{folder.checkpoint(ending.standing.characters)} holds the last good state. "
+                    f"Try a --rate below {settings.method.rate:g}.",
+                    file=sys.stderr,
+                )
+                return 1
+            case Outcome.FINISHED:
+                self._finish(folder, ending)
+                return 0
+
+    def _finish(self, folder: RunFolder, ending: Ending) -> None:
+        settings, standing, total = self._settings, ending.standing, self._settings.characters
+        memory = peak_memory()
+        sample = sample_text(
+            ending.carry.model,
+            settings.alphabet,
+            prompt=settings.prompt,
+            length=settings.sample_length,
+            temperature=TEMPERATURE,
+            key=self._sample_key,
+        )
+        self._draw(folder)
+        summary = Summary(
+            text=self._text.name,
+            characters=total,
+            alphabet=len(settings.alphabet),
+            bits=standing.bits / total,
+            closing_bits=standing.closing_bits / (total - closing_start(total)),
+            entropy=self._survey.entropy,
+            gzip=self._survey.gzip,
+            method=self._described(),
+            parameters=self._parameters,
+            seed=settings.seed,
+            seconds=sum(timing.seconds for timing in read_json_lines(folder.timings, Timing)),
+            compile_seconds=self._program.compile_seconds,
+            peak_memory=memory,
+            versions={"onward": __version__}
+            | {name: version(name) for name in ("jax", "jaxlib", "equinox", "optax", "numpy")},
+        )
+        table = summary.table(str(folder.path))
+        write_atomically(folder.sample, (settings.prompt + sample).encode())
+        write_atomically(folder.summary_text, table.encode())
+        # Written last: that it is there says that the run is finished.
+        write_atomically(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        print(f"\n{table}")
+        if sample:
+            print(f"What it writes after {settings.prompt!r} (temperature {TEMPERATURE}):\n")
+            print("\n".join("  " + line for line in sample.strip("\n").split("\n")))
+
+    def _draw(self, folder: RunFolder) -> None:
+        labels = CurveLabels(
+            title=f"Learning {self._text.name} in one pass",
+            subtitle=f"{self._described()}, seed {self._settings.seed}",
+            entropy=self._survey.entropy,
+            gzip=self._survey.gzip,
+        )
+        draw_curve(folder.metrics, [folder.picture("svg"), folder.picture("png")], labels)
+
+    def _described(self) -> str:
+        name, method = self._settings.method_name, self._settings.method
+        named = ("window", "horizon", "cut", "rank", "order")
+        own = [f"{key} {value}" for key in named if (value := getattr(method, key)) is not None]
+        rate = f"{method.optimizer} {method.rate:g}{'/√t' if method.decay else ''}"
+        return f"{name} ({', '.join(own)}), {method.cell} with {method.hidden_size} units, {rate}"

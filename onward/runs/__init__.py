@@ -1,0 +1,1 @@
+"""Runs: a folder with the settings, metrics, checkpoints, pictures and summary of one training."""

@@ -1,0 +1,118 @@
+"""Checkpoints: the arrays of a carry in one file, never a pickle, and never half written.
+
+A checkpoint is a NumPy `.npz` file: one member per array, named by its place in the carry, and a `header` in JSON. Anyone
+can look into it with `numpy.load`.
+"""
+
+import io
+import zipfile
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import msgspec
+import numpy as np
+from jaxtyping import PyTree
+
+from ..errors import UserError
+from .files import write_atomically
+from .standing import Standing
+
+FORMAT, VERSION = "onward checkpoint", 1
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a checkpoint says about itself: `settings` is the digest of the run's settings, `keys` names the random keys."""
+
+    format: str
+    version: int
+    settings: str
+    standing: Standing
+    keys: dict[str, str]
+
+
+def save_checkpoint(path: Path, carry: PyTree, standing: Standing, *, settings: str) -> None:
+    """Writes the arrays of `carry` and the standing to `path`, atomically."""
+    arrays, keys = {}, {}
+    for name, leaf in _named_arrays(carry):
+        if _is_key(leaf):
+            keys[name] = str(jr.key_impl(leaf))
+            leaf = jr.key_data(leaf)
+        arrays[name] = np.asarray(leaf)
+    header = msgspec.json.encode(Header(FORMAT, VERSION, settings, standing, keys))
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, header=np.frombuffer(header, np.uint8), **arrays)
+    write_atomically(path, buffer.getbuffer())
+
+
+def load_checkpoint(path: Path, template: PyTree, *, settings: str) -> tuple[PyTree, Standing]:
+    """The carry and the standing saved in `path`; `template` is a carry of the same run, fresh from `Learner.init`.
+
+    Raises `UserError` if the file is damaged, is no checkpoint, or belongs to another run.
+    """
+    header, arrays = _read(path)
+    if header.settings != settings:
+        raise UserError(
+            f"{path} belongs to a run with other settings; put back this run's own checkpoint, or delete it."
+        )
+    expected = {name: _stored(leaf) for name, leaf in _named_arrays(template)}
+    for name in expected.keys() | arrays.keys():
+        found, wanted = _describe(arrays.get(name)), _describe(expected.get(name))
+        if found != wanted:
+            raise UserError(
+                f"{path} is of another model: its {name} is {found} and should be {wanted}; delete it to use an older one."
+            )
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    restored = [
+        _restored(arrays[name], leaf, header.keys.get(name)) if eqx.is_array(leaf) else leaf
+        for name, leaf in ((jax.tree_util.keystr(place), leaf) for place, leaf in leaves)
+    ]
+    return jax.tree.unflatten(structure, restored), header.standing
+
+
+def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
+    try:
+        # Reading every member whole also verifies its check sum.
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+        raise UserError(f"{path} is damaged or no checkpoint at all; delete it to go on from an older one.") from None
+    try:
+        header = msgspec.json.decode(arrays.pop("header").tobytes(), type=Header)
+    except (KeyError, msgspec.DecodeError):
+        header = None
+    if header is None or header.format != FORMAT:
+        raise UserError(f"{path} is no checkpoint of onward; delete it to go on from an older one.")
+    if header.version != VERSION:
+        raise UserError(
+            f"{path} has checkpoint format {header.version}, but this version of onward reads format {VERSION}."
+        )
+    return header, arrays
+
+
+def _named_arrays(tree: PyTree):
+    for place, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if eqx.is_array(leaf):
+            yield jax.tree_util.keystr(place), leaf
+
+
+def _is_key(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _stored(leaf) -> np.ndarray:
+    return jr.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _restored(array: np.ndarray, leaf, key_impl: str | None):
+    if _is_key(leaf):
+        return jr.wrap_key_data(jnp.asarray(array), impl=key_impl or jr.key_impl(leaf))
+    return jnp.asarray(array)
+
+
+def _describe(array) -> str:
+    return "missing" if array is None else f"{array.dtype}{list(array.shape)}"

@@ -1,0 +1,117 @@
+"""The run folder: one training's settings, metrics, checkpoints, picture and summary, under fixed names."""
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from ..errors import UserError
+from .files import temporary_for, write_atomically
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class RunFolder:
+    """A folder that holds one run, locked for this process while the object lives.
+
+    `create` and `open` make one; every file has its property.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = None
+
+    @classmethod
+    def create(cls, path: Path, settings: msgspec.Struct) -> "RunFolder":
+        """A new run with these settings. Raises `UserError` if the folder holds anything, or cannot be written."""
+        check_unused(path)
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+            folder.checkpoints.mkdir()
+        except OSError as error:
+            raise UserError(f"{path} cannot hold a run ({error.strerror}); name another folder.") from None
+        folder._acquire()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path, settings: type[S]) -> tuple["RunFolder", S]:
+        """A run that was begun before, and its settings. Raises `UserError` if there is none, or another process runs it."""
+        folder = cls(path)
+        try:
+            data = folder.settings.read_bytes()
+        except OSError:
+            raise UserError(
+                f"{path} holds no run to resume; name the folder of a run, or start one with --run."
+            ) from None
+        try:
+            found = msgspec.json.decode(data, type=settings)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{folder.settings} is not the settings of a run of this version ({error}).") from None
+        folder._acquire()
+        folder.checkpoints.mkdir(exist_ok=True)
+        return folder, found
+
+    settings = property(lambda self: self.path / "settings.json")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    timings = property(lambda self: self.path / "timings.jsonl")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    summary = property(lambda self: self.path / "summary.json")
+    summary_text = property(lambda self: self.path / "summary.txt")
+    sample = property(lambda self: self.path / "sample.txt")
+
+    def picture(self, kind: str) -> Path:
+        """The learning curve, `kind` being "svg" or "png"."""
+        return self.path / f"curve.{kind}"
+
+    def checkpoint(self, characters: int) -> Path:
+        """The checkpoint after so many characters."""
+        return self.checkpoints / f"{characters:012d}.npz"
+
+    def saved(self) -> list[Path]:
+        """The checkpoints there are, oldest first."""
+        return sorted(self.checkpoints.glob("*.npz"))
+
+    def forget_all_but(self, newest: int) -> None:
+        """Deletes old checkpoints, and what a killed process left of an unfinished one."""
+        for path in self.saved()[:-newest]:
+            path.unlink()
+        for path in self.checkpoints.glob(".*.tmp"):
+            path.unlink()
+
+    def _acquire(self) -> None:
+        # The lock is the kernel's and ends with the process, however it ends: a kill leaves nothing to clean up.
+        self._lock = os.open(self.settings, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise UserError(f"{self.path} is in use by another process; wait for it, or stop it first.") from None
+
+    def close(self) -> None:
+        """Lets another process have the run."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def check_unused(path: Path) -> None:
+    """Raises `UserError` unless `path` is free for a new run: not there, or a folder with nothing in it."""
+    settings = RunFolder(path).settings
+    if settings.exists():
+        raise UserError(f"{path} already holds a run; go on with it by --resume {path}, or name another folder.")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; name a folder that is new or empty.")
+    # A process killed while it began leaves an empty folder behind, at most with half of its settings.
+    leftover = temporary_for(settings).name
+    if path.is_dir() and any(entry.name != leftover for entry in path.iterdir()):
+        raise UserError(f"{path} is not empty and holds no run; name a folder that is new or empty.")
+
+
+def digest(settings: msgspec.Struct) -> str:
+    """A fingerprint of settings, which a checkpoint carries to be known again."""
+    return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()

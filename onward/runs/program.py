@@ -1,0 +1,53 @@
+"""The compiled part of a pass over a text: one block of characters predicted and learned."""
+
+import math
+import time
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..learner import Carry, Learner
+
+
+class BlockResult(NamedTuple):
+    """What one block gives: `bits` `[characters]` is the loss of each, `finite` whether all numbers of the carry still are."""
+
+    carry: Carry
+    bits: np.ndarray
+    influence_norm: float
+    finite: bool
+
+
+class BlockProgram:
+    """Predicts and learns blocks of characters, compiling once for each block length.
+
+    `compile_seconds` adds up what compilation took, so that speed can be told apart from it.
+    """
+
+    def __init__(self, learner: Learner, alphabet_size: int):
+        @eqx.filter_jit
+        def step(carry, characters):
+            # One-hot vectors exist for one block only. The character before the first is -1: its vector is all zeros.
+            xs = jax.nn.one_hot(characters[:-1], alphabet_size)
+            carry, metrics = learner.run(carry, xs, characters[1:])
+            numbers = [leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)]
+            finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+            return carry, metrics.losses, learner.influence_norm(carry), finite
+
+        self._step = step
+        self._compiled = {}
+        self.compile_seconds = 0.0
+
+    def __call__(self, carry: Carry, last: int, block: np.ndarray) -> BlockResult:
+        """Predicts the characters of `block`, the first from the character `last` before it, and learns them one by one."""
+        characters = jnp.asarray(np.concatenate([[last], block]).astype(np.int32))
+        if len(block) not in self._compiled:
+            started = time.perf_counter()
+            self._compiled[len(block)] = self._step.lower(carry, characters).compile()
+            self.compile_seconds += time.perf_counter() - started
+        carry, nats, norm, finite = self._compiled[len(block)](carry, characters)
+        bits = np.asarray(nats, np.float64) / math.log(2)
+        return BlockResult(carry, bits, float(norm), bool(finite) and bool(np.isfinite(bits).all()))
