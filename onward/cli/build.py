@@ -1,5 +1,7 @@
 """From the names and numbers of a `Method` to a model and a learner: the only place where strings choose."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -55,12 +57,18 @@ def build_optimizer(method: Method) -> optax.GradientTransformation:
         steps.insert(0, optax.clip_by_global_norm(method.clip))
     if method.cell_rate_factor != 1:
         # After the optimiser: Adam would undo any scaling of the gradient before it.
-        steps.append(optax.stateless(lambda updates, _: _scale_cell(updates, method.cell_rate_factor)))
+        steps.append(scale_cell(method.cell_rate_factor))
     return optax.chain(*steps)
 
 
-def _scale_cell(updates: onward.Model, factor: float) -> onward.Model:
-    return eqx.tree_at(lambda model: model.cell, updates, jax.tree.map(lambda leaf: factor * leaf, updates.cell))
+def scale_cell(factor: float) -> optax.GradientTransformation:
+    """Multiplies the cell's updates by `factor` and leaves the readout's as they are."""
+
+    def scale(updates: Any, parameters: Any) -> Any:
+        smaller = jax.tree.map(lambda leaf: factor * leaf, updates.cell)
+        return eqx.tree_at(lambda model: model.cell, updates, smaller)
+
+    return optax.stateless(scale)
 
 
 def count_parameters(model: onward.Model) -> int:

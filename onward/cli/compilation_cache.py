@@ -23,8 +23,8 @@ def cache_folder() -> Path:
 def compilation_cache() -> Iterator[None]:
     """Inside, JAX keeps what it compiles and takes it from there the next time.
 
-    JAX does not write entries atomically and never replaces one, so an entry that a kill cut short would be read in vain
-    for ever: when one cannot be read, all are dropped.
+    JAX does not write entries atomically and never replaces one, so an entry that a kill cut short would be read in
+    vain for ever: when one cannot be read, all are dropped.
     """
     import jax
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def option(metavar: str, default: str, parse: Callable[[str], Any], *, positional: bool = False) -> tuple:
-    """What to write behind a setting's type in `Annotated`: help shows `metavar`, and `default` as what holds without it."""
+    """What stands behind a setting's type in `Annotated`: help shows `metavar`, and `default` as what holds without."""
     specification = PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,

@@ -52,8 +52,8 @@ class ProgressLine:
         if report.influence_norm > ALARMING_INFLUENCE and not self._warned:
             self._warned = True
             self._console.print(
-                f"Warning: the gradient trace has grown to a norm of {report.influence_norm:.1e} after {at:,} characters; "
-                f"it may be about to overflow. A smaller --rate keeps it small.",
+                f"Warning: after {at:,} characters the norm of the gradient trace has grown to {report.influence_norm:.1e} "
+                f"and may overflow. A smaller --rate keeps it small.",
                 soft_wrap=True,
             )
 

@@ -76,12 +76,12 @@ class Session:
             case Outcome.INTERRUPTED:
                 resume = f"onward train --resume {shlex.quote(str(folder.path))}"
                 print(f"Stopped after {ending.standing.characters:,} characters. Go on with: {resume}", file=sys.stderr)
-                return 128 + interruption.signal
+                return interruption.exit_code
             case Outcome.DIVERGED:
                 self._draw(folder)
                 print(
-                    f"onward: learning diverged: the loss is no longer a finite number at character {ending.diverged_at:,}; "
-                    f"{folder.checkpoint(ending.standing.characters)} holds the last good state. "
+                    f"onward: learning diverged: at character {ending.diverged_at:,} the loss is no finite number any "
+                    f"more; {folder.checkpoint(ending.standing.characters)} holds the last good state. "
                     f"Try a --rate below {settings.method.rate:g}.",
                     file=sys.stderr,
                 )

@@ -94,7 +94,7 @@ def check_alphabet(text: Text, alphabet: str, characters: int) -> None:
 def text_again(options: TrainOptions, settings: Settings, folder: os.PathLike) -> tuple[Text, Survey]:
     """The text of a run that goes on, and what it tells.
 
-    Raises `UserError` if the text is not the same any more, or if an option is given that differs from the run's settings.
+    Raises `UserError` if the text is not the same any more, or if an option differs from the run's settings.
     """
     method = settings.method
     wanted = {

@@ -12,8 +12,8 @@ from .options import one_of, option, positive, whole
 class TrainOptions:
     """Learn a text, character by character, in one pass and in constant memory.
 
-    Each character is predicted before it is learned, so the bits per character are those of a compressor that learns as it
-    goes. Ctrl-C saves and stops; --resume goes on to the same numbers as if nothing had happened.
+    Each character is predicted before it is learned, so the bits per character are those of a compressor that learns as
+    it goes. Ctrl-C saves and stops; --resume goes on to the same numbers as if nothing had happened.
     """
 
     file: Annotated[str | None, *option("FILE", "the Shakespeare that comes with onward", str, positional=True)] = None

@@ -1,7 +1,7 @@
 """Checkpoints: the arrays of a carry in one file, never a pickle, and never half written.
 
-A checkpoint is a NumPy `.npz` file: one member per array, named by its place in the carry, and a `header` in JSON. Anyone
-can look into it with `numpy.load`.
+A checkpoint is a NumPy `.npz` file: one member per array, named by its place in the carry, and a `header` in JSON.
+Anyone can look into it with `numpy.load`.
 """
 
 import io
@@ -24,7 +24,10 @@ FORMAT, VERSION = "onward checkpoint", 1
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a checkpoint says about itself: `settings` is the digest of the run's settings, `keys` names the random keys."""
+    """What a checkpoint says about itself.
+
+    `settings` is the digest of the run's settings; `keys` gives the generator of each random key among the arrays.
+    """
 
     format: str
     version: int
@@ -39,12 +42,11 @@ def save_checkpoint(path: Path, carry: PyTree, standing: Standing, *, settings: 
     for name, leaf in _named_arrays(carry):
         if _is_key(leaf):
             keys[name] = str(jr.key_impl(leaf))
-            leaf = jr.key_data(leaf)
-        arrays[name] = np.asarray(leaf)
+        arrays[name] = _stored(leaf)
     header = msgspec.json.encode(Header(FORMAT, VERSION, settings, standing, keys))
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, header=np.frombuffer(header, np.uint8), **arrays)
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path, template: PyTree, *, settings: str) -> tuple[PyTree, Standing]:
@@ -58,11 +60,12 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str) -> tuple[PyT
             f"{path} belongs to a run with other settings; put back this run's own checkpoint, or delete it."
         )
     expected = {name: _stored(leaf) for name, leaf in _named_arrays(template)}
-    for name in expected.keys() | arrays.keys():
+    for name in [*expected, *arrays]:
         found, wanted = _describe(arrays.get(name)), _describe(expected.get(name))
         if found != wanted:
             raise UserError(
-                f"{path} is of another model: its {name} is {found} and should be {wanted}; delete it to use an older one."
+                f"{path} is of another model, its {name} being {found} where {wanted} is needed; "
+                f"delete it to go on from an older one."
             )
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     restored = [
@@ -105,7 +108,7 @@ def _is_key(leaf) -> bool:
 
 
 def _stored(leaf) -> np.ndarray:
-    return jr.key_data(leaf) if _is_key(leaf) else leaf
+    return np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def _restored(array: np.ndarray, leaf, key_impl: str | None):

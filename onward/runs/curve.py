@@ -12,7 +12,7 @@ POINTS_PER_DECADE = 25  # enough for a smooth line, however long the run
 
 
 class CurveLabels(msgspec.Struct, frozen=True):
-    """What a picture says besides the curve: its title, a line below it, and the two reference levels in bits per character."""
+    """What a picture says besides the curve: a title, a line below it, and two reference levels in bits."""
 
     title: str
     subtitle: str
@@ -56,9 +56,9 @@ def draw_curve(metrics: Path, pictures: list[Path], labels: CurveLabels) -> None
 
 
 def binned(metrics: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The logged curve as `(characters, bits in the window, mean bits)`, neighbours merged where a log axis shows no more.
+    """The logged curve as `(characters, bits in the window, mean bits)`.
 
-    The memory does not grow with the file.
+    Neighbours are merged where a log axis would show no more, so that memory hardly grows with the file.
     """
     ends, windows, means = [], [], []
     bits = width = 0.0

@@ -40,7 +40,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, settings: type[S]) -> tuple["RunFolder", S]:
-        """A run that was begun before, and its settings. Raises `UserError` if there is none, or another process runs it."""
+        """A run begun before, and its settings. Raises `UserError` if there is none, or another process has it."""
         folder = cls(path)
         try:
             data = folder.settings.read_bytes()

@@ -33,6 +33,11 @@ class Interruption:
         """Whether a signal has come."""
         return self.signal is not None
 
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that ends because of the signal."""
+        return 128 + (self.signal or 0)
+
     def _note(self, number, frame):
         if self.came():
             raise KeyboardInterrupt

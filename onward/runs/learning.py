@@ -39,7 +39,7 @@ class Ending(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `learn` tells after each block: where the pass stands; `characters`, `bits` and `seconds` are of this block alone."""
+    """What `learn` tells after each block: where it stands, and the `characters`, `bits`, `seconds` of this block."""
 
     standing: Standing
     characters: int
@@ -69,8 +69,8 @@ def learn(
 ) -> Ending:
     """Goes on from `standing` through the remaining blocks, up to `total` characters.
 
-    The clock decides when a checkpoint is written (every `checkpoint_every` seconds, and at the end), never what is learned:
-    whatever is killed and resumed ends in the same bits.
+    The clock decides when a checkpoint is written (every `checkpoint_every` seconds, and at the end), never what is
+    learned: whatever is killed and resumed ends in the same bits.
     """
     with _Record(folder, standing, settings) as record:
         saved = began = time.perf_counter()

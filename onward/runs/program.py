@@ -13,7 +13,7 @@ from ..learner import Carry, Learner
 
 
 class BlockResult(NamedTuple):
-    """What one block gives: `bits` `[characters]` is the loss of each, `finite` whether all numbers of the carry still are."""
+    """What a block gives: `bits`, `[characters]`, the loss of each, and whether all numbers of the carry are finite."""
 
     carry: Carry
     bits: np.ndarray
@@ -28,7 +28,6 @@ class BlockProgram:
     """
 
     def __init__(self, learner: Learner, alphabet_size: int):
-        @eqx.filter_jit
         def step(carry, characters):
             # One-hot vectors exist for one block only. The character before the first is -1: its vector is all zeros.
             xs = jax.nn.one_hot(characters[:-1], alphabet_size)
@@ -37,12 +36,12 @@ class BlockProgram:
             finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
             return carry, metrics.losses, learner.influence_norm(carry), finite
 
-        self._step = step
+        self._step = jax.jit(step)
         self._compiled = {}
         self.compile_seconds = 0.0
 
     def __call__(self, carry: Carry, last: int, block: np.ndarray) -> BlockResult:
-        """Predicts the characters of `block`, the first from the character `last` before it, and learns them one by one."""
+        """Predicts the characters of `block`, which follow the character `last`, and learns them."""
         characters = jnp.asarray(np.concatenate([[last], block]).astype(np.int32))
         if len(block) not in self._compiled:
             started = time.perf_counter()

@@ -27,7 +27,7 @@ class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timings_bytes: int = 0
 
     def after(self, block: np.ndarray, bits: np.ndarray, *, total: int) -> "Standing":
-        """The standing after one more block, with the loss of each of its characters, on the way to `total` characters."""
+        """The standing after one more block, `bits` the loss of each character, on the way to `total` characters."""
         closing = max(0, closing_start(total) - self.characters)
         return msgspec.structs.replace(
             self,

@@ -43,7 +43,7 @@ class Summary(msgspec.Struct, frozen=True):
             ("", f"{self.entropy:.3f}   order-0 entropy: knowing only how frequent each character is"),
             (
                 "speed",
-                f"{self.speed:,.0f} characters/s, {self.seconds:.1f} s (and {self.compile_seconds:.1f} s of compilation)",
+                f"{self.speed:,.0f} characters/s: {self.seconds:.1f} s, and {self.compile_seconds:.1f} s compiling",
             ),
             ("peak memory", f"{self.peak_memory / 1e6:,.0f} MB, Python and the compiler included"),
             ("method", self.method),

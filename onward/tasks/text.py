@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Text:
     """
 
     name: str
-    open: Callable[[], BinaryIO]
+    open: Callable[[], IO[bytes]]
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Survey:
     """What one pass over a text tells before anything is learned.
 
     * `characters`: how many will be read;
-    * `alphabet`: the text's distinct characters in code point order (those of the whole text, so that reading less of it
-      learns the same numbers);
+    * `alphabet`: the text's distinct characters in code point order (those of the whole text, so that reading less of
+      it learns the same numbers);
     * `entropy`: order-0 entropy of the characters to be read, in bits per character;
     * `gzip`: what `gzip -9` makes of them, in bits per character;
     * `digest`: SHA-256 of the whole text.
@@ -58,7 +58,7 @@ class Survey:
 
 
 def text_file(path: str | os.PathLike) -> Text:
-    """The text in a file. Raises `UserError` if there is no such file, or if it cannot be read twice (a pipe, a folder).
+    """The text in a file. Raises `UserError` if there is no such file, or it cannot be read twice (a pipe, a folder).
 
     >>> text_file("no-such-text.txt")
     Traceback (most recent call last):
@@ -112,7 +112,9 @@ def survey(text: Text, *, limit: int | None = None, fewest: int = 2) -> Survey:
 
 
 def blocks(text: Text, alphabet: str, *, size: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-    """The text's characters from `start` to `stop` as positions in the alphabet, `[size]` int32 at a time; the last is shorter.
+    """The text's characters from `start` to `stop` as positions in the alphabet, `[size]` int32 at a time.
+
+    The last block is shorter where the characters are no multiple of `size`.
 
     Raises `UserError`, naming the character and its position, at a character that the alphabet lacks.
 
@@ -137,8 +139,8 @@ def blocks(text: Text, alphabet: str, *, size: int, start: int = 0, stop: int | 
 def encode(characters: str, alphabet: str, *, name: str, before: int = 0) -> np.ndarray:
     """The characters' positions in the alphabet, which is in code point order: int32.
 
-    Raises `UserError` at a character that the alphabet lacks; it says where it stands in `name`, `before` characters having
-    gone before these.
+    Raises `UserError` at a character that the alphabet lacks. It says where that stands in `name`, of which `before`
+    characters have gone before these.
 
         >>> encode("cab", "abc", name="the word")
         array([2, 0, 1], dtype=int32)
@@ -169,7 +171,7 @@ def _pieces(text: Text, look: Callable[[bytes], None] = lambda data: None) -> It
             look(data)
             if (zero := data.find(b"\0")) >= 0:
                 raise UserError(
-                    f"{text.name} holds a zero byte at byte {done + zero + 1}, so it is no text; a UTF-8 text is needed."
+                    f"{text.name} is binary: it holds a zero byte at byte {done + zero + 1}; a UTF-8 text is needed."
                 )
             pending = len(decoder.getstate()[0])
             try:
