@@ -52,7 +52,7 @@ class ProgressLine:
         if report.influence_norm > ALARMING_INFLUENCE and not self._warned:
             self._warned = True
             self._console.print(
-                f"Warning: after {at:,} characters the norm of the gradient trace has grown to {report.influence_norm:.1e} "
+                f"Warning: after {at:,} characters the gradient trace has a norm of {report.influence_norm:.1e} "
                 f"and may overflow. A smaller --rate keeps it small.",
                 soft_wrap=True,
             )

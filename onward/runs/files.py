@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from ..errors import UserError
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that, whenever the machine stops, its old content or all of its new content is there."""
@@ -35,6 +37,8 @@ def sync_folder(folder: Path) -> None:
 class JsonLines:
     """A file of JSON records, one a line, appended to; `length` bytes of what is there are kept, the rest is cut away.
 
+    Raises `UserError` if there are fewer.
+
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "log.jsonl"
     >>> with JsonLines(path, length=0) as log:
@@ -49,7 +53,11 @@ class JsonLines:
 
     def __init__(self, path: Path, *, length: int):
         self._file = open(path, "ab")
+        if self._file.seek(0, os.SEEK_END) < length:
+            self._file.close()
+            raise UserError(f"{path} is shorter than the run's checkpoint says; put back the whole file.")
         self._file.truncate(length)
+        self._file.seek(length)
 
     def __enter__(self):
         return self
