@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
@@ -118,7 +119,6 @@ class Learner:
         carry, losses = self._step(carry, (xs, ys, reset, weight, self._draw(carry, steps)))
         return carry, Metrics(losses)
 
-    @partial(jax.jit, static_argnums=0)
     def run(
         self,
         carry: Carry,
@@ -143,6 +143,11 @@ class Learner:
         Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in blocks of one
         size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit.
         """
+        steps = jax.tree.leaves(xs)[0].shape[0]
+        return self._run(carry, xs, ys, reset, weight, np.int32(steps // self.chunk))
+
+    @partial(jax.jit, static_argnums=0)
+    def _run(self, carry, xs, ys, reset, weight, count):
         check_stream(self, carry, xs, ys, reset, weight)
         steps = jax.tree.leaves(xs)[0].shape[0]
         whole = steps - steps % self.chunk
@@ -152,7 +157,8 @@ class Learner:
             chunks = jax.tree.map(
                 lambda leaf: leaf[:whole].reshape(whole // self.chunk, self.chunk, *leaf.shape[1:]), stream
             )
-            carry, per_chunk = jax.lax.scan(self._step, carry, chunks)
+            carry, per_chunk = _loop(self._step, carry, chunks, count)
+            per_chunk = per_chunk[: whole // self.chunk]
             losses.append(per_chunk.reshape(whole, *per_chunk.shape[2:]))
         if whole < steps:
             carry, rest = self._step(carry, jax.tree.map(lambda leaf: leaf[whole:], stream))
@@ -201,3 +207,23 @@ class Learner:
             predictions=each.predictions,
             active=each.active.any(),
         )
+
+
+def _loop(step, carry, chunks, count):
+    """`lax.scan`, but with a number of steps that the compiler does not know.
+
+    A loop known to run once is inlined, and an index into an array of one folded; either fuses the step with what surrounds it
+    and changes the last bits, so that a stream fed in pieces would depend on their sizes. A lone chunk is doubled, to run once.
+    """
+    chunks = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]) if len(leaf) == 1 else leaf, chunks)
+    first = jax.tree.map(lambda leaf: leaf[0], chunks)
+    shapes = jax.eval_shape(step, carry, first)[1]
+    out = jax.tree.map(lambda s: jnp.zeros((len(jax.tree.leaves(chunks)[0]), *s.shape), s.dtype), shapes)
+
+    def body(i, loop):
+        carry, out = loop
+        chunk = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), chunks)
+        carry, value = step(carry, chunk)
+        return carry, jax.tree.map(lambda o, v: jax.lax.dynamic_update_index_in_dim(o, v, i, 0), out, value)
+
+    return jax.lax.fori_loop(0, count, body, (carry, out))
