@@ -33,7 +33,7 @@ test: $(DEV)
 
 bench: $(RUN)
 	@echo "To time the peers as well: $(BIN)/python -m pip install braintrace torch==2.13.0"
-	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,52 @@
+"""The command line: `python -m benchmarks [--quick] [--only steps,memory,peers] [--record NAME]`."""
+
+import argparse
+
+SECTIONS = ("steps", "memory", "peers")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, repeats and steps: minutes, and rough")
+    parser.add_argument("--only", metavar="A,B", default=",".join(SECTIONS), help=f"some of: {', '.join(SECTIONS)}")
+    parser.add_argument("--record", metavar="NAME", help="write benchmarks/results/NAME.md and NAME.json")
+    parser.add_argument("--cpu", type=int, help="the core to use; the last allowed one if left out")
+    options = parser.parse_args()
+    sections = options.only.split(",")
+    if unknown := set(sections) - set(SECTIONS):
+        parser.error(f"--only takes some of {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
+
+    from . import machine
+
+    try:
+        machine.hold_to_one_thread(options.cpu)
+    except ValueError as error:
+        parser.error(str(error))
+
+    # JAX comes in only now that the threads are settled.
+    from . import memory, peers, report, steps, targets
+    from .contest import Effort
+
+    effort = Effort.quick() if options.quick else Effort()
+    around = machine.describe()
+    print(report.header(around), flush=True)
+    measured = {
+        "steps": lambda: steps.tables(effort, steps.QUICK_SETTINGS if options.quick else steps.SETTINGS),
+        "memory": lambda: memory.tables(memory.LENGTHS[:2], 1) if options.quick else memory.tables(),
+        "peers": lambda: peers.tables(effort),
+    }
+    tables = []
+    for section in sections:
+        for table in measured[section]():
+            tables.append(table)
+            print(table, flush=True)
+    promises = targets.table(tables)
+    if promises.rows:
+        tables.append(promises)
+        print(promises)
+    if options.record:
+        print("Recorded: " + ", ".join(str(path) for path in report.record(options.record, around, tables)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Other people's libraries on the same task, in the same run; one not installed is skipped, and the table says so."""
+
+from collections.abc import Iterator
+from importlib import import_module
+
+from . import methods, steps
+from .contest import Effort, contest
+from .machine import installed
+from .report import Table
+from .task import Setting
+
+SETTINGS = (Setting("vanilla", 20), Setting("vanilla", 128))
+OURS = ("BPTT, chunk 1 = TBPTT(1)", "SnAp(1)", "UORO", "NoBackTrack, rank 1")
+
+
+def tables(effort: Effort, settings=SETTINGS) -> Iterator[Table]:
+    """One table a size."""
+    for setting in settings:
+        candidates = [steps.candidate(methods.named(name), setting, effort) for name in OURS]
+        remarks = []
+        for package, module in (("braintrace", "peer_braintrace"), ("torch", "peer_torch")):
+            if found := installed(package):
+                peer = import_module(f".{module}", __package__)
+                candidates += peer.candidates(setting, effort)
+                remarks += [f"{package} {found}: {remark}" for remark in peer.REMARKS]
+            else:
+                remarks.append(f"{package} is not installed, so it is skipped; the `bench` extra brings it.")
+        yield contest(f"Peers: {setting}", setting, candidates, effort, remarks)

@@ -1,0 +1,64 @@
+"""What we promised of speed, against what this run measured."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .report import Table
+
+
+class Target(NamedTuple):
+    """A figure that may be at most `limit` (or at least it), and the better one we aim at."""
+
+    promise: str
+    figure: float
+    limit: float
+    aim: float | None = None
+    at_least: bool = False
+
+    @property
+    def kept(self) -> bool:
+        return self.figure >= self.limit if self.at_least else self.figure <= self.limit
+
+
+def table(tables: list[Table]) -> Table:
+    """The targets that this run measured, kept or not."""
+    found = list(targets(tables))
+    rows = [
+        (
+            t.promise,
+            f"{t.figure:.2f}",
+            f"{'≥' if t.at_least else '≤'} {t.limit:g}" + (f" (aim {t.aim:g})" if t.aim else ""),
+            "kept" if t.kept else "MISSED",
+        )
+        for t in found
+    ]
+    figures = [{**t._asdict(), "kept": t.kept} for t in found]
+    return Table("Promises", ("", "measured", "promised", ""), rows, (), figures)
+
+
+def targets(tables: list[Table]) -> Iterator[Target]:
+    for units, limit, aim in ((20, 5, 2.5), (128, 8, 5)):
+        ours = _find(tables, "Learning steps", "NoBackTrack, rank 1", units)
+        if ours:
+            yield Target(f"NoBackTrack, rank 1: ÷ forward at n = {units}", ours["ratio_median"], limit, aim)
+    ours, plain = (_find(tables, "Learning steps", n, 20) for n in ("RTRL", "RTRL in plain JAX (jacrev)"))
+    if ours and plain:
+        yield Target("RTRL: ÷ plain jacrev at n = 20", ours["us_median"] / plain["us_median"], 1)
+    for units in (20, 128):
+        ours = _find(tables, "Peers", "NoBackTrack, rank 1", units)
+        # The faster of those that update about as often; windows of 16 are shown, but are another task.
+        theirs = [_find(tables, "Peers", f"BrainTrace UORO, window {window}", units) for window in (1, 2)]
+        times = [t["us_median"] for t in theirs if t]
+        if ours and times:
+            promise = f"BrainTrace's UORO (window 1 or 2, the faster) ÷ NoBackTrack, rank 1, at n = {units}"
+            yield Target(promise, min(times) / ours["us_median"], 4, at_least=True)
+
+
+def _find(tables: list[Table], title: str, method: str, units: int) -> dict | None:
+    """The scan's figures of a method on one stream of the vanilla cell."""
+    wanted = {"method": method, "units": units, "batch": 1, "cell": "vanilla"}
+    for t in tables:
+        for figures in t.figures if t.title.startswith(title) else ():
+            if all(figures.get(k) == v for k, v in wanted.items()):
+                return figures.get("scan")
+    return None

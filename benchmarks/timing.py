@@ -1,0 +1,84 @@
+"""Timing things against a baseline, fairly: warmed up, interleaved, waited for, with the spread shown."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Samples(NamedTuple):
+    """Repeated measurements of one number."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def __str__(self) -> str:
+        return f"{_short(self.median)} ({_short(min(self.values))}..{_short(max(self.values))})"
+
+
+def _short(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Something to time: `call()` takes `steps` steps of learning and returns arrays to wait for.
+
+    `prepare` is called before each repeat, off the clock.
+    """
+
+    call: Callable[[], Any]
+    steps: int
+    prepare: Callable[[], None] = lambda: None
+
+    def microseconds(self) -> float:
+        """One repeat: µs a step."""
+        self.prepare()
+        start = time.perf_counter_ns()
+        jax.block_until_ready(self.call())
+        return (time.perf_counter_ns() - start) / 1000 / self.steps
+
+
+class Timing(NamedTuple):
+    """`time`: µs a step. `ratio`: to the baseline timed just before, repeat by repeat, so that slow moments cancel."""
+
+    time: Samples
+    ratio: Samples
+
+
+def against(baseline: Timed, others: list[Timed | None], repeats: int) -> tuple[Samples, list[Timing | None]]:
+    """Time `baseline` and each of the others in turn, `repeats` rounds, the baseline before each of them.
+
+    Everything is called twice before the clock starts: some libraries compile again on their second call.
+    """
+    for timed in (baseline, *others):
+        if timed is not None:
+            timed.microseconds()
+            timed.microseconds()
+    bases: list[float] = []
+    times: list[list[float]] = [[] for _ in others]
+    ratios: list[list[float]] = [[] for _ in others]
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(repeats):
+            for i, timed in enumerate(others):
+                if timed is not None:
+                    base, own = baseline.microseconds(), timed.microseconds()
+                    bases.append(base)
+                    times[i].append(own)
+                    ratios[i].append(own / base)
+            gc.collect()
+    finally:
+        if collecting:
+            gc.enable()
+    timings = [Timing(Samples(tuple(t)), Samples(tuple(r))) if t else None for t, r in zip(times, ratios, strict=True)]
+    return Samples(tuple(bases)), timings
