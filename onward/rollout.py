@@ -74,7 +74,7 @@ def _affine_forward(skeleton, arrays, hidden, xs, reset):
     R, V = recurrent_weights(cell), input_weights(cell)
     # Everything that does not wait for the state is done for the whole stretch at once.
     projected = tuple(
-        jnp.broadcast_to(W[..., -1], (len(xs), *W.shape[:2])) + (0 if V_g is None else jnp.einsum("rud,td->tru", V_g, xs))
+        jnp.broadcast_to(W[..., -1], (len(xs), *W.shape[:2])) + (0 if V_g is None else (xs @ V_g.reshape(-1, xs.shape[1]).T).reshape(len(xs), *W.shape[:2]))
         for W, V_g in zip(cell.weights, V, strict=True)
     )
 
@@ -102,7 +102,8 @@ def _affine_backward(skeleton, residuals, cotangents):
         cotangent, factors, direct, slopes, restart = inputs
         delta = jax.tree.map(jnp.add, delta, cotangent)
         du = tuple(_contract(delta, factor) for factor in factors)
-        da = sum(jnp.einsum("ruv,ru->v", R_g, d) for R_g, d in zip(R, du, strict=True) if R_g is not None)
+        # As plain vector-matrix products: XLA on CPU runs the same sum over rows and units, as an einsum, 7 times slower.
+        da = sum(d.reshape(-1) @ R_g.reshape(-1, R_g.shape[-1]) for R_g, d in zip(R, du, strict=True) if R_g is not None)
         leaves = [
             _contract(delta, column) + slope * da for column, slope in zip(direct, jax.tree.leaves(slopes), strict=True)
         ]
@@ -115,12 +116,17 @@ def _affine_backward(skeleton, residuals, cotangents):
     delta, du = jax.lax.scan(step, zeros, (cotangents, factors, direct, slopes, reset), reverse=True)
     ones = jnp.ones((len(xs), 1), a.dtype)
     weights = tuple(
-        jnp.einsum("tru,td->rud", d, jnp.concatenate([a] * group.sees_hidden + [xs] * group.sees_input + [ones], -1))
-        for group, d in zip(cell.groups, du, strict=True)
+        (
+            d.reshape(len(xs), -1).T
+            @ jnp.concatenate([a] * group.sees_hidden + [xs] * group.sees_input + [ones], -1)
+        ).reshape(W.shape)
+        for group, W, d in zip(cell.groups, cell.weights, du, strict=True)
     )
     zero_cell = jax.tree.map(jnp.zeros_like, arrays)
     dcell = eqx.tree_at(lambda c: c.weights, zero_cell, weights)
-    dxs = sum(jnp.einsum("rud,tru->td", V_g, d) for V_g, d in zip(V, du, strict=True) if V_g is not None)
+    dxs = sum(
+        d.reshape(len(xs), -1) @ V_g.reshape(-1, xs.shape[1]) for V_g, d in zip(V, du, strict=True) if V_g is not None
+    )
     return dcell, delta, dxs, None
 
 
