@@ -1,6 +1,9 @@
 """The public names, in one list; `import onward` offers them all."""
 
 from . import losses as losses
+from .audits import Audit as Audit
+from .audits import AuditRow as AuditRow
+from .audits import audit as audit
 from .cells import AbstractAffineGatedCell as AbstractAffineGatedCell
 from .cells import AbstractCell as AbstractCell
 from .cells import AdaptedCell as AdaptedCell
@@ -26,4 +29,4 @@ from .learner import Carry as Carry
 from .learner import Learner as Learner
 from .learner import Metrics as Metrics
 from .model import Model as Model
-from .rollout import rollout as rollout
+from .rollouts import rollout as rollout

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from .checks import check_model, check_stream
 from .estimators.base import AbstractEstimator, Estimate, inexact
 from .model import Model
-from .rollout import select
+from .rollouts import select
 
 
 class Carry(eqx.Module):

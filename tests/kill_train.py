@@ -1,6 +1,6 @@
 """Kills `onward train` at random moments, resumes it, and compares every bit with a run that was left alone.
 
-    python -m tests.kill_train --kills 20
+python -m tests.kill_train --kills 20
 """
 
 import argparse

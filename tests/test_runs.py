@@ -37,9 +37,7 @@ def learner():
 
 
 def build(optimizer):
-    return onward.Learner(
-        onward.NoBackTrack(), optimizer, loss=onward.losses.softmax_cross_entropy, chunk=2
-    )
+    return onward.Learner(onward.NoBackTrack(), optimizer, loss=onward.losses.softmax_cross_entropy, chunk=2)
 
 
 def fresh_carry(learner, hidden_size=3):
@@ -75,11 +73,16 @@ def one_pass(program, folder, carry, standing=None, *, every=1e9, interrupted=la
 
 
 def arrays(carry):
-    return [np.asarray(jr.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a) for a in jax.tree.leaves(carry)]
+    return [
+        np.asarray(jr.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a)
+        for a in jax.tree.leaves(carry)
+    ]
 
 
 def same_bits(one, other):
-    return all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(arrays(one), arrays(other), strict=True))
+    return all(
+        a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(arrays(one), arrays(other), strict=True)
+    )
 
 
 # The pass
@@ -202,7 +205,9 @@ def test_a_pickle_is_never_opened(learner, saved):
 
 
 def test_a_checkpoint_of_another_model_or_run_is_refused(learner, saved):
-    with pytest.raises(UserError, match=r"another model, its .*weights.* being float\d+\[.*where float\d+\[.* is needed"):
+    with pytest.raises(
+        UserError, match=r"another model, its .*weights.* being float\d+\[.*where float\d+\[.* is needed"
+    ):
         load_checkpoint(saved, fresh_carry(learner, hidden_size=4), settings="s")
     with pytest.raises(UserError, match="another model, its .* being missing"):
         load_checkpoint(saved, (fresh_carry(learner), jnp.ones(2)), settings="s")
@@ -224,11 +229,11 @@ def test_a_folder_is_created_once_and_opened_again(tmp_path):
     with pytest.raises(UserError, match="already holds a run; go on with it by --resume"):
         RunFolder.create(folder.path, Settings())
     with pytest.raises(UserError, match="in use by another process"):
-        RunFolder.open(folder.path, Settings)
+        RunFolder.open(folder.path)
     folder.close()
-    again, settings = RunFolder.open(folder.path, Settings)
-    assert settings == Settings("mine")
-    again.close()
+    with RunFolder.open(folder.path) as again:
+        assert again.read_settings(Settings) == Settings("mine")
+    RunFolder.open(folder.path).close()
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
@@ -238,7 +243,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="is a file"):
         check_unused(tmp_path / "thesis.tex")
     with pytest.raises(UserError, match="holds no run to resume"):
-        RunFolder.open(tmp_path, Settings)
+        RunFolder.open(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -251,8 +256,8 @@ def test_what_a_kill_leaves_of_a_beginning_is_no_obstacle(tmp_path):
 @pytest.mark.parametrize("settings", [b"", b"{", b'{"name": 3}', b"\xff"])
 def test_damaged_settings_are_refused(tmp_path, settings):
     (tmp_path / "settings.json").write_bytes(settings)
-    with pytest.raises(UserError, match="is not the settings of a run"):
-        RunFolder.open(tmp_path, Settings)
+    with RunFolder.open(tmp_path) as folder, pytest.raises(UserError, match="is not the settings of a run"):
+        folder.read_settings(Settings)
 
 
 def test_settings_are_told_apart_by_their_digest():

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder() -> Path:
@@ -27,6 +28,7 @@ def compilation_cache() -> Iterator[None]:
     vain for ever: when one cannot be read, all are dropped.
     """
     import jax
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
     # Per machine: compiled programs hold the instructions of one processor, and home folders may be shared.
     folder = cache_folder() / "compiled" / f"{platform.node() or 'machine'}-jax-{jax.__version__}"
@@ -36,8 +38,8 @@ def compilation_cache() -> Iterator[None]:
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
+    _set(options)
+    reset_cache()  # JAX looks at the options only once
     damaged = False
     show = warnings.showwarning
 
@@ -54,7 +56,14 @@ def compilation_cache() -> Iterator[None]:
             warnings.showwarning = note
             yield
     finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
+        _set(before)
+        reset_cache()
         if damaged:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _set(options: dict[str, Any]) -> None:
+    import jax
+
+    for name, value in options.items():
+        jax.config.update(name, value)

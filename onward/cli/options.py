@@ -26,16 +26,18 @@ def option(metavar: str, default: str, parse: Callable[[str], Any], *, positiona
     return (specification, shown, tyro.conf.Positional) if positional else (specification, shown)
 
 
-def whole(name: str, minimum: int) -> Callable[[str], int]:
-    """A parser of whole numbers from `minimum` on."""
+def whole(name: str, fewest: int, most: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers from `fewest` to `most`."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            value = minimum - 1
-        if value < minimum:
-            raise UserError(f"{name} must be a whole number of at least {minimum}, got {text!r}.")
+            value = fewest - 1
+        if value < fewest:
+            raise UserError(f"{name} must be a whole number of at least {fewest}, got {text!r}.")
+        if most is not None and value > most:
+            raise UserError(f"{name} must be at most {most}, got {text!r}.")
         return value
 
     return parse

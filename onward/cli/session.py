@@ -4,6 +4,7 @@ import shlex
 import sys
 from importlib.metadata import version
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -34,17 +35,23 @@ class Session:
     def __init__(self, settings: Settings, text: Text, survey: Survey):
         self._settings, self._text, self._survey = settings, text, survey
         size = len(settings.alphabet)
-        model_key, learner_key, self._sample_key = jr.split(jr.key(settings.seed), 3)
-        try:
+        learner = build_learner(settings.method)
+
+        @eqx.filter_jit  # one program to compile instead of dozens
+        def start(key):
+            model_key, learner_key = jr.split(key)
             model = build_model(settings.method, size, key=model_key)
-            learner = build_learner(settings.method)
-            self._fresh = learner.init(model, key=learner_key, example=(jnp.zeros(size), jnp.array(0)))
+            return learner.init(model, key=learner_key, example=(jnp.zeros(size), jnp.array(0)))
+
+        start_key, self._sample_key = jr.split(jr.key(settings.seed))
+        try:
+            self._fresh = start(start_key)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise UserError(
                 f"a {settings.method.cell} of {settings.method.hidden_size:,} units does not fit into memory "
                 f"under {settings.method_name}; choose a smaller --hidden-size."
             ) from None
-        self._parameters = count_parameters(model)
+        self._parameters = count_parameters(self._fresh.model)
         self._program = BlockProgram(learner, size)
 
     def run(self, folder: RunFolder, *, checkpoint_every: float) -> int:

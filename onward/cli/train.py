@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ..errors import UserError
@@ -29,24 +30,30 @@ def _start(options: TrainOptions) -> int:
 def _resume(options: TrainOptions, path: Path) -> int:
     if options.run is not None:
         raise UserError("--run starts a new run and --resume goes on with an old one; give one of them.")
-    folder, settings = RunFolder.open(path, Settings)
-    text, found = text_again(options, settings, path)
-    if folder.summary.exists():
-        print(folder.summary_text.read_text())
-        print(f"The run in {path} is finished; there is nothing left to resume.")
-        return 0
-    return _learn(options, settings, text, found, lambda: folder)
+    with RunFolder.open(path) as folder:
+        settings = folder.read_settings(Settings)
+        text, found = text_again(options, settings, path)
+        if folder.summary.exists():
+            print(folder.summary_text.read_text())
+            print(f"The run in {path} is finished; there is nothing left to resume.")
+            return 0
+        return _learn(options, settings, text, found, lambda: nullcontext(folder))
 
 
 def _learn(
-    options: TrainOptions, settings: Settings, text: Text, found: Survey, take_folder: Callable[[], RunFolder]
+    options: TrainOptions,
+    settings: Settings,
+    text: Text,
+    found: Survey,
+    take_folder: Callable[[], AbstractContextManager[RunFolder]],
 ) -> int:
     from .compilation_cache import compilation_cache
     from .session import Session
 
     with compilation_cache():
         session = Session(settings, text, found)
-        return session.run(take_folder(), checkpoint_every=options.checkpoint_every)
+        with take_folder() as folder:
+            return session.run(folder, checkpoint_every=options.checkpoint_every)
 
 
 def default_folder() -> Path:

@@ -32,7 +32,7 @@ class TrainOptions:
     """Rank of nobacktrack's approximation."""
     steps: Annotated[int | None, *option("N", "the whole text", whole("--steps", 2))] = None
     """Stop after so many characters."""
-    seed: Annotated[int | None, *option("N", "0", whole("--seed", 0))] = None
+    seed: Annotated[int | None, *option("N", "0", whole("--seed", 0, most=2**63 - 1))] = None
     """Decides the initial weights and all else that is random."""
     run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
     """Where settings, metrics, checkpoints, picture and summary go."""

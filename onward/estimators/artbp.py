@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..rollout import restarted
+from ..rollouts import restarted
 from .base import AbstractEstimator, Estimate, any_active, inexact, length, weighted_loss
 from .noise import Counter, uniform
 

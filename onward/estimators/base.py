@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt32
 
 from ..cells import AbstractCell
 from ..model import Model
-from ..rollout import restarted, select
+from ..rollouts import restarted, select
 
 
 class Estimate(eqx.Module):

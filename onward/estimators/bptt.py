@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..rollout import rollout
+from ..rollouts import rollout
 from .base import AbstractEstimator, Estimate, any_active, inexact, weighted_loss
 
 

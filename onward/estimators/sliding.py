@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..rollout import restarted, select
+from ..rollouts import restarted, select
 from .base import AbstractEstimator, Estimate, any_active, inexact, length, weighted_loss
 
 

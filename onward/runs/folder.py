@@ -15,7 +15,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class RunFolder:
-    """A folder that holds one run, locked for this process while the object lives.
+    """A folder that holds one run, locked for this process until it is closed or left as a context.
 
     `create` and `open` make one; every file has its property.
     """
@@ -32,29 +32,32 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(folder.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
-            folder.checkpoints.mkdir()
+            folder._prepare()
         except OSError as error:
             raise UserError(f"{path} cannot hold a run ({error.strerror}); name another folder.") from None
-        folder._acquire()
         return folder
 
     @classmethod
-    def open(cls, path: Path, settings: type[S]) -> tuple["RunFolder", S]:
-        """A run begun before, and its settings. Raises `UserError` if there is none, or another process has it."""
+    def open(cls, path: Path) -> "RunFolder":
+        """A run begun before. Raises `UserError` if there is none, or another process has it."""
         folder = cls(path)
+        if not folder.settings.is_file():
+            raise UserError(f"{path} holds no run to resume; name the folder of a run, or start one with --run.")
+        folder._prepare()
+        return folder
+
+    def read_settings(self, settings: type[S]) -> S:
+        """The settings of the run. Raises `UserError` if they are not of this type."""
         try:
-            data = folder.settings.read_bytes()
-        except OSError:
-            raise UserError(
-                f"{path} holds no run to resume; name the folder of a run, or start one with --run."
-            ) from None
-        try:
-            found = msgspec.json.decode(data, type=settings)
+            return msgspec.json.decode(self.settings.read_bytes(), type=settings)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{folder.settings} is not the settings of a run of this version ({error}).") from None
-        folder._acquire()
-        folder.checkpoints.mkdir(exist_ok=True)
-        return folder, found
+            raise UserError(f"{self.settings} is not the settings of a run of this version ({error}).") from None
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
 
     settings = property(lambda self: self.path / "settings.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
@@ -83,7 +86,7 @@ class RunFolder:
         for path in self.checkpoints.glob(".*.tmp"):
             path.unlink()
 
-    def _acquire(self) -> None:
+    def _prepare(self) -> None:
         # The lock is the kernel's and ends with the process, however it ends: a kill leaves nothing to clean up.
         self._lock = os.open(self.settings, os.O_RDONLY)
         try:
@@ -91,6 +94,7 @@ class RunFolder:
         except OSError:
             self.close()
             raise UserError(f"{self.path} is in use by another process; wait for it, or stop it first.") from None
+        self.checkpoints.mkdir(exist_ok=True)
 
     def close(self) -> None:
         """Lets another process have the run."""
