@@ -23,9 +23,11 @@ def tables(effort: Effort, settings=SETTINGS, names=None) -> Iterator[Table]:
     """One table a setting, as soon as it is measured; of all methods, or of those named."""
     for setting in settings:
         chosen = [m for m in methods.METHODS if names is None or m.name in names]
-        candidates = [candidate(method, setting, effort) for method in chosen]
-        if setting == PLAIN_RTRL:
-            candidates.append(plain_rtrl(setting, effort))
+        candidates = []
+        for method in chosen:
+            candidates.append(candidate(method, setting, effort))
+            if method.name == "RTRL" and setting == PLAIN_RTRL:
+                candidates.append(plain_rtrl(setting, effort))
         yield contest(f"Learning steps: {setting}", setting, candidates, effort)
     yield Table("How to read the steps", (), [], remarks())
 
@@ -60,7 +62,7 @@ def remarks() -> tuple[str, ...]:
         "`learner.update` for each chunk, on arrays that are ready; divided by the steps of the chunk.",
         "Forward pass: cell, prediction and loss, no learning; timed immediately before each repeat of each method. "
         "÷ forward is the median of the ratios repeat by repeat.",
-        "Least possible: the time to copy as many bytes as a step must move, or that of its operations at the rate of "
-        f"a large matrix product, the longer (`benchmarks/counts.py`). Measured here: {rates}, read and written "
-        f"together; {operations_per_microsecond() / 1000:.0f} G operations/s.",
+        "Least possible: the time to stream as many bytes as a step must move (`y += x` in place), or that of its "
+        f"operations in a large matrix product, the longer (`benchmarks/counts.py`). Measured here: {rates}, read and "
+        f"written together; {operations_per_microsecond() / 1000:.0f} G operations/s.",
     )

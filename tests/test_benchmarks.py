@@ -17,9 +17,9 @@ TINY = Setting("vanilla", 3)
 
 def test_one_method_is_timed_and_recorded(tmp_path):
     effort = Effort(repeats=2, milliseconds=0.01, loop_calls=2)
-    table = next(steps.tables(effort, (TINY,), {"NoBackTrack, rank 1"}))
+    table = next(steps.tables(effort, (TINY,), {"BPTT, chunk 1 = TBPTT(1)"}))
     report.record("trial", {"CPU": "any"}, [table], tmp_path)
-    assert "NoBackTrack, rank 1" in (tmp_path / "trial.md").read_text()
+    assert "TBPTT(1)" in (tmp_path / "trial.md").read_text()
     (content,) = json.loads((tmp_path / "trial.json").read_text())["tables"]
     forward, method = content["figures"]
     assert forward["scan"]["ratio_median"] == 1
