@@ -209,7 +209,7 @@ def test_a_checkpoint_of_another_model_or_run_is_refused(learner, saved):
         UserError, match=r"another model, its .*weights.* being float\d+\[.*where float\d+\[.* is needed"
     ):
         load_checkpoint(saved, fresh_carry(learner, hidden_size=4), settings="s")
-    with pytest.raises(UserError, match="another model, its .* being missing"):
+    with pytest.raises(UserError, match=r"another model, its .* being missing"):
         load_checkpoint(saved, (fresh_carry(learner), jnp.ones(2)), settings="s")
     with pytest.raises(UserError, match="other settings"):
         load_checkpoint(saved, fresh_carry(learner), settings="t")

@@ -13,6 +13,7 @@ Train recurrent networks online: gradients that travel forward with the text.
 
 commands:
   train      learn a text, character by character, in one pass
+  audit      compare a method's gradient with the exact one, block by block
 
 onward COMMAND --help tells the options of a command; onward --version the version.
 """
@@ -26,8 +27,18 @@ def _train(arguments: Sequence[str]) -> int:
     return train(parse_options(TrainOptions, arguments, program="onward train"))
 
 
+def _audit(arguments: Sequence[str]) -> int:
+    from .audit_options import AuditOptions
+    from .options import parse_options
+
+    options = parse_options(AuditOptions, arguments, program="onward audit")
+    from .audit import audit
+
+    return audit(options)
+
+
 # Each imports what it needs when it is called, so that help and mistakes are answered at once.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": _train}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": _train, "audit": _audit}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,7 +30,11 @@ TEMPERATURE = 0.7  # of the sample: a little below 1 reads better and is still t
 
 
 class Session:
-    """A training with everything built and nothing written yet. Raises `UserError` if the model cannot be built."""
+    """A training with everything built and nothing written yet. Raises `UserError` if the model cannot be built.
+
+    * `fresh`: the learner's carry before the first character;
+    * `program`: learns a block of characters.
+    """
 
     def __init__(self, settings: Settings, text: Text, survey: Survey):
         self._settings, self._text, self._survey = settings, text, survey
@@ -45,22 +49,22 @@ class Session:
 
         start_key, self._sample_key = jr.split(jr.key(settings.seed))
         try:
-            self._fresh = start(start_key)
+            self.fresh = start(start_key)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise UserError(
                 f"a {settings.method.cell} of {settings.method.hidden_size:,} units does not fit into memory "
                 f"under {settings.method_name}; choose a smaller --hidden-size."
             ) from None
-        self._parameters = count_parameters(self._fresh.model)
-        self._program = BlockProgram(learner, size)
+        self._parameters = count_parameters(self.fresh.model)
+        self.program = BlockProgram(learner, size)
 
     def run(self, folder: RunFolder, *, checkpoint_every: float) -> int:
         """Learns what is left of the text and returns the exit code."""
         settings = self._settings
-        carry, standing = restore(folder, self._fresh, digest(settings))
+        carry, standing = restore(folder, self.fresh, digest(settings))
         total = settings.characters
         print(
-            f"{self._described()} on {total:,} characters of {self._text.name}; run folder {folder.path}",
+            f"{self.describe()} on {total:,} characters of {self._text.name}; run folder {folder.path}",
             file=sys.stderr,
         )
         if standing.characters:
@@ -68,7 +72,7 @@ class Session:
         stream = blocks(self._text, settings.alphabet, size=settings.block, start=standing.characters, stop=total)
         with Interruption() as interruption, ProgressLine(start=standing.characters, total=total) as progress:
             ending = learn(
-                self._program,
+                self.program,
                 carry,
                 standing,
                 stream,
@@ -85,7 +89,8 @@ class Session:
                 print(f"Stopped after {ending.standing.characters:,} characters. Go on with: {resume}", file=sys.stderr)
                 return interruption.exit_code
             case Outcome.DIVERGED:
-                self._draw(folder)
+                if ending.standing.characters:
+                    self._draw(folder)
                 print(
                     f"onward: learning diverged: at character {ending.diverged_at:,} the loss is no finite number any "
                     f"more; {folder.checkpoint(ending.standing.characters)} holds the last good state. "
@@ -117,11 +122,11 @@ class Session:
             closing_bits=standing.closing_bits / (total - closing_start(total)),
             entropy=self._survey.entropy,
             gzip=self._survey.gzip,
-            method=self._described(),
+            method=self.describe(),
             parameters=self._parameters,
             seed=settings.seed,
             seconds=sum(timing.seconds for timing in read_json_lines(folder.timings, Timing)),
-            compile_seconds=self._program.compile_seconds,
+            compile_seconds=self.program.compile_seconds,
             peak_memory=memory,
             versions={"onward": __version__}
             | {name: version(name) for name in ("jax", "jaxlib", "equinox", "optax", "numpy")},
@@ -139,13 +144,14 @@ class Session:
     def _draw(self, folder: RunFolder) -> None:
         labels = CurveLabels(
             title=f"Learning {self._text.name} in one pass",
-            subtitle=f"{self._described()}, seed {self._settings.seed}",
+            subtitle=f"{self.describe()}, seed {self._settings.seed}",
             entropy=self._survey.entropy,
             gzip=self._survey.gzip,
         )
         draw_curve(folder.metrics, [folder.picture("svg"), folder.picture("png")], labels)
 
-    def _described(self) -> str:
+    def describe(self) -> str:
+        """The method and its settings, in a line."""
         name, method = self._settings.method_name, self._settings.method
         named = ("window", "horizon", "cut", "rank", "order")
         own = [f"{key} {value}" for key in named if (value := getattr(method, key)) is not None]

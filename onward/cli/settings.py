@@ -110,7 +110,7 @@ def text_again(options: TrainOptions, settings: Settings, folder: os.PathLike) -
     }
     for name, (given, stored) in wanted.items():
         if given is not None and given != stored:
-            raise other_settings(folder, f"{name} {stored}", f"{name} {given}")
+            raise other_settings(folder, f"{name} {_shown(stored)}", f"{name} {_shown(given)}")
     if options.alphabet is not None and survey(text_file(options.alphabet), fewest=1).alphabet != settings.alphabet:
         raise other_settings(folder, "another alphabet", f"--alphabet {options.alphabet}")
     path = options.file or settings.text
@@ -130,3 +130,8 @@ def other_settings(folder: os.PathLike, stored: str, given: str) -> UserError:
     return UserError(
         f"the run in {folder} has {stored}, so it cannot go on with {given}; leave the option out, or start a new run."
     )
+
+
+def _shown(value: object) -> str:
+    # A prompt may be a line break or hold spaces; names and numbers read better bare.
+    return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)

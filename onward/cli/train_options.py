@@ -38,7 +38,7 @@ class TrainOptions:
     """Where settings, metrics, checkpoints, picture and summary go."""
     resume: Annotated[Path | None, *option("FOLDER", "start afresh", Path)] = None
     """Go on with the run in this folder, with its settings."""
-    alphabet: Annotated[str | None, *option("FILE", "those of the text", str)] = None
+    alphabet: Annotated[Path | None, *option("FILE", "those of the text", Path)] = None
     """A UTF-8 file with all the characters there may be."""
     sample_length: Annotated[int | None, *option("N", "400", whole("--sample-length", 0))] = None
     """Characters for the network to write at the end."""

@@ -42,11 +42,15 @@ class BlockProgram:
 
     def __call__(self, carry: Carry, last: int, block: np.ndarray) -> BlockResult:
         """Predicts the characters of `block`, which follow the character `last`, and learns them."""
-        characters = jnp.asarray(np.concatenate([[last], block]).astype(np.int32))
         if len(block) not in self._compiled:
             started = time.perf_counter()
-            self._compiled[len(block)] = self._step.lower(carry, characters).compile()
+            self._compiled[len(block)] = self.trace(carry, len(block)).compile()
             self.compile_seconds += time.perf_counter() - started
+        characters = jnp.asarray(np.concatenate([[last], block]).astype(np.int32))
         carry, nats, norm, finite = self._compiled[len(block)](carry, characters)
         bits = np.asarray(nats, np.float64) / math.log(2)
         return BlockResult(carry, bits, float(norm), bool(finite) and bool(np.isfinite(bits).all()))
+
+    def trace(self, carry: Carry, length: int) -> jax.stages.Lowered:
+        """The program for blocks of `length` characters, ready to compile."""
+        return self._step.lower(carry, jax.ShapeDtypeStruct((length + 1,), jnp.int32))
