@@ -5,6 +5,7 @@ from collections import deque
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from ..runs.learning import Report
 
@@ -24,8 +25,9 @@ class ProgressLine:
         self._tenth = 10 * start // total
         self._warned = False
         self._console = Console(file=sys.stderr, highlight=False)
-        bar = BarColumn(bar_width=24)
-        self._bar = Progress(bar, TextColumn("{task.description}"), console=self._console)
+        line = TextColumn("{task.description}", table_column=Column(no_wrap=True))
+        bar = [BarColumn(bar_width=16)] if self._console.width >= 95 else []
+        self._bar = Progress(*bar, line, console=self._console)
         self._task = self._bar.add_task("compiling ...", total=total, completed=start)
 
     def __enter__(self):
@@ -63,6 +65,6 @@ class ProgressLine:
         speed = characters / sum(block.seconds for block in self._recent)
         left = round((self._total - at) / speed)
         return (
-            f"{at:,} of {self._total:,} characters, {speed:,.0f} a second, "
-            f"{bits:.2f} bits per character, {left // 60}:{left % 60:02d} left"
+            f"{at:,} of {self._total:,} read, {speed:,.0f} characters/s, "
+            f"{bits:.2f} bits/character, {left // 60}:{left % 60:02d} left"
         )

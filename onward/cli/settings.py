@@ -42,7 +42,14 @@ def new_settings(options: TrainOptions) -> tuple[Settings, Text, Survey]:
     Raises `UserError` for settings that do not go together and for a text that cannot be learned.
     """
     name = options.method or DEFAULT_METHOD
-    method = chosen_method(name, options)
+    method = chosen_method(
+        name,
+        cell=options.cell,
+        hidden_size=options.hidden_size,
+        rank=options.rank,
+        rate=options.rate,
+        window=options.window,
+    )
     text = embedded_text() if options.file is None else text_file(options.file)
     found = survey(text, limit=options.steps)
     alphabet = found.alphabet
@@ -68,19 +75,29 @@ def new_settings(options: TrainOptions) -> tuple[Settings, Text, Survey]:
     return settings, text, found
 
 
-def chosen_method(name: str, options: TrainOptions) -> Method:
+def chosen_method(
+    name: str,
+    *,
+    cell: str | None = None,
+    hidden_size: int | None = None,
+    rank: int | None = None,
+    rate: float | None = None,
+    window: int | None = None,
+) -> Method:
     """The method's row of the table, with what the user chose instead."""
     method = METHODS[name]
-    if options.rank is not None and method.rank is None:
+    if rank is not None and method.rank is None:
         raise UserError(
             f"--rank is for nobacktrack, and the method is {name}; leave it out or choose --method nobacktrack."
         )
+    if rank is None and method.blocks:  # a block for each unit, however many there are
+        rank = hidden_size
     chosen = {
-        "cell": options.cell,
-        "hidden_size": options.hidden_size,
-        "rate": options.rate,
-        "rank": options.rank,
-        "window" if method.horizon is None else "horizon": options.window,
+        "cell": cell,
+        "hidden_size": hidden_size,
+        "rate": rate,
+        "rank": rank,
+        "window" if method.horizon is None else "horizon": window,
     }
     return msgspec.structs.replace(method, **{key: value for key, value in chosen.items() if value is not None})
 

@@ -31,7 +31,7 @@ def draw_curve(metrics: Path, pictures: list[Path], labels: CurveLabels) -> None
         figure = Figure(figsize=(8, 4.8), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(
-            ends, windows, color="#1f77b4", linewidth=1.6, marker=".", markersize=4, label="while reading (window)"
+            ends, windows, color="#1f77b4", linewidth=1.6, marker=".", markersize=4, label="over the latest characters"
         )
         axes.plot(
             ends, means, color="#d95f02", linewidth=1.6, label=f"mean since the start: {means[-1]:.2f} at the end"
@@ -41,13 +41,14 @@ def draw_curve(metrics: Path, pictures: list[Path], labels: CurveLabels) -> None
         )
         axes.axhline(labels.gzip, color="0.2", linestyle=":", label=f"gzip -9 of the text: {labels.gzip:.2f}")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda characters, _: f"{characters:,.0f}")
         axes.set_xlabel("characters read (each predicted before it is learned)")
         axes.set_ylabel("bits per character (lower is better)")
         axes.set_ylim(bottom=0)
         axes.grid(which="both", axis="both", color="0.92", linewidth=0.6)
         axes.set_axisbelow(True)
-        figure.suptitle(labels.title, x=0.02, horizontalalignment="left", fontweight="bold")
-        axes.set_title(labels.subtitle, loc="left", fontsize=9, color="0.3")
+        axes.set_title(labels.title, loc="left", fontweight="bold", pad=24)
+        axes.text(0, 1.02, labels.subtitle, transform=axes.transAxes, fontsize=9, color="0.3")
         axes.legend(frameon=False, loc="lower left")
         for picture in pictures:
             # Without a date the same run draws the same file.
