@@ -37,7 +37,10 @@ class AuditRow(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """The rows of an audit, the whole model first, and how many random keys they average. Prints as a table."""
+    """The rows of an audit, the whole model first, and how many random keys they average (1 if nothing is random).
+
+    Prints as a table.
+    """
 
     rows: tuple[AuditRow, ...]
     samples: int
@@ -107,6 +110,8 @@ def audit(
     def estimates(model, keys):
         return jax.vmap(lambda key: _summed(estimator, model, loss, hidden, stream, first, chunk, key))(keys)
 
+    if estimator.draw(estimator.init(model, hidden, key=key, example=first), 1) is None:
+        samples = 1  # nothing random: every sample would be the same
     truth = _blocks(model, exact(model))
     guesses = _blocks(model, estimates(model, jr.split(key, samples)), lead=1)
     if not all(np.isfinite(block).all() for block in truth.values()) or not any(b.any() for b in truth.values()):
@@ -163,7 +168,7 @@ def _row(name: str, truth: np.ndarray, guesses: np.ndarray) -> AuditRow:
     norms = np.linalg.norm(guesses, axis=1)
     cosine = (guesses @ truth) / np.maximum(norms * size, np.finfo(float).tiny)
     mean = guesses.mean(0)
-    variance = ((guesses - mean) ** 2).sum() / (len(guesses) - 1) / size**2
+    variance = ((guesses - mean) ** 2).sum() / max(len(guesses) - 1, 1) / size**2
     return AuditRow(
         block=name,
         size=truth.size,

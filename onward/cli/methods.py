@@ -3,7 +3,7 @@
 import msgspec
 
 
-class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A method of training with all of its settings.
 
     * `estimator`, `cell`: names that `onward.cli.build` knows;
@@ -11,7 +11,7 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     * `optimizer`: "adam" or "sgd"; `rate`: its step size, constant, or divided by √t with `decay`;
     * `cell_rate_factor`: the cell's steps are this times the readout's;
     * `clip`: the largest global norm of a gradient, `None` for no limit;
-    * `window`: characters between two updates;
+    * `window`: characters between two updates; the forward methods use one too, a single step's gradient being mostly noise;
     * `horizon`, `cut`, `rank`, `blocks`, `order`: of the one estimator that has it.
     """
 
@@ -32,14 +32,21 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 METHODS = {
-    "tbptt": Method(estimator="tbptt", cell="lstm", hidden_size=128, rate=2e-3, window=16),
-    "sliding": Method(estimator="sliding", cell="vanilla", hidden_size=32, rate=1e-3, horizon=8),
-    "artbp": Method(estimator="artbp", cell="lstm", hidden_size=64, rate=1e-3, window=32, cut=0.1),
-    "rtrl": Method(estimator="rtrl", cell="vanilla", hidden_size=32, rate=1e-3),
-    "snap": Method(estimator="snap", cell="vanilla", hidden_size=64, rate=1e-3, order=1),
-    "uoro": Method(estimator="uoro", cell="vanilla", hidden_size=32, rate=1e-3, cell_rate_factor=0.03),
+    "tbptt": Method(estimator="tbptt", cell="lstm", hidden_size=128, rate=5e-3, window=16),
+    "sliding": Method(estimator="sliding", cell="gru", hidden_size=32, rate=5e-3, window=16, horizon=8),
+    "artbp": Method(estimator="artbp", cell="lstm", hidden_size=64, rate=5e-3, window=16, cut=0.1),
+    "rtrl": Method(estimator="rtrl", cell="gru", hidden_size=16, rate=5e-3, window=16),
+    "snap": Method(estimator="snap", cell="gru", hidden_size=64, rate=5e-3, window=16, order=1),
+    "uoro": Method(estimator="uoro", cell="gru", hidden_size=48, rate=5e-3, window=32, cell_rate_factor=0.1),
     "nobacktrack": Method(
-        estimator="nobacktrack", cell="vanilla", hidden_size=32, rate=1e-3, cell_rate_factor=0.03, rank=1
+        estimator="nobacktrack",
+        cell="gru",
+        hidden_size=48,
+        rate=5e-3,
+        window=16,
+        cell_rate_factor=0.3,
+        rank=48,
+        blocks=True,
     ),
 }
 
