@@ -9,7 +9,7 @@ from .methods import steps_for
 from .rates import least_microseconds
 from .report import Table
 from .task import Setting, forward_pass
-from .timing import Samples, Timed, Timing, against
+from .timing import Samples, Timed, Timing, against, short
 
 HEADINGS = (
     "µs a step: median (least..most)",
@@ -21,6 +21,9 @@ HEADINGS = (
     "Python loop",
     "÷ forward",
 )
+
+FORWARD = "forward pass and loss"
+ONE = Samples((1.0,))  # its ratio to itself
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,7 @@ def contest(title: str, setting: Setting, candidates: list[Candidate], effort: E
     scan_base, scans = against(scan, [c.scan for c in candidates], effort.repeats)
     loop_base, loops = against(loop, [c.loop for c in candidates], effort.repeats)
 
-    once = Samples((1.0,))
-    baseline = Row(Candidate("forward pass and loss", count=count), Timing(scan_base, once), Timing(loop_base, once))
+    baseline = Row(Candidate(FORWARD, count=count), Timing(scan_base, ONE), Timing(loop_base, ONE))
     rows = [baseline, *map(Row, candidates, scans, loops)]
     left_out = [f"{c.name} {c.left_out}." for c in candidates if c.left_out]
     return Table(
@@ -82,13 +84,13 @@ def _cells(row: Row, setting: Setting) -> tuple[str, ...]:
     least = _least(row, setting)
     cells = [name, "" if every is None else f"{every}"]
     cells += ["", ""] if row.scan is None else [str(row.scan.time), _ratio(row.scan)]
-    cells += ["", ""] if least is None else [f"{least:.2g}", f"{row.scan.time.median / least:.1f}"]
+    cells += ["", ""] if least is None else [short(least), short(row.scan.time.median / least)]
     cells += ["", ""] if row.loop is None else [str(row.loop.time), _ratio(row.loop)]
     return tuple(cells)
 
 
 def _ratio(timing: Timing) -> str:
-    return "1" if len(timing.ratio.values) == 1 else str(timing.ratio)
+    return "1" if timing.ratio is ONE else str(timing.ratio)
 
 
 def _least(row: Row, setting: Setting) -> float | None:

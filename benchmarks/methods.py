@@ -13,7 +13,7 @@ import onward
 from . import counts
 from .counts import Count, Sizes
 from .task import Setting, learner_for
-from .timing import Timed
+from .timing import Timed, short
 
 # Operations a step beyond which a method is left out: seconds for each step, and gigabytes of influence.
 TOO_MANY = 1e9
@@ -34,7 +34,7 @@ class Method:
         operations, carried = count.operations(setting.batch), 4 * setting.batch * count.stream_numbers / 2
         if operations <= TOO_MANY:
             return None
-        return f"left out: {operations / 1e9:.2g} G operations a step, {carried / 1e6:.2g} MB carried"
+        return f"left out: {short(operations / 1e9)} G operations a step, {short(carried / 1e6)} MB carried"
 
 
 def _always(estimator: onward.AbstractEstimator):
@@ -66,7 +66,7 @@ def named(name: str) -> Method:
 
 def steps_for(count: Count, batch: int, milliseconds: float) -> int:
     """How many steps take about so long, by a guess of the speed; a multiple of 16, so that chunks come out even."""
-    guess = 1 + count.operations(batch) / 20_000
+    guess = 1 + count.operations(batch) / 20_000 + count.bytes(batch) / 20_000
     return max(32, min(20_000, int(1000 * milliseconds / guess)) // 16 * 16)
 
 
@@ -82,7 +82,9 @@ def timed(method: Method, setting: Setting, milliseconds: float, loop_calls: int
     if not bool(jnp.isfinite(losses).all()):
         raise FloatingPointError(f"{method.name} ({setting}): the loss is not finite; its time would mean nothing.")
 
-    calls = min(loop_calls, steps // method.chunk)
+    scan = Timed(partial(learner.run, carry, xs, ys), steps)
+    affordable = int(1000 * milliseconds / scan.microseconds() / method.chunk)
+    calls = min(loop_calls, steps // method.chunk, max(2, affordable))
     cuts = [slice(i * method.chunk, (i + 1) * method.chunk) for i in range(calls)]
     pieces = jax.block_until_ready([(xs[cut], ys[cut]) for cut in cuts])
 
@@ -92,4 +94,4 @@ def timed(method: Method, setting: Setting, milliseconds: float, loop_calls: int
             state, metrics = learner.update(state, x, y)
         return state, metrics
 
-    return Timed(partial(learner.run, carry, xs, ys), steps), Timed(loop, calls * method.chunk)
+    return scan, Timed(loop, calls * method.chunk)

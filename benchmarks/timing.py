@@ -20,10 +20,10 @@ class Samples(NamedTuple):
         return statistics.median(self.values)
 
     def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(min(self.values))}..{_short(max(self.values))})"
+        return f"{short(self.median)} ({short(min(self.values))}..{short(max(self.values))})"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Three significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
