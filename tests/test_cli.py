@@ -364,6 +364,19 @@ def test_a_growing_trace_is_warned_of_once(text, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("the gradient trace has a norm of 1.0e+09") == 1
 
 
+def test_ctrl_c_after_the_last_character_is_no_loss(finished, text, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("onward.cli.session.draw_curve", interrupt)
+        assert train(text, "--run", folder, *TINY) == 130
+    assert f"onward train --resume {folder}" in capsys.readouterr().err
+    assert train("--resume", folder) == 0
+    assert kill_train.differences(folder, finished) == []
+
+
 def test_compiled_programs_are_kept_and_a_damaged_cache_heals(tmp_path, monkeypatch, recwarn):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 

@@ -105,6 +105,11 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         text_file(tmp_path / "pipe")
 
 
+def test_a_text_that_became_shorter_is_noticed():
+    with pytest.raises(UserError, match="the text became shorter while it was read"):
+        list(blocks(text_of("abc"), "abc", size=2, stop=4))
+
+
 @pytest.mark.usefixtures("piece")
 def test_a_character_that_the_alphabet_lacks_is_named_with_its_position():
     with pytest.raises(UserError, match="the text holds 'é' at character 12, which the alphabet lacks"):

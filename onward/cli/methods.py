@@ -11,7 +11,8 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     * `optimizer`: "adam" or "sgd"; `rate`: its step size, constant, or divided by √t with `decay`;
     * `cell_rate_factor`: the cell's steps are this times the readout's;
     * `clip`: the largest global norm of a gradient, `None` for no limit;
-    * `window`: characters between two updates; the forward methods use one too, a single step's gradient being mostly noise;
+    * `window`: characters between two updates; the forward methods use one too, a single step's gradient being mostly
+      noise;
     * `horizon`, `cut`, `rank`, `blocks`, `order`: of the one estimator that has it.
     """
 

@@ -1,7 +1,11 @@
 """One training of `onward train`, from the first character to the summary."""
 
 import shlex
+import signal
 import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import equinox as eqx
@@ -30,11 +34,7 @@ TEMPERATURE = 0.7  # of the sample: a little below 1 reads better and is still t
 
 
 class Session:
-    """A training with everything built and nothing written yet. Raises `UserError` if the model cannot be built.
-
-    * `fresh`: the learner's carry before the first character;
-    * `program`: learns a block of characters.
-    """
+    """A training with all of it built and nothing written yet. Raises `UserError` if it does not fit into memory."""
 
     def __init__(self, settings: Settings, text: Text, survey: Survey):
         self._settings, self._text, self._survey = settings, text, survey
@@ -48,31 +48,51 @@ class Session:
             return learner.init(model, key=learner_key, example=(jnp.zeros(size), jnp.array(0)))
 
         start_key, self._sample_key = jr.split(jr.key(settings.seed))
-        try:
-            self.fresh = start(start_key)
-        except (MemoryError, jax.errors.JaxRuntimeError):
-            raise UserError(
-                f"a {settings.method.cell} of {settings.method.hidden_size:,} units does not fit into memory "
-                f"under {settings.method_name}; choose a smaller --hidden-size."
-            ) from None
-        self._parameters = count_parameters(self.fresh.model)
-        self.program = BlockProgram(learner, size)
+        with self._in_memory():
+            self._fresh = start(start_key)
+        self._parameters = count_parameters(self._fresh.model)
+        self._program = BlockProgram(learner, size)
 
     def run(self, folder: RunFolder, *, checkpoint_every: float) -> int:
         """Learns what is left of the text and returns the exit code."""
         settings = self._settings
-        carry, standing = restore(folder, self.fresh, digest(settings))
+        carry, standing = restore(folder, self._fresh, digest(settings))
         total = settings.characters
         print(
-            f"{self.describe()} on {total:,} characters of {self._text.name}; run folder {folder.path}",
+            f"{settings.describe()} on {total:,} characters of {self._text.name}; run folder {folder.path}",
             file=sys.stderr,
         )
         if standing.characters:
             print(f"Going on after {standing.characters:,} characters.", file=sys.stderr)
+        try:
+            with self._in_memory():
+                ending, interruption = self._learn(folder, carry, standing, checkpoint_every)
+            if ending.outcome is Outcome.FINISHED:
+                self._finish(folder, ending)
+                return 0
+        except KeyboardInterrupt:  # a second one, or one while the summary was being made
+            print(f"Stopped. {self._how_to_go_on(folder)}", file=sys.stderr)
+            return 128 + signal.SIGINT
+        if ending.outcome is Outcome.INTERRUPTED:
+            learned = f"{ending.standing.characters:,} characters"
+            print(f"Stopped after {learned}. {self._how_to_go_on(folder)}", file=sys.stderr)
+            return interruption.exit_code
+        if ending.standing.characters:
+            self._draw(folder)
+        print(
+            f"onward: learning diverged: at character {ending.diverged_at:,} the loss is no finite number any more; "
+            f"{folder.checkpoint(ending.standing.characters)} holds the last good state. "
+            f"Try a --rate below {settings.method.rate:g}.",
+            file=sys.stderr,
+        )
+        return 1
+
+    def _learn(self, folder, carry, standing, checkpoint_every) -> tuple[Ending, Interruption]:
+        settings, total = self._settings, self._settings.characters
         stream = blocks(self._text, settings.alphabet, size=settings.block, start=standing.characters, stop=total)
         with Interruption() as interruption, ProgressLine(start=standing.characters, total=total) as progress:
             ending = learn(
-                self.program,
+                self._program,
                 carry,
                 standing,
                 stream,
@@ -83,24 +103,7 @@ class Session:
                 interrupted=interruption.came,
                 report=progress.update,
             )
-        match ending.outcome:
-            case Outcome.INTERRUPTED:
-                resume = f"onward train --resume {shlex.quote(str(folder.path))}"
-                print(f"Stopped after {ending.standing.characters:,} characters. Go on with: {resume}", file=sys.stderr)
-                return interruption.exit_code
-            case Outcome.DIVERGED:
-                if ending.standing.characters:
-                    self._draw(folder)
-                print(
-                    f"onward: learning diverged: at character {ending.diverged_at:,} the loss is no finite number any "
-                    f"more; {folder.checkpoint(ending.standing.characters)} holds the last good state. "
-                    f"Try a --rate below {settings.method.rate:g}.",
-                    file=sys.stderr,
-                )
-                return 1
-            case Outcome.FINISHED:
-                self._finish(folder, ending)
-                return 0
+        return ending, interruption
 
     def _finish(self, folder: RunFolder, ending: Ending) -> None:
         settings, standing, total = self._settings, ending.standing, self._settings.characters
@@ -122,11 +125,11 @@ class Session:
             closing_bits=standing.closing_bits / (total - closing_start(total)),
             entropy=self._survey.entropy,
             gzip=self._survey.gzip,
-            method=self.describe(),
+            method=settings.describe(),
             parameters=self._parameters,
             seed=settings.seed,
             seconds=sum(timing.seconds for timing in read_json_lines(folder.timings, Timing)),
-            compile_seconds=self.program.compile_seconds,
+            compile_seconds=self._program.compile_seconds,
             peak_memory=memory,
             versions={"onward": __version__}
             | {name: version(name) for name in ("jax", "jaxlib", "equinox", "optax", "numpy")},
@@ -139,21 +142,35 @@ class Session:
         print(f"\n{table}")
         if sample:
             print(f"What it writes after {settings.prompt!r} (temperature {TEMPERATURE}):\n")
-            print("\n".join("  " + line for line in sample.strip("\n").split("\n")))
+            print(textwrap.indent(_printable(sample).strip("\n"), "  "))
 
     def _draw(self, folder: RunFolder) -> None:
         labels = CurveLabels(
             title=f"Learning {self._text.name} in one pass",
-            subtitle=f"{self.describe()}, seed {self._settings.seed}",
+            subtitle=f"{self._settings.describe()}, seed {self._settings.seed}",
             entropy=self._survey.entropy,
             gzip=self._survey.gzip,
         )
         draw_curve(folder.metrics, [folder.picture("svg"), folder.picture("png")], labels)
 
-    def describe(self) -> str:
-        """The method and its settings, in a line."""
-        name, method = self._settings.method_name, self._settings.method
-        named = ("window", "horizon", "cut", "rank", "order")
-        own = [f"{key} {value}" for key in named if (value := getattr(method, key)) is not None]
-        rate = f"{method.optimizer} {method.rate:g}{'/√t' if method.decay else ''}"
-        return f"{name} ({', '.join(own)}), {method.cell} with {method.hidden_size} units, {rate}"
+    @staticmethod
+    def _how_to_go_on(folder: RunFolder) -> str:
+        return f"Go on with: onward train --resume {shlex.quote(str(folder.path))}"
+
+    @contextmanager
+    def _in_memory(self) -> Iterator[None]:
+        method = self._settings.method
+        try:
+            yield
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(
+                f"a {method.cell} of {method.hidden_size:,} units does not fit into memory "
+                f"under {self._settings.method_name}; choose a smaller --hidden-size."
+            ) from None
+
+
+def _printable(text: str) -> str:
+    # A text may hold characters that would move a terminal's cursor.
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -35,6 +35,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     sample_length: int
     prompt: str
 
+    def describe(self) -> str:
+        """The method and its settings, in a line."""
+        method = self.method
+        named = ("window", "horizon", "cut", "rank", "order")
+        own = [f"{key} {value}" for key in named if (value := getattr(method, key)) is not None]
+        rate = f"{method.optimizer} {method.rate:g}{'/√t' if method.decay else ''}"
+        return f"{self.method_name} ({', '.join(own)}), {method.cell} with {method.hidden_size} units, {rate}"
+
 
 def new_settings(options: TrainOptions) -> tuple[Settings, Text, Survey]:
     """The settings of a new run, its text, and what a first look at it told.

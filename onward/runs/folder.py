@@ -91,9 +91,11 @@ class RunFolder:
         self._lock = os.open(self.settings, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self.close()
             raise UserError(f"{self.path} is in use by another process; wait for it, or stop it first.") from None
+        except OSError:
+            pass  # a file system without locks: then it is up to the user
         self.checkpoints.mkdir(exist_ok=True)
 
     def close(self) -> None:

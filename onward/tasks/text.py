@@ -116,7 +116,8 @@ def blocks(text: Text, alphabet: str, *, size: int, start: int = 0, stop: int | 
 
     The last block is shorter where the characters are no multiple of `size`.
 
-    Raises `UserError`, naming the character and its position, at a character that the alphabet lacks.
+    Raises `UserError`, naming the character and its position, at a character that the alphabet lacks, and if the text
+    ends before `stop`.
 
         >>> import io
         >>> list(blocks(Text("word", lambda: io.BytesIO(b"cabba")), "abc", size=3))
@@ -132,6 +133,8 @@ def blocks(text: Text, alphabet: str, *, size: int, start: int = 0, stop: int | 
             waiting = waiting[size:]
         if position == stop:
             break
+    if stop is not None and position < stop:
+        raise UserError(f"{text.name} became shorter while it was read; it must stay as it is.")
     if waiting:
         yield encode(waiting, alphabet, name=text.name, before=position - len(waiting))
 
