@@ -1,4 +1,4 @@
-"""Every method of `onward train` on the embedded text, over several seeds: `python -m benchmarks.text --record text`."""
+"""Every method of `onward train` on the embedded text, over several seeds: `python -m benchmarks.text --record x`."""
 
 import argparse
 import json

@@ -71,12 +71,13 @@ def audit(
 ) -> Audit:
     """Compare an estimator's gradient over a stretch of one stream with the exact one, at fixed parameters.
 
-    The exact gradient is that of the stretch's summed loss, by backpropagation through all of it, from the cell's initial
-    state. The estimator goes through it chunk by chunk and its gradients are summed; a random one does so under `samples`
-    keys. A trustworthy unbiased estimator shows a bias of about its noise, a biased one more; a low variance is a good one.
+    The exact gradient is that of the stretch's summed loss, by backpropagation through all of it, from the cell's
+    initial state. The estimator goes through it chunk by chunk and its gradients are summed; a random one does so under
+    `samples` keys. A trustworthy unbiased estimator shows a bias of about its noise, a biased one more; a low variance
+    is a good one.
 
-    **Arguments:** `xs`, `ys`, `reset`, `weight` as in `onward.Learner.run`, for one stream; `samples`, at least 2; `chunk`, the
-    steps given to the estimator at a time, as the learner's (the window, for truncated backpropagation).
+    **Arguments:** `xs`, `ys`, `reset`, `weight` as in `onward.Learner.run`, for one stream; `samples`, at least 2;
+    `chunk`, the steps given to the estimator at a time, as the learner's (the window, for truncated backpropagation).
 
     Raises `ValueError` if `samples` or `chunk` is too small, or the exact gradient is zero or not finite.
 

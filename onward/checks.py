@@ -30,15 +30,20 @@ def check_stream(learner, carry, xs, ys, reset, weight) -> None:
                 raise ValueError(f"{name} must have as many steps as xs, {steps} in its leading axis, got {shape[0]}.")
     if not steps:
         raise ValueError("xs must hold at least one step, got none.")
-    if reset is not None and (jnp.result_type(reset) != bool or jnp.shape(reset) != (steps, *lead)):
-        raise ValueError(f"reset must be bool of shape {(steps, *lead)}, got {jnp.result_type(reset)} {jnp.shape(reset)}.")
+    if reset is not None and (
+        not jnp.issubdtype(jnp.result_type(reset), jnp.bool_) or jnp.shape(reset) != (steps, *lead)
+    ):
+        raise ValueError(
+            f"reset must be bool of shape {(steps, *lead)}, got {jnp.result_type(reset)} {jnp.shape(reset)}."
+        )
     if weight is not None and (
         not jnp.issubdtype(jnp.result_type(weight), jnp.floating) or jnp.shape(weight) != (steps, *lead)
     ):
         raise ValueError(
             f"weight must be floating of shape {(steps, *lead)}, got {jnp.result_type(weight)} {jnp.shape(weight)}."
         )
-    _check_step(carry, *(_one_step(tree, 1 + len(lead)) for tree in (xs, ys)), _one_step(carry.hidden, len(lead)), learner.loss)
+    x, y, hidden = _one_step(xs, 1 + len(lead)), _one_step(ys, 1 + len(lead)), _one_step(carry.hidden, len(lead))
+    _check_step(carry, x, y, hidden, learner.loss)
 
 
 def _one_step(tree, axes):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,11 +15,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from .checks import check_model, check_stream
 from .estimators.base import AbstractEstimator, Estimate, inexact
 from .model import Model
-from .rollouts import select
+from .trees import select
 
 
 class Carry(eqx.Module):
-    """All that training carries on: a pytree whose leaves are arrays, to scan, `vmap` over seeds, and checkpoint as one.
+    """All that training carries on: a pytree whose leaves are arrays, to scan, `vmap` over seeds, and checkpoint as
+    one.
 
     * `arrays`: the model's arrays; `model` puts the model together again;
     * `hidden`: the hidden state, with the batch of streams leading if there is one;
@@ -47,9 +48,9 @@ class Metrics(NamedTuple):
 class Learner:
     """Trains a model on a stream: `estimator` makes a gradient of each chunk, `optimizer` applies it.
 
-    Parameters are fixed within a chunk and updated after it; a batch's gradients are averaged over its streams. With the
-    default chunk of one step this is fully online learning. Memory does not grow with the stream (with `BPTT` it grows with
-    the chunk).
+    Parameters are fixed within a chunk and updated after it; a batch's gradients are averaged over its streams. With
+    the default chunk of one step this is fully online learning. Memory does not grow with the stream (with `BPTT` it
+    grows with the chunk).
 
     **Arguments:**
 
@@ -90,8 +91,9 @@ class Learner:
     def init(self, model: Model, *, key: PRNGKeyArray, example: tuple[PyTree, PyTree] | None = None) -> Carry:
         """The carry at the start of a stream.
 
-        `example` is one `(x, y)` of one stream, for the estimators that store inputs or probe the cell (`SlidingBPTT`, `SnAp`
-        beyond its cheap case). Raises `ValueError` if the model has nothing to learn, or the example is needed and missing.
+        `example` is one `(x, y)` of one stream, for the estimators that store inputs or probe the cell (`SlidingBPTT`,
+        `SnAp` beyond its cheap case). Raises `ValueError` if the model has nothing to learn, or the example is needed
+        and missing.
         """
         check_model(model)
         arrays, skeleton = eqx.partition(model, eqx.is_array)
@@ -132,16 +134,16 @@ class Learner:
 
         **Arguments:**
 
-        - `carry`: from `init`, or from the call before: a stream cut into calls at multiples of the chunk gives the same bits
-          as in one call.
-        - `xs`, `ys`: inputs and targets, `[steps, ...]`, or `[steps, batch, ...]` with a batch. If the steps are no multiple of
-          the chunk, the last chunk is shorter.
+        - `carry`: from `init`, or from the call before: a stream cut into calls at multiples of the chunk gives the
+          same bits as in one call.
+        - `xs`, `ys`: inputs and targets, `[steps, ...]`, or `[steps, batch, ...]` with a batch. If the steps are no
+          multiple of the chunk, the last chunk is shorter.
         - `reset`: true where a new sequence starts with that step.
-        - `weight`: multiplies the step's loss; 0 leaves it out, and a chunk of zeros leaves the parameters and the optimiser
-          untouched.
+        - `weight`: multiplies the step's loss; 0 leaves it out, and a chunk of zeros leaves the parameters and the
+          optimiser untouched.
 
-        Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in blocks of one
-        size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit.
+        Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in
+        blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit.
         """
         steps = jax.tree.leaves(xs)[0].shape[0]
         return self._run(carry, xs, ys, reset, weight, np.int32(steps // self.chunk))
@@ -180,7 +182,8 @@ class Learner:
         xs, ys, reset, weight, noise = chunk
         estimate = self._estimate(carry, xs, ys, reset, weight, noise)
         parameters = inexact(carry.arrays)
-        updates, optimizer = self.optimizer.update(estimate.grads, carry.optimizer, parameters)
+        grads: Any = estimate.grads
+        updates, optimizer = self.optimizer.update(grads, carry.optimizer, parameters)
         arrays = eqx.apply_updates(carry.arrays, updates)
         if weight is not None:  # an optimiser with a memory moves even at a gradient of zero
             arrays, optimizer = select(estimate.active, (arrays, optimizer), (carry.arrays, carry.optimizer))
@@ -212,8 +215,9 @@ class Learner:
 def _loop(step, carry, chunks, count):
     """`lax.scan`, but with a number of steps that the compiler does not know.
 
-    A loop known to run once is inlined, and an index into an array of one folded; either fuses the step with what surrounds it
-    and changes the last bits, so that a stream fed in pieces would depend on their sizes. A lone chunk is doubled, to run once.
+    A loop known to run once is inlined, and an index into an array of one folded; either fuses the step with what
+    surrounds it and changes the last bits, so that a stream fed in pieces would depend on their sizes. A lone chunk is
+    doubled, to run once.
     """
     chunks = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]) if len(leaf) == 1 else leaf, chunks)
     first = jax.tree.map(lambda leaf: leaf[0], chunks)

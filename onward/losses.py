@@ -8,22 +8,22 @@ from jaxtyping import Array, Float, Integer
 def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
     """`−log softmax(prediction)[y]`, in nats: `prediction` are logits, `y` the class, an integer from 0.
 
-        >>> import jax.numpy as jnp, onward
-        >>> onward.losses.softmax_cross_entropy(jnp.zeros(2), jnp.array(1)).round(4)
-        Array(0.6931, dtype=float32)
+    >>> import jax.numpy as jnp, onward
+    >>> onward.losses.softmax_cross_entropy(jnp.zeros(2), jnp.array(1)).round(4)
+    Array(0.6931, dtype=float32)
     """
     shifted = prediction - jax.lax.stop_gradient(prediction.max())
     # A comparison, not an index: its gradient is dense arithmetic instead of a scatter.
-    chosen = jnp.arange(prediction.shape[-1]) == y
+    chosen = jnp.arange(prediction.shape[-1]) == y.astype(int)
     return jnp.log(jnp.sum(jnp.exp(shifted))) - jnp.sum(jnp.where(chosen, shifted, 0))
 
 
 def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array) -> Float[Array, ""]:
     """Sum of `−y log σ(p) − (1 − y) log(1 − σ(p))` over the outputs, in nats: logits against targets in [0, 1].
 
-        >>> import jax.numpy as jnp, onward
-        >>> onward.losses.sigmoid_cross_entropy(jnp.zeros(2), jnp.ones(2)).round(4)
-        Array(1.3863, dtype=float32)
+    >>> import jax.numpy as jnp, onward
+    >>> onward.losses.sigmoid_cross_entropy(jnp.zeros(2), jnp.ones(2)).round(4)
+    Array(1.3863, dtype=float32)
     """
     y = y.astype(prediction.dtype)
     return jnp.sum(jax.nn.softplus(prediction) - y * prediction)
@@ -32,8 +32,8 @@ def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array) -> Float
 def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, ""]:
     """`Σ (prediction − y)²` over the outputs.
 
-        >>> import jax.numpy as jnp, onward
-        >>> onward.losses.squared_error(jnp.zeros(2), jnp.ones(2))
-        Array(2., dtype=float32)
+    >>> import jax.numpy as jnp, onward
+    >>> onward.losses.squared_error(jnp.zeros(2), jnp.ones(2))
+    Array(2., dtype=float32)
     """
     return jnp.sum((prediction - y) ** 2)

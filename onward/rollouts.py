@@ -16,15 +16,16 @@ from .cells.affine import (
     recurrent_by_state,
     recurrent_weights,
 )
+from .trees import select, total, zeros_like
 
 
 def rollout(cell: AbstractCell, hidden: PyTree, xs: PyTree, *, reset: Bool[Array, " steps"] | None = None) -> PyTree:
     """The hidden states after each step of `xs`: a hidden-shaped tree with a leading axis of time.
 
-    Where `reset` is true a new sequence starts: the step leaves from `cell.init_hidden()`. Differentiable in reverse mode.
-    An affine-gated cell carries only the small cotangent of its state backward through time, and sums its weights' gradient
-    in one product over time; a stack runs layer after layer; any other cell is scanned and differentiated by JAX. All three
-    give the same numbers.
+    Where `reset` is true a new sequence starts: the step leaves from `cell.init_hidden()`. Differentiable in reverse
+    mode. An affine-gated cell carries only the small cotangent of its state backward through time, and sums its
+    weights' gradient in one product over time; a stack runs layer after layer; any other cell is scanned and
+    differentiated by JAX. All three give the same numbers.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 2, key=jr.key(0))
@@ -59,11 +60,6 @@ def restarted(cell: AbstractCell, hidden: PyTree, reset: Bool[Array, ""] | None)
     return hidden if reset is None else select(reset, cell.init_hidden(), hidden)
 
 
-def select(condition: Bool[Array, ""], if_true: PyTree, if_false: PyTree) -> PyTree:
-    """`jnp.where` over two trees."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _affine_rollout(skeleton, arrays, hidden, xs, reset):
     return _affine_forward(skeleton, arrays, hidden, xs, reset)[0]
@@ -74,7 +70,8 @@ def _affine_forward(skeleton, arrays, hidden, xs, reset):
     R, V = recurrent_weights(cell), input_weights(cell)
     # Everything that does not wait for the state is done for the whole stretch at once.
     projected = tuple(
-        jnp.broadcast_to(W[..., -1], (len(xs), *W.shape[:2])) + (0 if V_g is None else (xs @ V_g.reshape(-1, xs.shape[1]).T).reshape(len(xs), *W.shape[:2]))
+        jnp.broadcast_to(W[..., -1], (len(xs), *W.shape[:2]))
+        + (0 if V_g is None else (xs @ V_g.reshape(-1, xs.shape[1]).T).reshape(len(xs), *W.shape[:2]))
         for W, V_g in zip(cell.weights, V, strict=True)
     )
 
@@ -102,8 +99,11 @@ def _affine_backward(skeleton, residuals, cotangents):
         cotangent, factors, direct, slopes, restart = inputs
         delta = jax.tree.map(jnp.add, delta, cotangent)
         du = tuple(_contract(delta, factor) for factor in factors)
-        # As plain vector-matrix products: XLA on CPU runs the same sum over rows and units, as an einsum, 7 times slower.
-        da = sum(d.reshape(-1) @ R_g.reshape(-1, R_g.shape[-1]) for R_g, d in zip(R, du, strict=True) if R_g is not None)
+        # As plain vector-matrix products: XLA on CPU runs the same sum over rows and units, as an einsum, 7 times
+        # slower.
+        da = total(
+            d.reshape(-1) @ R_g.reshape(-1, R_g.shape[-1]) for R_g, d in zip(R, du, strict=True) if R_g is not None
+        )
         leaves = [
             _contract(delta, column) + slope * da for column, slope in zip(direct, jax.tree.leaves(slopes), strict=True)
         ]
@@ -117,14 +117,13 @@ def _affine_backward(skeleton, residuals, cotangents):
     ones = jnp.ones((len(xs), 1), a.dtype)
     weights = tuple(
         (
-            d.reshape(len(xs), -1).T
-            @ jnp.concatenate([a] * group.sees_hidden + [xs] * group.sees_input + [ones], -1)
+            d.reshape(len(xs), -1).T @ jnp.concatenate([a] * group.sees_hidden + [xs] * group.sees_input + [ones], -1)
         ).reshape(W.shape)
         for group, W, d in zip(cell.groups, cell.weights, du, strict=True)
     )
-    zero_cell = jax.tree.map(jnp.zeros_like, arrays)
+    zero_cell = zeros_like(arrays)
     dcell = eqx.tree_at(lambda c: c.weights, zero_cell, weights)
-    dxs = sum(
+    dxs = total(
         d.reshape(len(xs), -1) @ V_g.reshape(-1, xs.shape[1]) for V_g, d in zip(V, du, strict=True) if V_g is not None
     )
     return dcell, delta, dxs, None
@@ -135,4 +134,4 @@ _affine_rollout.defvjp(_affine_forward, _affine_backward)
 
 def _contract(delta, factor):
     """`Σ_s δ_s D_s` over the state components."""
-    return sum(jax.tree.leaves(jax.tree.map(lambda d, D: d * D, delta, factor)))
+    return total(jax.tree.leaves(jax.tree.map(lambda d, D: d * D, delta, factor)))

@@ -17,8 +17,8 @@ class AdaptedCell(AbstractCell):
 
     - `step`: an Equinox recurrent cell (called as `step(x, hidden)`, Equinox's order), or any callable, best an
       `eqx.Module`, called as `step(hidden, x)`. Its inexact arrays are what is learned.
-    - `hidden`: for a callable of your own, a state (a pytree of arrays) that gives structure, shapes and dtypes; sequences
-      start from zeros of that kind. Not needed for Equinox's cells.
+    - `hidden`: for a callable of your own, a state (a pytree of arrays) that gives structure, shapes and dtypes;
+      sequences start from zeros of that kind. Not needed for Equinox's cells.
     - `output`: what the readout sees of the state. By default the whole state, or for `eqx.nn.LSTMCell` its first part.
 
     Raises `ValueError` if `step` is a callable of your own and `hidden` is missing.

@@ -8,7 +8,7 @@ never formed: `Rows` keeps `D` and `z`.
 
 import math
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ..trees import total
 from .base import AbstractCell
 
 
@@ -32,39 +33,42 @@ class RowGroup(NamedTuple):
 
 
 class Rows(eqx.Module):
-    """The sparse rows `w_(s,i) = ∂hidden'_(s,i)/∂W = D_(s,i) ⊗ z`, for every state component s and unit i, never formed.
+    """The sparse rows `w_(s,i) = ∂hidden'_(s,i)/∂W = D_(s,i) ⊗ z`, for every state component s and unit i, never
+    formed.
 
     * `factors`: for each group, a hidden-shaped tree whose leaves are D, `[rows, units]`;
     * `features`: for each group, z, `[features]`.
     """
 
-    factors: tuple[PyTree[Float[Array, "rows units"]], ...]
-    features: tuple[Float[Array, " features"], ...]
+    factors: tuple[PyTree[Float[Array, "_rows units"]], ...]
+    features: tuple[Float[Array, " _features"], ...]
 
     def norms(self) -> PyTree[Float[Array, " units"]]:
         """`‖w_(s,i)‖` for every component and unit: `‖D_(s,i)‖ ‖z‖`, summed over the groups in quadrature."""
 
         def norm(*factors):
-            return jnp.sqrt(sum(jnp.sum(D**2, 0) * (z @ z) for D, z in zip(factors, self.features, strict=True)))
+            return jnp.sqrt(total(jnp.sum(D**2, 0) * (z @ z) for D, z in zip(factors, self.features, strict=True)))
 
         return jax.tree.map(norm, *self.factors)
 
-    def combine(self, coefficients: PyTree[Float[Array, " units"]]) -> tuple[Float[Array, "rows units features"], ...]:
+    def combine(
+        self, coefficients: PyTree[Float[Array, " units"]]
+    ) -> tuple[Float[Array, "_rows units _features"], ...]:
         """`Σ_(s,i) c_(s,i) w_(s,i)`: one array for each group."""
         return tuple(
             outer[..., None] * z for outer, z in zip(self.contract_factors(coefficients), self.features, strict=True)
         )
 
-    def contract_factors(self, coefficients: PyTree[Float[Array, " units"]]) -> tuple[Float[Array, "rows units"], ...]:
+    def contract_factors(self, coefficients: PyTree[Float[Array, " units"]]) -> tuple[Float[Array, "_rows units"], ...]:
         """`Σ_s c_(s,i) D_(s,i)` for each group."""
 
         def contract(factor):
             terms = jax.tree.map(lambda c, D: c * D, coefficients, factor)
-            return sum(jax.tree.leaves(terms))
+            return total(jax.tree.leaves(terms))
 
         return tuple(contract(factor) for factor in self.factors)
 
-    def per_component(self) -> tuple[PyTree[Float[Array, "rows units features"]], ...]:
+    def per_component(self) -> tuple[PyTree[Float[Array, "_rows units _features"]], ...]:
         """The rows written out on their own unit's parameters, `D_(s,i) ⊗ z`: what SnAp-1 keeps."""
         return tuple(
             jax.tree.map(lambda D, z=z: D[..., None] * z, factor)
@@ -75,28 +79,28 @@ class Rows(eqx.Module):
 class AbstractAffineGatedCell(AbstractCell):
     """A cell whose rows are affine in features of its state and input, followed by a gate that acts unit by unit.
 
-    Subclasses declare `groups`, and define `recurrent` and `gate`, both acting on each unit alone. Every learnable number
-    stands in `weights`, one array `[rows, units, features]` a group with the features in the order
-    `[recurrent(hidden), x, 1]`; any other array of the cell is a constant and gets a gradient of zero. All leaves of the
-    hidden state have the shape `[units]`.
+    Subclasses declare `groups`, and define `recurrent` and `gate`, both acting on each unit alone. Every learnable
+    number stands in `weights`, one array `[rows, units, features]` a group with the features in the order
+    `[recurrent(hidden), x, 1]`; any other array of the cell is a constant and gets a gradient of zero. All leaves of
+    the hidden state have the shape `[units]`.
     """
 
-    weights: eqx.AbstractVar[tuple[Float[Array, "rows units features"], ...]]
-    input_size: eqx.AbstractVar[int]
-    hidden_size: eqx.AbstractVar[int]
-    groups: eqx.AbstractClassVar[tuple[RowGroup, ...]]
+    weights: tuple[Float[Array, "_rows units _features"], ...]
+    input_size: int = eqx.field(static=True)
+    hidden_size: int = eqx.field(static=True)
+    groups: ClassVar[tuple[RowGroup, ...]]
 
     @abstractmethod
     def recurrent(self, hidden: PyTree[Float[Array, " units"]]) -> Float[Array, " units"]:
-        """The part of the features that comes from the hidden state; unit i of it depends on unit i of the state alone."""
+        """The part of the features that comes from the state; its unit i depends on unit i of the state alone."""
 
     @abstractmethod
     def gate(
-        self, hidden: PyTree[Float[Array, " units"]], preactivations: tuple[Float[Array, "rows units"], ...]
+        self, hidden: PyTree[Float[Array, " units"]], preactivations: tuple[Float[Array, "_rows units"], ...]
     ) -> PyTree[Float[Array, " units"]]:
         """The next hidden state, unit by unit, from the hidden state and `W z` of each group."""
 
-    def features(self, hidden: PyTree, x: Float[Array, " inputs"]) -> tuple[Float[Array, " features"], ...]:
+    def features(self, hidden: PyTree, x: Float[Array, " inputs"]) -> tuple[Float[Array, " _features"], ...]:
         """`z` of each group."""
         a = self.recurrent(hidden)
         one = jnp.ones(1, a.dtype)
@@ -147,7 +151,7 @@ def gate_factors(cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[Array, 
 
 
 def gate_by_state(cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[Array, ...]) -> tuple[PyTree, ...]:
-    """The gate's derivative by the state of the same unit: for each component s', a hidden-shaped `∂hidden'/∂hidden_s'`."""
+    """The gate's derivative by its own unit's state: for each component s', a hidden-shaped `∂hidden'/∂hidden_s'`."""
     leaves, structure = jax.tree.flatten(hidden)
 
     def column(component):
@@ -163,13 +167,13 @@ def recurrent_by_state(cell: AbstractAffineGatedCell, hidden: PyTree) -> tuple[A
     return a, pullback(jnp.ones_like(a))[0]
 
 
-def recurrent_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "rows units units"] | None, ...]:
-    """The columns of each group's weights that act on the recurrent features, `None` where a group does not see them."""
+def recurrent_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "_rows units units"] | None, ...]:
+    """The columns of each group's weights that act on the recurrent features, `None` where it does not see them."""
     n = cell.hidden_size
     return tuple(W[..., :n] if group.sees_hidden else None for group, W in zip(cell.groups, cell.weights, strict=True))
 
 
-def input_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "rows units inputs"] | None, ...]:
+def input_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "_rows units inputs"] | None, ...]:
     """The columns of each group's weights that act on the input, `None` where a group does not see it."""
     d = cell.input_size
     return tuple(
@@ -179,7 +183,7 @@ def input_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "rows uni
 
 def draw_weights(
     groups: tuple[RowGroup, ...], input_size: int, hidden_size: int, *, scale: float, dtype, key: PRNGKeyArray
-) -> tuple[Float[Array, "rows units features"], ...]:
+) -> tuple[Float[Array, "_rows units _features"], ...]:
     """Weights and biases uniform in ±scale/√units, one array a group."""
     for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
         if not isinstance(value, int) or value < 1:

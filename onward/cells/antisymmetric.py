@@ -13,9 +13,9 @@ from .base import AbstractCell
 class AntisymmetricCell(AbstractCell):
     """Antisymmetric cell (Chang et al. 2019), `h' = h + ε tanh((A − Aᵀ − γ I) h + B x + b)`.
 
-    The eigenvalues of `A − Aᵀ` are imaginary, so the underlying differential equation neither explodes nor forgets; γ is a
-    small damping against the error of the Euler step ε. A number of `A` acts on two units at once, which is why this cell
-    is not affine-gated and takes the generic path of every estimator.
+    The eigenvalues of `A − Aᵀ` are imaginary, so the underlying differential equation neither explodes nor forgets; γ
+    is a small damping against the error of the Euler step ε. A number of `A` acts on two units at once, which is why
+    this cell is not affine-gated and takes the generic path of every estimator.
 
     **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`; `step` is ε > 0,
     `damping` is γ ≥ 0.

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -27,13 +26,6 @@ class GRUCell(AbstractAffineGatedCell):
         (2,)
     """
 
-    weights: tuple[
-        Float[Array, "2 units gate_features"],
-        Float[Array, "1 units input_features"],
-        Float[Array, "1 units hidden_features"],
-    ]
-    input_size: int = eqx.field(static=True)
-    hidden_size: int = eqx.field(static=True)
     groups: ClassVar = (RowGroup(rows=2), RowGroup(rows=1, sees_hidden=False), RowGroup(rows=1, sees_input=False))
 
     def __init__(self, input_size: int, hidden_size: int, *, key: PRNGKeyArray, scale: float = 1.0, dtype=None):

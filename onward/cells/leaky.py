@@ -16,8 +16,8 @@ class LeakyCell(AbstractAffineGatedCell):
     """Leaky cell, `h' = α ⊙ h + W [σ(h), x, 1]`, with a fixed `α` in [0, 1] for each unit; its output is `σ(h)`.
 
     This is equation (37) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*. The
-    leak α is drawn once, uniformly in [0, 1], and not learned. With `preactivation_state=False` the cell is the usual leaky
-    integrator of activations, `h' = α ⊙ h + (1 − α) ⊙ σ(W [h, x, 1])`, and its output is `h`.
+    leak α is drawn once, uniformly in [0, 1], and not learned. With `preactivation_state=False` the cell is the usual
+    leaky integrator of activations, `h' = α ⊙ h + (1 − α) ⊙ σ(W [h, x, 1])`, and its output is `h`.
 
     **Arguments:** as `onward.VanillaCell`.
 
@@ -27,10 +27,7 @@ class LeakyCell(AbstractAffineGatedCell):
         (2,)
     """
 
-    weights: tuple[Float[Array, "1 units features"]]
     leak: Float[Array, " units"]
-    input_size: int = eqx.field(static=True)
-    hidden_size: int = eqx.field(static=True)
     activation: Callable = eqx.field(static=True)
     preactivation_state: bool = eqx.field(static=True)
     groups: ClassVar = (RowGroup(rows=1),)

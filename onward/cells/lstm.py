@@ -2,7 +2,6 @@
 
 from typing import ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -25,7 +24,8 @@ class LSTMCell(AbstractAffineGatedCell):
         c' = sigmoid(f) ⊙ c + sigmoid(i) ⊙ tanh(g),    h' = sigmoid(o) ⊙ tanh(c').
 
     **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`;
-    `forget_bias` is added to the forget gate's bias at the start, so that the memory is kept before anything is learned.
+    `forget_bias` is added to the forget gate's bias at the start, so that the memory is kept before anything is
+    learned.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.LSTMCell(3, 2, key=jr.key(0))
@@ -33,9 +33,6 @@ class LSTMCell(AbstractAffineGatedCell):
         (2,)
     """
 
-    weights: tuple[Float[Array, "4 units features"]]
-    input_size: int = eqx.field(static=True)
-    hidden_size: int = eqx.field(static=True)
     groups: ClassVar = (RowGroup(rows=4),)
 
     def __init__(

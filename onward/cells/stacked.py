@@ -8,8 +8,8 @@ from .base import AbstractCell
 class StackedCell(AbstractCell):
     """Layers of cells: `h^l' = f^l(h^l, output^(l−1)(h^(l−1)'))`, the first layer reading the input itself.
 
-    These are equations (39)–(42) of Ollivier, Tallec & Charpiat. The hidden state is the tuple of the layers' states, the
-    output that of the top layer.
+    These are equations (39)–(42) of Ollivier, Tallec & Charpiat. The hidden state is the tuple of the layers' states,
+    the output that of the top layer.
 
     **Arguments:** `layers`, one or more cells from bottom to top. Raises `ValueError` if there are none.
 

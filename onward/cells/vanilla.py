@@ -14,8 +14,8 @@ from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
 class VanillaCell(AbstractAffineGatedCell):
     """Fully connected cell, `h' = W [σ(h), x, 1]`: the state is the pre-activation, its output `a = σ(h)`.
 
-    This is equation (31) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*. With
-    `preactivation_state=False` the state is the activation itself, `h' = σ(W [h, x, 1])`: the same function of the
+    This is equation (31) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*.
+    With `preactivation_state=False` the state is the activation itself, `h' = σ(W [h, x, 1])`: the same function of the
     inputs, up to the initial state.
 
     **Arguments:**
@@ -35,9 +35,6 @@ class VanillaCell(AbstractAffineGatedCell):
         (2,)
     """
 
-    weights: tuple[Float[Array, "1 units features"]]
-    input_size: int = eqx.field(static=True)
-    hidden_size: int = eqx.field(static=True)
     activation: Callable = eqx.field(static=True)
     preactivation_state: bool = eqx.field(static=True)
     groups: ClassVar = (RowGroup(rows=1),)

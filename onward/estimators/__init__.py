@@ -1,7 +1,8 @@
 """Estimators: how a chunk of a stream becomes a gradient."""
 
 from .artbp import ARTBP as ARTBP
-from .base import AbstractEstimator as AbstractEstimator, AbstractForwardEstimator as AbstractForwardEstimator
+from .base import AbstractEstimator as AbstractEstimator
+from .base import AbstractForwardEstimator as AbstractForwardEstimator
 from .base import Estimate as Estimate
 from .bptt import BPTT as BPTT
 from .nobacktrack import NoBackTrack as NoBackTrack

@@ -15,15 +15,17 @@ class ARTBP(AbstractEstimator):
 
         δ_s = ∂loss_s/∂h_s + [not cut] (1 − c)⁻¹ (∂h_(s+1)/∂h_s)ᵀ δ_(s+1).
 
-    Its mean over the cuts is the gradient of the whole chunk; the local term is never scaled. The chunk's end is a hard cut:
-    on a stream longer than the chunk the estimate has the bias of TBPTT at that length, as any bound on its memory must.
+    Its mean over the cuts is the gradient of the whole chunk; the local term is never scaled. The chunk's end is a hard
+    cut: on a stream longer than the chunk the estimate has the bias of TBPTT at that length, as any bound on its memory
+    must.
 
     **Arguments:** `cut`, the probability c, at least 0 and below 1. Raises `ValueError` otherwise.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
         >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
-        >>> learner = onward.Learner(onward.ARTBP(cut=0.1), optax.sgd(1e-2), loss=onward.losses.softmax_cross_entropy, chunk=5)
+        >>> loss = onward.losses.softmax_cross_entropy
+        >>> learner = onward.Learner(onward.ARTBP(cut=0.1), optax.sgd(1e-2), loss=loss, chunk=5)
         >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
     """
 
@@ -60,7 +62,7 @@ class ARTBP(AbstractEstimator):
                 return hidden, (weighted_loss(loss, prediction, y, weight), prediction)
 
             last, (losses, predictions) = jax.lax.scan(step, hidden, (xs, ys, reset, weight, passed))
-            return losses.sum(), (losses, last, predictions)
+            return jnp.asarray(losses).sum(), (losses, last, predictions)
 
         (_, (losses, last, predictions)), grads = jax.value_and_grad(unroll, has_aux=True)(inexact(model))
         state = Counter(state.key, state.steps + jnp.uint32(length(xs)))

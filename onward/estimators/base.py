@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +12,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt32
 
 from ..cells import AbstractCell
 from ..model import Model
-from ..rollouts import restarted, select
+from ..rollouts import restarted
+from ..trees import select, zeros_like
 
 
 class Estimate(eqx.Module):
@@ -40,15 +42,15 @@ class Estimate(eqx.Module):
 class AbstractEstimator(eqx.Module):
     """Turns a chunk of one stream into a gradient, and carries what it must remember to the next chunk.
 
-    The learner `vmap`s an estimator over a batch of streams; the estimator itself sees one. Parameters are fixed inside a
-    chunk. A `reset` flag says that a new sequence starts with that step: nothing learnt of the past leaks across, but
-    random keys and counters run on. A step's `weight` multiplies its loss; where it is 0 neither the loss nor its gradient
-    enters, whatever they are.
+    The learner `vmap`s an estimator over a batch of streams; the estimator itself sees one. Parameters are fixed inside
+    a chunk. A `reset` flag says that a new sequence starts with that step: nothing learnt of the past leaks across, but
+    random keys and counters run on. A step's `weight` multiplies its loss; where it is 0 neither the loss nor its
+    gradient enters, whatever they are.
     """
 
     @abstractmethod
     def init(self, model: Model, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None = None) -> PyTree:
-        """The estimator's state at the start of a stream. `example` is one `(x, y)` of it, where buffers need its shape."""
+        """The state at the start of a stream. `example` is one `(x, y)` of it, where buffers need its shape."""
 
     @abstractmethod
     def grad(
@@ -68,11 +70,11 @@ class AbstractEstimator(eqx.Module):
 
     @abstractmethod
     def draw(self, state: PyTree, steps: int) -> UInt32[Array, "steps words"] | None:
-        """The random bits of the next `steps` steps, to be drawn outside a loop; `None` for a deterministic estimator."""
+        """The random bits of the next `steps` steps, drawn outside any loop; `None` for a deterministic estimator."""
 
     @abstractmethod
     def influence_norm(self, state: PyTree) -> Float[Array, ""]:
-        """The norm of the carried approximation of ∂hidden/∂θ, to watch before it overflows; 0 if none is carried."""
+        """The norm of the carried approximation of ∂hidden/∂θ, to watch before it overflows; 0 without one."""
 
 
 def inexact(tree: PyTree) -> PyTree:
@@ -87,14 +89,16 @@ def length(xs: PyTree) -> int:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def weighted_loss(loss: Callable, prediction: PyTree, y: PyTree, weight: Array | None) -> Array:
-    """`weight · loss(prediction, y)`, exactly 0 with a gradient of 0 where the weight is 0, even if the loss is not finite."""
+    """`weight · loss(prediction, y)`; where the weight is 0, so is its gradient, even if the loss is not finite."""
     return _weighted_forward(loss, prediction, y, weight)[0]
 
 
 def _weighted_forward(loss, prediction, y, weight):
     value, gradient = jax.value_and_grad(loss)(prediction, y)
     if weight is not None:
-        value, gradient = select(weight != 0, jax.tree.map(lambda g: weight * g, (value, gradient)), _zeros((value, gradient)))
+        value, gradient = select(
+            weight != 0, jax.tree.map(lambda g: weight * g, (value, gradient)), zeros_like((value, gradient))
+        )
     return value, gradient
 
 
@@ -105,10 +109,6 @@ def _weighted_backward(loss, gradient, cotangent):
 weighted_loss.defvjp(_weighted_forward, _weighted_backward)
 
 
-def _zeros(tree):
-    return jax.tree.map(jnp.zeros_like, tree)
-
-
 def any_active(weight: Float[Array, " steps"] | None) -> Bool[Array, ""]:
     """Whether any step of the chunk carries a loss."""
     return jnp.array(True) if weight is None else jnp.any(weight != 0)
@@ -117,8 +117,8 @@ def any_active(weight: Float[Array, " steps"] | None) -> Bool[Array, ""]:
 class AbstractForwardEstimator(AbstractEstimator):
     """An estimator that carries an approximation of ∂hidden/∂θ, the influence, forward with the state.
 
-    A step moves the influence along, makes the prediction, and contracts the influence with `∂loss/∂hidden`: that is the
-    cell's gradient. The readout's gradient is exact.
+    A step moves the influence along, makes the prediction, and contracts the influence with `∂loss/∂hidden`: that is
+    the cell's gradient. The readout's gradient is exact.
     """
 
     @abstractmethod
@@ -127,9 +127,9 @@ class AbstractForwardEstimator(AbstractEstimator):
 
     @abstractmethod
     def advance(
-        self, cell: AbstractCell, hidden: PyTree, state: PyTree, x: PyTree, noise: UInt32[Array, " words"] | None
+        self, cell: AbstractCell, hidden: PyTree, state: PyTree, x: PyTree, noise: Any
     ) -> tuple[PyTree, PyTree, Callable[[PyTree], PyTree]]:
-        """One step of the state and its influence: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient."""
+        """One step: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient of the cell."""
 
     def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None):
         if noise is None:
@@ -162,6 +162,6 @@ class AbstractForwardEstimator(AbstractEstimator):
                 hidden, state, grads, value, prediction = step(hidden, state, *inputs)
                 return (hidden, state, jax.tree.map(jnp.add, total, grads)), (value, prediction)
 
-            carry = (hidden, state, _zeros(inexact(model)))
+            carry = (hidden, state, zeros_like(inexact(model)))
             (hidden, state, grads), (losses, predictions) = jax.lax.scan(body, carry, inputs)
         return Estimate(losses, grads, hidden, state, predictions, any_active(weight))

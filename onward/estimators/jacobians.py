@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell, AbstractCell
 from ..cells.affine import Rows, gate_by_state, linearize, recurrent_by_state, recurrent_weights
+from ..trees import total, zeros_like
 from .base import inexact
 
 
@@ -20,12 +21,14 @@ def state_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> Float[Array
 
 
 def _affine_state_jacobian(cell, hidden, x):
-    """`diag(∂gate/∂h) + Σ_g D_g W_g ∂z_g/∂h`: the features depend unit by unit on the state, so no matrices are multiplied."""
+    """`diag(∂gate/∂h) + Σ_g D_g W_g ∂z_g/∂h`: features depend on the state unit by unit, so no matrices meet."""
     _, rows = linearize(cell, hidden, x)
     direct, slopes = _own_unit(cell, hidden, x)
     through = jax.tree.map(
-        lambda *factors: sum(
-            jnp.einsum("ru,ruv->uv", D, R) for D, R in zip(factors, recurrent_weights(cell), strict=True) if R is not None
+        lambda *factors: total(
+            jnp.einsum("ru,ruv->uv", D, R)
+            for D, R in zip(factors, recurrent_weights(cell), strict=True)
+            if R is not None
         ),
         *rows.factors,
     )
@@ -43,13 +46,11 @@ def _own_unit(cell, hidden, x):
 
 
 def own_unit_jacobian(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array, rows: Rows) -> tuple[PyTree, ...]:
-    """The part of `∂hidden'/∂hidden` within each unit: for each component s', a hidden-shaped `∂hidden'_i/∂hidden_(s',i)`."""
+    """`∂hidden'/∂hidden` within each unit: for each component s', a hidden-shaped `∂hidden'_i/∂hidden_(s',i)`."""
     direct, slopes = _own_unit(cell, hidden, x)
-    diagonals = tuple(
-        None if R is None else jnp.diagonal(R, axis1=1, axis2=2) for R in recurrent_weights(cell)
-    )
+    diagonals = tuple(None if R is None else jnp.diagonal(R, axis1=1, axis2=2) for R in recurrent_weights(cell))
     through = jax.tree.map(
-        lambda *factors: sum(jnp.sum(D * w, 0) for D, w in zip(factors, diagonals, strict=True) if w is not None),
+        lambda *factors: total(jnp.sum(D * w, 0) for D, w in zip(factors, diagonals, strict=True) if w is not None),
         *rows.factors,
     )
     return tuple(
@@ -63,19 +64,16 @@ def parameter_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> PyTree[
     return jax.jacrev(lambda parameters: ravel_pytree(eqx.combine(parameters, cell)(hidden, x))[0])(inexact(cell))
 
 
-def cell_gradient(cell: AbstractAffineGatedCell, weights: tuple[Array, ...]) -> AbstractAffineGatedCell:
-    """A gradient shaped like the cell's inexact arrays, from that of its weights; its other arrays are constants."""
-    return eqx.tree_at(lambda c: c.weights, jax.tree.map(jnp.zeros_like, inexact(cell)), weights)
+def learned(cell: AbstractCell) -> PyTree:
+    """What an influence is carried for: an affine-gated cell's weights, any other cell's inexact arrays."""
+    return cell.weights if isinstance(cell, AbstractAffineGatedCell) else inexact(cell)
 
 
-def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
-    """`Σ a b` over two trees of the same shapes."""
-    return sum(jax.tree.leaves(jax.tree.map(lambda p, q: jnp.sum(p * q), a, b)))
-
-
-def norm(tree: PyTree) -> Float[Array, ""]:
-    """The Euclidean norm of a tree."""
-    return jnp.sqrt(inner(tree, tree))
+def cell_gradient(cell: AbstractCell, grads: PyTree) -> PyTree:
+    """A gradient shaped like the cell's inexact arrays, from one shaped like `learned(cell)`: constants get zeros."""
+    if isinstance(cell, AbstractAffineGatedCell):
+        return eqx.tree_at(lambda c: c.weights, zeros_like(inexact(cell)), grads)
+    return grads
 
 
 def balance(numerator: Float[Array, "*k"], denominator: Float[Array, "*k"]) -> tuple[Array, Array]:

@@ -7,8 +7,9 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell, AbstractCell, StackedCell
 from ..cells.affine import Rows, linearize
+from ..trees import inner, total
 from .base import AbstractForwardEstimator, inexact
-from .jacobians import balance, cell_gradient, inner
+from .jacobians import balance, cell_gradient, learned
 from .noise import Counter, signs, words_for
 from .reduction import Blocks, Copies, MixedRows, UnitRows
 
@@ -29,32 +30,37 @@ class NoBackTrackState(eqx.Module):
 
 
 class NoBackTrack(AbstractForwardEstimator):
-    """NoBackTrack (Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*, Algorithm 1).
+    """NoBackTrack (Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*, Algorithm
+    1).
 
-    The influence `G = ∂h/∂θ` is kept as `v wᵀ` plus the newest transition's sparse rows, `G̃ = v wᵀ + Σ_i e_i w_iᵀ` (9), whose
-    mean over the signs is G. A step reduces it with independent signs ε (13)–(15), moves it along (16)–(17), and contracts it
-    with `H = ∂loss/∂h` before the next reduction (12), so that the newest transition enters without noise:
+    The influence `G = ∂h/∂θ` is kept as `v wᵀ` plus the newest transition's sparse rows, `G̃ = v wᵀ + Σ_i e_i w_iᵀ`
+    (9), whose mean over the signs is G. A step reduces it with independent signs ε (13)–(15), moves it along (16)–(17),
+    and contracts it with `H = ∂loss/∂h` before the next reduction (12), so that the newest transition enters without
+    noise:
 
         v ← ρ̄ v + Σ ε_i ρ_i e_i,    w ← w/ρ̄ + Σ ε_i w_i/ρ_i,    ρ̄ = sqrt(‖w‖/‖v‖),    ρ_i = sqrt(‖w_i‖/‖e_i‖),
         v ← (∂f/∂h) v,    w_i ← ∂f_i/∂θ,    δθ = (H v) w + Σ_i H_i w_i.
 
-    On an affine-gated cell every unit has its own ρ_i and no Jacobian is formed; on any other cell the rows are mixed by one
-    vector-Jacobian product and share one ρ. A `StackedCell` is rolled layer by layer (43)–(46), one reduction a layer, and is
-    unbiased for every layer's parameters. Memory and time are those of the forward pass up to a factor, whatever the length.
+    On an affine-gated cell every unit has its own ρ_i and no Jacobian is formed; on any other cell the rows are mixed
+    by one vector-Jacobian product and share one ρ. A `StackedCell` is rolled layer by layer (43)–(46), one reduction a
+    layer, and is unbiased for every layer's parameters. Memory and time are those of the forward pass up to a factor,
+    whatever the length.
 
     **Arguments:**
 
     - `rank`: k, at least 1.
-    - `blocks`: if false, k independent copies are averaged. If true, the parameters are split into k blocks, each with its own
-      `v` and ρ̄, and the k terms are summed: memory `|θ| + k·state`. On an affine-gated cell the blocks are groups of units, and
-      `rank` = the number of units gives each unit a block of its own: a fraction of the variance for `state²` more products.
+    - `blocks`: if false, k independent copies are averaged. If true, the parameters are split into k blocks, each with
+      its own `v` and ρ̄, and the k terms are summed: memory `|θ| + k·state`. On an affine-gated cell the blocks are
+      groups of units, and `rank` = the number of units gives each unit a block of its own: a fraction of the variance
+      for `state²` more products.
 
     Raises `ValueError` for a rank below 1.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
         >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
-        >>> learner = onward.Learner(onward.NoBackTrack(rank=2), optax.sgd(1e-2), loss=onward.losses.softmax_cross_entropy)
+        >>> loss = onward.losses.softmax_cross_entropy
+        >>> learner = onward.Learner(onward.NoBackTrack(rank=2), optax.sgd(1e-2), loss=loss)
         >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
     """
 
@@ -69,7 +75,7 @@ class NoBackTrack(AbstractForwardEstimator):
     def init(self, model, hidden, *, key, example=None):
         states = _by_layer(model.cell, hidden)
         v = tuple(jax.tree.map(lambda h: jnp.zeros((self.rank, *h.shape), h.dtype), state) for state in states)
-        w = tuple(self._form.start(_learned(layer)) for layer in _layers(model.cell))
+        w = tuple(self._form.start(learned(layer)) for layer in _layers(model.cell))
         quiet = self._form.sign_template(v)[-1]
         pending = _no_rows(_layers(model.cell)[-1], states[-1], quiet)
         return NoBackTrackState(v, w, pending, Counter.start(key))
@@ -83,23 +89,27 @@ class NoBackTrack(AbstractForwardEstimator):
 
     def influence_norm(self, state):
         v_norms = jnp.sqrt(_squared_norms(state.v))
-        w_norms = jnp.sqrt(sum(self._form.squared_norms(w) for w in state.w))
+        w_norms = jnp.sqrt(total(self._form.squared_norms(w) for w in state.w))
         return jnp.sum(v_norms * w_norms) / (1 if self.blocks else self.rank)
 
     def advance(self, cell, hidden, state, x, noise):
-        layers, states, v, w, pending = _layers(cell), list(_by_layer(cell, hidden)), state.v, state.w, state.pending
+        layers, states = _layers(cell), list(_by_layer(cell, hidden))
+        v, w, pending, pullbacks = state.v, state.w, state.pending, []
         epsilon = signs(noise, self._form.sign_template(v))
-        for l, layer in enumerate(layers):
+        for l in range(len(layers)):
             # The rows waiting are those of the layer that moved last: the one below, or the top one a step ago.
             v, w = self._reduce(v, w, pending, l - 1)
             states[l], moved, pending, pullback = _transition(layers, l, states, v, x, epsilon[l])
             v = (*v[:l], moved, *v[l + 1 :])
+            pullbacks.append(pullback)
 
         def contract(H):
             H = _by_layer(cell, H)
-            coefficients = sum(jax.vmap(lambda v_l, H_l=H_l: inner(H_l, v_l))(v_l) for H_l, v_l in zip(H, v, strict=True))
+            coefficients = total(
+                jax.vmap(lambda v_l, H_l=H_l: inner(H_l, v_l))(v_l) for H_l, v_l in zip(H, v, strict=True)
+            )
             grads = [self._form.contract(coefficients, w_l) for w_l in w]
-            grads[-1] = jax.tree.map(jnp.add, grads[-1], pullback(H[-1]))
+            grads[-1] = jax.tree.map(jnp.add, grads[-1], pullbacks[-1](H[-1]))
             return _join(cell, grads)
 
         after = tuple(states) if isinstance(cell, StackedCell) else states[0]
@@ -111,7 +121,7 @@ class NoBackTrack(AbstractForwardEstimator):
 
     def _reduce(self, v, w, pending, layer):
         """Fold the rows that wait into `v` and `w`, (13)–(15)."""
-        w_norms = jnp.sqrt(sum(self._form.squared_norms(w_l) for w_l in w))
+        w_norms = jnp.sqrt(total(self._form.squared_norms(w_l) for w_l in w))
         rho, inverse = balance(w_norms, jnp.sqrt(_squared_norms(v)))
         v = list(Copies(self.rank).scale(rho, v))
         w = [self._form.scale(inverse, w_l) for w_l in w]
@@ -158,16 +168,9 @@ def _by_layer(cell: AbstractCell, hidden: PyTree) -> tuple[PyTree, ...]:
     return hidden if isinstance(cell, StackedCell) else (hidden,)
 
 
-def _learned(layer: AbstractCell) -> PyTree:
-    return layer.weights if isinstance(layer, AbstractAffineGatedCell) else inexact(layer)
-
-
 def _join(cell: AbstractCell, grads: list[PyTree]) -> PyTree:
     """The layers' gradients, as one shaped like the cell's inexact arrays."""
-    joined = [
-        cell_gradient(layer, g) if isinstance(layer, AbstractAffineGatedCell) else g
-        for layer, g in zip(_layers(cell), grads, strict=True)
-    ]
+    joined = [cell_gradient(layer, g) for layer, g in zip(_layers(cell), grads, strict=True)]
     if not isinstance(cell, StackedCell):
         return joined[0]
     return eqx.tree_at(lambda c: c.layers, inexact(cell), tuple(joined))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
 
 
 class Counter(eqx.Module):
-    """A random key and the number of steps taken with it; step t draws from `fold_in(key, t)`, whatever the chunking."""
+    """A random key and the number of steps taken with it; step t draws from `fold_in(key, t)` in any chunking."""
 
     key: PRNGKeyArray
     steps: UInt32[Array, ""]

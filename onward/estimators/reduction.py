@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..cells.affine import Rows
-from .jacobians import balance, inner
+from ..trees import inner, total
+from .jacobians import balance
 
 
 class UnitRows(eqx.Module):
@@ -71,7 +72,7 @@ class Blocks(eqx.Module):
             squares = jnp.sum(leaf**2, tuple(a for a in range(leaf.ndim) if block.shape[a] == 1))
             return jax.ops.segment_sum(squares.reshape(-1), block.reshape(-1), self.rank)
 
-        return sum(jax.tree.leaves(jax.tree.map(leaf_norms, w, self._blocks(w))))
+        return total(jax.tree.leaves(jax.tree.map(leaf_norms, w, self._blocks(w))))
 
     def scale(self, factors: Float[Array, " rank"], w: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf, block: factors[block] * leaf, w, self._blocks(w))

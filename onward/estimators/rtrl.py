@@ -8,12 +8,13 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import Rows, linearize
-from .base import AbstractForwardEstimator, inexact
-from .jacobians import cell_gradient, norm, parameter_jacobian, state_jacobian
+from ..trees import norm
+from .base import AbstractForwardEstimator
+from .jacobians import cell_gradient, learned, parameter_jacobian, state_jacobian
 
 
 class RTRLState(eqx.Module):
-    """`G = ∂hidden/∂θ`: shaped like the learned arrays (an affine-gated cell's weights), the flattened state leading."""
+    """`G = ∂hidden/∂θ`: shaped like the learned arrays (an affine-gated cell's weights), the flat state leading."""
 
     influence: PyTree[Float[Array, "state ..."]]
 
@@ -23,8 +24,8 @@ class RTRL(AbstractForwardEstimator):
 
         G' = (∂f/∂h) G + ∂f/∂θ,    ∂loss/∂θ = (∂loss/∂h') G'.
 
-    Memory is `state × |θ|` and a step costs `state² × |θ|` products, whatever the length of the stream: for small cells,
-    and as the truth that other estimators are measured against.
+    Memory is `state × |θ|` and a step costs `state² × |θ|` products, whatever the length of the stream: for small
+    cells, and as the truth that other estimators are measured against.
 
         >>> import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -33,14 +34,16 @@ class RTRL(AbstractForwardEstimator):
         >>> def grads(estimator):
         ...     state = estimator.init(model, hidden, key=jr.key(3))
         ...     return estimator.grad(model, onward.losses.softmax_cross_entropy, hidden, state, *stream).grads
-        >>> jax.tree.all(jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-5), grads(onward.RTRL()), grads(onward.BPTT())))
-        Array(True, dtype=bool)
+        >>> close = jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-5), grads(onward.RTRL()), grads(onward.BPTT()))
+        >>> bool(jax.tree.all(close))
+        True
     """
 
     def init(self, model, hidden, *, key, example=None):
         flat, _ = ravel_pytree(hidden)
-        learned = model.cell.weights if isinstance(model.cell, AbstractAffineGatedCell) else inexact(model.cell)
-        return RTRLState(jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), learned))
+        return RTRLState(
+            jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), learned(model.cell))
+        )
 
     def draw(self, state, steps):
         return None
@@ -64,12 +67,12 @@ class RTRL(AbstractForwardEstimator):
         def contract(H):
             flat, _ = ravel_pytree(H)
             grads = jax.tree.map(lambda G: jnp.tensordot(flat, G, 1), influence)
-            return cell_gradient(cell, grads) if isinstance(cell, AbstractAffineGatedCell) else grads
+            return cell_gradient(cell, grads)
 
         return after, RTRLState(influence), contract
 
 
-def dense_rows(rows: Rows) -> tuple[Float[Array, "state rows units features"], ...]:
+def dense_rows(rows: Rows) -> tuple[Float[Array, "state _rows units _features"], ...]:
     """The sparse rows written out: `∂hidden'_(s,i)/∂W_(r,j,k) = δ_ij D_(s,r,i) z_k`."""
 
     def dense(factor, z):

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..rollouts import restarted, select
+from ..rollouts import restarted
+from ..trees import select
 from .base import AbstractEstimator, Estimate, any_active, inexact, length, weighted_loss
 
 
@@ -28,8 +29,8 @@ class SlidingBPTT(AbstractEstimator):
     """Sliding truncated backpropagation, TBPTT(T) with T = `horizon`: the gradient of each step's loss through T steps.
 
     The last T steps are rolled again, with the current parameters, from the state stored T steps ago; fewer while the
-    stream is younger than that, or since a reset. With T as long as the stream this is RTRL at fixed parameters. The loss
-    reported is that of the online state; the gradient is that of the re-rolled one.
+    stream is younger than that, or since a reset. With T as long as the stream this is RTRL at fixed parameters. The
+    loss reported is that of the online state; the gradient is that of the re-rolled one.
 
     A step costs T times a chunked `onward.BPTT`'s; the window holds T + S − 1 transitions for a chunk of S.
 
@@ -38,7 +39,8 @@ class SlidingBPTT(AbstractEstimator):
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
         >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
-        >>> learner = onward.Learner(onward.SlidingBPTT(horizon=3), optax.sgd(1e-2), loss=onward.losses.softmax_cross_entropy)
+        >>> loss = onward.losses.softmax_cross_entropy
+        >>> learner = onward.Learner(onward.SlidingBPTT(horizon=3), optax.sgd(1e-2), loss=loss)
         >>> xs, ys = jnp.ones((5, 3)), jnp.zeros(5, int)
         >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2), example=(xs[0], ys[0])), xs, ys)
     """
@@ -52,7 +54,9 @@ class SlidingBPTT(AbstractEstimator):
 
     def init(self, model, hidden, *, key, example=None):
         if example is None:
-            raise ValueError("example must be given, one (x, y) of the stream: SlidingBPTT stores inputs of that shape.")
+            raise ValueError(
+                "example must be given, one (x, y) of the stream: SlidingBPTT stores inputs of that shape."
+            )
 
         def repeat(leaf):
             return jnp.broadcast_to(leaf, (self.horizon, *jnp.shape(leaf)))

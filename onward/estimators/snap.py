@@ -7,16 +7,17 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..cells import AbstractAffineGatedCell, AbstractCell
+from ..cells import AbstractAffineGatedCell
 from ..cells.affine import linearize
+from ..trees import norm, total
 from .base import AbstractForwardEstimator, inexact
-from .jacobians import cell_gradient, norm, own_unit_jacobian, parameter_jacobian, state_jacobian
+from .jacobians import cell_gradient, own_unit_jacobian, parameter_jacobian, state_jacobian
 
 
 class OwnUnitState(eqx.Module):
-    """For each group of an affine-gated cell, a hidden-shaped tree of the influence of unit i's rows on unit i itself."""
+    """For each group of an affine-gated cell, a hidden-shaped tree: the influence of unit i's rows on unit i itself."""
 
-    influence: tuple[PyTree[Float[Array, "rows units features"]], ...]
+    influence: tuple[PyTree[Float[Array, "_rows units _features"]], ...]
 
 
 class MaskedState(eqx.Module):
@@ -27,13 +28,15 @@ class MaskedState(eqx.Module):
 
 
 class SnAp(AbstractForwardEstimator):
-    """SnAp-n (Menick et al. 2021): RTRL with the influence of each number kept only on what it reaches in n = `order` steps:
+    """SnAp-n (Menick et al. 2021): RTRL with the influence of each number kept only on what it reaches in n = `order`
+    steps:
 
         G' = pattern_n ⊙ ((∂f/∂h) G + ∂f/∂θ).
 
-    Biased, without noise. On an affine-gated cell SnAp-1 keeps, for each unit, its own rows: as cheap as the forward pass.
-    Every other case (another cell, a stack, `order` ≥ 2) is RTRL under a mask, at RTRL's cost; in a densely connected cell
-    every number reaches every unit in two steps, so that SnAp-2 is RTRL. A stack's upper layers are reached within one step.
+    Biased, without noise. On an affine-gated cell SnAp-1 keeps, for each unit, its own rows: as cheap as the forward
+    pass. Every other case (another cell, a stack, `order` ≥ 2) is RTRL under a mask, at RTRL's cost; in a densely
+    connected cell every number reaches every unit in two steps, so that SnAp-2 is RTRL. A stack's upper layers are
+    reached within one step.
 
     **Arguments:** `order`, at least 1. Raises `ValueError` otherwise, and at `init` where the pattern is needed and no
     `example` is given.
@@ -41,7 +44,8 @@ class SnAp(AbstractForwardEstimator):
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
         >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
-        >>> learner = onward.Learner(onward.SnAp(order=1), optax.sgd(1e-2), loss=onward.losses.softmax_cross_entropy)
+        >>> loss = onward.losses.softmax_cross_entropy
+        >>> learner = onward.Learner(onward.SnAp(order=1), optax.sgd(1e-2), loss=loss)
         >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
     """
 
@@ -54,12 +58,14 @@ class SnAp(AbstractForwardEstimator):
 
     def init(self, model, hidden, *, key, example=None):
         cell = model.cell
-        if _by_unit(self, cell):
+        if self.order == 1 and isinstance(cell, AbstractAffineGatedCell):
             return OwnUnitState(
                 tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape, h.dtype), hidden) for W in cell.weights)
             )
         if example is None:
-            raise ValueError("example must be given, one (x, y) of the stream: SnAp finds its pattern of influence with it.")
+            raise ValueError(
+                "example must be given, one (x, y) of the stream: SnAp finds its pattern of influence with it."
+            )
         kept = _pattern(cell, hidden, example[0], self.order, key=key)
         return MaskedState(jax.tree.map(lambda k, p: jnp.zeros(k.shape, p.dtype), kept, inexact(cell)), kept)
 
@@ -73,11 +79,8 @@ class SnAp(AbstractForwardEstimator):
         return norm(state.influence)
 
     def advance(self, cell, hidden, state, x, noise):
-        return (_advance_by_unit if _by_unit(self, cell) else _advance_masked)(cell, hidden, state, x)
-
-
-def _by_unit(estimator: SnAp, cell: AbstractCell) -> bool:
-    return estimator.order == 1 and isinstance(cell, AbstractAffineGatedCell)
+        advance = _advance_by_unit if isinstance(state, OwnUnitState) else _advance_masked
+        return advance(cell, hidden, state, x)
 
 
 def _advance_by_unit(cell, hidden, state, x):
@@ -87,13 +90,13 @@ def _advance_by_unit(cell, hidden, state, x):
     def carry(influence, fresh):
         columns = zip(own, jax.tree.leaves(influence), strict=True)
         terms = [jax.tree.map(lambda J, M=M: J[:, None] * M, column) for column, M in columns]
-        return jax.tree.map(lambda *leaves: sum(leaves), fresh, *terms)
+        return jax.tree.map(lambda *leaves: total(leaves), fresh, *terms)
 
     influence = tuple(carry(M, fresh) for M, fresh in zip(state.influence, rows.per_component(), strict=True))
 
     def contract(H):
         def weigh(M):
-            return sum(jax.tree.leaves(jax.tree.map(lambda h, m: h[:, None] * m, H, M)))
+            return total(jax.tree.leaves(jax.tree.map(lambda h, m: h[:, None] * m, H, M)))
 
         return cell_gradient(cell, tuple(weigh(M) for M in influence))
 
@@ -118,7 +121,7 @@ def _advance_masked(cell, hidden, state, x):
 
 
 def _pattern(cell, hidden, x, order, *, key):
-    """What each number reaches in `order` steps: where Jacobians at random states, inputs and parameters are not zero."""
+    """What each number reaches in `order` steps: where Jacobians at random points are not zero."""
 
     def jitter(tree, key):
         leaves, structure = jax.tree.flatten(tree)

@@ -2,13 +2,13 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import linearize
+from ..trees import inner, norm, zeros_like
 from .base import AbstractForwardEstimator, inexact
-from .jacobians import balance, cell_gradient, inner, norm
+from .jacobians import balance, cell_gradient, learned
 from .noise import Counter, signs, words_for
 
 
@@ -25,26 +25,27 @@ class UORO(AbstractForwardEstimator):
 
         v' = ρ₀ (∂f/∂h) v + ρ₁ ν,    w' = w/ρ₀ + νᵀ(∂f/∂θ)/ρ₁,    ∂loss/∂θ ≈ (∂loss/∂h' · v') w',
 
-    with `ρ₀ = sqrt(‖w‖/‖(∂f/∂h) v‖)` and `ρ₁ = sqrt(‖νᵀ ∂f/∂θ‖/‖ν‖)`. The mean over the signs is the exact gradient. Memory
-    and time are those of the forward pass, up to a factor. The newest transition enters through its noise, unlike in
-    `onward.NoBackTrack`, which contracts before it reduces and shares no ρ between units: about half the variance.
+    with `ρ₀ = sqrt(‖w‖/‖(∂f/∂h) v‖)` and `ρ₁ = sqrt(‖νᵀ ∂f/∂θ‖/‖ν‖)`. The mean over the signs is the exact gradient.
+    Memory and time are those of the forward pass, up to a factor. The newest transition enters through its noise,
+    unlike in `onward.NoBackTrack`, which contracts before it reduces and shares no ρ between units: about half the
+    variance.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
         >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
-        >>> learner = onward.Learner(onward.UORO(), optax.sgd(1e-2), loss=onward.losses.softmax_cross_entropy)
+        >>> loss = onward.losses.softmax_cross_entropy
+        >>> learner = onward.Learner(onward.UORO(), optax.sgd(1e-2), loss=loss)
         >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
     """
 
     def init(self, model, hidden, *, key, example=None):
-        learned = model.cell.weights if isinstance(model.cell, AbstractAffineGatedCell) else inexact(model.cell)
-        return UOROState(*jax.tree.map(jnp.zeros_like, (hidden, learned)), Counter.start(key))
+        return UOROState(zeros_like(hidden), zeros_like(learned(model.cell)), Counter.start(key))
 
     def draw(self, state, steps):
         return state.counter.draw(steps, words_for(state.v))
 
     def restart(self, state):
-        return UOROState(*jax.tree.map(jnp.zeros_like, (state.v, state.w)), state.counter)
+        return UOROState(zeros_like(state.v), zeros_like(state.w), state.counter)
 
     def influence_norm(self, state):
         return norm(state.v) * norm(state.w)
@@ -63,6 +64,6 @@ class UORO(AbstractForwardEstimator):
 
         def contract(H):
             grads = jax.tree.map(lambda leaf: inner(H, v) * leaf, w)
-            return cell_gradient(cell, grads) if isinstance(cell, AbstractAffineGatedCell) else grads
+            return cell_gradient(cell, grads)
 
         return after, UOROState(v, w, state.counter.next()), contract

@@ -1,0 +1,34 @@
+"""The few operations on trees of arrays that the estimators share."""
+
+import functools
+import operator
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+
+def total(terms: Iterable[Array]) -> Array:
+    """The sum of one array or more."""
+    return functools.reduce(operator.add, terms)
+
+
+def select(condition: Bool[Array, ""], if_true: PyTree, if_false: PyTree) -> PyTree:
+    """`jnp.where` over two trees."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+
+
+def zeros_like(tree: PyTree) -> PyTree:
+    """The tree with zeros for its numbers."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
+    """`Σ a b` over two trees of the same shapes."""
+    return total(jax.tree.leaves(jax.tree.map(lambda p, q: jnp.sum(p * q), a, b)))
+
+
+def norm(tree: PyTree) -> Float[Array, ""]:
+    """The Euclidean norm of a tree."""
+    return jnp.sqrt(inner(tree, tree))
