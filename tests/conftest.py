@@ -1,0 +1,16 @@
+"""Tests run in float64 with strict promotion of dtypes, except those of what users run. Doctests show what a reader sees."""
+
+import jax
+import pytest
+
+AS_IN_USE = {"test_benchmarks", "test_cli", "test_readme", "test_runs", "test_text"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def precision(request):
+    # Doctests run in the same process, so that nothing may be switched for good.
+    if request.module.__name__ in AS_IN_USE:
+        yield
+    else:
+        with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+            yield

@@ -1,0 +1,221 @@
+"""Small problems to prove things on: a cell of every kind, a readout, a short stream; and the plain way to its gradient."""
+
+import itertools
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+import onward
+from onward import RowGroup
+
+INPUTS = 2
+
+
+class OwnCell(onward.AbstractCell):
+    """A user's cell: multiplicative, with a state of two parts of different sizes, and arrays that are not learned."""
+
+    product: jax.Array
+    mix: jax.Array
+    rate: jax.Array
+    order: jax.Array
+
+    def __init__(self, units, *, key):
+        product_key, mix_key = jr.split(key)
+        self.product = 0.8 * jr.normal(product_key, (units, units, INPUTS))
+        self.mix = 0.8 * jr.normal(mix_key, (1, units))
+        self.rate = jnp.array(0.3)
+        self.order = jnp.arange(units)[::-1]
+
+    def __call__(self, hidden, x):
+        fast = jnp.tanh(jnp.einsum("ijk,j,k->i", self.product, hidden["fast"] + 0.5, x) + hidden["slow"].sum())
+        slow = (1 - self.rate) * hidden["slow"] + self.rate * jnp.sin(self.mix @ fast)
+        return {"fast": fast[self.order], "slow": slow}
+
+    def init_hidden(self):
+        return {"fast": jnp.zeros_like(self.mix[0]), "slow": jnp.zeros_like(self.mix[:, 0])}
+
+    def output(self, hidden):
+        return hidden["fast"]
+
+
+class IntegratorCell(onward.AbstractAffineGatedCell):
+    """`h' = h + W [x, 1]`: the state's own derivative is the identity, which makes influences easy to write down."""
+
+    weights: tuple[jax.Array]
+    input_size: int = eqx.field(static=True)
+    hidden_size: int = eqx.field(static=True)
+    groups: ClassVar = (RowGroup(rows=1, sees_hidden=False),)
+
+    def __init__(self, units, *, key):
+        self.weights = (jr.normal(key, (1, units, INPUTS + 1)),)
+        self.input_size, self.hidden_size = INPUTS, units
+
+    def init_hidden(self):
+        return jnp.zeros_like(self.weights[0][0, :, 0])
+
+    def recurrent(self, hidden):
+        return hidden
+
+    def gate(self, hidden, preactivations):
+        return hidden + preactivations[0][0]
+
+    def output(self, hidden):
+        return jnp.tanh(hidden)
+
+
+def _stack(lower, upper):
+    def build(units, key):
+        lower_key, upper_key = jr.split(key)
+        layers = [lower(INPUTS, units, key=lower_key), upper(units, max(1, units - 1), key=upper_key)]
+        return onward.StackedCell(layers)
+
+    return build
+
+
+# Every cell is built from a number of units and a key. Scales are large enough for the past to matter.
+AFFINE_CELLS = {
+    "vanilla": lambda n, key: onward.VanillaCell(INPUTS, n, key=key, scale=1.5),
+    "vanilla-activation": lambda n, key: onward.VanillaCell(INPUTS, n, key=key, scale=1.5, preactivation_state=False),
+    "leaky": lambda n, key: onward.LeakyCell(INPUTS, n, key=key, scale=1.5),
+    "leaky-activation": lambda n, key: onward.LeakyCell(INPUTS, n, key=key, scale=1.5, preactivation_state=False),
+    "lstm": lambda n, key: onward.LSTMCell(INPUTS, n, key=key, scale=2.0),
+    "gru": lambda n, key: onward.GRUCell(INPUTS, n, key=key, scale=2.0),
+}
+GENERIC_CELLS = {
+    "antisymmetric": lambda n, key: onward.AntisymmetricCell(INPUTS, n, key=key, step=0.5),
+    "equinox-gru": lambda n, key: onward.AdaptedCell(eqx.nn.GRUCell(INPUTS, n, key=key)),
+    "equinox-lstm": lambda n, key: onward.AdaptedCell(eqx.nn.LSTMCell(INPUTS, n, key=key)),
+    "own": lambda n, key: OwnCell(n, key=key),
+}
+STACKS = {
+    "stack": _stack(onward.VanillaCell, onward.GRUCell),
+    "stack-generic": _stack(onward.LeakyCell, onward.AntisymmetricCell),
+}
+CELLS = AFFINE_CELLS | GENERIC_CELLS | STACKS
+
+
+class Problem(NamedTuple):
+    """A model and a stretch of a stream that is under way: the hidden state it starts from is not zero."""
+
+    model: onward.Model
+    hidden: object
+    xs: jax.Array
+    ys: jax.Array
+
+    @property
+    def cell(self):
+        return self.model.cell
+
+    @property
+    def steps(self):
+        return len(self.xs)
+
+    def state(self, estimator, key=0):
+        example = (self.xs[0], self.ys[0])
+        return estimator.init(self.model, self.model.cell.init_hidden(), key=jr.key(key), example=example)
+
+    def estimate(self, estimator, **arguments):
+        """The estimator on the whole stretch, as the first call after `init`."""
+        state = self.state(estimator)
+        return estimator.grad(self.model, loss, self.hidden, state, self.xs, self.ys, **arguments)
+
+    def grad(self, estimator, **arguments):
+        return self.estimate(estimator, **arguments).grads
+
+
+def loss(prediction, y):
+    """Smooth, not quadratic, and different for every step."""
+    return jnp.sum(jnp.log(1 + (prediction - y) ** 2)) + jnp.sum(prediction * y)
+
+
+def problem(cell, *, units, steps, seed=0):
+    """`cell` is a name in CELLS, or a function of the number of units and a key."""
+    return _compiled(lambda: _problem(CELLS.get(cell, cell), units, steps, seed))
+
+
+def _problem(build, units, steps, seed):
+    cell_key, readout_key, hidden_key, xs_key, ys_key = jr.split(jr.key(seed), 5)
+    cell = build(units, cell_key)
+    model = onward.Model(cell, eqx.nn.Linear(cell.output(cell.init_hidden()).size, 2, key=readout_key))
+    hidden = jax.tree.map(lambda h: jr.uniform(hidden_key, h.shape, h.dtype, -1, 1), cell.init_hidden())
+    return Problem(model, hidden, jr.normal(xs_key, (steps, INPUTS)), jr.normal(ys_key, (steps, 2)))
+
+
+def _compiled(build):
+    """What `build()` returns, its arrays made by one program: dozens of small ones take seconds."""
+    static = []
+
+    def arrays():
+        dynamic, rest = eqx.partition(build(), eqx.is_array)
+        static.append(rest)
+        return dynamic
+
+    return eqx.combine(quick_jit(arrays)(), static[0])
+
+
+def naive_losses(model, hidden, xs, ys, reset, weight):
+    """The step losses by a Python loop over time: nothing of the library but the cell's own step."""
+    losses = []
+    for x, y, restart, w in zip(xs, ys, reset, weight, strict=True):
+        hidden = jax.tree.map(lambda a, b, r=restart: jnp.where(r, a, b), model.cell.init_hidden(), hidden)
+        hidden = model.cell(hidden, x)
+        losses.append(w * loss(model.predict(hidden), y))
+    return jnp.stack(losses)
+
+
+def naive_gradient(model, hidden, xs, ys, reset, weight):
+    """The exact gradient of the summed losses, by reverse mode through that loop."""
+    parameters, static = eqx.partition(model, eqx.is_inexact_array)
+    return jax.grad(lambda p: naive_losses(eqx.combine(p, static), hidden, xs, ys, reset, weight).sum())(parameters)
+
+
+def quick_jit(function):
+    """`jax.jit`, compiled with less care: these programs run once, and their mathematics is in question, not their speed."""
+    options = {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_parallel_codegen_split_count": 1,
+        "xla_cpu_use_fusion_emitters": False,
+    }
+    return jax.jit(function, compiler_options=options)
+
+
+def assert_same(actual, expected, *, relative=1e-10):
+    """Two trees are equal up to `relative`, measured against the largest number of each leaf."""
+    actual, expected = _arrays(actual), _arrays(expected)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), jax.tree_util.keystr(path)
+        scale = np.max(np.abs(b), initial=0)
+        np.testing.assert_allclose(a, b, rtol=0, atol=relative * scale, err_msg=jax.tree_util.keystr(path))
+
+
+def assert_identical(actual, expected):
+    """Two trees have the same bits."""
+    actual, expected = _arrays(actual), _arrays(expected)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True), jax.tree_util.keystr(path)
+
+
+def _arrays(tree):
+    """Leaves as numpy arrays; random keys as their data."""
+
+    def convert(leaf):
+        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jr.key_data(leaf) if is_key else leaf)
+
+    return jax.tree.map(convert, eqx.filter(tree, eqx.is_array_like))
+
+
+def patterns(bits):
+    """All words of `bits` bits, each once."""
+    return jnp.arange(2**bits, dtype=jnp.uint32)
+
+
+def all_cuts(steps):
+    """All patterns of cuts between `steps` steps: `[pattern, steps]`, false at the first step."""
+    return np.array([(False, *cuts) for cuts in itertools.product([False, True], repeat=steps - 1)])
