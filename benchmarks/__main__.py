@@ -2,11 +2,16 @@
 
 import argparse
 
+DESCRIPTION = """
+Time a learning step of every estimator against the forward pass, measure memory, and run the same task in other
+libraries where they are installed. On one thread of one core; give it a quiet machine and about half an hour.
+"""
+
 SECTIONS = ("steps", "memory", "peers")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=DESCRIPTION)
     parser.add_argument("--quick", action="store_true", help="fewer sizes, repeats and steps: minutes, and rough")
     parser.add_argument("--only", metavar="A,B", default=",".join(SECTIONS), help=f"some of: {', '.join(SECTIONS)}")
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/results/NAME.md and NAME.json")

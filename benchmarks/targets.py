@@ -1,39 +1,35 @@
 """What we promised of speed, against what this run measured."""
 
 from collections.abc import Iterator
-from statistics import median
 from typing import NamedTuple
 
 from .report import Table
+from .timing import Samples
 
 
 class Target(NamedTuple):
-    """A figure that may be at most `limit` (or at least it), and the better one we aim at."""
+    """A ratio whose median may be at most `limit` (or at least it), and the better one we aim at."""
 
     promise: str
-    figure: float
+    ratio: Samples
     limit: float
     aim: float | None = None
     at_least: bool = False
 
     @property
     def kept(self) -> bool:
-        return self.figure >= self.limit if self.at_least else self.figure <= self.limit
+        return self.ratio.median >= self.limit if self.at_least else self.ratio.median <= self.limit
+
+    @property
+    def wanted(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.limit:g}" + (f" (aim {self.aim:g})" if self.aim else "")
 
 
 def table(tables: list[Table]) -> Table:
     """The targets that this run measured, kept or not."""
     found = list(targets(tables))
-    rows = [
-        (
-            t.promise,
-            f"{t.figure:.2f}",
-            f"{'≥' if t.at_least else '≤'} {t.limit:g}" + (f" (aim {t.aim:g})" if t.aim else ""),
-            "kept" if t.kept else "MISSED",
-        )
-        for t in found
-    ]
-    figures = [{**t._asdict(), "kept": t.kept} for t in found]
+    rows = [(t.promise, str(t.ratio), t.wanted, "kept" if t.kept else "MISSED") for t in found]
+    figures = [{"promise": t.promise, "wanted": t.wanted, "ratio": t.ratio.values, "kept": t.kept} for t in found]
     return Table("Promises", ("", "measured", "promised", ""), rows, (), figures)
 
 
@@ -41,7 +37,7 @@ def targets(tables: list[Table]) -> Iterator[Target]:
     for units, limit, aim in ((20, 5, 2.5), (128, 8, 5)):
         ours = _find(tables, "Learning steps", "NoBackTrack, rank 1", units)
         if ours:
-            yield Target(f"NoBackTrack, rank 1: ÷ forward at n = {units}", ours["ratio_median"], limit, aim)
+            yield Target(f"NoBackTrack, rank 1: ÷ forward at n = {units}", Samples(tuple(ours["ratio"])), limit, aim)
     ours, plain = (_find(tables, "Learning steps", n, 20) for n in ("RTRL", "RTRL in plain JAX (jacrev)"))
     if ours and plain:
         yield Target("RTRL: ÷ plain jacrev at n = 20", _slower(ours, plain), 1)
@@ -51,12 +47,13 @@ def targets(tables: list[Table]) -> Iterator[Target]:
         theirs = [_find(tables, "Peers", f"BrainTrace UORO, window {window}", units) for window in (1, 2)]
         if ours and any(theirs):
             promise = f"BrainTrace's UORO (window 1 or 2, the faster) ÷ NoBackTrack, rank 1, at n = {units}"
-            yield Target(promise, min(_slower(t, ours) for t in theirs if t), 4, at_least=True)
+            ratios = [_slower(t, ours) for t in theirs if t]
+            yield Target(promise, min(ratios, key=lambda ratio: ratio.median), 4, at_least=True)
 
 
-def _slower(one: dict, other: dict) -> float:
-    """How many times as long one takes as the other: the median over the rounds, in each of which both ran."""
-    return median(a / b for a, b in zip(one["us"], other["us"], strict=True))
+def _slower(one: dict, other: dict) -> Samples:
+    """How many times as long one takes as the other, in each of the rounds that both ran in."""
+    return Samples(tuple(a / b for a, b in zip(one["us"], other["us"], strict=True)))
 
 
 def _find(tables: list[Table], title: str, method: str, units: int) -> dict | None:

@@ -56,11 +56,12 @@ def test_what_is_too_large_is_left_out_with_its_size():
 
 def test_a_promise_is_read_from_the_tables():
     def row(method, ratio):
-        return {"method": method, "units": 20, "batch": 1, "cell": "vanilla", "scan": {"ratio_median": ratio}}
+        return {"method": method, "units": 20, "batch": 1, "cell": "vanilla", "scan": {"ratio": [ratio] * 3}}
 
     tables = [report.Table("Learning steps: x", (), [], (), [row("NoBackTrack, rank 1", 6.0)])]
-    (target,) = targets.targets(tables)
-    assert not target.kept
+    assert targets.table(tables).rows == [
+        ("NoBackTrack, rank 1: ÷ forward at n = 20", "6.00 (6.00..6.00)", "≤ 5 (aim 2.5)", "MISSED")
+    ]
 
 
 def test_memory_of_a_short_stream():
