@@ -150,7 +150,7 @@ def test_without_options_it_is_the_whole_embedded_text():
 
 def test_the_window_of_sliding_is_its_horizon():
     settings, _, _ = new_settings(TrainOptions(method="sliding", window=5, steps=100))
-    assert (settings.method.horizon, settings.method.window) == (5, 1)
+    assert (settings.method.horizon, settings.method.window) == (5, METHODS["sliding"].window)
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,12 @@ onward COMMAND --help tells the options of a command; onward --version the versi
 
 def _train(arguments: Sequence[str]) -> int:
     from .options import parse_options
-    from .train import train
     from .train_options import TrainOptions
 
-    return train(parse_options(TrainOptions, arguments, program="onward train"))
+    options = parse_options(TrainOptions, arguments, program="onward train")
+    from .train import train
+
+    return train(options)
 
 
 def _audit(arguments: Sequence[str]) -> int:

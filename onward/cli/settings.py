@@ -40,7 +40,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         method = self.method
         named = ("window", "horizon", "cut", "rank", "order")
         own = [f"{key} {value}" for key in named if (value := getattr(method, key)) is not None]
+        own += ["blocks"] * method.blocks
         rate = f"{method.optimizer} {method.rate:g}{'/√t' if method.decay else ''}"
+        rate += f" (cell {method.cell_rate_factor * method.rate:g})" * (method.cell_rate_factor != 1)
         return f"{self.method_name} ({', '.join(own)}), {method.cell} with {method.hidden_size} units, {rate}"
 
 
