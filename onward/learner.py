@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from .checks import check_model, check_stream
 from .estimators.base import AbstractEstimator, Estimate, inexact
 from .model import Model
-from .trees import select
+from .trees import mean_of_leading, select
 
 
 class Carry(eqx.Module):
@@ -156,12 +156,8 @@ class Learner:
         stream = (xs, ys, reset, weight, self._draw(carry, steps))
         losses = []
         if whole:
-            chunks = jax.tree.map(
-                lambda leaf: leaf[:whole].reshape(whole // self.chunk, self.chunk, *leaf.shape[1:]), stream
-            )
-            carry, per_chunk = _loop(self._step, carry, chunks, count)
-            per_chunk = per_chunk[: whole // self.chunk]
-            losses.append(per_chunk.reshape(whole, *per_chunk.shape[2:]))
+            carry, per_chunk = _loop(self._step, carry, stream, self.chunk, count)
+            losses.append(per_chunk.reshape(-1, *per_chunk.shape[2:])[:whole])
         if whole < steps:
             carry, rest = self._step(carry, jax.tree.map(lambda leaf: leaf[whole:], stream))
             losses.append(rest)
@@ -170,13 +166,14 @@ class Learner:
     def influence_norm(self, carry: Carry) -> Float[Array, "*batch"]:
         """The norm of the carried approximation of ∂hidden/∂θ of each stream: watch it before it overflows."""
         norm = self.estimator.influence_norm
-        return norm(carry.estimator) if self.batch is None else jax.vmap(norm)(carry.estimator)
+        return norm(carry.estimator) if self.batch is None else jax.vmap(norm, axis_size=self.batch)(carry.estimator)
 
     def _draw(self, carry, steps):
         """The noise of all steps, drawn outside the loop, time first."""
         if self.batch is None:
             return self.estimator.draw(carry.estimator, steps)
-        return jax.vmap(lambda state: self.estimator.draw(state, steps), out_axes=1)(carry.estimator)
+        draw = jax.vmap(lambda state: self.estimator.draw(state, steps), out_axes=1, axis_size=self.batch)
+        return draw(carry.estimator)
 
     def _step(self, carry, chunk):
         xs, ys, reset, weight, noise = chunk
@@ -204,7 +201,7 @@ class Learner:
         )
         return Estimate(
             losses=each.losses.T,
-            grads=jax.tree.map(lambda g: g.mean(0), each.grads),
+            grads=mean_of_leading(each.grads),
             hidden=each.hidden,
             state=each.state,
             predictions=each.predictions,
@@ -212,21 +209,22 @@ class Learner:
         )
 
 
-def _loop(step, carry, chunks, count):
-    """`lax.scan`, but with a number of steps that the compiler does not know.
+def _loop(step, carry, stream, size, count):
+    """`step` over the stream's first `count` chunks of `size`: `lax.scan`, but with a number the compiler does not know.
 
-    A loop known to run once is inlined, and an index into an array of one folded; either fuses the step with what
-    surrounds it and changes the last bits, so that a stream fed in pieces would depend on their sizes. A lone chunk is
-    doubled, to run once.
+    A loop known to run once is inlined, and an index into a single chunk folded; either fuses the step with what surrounds
+    it and changes the last bits, so that a stream fed in pieces would depend on their sizes. A lone chunk is doubled, to be
+    run once.
     """
-    chunks = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]) if len(leaf) == 1 else leaf, chunks)
-    first = jax.tree.map(lambda leaf: leaf[0], chunks)
-    shapes = jax.eval_shape(step, carry, first)[1]
-    out = jax.tree.map(lambda s: jnp.zeros((len(jax.tree.leaves(chunks)[0]), *s.shape), s.dtype), shapes)
+    chunks = len(jax.tree.leaves(stream)[0]) // size
+    if chunks == 1:
+        chunks, stream = 2, jax.tree.map(lambda leaf: jnp.concatenate([leaf[:size], leaf[:size]]), stream)
+    shapes = jax.eval_shape(step, carry, jax.tree.map(lambda leaf: leaf[:size], stream))[1]
+    out = jax.tree.map(lambda s: jnp.zeros((chunks, *s.shape), s.dtype), shapes)
 
     def body(i, loop):
         carry, out = loop
-        chunk = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), chunks)
+        chunk = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, i * size, size), stream)
         carry, value = step(carry, chunk)
         return carry, jax.tree.map(lambda o, v: jax.lax.dynamic_update_index_in_dim(o, v, i, 0), out, value)
 

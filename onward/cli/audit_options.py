@@ -9,10 +9,11 @@ from .options import one_of, option, whole
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """Compare a method's gradient with the exact one, on the first characters of the embedded text and untrained weights.
+    """Compare a method's gradient with the exact one, on the first characters of the embedded text and untrained
+    weights.
 
-    One row for each block of parameters, every number relative to the exact gradient: the cosine with it, the ratio of norms,
-    the bias (beside what noise alone would show), the variance of one estimate.
+    One row for each block of parameters, every number relative to the exact gradient: the cosine with it, the ratio of
+    norms, the bias (beside what noise alone would show), the variance of one estimate.
     """
 
     method: Annotated[str | None, *option("NAME", DEFAULT_METHOD, one_of("method", tuple(METHODS)))] = None
