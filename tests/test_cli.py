@@ -9,7 +9,6 @@ import sys
 import time
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import msgspec
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 
 from onward.cli import build, main
-from onward.cli.compilation_cache import compilation_cache
 from onward.cli.methods import CELLS, METHODS, Method
 from onward.cli.settings import BLOCK, Settings, new_settings
 from onward.cli.train_options import TrainOptions
@@ -375,25 +373,6 @@ def test_ctrl_c_after_the_last_character_is_no_loss(finished, text, tmp_path, mo
     assert f"onward train --resume {folder}" in capsys.readouterr().err
     assert train("--resume", folder) == 0
     assert kill_train.differences(folder, finished) == []
-
-
-def test_compiled_programs_are_kept_and_a_damaged_cache_heals(tmp_path, monkeypatch, recwarn):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-    def compile_again():
-        jax.clear_caches()
-        with compilation_cache():
-            assert jax.jit(lambda x: jnp.sin(x) + 1)(jnp.zeros(())) == 1
-        return list(tmp_path.rglob("*-cache"))
-
-    entries = compile_again()
-    assert entries
-    assert compile_again() == entries
-    for entry in entries:
-        os.truncate(entry, entry.stat().st_size // 2)
-    assert not compile_again()
-    assert sorted(compile_again()) == sorted(entries)
-    assert not [warning for warning in recwarn if "compilation cache" in str(warning.message)]
 
 
 def test_stopped_and_killed_it_goes_on_to_the_same_bits(tmp_path):
