@@ -1,12 +1,15 @@
 """Every method of `onward train` on the embedded text, over several seeds: `python -m benchmarks.text --record x`."""
 
 import argparse
+import itertools
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .machine import describe, hold_to_one_thread
@@ -18,34 +21,45 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... of each method")
     parser.add_argument("--methods", metavar="A,B", help="some of the methods; all if left out")
     parser.add_argument("--steps", type=int, help="characters to read; the whole text if left out")
-    parser.add_argument("--cpu", type=int, help="the core to use; the last allowed one if left out")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each on a core of its own")
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/results/NAME.md and NAME.json")
     options = parser.parse_args()
-    hold_to_one_thread(options.cpu)
+    cores = sorted(os.sched_getaffinity(0))[-options.jobs :]
+    hold_to_one_thread()
     from onward.cli.methods import METHODS
 
     methods = options.methods.split(",") if options.methods else list(METHODS)
     around = describe() | {"command": " ".join(["python -m benchmarks.text", *sys.argv[1:]])}
     print(header(around), flush=True)
-    runs = []
-    with tempfile.TemporaryDirectory() as folder:
-        for method in methods:
-            for seed in range(options.seeds):
-                runs.append(train(method, seed, options.steps, Path(folder) / f"{method}-{seed}"))
-                print(runs[-1], flush=True)
+    free = list(cores)
+
+    def job(method_and_seed):
+        core = free.pop()
+        run = train(*method_and_seed, options.steps, core)
+        free.append(core)
+        print(run, flush=True)
+        return run
+
+    with ThreadPoolExecutor(len(cores)) as pool:
+        runs = list(pool.map(job, itertools.product(methods, range(options.seeds))))
     table = summarise(methods, runs)
     print(table)
     if options.record:
         print("Recorded: " + ", ".join(str(path) for path in record(options.record, around, [table])))
 
 
-def train(method: str, seed: int, steps: int | None, folder: Path) -> dict:
-    """One run of the command line in a process of its own; its summary, or how it failed."""
-    command = [sys.executable, "-m", "onward", "train", "--method", method, "--seed", str(seed), "--run", str(folder)]
-    done = subprocess.run(command + (["--steps", str(steps)] if steps else []), capture_output=True, text=True)
-    if done.returncode:
-        return {"method_name": method, "seed": seed, "failed": done.stderr.strip().splitlines()[-1]}
-    return {"method_name": method} | json.loads((folder / "summary.json").read_text())
+def train(method: str, seed: int, steps: int | None, core: int) -> dict:
+    """One run of the command line in a process of its own, on one core; its summary, or how it failed."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "run"
+        command = [sys.executable, "-m", "onward", "train", "--method", method, "--seed", str(seed)]
+        command += ["--run", str(folder)] + (["--steps", str(steps)] if steps else [])
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            os.sched_setaffinity(process.pid, {core})
+            said = process.communicate()[1]
+        if process.returncode:
+            return {"method_name": method, "seed": seed, "failed": said.strip().splitlines()[-1]}
+        return {"method_name": method} | json.loads((folder / "summary.json").read_text())
 
 
 def summarise(methods: list[str], runs: list[dict]) -> Table:

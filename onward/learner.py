@@ -210,11 +210,11 @@ class Learner:
 
 
 def _loop(step, carry, stream, size, count):
-    """`step` over the stream's first `count` chunks of `size`: `lax.scan`, but with a number the compiler does not know.
+    """`lax.scan` of `step` over the stream's first `count` chunks of `size`, with a count the compiler does not know.
 
-    A loop known to run once is inlined, and an index into a single chunk folded; either fuses the step with what surrounds
-    it and changes the last bits, so that a stream fed in pieces would depend on their sizes. A lone chunk is doubled, to be
-    run once.
+    A loop known to run once is inlined, and an index into a single chunk folded; either fuses the step with what
+    surrounds it and changes the last bits, so that a stream fed in pieces would depend on their sizes. A lone chunk is
+    doubled, to be run once.
     """
     chunks = len(jax.tree.leaves(stream)[0]) // size
     if chunks == 1:
