@@ -76,7 +76,7 @@ def cell_gradient(cell: AbstractCell, grads: PyTree) -> PyTree:
     return grads
 
 
-def balance(numerator: Float[Array, "*k"], denominator: Float[Array, "*k"]) -> tuple[Array, Array]:
+def balance(numerator: Float[Array, "*#k"], denominator: Float[Array, "*#k"]) -> tuple[Array, Array]:
     """`ρ = sqrt(numerator/denominator)` and `1/ρ`, both 0 where either norm is 0.
 
     A vanished factor makes the product of the two vanish; keeping the other one would add variance and no information.
