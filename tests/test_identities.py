@@ -22,34 +22,34 @@ from problems import (
 
 import onward
 
-UNITS, STEPS, RESTART = 3, 8, 4
+UNITS, STEPS, RESTART = 3, 6, 2
 
 
 @functools.cache
 def subject(cell):
     """A problem with a new sequence in its middle, and weights of which one is zero."""
     reset = jnp.arange(STEPS) == RESTART
-    weight = jnp.array([0.5, 1.0, 2.0, 0.0, 1.5, 1.0, 0.7, 1.0])
+    weight = jnp.array([0.5, 1.0, 2.0, 0.0, 1.5, 1.0])
     return problem(cell, units=UNITS, steps=STEPS), {"reset": reset, "weight": weight}
 
 
 @functools.cache
 def exact(cell):
     """The step losses and the gradient of their sum."""
-    p, flags = subject(cell)
-    arguments = (p.model, p.hidden, p.xs, p.ys)
-    return quick_jit(lambda: (naive_losses(*arguments, **flags), naive_gradient(*arguments, **flags)))()
+    @quick_jit
+    def compute(p, flags):
+        return naive_losses(*p, **flags), naive_gradient(*p, **flags)
+
+    return compute(*subject(cell))
 
 
 def losses_and_gradient(cell, estimator):
-    p, flags = subject(cell)
-
     @quick_jit
-    def compute():
+    def compute(p, flags):
         estimate = p.estimate(estimator, **flags)
         return estimate.losses, estimate.grads
 
-    return compute()
+    return compute(*subject(cell))
 
 
 def gradient_of(cell, estimator):
@@ -67,38 +67,33 @@ def test_rtrl_is_backpropagation(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("horizon", [STEPS, STEPS + 3])
-def test_a_window_over_everything_is_backpropagation(cell, horizon):
-    assert_same(losses_and_gradient(cell, onward.SlidingBPTT(horizon)), exact(cell))
+def test_a_window_over_everything_is_backpropagation(cell):
+    assert_same(losses_and_gradient(cell, onward.SlidingBPTT(horizon=STEPS + 1)), exact(cell))
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_snap_of_a_large_order_is_rtrl(cell):
-    assert_same(losses_and_gradient(cell, onward.SnAp(order=6)), exact(cell))
+    assert_same(losses_and_gradient(cell, onward.SnAp(order=4)), exact(cell))
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_mean_of_artbp_over_all_cuts_is_backpropagation(cell):
-    p, flags = subject(cell)
     estimator, cuts = onward.ARTBP(cut=0.25), all_cuts(STEPS)
     words = jnp.where(cuts, jnp.uint32(0), jnp.uint32(2**32 - 1))[..., None]  # a uniform number of 0, or just below 1
     chance = jnp.array(np.where(cuts[:, 1:], 0.25, 0.75).prod(1))
 
     @quick_jit
-    def mean(words, chance):
+    def mean(p, flags, words, chance):
         grads = jax.vmap(lambda noise: p.grad(estimator, noise=noise, **flags))(words)
         return jax.tree.map(lambda g: jnp.tensordot(chance, g, 1), grads)
 
-    assert_same(mean(words, chance), exact(cell)[1])
+    assert_same(mean(*subject(cell), words, chance), exact(cell)[1])
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("horizon", [1, 3])
-def test_a_window_goes_back_that_many_steps_for_each_loss(cell, horizon):
-    p, flags = subject(cell)
-
+def test_a_window_goes_back_that_many_steps_for_each_loss(cell, horizon=3):
     @quick_jit
-    def expected():
+    def expected(p, flags):
         parameters, static = eqx.partition(p.model, eqx.is_inexact_array)
         total, hidden, before, first = jax.tree.map(jnp.zeros_like, parameters), p.hidden, [], 0
         for t in range(STEPS):
@@ -117,7 +112,7 @@ def test_a_window_goes_back_that_many_steps_for_each_loss(cell, horizon):
             total = jax.tree.map(jnp.add, total, jax.grad(newest)(parameters))
         return total
 
-    assert_same(gradient_of(cell, onward.SlidingBPTT(horizon)), expected())
+    assert_same(gradient_of(cell, onward.SlidingBPTT(horizon)), expected(*subject(cell)))
 
 
 def masked_rtrl(p, mask, *, reset, weight):
@@ -163,7 +158,7 @@ def test_snap_1_keeps_the_influence_of_a_units_rows_on_that_unit(cell):
         return jnp.broadcast_to(own[:, None, :, None], (len(unit_of_state), *W.shape)).astype(W.dtype)
 
     masks = jax.tree.map(mask, eqx.filter(p.cell, eqx.is_inexact_array))
-    assert_same(gradient_of(cell, onward.SnAp(order=1)), quick_jit(lambda: masked_rtrl(p, masks, **flags))())
+    assert_same(gradient_of(cell, onward.SnAp(order=1)), quick_jit(masked_rtrl)(p, masks, **flags))
 
 
 def test_snap_1_finds_which_units_a_shared_number_acts_on():
@@ -175,16 +170,14 @@ def test_snap_1_finds_which_units_a_shared_number_acts_on():
     masks = eqx.tree_at(
         lambda c: (c.recurrent_weight, c.input_weight, c.bias), eqx.filter(p.cell, eqx.is_inexact_array), (pair, own, units)
     )
-    assert_same(gradient_of("antisymmetric", onward.SnAp(order=1)), quick_jit(lambda: masked_rtrl(p, masks, **flags))())
+    assert_same(gradient_of("antisymmetric", onward.SnAp(order=1)), quick_jit(masked_rtrl)(p, masks, **flags))
 
 
 def test_chunked_backpropagation_is_truncated_at_the_chunks_ends():
-    p, _ = subject("lstm")
-
     @quick_jit
-    def compute():
+    def compute(p):
         hidden, pairs = p.hidden, []
-        for chunk in (slice(0, 3), slice(3, 8)):
+        for chunk in (slice(0, 3), slice(3, STEPS)):
             stretch, steps = (p.xs[chunk], p.ys[chunk]), len(p.xs[chunk])
             estimate = onward.BPTT().grad(p.model, loss, hidden, None, *stretch)
             exact = naive_gradient(p.model, hidden, *stretch, jnp.zeros(steps, bool), jnp.ones(steps))
@@ -192,5 +185,5 @@ def test_chunked_backpropagation_is_truncated_at_the_chunks_ends():
             hidden = estimate.hidden
         return pairs
 
-    for chunked, exact in compute():
+    for chunked, exact in compute(subject("lstm")[0]):
         assert_same(chunked, exact)
