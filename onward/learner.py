@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .checks import check_model, check_stream
-from .estimators.base import AbstractEstimator, Estimate, inexact
+from .estimators.base import AbstractEstimator, inexact
 from .model import Model
 from .trees import mean_of_leading, select
 
@@ -145,7 +145,8 @@ class Learner:
         Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in
         blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit.
         """
-        steps = jax.tree.leaves(xs)[0].shape[0]
+        shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
+        steps = shape[0] if shape else 0  # what is wrong with xs is said in tracing
         return self._run(carry, xs, ys, reset, weight, np.int32(steps // self.chunk))
 
     @partial(jax.jit, static_argnums=0)
@@ -176,37 +177,28 @@ class Learner:
         return draw(carry.estimator)
 
     def _step(self, carry, chunk):
-        xs, ys, reset, weight, noise = chunk
-        estimate = self._estimate(carry, xs, ys, reset, weight, noise)
+        losses, grads, hidden, state, active = self._estimate(carry, *chunk)
         parameters = inexact(carry.arrays)
-        grads: Any = estimate.grads
         updates, optimizer = self.optimizer.update(grads, carry.optimizer, parameters)
         arrays = eqx.apply_updates(carry.arrays, updates)
-        if weight is not None:  # an optimiser with a memory moves even at a gradient of zero
-            arrays, optimizer = select(estimate.active, (arrays, optimizer), (carry.arrays, carry.optimizer))
-        return Carry(arrays, carry.skeleton, estimate.hidden, estimate.state, optimizer), estimate.losses
+        if chunk[3] is not None:  # weights: an optimiser with a memory moves even at a gradient of zero
+            arrays, optimizer = select(active, (arrays, optimizer), (carry.arrays, carry.optimizer))
+        return Carry(arrays, carry.skeleton, hidden, state, optimizer), losses
 
-    def _estimate(self, carry, xs, ys, reset, weight, noise) -> Estimate:
-        """The chunk's estimate; over a batch, the mean gradient."""
+    def _estimate(self, carry, xs, ys, reset, weight, noise) -> tuple[Array, Any, PyTree, PyTree, Array]:
+        """Losses, gradient, hidden state, estimator state and activity of the chunk; over a batch, the mean gradient."""
 
         def grad(hidden, state, xs, ys, reset, weight, noise):
-            return self.estimator.grad(
+            e = self.estimator.grad(
                 carry.model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise
             )
+            return e.losses, e.grads, e.hidden, e.state, e.active
 
         if self.batch is None:
             return grad(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
-        each = jax.vmap(grad, in_axes=(0, 0, 1, 1, 1, 1, 1))(
-            carry.hidden, carry.estimator, xs, ys, reset, weight, noise
-        )
-        return Estimate(
-            losses=each.losses.T,
-            grads=mean_of_leading(each.grads),
-            hidden=each.hidden,
-            state=each.state,
-            predictions=each.predictions,
-            active=each.active.any(),
-        )
+        over_streams = jax.vmap(grad, in_axes=(0, 0, 1, 1, 1, 1, 1), out_axes=(1, 0, 0, 0, 0))
+        losses, grads, hidden, state, active = over_streams(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
+        return losses, mean_of_leading(grads), hidden, state, active.any()
 
 
 def _loop(step, carry, stream, size, count):

@@ -31,9 +31,11 @@ class Model(eqx.Module):
 
     def __init__(self, cell: AbstractCell, readout: Callable):
         if not isinstance(cell, AbstractCell):
-            raise ValueError(f"cell must be an onward cell; wrap {cell!r} in onward.AdaptedCell.")
+            raise ValueError(f"cell must be an onward cell; wrap the {type(cell).__name__} in onward.AdaptedCell.")
         if not callable(readout):
-            raise ValueError(f"readout must be callable, from the cell's output to a prediction, got {readout!r}.")
+            raise ValueError(
+                f"readout must be callable, from the cell's output to a prediction, got {type(readout).__name__}."
+            )
         self.cell = cell
         self.readout = readout
 

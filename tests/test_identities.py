@@ -36,6 +36,7 @@ def subject(cell):
 @functools.cache
 def exact(cell):
     """The step losses and the gradient of their sum."""
+
     @quick_jit
     def compute(p, flags):
         return naive_losses(*p, **flags), naive_gradient(*p, **flags)
@@ -129,7 +130,9 @@ def masked_rtrl(p, mask, *, reset, weight):
             return ravel_pytree(eqx.combine(cell, static.cell)(unravel(flat), p.xs[t]))[0]
 
         J, fresh = jax.jacobian(step, argnums=(0, 1))(flat, parameters.cell)
-        influence = jax.tree.map(lambda m, G, f, J=J, a=fade: m * (a * jnp.tensordot(J, G, 1) + f), mask, influence, fresh)
+        influence = jax.tree.map(
+            lambda m, G, f, J=J, a=fade: m * (a * jnp.tensordot(J, G, 1) + f), mask, influence, fresh
+        )
         hidden = p.cell(hidden, p.xs[t])
 
         def instant(model, hidden, t=t):
@@ -138,7 +141,9 @@ def masked_rtrl(p, mask, *, reset, weight):
         direct, H = jax.grad(instant, argnums=(0, 1))(parameters, hidden)
         H = ravel_pytree(H)[0]
         through = jax.tree.map(lambda G, H=H: jnp.tensordot(H, G, 1), influence)
-        total = eqx.apply_updates(eqx.apply_updates(total, direct), eqx.tree_at(lambda m: m.cell, zeros(total), through))
+        total = eqx.apply_updates(
+            eqx.apply_updates(total, direct), eqx.tree_at(lambda m: m.cell, zeros(total), through)
+        )
     return total
 
 
@@ -168,7 +173,9 @@ def test_snap_1_finds_which_units_a_shared_number_acts_on():
     pair = units[:, :, None] + units[:, None, :] - 2 * units[:, :, None] * units[:, None, :]
     own = jnp.broadcast_to(units[:, :, None], (UNITS, *p.cell.input_weight.shape))
     masks = eqx.tree_at(
-        lambda c: (c.recurrent_weight, c.input_weight, c.bias), eqx.filter(p.cell, eqx.is_inexact_array), (pair, own, units)
+        lambda c: (c.recurrent_weight, c.input_weight, c.bias),
+        eqx.filter(p.cell, eqx.is_inexact_array),
+        (pair, own, units),
     )
     assert_same(gradient_of("antisymmetric", onward.SnAp(order=1)), quick_jit(masked_rtrl)(p, masks, **flags))
 

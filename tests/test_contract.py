@@ -1,0 +1,244 @@
+"""The contract: what every estimator promises with every cell. A new one of either is added to a list and inherits it all."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from problems import CELLS, QUICK, Problem, assert_identical, assert_same, loss, problem, quick_jit
+
+import onward
+
+ESTIMATORS = {
+    "bptt": onward.BPTT(),
+    "sliding": onward.SlidingBPTT(horizon=3),
+    "artbp": onward.ARTBP(cut=0.3),
+    "rtrl": onward.RTRL(),
+    "uoro": onward.UORO(),
+    "nobacktrack": onward.NoBackTrack(),
+    "nobacktrack-rank-2": onward.NoBackTrack(rank=2),
+    "nobacktrack-blocks": onward.NoBackTrack(rank=2, blocks=True),
+    "snap-1": onward.SnAp(order=1),
+    "snap-2": onward.SnAp(order=2),
+}
+
+# Backward through the chunk: where it is cut changes the gradient, by definition.
+BOUND_TO_THEIR_CHUNK = {"bptt", "artbp"}
+
+# Some tests are about what surrounds an estimator; one cell of each kind is enough for those.
+ONE_OF_EACH_KIND = ["gru", "own", "stack-generic"]
+
+STEPS = 4
+
+
+class Subject(NamedTuple):
+    """An estimator on a problem, and its `grad` compiled once: `grad(problem, state, noise, reset, weight)`."""
+
+    name: str
+    estimator: onward.AbstractEstimator
+    problem: Problem
+    state: object
+    traces: list
+    grad: object
+
+    def noise(self, steps=STEPS, state=None):
+        return self.estimator.draw(self.state if state is None else state, steps)
+
+    def __call__(self, p=None, state=None, *, noise=None, reset=None, weight=None):
+        """The estimate, of what differs from the subject's own stretch of its stream."""
+        p, state = self.problem if p is None else p, self.state if state is None else state
+        noise = self.noise(p.steps, state) if noise is None else noise
+        reset = jnp.zeros(p.steps, bool) if reset is None else reset
+        weight = jnp.ones(p.steps) if weight is None else weight
+        return self.grad(p, state, noise, reset, weight)
+
+
+def subject_of(name, cell):
+    estimator, p, traces = ESTIMATORS[name], problem(cell, units=2, steps=STEPS), []
+
+    def counted(prediction, y):
+        traces.append(1)
+        return loss(prediction, y)
+
+    @quick_jit
+    def grad(p, state, noise, reset, weight):
+        return estimator.grad(p.model, counted, p.hidden, state, p.xs, p.ys, reset=reset, weight=weight, noise=noise)
+
+    state = quick_jit(lambda p: p.state(estimator))(p)
+    return Subject(name, estimator, p, state, traces, grad)
+
+
+@pytest.fixture(scope="module", params=CELLS)
+def cell(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=ESTIMATORS)
+def subject(request, cell):
+    """All tests of one estimator and cell run in a row, on one compiled program."""
+    return subject_of(request.param, cell)
+
+
+def another_past(p):
+    """The same stretch, reached from elsewhere."""
+    return p._replace(hidden=jax.tree.map(lambda h: 0.5 - h, p.hidden), xs=p.xs[::-1] + 1, ys=-p.ys)
+
+
+def test_an_estimate_is_shaped_like_what_it_is_of(subject):
+    estimate, p = subject(), subject.problem
+    assert jax.tree.structure(estimate.grads) == jax.tree.structure(eqx.filter(p.model, eqx.is_inexact_array))
+    assert_shapes(estimate.grads, eqx.filter(p.model, eqx.is_inexact_array))
+    assert_shapes(estimate.hidden, p.hidden)
+    assert_shapes(estimate.state, subject.state)
+    assert estimate.losses.shape == (STEPS,)
+    assert estimate.predictions.shape == (STEPS, 2)
+    assert bool(estimate.active)
+
+
+def assert_shapes(actual, expected):
+    """Structure, shapes, dtypes, and whether dtypes are weak: what decides on a new compilation."""
+
+    def describe(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), eqx.filter(tree, eqx.is_array))
+
+    assert describe(actual) == describe(expected)
+
+
+def test_going_on_compiles_nothing_anew(subject):
+    estimate = subject()
+    traced = len(subject.traces)
+    subject(subject.problem._replace(hidden=estimate.hidden), estimate.state)
+    assert len(subject.traces) == traced > 0
+
+
+def test_any_chunking_gives_the_same(subject):
+    if subject.name in BOUND_TO_THEIR_CHUNK:
+        pytest.skip("backpropagation through the chunk")
+    whole, p = subject(), subject.problem
+    grads, hidden, state, losses = None, p.hidden, subject.state, []
+    for t in range(STEPS):
+        estimate = subject(p._replace(hidden=hidden, xs=p.xs[t : t + 1], ys=p.ys[t : t + 1]), state)
+        grads = estimate.grads if grads is None else jax.tree.map(jnp.add, grads, estimate.grads)
+        hidden, state = estimate.hidden, estimate.state
+        losses.append(estimate.losses)
+    assert_same((grads, hidden, jnp.concatenate(losses)), (whole.grads, whole.hidden, whole.losses))
+    assert_same(state, whole.state)
+
+
+def test_nothing_leaks_across_a_reset(subject):
+    """Two streams with different pasts: after the reset they are the same, to the last bit."""
+    p, reset = subject.problem, jnp.arange(STEPS) == 2
+    other = another_past(p)
+    later = jnp.array([0.0, 0.0, 1.0, 1.0])
+    one = subject(p, subject(p).state, reset=reset, weight=later)
+    past = other._replace(xs=other.xs.at[2:].set(p.xs[2:]), ys=other.ys.at[2:].set(p.ys[2:]))
+    two = subject(past, subject(other).state, reset=reset, weight=later)
+    assert_identical((one.grads, one.hidden, one.losses), (two.grads, two.hidden, two.losses))
+    # Nor does it wait in the state.
+    one, two = (subject(p._replace(hidden=e.hidden), e.state) for e in (one, two))
+    assert_identical((one.grads, one.hidden), (two.grads, two.hidden))
+
+
+def test_a_reset_is_a_new_start(subject):
+    p = subject.problem
+    fresh = p._replace(hidden=p.cell.init_hidden())
+    start = subject(fresh)
+    again = subject(p, subject(another_past(p)).state, noise=subject.noise(), reset=jnp.arange(STEPS) == 0)
+    assert_identical((again.grads, again.hidden, again.losses), (start.grads, start.hidden, start.losses))
+
+
+def test_a_step_without_weight_does_not_enter_whatever_its_loss(subject):
+    p, weight = subject.problem, jnp.array([1.0, 0.0, 2.0, 0.0])
+    clean = subject(p, weight=weight)
+    poisoned = subject(p._replace(ys=p.ys.at[1].set(jnp.nan).at[3].set(jnp.inf)), weight=weight)
+    assert_identical((poisoned.grads, poisoned.losses), (clean.grads, clean.losses))
+    assert np.all(np.isfinite(clean.losses))
+    assert clean.losses[1] == clean.losses[3] == 0
+
+
+def test_weights_multiply_losses(subject):
+    p, weight = subject.problem, jnp.array([0.5, 1.0, 2.0, 3.0])
+    unit = subject(p)
+    assert_same(subject(p, weight=weight).losses, weight * unit.losses)
+    twice = subject(p, weight=jnp.full(STEPS, 2.0))
+    assert_same(twice.grads, jax.tree.map(lambda g: 2 * g, unit.grads))
+
+
+def test_no_weight_at_all_is_no_gradient(subject):
+    silent = subject(weight=jnp.zeros(STEPS))
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(silent.grads))
+    assert not bool(silent.active)
+    assert_same(silent.hidden, subject().hidden)
+
+
+def test_float32_stays_float32(subject):
+    with jax.enable_x64(False):
+        p, estimator = to_float32(subject.problem), subject.estimator
+        state = jax.eval_shape(lambda: p.state(estimator))
+        estimate = jax.eval_shape(lambda state: estimator.grad(p.model, loss, p.hidden, state, p.xs, p.ys), state)
+        again = jax.eval_shape(
+            lambda hidden, state: estimator.grad(p.model, loss, hidden, state, p.xs, p.ys),
+            estimate.hidden,
+            estimate.state,
+        )
+    for tree in (state, estimate, again):
+        assert not [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float64]
+    assert again == estimate
+    assert estimate.state == state
+
+
+def to_float32(tree):
+    def convert(leaf):
+        return leaf.astype(np.float32 if np.issubdtype(leaf.dtype, np.floating) else np.int32)
+
+    return jax.tree.map(convert, tree)
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND, scope="module")
+@pytest.mark.parametrize("name", ESTIMATORS, scope="module")
+def test_a_batch_of_streams_is_each_stream_by_itself(name, cell):
+    """Under `vmap`, over streams with keys of their own."""
+    subject = subject_of(name, cell)
+    p, estimator = subject.problem, subject.estimator
+    xs = jnp.stack([p.xs, p.xs[::-1], p.xs + 1])
+
+    @quick_jit
+    def each(p, xs):
+        def one(key, xs):
+            state = estimator.init(p.model, p.hidden, key=key, example=(p.xs[0], p.ys[0]))
+            return estimator.grad(p.model, loss, p.hidden, state, xs, p.ys), state
+
+        return jax.vmap(one)(jr.split(jr.key(0, impl=QUICK), 3), xs)
+
+    estimates, states = each(p, xs)
+    for i in range(3):
+        state, estimate = jax.tree.map(lambda leaf, i=i: leaf[i], (states, estimates))
+        single = subject(p._replace(xs=xs[i]), state)
+        assert_same((estimate.grads, estimate.losses), (single.grads, single.losses))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_uncompiled_is_the_same(name):
+    subject = subject_of(name, "vanilla")
+    p, compiled = subject.problem, subject()
+    plain = subject.estimator.grad(p.model, loss, p.hidden, subject.state, p.xs, p.ys)
+    assert_same((plain.grads, plain.losses), (compiled.grads, compiled.losses))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_norm_of_the_influence_is_a_number_and_starts_at_zero(name):
+    subject = subject_of(name, "stack")
+    norm = subject.estimator.influence_norm
+    assert norm(subject.state) == 0
+    after = norm(subject().state)
+    assert after.shape == ()
+    assert after >= 0
+
+
+@pytest.mark.parametrize("name", ["rtrl", "uoro", "nobacktrack", "nobacktrack-rank-2", "nobacktrack-blocks", "snap-1"])
+def test_the_norm_of_an_influence_grows_from_zero(name):
+    subject = subject_of(name, "gru")
+    assert subject.estimator.influence_norm(subject().state) > 0
