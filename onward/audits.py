@@ -10,8 +10,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from .arguments import whole
 from .cells import AbstractAffineGatedCell
-from .checks import check_model
+from .checks import check_model, check_stream
 from .estimators import BPTT, AbstractEstimator
 from .model import Model
 
@@ -73,7 +74,8 @@ def audit(
 
     The exact gradient is that of the stretch's summed loss, by backpropagation through all of it, from the cell's
     initial state. The estimator goes through it chunk by chunk and its gradients are summed; a random one does so under
-    `samples` keys. A trustworthy unbiased estimator shows a bias of about its noise, a biased one more; a low variance
+    `samples` keys. Blocks whose exact gradient is zero have no row of their own. A
+    trustworthy unbiased estimator shows a bias of about its noise, a biased one more; a low variance
     is a good one.
 
     **Arguments:** `xs`, `ys`, `reset`, `weight` as in `onward.Learner.run`, for one stream; `samples`, at least 2;
@@ -94,11 +96,9 @@ def audit(
         True
     """
     check_model(model)
-    if not isinstance(samples, int) or samples < 2:
-        raise ValueError(f"samples must be an integer of at least 2, got {samples!r}.")
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunk must be an integer of at least 1, got {chunk!r}.")
+    samples, chunk = whole("samples", samples, 2), whole("chunk", chunk)
     hidden = model.cell.init_hidden()
+    check_stream(model, hidden, loss, None, xs, ys, reset, weight)
     stream = (xs, ys, reset, weight)
     first = jax.tree.map(lambda leaf: leaf[0], (xs, ys))
 
@@ -117,9 +117,9 @@ def audit(
     guesses = _blocks(model, estimates(model, jr.split(key, samples)), lead=1)
     if not all(np.isfinite(block).all() for block in truth.values()) or not any(b.any() for b in truth.values()):
         raise ValueError("the exact gradient of this stretch is zero or not finite: there is nothing to compare with.")
-    whole = {"all": np.concatenate(list(truth.values()))}
+    model_truth = {"all": np.concatenate(list(truth.values()))}
     every = {"all": np.concatenate(list(guesses.values()), axis=1)}
-    rows = [_row(name, block, (every | guesses)[name]) for name, block in (whole | truth).items() if block.any()]
+    rows = [_row(name, block, (every | guesses)[name]) for name, block in (model_truth | truth).items() if block.any()]
     return Audit(tuple(rows), samples)
 
 

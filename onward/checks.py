@@ -13,12 +13,15 @@ def check_model(model) -> None:
         raise ValueError(f"model must be an onward.Model of a cell and a readout, got {type(model).__name__}.")
     if not jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
         raise ValueError("model holds no floating-point array: there is nothing to learn; cast its integers to float.")
+    for leaf in jax.tree.leaves(model.cell.init_hidden()):
+        if not eqx.is_inexact_array(leaf):
+            raise ValueError(f"model: the cell's hidden state must be floating-point arrays, got {_describe([leaf])}.")
 
 
-def check_stream(learner, carry, xs, ys, reset, weight) -> None:
-    """Raise `ValueError`, naming the argument, unless the stream fits the learner and the model of the carry."""
-    lead = () if learner.batch is None else (learner.batch,)
-    described = "[steps, ...]" if learner.batch is None else f"[steps, {learner.batch}, ...]"
+def check_stream(model, hidden, loss, batch, xs, ys, reset, weight) -> None:
+    """Raise `ValueError`, naming the argument, unless the stream fits the model, its hidden state, loss and batch."""
+    lead = () if batch is None else (batch,)
+    described = "[steps, ...]" if batch is None else f"[steps, {batch}, ...]"
     steps = None
     for name, tree in (("xs", xs), ("ys", ys), ("reset", reset), ("weight", weight)):
         for leaf in jax.tree.leaves(tree):
@@ -42,8 +45,7 @@ def check_stream(learner, carry, xs, ys, reset, weight) -> None:
         raise ValueError(
             f"weight must be floating of shape {(steps, *lead)}, got {jnp.result_type(weight)} {jnp.shape(weight)}."
         )
-    x, y, hidden = _one_step(xs, 1 + len(lead)), _one_step(ys, 1 + len(lead)), _one_step(carry.hidden, len(lead))
-    _check_step(carry, x, y, hidden, learner.loss)
+    check_step(model, _one_step(hidden, len(lead)), loss, _one_step(xs, 1 + len(lead)), _one_step(ys, 1 + len(lead)))
 
 
 def _one_step(tree, axes):
@@ -51,8 +53,8 @@ def _one_step(tree, axes):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[axes:], jnp.result_type(leaf)), tree)
 
 
-def _check_step(carry, x, y, hidden, loss) -> None:
-    model: Model = carry.model
+def check_step(model, hidden, loss, x, y) -> None:
+    """Raise `ValueError` unless the model reads `x` from `hidden`, and the loss compares its prediction with `y`."""
     after = _shapes("xs", "the cell cannot read", x, lambda h, x: model.cell(h, x), hidden, x)
     if jax.tree.structure(after) != jax.tree.structure(hidden) or any(
         (a.shape, a.dtype) != (b.shape, b.dtype)
@@ -78,4 +80,4 @@ def _shapes(name, complaint, thing, function, *arguments):
 
 
 def _describe(tree) -> str:
-    return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree))
+    return ", ".join(f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in jax.tree.leaves(tree)) or "nothing"

@@ -12,7 +12,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from .checks import check_model, check_stream
+from .arguments import whole
+from .cells.affine import constants_at_zero
+from .checks import check_model, check_step, check_stream
 from .estimators.base import AbstractEstimator, inexact
 from .model import Model
 from .trees import mean_of_leading, select
@@ -82,11 +84,10 @@ class Learner:
         chunk: int = 1,
         batch: int | None = None,
     ):
-        for name, value in (("chunk", chunk), ("batch", 1 if batch is None else batch)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        if not isinstance(estimator, AbstractEstimator):
+            raise ValueError(f"estimator must be an estimator such as onward.RTRL(), got {estimator!r}.")
         self.estimator, self.optimizer, self.loss = estimator, optimizer, loss
-        self.chunk, self.batch = chunk, batch
+        self.chunk, self.batch = whole("chunk", chunk), None if batch is None else whole("batch", batch)
 
     def init(self, model: Model, *, key: PRNGKeyArray, example: tuple[PyTree, PyTree] | None = None) -> Carry:
         """The carry at the start of a stream.
@@ -96,6 +97,10 @@ class Learner:
         and missing.
         """
         check_model(model)
+        if example is not None:
+            if not isinstance(example, tuple) or len(example) != 2:
+                raise ValueError(f"example must be a pair (x, y) of one step, got {type(example).__name__}.")
+            check_step(model, model.cell.init_hidden(), self.loss, *example)
         arrays, skeleton = eqx.partition(model, eqx.is_array)
         hidden = model.cell.init_hidden()
 
@@ -116,7 +121,7 @@ class Learner:
         weight: Float[Array, "steps *batch"] | None = None,
     ) -> tuple[Carry, Metrics]:
         """One chunk and one update. `xs`, `ys`: `[steps, ...]`, or `[steps, batch, ...]` with a batch; see `run`."""
-        check_stream(self, carry, xs, ys, reset, weight)
+        check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
         steps = jax.tree.leaves(xs)[0].shape[0]
         carry, losses = self._step(carry, (xs, ys, reset, weight, self._draw(carry, steps)))
         return carry, Metrics(losses)
@@ -151,7 +156,7 @@ class Learner:
 
     @partial(jax.jit, static_argnums=0)
     def _run(self, carry, xs, ys, reset, weight, count):
-        check_stream(self, carry, xs, ys, reset, weight)
+        check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
         steps = jax.tree.leaves(xs)[0].shape[0]
         whole = steps - steps % self.chunk
         stream = (xs, ys, reset, weight, self._draw(carry, steps))
@@ -180,13 +185,13 @@ class Learner:
         losses, grads, hidden, state, active = self._estimate(carry, *chunk)
         parameters = inexact(carry.arrays)
         updates, optimizer = self.optimizer.update(grads, carry.optimizer, parameters)
-        arrays = eqx.apply_updates(carry.arrays, updates)
+        arrays = eqx.apply_updates(carry.arrays, constants_at_zero(updates))
         if chunk[3] is not None:  # weights: an optimiser with a memory moves even at a gradient of zero
             arrays, optimizer = select(active, (arrays, optimizer), (carry.arrays, carry.optimizer))
         return Carry(arrays, carry.skeleton, hidden, state, optimizer), losses
 
     def _estimate(self, carry, xs, ys, reset, weight, noise) -> tuple[Array, Any, PyTree, PyTree, Array]:
-        """Losses, gradient, hidden state, estimator state and activity of the chunk; over a batch, the mean gradient."""
+        """Losses, gradient, hidden and estimator state, activity of the chunk; over a batch, the mean gradient."""
 
         def grad(hidden, state, xs, ys, reset, weight, noise):
             e = self.estimator.grad(

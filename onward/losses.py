@@ -8,14 +8,19 @@ from jaxtyping import Array, Float, Integer
 def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
     """`−log softmax(prediction)[y]`, in nats: `prediction` are logits, `y` the class, an integer from 0.
 
+    A class that there is not gives NaN. Raises `ValueError` if `y` is no integer scalar.
+
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.softmax_cross_entropy(jnp.zeros(2), jnp.array(1)).round(4)
     Array(0.6931, dtype=float32)
     """
+    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != ():
+        raise ValueError(f"ys must be classes, integers from 0, got {jnp.result_type(y)} {jnp.shape(y)} a step.")
     shifted = prediction - jax.lax.stop_gradient(prediction.max())
     # A comparison, not an index: its gradient is dense arithmetic instead of a scatter.
     chosen = jnp.arange(prediction.shape[-1]) == y.astype(int)
-    return jnp.log(jnp.sum(jnp.exp(shifted))) - jnp.sum(jnp.where(chosen, shifted, 0))
+    target = jnp.where((y >= 0) & (y < prediction.shape[-1]), jnp.sum(jnp.where(chosen, shifted, 0)), jnp.nan)
+    return jnp.log(jnp.sum(jnp.exp(shifted))) - target
 
 
 def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array) -> Float[Array, ""]:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..trees import total
+from ..arguments import whole
+from ..trees import total, zeros_like
 from .base import AbstractCell
 
 
@@ -181,13 +182,22 @@ def input_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "_rows un
     )
 
 
+def constants_at_zero(updates: PyTree) -> PyTree:
+    """Updates of a model, zero for the constants of affine-gated cells: a weight decay must not move them either."""
+
+    def only_weights(node):
+        if isinstance(node, AbstractAffineGatedCell):
+            return eqx.tree_at(lambda cell: cell.weights, zeros_like(node), node.weights)
+        return node
+
+    return jax.tree.map(only_weights, updates, is_leaf=lambda node: isinstance(node, AbstractAffineGatedCell))
+
+
 def draw_weights(
     groups: tuple[RowGroup, ...], input_size: int, hidden_size: int, *, scale: float, dtype, key: PRNGKeyArray
 ) -> tuple[Float[Array, "_rows units _features"], ...]:
     """Weights and biases uniform in ±scale/√units, one array a group."""
-    for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    input_size, hidden_size = whole("input_size", input_size), whole("hidden_size", hidden_size)
     if not (scale >= 0 and math.isfinite(scale)):
         raise ValueError(f"scale must be finite and not negative, got {scale!r}.")
     limit = scale / math.sqrt(hidden_size)

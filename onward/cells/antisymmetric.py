@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..arguments import whole
 from .base import AbstractCell
 
 
@@ -43,9 +44,7 @@ class AntisymmetricCell(AbstractCell):
         scale: float = 1.0,
         dtype=None,
     ):
-        for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+        input_size, hidden_size = whole("input_size", input_size), whole("hidden_size", hidden_size)
         if not (step > 0 and damping >= 0):
             raise ValueError(f"step must be positive and damping not negative, got step={step!r}, damping={damping!r}.")
         dtype, limit = dtype or float, scale / math.sqrt(hidden_size)

@@ -10,8 +10,8 @@ class AbstractCell(eqx.Module):
     """One step of a recurrent system for one example: `hidden' = cell(hidden, x)`.
 
     A cell knows nothing of batches, time or gradients: the learner `vmap`s, the estimators scan and differentiate. Its
-    learnable numbers are its inexact arrays. The hidden state is any pytree of arrays, of the same structure, shapes
-    and dtypes before and after a step.
+    learnable numbers are its inexact arrays. The hidden state is any pytree of floating-point arrays, of the same
+    structure, shapes and dtypes before and after a step.
 
     A cell of your own needs three methods:
 

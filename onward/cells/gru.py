@@ -30,7 +30,7 @@ class GRUCell(AbstractAffineGatedCell):
 
     def __init__(self, input_size: int, hidden_size: int, *, key: PRNGKeyArray, scale: float = 1.0, dtype=None):
         self.weights = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=key)
-        self.input_size, self.hidden_size = input_size, hidden_size
+        self.input_size, self.hidden_size = int(input_size), int(hidden_size)
 
     def init_hidden(self) -> Float[Array, " units"]:
         return jnp.zeros(self.hidden_size, self.weights[0].dtype)

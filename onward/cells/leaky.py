@@ -48,7 +48,7 @@ class LeakyCell(AbstractAffineGatedCell):
             self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=weights_key
         )
         self.leak = jr.uniform(leak_key, (hidden_size,), dtype or float)
-        self.input_size, self.hidden_size = input_size, hidden_size
+        self.input_size, self.hidden_size = int(input_size), int(hidden_size)
         self.activation, self.preactivation_state = activation, preactivation_state
 
     def init_hidden(self) -> Float[Array, " units"]:

@@ -47,7 +47,7 @@ class LSTMCell(AbstractAffineGatedCell):
     ):
         (weights,) = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=key)
         self.weights = (weights.at[1, :, -1].add(forget_bias),)
-        self.input_size, self.hidden_size = input_size, hidden_size
+        self.input_size, self.hidden_size = int(input_size), int(hidden_size)
 
     def init_hidden(self) -> LSTMState:
         zeros = jnp.zeros(self.hidden_size, self.weights[0].dtype)

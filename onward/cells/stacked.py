@@ -24,8 +24,11 @@ class StackedCell(AbstractCell):
     layers: tuple[AbstractCell, ...]
 
     def __init__(self, layers: Sequence[AbstractCell]):
-        if not layers:
-            raise ValueError("layers must hold at least one cell, got none.")
+        if isinstance(layers, AbstractCell) or not layers:
+            raise ValueError("layers must be a sequence of at least one cell, such as [bottom, top].")
+        for layer in layers:
+            if not isinstance(layer, AbstractCell):
+                raise ValueError(f"layers must be onward cells; wrap the {type(layer).__name__} in onward.AdaptedCell.")
         self.layers = tuple(layers)
 
     def __call__(self, hidden, x):

@@ -51,7 +51,7 @@ class VanillaCell(AbstractAffineGatedCell):
         dtype=None,
     ):
         self.weights = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=key)
-        self.input_size, self.hidden_size = input_size, hidden_size
+        self.input_size, self.hidden_size = int(input_size), int(hidden_size)
         self.activation, self.preactivation_state = activation, preactivation_state
 
     def init_hidden(self) -> Float[Array, " units"]:

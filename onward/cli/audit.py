@@ -5,10 +5,11 @@ import jax.random as jr
 import numpy as np
 
 from ..audits import audit as compare
+from ..errors import UserError
 from ..losses import softmax_cross_entropy
 from ..tasks.text import blocks, embedded_text, survey
 from .audit_options import AuditOptions
-from .build import build_learner, build_model, count_parameters
+from .build import build_learner, build_model, count_parameters, in_memory
 from .methods import DEFAULT_METHOD
 from .settings import chosen_method
 
@@ -20,23 +21,27 @@ def audit(options: AuditOptions) -> int:
         name, cell=options.cell, hidden_size=options.hidden_size, rank=options.rank, window=options.window
     )
     text, stop = embedded_text(), options.steps + 1
-    alphabet = survey(text, limit=stop).alphabet
+    found = survey(text, limit=stop)
+    if found.characters < stop:
+        raise UserError(f"--steps must be at most {found.characters - 1}, the text's characters, got {options.steps}.")
+    alphabet = found.alphabet
     characters = np.concatenate(list(blocks(text, alphabet, size=stop, stop=stop)))
     model_key, key = jr.split(jr.key(options.seed))
-    model, learner = build_model(method, len(alphabet), key=model_key), build_learner(method)
-    found = compare(
-        learner.estimator,
-        model,
-        softmax_cross_entropy,
-        jax.nn.one_hot(characters[:-1], len(alphabet)),
-        characters[1:],
-        key=key,
-        samples=options.samples,
-        chunk=learner.chunk,
-    )
-    keys = f"{found.samples} random keys" if found.samples > 1 else "nothing random"
+    with in_memory(name, method):
+        model, learner = build_model(method, len(alphabet), key=model_key), build_learner(method)
+        table = compare(
+            learner.estimator,
+            model,
+            softmax_cross_entropy,
+            jax.nn.one_hot(characters[:-1], len(alphabet)),
+            characters[1:],
+            key=key,
+            samples=options.samples,
+            chunk=learner.chunk,
+        )
+    keys = f"{table.samples} random keys" if table.samples > 1 else "nothing random"
     print(
         f"{name}, {method.cell} with {method.hidden_size} units, {count_parameters(model):,} parameters, untrained: "
-        f"{len(characters) - 1} characters, {keys}\n\n{found}"
+        f"{len(characters) - 1} characters, {keys}\n\n{table}"
     )
     return 0

@@ -1,5 +1,7 @@
 """From the names and numbers of a `Method` to a model and a learner: the only place where strings choose."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 import onward
 
+from ..errors import UserError
 from .methods import Method
 
 CELLS = {
@@ -74,3 +77,18 @@ def scale_cell(factor: float) -> optax.GradientTransformation:
 def count_parameters(model: onward.Model) -> int:
     """How many numbers a model learns."""
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)))
+
+
+@contextmanager
+def in_memory(name: str, method: Method) -> Iterator[None]:
+    """Turns running out of memory inside into a `UserError` that says what to make smaller."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        said = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) and not ("RESOURCE_EXHAUSTED" in said or "memory" in said):
+            raise
+        raise UserError(
+            f"a {method.cell} of {method.hidden_size:,} units does not fit into memory under {name} with a window of "
+            f"{method.window:,}; choose a smaller --hidden-size or --window."
+        ) from None

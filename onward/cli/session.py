@@ -4,18 +4,14 @@ import shlex
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import msgspec
 
 from .. import __version__
-from ..errors import UserError
 from ..runs.curve import CurveLabels, draw_curve
 from ..runs.files import read_json_lines, write_atomically
 from ..runs.folder import RunFolder, digest
@@ -26,7 +22,7 @@ from ..runs.standing import Timing, closing_start
 from ..runs.summary import Summary, peak_memory
 from ..tasks.sampling import sample_text
 from ..tasks.text import Survey, Text, blocks
-from .build import build_learner, build_model, count_parameters
+from .build import build_learner, build_model, count_parameters, in_memory
 from .progress import ProgressLine
 from .settings import Settings
 
@@ -48,7 +44,7 @@ class Session:
             return learner.init(model, key=learner_key, example=(jnp.zeros(size), jnp.array(0)))
 
         start_key, self._sample_key = jr.split(jr.key(settings.seed))
-        with self._in_memory():
+        with in_memory(self._settings.method_name, self._settings.method):
             self._fresh = start(start_key)
         self._parameters = count_parameters(self._fresh.model)
         self._program = BlockProgram(learner, size)
@@ -65,7 +61,7 @@ class Session:
         if standing.characters:
             print(f"Going on after {standing.characters:,} characters.", file=sys.stderr)
         try:
-            with self._in_memory():
+            with in_memory(self._settings.method_name, self._settings.method):
                 ending, interruption = self._learn(folder, carry, standing, checkpoint_every)
             if ending.outcome is Outcome.FINISHED:
                 self._finish(folder, ending)
@@ -156,19 +152,6 @@ class Session:
     @staticmethod
     def _how_to_go_on(folder: RunFolder) -> str:
         return f"Go on with: onward train --resume {shlex.quote(str(folder.path))}"
-
-    @contextmanager
-    def _in_memory(self) -> Iterator[None]:
-        method = self._settings.method
-        try:
-            yield
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise UserError(
-                f"a {method.cell} of {method.hidden_size:,} units does not fit into memory "
-                f"under {self._settings.method_name}; choose a smaller --hidden-size."
-            ) from None
 
 
 def _printable(text: str) -> str:

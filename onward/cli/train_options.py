@@ -19,20 +19,21 @@ class TrainOptions:
     file: Annotated[str | None, *option("FILE", "the Shakespeare that comes with onward", str, positional=True)] = None
     """A UTF-8 text."""
     method: Annotated[str | None, *option("NAME", DEFAULT_METHOD, one_of("method", tuple(METHODS)))] = None
-    """How gradients are computed: tbptt, sliding, artbp, rtrl, snap, uoro or nobacktrack."""
+    """How gradients are computed: tbptt (windows of backpropagation), sliding (backward at every step), artbp (random
+    cuts), rtrl (forward, exact), snap (forward, each unit's own weights), uoro or nobacktrack (forward, unbiased)."""
     cell: Annotated[str | None, *option("NAME", "the method's", one_of("cell", CELLS))] = None
     """The recurrent cell: vanilla, leaky, lstm, gru or antisymmetric."""
-    hidden_size: Annotated[int | None, *option("N", "the method's", whole("--hidden-size", 1))] = None
+    hidden_size: Annotated[int | None, *option("N", "the method's", whole("--hidden-size", 1, most=10**6))] = None
     """Units of the cell."""
     rate: Annotated[float | None, *option("R", "the method's", positive("--rate"))] = None
     """Step size of the optimiser."""
-    window: Annotated[int | None, *option("N", "the method's", whole("--window", 1))] = None
+    window: Annotated[int | None, *option("N", "the method's", whole("--window", 1, most=10**6))] = None
     """Characters that tbptt, artbp and sliding look back; for the others, characters between two updates."""
-    rank: Annotated[int | None, *option("N", "the method's", whole("--rank", 1))] = None
-    """Rank of nobacktrack's approximation."""
+    rank: Annotated[int | None, *option("N", "the method's", whole("--rank", 1, most=10**6))] = None
+    """Blocks of units of nobacktrack, by default one for each unit; 1 is the rank-one form of its paper."""
     steps: Annotated[int | None, *option("N", "the whole text", whole("--steps", 2))] = None
     """Stop after so many characters."""
-    seed: Annotated[int | None, *option("N", "0", whole("--seed", 0, most=2**63 - 1))] = None
+    seed: Annotated[int | None, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = None
     """Decides the initial weights and all else that is random."""
     run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
     """Where settings, metrics, checkpoints, picture and summary go."""

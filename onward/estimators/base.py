@@ -96,6 +96,7 @@ def weighted_loss(loss: Callable, prediction: PyTree, y: PyTree, weight: Array |
 def _weighted_forward(loss, prediction, y, weight):
     value, gradient = jax.value_and_grad(loss)(prediction, y)
     if weight is not None:
+        weight = weight.astype(value.dtype)
         value, gradient = select(
             weight != 0, jax.tree.map(lambda g: weight * g, (value, gradient)), zeros_like((value, gradient))
         )

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..arguments import whole
 from ..cells import AbstractAffineGatedCell, AbstractCell, StackedCell
 from ..cells.affine import Rows, linearize
 from ..trees import inner, total
@@ -51,8 +52,8 @@ class NoBackTrack(AbstractForwardEstimator):
     - `rank`: k, at least 1.
     - `blocks`: if false, k independent copies are averaged. If true, the parameters are split into k blocks, each with
       its own `v` and ρ̄, and the k terms are summed: memory `|θ| + k·state`. On an affine-gated cell the blocks are
-      groups of units, and `rank` = the number of units gives each unit a block of its own: a fraction of the variance
-      for `state²` more products.
+      groups of units, and `rank` = the number of units gives each unit a block of its own: far less variance,
+      for a forward derivative of the cell along every unit in place of one.
 
     Raises `ValueError` for a rank below 1.
 
@@ -68,9 +69,7 @@ class NoBackTrack(AbstractForwardEstimator):
     blocks: bool = eqx.field(static=True)
 
     def __init__(self, rank: int = 1, blocks: bool = False):
-        if not isinstance(rank, int) or rank < 1:
-            raise ValueError(f"rank must be an integer of at least 1, got {rank!r}.")
-        self.rank, self.blocks = rank, blocks
+        self.rank, self.blocks = whole("rank", rank), blocks
 
     def init(self, model, hidden, *, key, example=None):
         states = _by_layer(model.cell, hidden)

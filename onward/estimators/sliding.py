@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ..arguments import whole
 from ..rollouts import restarted
 from ..trees import select
 from .base import AbstractEstimator, Estimate, any_active, inexact, length, weighted_loss
@@ -48,9 +49,7 @@ class SlidingBPTT(AbstractEstimator):
     horizon: int = eqx.field(static=True)
 
     def __init__(self, horizon: int):
-        if not isinstance(horizon, int) or horizon < 1:
-            raise ValueError(f"horizon must be an integer of at least 1 step, got {horizon!r}.")
-        self.horizon = horizon
+        self.horizon = whole("horizon", horizon)
 
     def init(self, model, hidden, *, key, example=None):
         if example is None:
@@ -61,7 +60,8 @@ class SlidingBPTT(AbstractEstimator):
         def repeat(leaf):
             return jnp.broadcast_to(leaf, (self.horizon, *jnp.shape(leaf)))
 
-        xs = jax.tree.map(lambda leaf: repeat(jnp.zeros_like(leaf)), example[0])
+        # Filled with the example, not with zeros: what is never used must still be differentiable.
+        xs = jax.tree.map(lambda leaf: repeat(jnp.asarray(leaf)), example[0])
         window = Window(jax.tree.map(repeat, hidden), xs, jnp.ones(self.horizon, bool))
         return SlidingState(window, jnp.array(False))
 

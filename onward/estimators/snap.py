@@ -7,11 +7,14 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ..arguments import whole
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import linearize
 from ..trees import norm, total
 from .base import AbstractForwardEstimator, inexact
 from .jacobians import cell_gradient, own_unit_jacobian, parameter_jacobian, state_jacobian
+
+PROBES = 16  # random points at which a cell is asked what reaches what
 
 
 class OwnUnitState(eqx.Module):
@@ -33,8 +36,9 @@ class SnAp(AbstractForwardEstimator):
 
         G' = pattern_n ⊙ ((∂f/∂h) G + ∂f/∂θ).
 
-    Biased, without noise. On an affine-gated cell SnAp-1 keeps, for each unit, its own rows: as cheap as the forward
-    pass. Every other case (another cell, a stack, `order` ≥ 2) is RTRL under a mask, at RTRL's cost; in a densely
+    Biased, without noise. On an affine-gated cell SnAp-1 keeps, for each unit, its own rows on all of the unit's
+    state: as cheap as the forward pass, and a little more than the definition where a row needs two steps to reach a
+    component. Every other case (another cell, a stack, `order` ≥ 2) is RTRL under a mask, at RTRL's cost; in a densely
     connected cell every number reaches every unit in two steps, so that SnAp-2 is RTRL. A stack's upper layers are
     reached within one step.
 
@@ -52,9 +56,7 @@ class SnAp(AbstractForwardEstimator):
     order: int = eqx.field(static=True)
 
     def __init__(self, order: int = 1):
-        if not isinstance(order, int) or order < 1:
-            raise ValueError(f"order must be an integer of at least 1, got {order!r}.")
-        self.order = order
+        self.order = whole("order", order)
 
     def init(self, model, hidden, *, key, example=None):
         cell = model.cell
@@ -121,7 +123,15 @@ def _advance_masked(cell, hidden, state, x):
 
 
 def _pattern(cell, hidden, x, order, *, key):
-    """What each number reaches in `order` steps: where Jacobians at random points are not zero."""
+    """What each number reaches in `order` steps: from the structure of an affine-gated cell, else from Jacobians.
+
+    Those are taken at several random points and united, since at any one point a derivative may happen to be zero.
+    """
+    if isinstance(cell, AbstractAffineGatedCell):  # of order 2 or more: every unit reaches every unit
+        flat, _ = ravel_pytree(hidden)
+        return jax.tree.map(lambda leaf: jnp.ones((flat.size, *leaf.shape), bool), inexact(cell))
+    if not all(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(x)):
+        raise ValueError("example: SnAp probes this cell with random inputs, which must be floating-point arrays.")
 
     def jitter(tree, key):
         leaves, structure = jax.tree.flatten(tree)
@@ -132,19 +142,21 @@ def _pattern(cell, hidden, x, order, *, key):
         ]
         return structure.unflatten(noisy)
 
-    cell_key, hidden_key, x_key = jr.split(key, 3)
-    cell, hidden, x = jitter(cell, cell_key), jitter(hidden, hidden_key), jitter(x, x_key)
-    direct = jax.tree.map(lambda leaf: leaf != 0, parameter_jacobian(cell, hidden, x))
-    connected = state_jacobian(cell, hidden, x) != 0
+    def probe(key):
+        cell_key, hidden_key, x_key = jr.split(key, 3)
+        point = jitter(cell, cell_key), jitter(hidden, hidden_key), jitter(x, x_key)
+        return jax.tree.map(lambda leaf: leaf != 0, (parameter_jacobian(*point), state_jacobian(*point)))
 
-    def spread(kept):
-        return jax.tree.map(
+    def unite(seen, key):
+        return jax.tree.map(jnp.logical_or, seen, probe(key)), None
+
+    first, *rest = jr.split(key, PROBES)
+    (direct, connected), _ = jax.lax.scan(unite, probe(first), jnp.stack(rest))
+    kept = direct
+    for _ in range(order - 1):
+        kept = jax.tree.map(
             lambda k, d: (connected.astype(float) @ k.reshape(len(k), -1).astype(float) > 0).reshape(k.shape) | d,
             kept,
             direct,
         )
-
-    kept = direct
-    for _ in range(order - 1):
-        kept = spread(kept)
     return kept

@@ -27,8 +27,8 @@ class UORO(AbstractForwardEstimator):
 
     with `ρ₀ = sqrt(‖w‖/‖(∂f/∂h) v‖)` and `ρ₁ = sqrt(‖νᵀ ∂f/∂θ‖/‖ν‖)`. The mean over the signs is the exact gradient.
     Memory and time are those of the forward pass, up to a factor. The newest transition enters through its noise,
-    unlike in `onward.NoBackTrack`, which contracts before it reduces and shares no ρ between units: about half the
-    variance.
+    unlike in `onward.NoBackTrack`, which contracts before it reduces and shares no ρ between units, and
+    so has less variance.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))

@@ -96,7 +96,6 @@ class RunFolder:
             raise UserError(f"{self.path} is in use by another process; wait for it, or stop it first.") from None
         except OSError:
             pass  # a file system without locks: then it is up to the user
-        self.checkpoints.mkdir(exist_ok=True)
 
     def close(self) -> None:
         """Lets another process have the run."""

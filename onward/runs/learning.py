@@ -121,6 +121,7 @@ class _Record:
         standing = msgspec.structs.replace(
             standing, metrics_bytes=self._metrics.sync(), timings_bytes=self._timings.sync()
         )
+        self._folder.checkpoints.mkdir(exist_ok=True)
         save_checkpoint(self._folder.checkpoint(standing.characters), carry, standing, settings=self._settings)
         self._folder.forget_all_but(KEPT_CHECKPOINTS)
         return standing
