@@ -122,6 +122,7 @@ def _advance_masked(cell, hidden, state, x):
     return cell(hidden, x), MaskedState(influence, state.kept), contract
 
 
+@eqx.filter_jit
 def _pattern(cell, hidden, x, order, *, key):
     """What each number reaches in `order` steps: from the structure of an affine-gated cell, else from Jacobians.
 
@@ -134,24 +135,16 @@ def _pattern(cell, hidden, x, order, *, key):
         raise ValueError("example: SnAp probes this cell with random inputs, which must be floating-point arrays.")
 
     def jitter(tree, key):
-        leaves, structure = jax.tree.flatten(tree)
-        keys = jr.split(key, len(leaves))
-        noisy = [
-            leaf + jr.normal(k, jnp.shape(leaf), leaf.dtype) if eqx.is_inexact_array(leaf) else leaf
-            for leaf, k in zip(leaves, keys, strict=True)
-        ]
-        return structure.unflatten(noisy)
+        floats, rest = eqx.partition(tree, eqx.is_inexact_array)
+        flat, unravel = ravel_pytree(floats)
+        return eqx.combine(unravel(flat + jr.normal(key, flat.shape, flat.dtype)), rest)
 
     def probe(key):
-        cell_key, hidden_key, x_key = jr.split(key, 3)
-        point = jitter(cell, cell_key), jitter(hidden, hidden_key), jitter(x, x_key)
+        point = tuple(jitter(tree, k) for tree, k in zip((cell, hidden, x), jr.split(key, 3), strict=True))
         return jax.tree.map(lambda leaf: leaf != 0, (parameter_jacobian(*point), state_jacobian(*point)))
 
-    def unite(seen, key):
-        return jax.tree.map(jnp.logical_or, seen, probe(key)), None
-
-    first, *rest = jr.split(key, PROBES)
-    (direct, connected), _ = jax.lax.scan(unite, probe(first), jnp.stack(rest))
+    each = jax.vmap(probe)(jr.split(key, PROBES))
+    direct, connected = jax.tree.map(lambda leaf: leaf.any(0), each)
     kept = direct
     for _ in range(order - 1):
         kept = jax.tree.map(
