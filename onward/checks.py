@@ -64,7 +64,7 @@ def check_step(model, hidden, loss, x, y) -> None:
             f"xs of {_describe(x)} a step turn a hidden state of {_describe(hidden)} into one of {_describe(after)}: "
             "its shape and dtype must stay; give xs the dtype of the model."
         )
-    prediction = _shapes("model", "the readout cannot read", after, model.predict, after)
+    prediction = _shapes("model", "the readout cannot read", after, lambda h: model.predict(h), after)
     value = _shapes("ys", "the loss cannot compare the prediction with", y, loss, prediction, y)
     leaves = jax.tree.leaves(value)
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):

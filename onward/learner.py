@@ -102,6 +102,9 @@ class Learner:
                 raise ValueError(f"example must be a pair (x, y) of one step, got {type(example).__name__}.")
             check_step(model, model.cell.init_hidden(), self.loss, *example)
         arrays, skeleton = eqx.partition(model, eqx.is_array)
+        # A weak dtype, as of `jnp.array(0.3)`, would be lost at the first update, and all be compiled again.
+        arrays = jax.tree.map(lambda a: a.astype(a.dtype) if eqx.is_inexact_array(a) else a, arrays)
+        model = eqx.combine(arrays, skeleton)
         hidden = model.cell.init_hidden()
 
         def start(key):

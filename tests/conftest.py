@@ -1,4 +1,4 @@
-"""Tests run in float64 with strict promotion of dtypes, except those of what users run. Doctests show what a reader sees."""
+"""Tests run in float64 with strict promotion of dtypes, except those of what users run; doctests as a reader sees."""
 
 import jax
 import pytest

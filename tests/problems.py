@@ -1,4 +1,4 @@
-"""Small problems to prove things on: a cell of every kind, a readout, a short stream; and the plain way to its gradient."""
+"""Small problems to prove things on: every kind of cell, a readout, a short stream; and the plain gradient."""
 
 import itertools
 from typing import ClassVar, NamedTuple
@@ -28,7 +28,7 @@ class OwnCell(onward.AbstractCell):
         product_key, mix_key = jr.split(key)
         self.product = 0.8 * jr.normal(product_key, (units, units, INPUTS))
         self.mix = 0.8 * jr.normal(mix_key, (1, units))
-        self.rate = jnp.array(0.3)
+        self.rate = jnp.array(0.3, float)
         self.order = jnp.arange(units)[::-1]
 
     def __call__(self, hidden, x):
@@ -115,13 +115,13 @@ class Problem(NamedTuple):
     def steps(self):
         return len(self.xs)
 
-    def state(self, estimator, key=0):
-        example = (self.xs[0], self.ys[0])
-        return estimator.init(self.model, self.model.cell.init_hidden(), key=jr.key(key, impl=QUICK), example=example)
+    def state(self, estimator, key=None):
+        key = jr.key(0) if key is None else key
+        return estimator.init(self.model, self.cell.init_hidden(), key=key, example=(self.xs[0], self.ys[0]))
 
     def estimate(self, estimator, **arguments):
         """The estimator on the whole stretch, as the first call after `init`."""
-        state = self.state(estimator)
+        state = self.state(estimator, jr.key(0, impl=QUICK))
         return estimator.grad(self.model, loss, self.hidden, state, self.xs, self.ys, **arguments)
 
     def grad(self, estimator, **arguments):
@@ -175,7 +175,7 @@ def naive_gradient(model, hidden, xs, ys, reset, weight):
 
 
 def quick_jit(function):
-    """`jax.jit`, compiled with less care: these programs run once, and their mathematics is in question, not their speed."""
+    """`jax.jit`, compiled with less care: these programs run once, and their mathematics is in question."""
     options = {
         "xla_backend_optimization_level": 0,
         "xla_cpu_parallel_codegen_split_count": 1,
@@ -199,7 +199,8 @@ def assert_identical(actual, expected):
     actual, expected = _arrays(actual), _arrays(expected)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True), jax.tree_util.keystr(path)
+        assert a.dtype == b.dtype, jax.tree_util.keystr(path)
+        assert np.array_equal(a, b, equal_nan=True), jax.tree_util.keystr(path)
 
 
 def _arrays(tree):

@@ -1,4 +1,4 @@
-"""Each gradient equals what it claims to be: the exact one, or a truncation written out in plain loops. float64, 1e-10."""
+"""Each gradient is what it claims to be: the exact one, or a truncation written out in loops. float64, 1e-10."""
 
 import functools
 
@@ -92,7 +92,9 @@ def test_the_mean_of_artbp_over_all_cuts_is_backpropagation(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_window_goes_back_that_many_steps_for_each_loss(cell, horizon=3):
+def test_a_window_goes_back_that_many_steps_for_each_loss(cell):
+    horizon = 3
+
     @quick_jit
     def expected(p, flags):
         parameters, static = eqx.partition(p.model, eqx.is_inexact_array)

@@ -178,6 +178,22 @@ def test_it_traces_once_and_carries_arrays_alone():
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(carry))
 
 
+def test_numbers_of_weak_type_cost_no_second_compilation():
+    traces, (_, xs, ys) = [], setting("float64")
+
+    def step(hidden, x, *, rate):
+        traces.append(1)
+        return jnp.tanh(hidden + rate * x)
+
+    own = onward.AdaptedCell(jax.tree_util.Partial(step, rate=jnp.array(0.3)), hidden=jnp.zeros(INPUTS))
+    model = onward.Model(own, lambda hidden: hidden)
+    learner = onward.Learner(onward.UORO(), optax.adam(1e-2), loss=loss)
+    carry, _ = learner.run(learner.init(model, key=jr.key(4)), xs[:, 0], ys[:, 0])
+    traced = len(traces)
+    learner.run(carry, xs[:, 0], ys[:, 0])
+    assert len(traces) == traced
+
+
 def test_seeds_run_side_by_side():
     model, xs, ys = setting()
     learner = onward.Learner(onward.UORO(), optax.adam(1e-2), loss=loss)

@@ -1,4 +1,4 @@
-"""Noise averages out exactly: the mean over every outcome of the signs, not a sample, is the exact gradient. float64, 1e-10."""
+"""Noise averages out exactly: the mean over every outcome of the signs is the exact gradient. float64, 1e-10."""
 
 import functools
 from typing import NamedTuple
@@ -25,7 +25,7 @@ import onward
 
 
 class Form(NamedTuple):
-    """An estimator, the signs it draws for each number of the state, and a size of problem at which all can be counted."""
+    """An estimator, the signs it draws for each number of the state, and a size of problem that can be counted out."""
 
     estimator: onward.AbstractEstimator
     copies: int
@@ -51,8 +51,8 @@ MOST_BITS = 16
 def all_noise(form, cell, state_sizes):
     """The sign words of every outcome that can differ: `[outcome, steps, 1]`.
 
-    `state_sizes` are the sizes of the layers' states. Each number has a bit a step and copy; NoBackTrack's top layer does not
-    use those of the last step, which are the highest bits of its word.
+    `state_sizes` are the sizes of the layers' states. Each number has a bit a step and copy; NoBackTrack's top layer
+    does not use those of the last step, which are the highest bits of its word.
     """
     bits = form.copies * sum(state_sizes)
     unused = 0 if form.estimator == FORMS["uoro"].estimator else form.copies * state_sizes[-1]
@@ -167,7 +167,7 @@ def test_contracting_before_the_reduction_lowers_the_variance(cell):
 
 
 def test_the_variance_of_one_reduction_is_that_of_the_paper():
-    """Equation (58), for `v wᵀ + Σ_i e_i w_iᵀ` of the integrator, whose transition leaves v as the reduction made it."""
+    """Equation (58), for `v wᵀ + Σ_i e_i w_iᵀ` of the integrator, whose transition leaves v as reduced."""
     units, estimator = 3, onward.NoBackTrack()
     p = problem(lambda n, key: IntegratorCell(n, key=key), units=units, steps=3)
     first = jnp.array([0b101], jnp.uint32)
