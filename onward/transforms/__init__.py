@@ -1,0 +1,1 @@
+"""Transformations of gradients, for any estimator: each an Optax `GradientTransformation`."""
