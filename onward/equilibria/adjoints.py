@@ -1,0 +1,172 @@
+"""Three ways of solving the adjoint system of a fixed point: Neumann series, conjugate gradient, plain iteration."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ..arguments import whole
+from ..trees import inner, norm, zeros_like
+from .arguments import at_least_zero
+from .jacobian import JacobianProducts
+from .steady import AbstractRBP
+
+
+def _add(a, b, scale=1):
+    """`a + scale b` over two trees."""
+    return jax.tree.map(lambda p, q: p + scale * q, a, b)
+
+
+class NeumannRBP(AbstractRBP):
+    """Recurrent backpropagation by a Neumann series: `z = Σ_(k=0..K) (Jᵀ)ᵏ b`, K + 1 terms.
+
+        v_t = Jᵀ v_(t−1),    g_t = g_(t−1) + v_t,    v_0 = g_0 = b,    z = g_K
+
+    Algorithm 2 and equation (17) of Liao et al. 2018. Its error is at most `‖(I−J)⁻¹‖ ‖J‖^(K+1) ‖b‖` (Proposition 3).
+    At a fixed point that was reached K + 1 steps ago it is `onward.TruncatedBPTT(steps=K + 1)` (Proposition 2), in
+    constant memory.
+
+    **Arguments:**
+
+    - `steps`: K, products with Jᵀ, at least 1.
+    - `probe`: a scalar; its "gradient" is the relative residual `‖b + Jᵀz − z‖ / ‖b‖` of the backward pass.
+
+    Raises `ValueError` for steps below 1. See `onward.AbstractRBP` for what is differentiated, and where it may be used.
+
+        >>> import jax, jax.numpy as jnp, onward, optimistix
+        >>> def resting(w, probe):
+        ...     solver = optimistix.FixedPointIteration(rtol=1e-6, atol=1e-6)
+        ...     adjoint = onward.NeumannRBP(steps=20, probe=probe)
+        ...     return optimistix.fixed_point(lambda h, w: w * h + 1, solver, jnp.zeros(()), w, adjoint=adjoint).value
+        >>> slope, residual = jax.grad(resting, argnums=(0, 1))(jnp.array(0.5), jnp.array(0.0))
+        >>> print(f"{slope:.3f} {residual:.0e}")
+        4.000 5e-07
+    """
+
+    steps: int = eqx.field(static=True, converter=partial(whole, "steps"))
+    probe: Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
+
+    def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
+        def step(_, carry):
+            v, g = carry
+            v = jacobian.transposed(v)
+            return v, _add(g, v)
+
+        return jax.lax.fori_loop(0, self.steps, step, (b, b))[1]
+
+
+class ConjugateGradientRBP(AbstractRBP):
+    """Recurrent backpropagation by conjugate gradient on the damped normal equations:
+
+        [(I − J)(I − Jᵀ) + η I] z = (I − J) b,    from z = 0.
+
+    Section 4.1 of Liao et al. 2018, which squares the condition number; η is the authors' and biases z where `I − J` is
+    nearly singular. One product with J and one with Jᵀ a step. It needs no contraction: only that `I − J` is regular.
+
+    **Arguments:**
+
+    - `steps`: at most so many, at least 1.
+    - `damping`: η, at least 0.
+    - `tolerance`: ends when the residual of the normal equations falls below this part of their right side; at least 0.
+      (The authors' script compares with 1e-5 as it stands, which depends on the loss's scale.)
+    - `probe`: as for `onward.NeumannRBP`.
+
+    Raises `ValueError` for a value outside its range.
+
+        >>> import jax, jax.numpy as jnp, onward, optimistix
+        >>> def resting(w):
+        ...     solver = optimistix.Newton(rtol=1e-6, atol=1e-6)
+        ...     adjoint = onward.ConjugateGradientRBP(steps=5)
+        ...     return optimistix.root_find(lambda h, w: w * h + 1 - h, solver, jnp.zeros(()), w, adjoint=adjoint).value
+        >>> print(f"{jax.grad(resting)(jnp.array(0.5)):.3f}")
+        4.000
+    """
+
+    steps: int = eqx.field(static=True, converter=partial(whole, "steps"))
+    damping: float = eqx.field(static=True, default=1e-5, converter=partial(at_least_zero, "damping"))
+    tolerance: float = eqx.field(static=True, default=1e-5, converter=partial(at_least_zero, "tolerance"))
+    probe: Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
+
+    # Lineax's CG would do but for one guard: it returns NaN where pᵀAp/rᵀr < 200 · eps · size, and in float32 that is
+    # any well-conditioned system of 40 000 numbers.
+    def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
+        def forward(v):
+            return _add(v, jacobian.forward(v), -1)
+
+        def normal(v):
+            return _add(forward(_add(v, jacobian.transposed(v), -1)), v, self.damping)
+
+        right = forward(b)
+        size = inner(right, right)
+
+        def unfinished(carry):
+            k, _, _, _, rr = carry
+            return (k < self.steps) & (rr > self.tolerance**2 * size)
+
+        def step(carry):
+            k, z, r, p, rr = carry
+            Ap = normal(p)
+            alpha = rr / inner(p, Ap)
+            r = _add(r, Ap, -alpha)
+            rr_after = inner(r, r)
+            return k + 1, _add(z, p, alpha), r, _add(r, p, rr_after / rr), rr_after
+
+        return jax.lax.while_loop(unfinished, step, (0, zeros_like(b), right, right, size))[1]
+
+
+class RBP(AbstractRBP):
+    """Recurrent backpropagation as Almeida (1987) and Pineda (1987) had it: iterate from a random start.
+
+        z_i = Jᵀ z_(i−1) + b,    z_0 ~ U[0, 1],    until ‖z_i − z_(i−1)‖ < ε
+
+    Algorithm 1 and equation (10) of Liao et al. 2018. Its error `(Jᵀ)ᴷ (z_0 − z*)` knows nothing of how small the loss's
+    gradient is: early on it swamps it, and training may blow up. That is the method; `onward.NeumannRBP` is the cure.
+
+    **Arguments:**
+
+    - `steps`: at most so many, at least 1.
+    - `tolerance`: ε, at least 0; 0 takes all the steps.
+    - `key`: the random key of z_0. In a `vmap`, give each example its own, or all start from the same z_0.
+    - `scale`: z_0 is drawn from [0, scale], at least 0. From 0, K + 1 steps are `onward.NeumannRBP(K)` (Proposition 4).
+    - `probe`: as for `onward.NeumannRBP`.
+
+    Raises `ValueError` for a value outside its range.
+
+        >>> import jax, jax.numpy as jnp, jax.random as jr, onward, optimistix
+        >>> def resting(w):
+        ...     solver = optimistix.FixedPointIteration(rtol=1e-6, atol=1e-6)
+        ...     adjoint = onward.RBP(steps=20, key=jr.key(0))
+        ...     return optimistix.fixed_point(lambda h, w: w * h + 1, solver, jnp.zeros(()), w, adjoint=adjoint).value
+        >>> print(f"{jax.grad(resting)(jnp.array(0.5)):.3f}")
+        4.000
+    """
+
+    steps: int = eqx.field(static=True, converter=partial(whole, "steps"))
+    tolerance: float = eqx.field(static=True, default=0.0, converter=partial(at_least_zero, "tolerance"))
+    key: PRNGKeyArray = eqx.field(kw_only=True)
+    scale: float = eqx.field(static=True, default=1.0, converter=partial(at_least_zero, "scale"), kw_only=True)
+    probe: Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
+
+    def start(self, b: PyTree) -> PyTree:
+        """z_0 for a right side shaped like `b`."""
+        leaves, structure = jax.tree.flatten(b)
+        keys = jr.split(self.key, len(leaves))
+        drawn = [
+            self.scale * jr.uniform(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, drawn)
+
+    def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
+        def unfinished(carry):
+            i, _, change = carry
+            return (i < self.steps) & (change >= self.tolerance)
+
+        def step(carry):
+            i, z, _ = carry
+            after = _add(b, jacobian.transposed(z))
+            return i + 1, after, norm(_add(after, z, -1))
+
+        return jax.lax.while_loop(unfinished, step, (0, self.start(b), jnp.full_like(norm(b), jnp.inf)))[1]

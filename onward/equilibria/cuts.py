@@ -1,0 +1,52 @@
+"""Where a randomly truncated backward pass stops: distributions over the number of steps it keeps."""
+
+import math
+from abc import abstractmethod
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.scipy.special import gammaln, logsumexp
+from jaxtyping import Array, Float
+
+
+class AbstractCut(eqx.Module):
+    """A distribution of N, the number of steps kept, over 1, ..., T. Every N must have a probability above 0."""
+
+    @abstractmethod
+    def log_probabilities(self, steps: int) -> Float[Array, " steps"]:
+        """`log P(N = 1), ..., log P(N = steps)`."""
+
+
+class UniformCut(AbstractCut):
+    """Every number of steps is as probable as any other.
+
+        >>> import jax.numpy as jnp, onward
+        >>> jnp.exp(onward.UniformCut().log_probabilities(4))
+        Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+    """
+
+    def log_probabilities(self, steps):
+        return jnp.full(steps, -math.log(steps))
+
+
+class PoissonCut(AbstractCut):
+    """`P(N = n) ∝ meanⁿ / n!` for n = 1, ..., T: a Poisson distribution, truncated to what there is.
+
+    **Arguments:** `mean`, of the distribution before it is truncated, finite and above 0. Raises `ValueError` otherwise.
+
+        >>> import jax.numpy as jnp, onward
+        >>> print(jnp.exp(onward.PoissonCut(mean=2.0).log_probabilities(3)).round(3))
+        [0.375 0.375 0.25 ]
+    """
+
+    mean: float = eqx.field(static=True)
+
+    def __init__(self, mean: float):
+        if not (math.isfinite(mean) and mean > 0):
+            raise ValueError(f"mean must be a finite number above 0, got {mean!r}.")
+        self.mean = float(mean)
+
+    def log_probabilities(self, steps):
+        n = jnp.arange(1, steps + 1).astype(float)
+        weights = n * math.log(self.mean) - gammaln(n + 1)
+        return weights - logsumexp(weights)

@@ -1,0 +1,158 @@
+"""Penalties on the Jacobian of a map at its resting state, to add to a loss so that the map keeps contracting there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ..arguments import whole
+from .jacobian import products
+
+
+def column_norm_penalty(
+    function: Callable, state: PyTree, args: Any = None, *, contraction: float = 0.9
+) -> Float[Array, ""]:
+    """`max(0, max_i ‖J(:, i)‖₁ − η)`, where `J = ∂F/∂h` at `state`.
+
+    The regulariser of Scarselli et al. 2009 as section 3.2 of Liao et al. 2018 has it, below equation (14). It holds
+    the L₁ norm of J, the largest of its columns, below η. It speaks of one state: it does not make F a contraction
+    elsewhere. Forms J: n products, n² numbers.
+
+    **Arguments:**
+
+    - `function`: the map, `function(state, args) -> state`, and `args` what it is given.
+    - `state`: a pytree of floating-point arrays. Where it comes from `onward.equilibrium`, the penalty's gradient
+      passes through it too.
+    - `contraction`: η, above 0 and below 1.
+
+    Raises `ValueError` for a contraction outside its range.
+
+        >>> import jax.numpy as jnp, onward
+        >>> W = jnp.array([[0.5, -0.4], [0.1, 0.8]])
+        >>> print(onward.column_norm_penalty(lambda h, W: W @ h, jnp.zeros(2), W))
+        0.3...
+    """
+    if not 0 < contraction < 1:
+        raise ValueError(f"contraction must lie between 0 and 1, got {contraction!r}.")
+    J = _dense(function, state, args)
+    return jnp.maximum(0, jnp.abs(J).sum(axis=0).max() - contraction)
+
+
+def gershgorin_bound(function: Callable, state: PyTree, args: Any = None) -> Float[Array, ""]:
+    """`1 − √n ‖A − I‖_F ≤ λ_min(A)`, where `A = (I − J)ᵀ (I − J)`: a lower bound, often below 0.
+
+    The second bound of equation (4), appendix 1.2 of Liao et al. 2018. Forms J: n products, n² numbers.
+
+    **Arguments:** as for `onward.column_norm_penalty`.
+
+        >>> import jax.numpy as jnp, onward
+        >>> print(onward.gershgorin_bound(lambda h, w: w * h, jnp.zeros(1), jnp.array(0.1)))  # of 0.81
+        0.81
+    """
+    J = _dense(function, state, args)
+    square = jnp.sum((J.T @ J - J - J.T) ** 2)
+    # The root has no slope at 0, where J is 0; the bound is at its largest there, so 0 is the slope to take.
+    size = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return 1 - len(J) ** 0.5 * size
+
+
+def gershgorin_penalty(function: Callable, state: PyTree, args: Any = None) -> Float[Array, ""]:
+    """`max(0, √n ‖A − I‖_F − 1)`, where `A = (I − J)ᵀ (I − J)`: 0 where Gershgorin's bound keeps `I − J` regular.
+
+    The term below equation (4), appendix 1.2 of Liao et al. 2018. It asks for much: at n numbers, `‖J‖_F` of about
+    `1 / (2 √n)`.
+
+    **Arguments:** as for `onward.column_norm_penalty`.
+
+        >>> import jax.numpy as jnp, onward
+        >>> print(onward.gershgorin_penalty(lambda h, w: w * h, jnp.zeros(4), jnp.array(0.5)))  # A = I / 4
+        2.0
+    """
+    return jnp.maximum(0, -gershgorin_bound(function, state, args))
+
+
+def smallest_eigenvalue(
+    function: Callable, state: PyTree, args: Any = None, *, steps: int, key: PRNGKeyArray
+) -> Float[Array, ""]:
+    """An estimate from above of `λ_min((I − J)ᵀ (I − J))`, by Lanczos; differentiable.
+
+    The left side of equation (3), appendix 1.2 of Liao et al. 2018: `I − J` is regular where it is above 0. Its square
+    root is the smallest singular value of `I − J`. `steps` products with each of J and Jᵀ; exact, up to rounding, at
+    `steps = n`, but for eigenvectors that the start lacks.
+
+    **Arguments:**
+
+    - `function`, `state`, `args`: as for `onward.column_norm_penalty`.
+    - `steps`: of Lanczos, at least 1; more than there are numbers in the state add nothing.
+    - `key`: the random key of the vector that Lanczos starts from.
+
+    Raises `ValueError` for steps below 1.
+
+        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> scale = lambda h, w: w * h
+        >>> w = jnp.array([0.5, -0.5])
+        >>> print(f"{onward.smallest_eigenvalue(scale, jnp.zeros(2), w, steps=2, key=jr.key(0)):.3f}")
+        0.250
+    """
+    h, unravel = ravel_pytree(state)
+    steps = min(whole("steps", steps), h.size)
+    jacobian = products(lambda h: ravel_pytree(function(unravel(h), args))[0], h)
+
+    def A(v):
+        v = v - jacobian.forward(v)
+        return v - jacobian.transposed(v)
+
+    start = jr.normal(key, h.shape, h.dtype)
+    start = start / jnp.linalg.norm(start)
+
+    def step(carry, k):
+        V, v, ended = carry
+        V = V.at[k].set(v)
+        w = A(v)
+        alpha = v @ w
+        for _ in range(2):  # orthogonal to all before: once is not enough in floating point
+            w = w - V.T @ (V @ w)
+        square = w @ w
+        # The start's Krylov space may be used up; what follows is made to add no smaller eigenvalue.
+        ended |= square <= (100 * jnp.finfo(h.dtype).eps * alpha) ** 2
+        beta = jnp.where(ended, 0, jnp.sqrt(jnp.where(ended, 1, square)))
+        after = jnp.where(ended, 0, w / jnp.where(ended, 1, beta))
+        return (V, after, ended), (alpha, beta, ended)
+
+    carry = (jnp.zeros((steps, h.size), h.dtype), start, jnp.array(False))
+    _, (alpha, beta, ended) = jax.lax.scan(step, carry, jnp.arange(steps))
+    spare = jnp.append(False, ended[:-1])
+    alpha = jnp.where(spare, alpha[0], alpha)
+    T = jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
+    return jnp.linalg.eigvalsh(T)[0]
+
+
+def eigenvalue_penalty(
+    function: Callable, state: PyTree, args: Any = None, *, steps: int, margin: float, key: PRNGKeyArray
+) -> Float[Array, ""]:
+    """`max(0, margin − λ_min((I − J)ᵀ (I − J)))`, by Lanczos.
+
+    The last term of appendix 1.2 of Liao et al. 2018, which has no margin: but λ_min is never below 0, so that theirs
+    never acts.
+
+    **Arguments:** `margin`, above 0, the eigenvalue to hold; the others as for `onward.smallest_eigenvalue`. Raises
+    `ValueError` for a value outside its range.
+
+        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> scale = lambda h, w: w * h
+        >>> w = jnp.array([0.5, -0.5])
+        >>> print(f"{onward.eigenvalue_penalty(scale, jnp.zeros(2), w, steps=2, margin=0.3, key=jr.key(0)):.3f}")
+        0.050
+    """
+    if not 0 < margin < float("inf"):
+        raise ValueError(f"margin must be a finite number above 0, got {margin!r}.")
+    return jnp.maximum(0, margin - smallest_eigenvalue(function, state, args, steps=steps, key=key))
+
+
+def _dense(function, state, args) -> Float[Array, "n n"]:
+    h, unravel = ravel_pytree(state)
+    return jax.jacfwd(lambda h: ravel_pytree(function(unravel(h), args))[0])(h)

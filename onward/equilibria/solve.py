@@ -1,0 +1,169 @@
+"""The convenient entry: find where a map rests, say how well that went, and let the gradient through."""
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import equinox.internal as eqxi
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from ..arguments import whole
+from ..trees import norm
+from .adjoints import NeumannRBP
+from .jacobian import describe, jacobian_norm, shapes
+from .solvers import FixedSteps
+
+MAX_STEPS = 1000
+
+
+class EquilibriumWarning(UserWarning):
+    """A state did not settle, or its map may not contract around it."""
+
+
+class Diagnostics(eqx.Module):
+    """How a solve went. Nothing here has a gradient.
+
+    `steps` of the solver; the `residual` `‖F(h) − h‖₂` of the state returned; whether it is `settled`; and the
+    `jacobian_norm` `‖∂F/∂h‖₂` there, or None where no key asked for it.
+    """
+
+    steps: Int[Array, ""]
+    residual: Float[Array, ""]
+    settled: Bool[Array, ""]
+    jacobian_norm: Float[Array, ""] | None
+
+
+class Equilibrium(eqx.Module):
+    """The resting `state`, through which gradients flow, and the `diagnostics` of the solve."""
+
+    state: PyTree
+    diagnostics: Diagnostics
+
+
+def equilibrium(
+    function: Callable[[PyTree, Any], PyTree],
+    state: PyTree,
+    args: Any = None,
+    *,
+    adjoint: optx.AbstractAdjoint | None = None,
+    solver: Any = None,
+    max_steps: int | None = None,
+    tolerance: float = 1e-5,
+    key: PRNGKeyArray | None = None,
+    throw: bool = False,
+) -> Equilibrium:
+    """The state where a map rests, `h* = F(h*, args)`, differentiable with respect to all that the map reads.
+
+    Equations (1) and (2) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*. A solve that did not
+    settle is never silent: the diagnostics say so, and there is an `onward.EquilibriumWarning`, or an error.
+
+    **Arguments:**
+
+    - `function`: the map, `function(state, args) -> state`, of one example; `jax.vmap` for more.
+    - `state`: where to start, any pytree of floating-point arrays. Starting from the solution of a similar problem (the
+      one before the last update of the weights) saves steps.
+    - `args`: any pytree.
+    - `adjoint`: how to differentiate, any Optimistix adjoint; `onward.NeumannRBP(steps=20)` if left out.
+    - `solver`: any Optimistix solver of fixed points or roots; plain iteration if left out. `optimistix.Newton` takes
+      few but expensive steps, `onward.FixedSteps` a given number.
+    - `max_steps`: of the solver, at least 1; if left out, 1000, or as many as `onward.FixedSteps` takes.
+    - `tolerance`: the state has settled where every number of `F(h) − h` is at most `tolerance (1 + |h|)`; above 0.
+      Without a `solver`, iteration goes on to a tenth of that.
+    - `key`: a random key asks for `‖J‖` (see `onward.jacobian_norm`), and for a warning where it is 1 or above.
+    - `throw`: whether to raise where it would have warned.
+
+    Raises `ValueError` for a map whose output differs from its state in structure, shape or dtype, for a state that is
+    not floating-point or not finite, and for a number outside its range. With `throw`, raises `RuntimeError` at run
+    time where the state did not settle, or `‖J‖` is 1 or above.
+
+        >>> import jax, jax.numpy as jnp, onward
+        >>> W, x = jnp.array([[0.3, -0.2], [0.1, 0.4]]), jnp.ones(2)
+        >>> resting = onward.equilibrium(lambda h, x: jnp.tanh(W @ h + x), jnp.zeros(2), x)
+        >>> print(resting.state, resting.diagnostics.settled)
+        [0.78... 0.88...] True
+    """
+    adjoint = NeumannRBP(steps=20) if adjoint is None else adjoint
+    if max_steps is None:
+        max_steps = solver.steps if isinstance(solver, FixedSteps) else MAX_STEPS
+    max_steps = whole("max_steps", max_steps)
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(f"tolerance must be a finite number above 0, got {tolerance!r}.")
+    if solver is None:
+        solver = optx.FixedPointIteration(rtol=tolerance / 10, atol=tolerance / 10)
+    state = jax.tree.map(jnp.asarray, state)
+    _check(function, state, args)
+    found = _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, throw)
+    if not throw:
+        _warn(found.diagnostics)
+    return found
+
+
+@eqx.filter_jit
+def _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, throw) -> Equilibrium:
+    # Closed-over arrays become visible here, so that the diagnostics can be kept out of the gradient altogether.
+    function = eqx.filter_closure_convert(function, state, args)
+    solution = optx.fixed_point(function, solver, state, args, adjoint=adjoint, max_steps=max_steps, throw=False)
+    h = solution.value
+    still_function, still, still_args = _still((function, h, args))
+    move = jax.tree.map(jnp.subtract, still_function(still, still_args), still)
+    within = jax.tree.map(lambda d, h: jnp.all(jnp.abs(d) <= tolerance * (1 + jnp.abs(h))), move, still)
+    settled = jnp.all(jnp.stack(jax.tree.leaves(within)))
+    size = None if key is None else jacobian_norm(still_function, still, still_args, key=key)
+    if throw:
+        h = eqx.error_if(h, ~settled, "equilibrium: the state did not settle within max_steps.")
+        if size is not None:
+            h = eqx.error_if(h, size >= 1, "equilibrium: ‖J‖ is 1 or above: the map may not contract around its state.")
+    return Equilibrium(h, Diagnostics(solution.stats["num_steps"], norm(move), settled, size))
+
+
+def _still(tree):
+    arrays, others = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), others)
+
+
+def _warn(diagnostics):
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(diagnostics)):
+        return _say(diagnostics)
+    bad = ~diagnostics.settled
+    if diagnostics.jacobian_norm is not None:
+        bad |= diagnostics.jacobian_norm >= 1
+    # The host is called only where something is wrong, in a batch too; there it is called for each example.
+    jax.lax.cond(eqxi.unvmap_any(bad), partial(jax.debug.callback, _say), lambda _: None, diagnostics)
+
+
+def _say(diagnostics):
+    if not diagnostics.settled:
+        warnings.warn(
+            f"the state did not settle: after {int(diagnostics.steps)} steps, one more would move it by "
+            f"{float(diagnostics.residual):.3g}.",
+            EquilibriumWarning,
+            stacklevel=4,
+        )
+    if diagnostics.jacobian_norm is not None and diagnostics.jacobian_norm >= 1:
+        warnings.warn(
+            f"‖J‖ is {float(diagnostics.jacobian_norm):.3g}: the map may not contract around its state, "
+            "and the adjoint may not settle.",
+            EquilibriumWarning,
+            stacklevel=4,
+        )
+
+
+def _check(function, state, args):
+    for leaf in jax.tree.leaves(state):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"state must be floating-point arrays, got {describe(state)}.")
+        if not isinstance(leaf, jax.core.Tracer) and not np.all(np.isfinite(leaf)):
+            bad = np.asarray(leaf)[~np.isfinite(leaf)]
+            raise ValueError(f"state must be finite, got {bad[0]} for {bad.size} of {leaf.size} numbers.")
+    after = eqx.filter_eval_shape(function, state, args)
+    if shapes(after) != shapes(state):
+        raise ValueError(
+            f"function must return a state like the one it is given, {describe(state)}; it returns {describe(after)}."
+        )

@@ -1,0 +1,45 @@
+"""A solver that takes a fixed number of steps, as the papers do."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Int, PyTree
+
+from ..arguments import whole
+
+
+class FixedSteps(optx.AbstractFixedPointSolver):
+    """Exactly `steps` plain iterations `h ← F(h)`, settled or not: an Optimistix solver.
+
+    Unlike `optimistix.FixedPointIteration` with tolerances of 0, whose error is 0/0 once the state stands still, it can
+    be unrolled and differentiated. Give the solve a `max_steps` of at least `steps` (`onward.equilibrium` does it).
+
+    **Arguments:** `steps`, at least 1. Raises `ValueError` otherwise.
+
+        >>> import jax.numpy as jnp, onward, optimistix
+        >>> float(optimistix.fixed_point(lambda h, _: 0.5 * h + 1, onward.FixedSteps(2), jnp.zeros(())).value)
+        1.5
+    """
+
+    steps: int = eqx.field(static=True, converter=partial(whole, "steps"))
+    # Asked for by Optimistix's interface, and not used here.
+    rtol: float = eqx.field(static=True, default=0.0, init=False)
+    atol: float = eqx.field(static=True, default=0.0, init=False)
+    norm: Callable[[PyTree], Any] = eqx.field(static=True, default=optx.max_norm, init=False)
+
+    def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> Int[Array, ""]:
+        return jnp.array(0)
+
+    def step(self, fn, y, args, options, state, tags):
+        y, aux = fn(y, args)
+        return y, state + 1, aux
+
+    def terminate(self, fn, y, args, options, state, tags):
+        return state >= self.steps, optx.RESULTS.successful
+
+    def postprocess(self, fn, y, aux, args, options, state, tags, result):
+        return y, aux, {}
