@@ -17,6 +17,7 @@ from .cells.affine import constants_at_zero
 from .checks import check_model, check_step, check_stream
 from .estimators.base import AbstractEstimator, inexact
 from .model import Model
+from .transforms.kalman import information_of
 from .trees import mean_of_leading, select
 
 
@@ -196,9 +197,11 @@ class Learner:
     def _estimate(self, carry, xs, ys, reset, weight, noise) -> tuple[Array, Any, PyTree, PyTree, Array]:
         """Losses, gradient, hidden and estimator state, activity of the chunk; over a batch, the mean gradient."""
 
+        model, metric = carry.model, information_of(carry.optimizer)
+
         def grad(hidden, state, xs, ys, reset, weight, noise):
             e = self.estimator.grad(
-                carry.model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise
+                model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise, metric=metric
             )
             return e.losses, e.grads, e.hidden, e.state, e.active
 

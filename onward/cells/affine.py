@@ -38,19 +38,31 @@ class Rows(eqx.Module):
     formed.
 
     * `factors`: for each group, a hidden-shaped tree whose leaves are D, `[rows, units]`;
-    * `features`: for each group, z, `[features]`.
+    * `features`: for each group, z, `[features]`; `[rows, units, features]` where each row sees its own.
     """
 
     factors: tuple[PyTree[Float[Array, "_rows units"]], ...]
-    features: tuple[Float[Array, " _features"], ...]
+    features: tuple[Float[Array, "*#rows_units _features"], ...]
 
     def norms(self) -> PyTree[Float[Array, " units"]]:
         """`‖w_(s,i)‖` for every component and unit: `‖D_(s,i)‖ ‖z‖`, summed over the groups in quadrature."""
 
         def norm(*factors):
-            return jnp.sqrt(total(jnp.sum(D**2, 0) * (z @ z) for D, z in zip(factors, self.features, strict=True)))
+            return jnp.sqrt(
+                total(
+                    jnp.sum(D**2, 0) * (z @ z) if z.ndim == 1 else jnp.sum(D**2 * jnp.sum(z**2, -1), 0)
+                    for D, z in zip(factors, self.features, strict=True)
+                )
+            )
 
         return jax.tree.map(norm, *self.factors)
+
+    def inner(self, w: tuple[Float[Array, "_rows units _features"], ...]) -> PyTree[Float[Array, " units"]]:
+        """`wᵀ w_(s,i)` for every component and unit."""
+        products = [jnp.sum(w_g * z, -1) for w_g, z in zip(w, self.features, strict=True)]
+        return jax.tree.map(
+            lambda *factors: total(jnp.sum(D * p, 0) for D, p in zip(factors, products, strict=True)), *self.factors
+        )
 
     def combine(
         self, coefficients: PyTree[Float[Array, " units"]]

@@ -45,7 +45,7 @@ class ARTBP(AbstractEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None):
+    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
         if noise is None:
             noise = self.draw(state, length(xs))
         # The factor on the cotangent that passes from a step back into the state before it.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt32
 
 from ..cells import AbstractCell
 from ..model import Model
+from ..quasidiagonal import QuasiDiagonal
 from ..rollouts import restarted
 from ..trees import select, zeros_like
 
@@ -65,8 +66,13 @@ class AbstractEstimator(eqx.Module):
         reset: Bool[Array, " steps"] | None = None,
         weight: Float[Array, " steps"] | None = None,
         noise: UInt32[Array, "steps words"] | None = None,
+        metric: QuasiDiagonal | None = None,
     ) -> Estimate:
-        """The gradient of the chunk's summed loss. `noise` is `draw(state, steps)`, made here if it is not given."""
+        """The gradient of the chunk's summed loss.
+
+        `noise` is `draw(state, steps)`, made here if it is not given. `metric` is what a Kalman optimiser knows of the
+        model's parameters, for the estimators that balance by it.
+        """
 
     @abstractmethod
     def draw(self, state: PyTree, steps: int) -> UInt32[Array, "steps words"] | None:
@@ -128,18 +134,29 @@ class AbstractForwardEstimator(AbstractEstimator):
 
     @abstractmethod
     def advance(
-        self, cell: AbstractCell, hidden: PyTree, state: PyTree, x: PyTree, noise: Any
+        self,
+        cell: AbstractCell,
+        hidden: PyTree,
+        state: PyTree,
+        x: PyTree,
+        noise: Any,
+        metric: QuasiDiagonal | None = None,
     ) -> tuple[PyTree, PyTree, Callable[[PyTree], PyTree]]:
-        """One step: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient of the cell."""
+        """One step: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient of the cell.
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None):
+        `metric` is over the cell's parameters.
+        """
+
+    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
         if noise is None:
             noise = self.draw(state, length(xs))
+        if metric is not None:
+            metric = metric.part(lambda m: m.cell)
 
         def step(hidden, state, x, y, restart, weight, noise):
             if restart is not None:
                 hidden, state = restarted(model.cell, hidden, restart), select(restart, self.restart(state), state)
-            hidden, state, contract = self.advance(model.cell, hidden, state, x, noise)
+            hidden, state, contract = self.advance(model.cell, hidden, state, x, noise, metric)
 
             def predict(parameters, hidden):
                 prediction = eqx.combine(parameters, model).predict(hidden)

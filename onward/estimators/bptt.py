@@ -35,7 +35,7 @@ class BPTT(AbstractEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None):
+    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
         def unroll(parameters):
             m = eqx.combine(parameters, model)
             states = rollout(m.cell, hidden, xs, reset=reset)

@@ -8,10 +8,12 @@ from jaxtyping import Array, Float, PyTree
 from ..arguments import whole
 from ..cells import AbstractAffineGatedCell, AbstractCell, StackedCell
 from ..cells.affine import Rows, linearize
+from ..quasidiagonal import QuasiDiagonal
 from ..trees import inner, total
 from .base import AbstractForwardEstimator, inexact
 from .jacobians import balance, cell_gradient, learned
 from .noise import Counter, signs, words_for
+from .norms import AbstractNorms, HalfInvariantNorms
 from .reduction import Blocks, Copies, MixedRows, UnitRows
 
 
@@ -67,9 +69,11 @@ class NoBackTrack(AbstractForwardEstimator):
 
     rank: int = eqx.field(static=True)
     blocks: bool = eqx.field(static=True)
+    norms: AbstractNorms
 
-    def __init__(self, rank: int = 1, blocks: bool = False):
+    def __init__(self, rank: int = 1, blocks: bool = False, norms: AbstractNorms | None = None):
         self.rank, self.blocks = whole("rank", rank), blocks
+        self.norms = HalfInvariantNorms() if norms is None else norms
 
     def init(self, model, hidden, *, key, example=None):
         states = _by_layer(model.cell, hidden)
@@ -91,13 +95,14 @@ class NoBackTrack(AbstractForwardEstimator):
         w_norms = jnp.sqrt(total(self._form.squared_norms(w) for w in state.w))
         return jnp.sum(v_norms * w_norms) / (1 if self.blocks else self.rank)
 
-    def advance(self, cell, hidden, state, x, noise):
+    def advance(self, cell, hidden, state, x, noise, metric=None):
         layers, states = _layers(cell), list(_by_layer(cell, hidden))
         v, w, pending, pullbacks = state.v, state.w, state.pending, []
         epsilon = signs(noise, self._form.sign_template(v))
+        metrics = None if metric is None else _metrics(cell, metric)
         for l in range(len(layers)):
             # The rows waiting are those of the layer that moved last: the one below, or the top one a step ago.
-            v, w = self._reduce(v, w, pending, l - 1)
+            v, w = self._reduce(v, w, pending, l - 1, metrics)
             states[l], moved, pending, pullback = _transition(layers, l, states, v, x, epsilon[l])
             v = (*v[:l], moved, *v[l + 1 :])
             pullbacks.append(pullback)
@@ -118,13 +123,13 @@ class NoBackTrack(AbstractForwardEstimator):
     def _form(self) -> Copies | Blocks:
         return Blocks(self.rank) if self.blocks else Copies(self.rank)
 
-    def _reduce(self, v, w, pending, layer):
+    def _reduce(self, v, w, pending, layer, metrics):
         """Fold the rows that wait into `v` and `w`, (13)–(15)."""
-        w_norms = jnp.sqrt(total(self._form.squared_norms(w_l) for w_l in w))
-        rho, inverse = balance(w_norms, jnp.sqrt(_squared_norms(v)))
+        lengths = self.norms.lengths(self._form, v, w, pending, layer, metrics)
+        rho, inverse = balance(lengths.w, lengths.v)
         v = list(Copies(self.rank).scale(rho, v))
         w = [self._form.scale(inverse, w_l) for w_l in w]
-        v[layer], w[layer] = self._form.add(v[layer], w[layer], pending)
+        v[layer], w[layer] = self._form.add(v[layer], w[layer], pending, lengths.rows, lengths.units)
         return tuple(v), tuple(w)
 
 
@@ -161,6 +166,12 @@ def _no_rows(layer, hidden, signs):
 
 def _layers(cell: AbstractCell) -> tuple[AbstractCell, ...]:
     return cell.layers if isinstance(cell, StackedCell) else (cell,)
+
+
+def _metrics(cell: AbstractCell, metric: QuasiDiagonal) -> tuple[QuasiDiagonal, ...]:
+    if not isinstance(cell, StackedCell):
+        return (metric,)
+    return tuple(metric.part(lambda c, l=l: c.layers[l]) for l in range(len(cell.layers)))
 
 
 def _by_layer(cell: AbstractCell, hidden: PyTree) -> tuple[PyTree, ...]:

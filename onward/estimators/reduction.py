@@ -3,9 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells.affine import Rows
+from ..quasidiagonal import QuasiDiagonal
 from ..trees import inner, total
 from .jacobians import balance
 
@@ -16,12 +17,26 @@ class UnitRows(eqx.Module):
     rows: Rows
     signs: PyTree[Float[Array, "copies units"]]
 
+    def whiten(self, metric: QuasiDiagonal) -> "UnitRows":
+        """The rows where `metric` is the Euclidean product: each unit then sees features of its own."""
+        features = tuple(block.whiten(z) for block, z in zip(metric.blocks, self.rows.features, strict=True))
+        return UnitRows(Rows(self.rows.factors, features), self.signs)
+
 
 class MixedRows(eqx.Module):
     """The newest rows of any other layer, already mixed by their signs, `Σ_i ε_i w_i`: all units share one ρ."""
 
     mixed: PyTree[Float[Array, "copies ..."]]
     signs: PyTree[Float[Array, "copies ..."]]
+
+    def whiten(self, metric: QuasiDiagonal) -> "MixedRows":
+        """The mixed rows where `metric` is the Euclidean product."""
+        return MixedRows(jax.vmap(metric.whiten)(self.mixed), self.signs)
+
+    def sign_norm(self) -> Float[Array, ""]:
+        """‖ε‖ of one copy."""
+        leaves = jax.tree.leaves(self.signs)
+        return jnp.sqrt(jnp.array(sum(leaf[0].size for leaf in leaves), leaves[0].dtype))
 
 
 class Copies(eqx.Module):
@@ -41,13 +56,28 @@ class Copies(eqx.Module):
     def scale(self, factors: Float[Array, " rank"], w: PyTree) -> PyTree:
         return jax.vmap(lambda f, w: jax.tree.map(lambda leaf: f * leaf, w))(factors, w)
 
-    def add(self, v: PyTree, w: PyTree, pending: UnitRows | MixedRows) -> tuple[PyTree, PyTree]:
+    def mixed_squared_norms(self, mixed: PyTree) -> Float[Array, " rank"]:
+        return self.squared_norms(mixed)
+
+    def whiten(self, metric: QuasiDiagonal, w: PyTree) -> PyTree:
+        return _whitened_weights(metric, w) if isinstance(w, tuple) else jax.vmap(metric.whiten)(w)
+
+    def variances(self, v: Float[Array, "rank ..."], w_norms: Float[Array, " rank"]) -> Float[Array, "rank ..."]:
+        """`(v wᵀ)(v wᵀ)ᵀ_ii` of each copy."""
+        return jax.vmap(jnp.multiply)(v**2, w_norms**2)
+
+    def cross(self, v: PyTree, w: PyTree, rows: Rows) -> PyTree[Float[Array, "rank units"]]:
+        """`v_i wᵀ w_i` of each copy."""
+        return jax.tree.map(jnp.multiply, v, jax.vmap(rows.inner)(w))
+
+    def add(self, v: PyTree, w: PyTree, pending: UnitRows | MixedRows, rows, units) -> tuple[PyTree, PyTree]:
+        """`v` and `w` with the rows that wait, of lengths `rows`, at unit vectors of lengths `units`."""
         if isinstance(pending, UnitRows):
-            rho, inverse = _unit_balance(pending.rows)
+            rho, inverse = _unit_balance(rows, units)
             v = jax.tree.map(lambda v, signs, rho: v + signs * rho, v, pending.signs, rho)
             fresh = jax.vmap(pending.rows.combine)(jax.tree.map(jnp.multiply, pending.signs, inverse))
             return v, jax.tree.map(jnp.add, w, fresh)
-        rho, inverse = balance(jnp.sqrt(self.squared_norms(pending.mixed)), _sign_norm(pending.signs))
+        rho, inverse = balance(rows, units)
         add = jax.vmap(lambda f, old, new: jax.tree.map(lambda a, b: a + f * b, old, new))
         return add(rho, v, pending.signs), add(inverse, w, pending.mixed)
 
@@ -77,22 +107,40 @@ class Blocks(eqx.Module):
     def scale(self, factors: Float[Array, " rank"], w: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf, block: factors[block] * leaf, w, self._blocks(w))
 
-    def add(self, v: PyTree, w: PyTree, pending: UnitRows | MixedRows) -> tuple[PyTree, PyTree]:
+    def mixed_squared_norms(self, mixed: PyTree) -> Float[Array, " rank"]:
+        return self.squared_norms(jax.tree.map(lambda leaf: leaf[0], mixed))
+
+    def whiten(self, metric: QuasiDiagonal, w: PyTree) -> PyTree:
+        return _whitened_weights(metric, w) if isinstance(w, tuple) else metric.whiten(w)
+
+    def variances(self, v: Float[Array, "rank ..."], w_norms: Float[Array, " rank"]) -> Float[Array, "1 ..."]:
+        """`(Σ_b v_b w_bᵀ)(Σ_b v_b w_bᵀ)ᵀ_ii`: the metric joins no two blocks."""
+        return jnp.tensordot(w_norms**2, v**2, 1)[None]
+
+    def cross(self, v: PyTree, w: PyTree, rows: Rows) -> PyTree[Float[Array, "1 units"]]:
+        """`v_bi w_bᵀ w_i` of each unit's own block b."""
+        own = lambda v: jnp.sum(jnp.where(self._own(v.shape[1]), v, 0), 0)  # noqa: E731
+        return jax.tree.map(lambda v, x: (own(v) * x)[None], v, rows.inner(w))
+
+    def add(self, v: PyTree, w: PyTree, pending: UnitRows | MixedRows, rows, units) -> tuple[PyTree, PyTree]:
+        """`v` and `w` with the rows that wait, of lengths `rows`, at unit vectors of lengths `units`."""
         signs = jax.tree.map(lambda leaf: leaf[0], pending.signs)
         if isinstance(pending, UnitRows):
-            rho, inverse = _unit_balance(pending.rows)
-            units = jax.tree.leaves(signs)[0].size
-            own = jnp.arange(units) * self.rank // units == jnp.arange(self.rank)[:, None]
-            v = jax.tree.map(lambda v, signs, rho: v + jnp.where(own, signs * rho, 0), v, signs, rho)
-            fresh = pending.rows.combine(jax.tree.map(jnp.multiply, signs, inverse))
-            return v, jax.tree.map(jnp.add, w, fresh)
+            rho, inverse = _unit_balance(rows, units)
+            v = jax.tree.map(lambda v, signs, rho: v + jnp.where(self._own(v.shape[1]), signs * rho, 0), v, signs, rho)
+            flat = jax.tree.map(lambda signs, inverse: (signs * inverse).reshape(signs.shape), signs, inverse)
+            return v, jax.tree.map(jnp.add, w, pending.rows.combine(flat))
         mixed = jax.tree.map(lambda leaf: leaf[0], pending.mixed)
-        rho, inverse = balance(jnp.sqrt(self.squared_norms(mixed)), _sign_norm(pending.signs))
+        rho, inverse = balance(rows, units)
         v = jax.tree.map(lambda v, signs: v + jnp.multiply.outer(rho, signs), v, signs)
         return v, jax.tree.map(jnp.add, w, self.scale(inverse, mixed))
 
     def contract(self, coefficients: Float[Array, " rank"], w: PyTree) -> PyTree:
         return self.scale(coefficients, w)
+
+    def _own(self, units: int) -> Bool[Array, "rank units"]:
+        """Which block a unit's parameters belong to."""
+        return jnp.arange(units) * self.rank // units == jnp.arange(self.rank)[:, None]
 
     def _blocks(self, w: PyTree) -> PyTree:
         """The block of each number, in a shape that broadcasts against it: by units for an affine-gated layer's weights
@@ -109,13 +157,11 @@ class Blocks(eqx.Module):
         return structure.unflatten(blocks)
 
 
-def _unit_balance(rows: Rows) -> tuple[PyTree, PyTree]:
-    """`ρ_i = sqrt(‖w_i‖)` and its inverse, both 0 for a unit whose parameters did not act."""
-    norms = rows.norms()
-    pairs = jax.tree.map(lambda norm: balance(norm, jnp.ones_like(norm)), norms)
-    return jax.tree.transpose(jax.tree.structure(norms), jax.tree.structure((0, 0)), pairs)
+def _whitened_weights(metric: QuasiDiagonal, w: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(block.whiten(W) for block, W in zip(metric.blocks, w, strict=True))
 
 
-def _sign_norm(signs: PyTree) -> Float[Array, ""]:
-    """‖ε‖ of one copy."""
-    return jnp.sqrt(jnp.array(sum(leaf[0].size for leaf in jax.tree.leaves(signs)), jax.tree.leaves(signs)[0].dtype))
+def _unit_balance(rows: PyTree, units: PyTree) -> tuple[PyTree, PyTree]:
+    """`ρ_i = sqrt(‖w_i‖/‖e_i‖)` and its inverse, both 0 for a unit whose parameters did not act."""
+    pairs = jax.tree.map(balance, rows, units)
+    return jax.tree.transpose(jax.tree.structure(rows), jax.tree.structure((0, 0)), pairs)

@@ -71,7 +71,7 @@ class SlidingBPTT(AbstractEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None):
+    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
         def forward(hidden, inputs):
             x, restart = inputs
             before = restarted(model.cell, hidden, restart)

@@ -1,0 +1,120 @@
+"""Norms that NoBackTrack balances its vectors with: Euclidean, or invariant through an optimiser's own scales."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..quasidiagonal import QuasiDiagonal
+from ..trees import total
+from .reduction import Blocks, Copies, MixedRows, UnitRows
+
+CANCELLED = 1e-6  # below this part of the newest row's own share a variance is taken to be lost to rounding
+
+
+class Lengths(eqx.Module):
+    """What a reduction balances, (13)–(15): `‖w‖`, `‖v‖`, and of the newest transition `‖w_i‖` and `‖e_i‖`.
+
+    For mixed rows the last two are `‖Σ ε_i w_i‖` and `‖ε‖`, one a copy.
+    """
+
+    w: Float[Array, " rank"]
+    v: Float[Array, " rank"]
+    rows: PyTree[Float[Array, "..."]]
+    units: PyTree[Float[Array, "..."]]
+
+
+class AbstractNorms(eqx.Module):
+    """How long the vectors of `onward.NoBackTrack` are. Any choice keeps it unbiased; a good one keeps it quiet.
+
+    `metric` is the inverse covariance `J + Λ` of the parameters of each layer, where the optimiser keeps one.
+    """
+
+    @abstractmethod
+    def lengths(
+        self,
+        form: Copies | Blocks,
+        v: tuple[PyTree, ...],
+        w: tuple[PyTree, ...],
+        pending: UnitRows | MixedRows,
+        layer: int,
+        metric: tuple[QuasiDiagonal, ...] | None,
+    ) -> Lengths:
+        """The lengths for a reduction of the rows that wait in `layer`."""
+
+
+class EuclideanNorms(AbstractNorms):
+    """The square root of the sum of squares, of everything: Algorithm 1."""
+
+    def lengths(self, form, v, w, pending, layer, metric):
+        rows, units = _row_lengths(form, pending)
+        return Lengths(_norm(form, w), _norm(Copies(1), v), rows, units)
+
+
+class HalfInvariantNorms(AbstractNorms):
+    """`‖w‖² = wᵀ (J + Λ)⁻¹ w` for `w` and the rows `w_i`, (59), and Euclidean norms for `v` and `e_i`.
+
+    Both are invariant under affine changes of the parameters, for which `v` and `e_i`, living in the state's space, do
+    not change at all. Without a Kalman optimiser `J + Λ` is the identity, and these are the Euclidean norms.
+    """
+
+    def lengths(self, form, v, w, pending, layer, metric):
+        return EuclideanNorms().lengths(form, v, *_whitened(form, w, pending, layer, metric), layer, None)
+
+
+class InvariantNorms(AbstractNorms):
+    """The norms of the paper's Appendix B as printed: also `‖v‖² = Σ_i v_i²/c_i` and `‖e_i‖² = 1/c_i`, (59)–(64).
+
+    `c_i = (G̃ (J + Λ)⁻¹ G̃ᵀ)_ii` is the variance of the state's component i, of each copy's own G̃. Invariant under
+    changes of the state's units too, **and unstable**: where `v` makes up most of G̃, `c_i ≈ v_i² ‖w‖²`, so that `‖v‖` does
+    not see how long `v` is. Kept to reproduce the paper; needs an affine-gated cell.
+    """
+
+    def lengths(self, form, v, w, pending, layer, metric):
+        if isinstance(pending, MixedRows):
+            raise ValueError("norms: InvariantNorms needs the rows of an affine-gated cell; take HalfInvariantNorms.")
+        w, pending = _whitened(form, w, pending, layer, metric)
+        rows, _ = _row_lengths(form, pending)
+        w_norm = _norm(form, w)
+        variances = [jax.tree.map(lambda v: form.variances(v, w_norm), v_l) for v_l in v]
+        cross = form.cross(v[layer], w[layer], pending.rows)
+        newest = jax.tree.map(
+            lambda c, x, row: jnp.maximum(c + 2 * x + row**2, CANCELLED * row**2), variances[layer], cross, rows
+        )
+        variances[layer] = newest
+        scaled = [jax.tree.map(lambda v, c: jnp.where(c > 0, v / jnp.sqrt(c), 0), *p) for p in zip(v, variances)]
+        units = jax.tree.map(lambda c: jnp.where(c > 0, 1 / jnp.sqrt(c), 0), newest)
+        return Lengths(w_norm, _norm(Copies(1), tuple(scaled)), rows, units)
+
+
+class OwnRowNorms(AbstractNorms):
+    """experiment: c_i = ‖w_i‖²."""
+
+    def lengths(self, form, v, w, pending, layer, metric):
+        w, pending = _whitened(form, w, pending, layer, metric)
+        rows, _ = _row_lengths(form, pending)
+        scaled = list(v)
+        scaled[layer] = jax.tree.map(lambda v, r: jnp.where(r > 0, v / r, 0), v[layer], rows)
+        units = jax.tree.map(lambda r: jnp.where(r > 0, 1 / r, 0), rows)
+        return Lengths(_norm(form, w), _norm(Copies(1), tuple(scaled)), rows, units)
+
+
+def _norm(form: Copies | Blocks, layers: tuple[PyTree, ...]) -> Float[Array, " rank"]:
+    return jnp.sqrt(total(form.squared_norms(layer) for layer in layers))
+
+
+def _row_lengths(form, pending):
+    if isinstance(pending, UnitRows):
+        rows = pending.rows.norms()
+        return rows, jax.tree.map(jnp.ones_like, rows)
+    return jnp.sqrt(form.mixed_squared_norms(pending.mixed)), pending.sign_norm()
+
+
+def _whitened(form, w, pending, layer, metric):
+    """`w` and the rows that wait as they look where `(J + Λ)⁻¹` is the Euclidean product."""
+    if metric is None:
+        return w, pending
+    whitened = tuple(form.whiten(m, w_l) for m, w_l in zip(metric, w, strict=True))
+    return whitened, pending.whiten(metric[layer])

@@ -1,0 +1,107 @@
+"""The quasi-diagonal Kalman preconditioner: steps scaled by a running outer product of the gradients."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from ..model import Model
+from ..quasidiagonal import QuasiDiagonal
+
+
+class KalmanState(NamedTuple):
+    """`count` updates have been made; `information` is `J + Λ`, the inverse covariance of the parameters."""
+
+    count: Int[Array, ""]
+    information: QuasiDiagonal
+
+
+def inverse_square_root(count: Int[Array, ""]) -> Float[Array, ""]:
+    """`1/√t` for the t-th update, t = count + 1."""
+    return 1 / jnp.sqrt(count.astype(float) + 1)
+
+
+def quasi_diagonal_kalman(
+    decay: float | Callable[[Array], Array] = inverse_square_root,
+    prior: float | None = None,
+    rate: float = 1.0,
+) -> optax.GradientTransformation:
+    """Kalman-like steps with a quasi-diagonal outer product (QDOP), in time and memory of the parameters' number.
+
+        J ← (1 − γ_t) J + MatrixReduce(g gᵀ),    θ ← θ − η (J + Λ)⁻¹ g
+
+    for a gradient g from any estimator: equations (24)–(27) of Ollivier, Tallec & Charpiat, *Training recurrent
+    networks online without backtracking* (2015), Algorithm 2, with the outer product for the Fisher matrix. (The paper's
+    δθ after (27) has a minus sign where (12) has the plus that is meant.) `MatrixReduce` is quasi-diagonal: the blocks
+    are the rows of an affine-gated cell (a unit's, gate by gate) and of an `eqx.nn.Linear` with its bias; of each, the
+    diagonal and the bias's row are kept. Every other number stands alone. See `onward.QuasiDiagonal`.
+
+    J scales with the square of the loss, so Λ has a unit: the paper measures losses in bits.
+
+    `onward.NoBackTrack` takes the norms that scale its signs from J when this is the learner's optimiser.
+
+    **Arguments:**
+
+    - `decay`: γ_t in [0, 1], a number or a schedule of the number of updates made; 1/√t by default. It decides the step
+      size: a small one averages over more gradients and so takes smaller steps.
+    - `prior`: Λ, above 0; by default the size of the model's hidden state, as in the paper.
+    - `rate`: η, above 0; 1 in the paper.
+
+    Raises `ValueError` for a number out of range, and at `init` if `prior` is left out and the parameters are no
+    `onward.Model`.
+
+        >>> import equinox as eqx, jax.random as jr, onward
+        >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
+        >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
+        >>> optimizer, loss = onward.quasi_diagonal_kalman(), onward.losses.softmax_cross_entropy
+        >>> learner = onward.Learner(onward.NoBackTrack(), optimizer, loss=loss)
+        >>> carry = learner.init(model, key=jr.key(2))
+        >>> carry, metrics = learner.run(carry, jax.numpy.ones((5, 3)), jax.numpy.zeros(5, int))
+    """
+    if not callable(decay):
+        _check("decay", decay, lambda value: 0 <= value <= 1, "a number from 0 to 1, or a schedule")
+    if prior is not None:
+        _check("prior", prior, lambda value: 0 < value < math.inf, "a finite number above 0")
+    _check("rate", rate, lambda value: 0 < value < math.inf, "a finite number above 0")
+
+    def init(parameters: PyTree) -> KalmanState:
+        Lambda = _hidden_size(parameters) if prior is None else prior
+        return KalmanState(jnp.zeros((), jnp.int32), QuasiDiagonal.start(parameters, Lambda))
+
+    def update(updates, state, params=None):
+        gamma = decay(state.count) if callable(decay) else jnp.asarray(decay, float)
+        information = state.information.average_in(updates, gamma)
+        steps = jax.tree.map(lambda delta: -rate * delta, information.solve(updates))
+        return steps, KalmanState(optax.safe_increment(state.count), information)
+
+    return optax.GradientTransformation(init, update)
+
+
+def information_of(optimizer_state: PyTree) -> QuasiDiagonal | None:
+    """The matrix `J + Λ` of a whole model that an optimiser's state holds somewhere in its tree, `None` without one."""
+
+    def is_kalman(node):
+        return isinstance(node, KalmanState)
+
+    states = [node for node in jax.tree.leaves(optimizer_state, is_leaf=is_kalman) if is_kalman(node)]
+    whole = [state.information for state in states if isinstance(state.information.diagonal, Model)]
+    return whole[0] if whole else None
+
+
+def _hidden_size(parameters: PyTree) -> int:
+    if not isinstance(parameters, Model):
+        raise ValueError(
+            f"prior must be a number for parameters that are no onward.Model but {type(parameters).__name__}; "
+            "the default is the size of the model's hidden state."
+        )
+    return sum(leaf.size for leaf in jax.tree.leaves(parameters.cell.init_hidden()))
+
+
+def _check(name: str, value, holds: Callable, wanted: str) -> None:
+    # A traced value, of a sweep, cannot be looked at.
+    if not isinstance(value, jax.core.Tracer) and not holds(value):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}.")
