@@ -15,7 +15,7 @@ from .jacobian import JacobianProducts
 from .steady import AbstractRBP
 
 
-def _add(a, b, scale=1):
+def _add(a, b, scale: float | Array = 1.0):
     """`a + scale b` over two trees."""
     return jax.tree.map(lambda p, q: p + scale * q, a, b)
 
@@ -34,7 +34,7 @@ class NeumannRBP(AbstractRBP):
     - `steps`: K, products with Jᵀ, at least 1.
     - `probe`: a scalar; its "gradient" is the relative residual `‖b + Jᵀz − z‖ / ‖b‖` of the backward pass.
 
-    Raises `ValueError` for steps below 1. See `onward.AbstractRBP` for what is differentiated, and where it may be used.
+    Raises `ValueError` for steps below 1. See `onward.AbstractRBP` for what has a gradient.
 
         >>> import jax, jax.numpy as jnp, onward, optimistix
         >>> def resting(w, probe):
@@ -94,10 +94,10 @@ class ConjugateGradientRBP(AbstractRBP):
     # any well-conditioned system of 40 000 numbers.
     def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
         def forward(v):
-            return _add(v, jacobian.forward(v), -1)
+            return _add(v, jacobian.forward(v), -1.0)
 
         def normal(v):
-            return _add(forward(_add(v, jacobian.transposed(v), -1)), v, self.damping)
+            return _add(forward(_add(v, jacobian.transposed(v), -1.0)), v, self.damping)
 
         right = forward(b)
         size = inner(right, right)
@@ -122,8 +122,8 @@ class RBP(AbstractRBP):
 
         z_i = Jᵀ z_(i−1) + b,    z_0 ~ U[0, 1],    until ‖z_i − z_(i−1)‖ < ε
 
-    Algorithm 1 and equation (10) of Liao et al. 2018. Its error `(Jᵀ)ᴷ (z_0 − z*)` knows nothing of how small the loss's
-    gradient is: early on it swamps it, and training may blow up. That is the method; `onward.NeumannRBP` is the cure.
+    Algorithm 1 and equation (10) of Liao et al. 2018. Its error `(Jᵀ)ᴷ (z_0 − z*)` does not shrink
+    with the loss's gradient: it may swamp it. That is the method; `onward.NeumannRBP` is the cure.
 
     **Arguments:**
 
@@ -154,9 +154,7 @@ class RBP(AbstractRBP):
         """z_0 for a right side shaped like `b`."""
         leaves, structure = jax.tree.flatten(b)
         keys = jr.split(self.key, len(leaves))
-        drawn = [
-            self.scale * jr.uniform(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)
-        ]
+        drawn = [self.scale * jr.uniform(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
         return jax.tree.unflatten(structure, drawn)
 
     def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
@@ -167,6 +165,6 @@ class RBP(AbstractRBP):
         def step(carry):
             i, z, _ = carry
             after = _add(b, jacobian.transposed(z))
-            return i + 1, after, norm(_add(after, z, -1))
+            return i + 1, after, norm(_add(after, z, -1.0))
 
         return jax.lax.while_loop(unfinished, step, (0, self.start(b), jnp.full_like(norm(b), jnp.inf)))[1]

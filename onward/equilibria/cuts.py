@@ -20,23 +20,24 @@ class AbstractCut(eqx.Module):
 class UniformCut(AbstractCut):
     """Every number of steps is as probable as any other.
 
-        >>> import jax.numpy as jnp, onward
-        >>> jnp.exp(onward.UniformCut().log_probabilities(4))
-        Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+    >>> import jax.numpy as jnp, onward
+    >>> jnp.exp(onward.UniformCut().log_probabilities(4))
+    Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
 
     def log_probabilities(self, steps):
-        return jnp.full(steps, -math.log(steps))
+        return jnp.full(steps, -math.log(steps), float)
 
 
 class PoissonCut(AbstractCut):
     """`P(N = n) ∝ meanⁿ / n!` for n = 1, ..., T: a Poisson distribution, truncated to what there is.
 
-    **Arguments:** `mean`, of the distribution before it is truncated, finite and above 0. Raises `ValueError` otherwise.
+    **Arguments:** `mean`, of the distribution before it is truncated, above 0 and finite. Raises `ValueError` if not.
 
         >>> import jax.numpy as jnp, onward
-        >>> print(jnp.exp(onward.PoissonCut(mean=2.0).log_probabilities(3)).round(3))
-        [0.375 0.375 0.25 ]
+        >>> probabilities = jnp.exp(onward.PoissonCut(mean=2.0).log_probabilities(3))
+        >>> [f"{p:.3f}" for p in probabilities]
+        ['0.375', '0.375', '0.250']
     """
 
     mean: float = eqx.field(static=True)

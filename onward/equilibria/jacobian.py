@@ -25,10 +25,7 @@ class JacobianProducts(NamedTuple):
 def products(function: Callable[[PyTree], PyTree], state: PyTree) -> JacobianProducts:
     """`v ↦ Jᵀ v` and `v ↦ J v` for the map `function` at `state`, from one linearisation."""
     after, pull = jax.vjp(function, state)
-    if shapes(after) != shapes(state):
-        raise ValueError(
-            f"the map must return what it is given, a state of {describe(state)}; it returns {describe(after)}."
-        )
+    check_alike(after, state)
 
     def transposed(v):
         return pull(v)[0]
@@ -38,6 +35,12 @@ def products(function: Callable[[PyTree], PyTree], state: PyTree) -> JacobianPro
         return jax.linear_transpose(transposed, v)(v)[0]
 
     return JacobianProducts(transposed, forward)
+
+
+def check_alike(after: PyTree, state: PyTree) -> None:
+    """Raise `ValueError` unless `after`, what a map returns, has the structure, shapes and dtypes of `state`."""
+    if shapes(after) != shapes(state):
+        raise ValueError(f"the map must return a state like the one given, {describe(state)}; got {describe(after)}.")
 
 
 def shapes(tree: PyTree):

@@ -1,13 +1,11 @@
 """A solver that takes a fixed number of steps, as the papers do."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int
 
 from ..arguments import whole
 
@@ -26,10 +24,19 @@ class FixedSteps(optx.AbstractFixedPointSolver):
     """
 
     steps: int = eqx.field(static=True, converter=partial(whole, "steps"))
-    # Asked for by Optimistix's interface, and not used here.
-    rtol: float = eqx.field(static=True, default=0.0, init=False)
-    atol: float = eqx.field(static=True, default=0.0, init=False)
-    norm: Callable[[PyTree], Any] = eqx.field(static=True, default=optx.max_norm, init=False)
+
+    # Optimistix asks every solver for these three; there is nothing here to compare with them.
+    @property
+    def rtol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 0.0
+
+    @property
+    def atol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 0.0
+
+    @property
+    def norm(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return optx.max_norm
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> Int[Array, ""]:
         return jnp.array(0)

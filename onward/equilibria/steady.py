@@ -1,4 +1,4 @@
-"""How a resting state is differentiated where it rests: the rule that every kind of recurrent backpropagation shares."""
+"""How a state is differentiated where it rests: the rule that every kind of recurrent backpropagation shares."""
 
 from abc import abstractmethod
 from functools import partial
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
-from .jacobian import JacobianProducts, products, relative_residual
+from .jacobian import JacobianProducts, check_alike, products, relative_residual
 
 
 class AbstractRBP(optx.AbstractAdjoint):
@@ -63,8 +63,10 @@ def _settle_backward(state, cotangents, perturbed, inputs_and_adjoint, primal_fn
     inputs, adjoint = inputs_and_adjoint
     b = jax.tree.map(lambda h, c: jnp.zeros_like(h) if c is None else c, state, cotangents[0])
 
-    def function(h):  # Optimistix hands over F(h) − h
-        return jax.tree.map(jnp.add, rewrite_fn(h, None, inputs), h)
+    def function(h):
+        move = rewrite_fn(h, None, inputs)  # F(h) − h
+        check_alike(move, h)
+        return jax.tree.map(jnp.add, move, h)
 
     jacobian = products(function, state)
     z = adjoint.solve(jacobian, b)

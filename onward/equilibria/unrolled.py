@@ -1,4 +1,4 @@
-"""The unrolled baselines: backpropagation through the steps of a solver, all of them, the last ones, or a random part."""
+"""The unrolled baselines: backpropagation through a solver's steps, all of them, the last ones, or a random part."""
 
 from functools import partial
 
@@ -10,7 +10,6 @@ import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from ..arguments import whole
-from ..trees import select
 from .cuts import AbstractCut
 
 
@@ -86,8 +85,8 @@ class RandomlyTruncatedBPTT(optx.AbstractAdjoint):
     The term of the gradient that reaches back over k steps is kept where k < N and divided by P(N > k): its mean over N
     is the gradient of `onward.FullBPTT`. Anticipated reweighted truncation (Tallec & Ollivier 2017), in the form of
     appendix 3.3 of Liao et al. 2018 for a loss at the last step only: one cut instead of many. (`onward.ARTBP` is the
-    estimator for streams.) The variance grows with the weights, which are T for the earliest steps of a uniform cut, and
-    astronomical but rare for a Poisson one.
+    estimator for streams.) The variance grows with the weights: up to T for a uniform cut, rarely but astronomically
+    large for a Poisson one.
 
     **Arguments:**
 
@@ -138,7 +137,9 @@ class RandomlyTruncatedBPTT(optx.AbstractAdjoint):
 
 def _bound(max_steps, adjoint):
     if max_steps is None:
-        raise ValueError(f"max_steps must be given for {type(adjoint).__name__}, which reserves memory for all, got None.")
+        raise ValueError(
+            f"max_steps must be given for {type(adjoint).__name__}, which reserves memory for all, got None."
+        )
     return max_steps
 
 
@@ -169,7 +170,9 @@ def _unroll(cond_fun, body_fun, init, steps, passed=None):
 
     def step(carry, factor):
         if factor is not None:
-            carry = jax.tree.map(lambda leaf: _scale_cotangent(leaf, factor) if eqx.is_inexact_array(leaf) else leaf, carry)
+            carry = jax.tree.map(
+                lambda leaf: _scale_cotangent(leaf, factor) if eqx.is_inexact_array(leaf) else leaf, carry
+            )
         return jax.lax.cond(cond_fun(carry), lambda c: _cast(body_fun(c), c), lambda c: c, carry), None
 
     return jax.lax.scan(step, init, passed, length=steps)[0]
