@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from .arguments import whole
 from .cells.affine import constants_at_zero
 from .checks import check_model, check_step, check_stream
-from .estimators.base import AbstractEstimator, inexact
+from .estimators.base import AbstractEstimator, AbstractReplayEstimator, inexact
 from .model import Model
 from .transforms.kalman import information_of
 from .trees import mean_of_leading, select
@@ -186,12 +186,49 @@ class Learner:
         return draw(carry.estimator)
 
     def _step(self, carry, chunk):
-        losses, grads, hidden, state, active = self._estimate(carry, *chunk)
-        parameters = inexact(carry.arrays)
-        updates, optimizer = self.optimizer.update(grads, carry.optimizer, parameters)
-        arrays = eqx.apply_updates(carry.arrays, constants_at_zero(updates))
-        if chunk[3] is not None:  # weights: an optimiser with a memory moves even at a gradient of zero
-            arrays, optimizer = select(active, (arrays, optimizer), (carry.arrays, carry.optimizer))
+        carry, losses = self._turn(carry, lambda carry: self._estimate(carry, *chunk))
+        if isinstance(self.estimator, AbstractReplayEstimator) and self.estimator.replays:
+            noise = chunk[-1]
+
+            def again(turn, carry):
+                return self._turn(carry, lambda carry: (None, *self._replay(carry, noise, turn)))[0]
+
+            carry = jax.lax.fori_loop(1, 1 + self.estimator.replays, again, carry)
+        return carry, losses
+
+    def _turn(self, carry, estimate) -> tuple[Carry, Any]:
+        """One estimate from the carry, and its update of the parameters; or its several, one after another."""
+        losses, grads, hidden, state, active = estimate(carry)
+
+        def grads_at(parameters):
+            # Constants stay where they are, whatever the optimiser would have done to them.
+            learned = constants_at_zero(jax.tree.map(lambda p: jnp.array(True), parameters))
+            arrays = jax.tree.map(jnp.where, learned, parameters, inexact(carry.arrays))
+            arrays = eqx.combine(arrays, carry.arrays)
+            there = Carry(arrays, carry.skeleton, carry.hidden, carry.estimator, carry.optimizer)
+            return constants_at_zero(estimate(there)[1])
+
+        def apply(moving, grads, active, grad_fn):
+            arrays, optimizer = moving
+            # What does not ask for the gradient at other parameters never has it traced.
+            update = optax.with_extra_args_support(self.optimizer).update
+            updates, after = update(grads, optimizer, inexact(arrays), grad_fn=grad_fn)
+            moved = eqx.apply_updates(arrays, constants_at_zero(updates))
+            # An optimiser with a memory moves even at a gradient of zero.
+            return select(active, (moved, after), moving)
+
+        moving = carry.arrays, carry.optimizer
+        if active.ndim == 0:
+            arrays, optimizer = apply(moving, grads, active, grads_at)
+        else:
+
+            def one(k, moving):
+                def part(tree):
+                    return jax.tree.map(lambda leaf: leaf[k], tree)
+
+                return apply(moving, *part((grads, active)), lambda parameters: part(grads_at(parameters)))
+
+            arrays, optimizer = jax.lax.fori_loop(0, len(active), one, moving)
         return Carry(arrays, carry.skeleton, hidden, state, optimizer), losses
 
     def _estimate(self, carry, xs, ys, reset, weight, noise) -> tuple[Array, Any, PyTree, PyTree, Array]:
@@ -209,7 +246,21 @@ class Learner:
             return grad(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
         over_streams = jax.vmap(grad, in_axes=(0, 0, 1, 1, 1, 1, 1), out_axes=(1, 0, 0, 0, 0))
         losses, grads, hidden, state, active = over_streams(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
-        return losses, mean_of_leading(grads), hidden, state, active.any()
+        return losses, mean_of_leading(grads), hidden, state, active.any(0)
+
+    def _replay(self, carry, noise, turn) -> tuple[Any, PyTree, PyTree, Array]:
+        """As `_estimate`, without losses, of what the estimator's state remembers."""
+
+        model = carry.model
+
+        def replay(state, noise):
+            r = self.estimator.replay(model, self.loss, state, turn, noise=noise)
+            return r.grads, r.hidden, r.state, r.active
+
+        if self.batch is None:
+            return replay(carry.estimator, noise)
+        grads, hidden, state, active = jax.vmap(replay, in_axes=(0, 1))(carry.estimator, noise)
+        return mean_of_leading(grads), hidden, state, active.any(0)
 
 
 def _loop(step, carry, stream, size, count):

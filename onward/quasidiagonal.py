@@ -1,8 +1,8 @@
 """Quasi-diagonal matrices over a model's parameters: of each unit's block, the diagonal and the bias's row.
 
-The matrix of Ollivier, *Riemannian metrics for neural networks I* (2015): parameters are grouped in blocks, one a row of
-weights with its bias, index 0 the bias. Of a symmetric `A` on a block the diagonal `A_jj` and the bias's row `A_0j` are
-kept, and
+The matrix of Ollivier, *Riemannian metrics for neural networks I* (2015): parameters are grouped in blocks, one a row
+of weights with its bias, index 0 the bias. Of a symmetric `A` on a block the diagonal `A_jj` and the bias's row `A_0j`
+are kept, and
 
     Â_00 = A_00,    Â_0j = A_0j,    Â_ij = A_0i A_0j/A_00 + δ_ij S_j,    S_j = A_jj − A_0j²/A_00    (i, j ≥ 1)
 
@@ -76,10 +76,10 @@ class QuasiDiagonal(eqx.Module):
         """The matrix, array of blocks by array of blocks in the order of `to_blocks`."""
 
         def block(diagonal, row):
-            pivot = diagonal[..., -1:] + self.prior
-            ratio = row / pivot
-            # S_j loses its digits where g² is large; (A_00 + Λ)-weighted outer products never let it fall below this.
-            least = self.prior * (1 + diagonal / pivot)
+            inverse_pivot = 1 / (diagonal[..., -1:] + self.prior)
+            ratio = row * inverse_pivot
+            # The difference loses its digits where g² is large; no sum of outer products falls below this.
+            least = self.prior * (1 + diagonal * inverse_pivot)
             return Block(ratio, 1 / jnp.maximum(diagonal + self.prior - row * ratio, least))
 
         return [block(d, r) for d, r in zip(to_blocks(self.diagonal), to_blocks(self.bias_row), strict=True)]

@@ -14,6 +14,8 @@ Train recurrent networks online: gradients that travel forward with the text.
 
 commands:
   train      learn a text, character by character, in one pass
+  compare    methods side by side on one task, for the same time or the same data
+  reproduce  run a figure of a paper again and hold it against its claim
   audit      compare a method's gradient with the exact one, block by block
 
 onward COMMAND --help tells the options of a command; onward --version the version.
@@ -40,8 +42,33 @@ def _audit(arguments: Sequence[str]) -> int:
     return audit(options)
 
 
+def _compare(arguments: Sequence[str]) -> int:
+    from .compare_options import CompareOptions
+    from .options import parse_options
+
+    options = parse_options(CompareOptions, arguments, program="onward compare")
+    from .compare import compare
+
+    return compare(options)
+
+
+def _reproduce(arguments: Sequence[str]) -> int:
+    from .options import parse_options
+    from .reproduce_options import ReproduceOptions
+
+    options = parse_options(ReproduceOptions, arguments, program="onward reproduce")
+    from .reproduce import reproduce
+
+    return reproduce(options)
+
+
 # Each imports what it needs when it is called, so that help and mistakes are answered at once.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"train": _train, "audit": _audit}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": _train,
+    "compare": _compare,
+    "reproduce": _reproduce,
+    "audit": _audit,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,6 +25,9 @@ class Estimate(eqx.Module):
     * `hidden`, `state`: what to go on with;
     * `predictions`: `[steps, ...]`;
     * `active`: whether any step carried a loss; where not, the learner leaves the parameters alone.
+
+    An estimate of several gradients, all at the same parameters, has them along a leading axis of `grads` and of
+    `active`: the optimiser applies one after another.
     """
 
     losses: Float[Array, " steps"]
@@ -32,7 +35,7 @@ class Estimate(eqx.Module):
     hidden: PyTree
     state: PyTree
     predictions: PyTree
-    active: Bool[Array, ""]
+    active: Bool[Array, "*updates"]
 
     @property
     def value(self) -> Float[Array, ""]:
@@ -81,6 +84,37 @@ class AbstractEstimator(eqx.Module):
     @abstractmethod
     def influence_norm(self, state: PyTree) -> Float[Array, ""]:
         """The norm of the carried approximation of ∂hidden/∂θ, to watch before it overflows; 0 without one."""
+
+
+class Replay(eqx.Module):
+    """What an estimator says of the past once more; all as in `Estimate`."""
+
+    grads: Model
+    hidden: PyTree
+    state: PyTree
+    active: Bool[Array, ""]
+
+
+class AbstractReplayEstimator(AbstractEstimator):
+    """An estimator that has more to say of a chunk once the parameters have moved.
+
+    After the chunk's own update the learner calls `replay` `replays` times, each time with the model as the update
+    before has left it, and applies each gradient in turn.
+    """
+
+    replays: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def replay(
+        self,
+        model: Model,
+        loss: Callable,
+        state: PyTree,
+        turn: int | UInt32[Array, ""],
+        *,
+        noise: UInt32[Array, "steps words"] | None,
+    ) -> Replay:
+        """One more gradient, of what `state` remembers: the `turn`-th, from 1. `noise` is the chunk's, as in `grad`."""
 
 
 def inexact(tree: PyTree) -> PyTree:

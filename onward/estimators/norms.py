@@ -68,8 +68,8 @@ class InvariantNorms(AbstractNorms):
     """The norms of the paper's Appendix B as printed: also `‖v‖² = Σ_i v_i²/c_i` and `‖e_i‖² = 1/c_i`, (59)–(64).
 
     `c_i = (G̃ (J + Λ)⁻¹ G̃ᵀ)_ii` is the variance of the state's component i, of each copy's own G̃. Invariant under
-    changes of the state's units too, **and unstable**: where `v` makes up most of G̃, `c_i ≈ v_i² ‖w‖²`, so that `‖v‖` does
-    not see how long `v` is. Kept to reproduce the paper; needs an affine-gated cell.
+    changes of the state's units too, **and unstable**: where `v` makes up most of G̃, `c_i ≈ v_i² ‖w‖²`, so that `‖v‖`
+    does not see how long `v` is, and `ρ̄` lets it grow. Kept to show that; needs an affine-gated cell.
     """
 
     def lengths(self, form, v, w, pending, layer, metric):
@@ -80,25 +80,16 @@ class InvariantNorms(AbstractNorms):
         w_norm = _norm(form, w)
         variances = [jax.tree.map(lambda v: form.variances(v, w_norm), v_l) for v_l in v]
         cross = form.cross(v[layer], w[layer], pending.rows)
-        newest = jax.tree.map(
+        variances[layer] = jax.tree.map(
             lambda c, x, row: jnp.maximum(c + 2 * x + row**2, CANCELLED * row**2), variances[layer], cross, rows
         )
-        variances[layer] = newest
-        scaled = [jax.tree.map(lambda v, c: jnp.where(c > 0, v / jnp.sqrt(c), 0), *p) for p in zip(v, variances)]
-        units = jax.tree.map(lambda c: jnp.where(c > 0, 1 / jnp.sqrt(c), 0), newest)
-        return Lengths(w_norm, _norm(Copies(1), tuple(scaled)), rows, units)
 
+        def in_deviations(v, c):
+            return jnp.where(c > 0, v / jnp.sqrt(c), 0)
 
-class OwnRowNorms(AbstractNorms):
-    """experiment: c_i = ‖w_i‖²."""
-
-    def lengths(self, form, v, w, pending, layer, metric):
-        w, pending = _whitened(form, w, pending, layer, metric)
-        rows, _ = _row_lengths(form, pending)
-        scaled = list(v)
-        scaled[layer] = jax.tree.map(lambda v, r: jnp.where(r > 0, v / r, 0), v[layer], rows)
-        units = jax.tree.map(lambda r: jnp.where(r > 0, 1 / r, 0), rows)
-        return Lengths(_norm(form, w), _norm(Copies(1), tuple(scaled)), rows, units)
+        scaled = tuple(jax.tree.map(in_deviations, v_l, c) for v_l, c in zip(v, variances, strict=True))
+        units = jax.tree.map(lambda c: in_deviations(jnp.ones_like(c), c), variances[layer])
+        return Lengths(w_norm, _norm(Copies(1), scaled), rows, units)
 
 
 def _norm(form: Copies | Blocks, layers: tuple[PyTree, ...]) -> Float[Array, " rank"]:

@@ -35,8 +35,8 @@ def quasi_diagonal_kalman(
         J ← (1 − γ_t) J + MatrixReduce(g gᵀ),    θ ← θ − η (J + Λ)⁻¹ g
 
     for a gradient g from any estimator: equations (24)–(27) of Ollivier, Tallec & Charpiat, *Training recurrent
-    networks online without backtracking* (2015), Algorithm 2, with the outer product for the Fisher matrix. (The paper's
-    δθ after (27) has a minus sign where (12) has the plus that is meant.) `MatrixReduce` is quasi-diagonal: the blocks
+    networks online without backtracking* (2015), Algorithm 2, with the outer product for the Fisher matrix. (The δθ
+    printed after (27) has a minus sign where (12) has the plus that is meant.) `MatrixReduce` is quasi-diagonal: the blocks
     are the rows of an affine-gated cell (a unit's, gate by gate) and of an `eqx.nn.Linear` with its bias; of each, the
     diagonal and the bias's row are kept. Every other number stands alone. See `onward.QuasiDiagonal`.
 

@@ -1,0 +1,99 @@
+"""`onward compare`: methods side by side, as a table and a picture."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax.random as jr
+
+from ..comparison import Budget, Comparison, Contestant, Result
+from ..comparison import compare as run_comparison
+from ..errors import UserError
+from ..runs.comparing import save, table
+from ..runs.folder import check_unused
+from ..tasks.symbols import Cycle, SymbolTask
+from .compilation_cache import compilation_cache
+from .compare_options import CompareOptions, split_task
+from .comparison_progress import ComparisonProgress
+from .contestants import build_contestant, build_task
+
+
+def compare(options: CompareOptions) -> int:
+    """Runs the command and returns its exit code."""
+    folder = options.run or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
+    check_unused(folder)
+    cell = options.cell or ("leaky" if split_task(options.task)[0] in ("anbn", "brackets") else "vanilla")
+    with compilation_cache():
+        task = build_task(options.task)
+        contestants = {
+            method: build_contestant(method, cell=cell, hidden_size=options.hidden_size, symbols=len(task.alphabet))
+            for method in options.methods
+        }
+        check_length(task, contestants)
+        run(
+            contestants,
+            task,
+            Budget(*options.budget),
+            seed=options.seed,
+            seeds=options.seeds,
+            rate_factors=options.rate_factors,
+            folder=folder,
+        )
+    return 0
+
+
+def check_length(task: SymbolTask, contestants: dict[str, Contestant]) -> None:
+    """Raises `UserError` if a text is shorter than the chunk of a method."""
+    if not isinstance(task.source, Cycle):
+        return
+    length = len(task.source.symbols)
+    for name, contestant in contestants.items():
+        if length < contestant.learner.chunk:
+            raise UserError(
+                f"{task.name} has {length} characters, fewer than the {contestant.learner.chunk} of one chunk of "
+                f"{name}; give a longer text or a shorter window."
+            )
+
+
+def run(
+    contestants: dict[str, Contestant],
+    task: SymbolTask,
+    budget: Budget,
+    *,
+    seed: int,
+    seeds: int,
+    folder: Path,
+    rate_factors: tuple[float, ...] = (1.0,),
+    title: str | None = None,
+    subtitle: str = "",
+) -> Comparison:
+    """Compares with a live line, and saves what there is whenever a method is through."""
+    results: list[Result] = []
+    with _made(folder), ComparisonProgress(list(contestants)) as progress:
+
+        def finished(result: Result) -> None:
+            results.append(result)
+            save(Comparison(task, budget, seeds, tuple(results)), folder, title=title, subtitle=subtitle)
+
+        comparison = run_comparison(
+            contestants,
+            task,
+            budget=budget,
+            key=jr.key(seed),
+            seeds=seeds,
+            rate_factors=rate_factors,
+            report=progress.update,
+            finished=finished,
+        )
+    print(f"\n{table(comparison)}\nPicture, table and curves: {folder}")
+    return comparison
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot hold a comparison ({error.strerror}); name another folder.") from None
+    yield

@@ -1,0 +1,151 @@
+"""The options of `onward compare`, each with its check."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from ..errors import UserError
+from .options import one_of, option, whole
+
+
+class Kind(NamedTuple):
+    """An estimator by name: what its number means (`None` if it takes none), and the number without one."""
+
+    size: str | None
+    default: int = 1
+
+
+ESTIMATORS = {
+    "tbptt": Kind("window", 15),
+    "sliding": Kind("horizon", 8),
+    "rtrl": Kind(None),
+    "snap": Kind("order", 1),
+    "uoro": Kind(None),
+    "nobacktrack": Kind("rank", 1),
+}
+OPTIMIZERS = {"sgd": 1.0, "kalman": 1.0, "adam": 3e-3, "rmsprop": 1e-3}  # and their rates
+TASKS = {
+    "anbn": "anbn:K,L",
+    "brackets": "brackets:S,K,A",
+    "music": "music",
+    "shakespeare": "shakespeare",
+    "text": "text:FILE",
+}
+CELLS = ("vanilla", "leaky", "lstm", "gru")
+UNITS = {"s": ("seconds", 1), "m": ("seconds", 60), "h": ("seconds", 3600), "c": ("characters", 1)}
+
+
+class BudgetWords(NamedTuple):
+    """A budget as it was typed: of seconds or of characters."""
+
+    seconds: float | None = None
+    characters: int | None = None
+
+
+def split_method(word: str) -> tuple[str, str, int]:
+    """`ESTIMATOR[-OPTIMIZER][:SIZE]` as its parts. Raises `UserError`, listing what there is, for what there is not."""
+    name, _, number = word.partition(":")
+    estimator, _, optimizer = name.partition("-")
+    one_of("method", tuple(ESTIMATORS))(estimator)
+    optimizer = one_of(f"optimizer for {estimator}", tuple(OPTIMIZERS))(optimizer or "sgd")
+    what, default = ESTIMATORS[estimator]
+    if not number:
+        return estimator, optimizer, default
+    if what is None:
+        raise UserError(f"method {word!r}: {estimator} takes no number; leave :{number} out.")
+    return estimator, optimizer, whole(f"method {word!r}: the {what}", 1, most=10**6)(number)
+
+
+def split_task(word: str) -> tuple[str, str]:
+    """`NAME[:SETTINGS]` as its parts. Raises `UserError`, listing what there is, for what there is not."""
+    name, _, settings = word.partition(":")
+    one_of("task", tuple(TASKS))(name)
+    if settings and name in ("music", "shakespeare"):
+        raise UserError(f"--task {word}: {name} takes no settings; leave :{settings} out.")
+    if name == "text" and not settings:
+        raise UserError("--task text needs the path of a file; write it as text:FILE.")
+    return name, settings
+
+
+def _task(word: str) -> str:
+    split_task(word)
+    return word
+
+
+def _methods(words: str) -> tuple[str, ...]:
+    methods = tuple(word.strip() for word in words.split(",") if word.strip())
+    if not methods:
+        raise UserError(f"--methods must name at least one of {', '.join(ESTIMATORS)}, got {words!r}.")
+    seen: dict[tuple, str] = {}
+    for method in methods:
+        parts = split_method(method)
+        if parts in seen:
+            other = seen[parts]
+            same = f"names {method} twice" if other == method else f"has {other} and {method}, which are the same"
+            raise UserError(f"--methods {same}; leave one of them out.")
+        seen[parts] = method
+    return methods
+
+
+def _budget(text: str) -> BudgetWords:
+    unit = UNITS.get(text[-1:])
+    if unit is None:
+        raise UserError(
+            f"--budget must be a number with its unit, s, m or h of time or c for characters (60s, 1e6c), got {text!r}."
+        )
+    try:
+        value = float(text[:-1])
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"--budget must be above 0, got {text!r}.")
+    what, factor = unit
+    if what == "characters" and value < 1:
+        raise UserError(f"--budget must be at least one character, got {text!r}.")
+    return BudgetWords(seconds=factor * value) if what == "seconds" else BudgetWords(characters=round(value))
+
+
+def _factors(text: str) -> tuple[float, ...]:
+    try:
+        factors = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        factors = ()
+    if not factors or not all(math.isfinite(f) and f > 0 for f in factors) or len(set(factors)) < len(factors):
+        raise UserError(f"--rate-factors must be different numbers above 0 with commas between them, got {text!r}.")
+    return factors
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Let methods learn the same task with the same network for the same budget, and draw how they fare.
+
+    A method is ESTIMATOR[-OPTIMIZER][:SIZE]: tbptt:15 (windows of 15), sliding:8 (looking back 8 steps), rtrl, snap:1
+    (order 1), uoro, nobacktrack:2 (rank 2); with -kalman, -adam, -rmsprop, or gradient descent at 1/√t without. A task is
+    anbn:K,L, brackets:S,K,A, music, shakespeare or text:FILE.
+    """
+
+    methods: Annotated[tuple[str, ...], *option("A,B,...", "these three", _methods)] = (
+        "nobacktrack-kalman",
+        "tbptt:15",
+        "rtrl",
+    )
+    """The methods, by name."""
+    task: Annotated[str, *option("NAME", "anbn", _task)] = "anbn"
+    """What to predict."""
+    budget: Annotated[BudgetWords, *option("60s", "60s", _budget)] = BudgetWords(seconds=60)
+    """Of each method: time (s, m, h) or characters (c), compilation left out."""
+    seeds: Annotated[int, *option("N", "5", whole("--seeds", 1, most=10**4))] = 5
+    """Runs of each method, side by side."""
+    rate_factors: Annotated[tuple[float, ...], *option("A,B,...", "1", _factors)] = (1.0,)
+    """Multiply each method's own rate by each of these, and keep the best."""
+    cell: Annotated[str | None, *option("NAME", "leaky for anbn and brackets, else vanilla", one_of("cell", CELLS))] = (
+        None
+    )
+    """The recurrent cell of all methods: vanilla, leaky, lstm or gru."""
+    hidden_size: Annotated[int, *option("N", "20", whole("--hidden-size", 1, most=10**5))] = 20
+    """Its units."""
+    seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
+    """Decides the weights, the signs and the streams."""
+    run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
+    """Where table, curves and picture go."""

@@ -1,0 +1,45 @@
+"""The live line of a comparison."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+class ComparisonProgress:
+    """Which method runs, how far it is, its bits per character just now, and the time left for it.
+
+    On a terminal one line that renews itself; elsewhere a line at each quarter of a method. All on standard error.
+    """
+
+    def __init__(self, methods: list[str]):
+        self._methods = methods
+        self._name, self._began, self._quarter = "", 0.0, 0
+        self._console = Console(file=sys.stderr, highlight=False)
+        self._live = Live(Text(f"{methods[0]}: compiling ..."), console=self._console, transient=True)
+
+    def __enter__(self):
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception):
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def update(self, name: str, part: float, bits: float) -> None:
+        """Takes in that `name` has used this part of its budget."""
+        if name != self._name:
+            self._name, self._began, self._quarter = name, time.perf_counter(), 0
+        left = round((time.perf_counter() - self._began) * (1 - part) / part)
+        line = (
+            f"{name} ({self._methods.index(name) + 1} of {len(self._methods)}): {part:.0%}, {bits:.3f} bits/character, "
+            f"{left // 60}:{left % 60:02d} left"
+        )
+        if self._console.is_terminal:
+            self._live.update(Text(line))
+        elif int(4 * part) > self._quarter:
+            self._quarter = int(4 * part)
+            print(line, file=sys.stderr, flush=True)

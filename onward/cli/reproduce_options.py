@@ -1,0 +1,29 @@
+"""The options of `onward reproduce`, each with its check."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .options import one_of, option, positive, whole
+
+# The figures by name, so that help and mistakes are answered without loading what runs them.
+FIGURES = tuple(f"nobacktrack/{figure}" for figure in ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "norms"))
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """Run a figure of a paper with frozen settings, and hold what comes out against what the paper reports.
+
+    The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for its Appendix B.
+    """
+
+    figure: Annotated[str, *option("FIGURE", "fig5", one_of("figure", FIGURES), positional=True)] = "nobacktrack/fig5"
+    """Which one."""
+    scale: Annotated[float, *option("X", "1", positive("--scale"))] = 1.0
+    """Times its full length; anything but 1 is named in the results."""
+    seeds: Annotated[int | None, *option("N", "the figure's", whole("--seeds", 1, most=1000))] = None
+    """Runs of each method."""
+    seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
+    """Decides the weights, the signs and the streams."""
+    run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
+    """Where the report goes."""

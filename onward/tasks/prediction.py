@@ -1,0 +1,85 @@
+"""The tasks of predicting symbols, ready to compare methods on: each with its entropy rate or compressors' levels."""
+
+import lzma
+import os
+from pathlib import Path
+
+import jax.random as jr
+import numpy as np
+
+from ..errors import UserError
+from ..references import ctw_rate, gzip_rate
+from .anbn import anbn, independent_counts_rate
+from .automaton import Automaton
+from .brackets import distant_brackets
+from .music import synthetic_music
+from .symbols import Cycle, SymbolTask
+from .text import Text, blocks, embedded_text, survey, text_file
+
+COMPRESSED = 100_000  # symbols given to the compressors where the source is endless
+CTW_DEPTH = 8
+SHAKESPEARE = Path("shakespeare") / "100-0.txt.xz"
+
+
+def anbn_task(k: int = 1, l: int = 32) -> SymbolTask:
+    """aⁿbⁿ with n uniform in [k, l]: count, and remember how many. Raises `ValueError` unless 1 ≤ k ≤ l.
+
+    >>> anbn_task(1, 32).levels["independent counts"]
+    0.2857142857142857
+    """
+    source = anbn(k, l)
+    levels = {"entropy rate": source.entropy_rate, "independent counts": independent_counts_rate(k, l)}
+    return SymbolTask(f"aⁿbⁿ, n in [{k}, {l}]", source.alphabet, source, levels)
+
+
+def brackets_task(s: int = 1, k: int = 5, a: int = 10) -> SymbolTask:
+    """Distant brackets: repeat s letters of an alphabet of a after k others. Raises `ValueError` as its source does."""
+    source = distant_brackets(s, k, a)
+    levels = {"entropy rate": source.entropy_rate} | _compressed(source)
+    return SymbolTask(f"distant brackets, s = {s}, k = {k}, a = {a}", source.alphabet, source, levels)
+
+
+def music_task(length: int | None = None) -> SymbolTask:
+    """Synthetic music, endless, or a piece of `length` symbols played again and again as in the NoBackTrack paper."""
+    source = synthetic_music()
+    levels = {"entropy rate of the music": source.entropy_rate}
+    if length is None:
+        return SymbolTask("synthetic music", source.alphabet, source, levels | _compressed(source))
+    piece = _sampled(source, length)
+    levels |= _levels(piece, source.alphabet)
+    return SymbolTask(f"synthetic music, {length:,} characters in a cycle", source.alphabet, Cycle(piece), levels)
+
+
+def text_task(text: Text) -> SymbolTask:
+    """The characters of a text, read again from its start when it ends. Raises `UserError` as `survey` does."""
+    found = survey(text)
+    symbols = np.concatenate(list(blocks(text, found.alphabet, size=1 << 16)))
+    levels = {"order-0 entropy": found.entropy, "gzip -9": found.gzip}
+    levels[f"context tree weighting, depth {CTW_DEPTH}"] = ctw_rate(symbols, len(found.alphabet), CTW_DEPTH)
+    return SymbolTask(text.name, found.alphabet, Cycle(symbols), levels)
+
+
+def shakespeare() -> Text:
+    """Shakespeare's complete works from the folder that `ONWARD_DATA` names, or else the excerpt in the package."""
+    folder = os.environ.get("ONWARD_DATA")
+    if not folder:
+        return embedded_text()
+    path = Path(folder) / SHAKESPEARE
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; put the text there, or unset ONWARD_DATA for the package's excerpt.")
+    return Text("Shakespeare's complete works", lambda: lzma.open(path))
+
+
+def _compressed(source: Automaton) -> dict[str, float]:
+    return _levels(_sampled(source, COMPRESSED), source.alphabet)
+
+
+def _sampled(source: Automaton, length: int) -> np.ndarray:
+    return np.asarray(source.sample(source.start(key=jr.key(0)), length)[1])
+
+
+def _levels(symbols: np.ndarray, alphabet: str) -> dict[str, float]:
+    return {
+        "gzip -9": gzip_rate(symbols, alphabet),
+        f"context tree weighting, depth {CTW_DEPTH}": ctw_rate(symbols, len(alphabet), CTW_DEPTH),
+    }
