@@ -22,8 +22,8 @@ def normal(seed, *shape):
 
 
 def weights(size=0.8):
-    W = normal(0, UNITS, UNITS)
-    return size * W / np.linalg.norm(W, 2), normal(1, UNITS)
+    W = np.random.default_rng(0).normal(size=(UNITS, UNITS))
+    return jnp.asarray(size * W / np.linalg.norm(W, 2)), normal(1, UNITS)
 
 
 def vanilla(h, args):
@@ -60,18 +60,14 @@ def no_other_warnings():
         jax.effects_barrier()
 
 
-@pytest.mark.parametrize(
-    "solver",
-    [None, optx.Newton(rtol=1e-9, atol=1e-9), optx.Chord(rtol=1e-9, atol=1e-9)],
-    ids=["plain", "newton", "chord"],
-)
+@pytest.mark.parametrize("solver", [None, optx.Newton(rtol=1e-9, atol=1e-9)], ids=["plain", "newton"])
 def test_what_is_returned(solver):
     found = solve(solver=solver, tolerance=1e-8, key=jr.key(0))
     h, diagnostics = found.state, found.diagnostics
     np.testing.assert_allclose(h, vanilla(h, weights()), atol=2e-8)
     np.testing.assert_allclose(diagnostics.residual, np.linalg.norm(vanilla(h, weights()) - h), atol=1e-15)
     assert diagnostics.settled
-    J = jax.jacfwd(vanilla)(h, weights())
+    J = dense(vanilla, h, weights())
     np.testing.assert_allclose(diagnostics.jacobian_norm, np.linalg.norm(J, 2), rtol=1e-3)
     assert diagnostics.jacobian_norm <= np.linalg.norm(J, 2) + 1e-12
 
@@ -84,7 +80,7 @@ def test_the_norm_by_power_iteration_where_eigenvalues_are_complex():
         after = J @ jnp.concatenate([h["a"], h["b"][0]])
         return {"a": after[:2], "b": after[2:][None]}
 
-    found = equilibria.jacobian_norm(function, state, J, steps=1000, key=jr.key(0))
+    found = quick_jit(lambda J: equilibria.jacobian_norm(function, state, J, steps=1000, key=jr.key(0)))(J)
     np.testing.assert_allclose(found, np.linalg.norm(J, 2), rtol=1e-10)
 
 
@@ -114,7 +110,7 @@ def test_it_is_never_silent():
         assert not solve(grow, args=1.0).diagnostics.settled
     with pytest.warns(**unsettled):  # a state that becomes NaN on the way
         assert not solve(lambda h, _: jnp.log(h), state=-jnp.ones(3)).diagnostics.settled
-    for transform in (jax.jit, jax.grad, lambda f: jax.jit(jax.grad(f))):
+    for transform in (quick_jit, jax.grad, lambda f: quick_jit(jax.grad(f))):
         with pytest.warns(**unsettled):
             finish(transform(lambda args: solve(args=args, max_steps=3).state.sum()), weights())
     with pytest.warns(equilibria.EquilibriumWarning, match=r"‖J‖ is 2: "):
@@ -124,7 +120,7 @@ def test_it_is_never_silent():
 def test_in_a_batch_only_what_fails_is_reported():
     W, x = weights()
 
-    @jax.jit
+    @quick_jit
     def batch(sizes):
         return jax.vmap(lambda size: solve(args=(size * W, x), max_steps=60).diagnostics)(sizes)
 
@@ -154,7 +150,7 @@ def test_gradients_flow_through_the_state_alone():
         diagnostics = found.diagnostics
         return jnp.sum(found.state) + diagnostics.residual + diagnostics.jacobian_norm
 
-    for a, b in zip(*(jax.grad(f)(weights()) for f in (state, closed)), strict=True):
+    for a, b in zip(*(quick_jit(jax.grad(f))(weights()) for f in (state, closed)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-10)
 
 
@@ -179,14 +175,13 @@ def test_it_compiles_once():
 
 def dense(function, state, args):
     flat, unravel = ravel_pytree(state)
-    return np.asarray(jax.jacrev(lambda flat: ravel_pytree(function(unravel(flat), args))[0])(flat))
+    return np.asarray(quick_jit(jax.jacrev(lambda flat: ravel_pytree(function(unravel(flat), args))[0]))(flat))
 
 
 STATES = {"vector": (vanilla, jnp.zeros), "tree": (split, lambda n: {"a": jnp.zeros(2), "b": jnp.zeros((2, 2))})}
 
 
-@pytest.mark.parametrize("kind", STATES)
-@pytest.mark.parametrize("size", [0.05, 0.8])
+@pytest.mark.parametrize(("kind", "size"), [("vector", 0.8), ("tree", 0.05)])
 def test_penalties_against_dense_ones(kind, size):
     function, make = STATES[kind]
     state, args = make(UNITS), weights(size)
@@ -309,12 +304,14 @@ def test_bad_input_is_named_in_one_sentence(case):
 
 def test_single_precision_stays_single():
     args = jax.tree.map(lambda leaf: leaf.astype("float32"), weights())
+    exact = quick_jit(jax.grad(lambda args: solve(args=args, adjoint=equilibria.NeumannRBP(300)).state.sum()))(
+        weights()
+    )
     for adjoint in (equilibria.NeumannRBP(20), equilibria.ConjugateGradientRBP(20), equilibria.RBP(20, key=jr.key(0))):
 
         def value(args, adjoint=adjoint):
             return solve(state=jnp.zeros(UNITS, "float32"), args=args, adjoint=adjoint).state.sum()
 
-        exact = jax.grad(lambda args: solve(args=args, adjoint=equilibria.NeumannRBP(300)).state.sum())(weights())
-        for found, expected in zip(jax.grad(value)(args), exact, strict=True):
+        for found, expected in zip(quick_jit(jax.grad(value))(args), exact, strict=True):
             assert found.dtype == jnp.float32
             np.testing.assert_allclose(found, expected, atol=2e-3)
