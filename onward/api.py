@@ -35,9 +35,9 @@ from .learner import Metrics as Metrics
 from .model import Model as Model
 from .quasidiagonal import QuasiDiagonal as QuasiDiagonal
 from .rollouts import rollout as rollout
-from .transforms.kalman import quasi_diagonal_kalman as quasi_diagonal_kalman
 from .transforms.fptt import FPTTState as FPTTState
 from .transforms.fptt import adopt_average as adopt_average
 from .transforms.fptt import fptt as fptt
 from .transforms.fptt import fptt_exact as fptt_exact
 from .transforms.fptt import settle as settle
+from .transforms.kalman import quasi_diagonal_kalman as quasi_diagonal_kalman

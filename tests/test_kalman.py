@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from problems import INPUTS, STACKS, assert_same, loss, naive_gradient, problem, quick_jit
+from problems import INPUTS, assert_same, loss, naive_gradient, problem, quick_jit
 from test_unbiased import FORMS, all_noise, sizes
 
 import onward

@@ -13,9 +13,9 @@ from ..errors import UserError
 from ..runs.comparing import save, table
 from ..runs.folder import check_unused
 from ..tasks.symbols import Cycle, SymbolTask
-from .compilation_cache import compilation_cache
 from .compare_options import CompareOptions, split_task
 from .comparison_progress import ComparisonProgress
+from .compilation_cache import compilation_cache
 from .contestants import build_contestant, build_task
 
 

@@ -14,7 +14,7 @@ from .automaton import Automaton
 from .brackets import distant_brackets
 from .music import synthetic_music
 from .symbols import Cycle, SymbolTask
-from .text import Text, blocks, embedded_text, survey, text_file
+from .text import Text, blocks, embedded_text, survey
 
 COMPRESSED = 100_000  # symbols given to the compressors where the source is endless
 CTW_DEPTH = 8
