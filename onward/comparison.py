@@ -250,7 +250,7 @@ class _Log:
     def part(self, budget: Budget) -> float:
         """How much of the budget is used, 0 to 1."""
         parts = [0 if budget.seconds is None else self.seconds / budget.seconds]
-        return min(1.0, max(parts + [0 if budget.characters is None else self._read / budget.characters]))
+        return min(1.0, max(*parts, 0 if budget.characters is None else self._read / budget.characters))
 
     def finished(self, budget: Budget) -> bool:
         return self.part(budget) >= 1

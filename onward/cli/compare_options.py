@@ -43,6 +43,9 @@ class BudgetWords(NamedTuple):
     characters: int | None = None
 
 
+MINUTE = BudgetWords(seconds=60)
+
+
 def split_method(word: str) -> tuple[str, str, int]:
     """`ESTIMATOR[-OPTIMIZER][:SIZE]` as its parts. Raises `UserError`, listing what there is, for what there is not."""
     name, _, number = word.partition(":")
@@ -121,8 +124,8 @@ class CompareOptions:
     """Let methods learn the same task with the same network for the same budget, and draw how they fare.
 
     A method is ESTIMATOR[-OPTIMIZER][:SIZE]: tbptt:15 (windows of 15), sliding:8 (looking back 8 steps), rtrl, snap:1
-    (order 1), uoro, nobacktrack:2 (rank 2); with -kalman, -adam, -rmsprop, or gradient descent at 1/√t without. A task is
-    anbn:K,L, brackets:S,K,A, music, shakespeare or text:FILE.
+    (order 1), uoro, nobacktrack:2 (rank 2); with -kalman, -adam, -rmsprop, or gradient descent at 1/√t without. A
+    task is anbn:K,L, brackets:S,K,A, music, shakespeare or text:FILE.
     """
 
     methods: Annotated[tuple[str, ...], *option("A,B,...", "these three", _methods)] = (
@@ -133,7 +136,7 @@ class CompareOptions:
     """The methods, by name."""
     task: Annotated[str, *option("NAME", "anbn", _task)] = "anbn"
     """What to predict."""
-    budget: Annotated[BudgetWords, *option("60s", "60s", _budget)] = BudgetWords(seconds=60)
+    budget: Annotated[BudgetWords, *option("60s", "60s", _budget)] = MINUTE
     """Of each method: time (s, m, h) or characters (c), compilation left out."""
     seeds: Annotated[int, *option("N", "5", whole("--seeds", 1, most=10**4))] = 5
     """Runs of each method, side by side."""

@@ -14,7 +14,7 @@ FIGURES = tuple(f"nobacktrack/{figure}" for figure in ("fig1", "fig2", "fig3", "
 class ReproduceOptions:
     """Run a figure of a paper with frozen settings, and hold what comes out against what the paper reports.
 
-    The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for its Appendix B.
+    The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for Appendix B.
     """
 
     figure: Annotated[str, *option("FIGURE", "fig5", one_of("figure", FIGURES), positional=True)] = "nobacktrack/fig5"

@@ -239,7 +239,7 @@ def judge_norms(comparison: Comparison) -> Verdict:
     return Verdict("disagrees" if lost else "agrees", why)
 
 
-LONG = Budget(seconds=180, characters=10**7)
+LONG = Budget(seconds=240, characters=10**7)
 PIECE_TASK = lambda: music_task(PIECE)  # noqa: E731
 
 RECIPES = {
@@ -308,7 +308,7 @@ RECIPES = {
             OPEN + " The text is ONWARD_DATA's Gutenberg edition, or the package's excerpt read again and again.",
             lambda: text_task(shakespeare()),
             _against_truncation,
-            Budget(seconds=180, characters=5 * 10**6),
+            Budget(seconds=240, characters=5 * 10**6),
             3,
             judge_fig6,
         ),

@@ -55,7 +55,7 @@ def table(comparison: Comparison) -> str:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = [
-        f"{comparison.task.name}: {comparison.budget} for each method, {_counted(comparison.seeds, 'seed')} side by side.",
+        f"{comparison.task.name}: {comparison.budget} a method, {_counted(comparison.seeds, 'seed')} side by side.",
         "Bits per character, mean ± standard error over the seeds that stayed finite; lower is better.",
         "",
     ]

@@ -36,9 +36,9 @@ def quasi_diagonal_kalman(
 
     for a gradient g from any estimator: equations (24)–(27) of Ollivier, Tallec & Charpiat, *Training recurrent
     networks online without backtracking* (2015), Algorithm 2, with the outer product for the Fisher matrix. (The δθ
-    printed after (27) has a minus sign where (12) has the plus that is meant.) `MatrixReduce` is quasi-diagonal: the blocks
-    are the rows of an affine-gated cell (a unit's, gate by gate) and of an `eqx.nn.Linear` with its bias; of each, the
-    diagonal and the bias's row are kept. Every other number stands alone. See `onward.QuasiDiagonal`.
+    printed after (27) has a minus sign where (12) has the plus that is meant.) `MatrixReduce` is quasi-diagonal: the
+    blocks are the rows of an affine-gated cell (a unit's, gate by gate) and of an `eqx.nn.Linear` with its bias; of
+    each, the diagonal and the bias's row are kept. Every other number stands alone. See `onward.QuasiDiagonal`.
 
     J scales with the square of the loss, so Λ has a unit: the paper measures losses in bits.
 
