@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .arguments import whole
@@ -139,8 +140,8 @@ def compare(
     """Lets each method learn the task for the same budget, several seeds at once, and says how it fared.
 
     Every symbol is predicted before it is learned, so that bits per character are those of a compressor that learns as
-    it goes. The seeds of a method (times the rates) run side by side in one compiled program; a budget of seconds is
-    for all of them together and starts after compilation. A seed whose numbers are no longer finite keeps its last
+    it goes. The seeds of a method (times the rates) run side by side in one compiled program, spread over the devices
+    if these share them evenly; a budget of seconds is for all of them together and starts after compilation. A seed whose numbers are no longer finite keeps its last
     good state, is counted, and has no bits from there on: it is never averaged away.
 
     **Arguments:**
@@ -180,7 +181,7 @@ def _race(name, contestant, task, budget, keys, rate_factors, report) -> list[Re
     program = _Program(contestant, task, _block_size(contestant.learner.chunk, budget))
     lanes = program.start(keys, jnp.asarray(rate_factors, float))
     began = time.perf_counter()
-    compiled = program.compile(lanes)
+    lanes, compiled = program.compile(lanes)
     compile_seconds = time.perf_counter() - began
     log = _Log(len(rate_factors) * len(keys))
     while not log.finished(budget):
@@ -219,7 +220,14 @@ class _Program:
         return jax.tree.map(flatten, jax.jit(lanes)(factors))
 
     def compile(self, lanes: _Lane):
-        return jax.jit(jax.vmap(self._block)).lower(lanes).compile()
+        """The lanes, spread over as many devices as share them evenly, and the program of a block of all of them."""
+        count = len(lanes.last)
+        devices = next(d for d in range(min(count, jax.device_count()), 0, -1) if count % d == 0)
+        mesh = jax.make_mesh((devices,), ("lanes",), (AxisType.Auto,), devices=jax.devices()[:devices])
+        spread = PartitionSpec("lanes")
+        block = jax.shard_map(jax.vmap(self._block), mesh=mesh, in_specs=spread, out_specs=spread, check_vma=False)
+        lanes = jax.device_put(lanes, NamedSharding(mesh, spread))
+        return lanes, jax.jit(block, donate_argnums=0).lower(lanes).compile()
 
     def _block(self, lane: _Lane):
         source, symbols = self._task.source.sample(lane.source, self._size)

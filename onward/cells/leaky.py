@@ -19,7 +19,15 @@ class LeakyCell(AbstractAffineGatedCell):
     leak α is drawn once, uniformly in [0, 1], and not learned. With `preactivation_state=False` the cell is the usual
     leaky integrator of activations, `h' = α ⊙ h + (1 − α) ⊙ σ(W [h, x, 1])`, and its output is `h`.
 
-    **Arguments:** as `onward.VanillaCell`.
+    A `time_step` δt below 1 makes it a step of the continuous system of which this is a step of length 1, (47):
+
+        h' = h + δt F(h, x),    F(h, x) = (α − 1) ⊙ h + W [σ(h), x, 1]    (or (1 − α) ⊙ (σ(W [h, x, 1]) − h)).
+
+    **Arguments:** as `onward.VanillaCell`, and
+
+    - `time_step`: δt, above 0 and at most 1.
+
+    Raises `ValueError` for a time step out of range.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.LeakyCell(3, 2, key=jr.key(0))
@@ -30,6 +38,7 @@ class LeakyCell(AbstractAffineGatedCell):
     leak: Float[Array, " units"]
     activation: Callable = eqx.field(static=True)
     preactivation_state: bool = eqx.field(static=True)
+    time_step: float = eqx.field(static=True)
     groups: ClassVar = (RowGroup(rows=1),)
 
     def __init__(
@@ -40,16 +49,19 @@ class LeakyCell(AbstractAffineGatedCell):
         key: PRNGKeyArray,
         activation: Callable = jax.nn.tanh,
         preactivation_state: bool = True,
+        time_step: float = 1.0,
         scale: float = 1.0,
         dtype=None,
     ):
+        if not 0 < time_step <= 1:
+            raise ValueError(f"time_step must be above 0 and at most 1, got {time_step!r}.")
         weights_key, leak_key = jr.split(key)
         self.weights = draw_weights(
             self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=weights_key
         )
         self.leak = jr.uniform(leak_key, (hidden_size,), dtype or float)
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
-        self.activation, self.preactivation_state = activation, preactivation_state
+        self.activation, self.preactivation_state, self.time_step = activation, preactivation_state, time_step
 
     def init_hidden(self) -> Float[Array, " units"]:
         return jnp.zeros(self.hidden_size, self.weights[0].dtype)
@@ -59,10 +71,11 @@ class LeakyCell(AbstractAffineGatedCell):
 
     def gate(self, hidden, preactivations):
         u = preactivations[0][0]
-        leak = jax.lax.stop_gradient(self.leak)
+        leak, dt = jax.lax.stop_gradient(self.leak), self.time_step
+        kept = leak + (1 - dt) * (1 - leak)
         if self.preactivation_state:
-            return leak * hidden + u
-        return leak * hidden + (1 - leak) * self.activation(u)
+            return kept * hidden + dt * u
+        return kept * hidden + dt * (1 - leak) * self.activation(u)
 
     def output(self, hidden):
         return self.recurrent(hidden)

@@ -17,7 +17,7 @@ from ..recipes.recipe import Recipe, Verdict
 from ..runs.comparing import table
 from ..runs.files import write_atomically
 from ..runs.folder import check_unused
-from .compare import run
+from .compare import run, use_all_cores
 from .compilation_cache import compilation_cache
 from .reproduce_options import ReproduceOptions
 
@@ -29,6 +29,7 @@ def reproduce(options: ReproduceOptions) -> int:
         recipe = dataclasses.replace(recipe, seeds=options.seeds)
     folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
     check_unused(folder)
+    use_all_cores()
     with compilation_cache():
         task = recipe.task()
         comparison = run(

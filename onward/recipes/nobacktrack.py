@@ -76,8 +76,8 @@ CONTROL = "TBPTT(1), RMSProp"
 WINDOWED = f"TBPTT({TRUNCATION})"
 
 
-def _ranks(arm: Callable, label: str = "NoBackTrack") -> dict[str, Contestant]:
-    return {f"{label} rank {rank}": arm(NoBackTrack(rank=rank)) for rank in (1, 2, 10)}
+def _ranks(arm: Callable, label: str = "NoBackTrack", ranks: tuple[int, ...] = (1, 2, 10)) -> dict[str, Contestant]:
+    return {f"{label} rank {rank}": arm(NoBackTrack(rank=rank)) for rank in ranks}
 
 
 def _euclidean_figure(rate: float):
@@ -105,7 +105,7 @@ def _against_truncation(symbols):
 
 def _fig5(symbols):
     arms = _Arms(LeakyCell, symbols)
-    return _ranks(arms.kalman, "Kalman NoBackTrack") | {
+    return _ranks(arms.kalman, "Kalman NoBackTrack", (1, 10)) | {
         "RTRL": arms.euclidean(RTRL(), 1.0),
         WINDOWED: arms.euclidean(BPTT(), 1.0, chunk=TRUNCATION),
         f"Kalman {WINDOWED}": arms.kalman(BPTT(), chunk=TRUNCATION),
@@ -239,7 +239,7 @@ def judge_norms(comparison: Comparison) -> Verdict:
     return Verdict("disagrees" if lost else "agrees", why)
 
 
-LONG = Budget(seconds=240, characters=10**7)
+LONG = Budget(seconds=120, characters=10**7)
 PIECE_TASK = lambda: music_task(PIECE)  # noqa: E731
 
 RECIPES = {
@@ -253,7 +253,7 @@ RECIPES = {
             PIECE_TASK,
             _euclidean_figure(1.0),
             LONG,
-            3,
+            4,
             judge_fig1,
         ),
         Recipe(
@@ -264,7 +264,7 @@ RECIPES = {
             PIECE_TASK,
             _euclidean_figure(0.03),
             LONG,
-            3,
+            4,
             judge_fig2,
         ),
         Recipe(
@@ -275,7 +275,7 @@ RECIPES = {
             PIECE_TASK,
             _fig3,
             LONG,
-            3,
+            4,
             judge_fig3,
         ),
         Recipe(
@@ -286,7 +286,7 @@ RECIPES = {
             PIECE_TASK,
             _against_truncation,
             LONG,
-            3,
+            4,
             judge_fig4,
         ),
         Recipe(
@@ -297,7 +297,7 @@ RECIPES = {
             OPEN + " An arm is added: truncated backpropagation with the Kalman preconditioner.",
             anbn_task,
             _fig5,
-            Budget(seconds=300, characters=10**6),
+            Budget(seconds=120, characters=10**6),
             10,
             judge_fig5,
         ),
@@ -308,8 +308,8 @@ RECIPES = {
             OPEN + " The text is ONWARD_DATA's Gutenberg edition, or the package's excerpt read again and again.",
             lambda: text_task(shakespeare()),
             _against_truncation,
-            Budget(seconds=240, characters=5 * 10**6),
-            3,
+            Budget(seconds=120, characters=5 * 10**6),
+            4,
             judge_fig6,
         ),
         Recipe(

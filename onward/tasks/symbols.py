@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int32, Integer, PRNGKeyArray, PyTree, UInt32
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where symbols come from, without end: pure functions, to compile and `vmap`. `Automaton` and `Cycle` are two."""
 
