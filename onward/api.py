@@ -44,10 +44,12 @@ from .equilibria import jacobian_norm as jacobian_norm
 from .equilibria import smallest_eigenvalue as smallest_eigenvalue
 from .estimators import ARTBP as ARTBP
 from .estimators import BPTT as BPTT
+from .estimators import FPP as FPP
 from .estimators import RTRL as RTRL
 from .estimators import UORO as UORO
 from .estimators import AbstractEstimator as AbstractEstimator
 from .estimators import AbstractForwardEstimator as AbstractForwardEstimator
+from .estimators import AbstractReplayEstimator as AbstractReplayEstimator
 from .estimators import Estimate as Estimate
 from .estimators import NoBackTrack as NoBackTrack
 from .estimators import SlidingBPTT as SlidingBPTT

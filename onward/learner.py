@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import equinox as eqx
 import jax
@@ -58,7 +58,8 @@ class Learner:
     **Arguments:**
 
     - `estimator`: such as `onward.NoBackTrack(rank=1)`, `onward.RTRL()`, or `onward.BPTT()` with a chunk of its window.
-    - `optimizer`: any Optax gradient transformation, with any schedule.
+    - `optimizer`: any Optax gradient transformation, with any schedule. One that asks for it, such as
+      `onward.fptt_exact`, is given `grad_fn`: the same gradient at other parameters, from the same carry.
     - `loss`: `loss(prediction, y) -> scalar`, of one step of one stream.
     - `chunk`: S, the number of steps between updates, at least 1.
     - `batch`: the number of streams; `None` for a single one without a batch axis.
@@ -188,10 +189,9 @@ class Learner:
     def _step(self, carry, chunk):
         carry, losses = self._turn(carry, lambda carry: self._estimate(carry, *chunk))
         if isinstance(self.estimator, AbstractReplayEstimator) and self.estimator.replays:
-            noise = chunk[-1]
 
             def again(turn, carry):
-                return self._turn(carry, lambda carry: (None, *self._replay(carry, noise, turn)))[0]
+                return self._turn(carry, lambda carry: self._replay(carry, chunk[-1], turn))[0]
 
             carry = jax.lax.fori_loop(1, 1 + self.estimator.replays, again, carry)
         return carry, losses
@@ -226,7 +226,7 @@ class Learner:
                 def part(tree):
                     return jax.tree.map(lambda leaf: leaf[k], tree)
 
-                return apply(moving, *part((grads, active)), lambda parameters: part(grads_at(parameters)))
+                return apply(moving, part(grads), active[k], lambda parameters: part(grads_at(parameters)))
 
             arrays, optimizer = jax.lax.fori_loop(0, len(active), one, moving)
         return Carry(arrays, carry.skeleton, hidden, state, optimizer), losses
@@ -248,19 +248,19 @@ class Learner:
         losses, grads, hidden, state, active = over_streams(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
         return losses, mean_of_leading(grads), hidden, state, active.any(0)
 
-    def _replay(self, carry, noise, turn) -> tuple[Any, PyTree, PyTree, Array]:
+    def _replay(self, carry, noise, turn) -> tuple[None, Any, PyTree, PyTree, Array]:
         """As `_estimate`, without losses, of what the estimator's state remembers."""
 
-        model = carry.model
+        model, estimator = carry.model, cast(AbstractReplayEstimator, self.estimator)
 
         def replay(state, noise):
-            r = self.estimator.replay(model, self.loss, state, turn, noise=noise)
+            r = estimator.replay(model, self.loss, state, turn, noise=noise)
             return r.grads, r.hidden, r.state, r.active
 
         if self.batch is None:
-            return replay(carry.estimator, noise)
+            return None, *replay(carry.estimator, noise)
         grads, hidden, state, active = jax.vmap(replay, in_axes=(0, 1))(carry.estimator, noise)
-        return mean_of_leading(grads), hidden, state, active.any(0)
+        return None, mean_of_leading(grads), hidden, state, active.any(0)
 
 
 def _loop(step, carry, stream, size, count):

@@ -3,8 +3,10 @@
 from .artbp import ARTBP as ARTBP
 from .base import AbstractEstimator as AbstractEstimator
 from .base import AbstractForwardEstimator as AbstractForwardEstimator
+from .base import AbstractReplayEstimator as AbstractReplayEstimator
 from .base import Estimate as Estimate
 from .bptt import BPTT as BPTT
+from .fpp import FPP as FPP
 from .nobacktrack import NoBackTrack as NoBackTrack
 from .rtrl import RTRL as RTRL
 from .sliding import SlidingBPTT as SlidingBPTT

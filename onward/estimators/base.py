@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from ..cells import AbstractCell
 from ..model import Model
@@ -102,7 +102,10 @@ class AbstractReplayEstimator(AbstractEstimator):
     before has left it, and applies each gradient in turn.
     """
 
-    replays: eqx.AbstractVar[int]
+    @property
+    @abstractmethod
+    def replays(self) -> int:
+        """How many more gradients there are, at least 0."""
 
     @abstractmethod
     def replay(
@@ -110,9 +113,9 @@ class AbstractReplayEstimator(AbstractEstimator):
         model: Model,
         loss: Callable,
         state: PyTree,
-        turn: int | UInt32[Array, ""],
+        turn: int | Int[Array, ""],
         *,
-        noise: UInt32[Array, "steps words"] | None,
+        noise: UInt32[Array, "steps words"],
     ) -> Replay:
         """One more gradient, of what `state` remembers: the `turn`-th, from 1. `noise` is the chunk's, as in `grad`."""
 
