@@ -13,7 +13,7 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from .arguments import whole
 from .learner import Carry, Learner
@@ -99,7 +99,7 @@ class Result:
         return self.name if self.rate_factor == 1 else f"{self.name} ×{self.rate_factor:g}"
 
     @property
-    def order(self) -> tuple[float, float]:
+    def order(self) -> tuple[int, float]:
         """Sorts results, best first: those that stayed finite by their last tenth, then the others."""
         return len(self.diverged) - self.finite, float(np.mean(self.closing[self.diverged == 0] if self.finite else 0))
 
@@ -141,8 +141,9 @@ def compare(
 
     Every symbol is predicted before it is learned, so that bits per character are those of a compressor that learns as
     it goes. The seeds of a method (times the rates) run side by side in one compiled program, spread over the devices
-    if these share them evenly; a budget of seconds is for all of them together and starts after compilation. A seed whose numbers are no longer finite keeps its last
-    good state, is counted, and has no bits from there on: it is never averaged away.
+    if these share them evenly; a budget of seconds is for all of them together and starts after compilation. A seed
+    whose numbers are no longer finite keeps its last good state, is counted, and has no bits from there on: it is never
+    averaged away. The loss is −log₂ of the probability of the symbol, whatever the learners' own loss.
 
     **Arguments:**
 
@@ -205,7 +206,7 @@ class _Program:
         self._learner = Learner(learner.estimator, optimizer, loss=_bits, chunk=learner.chunk)
         self._make_model, self._task, self._size = contestant.make_model, task, size
 
-    def start(self, keys: PRNGKeyArray, factors: Float[Array, " factors"]) -> _Lane:
+    def start(self, keys: Key[Array, " seeds"], factors: Float[Array, " factors"]) -> _Lane:
         symbols = len(self._task.alphabet)
 
         def lane(factor, key):
@@ -257,8 +258,9 @@ class _Log:
 
     def part(self, budget: Budget) -> float:
         """How much of the budget is used, 0 to 1."""
-        parts = [0 if budget.seconds is None else self.seconds / budget.seconds]
-        return min(1.0, max(*parts, 0 if budget.characters is None else self._read / budget.characters))
+        clock = 0.0 if budget.seconds is None else self.seconds / budget.seconds
+        data = 0.0 if budget.characters is None else self._read / budget.characters
+        return min(1.0, max(clock, data))
 
     def finished(self, budget: Budget) -> bool:
         return self.part(budget) >= 1

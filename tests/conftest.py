@@ -3,7 +3,15 @@
 import jax
 import pytest
 
-AS_IN_USE = {"test_benchmarks", "test_cli", "test_readme", "test_runs", "test_text"}
+AS_IN_USE = {
+    "test_benchmarks",
+    "test_comparison",
+    "test_cli",
+    "test_cli_compare",
+    "test_readme",
+    "test_runs",
+    "test_text",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")

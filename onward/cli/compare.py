@@ -94,11 +94,12 @@ def run(
 
 
 def use_all_cores() -> None:
-    """Makes each core a device of its own, to share the seeds between them. Before anything is computed."""
-    if hasattr(os, "sched_getaffinity"):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-    else:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    """Makes each core a device of its own, to share the seeds between them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:
+        pass  # something was computed in this process before: it keeps the devices it has, and all else is the same
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def _draw_result(axes, result: Result, colour: str) -> None:
 def _top(results: list[Result], task, left: int) -> float:
     """The top of the axis: above the levels, and above the means of the curves but for their first characters."""
     later = [r.windows[r.diverged == 0][:, r.ends >= 3 * left] for r in results]
-    seen = [windows.mean(0).max() for windows in later if windows.size]
+    seen = [np.quantile(windows.mean(0), 0.95) for windows in later if windows.size]
     return 1.05 * max(min(max(seen, default=1.0), 1.5 * np.log2(len(task.alphabet))), *task.levels.values())
 
 
