@@ -12,8 +12,11 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import assert_identical, assert_same
+from problems import assert_identical, assert_same, naive_gradient, problem, quick_jit
+from problems import loss as step_loss
 
+import onward
+from onward.cells.affine import constants_at_zero
 from onward.transforms.fptt import FPTTState, adopt_average, fptt, fptt_exact, settle
 
 WINDOWS = 50
@@ -275,6 +278,70 @@ class TestExactForm:
         _, average = settle(params, state)
         params, state = adopt_average(params, state)
         assert_identical((params, settle(params, state)[1]), (average, average))
+
+
+class TestThroughTheLearner:
+    """FPTT-K on windows of a stream with a reset and weights, the hidden state carried from one to the next."""
+
+    STEPS, WINDOW = 16, 4
+
+    def stream(self):
+        reset = jnp.arange(self.STEPS) == 5
+        return problem("leaky", units=2, steps=self.STEPS), reset, jnp.linspace(0.5, 2.0, self.STEPS)
+
+    def run(self, optimizer, p, reset, weight, traces=None):
+        def counted(prediction, y):
+            if traces is not None:
+                traces.append(1)
+            return step_loss(prediction, y)
+
+        learner = onward.Learner(onward.BPTT(), optimizer, loss=counted, chunk=self.WINDOW)
+        carry = learner.init(p.model, key=jr.key(0))
+        carry, _ = quick_jit(lambda carry: learner.run(carry, p.xs, p.ys, reset=reset, weight=weight))(carry)
+        return carry
+
+    def loop(self, p, reset, weight, alpha, exact):
+        """As it is written down: parameters, λ and W̄ as flat vectors, the leak among them but never moved."""
+        parameters, static = eqx.partition(p.model, eqx.is_inexact_array)
+        start, unravel = ravel_pytree(parameters)
+        learned = flat(constants_at_zero(jax.tree.map(jnp.ones_like, parameters)))
+
+        def model(W):
+            return eqx.combine(unravel(W), static)
+
+        @quick_jit
+        def window_gradient(W, hidden, *window):
+            return learned * flat(naive_gradient(model(W), hidden, *window))
+
+        W, W_bar, lam, state, hidden = start, start, 0 * start, ADAM.init(start), p.cell.init_hidden()
+        for q in range(0, self.STEPS, self.WINDOW):
+            window = tuple(leaf[q : q + self.WINDOW] for leaf in (p.xs, p.ys, reset, weight))
+            g = window_gradient(W, hidden, *window)
+            increment, state = compiled(ADAM)(g - lam + alpha * (W - W_bar), state, W)
+            entered, hidden = hidden, onward.rollout(model(W).cell, hidden, window[0], reset=window[2])
+            hidden = jax.tree.map(lambda leaf: leaf[-1], hidden)
+            W = W + increment
+            lam = window_gradient(W, entered, *window) if exact else lam - alpha * (W - W_bar)
+            W_bar = 0.5 * W_bar + 0.5 * W - 0.5 / alpha * lam
+        return W, lam, W_bar
+
+    @pytest.mark.parametrize("exact", [False, True], ids=["running", "exact"])
+    def test_it_is_the_direct_loop(self, exact):
+        optimizer = fptt_exact(ADAM, 0.4) if exact else optax.chain(fptt(0.4), ADAM)
+        carry = self.run(optimizer, *self.stream())
+        W, lam, W_bar = self.loop(*self.stream(), 0.4, exact)
+        parameters = eqx.filter(carry.model, eqx.is_inexact_array)
+        assert_close(flat(parameters), W)
+        assert_close(flat(settle(parameters, carry.optimizer)), np.concatenate([lam, W_bar]))
+
+    def test_only_the_exact_form_has_a_second_gradient_traced(self):
+        def traced(optimizer):
+            traces = []
+            self.run(optimizer, *self.stream(), traces=traces)
+            return len(traces)
+
+        plain = traced(ADAM)
+        assert traced(optax.chain(fptt(0.4), ADAM)) == plain < traced(fptt_exact(ADAM, 0.4))
 
 
 # Two windows, ½(W − 1)² and ½(W + 1)² in turn: their sum is stationary at 0.

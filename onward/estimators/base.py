@@ -92,7 +92,7 @@ class Replay(eqx.Module):
     grads: Model
     hidden: PyTree
     state: PyTree
-    active: Bool[Array, ""]
+    active: Bool[Array, "*updates"]
 
 
 class AbstractReplayEstimator(AbstractEstimator):

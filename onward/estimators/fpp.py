@@ -93,7 +93,7 @@ class Ring(eqx.Module):
         states = jax.tree.map(lambda s, c: s.at[slots].add(c), self.states, changes)
         return eqx.tree_at(lambda ring: ring.states, self, states)
 
-    def state(self, slot: UInt32[Array, ""]) -> PyTree:
+    def state(self, slot: int | UInt32[Array, ""]) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[slot], self.states)
 
 
