@@ -138,7 +138,7 @@ class FPP(AbstractReplayEstimator):
       random points of the past (section 4.3).
     - `parallel`: with `True` all M gradients are of the same weights and states, and computed side by side; then they
       are applied one after another (section 4.4), those of a state twice drawn added. With `False` each update sees
-      what the one before has done.
+      what the one before has done. On a CPU, side by side is quicker for some dozens of units, and slower for a few.
 
     Raises `ValueError` for an argument out of range, and at `init` if no `example` is given.
 
