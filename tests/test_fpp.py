@@ -12,7 +12,8 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import QUICK, assert_identical, assert_same, loss, problem, quick_jit
+from problems import QUICK, assert_identical, assert_same, loss, quick_jit
+from problems import problem as new_problem
 
 import onward
 from onward.estimators.fpp import Ring
@@ -23,6 +24,11 @@ def promotion():
     """Optax counts in integers and multiplies by them."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@functools.cache
+def problem(cell, *, steps):
+    return new_problem(cell, units=2, steps=steps)
 
 
 def objective(model, before, target, xs, y, weight, penalty):
@@ -49,8 +55,8 @@ HORIZONS = [(cell, T) for cell in ("vanilla", "lstm", "gru", "equinox-gru", "sta
 @pytest.mark.parametrize(("cell", "horizon"), [*HORIZONS, ("lstm", 6), ("equinox-gru", 6)])
 def test_gradients_are_those_of_the_objective(cell, horizon):
     """(3.7), in the weights and in both states, of a slice of states from anywhere."""
-    p = problem(cell, units=2, steps=9)
-    estimator = onward.FPP(horizon, 12, penalty=0.7, state_rate=0.3)
+    p = problem(cell, steps=12)
+    estimator = onward.FPP(horizon, 15, penalty=0.7, state_rate=0.3)
     i, j, weight = horizon + 3, 3, jnp.linspace(0.5, 2.0, p.steps)  # the fourth slice; s_t is in slot t
 
     @quick_jit
@@ -62,7 +68,7 @@ def test_gradients_are_those_of_the_objective(cell, horizon):
             hidden = jax.tree.map(lambda h: jnp.sin(h + t + jnp.arange(h.size)), p.hidden)
             return ring.push(hidden, x, y, weight, jnp.array(False)), None
 
-        ring, _ = jax.lax.scan(push, state.ring, (jnp.arange(9.0), p.xs, p.ys, weight))
+        ring, _ = jax.lax.scan(push, state.ring, (jnp.arange(12.0), p.xs, p.ys, weight))
         state = eqx.tree_at(lambda s: s.ring, state, ring)
         expected = gradients(p.model, ring.state(j), ring.state(i), p.xs[j:i], p.ys[i - 1], weight[i - 1], 0.7)
         return estimator.replay(p.model, loss, state, 0, noise=jnp.array([[3]], jnp.uint32)), ring.states, expected
@@ -82,7 +88,7 @@ def quickly(learner):
 @pytest.mark.parametrize("cell", ["vanilla", "equinox-lstm", "stack"])
 def test_without_learned_states_the_newest_slice_is_sliding_truncated_backpropagation(cell):
     """A ring of T + 1 states holds the newest slice alone; both methods are silent while the stream is shorter."""
-    T, p = 3, problem(cell, units=2, steps=9)
+    T, p = 3, problem(cell, steps=12)
     weight = (jnp.arange(p.steps) >= T - 1).astype(float)
 
     def train(estimator):
@@ -132,7 +138,7 @@ class TestTheRing:
                 np.testing.assert_array_equal(drawn[now - 1], expected)
 
     def test_the_words_are_uniform(self):
-        estimator, p = onward.FPP(1, 8, updates=3), problem("vanilla", units=2, steps=4)
+        estimator, p = onward.FPP(1, 8, updates=3), problem("vanilla", steps=4)
         words = np.asarray(estimator.draw(p.state(estimator), 7000))
         assert words.shape == (7000, 3)
         for column in words.T:
@@ -196,7 +202,7 @@ UPDATES = {
 @pytest.mark.parametrize("updates", UPDATES)
 def test_the_updates_are_those_of_a_plain_loop(updates):
     chunk = 3 if updates == "chunks" else 1
-    p = problem("vanilla", units=2, steps=12)
+    p = problem("vanilla", steps=12)
     starts, weight, optimizer = jnp.arange(12) == 5, jnp.linspace(0.5, 1.5, 12), optax.adam(0.05)
     estimator = onward.FPP(2, 5, penalty=0.7, state_rate=0.3, **UPDATES[updates])
     learner = onward.Learner(estimator, optimizer, loss=loss, chunk=chunk)
@@ -209,7 +215,7 @@ def test_the_updates_are_those_of_a_plain_loop(updates):
 
 
 def test_updates_side_by_side_are_those_in_turn_where_nothing_moves():
-    p = problem("lstm", units=2, steps=8)
+    p = problem("lstm", steps=8)
     turns = onward.FPP(2, 6, updates=4, state_rate=0.0)
     together = onward.FPP(2, 6, updates=4, state_rate=0.0, parallel=True)
 
@@ -229,7 +235,7 @@ def test_updates_side_by_side_are_those_in_turn_where_nothing_moves():
 
 
 def test_a_weight_of_zero_takes_the_loss_away_and_leaves_the_penalty():
-    p = problem("gru", units=2, steps=4)
+    p = problem("gru", steps=4)
 
     @quick_jit
     def estimates(ys):
@@ -256,7 +262,7 @@ def test_a_weight_of_zero_takes_the_loss_away_and_leaves_the_penalty():
 
 def small(estimator, *, batch=None, chunk=1, optimizer=None, traces=None):
     """A learner and a carry, and a stream of three lanes, or its first."""
-    p = problem("vanilla", units=2, steps=12)
+    p = problem("vanilla", steps=12)
 
     def counted(prediction, y):
         if traces is not None:
@@ -355,7 +361,7 @@ def test_penalty_and_state_rate_are_numbers_in_the_carry_or_schedules():
 
 def test_float32_stays_float32():
     with jax.enable_x64(False):
-        p = jax.tree.map(lambda leaf: leaf.astype("float32"), problem("vanilla", units=2, steps=4))
+        p = jax.tree.map(lambda leaf: leaf.astype("float32"), problem("vanilla", steps=4))
         estimator = onward.FPP(2, 6)
         state = jax.eval_shape(lambda: p.state(estimator))
         estimate = jax.eval_shape(lambda state: estimator.grad(p.model, loss, p.hidden, state, p.xs, p.ys), state)
@@ -387,7 +393,7 @@ class TestBadInput:
             onward.FPP(5, 10, **{name: value})
 
     def test_the_example(self):
-        p = problem("vanilla", units=2, steps=4)
+        p = problem("vanilla", steps=4)
         learner = onward.Learner(onward.FPP(2, 6), optax.sgd(0.1), loss=loss)
         with pytest.raises(ValueError, match=r"^example must be given"):
             learner.init(p.model, key=jr.key(0))
