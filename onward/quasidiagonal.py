@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .cells import AbstractAffineGatedCell
-from .trees import zeros_like
+from .trees import row_sums, zeros_like
 
 
 class Block(eqx.Module):
@@ -31,7 +31,7 @@ class Block(eqx.Module):
     def solve(self, g: Float[Array, "*blocks features"]) -> Float[Array, "*blocks features"]:
         """`Â⁻¹ g`: `δ_j = (g_j − g_0 A_0j/A_00)/S_j` and `δ_0 = g_0/A_00 − Σ_j (A_0j/A_00) δ_j`."""
         delta = (g - g[..., -1:] * self.ratio) * self.inverse
-        return delta - _at_bias(jnp.sum(self.ratio * delta, -1, keepdims=True), delta)
+        return delta - _at_bias(row_sums(self.ratio * delta)[..., None], delta)
 
     def whiten(self, g: Float[Array, "*#blocks features"]) -> Float[Array, "*blocks features"]:
         """`R g` with `Rᵀ R = Â⁻¹`, so that `aᵀ Â⁻¹ b` is the Euclidean product of what this makes of `a` and `b`."""
@@ -56,16 +56,16 @@ class QuasiDiagonal(eqx.Module):
         dtype = jnp.result_type(*jax.tree.leaves(parameters))
         return cls(zeros_like(parameters), zeros_like(parameters), jnp.asarray(prior, dtype))
 
-    def average_in(self, g: PyTree, weight: Float[Array, ""]) -> "QuasiDiagonal":
-        """`S ← (1 − weight) S + g gᵀ`, of which only the entries kept are formed."""
+    def decay_and_add(self, g: PyTree, decay: Float[Array, ""]) -> "QuasiDiagonal":
+        """`S ← (1 − decay) S + g gᵀ`, of which only the entries kept are formed."""
 
-        def average(S, fresh):
-            return jax.tree.map(lambda s, f: (1 - weight.astype(s.dtype)) * s + f, S, fresh)
+        def add(S, fresh):
+            return jax.tree.map(lambda s, f: (1 - decay.astype(s.dtype)) * s + f, S, fresh)
 
         rows = [block * block[..., -1:] for block in to_blocks(g)]
         rows = from_blocks(g, [row - _at_bias(row[..., -1:], row) for row in rows])
         squares = jax.tree.map(jnp.square, g)
-        return QuasiDiagonal(average(self.diagonal, squares), average(self.bias_row, rows), self.prior)
+        return QuasiDiagonal(add(self.diagonal, squares), add(self.bias_row, rows), self.prior)
 
     def part(self, where) -> "QuasiDiagonal":
         """The matrix on the part of the parameters that `where` takes out of their tree."""

@@ -1,7 +1,6 @@
 """What general-purpose compressors make of a sequence: levels to hold a learner's loss against, in bits per symbol."""
 
 import zlib
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Array, Float64, Integer
@@ -62,23 +61,6 @@ def ctw_rate(symbols: Integer[Array | np.ndarray, " steps"], alphabet_size: int,
         order = order[np.argsort(past[order], kind="stable")]
     length = (alphabet_size - 1).bit_length()
     return float(sum(_decision_bits(x, before, order, alphabet_size, shift) for shift in range(length)) / len(x))
-
-
-def ctw_curve(
-    symbols: Integer[Array | np.ndarray, " steps"], alphabet_size: int, lengths: Sequence[int], depth: int = 8
-) -> Float64[np.ndarray, " lengths"]:
-    """`ctw_rate` of the first n symbols, for each n of `lengths`: how the mean online loss falls along the sequence.
-
-    Raises `ValueError` like `ctw_rate`, and if a length is not one of 1 … number of symbols.
-
-        >>> import numpy as np
-        >>> ctw_curve(np.zeros(8, int), 2, [1, 4], depth=0).round(4)
-        array([1.    , 0.4677])
-    """
-    for n in lengths:
-        if whole("each of lengths", n) > len(symbols):
-            raise ValueError(f"each of lengths must be at most {len(symbols)}, the number of symbols, got {n}.")
-    return np.array([ctw_rate(symbols[:n], alphabet_size, depth) for n in lengths], np.float64)
 
 
 def _valid(symbols: Integer[Array | np.ndarray, " steps"], alphabet_size: int) -> Integer[np.ndarray, " steps"]:

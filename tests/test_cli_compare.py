@@ -40,15 +40,16 @@ def test_reproduce_names_its_scale_and_says_what_it_found(tmp_path, capsys):
     assert main([*command, "--run", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "The paper: " in said
-    assert "Verdict: not decided. the length is scaled. At it:" in said
+    assert "Verdict: not decided. this run is smaller than the figure. Of it:" in said
     report = (folder / "report.md").read_text()
-    assert report.startswith(
-        "# NoBackTrack Appendix B: which norms are stable, on aⁿbⁿ, SCALED to 0.03 % of its length"
+    title = (
+        "# NoBackTrack Appendix B: which norms are stable, on aⁿbⁿ, SCALED to 0.03 % of its length, 2 of its 10 seeds"
     )
+    assert report.splitlines()[0] == title
     assert f"- command: `onward {' '.join(command)}`" in report
     result = json.loads((folder / "result.json").read_text())
     assert result["scale"] == 0.0003
-    assert [m["characters"] for m in result["methods"]] == [300, 300, 300]
+    assert [m["characters"] for m in result["methods"]] == [300] * 4
     assert all(len(m["closing_bits"]) == 2 for m in result["methods"])
 
 
@@ -95,6 +96,15 @@ WRONG = [
     (["compare", "--budget", "0s"], "--budget must be above 0, got '0s'."),
     (["compare", "--budget", "-3s"], "--budget must be above 0, got '-3s'."),
     (["compare", "--budget", "60"], "--budget must be a number with its unit, s, m or h of time or c for characters"),
+    (
+        ["compare", "--budget", "60sec"],
+        "--budget must be a number with its unit, s, m or h of time or c for characters",
+    ),
+    (
+        ["compare", "--budget", "5c"],
+        "--budget 5 characters has 5 characters, fewer than the 15 of one chunk of tbptt:15",
+    ),
+    (["compare", "anbn"], "onward compare does not know what to do with 'anbn'; put quotes around a value that has"),
     (["compare", "--budget", "0.3c"], "--budget must be at least one character, got '0.3c'."),
     (["compare", "--task", "anbn:8,4"], "--task anbn:8,4: "),
     (["compare", "--task", "anbn:1,2,3"], "--task anbn:1,2,3 has too many numbers; write it as anbn:K,L."),
@@ -106,6 +116,7 @@ WRONG = [
     (["compare", "--cell", "gruu"], "there is no cell 'gruu'; did you mean gru?"),
     (["compare", "--seeds", "0"], "--seeds must be a whole number of at least 1, got '0'."),
     (["reproduce", "nobacktrack/fig7"], "there is no figure 'nobacktrack/fig7'; did you mean nobacktrack/fig"),
+    (["reproduce"], "say which figure to reproduce; there are nobacktrack/fig1, nobacktrack/fig2,"),
     (["reproduce", "--scale", "0"], "--scale must be a number above 0, got '0'."),
 ]
 
@@ -127,11 +138,11 @@ def test_a_text_shorter_than_a_chunk_is_refused(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(["compare", "--task", f"text:{path}", "--methods", "tbptt:15", "--run", str(folder)]) == 2
     said = capsys.readouterr().err
-    assert f"{path} has 6 characters, fewer than the 15 of one chunk of tbptt:15; give a longer text" in said
+    assert f"{path} has 6 characters, fewer than the 15 of one chunk of tbptt:15; give more characters" in said
     assert not folder.exists()
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
     (tmp_path / "precious.txt").write_text("mine")
-    assert main(["compare", "--budget", "10c", "--run", str(tmp_path)]) == 2
+    assert main(["compare", "--budget", "100c", "--run", str(tmp_path)]) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]

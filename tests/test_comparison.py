@@ -15,7 +15,7 @@ import pytest
 import onward
 from onward.comparison import Budget, Contestant, compare
 from onward.recipes.nobacktrack import RECIPES
-from onward.runs.comparing import CurvePoint, draw, save, table
+from onward.runs.comparing import CurvePoint, draw, table
 from onward.tasks.anbn import anbn
 from onward.tasks.prediction import anbn_task
 from onward.tasks.symbols import Cycle, SymbolTask
@@ -89,7 +89,7 @@ def test_the_losses_are_those_of_a_learner_run_alone():
 def test_seeds_that_diverge_are_counted_and_never_averaged():
     found, _ = comparison()
     calm, wild = found.results[2:]
-    assert (calm.finite, wild.finite) == (2, 0)
+    assert (calm.sound.sum(), wild.sound.sum()) == (2, 0)
     assert (calm.characters, calm.rate_factor, wild.rate_factor) == (2040, 1.0, 1e8)  # whole blocks
     assert ((wild.diverged > 0) & (wild.diverged <= 2040)).all()
     assert np.isnan(wild.closing).all()
@@ -108,10 +108,26 @@ def test_a_method_that_diverges_in_one_seed_goes_on_with_the_others():
 
     some = contestant(optax.GradientTransformation(lambda params: optax.EmptyState(), update))
     (result,) = compare({"some": some}, WHEEL, budget=Budget(characters=400), key=jr.key(0), seeds=8).results
-    assert 0 < result.finite < 8
+    assert 0 < result.sound.sum() < 8
     assert result.characters == 400
     assert np.isfinite(result.closing[result.diverged == 0]).all()
     assert np.isnan(result.closing[result.diverged > 0]).all()
+
+
+def test_seeds_that_end_worse_than_guessing_are_lost_and_never_averaged():
+    def update(grads, state, params):
+        # Seeds whose first weight is positive climb instead of descending, and stay finite.
+        rate = jnp.where(params.readout.bias[0] > 0, 1e-2, -1e-2)
+        return jax.tree.map(lambda g: rate * g, grads), state
+
+    some = contestant(optax.GradientTransformation(lambda params: optax.EmptyState(), update))
+    found = compare({"some": some}, WHEEL, budget=Budget(characters=400), key=jr.key(1), seeds=8)
+    (result,) = found.results
+    assert (result.diverged == 0).all()
+    assert 0 < result.lost.sum() < 8
+    assert (result.closing[result.lost] > 2).all()
+    assert f"{8 - result.lost.sum()} of 8" in table(found)
+    assert f"some lost its way: seed {np.flatnonzero(result.lost)[0]} with" in table(found)
 
 
 def test_a_budget_of_time_ends_close_to_it():
@@ -123,7 +139,7 @@ def test_a_budget_of_time_ends_close_to_it():
 
 def test_what_is_left_behind_can_be_read_again(tmp_path):
     found, _ = comparison()
-    save(found, tmp_path)
+    found.save(tmp_path)
     lines = (tmp_path / "curves.jsonl").read_bytes().splitlines()
     points = [msgspec.json.decode(line, type=CurvePoint) for line in lines]
     assert len(points) == sum(r.windows.size for r in found.results)
@@ -132,8 +148,7 @@ def test_what_is_left_behind_can_be_read_again(tmp_path):
     assert any(p.bits is None for p in points)
     assert (tmp_path / "table.txt").read_text() == table(found) == str(found)
     assert (tmp_path / "curve.png").stat().st_size > 10_000
-    draw(found, [tmp_path / "again.png"])
-    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "curve.png").read_bytes()
+    assert draw(found, "png") == (tmp_path / "curve.png").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -154,6 +169,8 @@ def test_nothing_to_compare_is_said():
     with pytest.raises(ValueError, match="contestants must name at least one method"):
         compare({}, WHEEL, budget=Budget(characters=10), key=jr.key(0))
     arms = {"steady": contestant(optax.adam(1e-2))}
+    with pytest.raises(ValueError, match="long: one chunk of 30 characters is more than the budget of 10"):
+        compare({"long": contestant(optax.sgd(0.1), chunk=30)}, WHEEL, budget=Budget(characters=10), key=jr.key(0))
     with pytest.raises(ValueError, match=r"rate_factors must be finite numbers above 0, got \(1.0, 0.0\)"):
         compare(arms, WHEEL, budget=Budget(characters=10), key=jr.key(0), rate_factors=(1.0, 0.0))
 
@@ -177,9 +194,9 @@ def test_tasks_know_their_levels():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_names_its_scale_and_keeps_everything_else(name):
     recipe = RECIPES[name]
-    assert recipe.scaled(1.0) is recipe
-    half = recipe.scaled(0.5)
-    assert half.title.endswith("SCALED to 50 % of its length")
+    assert recipe.scaled(1.0, recipe.seeds) == recipe
+    half = recipe.scaled(0.5, 2)
+    assert half.title.endswith(f"SCALED to 50 % of its length, 2 of its {recipe.seeds} seeds")
     assert half.budget.characters == recipe.budget.characters // 2
     arms = recipe.contestants(3)
     assert all(contestant.learner.chunk in (1, 15) for contestant in arms.values())
@@ -190,4 +207,4 @@ def test_a_recipe_runs_and_judges():
     found = compare(recipe.contestants(3), recipe.task(), budget=Budget(characters=300), key=jr.key(0), seeds=2)
     verdict = recipe.judge(found)
     assert verdict.word in ("agrees", "disagrees", "not decided")
-    assert "of 2 seeds diverged with the norms as printed" in verdict.why
+    assert "seeds that diverged or were lost: half-invariant norms 0 of 2" in verdict.why

@@ -168,7 +168,7 @@ def case(cell, units, steps):
     for seed in range(3):
         keys = jr.split(jr.key(seed), len(leaves))
         g = [2 * jr.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-        metric = metric.average_in(structure.unflatten(g), jnp.array(0.2))
+        metric = metric.decay_and_add(structure.unflatten(g), jnp.array(0.2))
     exact = quick_jit(lambda p: naive_gradient(*p, jnp.zeros(steps, bool), jnp.ones(steps)))(p)
     return p, metric, exact
 

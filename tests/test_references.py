@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from onward.references import ctw_curve, ctw_rate, gzip_rate
+from onward.references import ctw_rate, gzip_rate
 from onward.tasks.text import Text, encode, survey
 
 
@@ -114,14 +114,6 @@ def test_what_is_learned_of_a_markov_source_is_bounded():
     assert ctw_rate(symbols, 2, 1) > 1.1 * surprisals.mean()
 
 
-def test_the_curve_is_that_of_the_prefixes():
-    symbols, _ = markov(3000, seed=1)
-    curve = ctw_curve(symbols, 2, [1, 500, 3000], depth=4)
-    assert curve.tolist() == [ctw_rate(symbols[:n], 2, 4) for n in (1, 500, 3000)]
-    assert curve[0] == pytest.approx(1)
-    assert curve[1] > curve[2]
-
-
 def test_gzip_is_that_of_the_text():
     words, alphabet = "naïve café, 漢字; " * 50, "".join(sorted(set("naïve café, 漢字; ")))
     symbols = encode(words, alphabet, name="the words")
@@ -139,11 +131,6 @@ def test_gzip_is_that_of_the_text():
         (lambda: gzip_rate(np.array([0, 2]), "ab"), r"symbols must lie in 0 \.\.\. 1, got 0 \.\.\. 2"),
         (lambda: ctw_rate(np.array([0]), 2, depth=-1), "depth must be an integer of at least 0, got -1"),
         (lambda: ctw_rate(np.array([0]), 0), "alphabet_size must be an integer of at least 1, got 0"),
-        (
-            lambda: ctw_curve(np.array([0, 1]), 2, [1, 3]),
-            "each of lengths must be at most 2, the number of symbols, got 3",
-        ),
-        (lambda: ctw_curve(np.array([0, 1]), 2, [0]), "each of lengths must be an integer of at least 1, got 0"),
     ],
 )
 def test_what_is_refused(call, sentence):

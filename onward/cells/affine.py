@@ -17,7 +17,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..arguments import whole
-from ..trees import total, zeros_like
+from ..trees import row_sums, total, zeros_like
 from .base import AbstractCell
 
 
@@ -50,7 +50,7 @@ class Rows(eqx.Module):
         def norm(*factors):
             return jnp.sqrt(
                 total(
-                    jnp.sum(D**2, 0) * (z @ z) if z.ndim == 1 else jnp.sum(D**2 * jnp.sum(z**2, -1), 0)
+                    jnp.sum(D**2, 0) * (z @ z) if z.ndim == 1 else jnp.sum(D**2 * row_sums(z**2), 0)
                     for D, z in zip(factors, self.features, strict=True)
                 )
             )

@@ -1,7 +1,7 @@
 """From the names and numbers of a `Method` to a model and a learner: the only place where strings choose."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import equinox as eqx
@@ -79,16 +79,21 @@ def count_parameters(model: onward.Model) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)))
 
 
+def in_memory(name: str, method: Method) -> AbstractContextManager[None]:
+    """Turns running out of memory inside into a `UserError` that says what of a method to make smaller."""
+    return enough_memory(
+        f"a {method.cell} of {method.hidden_size:,} units does not fit into memory under {name} with a window of "
+        f"{method.window:,}; choose a smaller --hidden-size or --window."
+    )
+
+
 @contextmanager
-def in_memory(name: str, method: Method) -> Iterator[None]:
-    """Turns running out of memory inside into a `UserError` that says what to make smaller."""
+def enough_memory(otherwise: str) -> Iterator[None]:
+    """Turns running out of memory inside into a `UserError` with this sentence."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         said = str(error)
         if isinstance(error, jax.errors.JaxRuntimeError) and not ("RESOURCE_EXHAUSTED" in said or "memory" in said):
             raise
-        raise UserError(
-            f"a {method.cell} of {method.hidden_size:,} units does not fit into memory under {name} with a window of "
-            f"{method.window:,}; choose a smaller --hidden-size or --window."
-        ) from None
+        raise UserError(otherwise) from None

@@ -12,9 +12,10 @@ import jax.random as jr
 from ..comparison import Budget, Comparison, Contestant, Result
 from ..comparison import compare as run_comparison
 from ..errors import UserError
-from ..runs.comparing import save, table
+from ..runs.comparing import table
 from ..runs.folder import check_unused
 from ..tasks.symbols import Cycle, SymbolTask
+from .build import enough_memory
 from .compare_options import CompareOptions, split_task
 from .comparison_progress import ComparisonProgress
 from .compilation_cache import compilation_cache
@@ -33,11 +34,12 @@ def compare(options: CompareOptions) -> int:
             method: build_contestant(method, cell=cell, hidden_size=options.hidden_size, symbols=len(task.alphabet))
             for method in options.methods
         }
-        check_length(task, contestants)
+        budget = Budget(*options.budget)
+        check_chunks(task, budget, contestants)
         run(
             contestants,
             task,
-            Budget(*options.budget),
+            budget,
             seed=options.seed,
             seeds=options.seeds,
             rate_factors=options.rate_factors,
@@ -46,17 +48,18 @@ def compare(options: CompareOptions) -> int:
     return 0
 
 
-def check_length(task: SymbolTask, contestants: dict[str, Contestant]) -> None:
-    """Raises `UserError` if a text is shorter than the chunk of a method."""
-    if not isinstance(task.source, Cycle):
-        return
-    length = len(task.source.symbols)
-    for name, contestant in contestants.items():
-        if length < contestant.learner.chunk:
-            raise UserError(
-                f"{task.name} has {length} characters, fewer than the {contestant.learner.chunk} of one chunk of "
-                f"{name}; give a longer text or a shorter window."
-            )
+def check_chunks(task: SymbolTask, budget: Budget, contestants: dict[str, Contestant]) -> None:
+    """Raises `UserError` if a text or the budget is shorter than the chunk of a method."""
+    limits = [] if budget.characters is None else [(f"--budget {budget}", budget.characters)]
+    if isinstance(task.source, Cycle):
+        limits.append((task.name, len(task.source.symbols)))
+    for what, length in limits:
+        for name, contestant in contestants.items():
+            if length < contestant.learner.chunk:
+                raise UserError(
+                    f"{what} has {length:,} characters, fewer than the {contestant.learner.chunk:,} of one chunk of "
+                    f"{name}; give more characters or a shorter window."
+                )
 
 
 def run(
@@ -69,15 +72,15 @@ def run(
     folder: Path,
     rate_factors: tuple[float, ...] = (1.0,),
     title: str | None = None,
-    subtitle: str = "",
 ) -> Comparison:
     """Compares with a live line, and saves what there is whenever a method is through."""
     results: list[Result] = []
-    with _made(folder), ComparisonProgress(list(contestants)) as progress:
+    too_large = "the comparison does not fit into memory; choose smaller networks, ranks or windows, or fewer seeds."
+    with _made(folder), ComparisonProgress(list(contestants)) as progress, enough_memory(too_large):
 
         def finished(result: Result) -> None:
             results.append(result)
-            save(Comparison(task, budget, seeds, tuple(results)), folder, title=title, subtitle=subtitle)
+            Comparison(task, budget, seeds, tuple(results)).save(folder, title=title)
 
         comparison = run_comparison(
             contestants,
@@ -89,7 +92,7 @@ def run(
             report=progress.update,
             finished=finished,
         )
-    print(f"\n{table(comparison)}\nPicture, table and curves: {folder}")
+    print(f"\n{table(comparison, title)}\nPicture, table and curves: {folder}")
     return comparison
 
 

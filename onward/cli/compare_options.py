@@ -92,18 +92,14 @@ def _methods(words: str) -> tuple[str, ...]:
 
 
 def _budget(text: str) -> BudgetWords:
-    unit = UNITS.get(text[-1:])
-    if unit is None:
+    try:
+        value, (what, factor) = float(text[:-1]), UNITS[text[-1:]]
+    except (ValueError, KeyError):
         raise UserError(
             f"--budget must be a number with its unit, s, m or h of time or c for characters (60s, 1e6c), got {text!r}."
-        )
-    try:
-        value = float(text[:-1])
-    except ValueError:
-        value = math.nan
+        ) from None
     if not (math.isfinite(value) and value > 0):
         raise UserError(f"--budget must be above 0, got {text!r}.")
-    what, factor = unit
     if what == "characters" and value < 1:
         raise UserError(f"--budget must be at least one character, got {text!r}.")
     return BudgetWords(seconds=factor * value) if what == "seconds" else BudgetWords(characters=round(value))
@@ -138,7 +134,7 @@ class CompareOptions:
     """What to predict."""
     budget: Annotated[BudgetWords, *option("60s", "60s", _budget)] = MINUTE
     """Of each method: time (s, m, h) or characters (c), compilation left out."""
-    seeds: Annotated[int, *option("N", "5", whole("--seeds", 1, most=10**4))] = 5
+    seeds: Annotated[int, *option("N", "4", whole("--seeds", 1, most=10**4))] = 4
     """Runs of each method, side by side."""
     rate_factors: Annotated[tuple[float, ...], *option("A,B,...", "1", _factors)] = (1.0,)
     """Multiply each method's own rate by each of these, and keep the best."""

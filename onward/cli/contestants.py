@@ -3,10 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import jax.random as jr
 import optax
 
 import onward
@@ -14,12 +10,11 @@ import onward
 from ..comparison import Contestant
 from ..errors import UserError
 from ..losses import softmax_cross_entropy
+from ..recipes.networks import clipped_rmsprop, descent, kalman, one_hot_model, sigmoid
 from ..tasks.prediction import anbn_task, brackets_task, music_task, shakespeare, text_task
 from ..tasks.symbols import SymbolTask
 from ..tasks.text import text_file
 from .compare_options import ESTIMATORS, OPTIMIZERS, TASKS, split_method, split_task
-
-INITIAL_SCALE = 0.1  # of the weights of plain and leaky cells, as in the recipes: larger ones start unstable
 
 
 class Way(NamedTuple):
@@ -39,11 +34,14 @@ WAYS = {
 }
 
 CELLS = {
-    "vanilla": lambda *sizes, key: onward.VanillaCell(*sizes, key=key, activation=jax.nn.sigmoid, scale=INITIAL_SCALE),
-    "leaky": lambda *sizes, key: onward.LeakyCell(*sizes, key=key, activation=jax.nn.sigmoid, scale=INITIAL_SCALE),
+    "vanilla": sigmoid(onward.VanillaCell),
+    "leaky": sigmoid(onward.LeakyCell),
     "lstm": onward.LSTMCell,
     "gru": onward.GRUCell,
 }
+
+# What a task with settings is built by, and how many numbers it takes.
+NUMBERED = {"anbn": (anbn_task, 2), "brackets": (brackets_task, 3)}
 
 
 def build_task(word: str) -> SymbolTask:
@@ -53,11 +51,14 @@ def build_task(word: str) -> SymbolTask:
         return text_task(text_file(settings))
     if name == "shakespeare":
         return text_task(shakespeare())
+    if name == "music":
+        return music_task()
+    build, most = NUMBERED[name]
     numbers = _whole_numbers(word, settings)
+    if len(numbers) > most:
+        raise UserError(f"--task {word} has too many numbers; write it as {TASKS[name]}.")
     try:
-        return {"anbn": anbn_task, "brackets": brackets_task, "music": lambda: music_task()}[name](*numbers)
-    except TypeError:
-        raise UserError(f"--task {word} has too many numbers; write it as {TASKS[name]}.") from None
+        return build(*numbers)
     except ValueError as error:
         raise UserError(f"--task {word}: {error}") from None
 
@@ -72,30 +73,19 @@ def build_contestant(method: str, *, cell: str, hidden_size: int, symbols: int) 
     what = ESTIMATORS[estimator].size
     sized = "" if what is None else f" ({what} {size})"
     description = f"{estimator}{sized}, {cell} cell with {hidden_size} units, {rate}"
-    return Contestant(learner, model_maker(CELLS[cell], symbols, hidden_size), description)
-
-
-def model_maker(cell: Callable, symbols: int, hidden_size: int) -> Callable:
-    """A model of one-hot symbols in and logits out, its readout small at first."""
-
-    def make(key):
-        cell_key, readout_key = jr.split(key)
-        readout = eqx.nn.Linear(hidden_size, symbols, key=readout_key)
-        readout = jax.tree.map(lambda leaf: INITIAL_SCALE * leaf, readout)
-        return onward.Model(cell(symbols, hidden_size, key=cell_key), readout)
-
-    return make
+    return Contestant(learner, one_hot_model(CELLS[cell], symbols, hidden_size), description)
 
 
 def _optimizer(name: str, chunk: int) -> tuple[optax.GradientTransformation, str]:
-    if name == "sgd":
-        # The rate falls with the characters read, whatever the chunk, so that windows compare with single steps.
-        return optax.sgd(lambda count: 1 / jnp.sqrt(chunk * (count + 1.0))), "gradient descent 1/√t, loss in bits"
-    if name == "kalman":
-        return onward.quasi_diagonal_kalman(), "quasi-diagonal Kalman, γ = 1/√t"
     rate = OPTIMIZERS[name]
-    step = {"adam": optax.adam, "rmsprop": optax.rmsprop}[name](rate)
-    return optax.chain(optax.clip_by_global_norm(1.0), step), f"{name} {rate:g}, norm clipped at 1"
+    match name:
+        case "sgd":
+            return descent(rate, chunk), "gradient descent 1/√t, loss in bits"
+        case "kalman":
+            return kalman(chunk), "quasi-diagonal Kalman, γ = 1/√t"
+        case "rmsprop":
+            return clipped_rmsprop(rate), f"RMSProp {rate:g}, norm clipped at 1"
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), f"Adam {rate:g}, norm clipped at 1"
 
 
 def _whole_numbers(word: str, settings: str) -> list[int]:

@@ -91,7 +91,7 @@ def parse_options(options: type[T], arguments: Sequence[str], *, program: str) -
 
 def _unknown(options: type, word: str, program: str) -> str:
     if not word.startswith("-"):
-        return f"{program} takes one file, and {word!r} is one too many; put quotes around a name that has spaces."
+        return f"{program} does not know what to do with {word!r}; put quotes around a value that has spaces."
     names = [f"--{name.replace('_', '-')}" for name in options.__annotations__]
     near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}?" if near else f"see {program} --help."

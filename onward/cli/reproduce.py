@@ -1,6 +1,5 @@
 """`onward reproduce`: a figure of a paper, measured again and held against its claim."""
 
-import dataclasses
 import os
 import platform
 import shlex
@@ -12,6 +11,7 @@ import msgspec
 
 from .. import __version__
 from ..comparison import Comparison
+from ..errors import UserError
 from ..recipes.nobacktrack import RECIPES
 from ..recipes.recipe import Recipe, Verdict
 from ..runs.comparing import table
@@ -24,9 +24,10 @@ from .reproduce_options import ReproduceOptions
 
 def reproduce(options: ReproduceOptions) -> int:
     """Runs the command and returns its exit code."""
-    recipe = RECIPES[options.figure].scaled(options.scale)
-    if options.seeds is not None:
-        recipe = dataclasses.replace(recipe, seeds=options.seeds)
+    if options.figure is None:
+        raise UserError(f"say which figure to reproduce; there are {', '.join(RECIPES)}.")
+    full = RECIPES[options.figure]
+    recipe = full.scaled(options.scale, options.seeds or full.seeds)
     folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
     check_unused(folder)
     use_all_cores()
@@ -41,13 +42,19 @@ def reproduce(options: ReproduceOptions) -> int:
             folder=folder,
             title=recipe.title,
         )
-    verdict = recipe.judge(comparison)
-    if options.scale != 1 and verdict.word != "not decided":
-        verdict = Verdict("not decided", f"the length is scaled. At it: {verdict.word}; {verdict.why}")
+    verdict = judged(recipe, full, comparison)
     write_atomically(folder / "report.md", report(recipe, options, comparison, verdict).encode())
     write_atomically(folder / "result.json", _result(recipe, options, comparison, verdict))
     print(f"\nThe paper: {recipe.claim}\nVerdict: {verdict.word}. {verdict.why}")
     return 0
+
+
+def judged(recipe: Recipe, full: Recipe, comparison: Comparison) -> Verdict:
+    """The recipe's verdict, which a run that is smaller than the full one does not decide."""
+    verdict = recipe.judge(comparison)
+    if recipe.budget == full.budget and recipe.seeds >= full.seeds:
+        return verdict
+    return Verdict("not decided", f"this run is smaller than the figure. Of it: {verdict.word}; {verdict.why}")
 
 
 def report(recipe: Recipe, options: ReproduceOptions, comparison: Comparison, verdict: Verdict) -> str:
@@ -62,7 +69,7 @@ def report(recipe: Recipe, options: ReproduceOptions, comparison: Comparison, ve
         "![bits per character against characters read](curve.png)",
         "",
         "```",
-        table(comparison).rstrip(),
+        table(comparison, recipe.title).rstrip(),
         "```",
         "",
         recipe.notes,
@@ -75,7 +82,7 @@ def report(recipe: Recipe, options: ReproduceOptions, comparison: Comparison, ve
 
 def command(options: ReproduceOptions) -> str:
     """The command that does the same again, wherever its results go."""
-    words = ["onward", "reproduce", options.figure]
+    words = ["onward", "reproduce", str(options.figure)]
     words += ["--scale", f"{options.scale:g}"] * (options.scale != 1)
     words += [] if options.seeds is None else ["--seeds", str(options.seeds)]
     words += ["--seed", str(options.seed)] * (options.seed != 0)

@@ -17,7 +17,7 @@ class ReproduceOptions:
     The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for Appendix B.
     """
 
-    figure: Annotated[str, *option("FIGURE", "fig5", one_of("figure", FIGURES), positional=True)] = "nobacktrack/fig5"
+    figure: Annotated[str | None, *option("FIGURE", "none", one_of("figure", FIGURES), positional=True)] = None
     """Which one."""
     scale: Annotated[float, *option("X", "1", positive("--scale"))] = 1.0
     """Times its full length; anything but 1 is named in the results."""

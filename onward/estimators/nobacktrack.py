@@ -57,6 +57,10 @@ class NoBackTrack(AbstractForwardEstimator):
       groups of units, and `rank` = the number of units gives each unit a block of its own: far less variance,
       for a forward derivative of the cell along every unit in place of one.
 
+    - `norms`: which norms ρ̄ and ρ_i are made of; by default `onward.HalfInvariantNorms()`. With
+      `onward.quasi_diagonal_kalman` for an optimiser these take the parameters' scales from it: that is Algorithm 2,
+      the Kalman version. With any other optimiser they are Euclidean: Algorithm 1.
+
     Raises `ValueError` for a rank below 1.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax

@@ -70,7 +70,12 @@ class InvariantNorms(AbstractNorms):
     `c_i = (G̃ (J + Λ)⁻¹ G̃ᵀ)_ii` is the variance of the state's component i, of each copy's own G̃. Invariant under
     changes of the state's units too, **and unstable**: where `v` makes up most of G̃, `c_i ≈ v_i² ‖w‖²`, so that `‖v‖`
     does not see how long `v` is, and `ρ̄` lets it grow. Kept to show that; needs an affine-gated cell.
+
+    **Arguments:** `regularizer`: added to every `c_i`, at least 0; the paper has "small regularization terms" and does
+    not say which.
     """
+
+    regularizer: float = 1e-6
 
     def lengths(self, form, v, w, pending, layer, metric):
         if isinstance(pending, MixedRows):
@@ -83,6 +88,7 @@ class InvariantNorms(AbstractNorms):
         variances[layer] = jax.tree.map(
             lambda c, x, row: jnp.maximum(c + 2 * x + row**2, CANCELLED * row**2), variances[layer], cross, rows
         )
+        variances = [jax.tree.map(lambda c: c + self.regularizer, c) for c in variances]
 
         def in_deviations(v, c):
             return jnp.where(c > 0, v / jnp.sqrt(c), 0)

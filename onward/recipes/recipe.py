@@ -9,7 +9,8 @@ from ..tasks.symbols import SymbolTask
 
 
 class Verdict(NamedTuple):
-    """Whether what was measured agrees with the paper: `word` is agrees, disagrees or not decided; and why."""
+    """Whether what was measured agrees with the paper, and why; `word` is agrees, agrees in part, disagrees or not
+    decided."""
 
     word: str
     why: str
@@ -36,11 +37,13 @@ class Recipe:
     seeds: int
     judge: Callable[[Comparison], Verdict]
 
-    def scaled(self, scale: float) -> "Recipe":
-        """The same with `scale` times the budget, and a title that says so."""
-        if scale == 1:
-            return self
-        seconds = None if self.budget.seconds is None else scale * self.budget.seconds
-        characters = None if self.budget.characters is None else max(1, round(scale * self.budget.characters))
-        title = f"{self.title}, SCALED to {100 * scale:g} % of its length"
-        return replace(self, title=title, budget=Budget(seconds, characters))
+    def scaled(self, scale: float, seeds: int) -> "Recipe":
+        """The same with `scale` times the budget and so many seeds, and a title that says so where that is less."""
+        title, budget = self.title, self.budget
+        if scale != 1:
+            seconds = None if budget.seconds is None else scale * budget.seconds
+            characters = None if budget.characters is None else max(1, round(scale * budget.characters))
+            title, budget = f"{title}, SCALED to {100 * scale:g} % of its length", Budget(seconds, characters)
+        if seeds < self.seeds:
+            title += f", {seeds} of its {self.seeds} seeds"
+        return replace(self, title=title, budget=budget, seeds=seeds)

@@ -1,5 +1,6 @@
 """What a comparison leaves behind: a table, a picture, and the curves as JSON lines."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,18 +36,17 @@ def curve_points(result: Result) -> Iterator[CurvePoint]:
             yield CurvePoint(result.name, result.rate_factor, seed, int(end), bits, mean_bits)
 
 
-def table(comparison: Comparison) -> str:
+def table(comparison: Comparison, title: str | None = None) -> str:
     """The comparison as a screen of text: the best first, levels below."""
-    head = ("method", "last tenth", "whole run", "finite", "characters", "per second", "seconds", "+ compiling")
+    head = ("method", "last tenth", "whole run", "sound", "characters", "per second", "seconds", "+ compiling")
     rows = [head]
     for r in sorted(comparison.results, key=lambda r: r.order):
-        alive = r.diverged == 0
         rows.append(
             (
                 r.label,
-                _mean_and_error(r.closing[alive]),
-                _mean_and_error(r.whole[alive]),
-                f"{r.finite} of {len(r.diverged)}",
+                mean_and_error(r.closing[r.sound]),
+                mean_and_error(r.whole[r.sound]),
+                f"{r.sound.sum()} of {len(r.sound)}",
                 f"{r.characters:,}",
                 f"{r.characters / r.seconds:,.0f}",
                 f"{r.seconds:.1f}",
@@ -54,26 +54,43 @@ def table(comparison: Comparison) -> str:
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    task, budget = comparison.task, comparison.budget
     lines = [
-        f"{comparison.task.name}: {comparison.budget} a method, {_counted(comparison.seeds, 'seed')} side by side.",
-        "Bits per character, mean ± standard error over the seeds that stayed finite; lower is better.",
+        title or f"{task.name}: {budget} a method, {_counted(comparison.seeds, 'seed')} side by side.",
+        "Bits per character, mean ± standard error over the sound seeds; lower is better.",
         "",
     ]
+    if title:
+        lines.insert(1, f"{task.name}: {budget} a method, {_counted(comparison.seeds, 'seed')} side by side.")
     for row in rows:
         cells = [row[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
         lines.append("  " + "   ".join(cells))
     lines += ["", "To compare with:"]
-    lines += [f"  {level:.4f}  {name}" for name, level in sorted(comparison.task.levels.items(), key=lambda i: i[1])]
-    for r in comparison.results:
-        if r.finite < len(r.diverged):
-            where = ", ".join(f"seed {i} at {at:,}" for i, at in enumerate(r.diverged) if at)
-            lines.append(f"{r.label} diverged: {where} (characters). These seeds are in no mean.")
-    lines += ["", *(f"{r.name}: {r.description}" for r in comparison.best_of_each())]
+    lines += [f"  {level:.4f}  {name}" for name, level in sorted(task.levels.items(), key=lambda item: item[1])]
+    lines += [""] + [line for r in comparison.results for line in _remarks(r, comparison)]
+    lines += [f"{r.name}: {r.description}" for r in comparison.best_of_each()]
     return "\n".join(lines) + "\n"
 
 
-def draw(comparison: Comparison, pictures: list[Path], *, title: str | None = None, subtitle: str = "") -> None:
-    """Draws bits per character against characters read, a line a method, to each of `pictures`."""
+def _remarks(r: Result, comparison: Comparison) -> list[str]:
+    """What must be known about a result before its numbers are read."""
+    remarks = []
+    if (r.diverged > 0).any():
+        where = ", ".join(f"seed {i} at {at:,}" for i, at in enumerate(r.diverged) if at)
+        remarks.append(f"{r.label} diverged: {where} (characters). These seeds are in no mean.")
+    if r.lost.any():
+        where = ", ".join(f"seed {i} with {bits:.2f}" for i, bits in enumerate(r.closing) if r.lost[i])
+        guess = np.log2(len(comparison.task.alphabet))
+        remarks.append(f"{r.label} lost its way: {where} bits in the last tenth, where guessing costs {guess:.2f}. "
+                       "These seeds are in no mean.")  # fmt: skip
+    most = comparison.budget.characters
+    if most is not None and r.characters < most and r.sound.any():
+        remarks.append(f"{r.label} was stopped by the clock after {r.characters:,} of {most:,} characters.")
+    return remarks
+
+
+def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> bytes:
+    """A picture of bits per character against characters read, a line a method; `kind` is png or svg."""
     # Imported here: the drawing library is slow to load and not needed to learn.
     import matplotlib
     from matplotlib.figure import Figure
@@ -91,57 +108,57 @@ def draw(comparison: Comparison, pictures: list[Path], *, title: str | None = No
         axes.xaxis.set_major_formatter(lambda characters, _: f"{characters:,.0f}")
         axes.set_xlabel("characters read by each seed (each predicted before it is learned)")
         axes.set_ylabel("bits per character over the latest characters (lower is better)")
-        left = max(100, max(r.characters for r in best) // 3000)
+        left = max(100, max(r.characters for r in best) // 1000)
+        axes.set_xlim(left, 1.1 * max(r.characters for r in best))
         axes.set_ylim(0, _top(best, comparison.task, left))
-        axes.set_xlim(left=left)
         axes.grid(which="major", color="0.92", linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.set_title(title or f"{comparison.task.name}: {comparison.budget} for each method", loc="left",
-                       fontweight="bold", pad=24)  # fmt: skip
-        line = subtitle or f"mean of {_counted(comparison.seeds, 'seed')}, shaded from the best to the worst"
+        title = title or f"{comparison.task.name}: {comparison.budget} for each method"
+        axes.set_title(title, loc="left", fontweight="bold", pad=24)
+        line = f"mean of {_counted(comparison.seeds, 'seed')}, shaded from the best to the worst"
         axes.text(0, 1.02, line, transform=axes.transAxes, fontsize=9, color="0.3")
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-        for picture in pictures:
-            metadata = {"Date": None} if picture.suffix == ".svg" else None
-            figure.savefig(picture, dpi=150, metadata=metadata)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return picture.getvalue()
 
 
-def save(comparison: Comparison, folder: Path, *, title: str | None = None, subtitle: str = "") -> None:
+def save(comparison: Comparison, folder: Path, *, title: str | None = None) -> None:
     """Writes table.txt, curves.jsonl, curve.png and curve.svg of a comparison to `folder`."""
     lines = [msgspec.json.encode(point) for result in comparison.results for point in curve_points(result)]
     write_atomically(folder / "curves.jsonl", b"\n".join(lines) + b"\n")
-    write_atomically(folder / "table.txt", table(comparison).encode())
-    draw(comparison, [folder / "curve.png", folder / "curve.svg"], title=title, subtitle=subtitle)
+    write_atomically(folder / "table.txt", table(comparison, title).encode())
+    for kind in ("png", "svg"):
+        write_atomically(folder / f"curve.{kind}", draw(comparison, kind, title=title))
 
 
 def _draw_result(axes, result: Result, colour: str) -> None:
-    alive = result.diverged == 0
     label = result.label
-    if result.finite:
-        windows = result.windows[alive]
-        label += f": {result.closing[alive].mean():.3f} in its last tenth"
+    if result.sound.any():
+        windows = result.windows[result.sound]
+        label += f": {result.closing[result.sound].mean():.3f} in its last tenth"
         axes.fill_between(result.ends, windows.min(0), windows.max(0), color=colour, alpha=0.15, linewidth=0)
         line = axes.plot(result.ends, windows.mean(0), color=colour, linewidth=1.6)[0]
     else:
         line = axes.plot([], [], color=colour)[0]
-    for windows, at in zip(result.windows[~alive], result.diverged[~alive], strict=True):
+    for windows in result.windows[~result.sound]:
         axes.plot(result.ends, windows, color=colour, linewidth=0.8)
         last = np.flatnonzero(np.isfinite(windows))
         if last.size:
-            axes.plot(min(at, result.ends[last[-1]]), windows[last[-1]], "x", color=colour)
-    if result.finite < len(result.diverged):
-        label += f"\n({len(result.diverged) - result.finite} of {len(result.diverged)} seeds diverged: ×)"
+            axes.plot(result.ends[last[-1]], windows[last[-1]], "x", color=colour)
+    if not result.sound.all():
+        label += f"\n({np.sum(~result.sound)} of {len(result.sound)} seeds diverged or lost: ×)"
     line.set_label(label)
 
 
 def _top(results: list[Result], task, left: int) -> float:
-    """The top of the axis: above the levels, and above the means of the curves but for their first characters."""
-    later = [r.windows[r.diverged == 0][:, r.ends >= 3 * left] for r in results]
-    seen = [np.quantile(windows.mean(0), 0.95) for windows in later if windows.size]
-    return 1.05 * max(min(max(seen, default=1.0), 1.5 * np.log2(len(task.alphabet))), *task.levels.values())
+    """The top of the axis: above the levels, and above where the methods that work are once they have begun."""
+    seen = [r.windows[r.sound][:, r.ends >= left].mean(0)[0] for r in results if r.sound.any() and r.ends[-1] >= left]
+    return 1.1 * max(min(seen, default=1.0), *task.levels.values())
 
 
-def _mean_and_error(values: np.ndarray) -> str:
+def mean_and_error(values: np.ndarray) -> str:
+    """`mean ± standard error` of some seeds."""
     if values.size == 0:
         return "none"
     if values.size == 1:

@@ -1,5 +1,6 @@
 """The tasks of predicting symbols, ready to compare methods on: each with its entropy rate or compressors' levels."""
 
+import io
 import lzma
 import os
 from pathlib import Path
@@ -29,6 +30,7 @@ def anbn_task(k: int = 1, l: int = 32) -> SymbolTask:
     """
     source = anbn(k, l)
     levels = {"entropy rate": source.entropy_rate, "independent counts": independent_counts_rate(k, l)}
+    levels |= _compressed(source)
     return SymbolTask(f"aⁿbⁿ, n in [{k}, {l}]", source.alphabet, source, levels)
 
 
@@ -65,13 +67,19 @@ def shakespeare() -> Text:
     if not folder:
         return embedded_text()
     path = Path(folder) / SHAKESPEARE
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; put the text there, or unset ONWARD_DATA for the package's excerpt.")
-    return Text("Shakespeare's complete works", lambda: lzma.open(path))
+    try:
+        text = lzma.decompress(path.read_bytes())
+    except (OSError, lzma.LZMAError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        raise UserError(
+            f"{path} cannot be read ({reason}); put the text there, or unset ONWARD_DATA for the package's excerpt."
+        ) from None
+    return Text("Shakespeare's complete works", lambda: io.BytesIO(text))
 
 
 def _compressed(source: Automaton) -> dict[str, float]:
-    return _levels(_sampled(source, COMPRESSED), source.alphabet)
+    levels = _levels(_sampled(source, COMPRESSED), source.alphabet)
+    return {f"{name}, of {COMPRESSED:,}": level for name, level in levels.items()}
 
 
 def _sampled(source: Automaton, length: int) -> np.ndarray:

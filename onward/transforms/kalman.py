@@ -73,8 +73,8 @@ def quasi_diagonal_kalman(
         return KalmanState(jnp.zeros((), jnp.int32), QuasiDiagonal.start(parameters, Lambda))
 
     def update(updates, state, params=None):
-        gamma = decay(state.count) if callable(decay) else jnp.asarray(decay, float)
-        information = state.information.average_in(updates, gamma)
+        gamma = jnp.asarray(decay(state.count) if callable(decay) else decay, float)
+        information = state.information.decay_and_add(updates, gamma)
         steps = jax.tree.map(lambda delta: -rate * delta, information.solve(updates))
         return steps, KalmanState(optax.safe_increment(state.count), information)
 

@@ -1,0 +1,45 @@
+"""The small networks and step sizes that methods are compared on, in recipes and on the command line alike."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+from ..model import Model
+from ..transforms.kalman import quasi_diagonal_kalman
+
+INITIAL_SCALE = 0.1  # of plain and leaky cells, and of readouts: larger ones start unstable
+
+
+def one_hot_model(cell: Callable, symbols: int, units: int) -> Callable:
+    """A maker of models of symbols: `cell(symbols, units, key=...)` and a linear readout, small at first."""
+
+    def make(key):
+        cell_key, readout_key = jr.split(key)
+        readout = eqx.nn.Linear(units, symbols, key=readout_key)
+        return Model(cell(symbols, units, key=cell_key), jax.tree.map(lambda leaf: INITIAL_SCALE * leaf, readout))
+
+    return make
+
+
+def sigmoid(cell: type) -> Callable:
+    """A plain or leaky cell as in the NoBackTrack paper: sigmoid units, pre-activations for a state, small weights."""
+    return lambda symbols, units, *, key: cell(symbols, units, key=key, activation=jax.nn.sigmoid, scale=INITIAL_SCALE)
+
+
+def descent(rate: float, chunk: int = 1) -> optax.GradientTransformation:
+    """Gradient descent with η_t = rate/√t, t counting characters whatever the chunk."""
+    return optax.sgd(lambda count: rate / jnp.sqrt(chunk * (count + 1.0)))
+
+
+def kalman(chunk: int = 1) -> optax.GradientTransformation:
+    """The quasi-diagonal Kalman step with γ_t = 1/√t, t counting characters whatever the chunk."""
+    return quasi_diagonal_kalman(lambda count: 1 / jnp.sqrt(chunk * (count + 1.0)))
+
+
+def clipped_rmsprop(rate: float) -> optax.GradientTransformation:
+    """RMSProp at a constant rate, the global norm of the gradient clipped at 1."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.rmsprop(rate))
