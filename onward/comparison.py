@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -361,10 +361,10 @@ def _bits(prediction, y):
 def _scaled() -> optax.GradientTransformation:
     """Updates times a number that is the state."""
 
-    def update(updates, factor, params=None):
-        return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, updates), factor
+    def update(updates: PyTree, state: Any, params: PyTree = None):
+        return jax.tree.map(lambda leaf: state.astype(leaf.dtype) * leaf, updates), state
 
-    return optax.GradientTransformation(lambda parameters: jnp.ones(()), update)
+    return optax.GradientTransformation(lambda params: jnp.ones(()), update)
 
 
 def _block_size(chunk: int, budget: Budget) -> int:

@@ -39,7 +39,7 @@ def curve_points(result: Result) -> Iterator[CurvePoint]:
 def table(comparison: Comparison, title: str | None = None) -> str:
     """The comparison as a screen of text: the best first, levels below."""
     head = ("method", "last tenth", "whole run", "sound", "characters", "per second", "seconds", "+ compiling")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for r in sorted(comparison.results, key=lambda r: r.order):
         rows.append(
             (

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ from ..quasidiagonal import QuasiDiagonal
 
 
 class KalmanState(NamedTuple):
-    """`count` updates have been made; `information` is `J + Λ`, the inverse covariance of the parameters."""
+    """`step` updates have been made; `information` is `J + Λ`, the inverse covariance of the parameters."""
 
-    count: Int[Array, ""]
+    step: Int[Array, ""]
     information: QuasiDiagonal
 
 
@@ -68,15 +68,15 @@ def quasi_diagonal_kalman(
         _check("prior", prior, lambda value: 0 < value < math.inf, "a finite number above 0")
     _check("rate", rate, lambda value: 0 < value < math.inf, "a finite number above 0")
 
-    def init(parameters: PyTree) -> KalmanState:
-        Lambda = _hidden_size(parameters) if prior is None else prior
-        return KalmanState(jnp.zeros((), jnp.int32), QuasiDiagonal.start(parameters, Lambda))
+    def init(params: PyTree) -> Any:
+        Lambda = _hidden_size(params) if prior is None else prior
+        return KalmanState(jnp.zeros((), jnp.int32), QuasiDiagonal.start(params, Lambda))
 
-    def update(updates, state, params=None):
-        gamma = jnp.asarray(decay(state.count) if callable(decay) else decay, float)
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[Any, Any]:
+        gamma = jnp.asarray(decay(state.step) if callable(decay) else decay, float)
         information = state.information.decay_and_add(updates, gamma)
         steps = jax.tree.map(lambda delta: -rate * delta, information.solve(updates))
-        return steps, KalmanState(optax.safe_increment(state.count), information)
+        return steps, KalmanState(jnp.asarray(optax.safe_increment(state.step)), information)
 
     return optax.GradientTransformation(init, update)
 
@@ -102,6 +102,6 @@ def _hidden_size(parameters: PyTree) -> int:
 
 
 def _check(name: str, value, holds: Callable, wanted: str) -> None:
-    # A traced value, of a sweep, cannot be looked at.
-    if not isinstance(value, jax.core.Tracer) and not holds(value):
+    # An array may be traced, in a sweep, and cannot be looked at.
+    if not isinstance(value, jax.Array) and not holds(value):
         raise ValueError(f"{name} must be {wanted}, got {value!r}.")
