@@ -1,12 +1,12 @@
 """`onward reproduce`: a figure of a paper, measured again and held against its claim."""
 
-import os
 import platform
 import shlex
 import time
 from importlib.metadata import version
 from pathlib import Path
 
+import jax
 import msgspec
 
 from .. import __version__
@@ -94,9 +94,15 @@ def machine() -> dict[str, str]:
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "equinox", "optax", "numpy"))
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{_processor()}, {jax.device_count()} devices, {platform.system()}, float32",
         "versions": f"onward {__version__}, Python {platform.python_version()}, {packages}",
     }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    names = information.read_text().splitlines() if information.exists() else []
+    return next((line.split(": ")[1] for line in names if line.startswith("model name")), platform.machine())
 
 
 def _result(recipe: Recipe, options: ReproduceOptions, comparison: Comparison, verdict: Verdict) -> bytes:
