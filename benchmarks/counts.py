@@ -101,6 +101,13 @@ def nobacktrack(rank: int):
     return count
 
 
+def kalman_nobacktrack(s: Sizes) -> Count:
+    """As rank one, and two numbers of J for each parameter read and written: outer product 5, inverse 7, step 6,
+    norms of w̄ and of the features 5 each."""
+    learned = s.weights + s.readout
+    return _online(s, 2 * s.weights + 4 * learned, 9 * s.weights + 2 * s.recurrent + 18 * learned + 10 * s.weights)
+
+
 def nobacktrack_blocks(s: Sizes) -> Count:
     """w̄ once, and a v and a product for every unit."""
     v = s.units * s.components * s.units

@@ -7,12 +7,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import optax
 
 import onward
 
 from . import counts
 from .counts import Count, Sizes
-from .task import Setting, learner_for
+from .task import GRADIENT_DESCENT, Setting, learner_for
 from .timing import Timed, short
 
 # Operations a step beyond which a method is left out: seconds for each step, and gigabytes of influence.
@@ -21,12 +22,13 @@ TOO_MANY = 1e9
 
 @dataclass(frozen=True)
 class Method:
-    """An estimator (made for a number of units), the steps between its updates, and its count."""
+    """An estimator (made for a number of units), its count, the steps between its updates, and their optimiser."""
 
     name: str
     estimator: Callable[[int], onward.AbstractEstimator]
     count: Callable[[Sizes], Count]
     chunk: int = 1
+    optimizer: optax.GradientTransformation = GRADIENT_DESCENT
 
     def left_out(self, setting: Setting) -> str | None:
         """Why it is not timed here, `None` if it is."""
@@ -49,6 +51,12 @@ METHODS = (
     Method("RTRL", _always(onward.RTRL()), counts.rtrl),
     Method("UORO", _always(onward.UORO()), counts.uoro),
     Method("NoBackTrack, rank 1", _always(onward.NoBackTrack(rank=1)), counts.nobacktrack(1)),
+    Method(
+        "Kalman NoBackTrack, rank 1",
+        _always(onward.NoBackTrack(rank=1)),
+        counts.kalman_nobacktrack,
+        optimizer=onward.quasi_diagonal_kalman(),
+    ),
     Method("NoBackTrack, rank 2", _always(onward.NoBackTrack(rank=2)), counts.nobacktrack(2)),
     Method(
         "NoBackTrack, a block a unit",
@@ -73,7 +81,7 @@ def steps_for(count: Count, batch: int, milliseconds: float) -> int:
 def timed(method: Method, setting: Setting, milliseconds: float, loop_calls: int) -> tuple[Timed, Timed]:
     """The method in one compiled run, and call by call from Python, on the same model and task."""
     steps = steps_for(method.count(Sizes.of(setting)), setting.batch, milliseconds)
-    learner = learner_for(method.estimator(setting.units), method.chunk, setting)
+    learner = learner_for(method.estimator(setting.units), method.chunk, setting, method.optimizer)
     xs, ys = setting.stream(steps)
     example = (xs[0], ys[0]) if setting.batch == 1 else (xs[0, 0], ys[0, 0])
     carry = learner.init(setting.model(), key=jr.key(1), example=example)

@@ -41,6 +41,9 @@ def targets(tables: list[Table]) -> Iterator[Target]:
     ours, plain = (_find(tables, "Learning steps", n, 20) for n in ("RTRL", "RTRL in plain JAX (jacrev)"))
     if ours and plain:
         yield Target("RTRL: ÷ plain jacrev at n = 20", _slower(ours, plain), 1)
+    kalman, euclidean = (_find(tables, "Learning steps", f"{n}NoBackTrack, rank 1", 20) for n in ("Kalman ", ""))
+    if kalman and euclidean:
+        yield Target("Kalman NoBackTrack, rank 1: ÷ NoBackTrack, rank 1, at n = 20", _slower(kalman, euclidean), 3)
     for units in (20, 128):
         ours = _find(tables, "Peers", "NoBackTrack, rank 1", units)
         # The faster of those that update about as often; windows of 16 are shown, but are another task.

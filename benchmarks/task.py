@@ -48,10 +48,18 @@ class Setting:
         return jax.nn.one_hot(symbols[:-1], SYMBOLS, dtype=jnp.float32), jnp.asarray(symbols[1:])
 
 
-def learner_for(estimator: onward.AbstractEstimator, chunk: int, setting: Setting) -> onward.Learner:
-    """Plain gradient descent every `chunk` steps."""
+GRADIENT_DESCENT = optax.sgd(RATE)
+
+
+def learner_for(
+    estimator: onward.AbstractEstimator,
+    chunk: int,
+    setting: Setting,
+    optimizer: optax.GradientTransformation = GRADIENT_DESCENT,
+) -> onward.Learner:
+    """An update every `chunk` steps, of plain gradient descent if nothing else is said."""
     batch = None if setting.batch == 1 else setting.batch
-    return onward.Learner(estimator, optax.sgd(RATE), loss=loss, chunk=chunk, batch=batch)
+    return onward.Learner(estimator, optimizer, loss=loss, chunk=chunk, batch=batch)
 
 
 def forward_pass(setting: Setting, steps: int, loop_steps: int) -> tuple[Timed, Timed]:

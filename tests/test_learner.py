@@ -65,7 +65,7 @@ def test_any_split_of_the_stream_gives_the_same_bits(name):
     learner = onward.Learner(ESTIMATORS[name], optax.adam(1e-2), loss=loss)
     _, xs, ys = setting()
     whole = feed(learner, start(learner), xs[:, 0], ys[:, 0], [STEPS])
-    for sizes in ([1] * STEPS, [5, 1, 6]):
+    for sizes in ([1] * STEPS, [1, STEPS - 1]):
         assert_identical(feed(learner, start(learner), xs[:, 0], ys[:, 0], sizes), whole)
 
 
