@@ -135,7 +135,7 @@ class CompareOptions:
     budget: Annotated[BudgetWords, *option("60s", "60s", _budget)] = MINUTE
     """Of each method: time (s, m, h) or characters (c), compilation left out."""
     seeds: Annotated[int, *option("N", "4", whole("--seeds", 1, most=10**4))] = 4
-    """Runs of each method, side by side."""
+    """Runs of each method, side by side; a multiple of the cores uses all of them."""
     rate_factors: Annotated[tuple[float, ...], *option("A,B,...", "1", _factors)] = (1.0,)
     """Multiply each method's own rate by each of these, and keep the best."""
     cell: Annotated[str | None, *option("NAME", "leaky for anbn and brackets, else vanilla", one_of("cell", CELLS))] = (

@@ -221,20 +221,22 @@ def judge_fig5(comparison: Comparison) -> Verdict:
         return missing
     last = {name: _Last(r) for name, r in needed.items()}
     level, entropy = levels["independent counts"], levels["entropy rate"]
-    rank1, windowed, filtered = last["Kalman NoBackTrack rank 1"], last[WINDOWED], last[f"Kalman {WINDOWED}"]
-    below = rank1.mean < level - 2 * rank1.error
-    close = rank1.mean < (level + entropy) / 2
-    stays = windowed.mean > level - 2 * windowed.error
-    above = int(np.sum(found["Kalman NoBackTrack rank 1"].closing > level))
+    ranks = [name for name in last if name.startswith("Kalman NoBackTrack")]
+    below = [name for name in ranks if last[name].mean < level - 2 * last[name].error]
+    close = [name for name in below if last[name].mean < (level + entropy) / 2]
+    stays = last[WINDOWED].mean > level - 2 * last[WINDOWED].error
     why = (
         f"last tenths, independent counts costing {level:.4f} and the entropy rate being {entropy:.4f}: {_said(last)}. "
-        f"{above} of {comparison.seeds} seeds of Kalman NoBackTrack rank 1 are above the level of independent counts."
     )
+    why += "Above independent counts ended " + ", ".join(
+        f"{np.sum(found[name].closing > level)} of {comparison.seeds} seeds of {name}" for name in ranks
+    )
+    filtered = last[f"Kalman {WINDOWED}"]
     if filtered.mean < level - 2 * filtered.error:
-        why += f" {WINDOWED} gets below it too once it has the Kalman step, an arm that the paper lacks."
-    if below and stays:
-        return Verdict("agrees" if close else "agrees in part", why)
-    return Verdict("disagrees", why)
+        why += f". {WINDOWED} gets below it too once it has the Kalman step, an arm that the paper lacks"
+    if not below or not stays:
+        return Verdict("disagrees", why + ".")
+    return Verdict("agrees" if close == ranks else "agrees in part", why + ".")
 
 
 def judge_fig6(comparison: Comparison) -> Verdict:
