@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax.random as jr
 import numpy as np
+from scipy.special import entr
 
 from ..errors import UserError
 from ..references import ctw_rate, gzip_rate
@@ -19,6 +20,7 @@ from .text import Text, blocks, embedded_text, survey
 
 COMPRESSED = 100_000  # symbols given to the compressors where the source is endless
 CTW_DEPTH = 8
+ORDER_0 = "order-0 entropy"
 SHAKESPEARE = Path("shakespeare") / "100-0.txt.xz"
 
 
@@ -56,7 +58,7 @@ def text_task(text: Text) -> SymbolTask:
     """The characters of a text, read again from its start when it ends. Raises `UserError` as `survey` does."""
     found = survey(text)
     symbols = np.concatenate(list(blocks(text, found.alphabet, size=1 << 16)))
-    levels = {"order-0 entropy": found.entropy, "gzip -9": found.gzip}
+    levels = {ORDER_0: found.entropy, "gzip -9": found.gzip}
     levels[f"context tree weighting, depth {CTW_DEPTH}"] = ctw_rate(symbols, len(found.alphabet), CTW_DEPTH)
     return SymbolTask(text.name, found.alphabet, Cycle(symbols), levels)
 
@@ -87,7 +89,9 @@ def _sampled(source: Automaton, length: int) -> np.ndarray:
 
 
 def _levels(symbols: np.ndarray, alphabet: str) -> dict[str, float]:
+    frequencies = np.bincount(symbols) / len(symbols)
     return {
+        ORDER_0: float(entr(frequencies).sum() / np.log(2)),
         "gzip -9": gzip_rate(symbols, alphabet),
         f"context tree weighting, depth {CTW_DEPTH}": ctw_rate(symbols, len(alphabet), CTW_DEPTH),
     }
