@@ -215,7 +215,7 @@ def refused(capsys, options, *parts):
         (["--cell", "LSTN"], ["'LSTN'", "did you mean lstm?"]),
         (["--hiden-size", "3"], ["--hiden-size", "did you mean --hidden-size?"]),
         (["--prompt", "Ω"], ["--prompt holds 'Ω' at character 1"]),
-        (["one-more.txt"], ["'one-more.txt'", "one too many"]),
+        (["one-more.txt"], ["onward train does not know what to do with 'one-more.txt'"]),
         (["--run", "here", "--resume", "there"], ["--run", "--resume"]),
     ],
     ids=lambda value: "-".join(value) if value and value[0].startswith("--") else None,

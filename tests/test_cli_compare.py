@@ -51,6 +51,7 @@ def test_reproduce_names_its_scale_and_says_what_it_found(tmp_path, capsys):
     assert result["scale"] == 0.0003
     assert [m["characters"] for m in result["methods"]] == [300] * 4
     assert all(len(m["closing_bits"]) == 2 for m in result["methods"])
+    assert "seeds that diverged or were lost: half-invariant norms 0 of 2" in result["why"]
 
 
 def test_every_method_and_cell_can_be_built():

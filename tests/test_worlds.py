@@ -16,7 +16,7 @@ def test_any_chunking_gives_the_same_stream(name):
     world = WORLDS[name]
     whole = world.sample(world.start(key=jr.key(1)), 40)[1]
     state, pieces = world.start(key=jr.key(1)), []
-    for steps in (1, 3, 25, 11):
+    for steps in (1, 39):
         state, piece = world.sample(state, steps)
         pieces.append(piece)
     for all_at_once, parts in zip(whole, zip(*pieces, strict=True), strict=True):
