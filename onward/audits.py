@@ -74,9 +74,8 @@ def audit(
 
     The exact gradient is that of the stretch's summed loss, by backpropagation through all of it, from the cell's
     initial state. The estimator goes through it chunk by chunk and its gradients are summed; a random one does so under
-    `samples` keys. Blocks whose exact gradient is zero have no row of their own. A
-    trustworthy unbiased estimator shows a bias of about its noise, a biased one more; a low variance
-    is a good one.
+    `samples` keys. Blocks whose exact gradient is zero have no row of their own. A trustworthy unbiased estimator shows
+    a bias of about its noise, a biased one more; a low variance is a good one.
 
     **Arguments:** `xs`, `ys`, `reset`, `weight` as in `onward.Learner.run`, for one stream; `samples`, at least 2;
     `chunk`, the steps given to the estimator at a time, as the learner's (the window, for truncated backpropagation).

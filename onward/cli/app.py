@@ -3,7 +3,8 @@
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 
 from .. import __version__
 from ..errors import UserError
@@ -22,53 +23,7 @@ onward COMMAND --help tells the options of a command; onward --version the versi
 """
 
 
-def _train(arguments: Sequence[str]) -> int:
-    from .options import parse_options
-    from .train_options import TrainOptions
-
-    options = parse_options(TrainOptions, arguments, program="onward train")
-    from .train import train
-
-    return train(options)
-
-
-def _audit(arguments: Sequence[str]) -> int:
-    from .audit_options import AuditOptions
-    from .options import parse_options
-
-    options = parse_options(AuditOptions, arguments, program="onward audit")
-    from .audit import audit
-
-    return audit(options)
-
-
-def _compare(arguments: Sequence[str]) -> int:
-    from .compare_options import CompareOptions
-    from .options import parse_options
-
-    options = parse_options(CompareOptions, arguments, program="onward compare")
-    from .compare import compare
-
-    return compare(options)
-
-
-def _reproduce(arguments: Sequence[str]) -> int:
-    from .options import parse_options
-    from .reproduce_options import ReproduceOptions
-
-    options = parse_options(ReproduceOptions, arguments, program="onward reproduce")
-    from .reproduce import reproduce
-
-    return reproduce(options)
-
-
-# Each imports what it needs when it is called, so that help and mistakes are answered at once.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": _train,
-    "compare": _compare,
-    "reproduce": _reproduce,
-    "audit": _audit,
-}
+COMMANDS = ("train", "compare", "reproduce", "audit")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,12 +62,24 @@ def _dispatch(arguments: Sequence[str]) -> int:
             print(f"onward {__version__}")
             return 0
         case [name, *rest] if name in COMMANDS:
-            return COMMANDS[name](rest)
+            return _run(name, rest)
         case [name, *_]:
             from .options import one_of
 
-            one_of("command", tuple(COMMANDS))(name)
+            one_of("command", COMMANDS)(name)
     return 2
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    """Runs `NAME.py`'s function `NAME` with what `NAME_options.py` reads.
+
+    Both are imported only now, and the second first, so that help and mistakes are answered at once.
+    """
+    from .options import parse_options
+
+    options_type = getattr(import_module(f".{name}_options", __package__), f"{name.capitalize()}Options")
+    options = parse_options(options_type, arguments, program=f"onward {name}")
+    return getattr(import_module(f".{name}", __package__), name)(options)
 
 
 def _say(sentence: str, code: int) -> int:

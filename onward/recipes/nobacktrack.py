@@ -2,22 +2,20 @@
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
-
 from ..cells import AbstractCell, LeakyCell, VanillaCell
-from ..comparison import Budget, Comparison, Contestant, Result
+from ..comparison import Budget, Contestant
 from ..estimators import BPTT, RTRL, AbstractEstimator, NoBackTrack
 from ..estimators.norms import AbstractNorms, EuclideanNorms, HalfInvariantNorms, InvariantNorms
 from ..learner import Learner
 from ..losses import softmax_cross_entropy
-from ..tasks.prediction import ORDER_0, anbn_task, music_task, shakespeare, text_task
+from ..tasks.prediction import anbn_task, music_task, shakespeare, text_task
+from . import nobacktrack_verdicts as verdicts
 from .networks import INITIAL_SCALE, clipped_rmsprop, descent, kalman, one_hot_model, sigmoid
-from .recipe import Recipe, Verdict
+from .nobacktrack_verdicts import CONTROL, TRUNCATION, WINDOWED
+from .recipe import Recipe
 
 UNITS = 20
 PIECE = 100_000  # characters of music, then again from the start
-TRUNCATION = 15
-PAR = 0.05  # bits per character within which two methods are called on a par
 
 CHOICES = (
     "The paper leaves open, and here is chosen: the activation (sigmoid, as in its first example), the initial "
@@ -49,10 +47,6 @@ class _Arms:
         learner = Learner(estimator, optimizer, loss=softmax_cross_entropy, chunk=chunk)
         window = f", windows of {chunk}" if chunk > 1 else ""
         return Contestant(learner, self._make, f"{estimator}{window}, {words}")
-
-
-CONTROL = "TBPTT(1), RMSProp"
-WINDOWED = f"TBPTT({TRUNCATION})"
 
 
 def _ranks(arm: Callable, label: str, ranks: Iterable[int] = (1, 2, 10)) -> dict[str, Contestant]:
@@ -107,228 +101,52 @@ def _norms(symbols):
     return {name: arms.kalman(NoBackTrack(norms=norms)) for name, norms in NORMS.items()}
 
 
-class _Last:
-    """Mean and standard error of a result's last tenth, or of its first so many characters, over its sound seeds."""
-
-    def __init__(self, result: Result, characters: int | None = None):
-        values = result.closing
-        if characters is not None:
-            values = result.means[:, np.searchsorted(result.ends, characters, side="right") - 1]
-        values = values[result.sound]
-        self.mean = float(values.mean())
-        self.error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else 0.0
-
-    def __str__(self):
-        return f"{self.mean:.3f} ± {self.error:.3f}"
-
-    def apart(self, other: "_Last") -> float:
-        """The difference, in its standard errors."""
-        return (self.mean - other.mean) / max(np.hypot(self.error, other.error), 1e-12)
-
-
-def _found(comparison: Comparison) -> dict[str, Result]:
-    return {result.name: result for result in comparison.results}
-
-
-def _unsound(results: Iterable[Result]) -> Verdict | None:
-    """No verdict on means where seeds are missing from them."""
-    broken = [f"{np.sum(~r.sound)} of {len(r.sound)} of {r.name}" for r in results if not r.sound.all()]
-    return Verdict("not decided", f"seeds diverged or lost their way: {', '.join(broken)}.") if broken else None
-
-
-def _said(lasts: dict[str, _Last]) -> str:
-    return "; ".join(f"{name} {last}" for name, last in lasts.items())
-
-
-def _common(results: Iterable[Result]) -> int:
-    """A point of every curve: the most characters that all of them read."""
-    least = min(int(r.ends[-1]) for r in results)
-    return min(int(r.ends[np.searchsorted(r.ends, least, side="right") - 1]) for r in results)
-
-
-def _unstable(result: Result) -> bool:
-    """A seed that diverged, was lost, or is worse in its last tenth than over its first 10 000 characters."""
-    early = result.means[:, max(0, np.searchsorted(result.ends, 10_000, side="right") - 1)]
-    return not result.sound.all() or bool((result.closing > early).any())
-
-
-def judge_fig1(comparison: Comparison) -> Verdict:
-    """NoBackTrack unstable at the large rate, at higher ranks too, where RTRL is not."""
-    found = _found(comparison)
-    ranks = {name: r for name, r in found.items() if name.startswith("NoBackTrack")}
-    unstable = [name for name, r in ranks.items() if _unstable(r)]
-    rtrl = found["RTRL"]
-    lasts = {name: _Last(r) for name, r in [*ranks.items(), ("RTRL", rtrl)] if r.sound.any()}
-    spread = max(np.ptp(r.closing[r.sound]) for r in ranks.values() if r.sound.any())
-    why = (
-        f"unstable: {', '.join(unstable) or 'no rank'}; RTRL {'too' if _unstable(rtrl) else 'is stable'}. Last tenths: "
+def _on_music(figure: int, what: str, claim: str, contestants: Callable, judge: Callable) -> Recipe:
+    """Figures 1 to 4: a piece of music again and again, all methods for the same time, RTRL's curve ending earlier."""
+    return Recipe(
+        name=f"nobacktrack/fig{figure}",
+        title=f"NoBackTrack Figure {figure}: synthetic music, {what}",
+        claim=claim,
+        notes=CHOICES,
+        task=lambda: music_task(PIECE),
+        contestants=contestants,
+        budget=Budget(seconds=120, characters=10**7),
+        seeds=4,
+        judge=judge,
     )
-    why += f"{_said(lasts)}; the seeds of a rank end up to {spread:.2f} bits apart."
-    if _unstable(rtrl):
-        return Verdict("not decided", why)
-    return Verdict("agrees" if len(unstable) > 1 else ("disagrees" if not unstable else "not decided"), why)
 
-
-def judge_fig2(comparison: Comparison) -> Verdict:
-    """At the same number of characters, NoBackTrack of rank two and more is as far as RTRL."""
-    found = {name: r for name, r in _found(comparison).items() if name != CONTROL}
-    if missing := _unsound(found.values()):
-        return missing
-    read = _common(found.values())
-    lasts = {name: _Last(r, read) for name, r in found.items()}
-    gaps = [lasts[f"NoBackTrack rank {rank}"].mean - lasts["RTRL"].mean for rank in (2, 10)]
-    why = f"mean bits over the first {read:,} characters: {_said(lasts)}."
-    frequencies = comparison.task.levels[ORDER_0]
-    if lasts["RTRL"].mean > frequencies - 2 * PAR:
-        why += f" They are alike, but by then none has learned more than how frequent symbols are ({frequencies:.3f})."
-        return Verdict("not decided", why)
-    return Verdict("agrees" if max(map(abs, gaps)) < PAR else "disagrees", why)
-
-
-def judge_fig3(comparison: Comparison) -> Verdict:
-    """Stable; as good as Kalman RTRL in the same time; nothing gained by rank."""
-    found = {name: r for name, r in _found(comparison).items() if name != CONTROL}
-    if missing := _unsound(found.values()):
-        return missing
-    read = _common(found.values())
-    at, last = ({name: _Last(r, n) for name, r in found.items()} for n in (read, None))
-    stable = not any(_unstable(r) for r in found.values())
-    ranks = [last[name].mean for name in last if "NoBackTrack" in name]
-    in_time = min(ranks) - last["Kalman RTRL"].mean
-    why = f"{'all stable' if stable else 'not all stable'}. Last tenths, after the same time: {_said(last)}. "
-    why += f"Mean bits over the same first {read:,} characters: {_said(at)}."
-    if stable and abs(in_time) < PAR and np.ptp(ranks) < PAR:
-        return Verdict("agrees", why)
-    return Verdict("disagrees", f"stable as the paper says, but not on a par: {why}" if stable else why)
-
-
-def judge_fig4(comparison: Comparison) -> Verdict:
-    """After the same time truncation at 15 is slightly below Kalman NoBackTrack, and RTRL about as good."""
-    found = {name: r for name, r in _found(comparison).items() if name != CONTROL}
-    if missing := _unsound(found.values()):
-        return missing
-    last = {name: _Last(r) for name, r in found.items()}
-    best = min((last[name] for name in last if "NoBackTrack" in name), key=lambda x: x.mean)
-    ahead = best.apart(last[WINDOWED])
-    on_par = abs(last["RTRL"].mean - last[WINDOWED].mean) < 2 * PAR
-    why = f"last tenths, after the same time: {_said(last)}."
-    if abs(ahead) < 2:
-        return Verdict("not decided", f"{why} {WINDOWED} and the best rank are within two standard errors.")
-    return Verdict("agrees" if ahead > 2 and on_par else "disagrees", why)
-
-
-def judge_fig5(comparison: Comparison) -> Verdict:
-    """Kalman NoBackTrack close to the entropy rate, truncation at 15 near the level of independent counts."""
-    found, levels = _found(comparison), comparison.task.levels
-    needed = {name: r for name, r in found.items() if name != CONTROL}
-    if missing := _unsound(needed.values()):
-        return missing
-    last = {name: _Last(r) for name, r in needed.items()}
-    level, entropy = levels["independent counts"], levels["entropy rate"]
-    ranks = [name for name in last if name.startswith("Kalman NoBackTrack")]
-    below = [name for name in ranks if last[name].mean < level - 2 * last[name].error]
-    close = [name for name in below if last[name].mean < (level + entropy) / 2]
-    stays = last[WINDOWED].mean > level - 2 * last[WINDOWED].error
-    why = (
-        f"last tenths, independent counts costing {level:.4f} and the entropy rate being {entropy:.4f}: {_said(last)}. "
-    )
-    why += "Above independent counts ended " + ", ".join(
-        f"{np.sum(found[name].closing > level)} of {comparison.seeds} seeds of {name}" for name in ranks
-    )
-    filtered = last[f"Kalman {WINDOWED}"]
-    if filtered.mean < level - 2 * filtered.error:
-        why += f". {WINDOWED} gets below it too once it has the Kalman step, an arm that the paper lacks"
-    if not below or not stays:
-        return Verdict("disagrees", why + ".")
-    return Verdict("agrees" if close == ranks else "agrees in part", why + ".")
-
-
-def judge_fig6(comparison: Comparison) -> Verdict:
-    """All methods alike over the same characters, for a text changes as it goes on; and all worse than CTW."""
-    found = {name: r for name, r in _found(comparison).items() if name != CONTROL}
-    if missing := _unsound(found.values()):
-        return missing
-    read = _common(found.values())
-    mean = {name: _Last(r, read) for name, r in found.items()}
-    ctw = min(level for name, level in comparison.task.levels.items() if "tree" in name)
-    means = [x.mean for x in mean.values()]
-    alike, worse = np.ptp(means) < 4 * PAR, min(r.closing.min() for r in found.values()) > ctw
-    why = f"mean bits over the same first {read:,} characters, {np.ptp(means):.2f} apart: {_said(mean)}; context tree "
-    why += f"weighting of the whole text {ctw:.3f}."
-    return Verdict("agrees" if alike and worse else ("agrees in part" if worse else "disagrees"), why)
-
-
-def judge_norms(comparison: Comparison) -> Verdict:
-    """Whether the norms of Appendix B keep their seeds."""
-    found = _found(comparison)
-    lost = {name: int(np.sum(~r.sound)) for name, r in found.items()}
-    said = "; ".join(f"{name} {lost[name]} of {comparison.seeds}" for name in found)
-    lasts = {name: _Last(r) for name, r in found.items() if r.sound.sum() > 1}
-    half, euclidean = (found[name] for name in ("half-invariant norms", "Euclidean norms"))
-    both = half.sound & euclidean.sound
-    gap = (half.closing - euclidean.closing)[both]
-    why = f"seeds that diverged or were lost: {said}. Last tenths of the others: {_said(lasts)}."
-    if both.sum() > 1:
-        error = gap.std(ddof=1) / np.sqrt(both.sum())
-        why += f" Half-invariant less Euclidean, seed by seed: {gap.mean():+.3f} ± {error:.3f}."
-    return Verdict("disagrees" if any(n for name, n in lost.items() if name.startswith("inv")) else "agrees", why)
-
-
-def _piece():
-    return music_task(PIECE)
-
-
-# In the paper all methods run for the same time, RTRL's curve ending earlier.
-LONG = Budget(seconds=120, characters=10**7)
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe(
-            name="nobacktrack/fig1",
-            title="NoBackTrack Figure 1: synthetic music, η = 1/√t",
-            claim="With a large learning rate Euclidean NoBackTrack is unstable, even at higher rank.",
-            notes=CHOICES,
-            task=_piece,
-            contestants=_euclidean_figure(1.0),
-            budget=LONG,
-            seeds=4,
-            judge=judge_fig1,
+        _on_music(
+            1,
+            "η = 1/√t",
+            "With a large learning rate Euclidean NoBackTrack is unstable, even at higher rank.",
+            _euclidean_figure(1.0),
+            verdicts.judge_fig1,
         ),
-        Recipe(
-            name="nobacktrack/fig2",
-            title="NoBackTrack Figure 2: synthetic music, η = 0.03/√t",
-            claim="With a smaller rate Euclidean NoBackTrack tracks RTRL closely, even at rank two.",
-            notes=CHOICES,
-            task=_piece,
-            contestants=_euclidean_figure(0.03),
-            budget=LONG,
-            seeds=4,
-            judge=judge_fig2,
+        _on_music(
+            2,
+            "η = 0.03/√t",
+            "With a smaller rate Euclidean NoBackTrack tracks RTRL closely, even at rank two.",
+            _euclidean_figure(0.03),
+            verdicts.judge_fig2,
         ),
-        Recipe(
-            name="nobacktrack/fig3",
-            title="NoBackTrack Figure 3: synthetic music, Kalman",
-            claim="The Kalman version is stable and roughly on a par with Kalman RTRL; higher ranks gain nothing "
-            "obvious.",
-            notes=CHOICES,
-            task=_piece,
-            contestants=_fig3,
-            budget=LONG,
-            seeds=4,
-            judge=judge_fig3,
+        _on_music(
+            3,
+            "Kalman",
+            "The Kalman version is stable and roughly on a par with Kalman RTRL; higher ranks gain nothing obvious.",
+            _fig3,
+            verdicts.judge_fig3,
         ),
-        Recipe(
-            name="nobacktrack/fig4",
-            title="NoBackTrack Figure 4: synthetic music, Kalman against truncation",
-            claim="Truncated backpropagation (15) does slightly better than Kalman NoBackTrack, and RTRL about as well "
-            "as truncation.",
-            notes=CHOICES,
-            task=_piece,
-            contestants=_against_truncation,
-            budget=LONG,
-            seeds=4,
-            judge=judge_fig4,
+        _on_music(
+            4,
+            "Kalman against truncation",
+            "Truncated backpropagation (15) does slightly better than Kalman NoBackTrack, and RTRL about as well as "
+            "truncation.",
+            _against_truncation,
+            verdicts.judge_fig4,
         ),
         Recipe(
             name="nobacktrack/fig5",
@@ -343,7 +161,7 @@ RECIPES = {
             contestants=_fig5,
             budget=Budget(characters=10**6),
             seeds=10,
-            judge=judge_fig5,
+            judge=verdicts.judge_fig5,
         ),
         Recipe(
             name="nobacktrack/fig6",
@@ -356,7 +174,7 @@ RECIPES = {
             contestants=_against_truncation,
             budget=Budget(seconds=120, characters=5 * 10**6),
             seeds=4,
-            judge=judge_fig6,
+            judge=verdicts.judge_fig6,
         ),
         Recipe(
             name="nobacktrack/norms",
@@ -367,7 +185,7 @@ RECIPES = {
             contestants=_norms,
             budget=Budget(characters=10**6),
             seeds=10,
-            judge=judge_norms,
+            judge=verdicts.judge_norms,
         ),
     )
 }
