@@ -3,10 +3,15 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from .small_loops import compile_small_loops_whole
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import *  # noqa: F403
+
+
+compile_small_loops_whole()
 
 
 def __getattr__(name: str):

@@ -26,7 +26,7 @@ def zeros_like(tree: PyTree) -> PyTree:
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
     """`Σ a b` over two trees of the same shapes."""
-    return total(jax.tree.leaves(jax.tree.map(lambda p, q: jnp.sum(p * q), a, b)))
+    return total(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
 
 def row_sums(rows: Float[Array, "*rows columns"]) -> Float[Array, "*rows"]:
