@@ -29,6 +29,7 @@ from .equilibria import Equilibrium as Equilibrium
 from .equilibria import EquilibriumWarning as EquilibriumWarning
 from .equilibria import FixedSteps as FixedSteps
 from .equilibria import FullBPTT as FullBPTT
+from .equilibria import Hypergradient as Hypergradient
 from .equilibria import NeumannRBP as NeumannRBP
 from .equilibria import PoissonCut as PoissonCut
 from .equilibria import RandomlyTruncatedBPTT as RandomlyTruncatedBPTT
@@ -40,6 +41,7 @@ from .equilibria import eigenvalue_penalty as eigenvalue_penalty
 from .equilibria import equilibrium as equilibrium
 from .equilibria import gershgorin_bound as gershgorin_bound
 from .equilibria import gershgorin_penalty as gershgorin_penalty
+from .equilibria import hypergradient as hypergradient
 from .equilibria import jacobian_norm as jacobian_norm
 from .equilibria import smallest_eigenvalue as smallest_eigenvalue
 from .estimators import ARTBP as ARTBP

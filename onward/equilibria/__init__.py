@@ -6,6 +6,8 @@ from .adjoints import NeumannRBP as NeumannRBP
 from .cuts import AbstractCut as AbstractCut
 from .cuts import PoissonCut as PoissonCut
 from .cuts import UniformCut as UniformCut
+from .hypergradient import Hypergradient as Hypergradient
+from .hypergradient import hypergradient as hypergradient
 from .jacobian import adjoint_residual as adjoint_residual
 from .jacobian import jacobian_norm as jacobian_norm
 from .penalties import column_norm_penalty as column_norm_penalty

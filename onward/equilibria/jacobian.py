@@ -37,10 +37,10 @@ def products(function: Callable[[PyTree], PyTree], state: PyTree) -> JacobianPro
     return JacobianProducts(transposed, forward)
 
 
-def check_alike(after: PyTree, state: PyTree) -> None:
+def check_alike(after: PyTree, state: PyTree, *, what: str = "the map") -> None:
     """Raise `ValueError` unless `after`, what a map returns, has the structure, shapes and dtypes of `state`."""
     if shapes(after) != shapes(state):
-        raise ValueError(f"the map must return a state like the one given, {describe(state)}; got {describe(after)}.")
+        raise ValueError(f"{what} must return a state like the one given, {describe(state)}; got {describe(after)}.")
 
 
 def shapes(tree: PyTree):

@@ -10,7 +10,6 @@ import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optimistix as optx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -18,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from ..arguments import whole
 from ..trees import norm
 from .adjoints import NeumannRBP
+from .arguments import check_finite
 from .jacobian import check_alike, describe, jacobian_norm
 from .solvers import FixedSteps
 
@@ -165,7 +165,5 @@ def _check(function, state, args):
     for leaf in jax.tree.leaves(state):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(f"state must be floating-point arrays, got {describe(state)}.")
-        if not isinstance(leaf, Tracer) and not np.all(np.isfinite(leaf)):
-            bad = np.asarray(leaf)[~np.isfinite(leaf)]
-            raise ValueError(f"state must be finite, got {bad[0]} for {bad.size} of {leaf.size} numbers.")
+    check_finite("state", state)
     check_alike(eqx.filter_eval_shape(function, state, args), state)

@@ -1,7 +1,5 @@
 """A solver that takes a fixed number of steps, as the papers do."""
 
-from functools import partial
-
 import equinox as eqx
 import jax.numpy as jnp
 import optimistix as optx
@@ -23,7 +21,10 @@ class FixedSteps(optx.AbstractFixedPointSolver):
         1.5
     """
 
-    steps: int = eqx.field(static=True, converter=partial(whole, "steps"))
+    steps: int = eqx.field(static=True)
+
+    def __init__(self, steps: int):
+        self.steps = whole("steps", steps)
 
     # Optimistix asks every solver for these three; there is nothing here to compare with them.
     @property

@@ -1,0 +1,163 @@
+"""The gradient of what a training run ends with, with respect to its hyperparameters: the run as a recurrent system."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, Float, PyTree
+
+from ..arguments import whole
+from ..trees import norm
+from .arguments import check_finite
+from .jacobian import check_alike, describe
+from .solvers import FixedSteps
+from .steady import AbstractRBP
+
+
+class Hypergradient(NamedTuple):
+    """What a training run ends with, and the slope of that along its hyperparameters.
+
+    `value` of the meta-loss at the end; its `gradient`, shaped like the hyperparameters; the `state` the run ended in;
+    `residual`, how far its last step would move it if taken again (`‖F(h) − h‖₂` over its floating-point arrays); and
+    `adjoint_residual`, how well the adjoint system was solved (`‖b + Jᵀz − z‖ / ‖b‖`), None for unrolled adjoints.
+    """
+
+    value: Float[Array, ""]
+    gradient: PyTree
+    state: PyTree
+    residual: Float[Array, ""]
+    adjoint_residual: Float[Array, ""] | None
+
+
+def hypergradient(
+    step: Callable[[Any, Any], Any],
+    loss: Callable[[Any], Any],
+    hyperparameters: PyTree,
+    state: PyTree,
+    *,
+    steps: int,
+    adjoint: optx.AbstractAdjoint,
+) -> Hypergradient:
+    """The gradient of a meta-loss at the end of a training run with respect to the run's hyperparameters.
+
+        h_(t+1) = F(w, h_t),    t = 0, ..., T − 1,        dL(h_T)/dw
+
+    Section 5.3 of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*, with equation (1) as the
+    training step: w are the hyperparameters; h is all that training carries, the network's weights and the optimiser's
+    state. `onward.FullBPTT()` is exact, and keeps every h. `onward.TruncatedBPTT(K)` sees the last K steps.
+    `onward.NeumannRBP(K)`, `onward.ConjugateGradientRBP(K)` and `onward.RBP(K, key=...)` keep h_T alone, and put the
+    Jacobian there in the place of the Jacobians on the way.
+
+    Hence the bias of those three: their gradient is that of where training would come to rest, and is right where it
+    has. Before that, which is where training mostly ends, they see nothing of how the run got there. At rest a learning
+    rate, say, has no influence any more and a gradient of 0, whatever it did to the speed. `residual` and
+    `adjoint_residual` say how far from rest the run, and how far from solved the adjoint system, were left.
+
+    **Arguments:**
+
+    - `step`: F, `step(hyperparameters, state) -> state`: one step of training, of your own.
+    - `loss`: L, `loss(state) -> scalar`.
+    - `hyperparameters`: w, any pytree of floating-point numbers, each finite. Learn rates by their logarithms.
+    - `state`: h_0, any pytree. Arrays of integers and random keys in it (the count of an Optax state) move along and
+      have no gradient; at the end they stand at what the last step used. A mini-batch may be chosen by them:
+      `batches[state.count]`. All else in it (activations of an Equinox module) must stay as it is.
+    - `steps`: T, at least 1.
+    - `adjoint`: how to differentiate, any adjoint of a fixed point.
+
+    Returns an `onward.Hypergradient`. The run is compiled once for each pair of functions `step` and `loss`.
+
+    The paper averages the meta-gradient over mini-batches at the end of a run. With an adjoint that keeps h_T alone,
+    this is `jax.vmap` over the keys or counts of the end's state, with `steps=1` from there.
+
+    Raises `ValueError` for a step that returns another structure, shape or dtype than its state, a loss that is no
+    scalar, steps below 1, hyperparameters that are not floating-point, or a number among the arguments not finite.
+
+        >>> import jax, jax.numpy as jnp, onward
+        >>> def step(decay, w):  # gradient descent on (w − 3)² + decay w²
+        ...     return w - 0.1 * jax.grad(lambda w: (w - 3) ** 2 + decay * w**2)(w)
+        >>> end = onward.hypergradient(
+        ...     step, lambda w: w, jnp.array(0.5), jnp.array(0.0), steps=100, adjoint=onward.NeumannRBP(steps=50)
+        ... )
+        >>> print(f"{end.state:.3f} {end.gradient:.3f}")  # 3 / (1 + decay) and its slope
+        2.000 -1.333
+    """
+    steps = whole("steps", steps)
+    hyperparameters, state = jax.tree.map(_array, (hyperparameters, state))
+    for leaf in jax.tree.leaves(hyperparameters):
+        if not eqx.is_inexact_array(leaf):
+            raise ValueError(f"hyperparameters must be floating-point numbers, got {describe(hyperparameters)}.")
+    check_finite("hyperparameters", hyperparameters)
+    check_finite("state", eqx.filter(state, eqx.is_inexact_array))
+    after, value = eqx.filter_eval_shape(_checked_step, step, loss, hyperparameters, state)
+    check_alike(_arrays(after), _arrays(state), what="step")
+    if not eqx.tree_equal(*(_rest(tree) for tree in (after, state))):
+        raise ValueError(f"step must leave all but arrays in the state as it is, {_rest(state)}; got {_rest(after)}.")
+    if not (hasattr(value, "shape") and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)):
+        raise ValueError(f"loss must return a floating-point scalar, got {describe(value)}.")
+    return _run(step, loss, hyperparameters, state, steps, adjoint)
+
+
+@eqx.filter_jit
+def _run(step, loss, hyperparameters, state, steps, adjoint) -> Hypergradient:
+    # Solvers and adjoints know floating-point arrays only. The others go through the run once, on their own (the
+    # compiler drops what they do not depend on), and are then read off by the step's number, which is in the state.
+    numbers, others = _parted(state)
+    rest = _rest(state)
+
+    def advance(carry, _):
+        after = step(hyperparameters, eqx.combine(*carry, rest))
+        return _parted(after), carry[1]
+
+    (_, last), along = jax.lax.scan(advance, (numbers, others), length=steps)
+    along = jax.lax.stop_gradient(along)
+
+    def function(h, w):
+        t = jax.lax.stop_gradient(h["t"])
+        # At the end t is `steps`: the index stays at the last, and the system rests under what the last step used.
+        others = jax.tree.map(lambda leaf: leaf[jnp.minimum(t.astype(int), steps - 1)], along)
+        after, _ = _parted(step(w, eqx.combine(h["numbers"], others, rest)))
+        return {"numbers": jax.tree.map(lambda a, h: a.astype(h.dtype), after, h["numbers"]), "t": t + 1}
+
+    def ended(differentiated):
+        w, adjoint = differentiated
+        start = {"numbers": numbers, "t": jnp.zeros(())}
+        h = optx.fixed_point(function, FixedSteps(steps), start, w, max_steps=steps, adjoint=adjoint).value
+        return loss(eqx.combine(h["numbers"], last, rest)), h
+
+    keeps_the_end = isinstance(adjoint, AbstractRBP)
+    if keeps_the_end:
+        adjoint = eqx.tree_at(lambda a: a.probe, adjoint, jnp.zeros(()), is_leaf=lambda leaf: leaf is None)
+    (value, h), (gradient, report) = eqx.filter_value_and_grad(ended, has_aux=True)((hyperparameters, adjoint))
+    move = jax.tree.map(jnp.subtract, function(h, hyperparameters)["numbers"], h["numbers"])
+    state = eqx.combine(h["numbers"], last, rest)
+    return Hypergradient(value, gradient, state, norm(move), report.probe if keeps_the_end else None)
+
+
+def _checked_step(step, loss, hyperparameters, state):
+    return step(hyperparameters, state), loss(state)
+
+
+def _array(leaf):
+    """Python's and NumPy's floating-point numbers as JAX's; all other leaves as they are."""
+    return jnp.asarray(leaf) if isinstance(leaf, (float, np.ndarray, np.generic)) else leaf
+
+
+def _parted(state):
+    """The floating-point arrays, and the other arrays."""
+    return eqx.partition(_arrays(state), eqx.is_inexact_array)
+
+
+def _arrays(state):
+    return eqx.filter(state, _is_array)
+
+
+def _rest(state):
+    return eqx.filter(state, _is_array, inverse=True)
+
+
+def _is_array(leaf) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
