@@ -1,13 +1,16 @@
 """What a comparison leaves behind: a table, a picture, and the curves as JSON lines."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from ..comparison import Comparison, Result
+from ..tasks.symbols import SymbolTask
 from .files import write_atomically
 
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#444444")
@@ -53,23 +56,33 @@ def table(comparison: Comparison, title: str | None = None) -> str:
                 f"{r.compile_seconds:.1f}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     task, budget = comparison.task, comparison.budget
     lines = [
-        title or f"{task.name}: {budget} a method, {_counted(comparison.seeds, 'seed')} side by side.",
+        title or f"{task.name}: {budget} a method, {counted(comparison.seeds, 'seed')} side by side.",
         "Bits per character, mean ± standard error over the sound seeds; lower is better.",
         "",
     ]
     if title:
-        lines.insert(1, f"{task.name}: {budget} a method, {_counted(comparison.seeds, 'seed')} side by side.")
-    for row in rows:
-        cells = [row[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  " + "   ".join(cells))
-    lines += ["", "To compare with:"]
-    lines += [f"  {level:.4f}  {name}" for name, level in sorted(task.levels.items(), key=lambda item: item[1])]
+        lines.insert(1, f"{task.name}: {budget} a method, {counted(comparison.seeds, 'seed')} side by side.")
+    lines += [*columns(rows), "", *levels(task)]
     lines += [""] + [line for r in comparison.results for line in _remarks(r, comparison)]
     lines += [f"{r.name}: {r.description}" for r in comparison.best_of_each()]
     return "\n".join(lines) + "\n"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of words as lines, the first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    padded = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in rows
+    ]
+    return ["  " + "   ".join(row) for row in padded]
+
+
+def levels(task: SymbolTask) -> list[str]:
+    """The levels of a task as lines, the lowest first."""
+    ordered = sorted(task.levels.items(), key=lambda item: item[1])
+    return ["To compare with:", *(f"  {level:.4f}  {name}" for name, level in ordered)]
 
 
 def _remarks(r: Result, comparison: Comparison) -> list[str]:
@@ -91,19 +104,12 @@ def _remarks(r: Result, comparison: Comparison) -> list[str]:
 
 def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> bytes:
     """A picture of bits per character against characters read, a line a method; `kind` is png or svg."""
-    # Imported here: the drawing library is slow to load and not needed to learn.
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "onward", "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9, 5.4), layout="constrained")
+    with picture((9.0, 5.4), kind) as (figure, finished):
         axes = figure.add_subplot()
         best = comparison.best_of_each()
         for result, colour in zip(best, COLOURS * len(best), strict=False):
             _draw_result(axes, result, colour)
-        levels = sorted(comparison.task.levels.items(), key=lambda item: -item[1])
-        for (name, level), style in zip(levels, LEVEL_STYLES * len(levels), strict=False):
-            axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3f}")
+        draw_levels(axes, comparison.task)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda characters, _: f"{characters:,.0f}")
         axes.set_xlabel("characters read by each seed (each predicted before it is learned)")
@@ -115,12 +121,31 @@ def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> byte
         axes.set_axisbelow(True)
         title = title or f"{comparison.task.name}: {comparison.budget} for each method"
         axes.set_title(title, loc="left", fontweight="bold", pad=24)
-        line = f"mean of {_counted(comparison.seeds, 'seed')}, shaded from the best to the worst"
+        line = f"mean of {counted(comparison.seeds, 'seed')}, shaded from the best to the worst"
         axes.text(0, 1.02, line, transform=axes.transAxes, fontsize=9, color="0.3")
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-        picture = io.BytesIO()
-        figure.savefig(picture, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    return picture.getvalue()
+    return finished.getvalue()
+
+
+@contextmanager
+def picture(size: tuple[float, float], kind: str) -> Iterator[tuple[Any, io.BytesIO]]:
+    """A figure to draw on, `size` in inches, and where its bytes are once it is left; `kind` is png or svg."""
+    # Imported here: the drawing library is slow to load and not needed to learn.
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    finished = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "onward", "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, finished
+        figure.savefig(finished, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+
+
+def draw_levels(axes, task: SymbolTask) -> None:
+    """A line across for each level of a task."""
+    ordered = sorted(task.levels.items(), key=lambda item: -item[1])
+    for (name, level), style in zip(ordered, LEVEL_STYLES * len(ordered), strict=False):
+        axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3f}")
 
 
 def save(comparison: Comparison, folder: Path, *, title: str | None = None) -> None:
@@ -166,5 +191,5 @@ def mean_and_error(values: np.ndarray) -> str:
     return f"{values.mean():.4f} ± {values.std(ddof=1) / np.sqrt(values.size):.4f}"
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)

@@ -26,9 +26,9 @@ def inverse_square_root(count: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def quasi_diagonal_kalman(
-    decay: float | Callable[[Array], Array] = inverse_square_root,
-    prior: float | None = None,
-    rate: float = 1.0,
+    decay: float | Float[Array, ""] | Callable[[Array], Array] = inverse_square_root,
+    prior: float | Float[Array, ""] | None = None,
+    rate: float | Float[Array, ""] = 1.0,
 ) -> optax.GradientTransformation:
     """Kalman-like steps with a quasi-diagonal outer product (QDOP), in time and memory of the parameters' number.
 
