@@ -29,10 +29,12 @@ from .equilibria import Equilibrium as Equilibrium
 from .equilibria import EquilibriumWarning as EquilibriumWarning
 from .equilibria import FixedSteps as FixedSteps
 from .equilibria import FullBPTT as FullBPTT
+from .equilibria import HopfieldMemory as HopfieldMemory
 from .equilibria import Hypergradient as Hypergradient
 from .equilibria import NeumannRBP as NeumannRBP
 from .equilibria import PoissonCut as PoissonCut
 from .equilibria import RandomlyTruncatedBPTT as RandomlyTruncatedBPTT
+from .equilibria import Recall as Recall
 from .equilibria import TruncatedBPTT as TruncatedBPTT
 from .equilibria import UniformCut as UniformCut
 from .equilibria import adjoint_residual as adjoint_residual
@@ -66,6 +68,11 @@ from .learner import Metrics as Metrics
 from .model import Model as Model
 from .quasidiagonal import QuasiDiagonal as QuasiDiagonal
 from .rollouts import rollout as rollout
+from .sweeps import Sweep as Sweep
+from .sweeps import Trial as Trial
+from .sweeps import grid as grid
+from .sweeps import log_uniform as log_uniform
+from .sweeps import sweep as sweep
 from .transforms.fptt import FPTTState as FPTTState
 from .transforms.fptt import adopt_average as adopt_average
 from .transforms.fptt import fptt as fptt

@@ -16,6 +16,7 @@ Train recurrent networks online: gradients that travel forward with the text.
 commands:
   train      learn a text, character by character, in one pass
   compare    methods side by side on one task, for the same time or the same data
+  sweep      one method over a grid of its settings and many seeds
   reproduce  run a figure of a paper again and hold it against its claim
   audit      compare a method's gradient with the exact one, block by block
 
@@ -23,7 +24,7 @@ onward COMMAND --help tells the options of a command; onward --version the versi
 """
 
 
-COMMANDS = ("train", "compare", "reproduce", "audit")
+COMMANDS = ("train", "compare", "sweep", "reproduce", "audit")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except UserError as error:
         return _say(str(error), 2)
-    except KeyboardInterrupt:
-        return _say("interrupted.", 130)
+    except KeyboardInterrupt as stop:
+        return _say(str(stop) or "interrupted.", 130)
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain once more when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

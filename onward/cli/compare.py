@@ -16,7 +16,7 @@ from ..runs.comparing import table
 from ..runs.folder import check_unused
 from ..tasks.symbols import Cycle, SymbolTask
 from .build import enough_memory
-from .compare_options import CompareOptions, split_task
+from .compare_options import CompareOptions, default_cell
 from .comparison_progress import ComparisonProgress
 from .compilation_cache import compilation_cache
 from .contestants import build_contestant, build_task
@@ -26,7 +26,7 @@ def compare(options: CompareOptions) -> int:
     """Runs the command and returns its exit code."""
     folder = options.run or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
     check_unused(folder)
-    cell = options.cell or ("leaky" if split_task(options.task)[0] in ("anbn", "brackets") else "vanilla")
+    cell = options.cell or default_cell(options.task)
     use_all_cores()
     with compilation_cache():
         task = build_task(options.task)

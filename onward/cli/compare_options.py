@@ -1,8 +1,10 @@
 """The options of `onward compare`, each with its check."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, NamedTuple
 
 from ..errors import UserError
@@ -10,10 +12,14 @@ from .options import one_of, option, whole
 
 
 class Kind(NamedTuple):
-    """An estimator by name: what its number means (`None` if it takes none), and the number without one."""
+    """An estimator by name: what its number means (`None` if it takes none), the number without one, other settings.
+
+    Of the settings' defaults, an integer says that whole numbers are meant, which decide the shape of a program.
+    """
 
     size: str | None
     default: int = 1
+    others: Mapping[str, float | int] = MappingProxyType({})
 
 
 ESTIMATORS = {
@@ -23,11 +29,20 @@ ESTIMATORS = {
     "snap": Kind("order", 1),
     "uoro": Kind(None),
     "nobacktrack": Kind("rank", 1),
+    "fpp": Kind("horizon", 5, {"buffer": 1000, "updates": 1, "penalty": 1.0, "state_rate": 0.1}),
 }
-OPTIMIZERS = {"sgd": 1.0, "kalman": 1.0, "adam": 3e-3, "rmsprop": 1e-3}  # and their rates
+# Their settings with defaults: all have a rate. Without others, Kalman's decay is 1/√t and its prior the hidden size.
+OPTIMIZERS = {
+    "sgd": {"rate": 1.0},
+    "kalman": {"rate": 1.0, "decay": None, "prior": None},
+    "adam": {"rate": 3e-3},
+    "rmsprop": {"rate": 1e-3},
+    "fptt": {"rate": 3e-3, "alpha": 0.1, "beta": 0.5},
+}
 TASKS = {
     "anbn": "anbn:K,L",
     "brackets": "brackets:S,K,A",
+    "cycle-world": "cycle-world:P",
     "music": "music",
     "shakespeare": "shakespeare",
     "text": "text:FILE",
@@ -52,12 +67,25 @@ def split_method(word: str) -> tuple[str, str, int]:
     estimator, _, optimizer = name.partition("-")
     one_of("method", tuple(ESTIMATORS))(estimator)
     optimizer = one_of(f"optimizer for {estimator}", tuple(OPTIMIZERS))(optimizer or "sgd")
-    what, default = ESTIMATORS[estimator]
+    what, default, _ = ESTIMATORS[estimator]
     if not number:
         return estimator, optimizer, default
     if what is None:
         raise UserError(f"method {word!r}: {estimator} takes no number; leave :{number} out.")
     return estimator, optimizer, whole(f"method {word!r}: the {what}", 1, most=10**6)(number)
+
+
+def default_settings(word: str) -> dict[str, float | int | None]:
+    """All settings of `ESTIMATOR[-OPTIMIZER][:SIZE]`, by name."""
+    estimator, optimizer, size = split_method(word)
+    kind = ESTIMATORS[estimator]
+    sized = {} if kind.size is None else {kind.size: size}
+    return {**sized, **kind.others, **OPTIMIZERS[optimizer]}
+
+
+def default_cell(task: str) -> str:
+    """The cell for a task where none is asked for."""
+    return "leaky" if split_task(task)[0] in ("anbn", "brackets") else "vanilla"
 
 
 def split_task(word: str) -> tuple[str, str]:
@@ -120,8 +148,9 @@ class CompareOptions:
     """Let methods learn the same task with the same network for the same budget, and draw how they fare.
 
     A method is ESTIMATOR[-OPTIMIZER][:SIZE]: tbptt:15 (windows of 15), sliding:8 (looking back 8 steps), rtrl, snap:1
-    (order 1), uoro, nobacktrack:2 (rank 2); with -kalman, -adam, -rmsprop, or gradient descent at 1/√t without. A
-    task is anbn:K,L, brackets:S,K,A, music, shakespeare or text:FILE.
+    (order 1), uoro, nobacktrack:2 (rank 2), fpp:5 (horizon 5); with -kalman, -adam, -rmsprop, -fptt (its regulariser
+    before Adam), or gradient descent at 1/√t without. A task is anbn:K,L, brackets:S,K,A, cycle-world:P, music,
+    shakespeare or text:FILE.
     """
 
     methods: Annotated[tuple[str, ...], *option("A,B,...", "these three", _methods)] = (

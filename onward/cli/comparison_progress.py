@@ -1,4 +1,4 @@
-"""The live line of a comparison."""
+"""The live line of a comparison or a sweep."""
 
 import sys
 import time
@@ -11,12 +11,14 @@ from rich.text import Text
 class ComparisonProgress:
     """Which method runs, how far it is, its bits per character just now, and the time left for it.
 
+    Speed is measured from where a method is first seen, which may be half-way: what was stopped goes on.
+
     On a terminal one line that renews itself; elsewhere a line at each quarter of a method. All on standard error.
     """
 
     def __init__(self, methods: list[str]):
         self._methods = methods
-        self._name, self._began, self._quarter = "", 0.0, 0
+        self._name, self._began, self._from, self._quarter = "", 0.0, 0.0, 0
         self._console = Console(file=sys.stderr, highlight=False)
         self._live = Live(Text(f"{methods[0]}: compiling ..."), console=self._console, transient=True)
 
@@ -32,12 +34,12 @@ class ComparisonProgress:
     def update(self, name: str, part: float, bits: float) -> None:
         """Takes in that `name` has used this part of its budget."""
         if name != self._name:
-            self._name, self._began, self._quarter = name, time.perf_counter(), 0
-        left = round((time.perf_counter() - self._began) * (1 - part) / part)
-        line = (
-            f"{name} ({self._methods.index(name) + 1} of {len(self._methods)}): {part:.0%}, {bits:.3f} bits/character, "
-            f"{left // 60}:{left % 60:02d} left"
-        )
+            self._name, self._began, self._from, self._quarter = name, time.perf_counter(), part, 0
+        of = f" ({self._methods.index(name) + 1} of {len(self._methods)})" * (len(self._methods) > 1)
+        line = f"{name}{of}: {part:.0%}, {bits:.3f} bits/character"
+        if part > self._from:
+            left = round((time.perf_counter() - self._began) * (1 - part) / (part - self._from))
+            line += f", {left // 60}:{left % 60:02d} left"
         if self._console.is_terminal:
             self._live.update(Text(line))
         elif int(4 * part) > self._quarter:

@@ -1,36 +1,42 @@
-"""From words to contestants and tasks: the only place where `onward compare` lets strings choose."""
+"""From words to contestants and tasks: the only place where `onward compare` and `sweep` let strings choose."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 import onward
 
-from ..comparison import Contestant
 from ..errors import UserError
+from ..lanes import Contestant, scaled
 from ..losses import softmax_cross_entropy
-from ..recipes.networks import clipped_rmsprop, descent, kalman, one_hot_model, sigmoid
-from ..tasks.prediction import anbn_task, brackets_task, music_task, shakespeare, text_task
+from ..recipes.networks import clipped_rmsprop, descent, one_hot_model, sigmoid
+from ..tasks.prediction import anbn_task, brackets_task, cycle_world_task, music_task, shakespeare, text_task
 from ..tasks.symbols import SymbolTask
 from ..tasks.text import text_file
-from .compare_options import ESTIMATORS, OPTIMIZERS, TASKS, split_method, split_task
+from .compare_options import ESTIMATORS, TASKS, default_settings, split_method, split_task
+
+Settings = Mapping[str, Any]  # by name; the floats among them may be traced, by a sweep
 
 
 class Way(NamedTuple):
-    """An estimator of a size, and the characters between two updates."""
+    """An estimator by its settings, and the characters between two updates."""
 
-    estimator: Callable[[int], onward.AbstractEstimator]
-    chunk: Callable[[int], int] = lambda size: 1
+    estimator: Callable[[Settings], onward.AbstractEstimator]
+    chunk: Callable[[Settings], int] = lambda settings: 1
 
 
 WAYS = {
-    "tbptt": Way(lambda window: onward.BPTT(), lambda window: window),
-    "sliding": Way(lambda horizon: onward.SlidingBPTT(horizon=horizon)),
-    "rtrl": Way(lambda size: onward.RTRL()),
-    "snap": Way(lambda order: onward.SnAp(order=order)),
-    "uoro": Way(lambda size: onward.UORO()),
-    "nobacktrack": Way(lambda rank: onward.NoBackTrack(rank=rank)),
+    "tbptt": Way(lambda s: onward.BPTT(), lambda s: s["window"]),
+    "sliding": Way(lambda s: onward.SlidingBPTT(horizon=s["horizon"])),
+    "rtrl": Way(lambda s: onward.RTRL()),
+    "snap": Way(lambda s: onward.SnAp(order=s["order"])),
+    "uoro": Way(lambda s: onward.UORO()),
+    "nobacktrack": Way(lambda s: onward.NoBackTrack(rank=s["rank"])),
+    "fpp": Way(lambda s: onward.FPP(s["horizon"], s["buffer"], s["updates"], s["penalty"], s["state_rate"])),
 }
 
 CELLS = {
@@ -41,7 +47,7 @@ CELLS = {
 }
 
 # What a task with settings is built by, and how many numbers it takes.
-NUMBERED = {"anbn": (anbn_task, 2), "brackets": (brackets_task, 3)}
+NUMBERED = {"anbn": (anbn_task, 2), "brackets": (brackets_task, 3), "cycle-world": (cycle_world_task, 1)}
 
 
 def build_task(word: str) -> SymbolTask:
@@ -63,29 +69,56 @@ def build_task(word: str) -> SymbolTask:
         raise UserError(f"--task {word}: {error}") from None
 
 
-def build_contestant(method: str, *, cell: str, hidden_size: int, symbols: int) -> Contestant:
-    """The contestant that `ESTIMATOR[-OPTIMIZER][:SIZE]` stands for, on this cell."""
-    estimator, optimizer, size = split_method(method)
-    way = WAYS[estimator]
-    chunk = way.chunk(size)
-    transformation, rate = _optimizer(optimizer, chunk)
-    learner = onward.Learner(way.estimator(size), transformation, loss=softmax_cross_entropy, chunk=chunk)
-    what = ESTIMATORS[estimator].size
-    sized = "" if what is None else f" ({what} {size})"
-    description = f"{estimator}{sized}, {cell} cell with {hidden_size} units, {rate}"
+def build_contestant(method: str, *, cell: str, hidden_size: int, symbols: int, **settings) -> Contestant:
+    """The contestant that `ESTIMATOR[-OPTIMIZER][:SIZE]` stands for, on this cell, with these of its settings changed.
+
+    Raises `ValueError` for a number out of range, unless it is traced.
+    """
+    estimator, optimizer, _ = split_method(method)
+    settings = default_settings(method) | settings
+    way, kind = WAYS[estimator], ESTIMATORS[estimator]
+    chunk = way.chunk(settings)
+    transformation, step = _optimizer(optimizer, chunk, settings)
+    learner = onward.Learner(way.estimator(settings), transformation, loss=softmax_cross_entropy, chunk=chunk)
+    own = [name for name in (kind.size, *kind.others) if name is not None]
+    words = ", ".join(f"{name.replace('_', ' ')} {_shown(settings[name])}" for name in own)
+    description = f"{estimator}{words and f' ({words})'}, {cell} cell with {hidden_size} units, {step}"
     return Contestant(learner, one_hot_model(CELLS[cell], symbols, hidden_size), description)
 
 
-def _optimizer(name: str, chunk: int) -> tuple[optax.GradientTransformation, str]:
-    rate = OPTIMIZERS[name]
+def _optimizer(name: str, chunk: int, settings: Settings) -> tuple[optax.GradientTransformation, str]:
+    rate = settings["rate"]
+    if not isinstance(rate, Tracer) and not 0 < rate < math.inf:
+        raise ValueError(f"rate must be a finite number above 0, got {rate}.")
+    size, clip = _shown(rate), optax.clip_by_global_norm(1.0)
+    # Steps of every kind are proportional to their rate: made at 1, and scaled by a number that may be traced.
     match name:
         case "sgd":
-            return descent(rate, chunk), "gradient descent 1/√t, loss in bits"
+            at_one, words = descent(1.0, chunk), f"gradient descent {size}/√t, loss in bits"
         case "kalman":
-            return kalman(chunk), "quasi-diagonal Kalman, γ = 1/√t"
+            at_one, words = _kalman(chunk, settings["decay"], settings["prior"])
+            words += f", times {size}" * (size != "1")
         case "rmsprop":
-            return clipped_rmsprop(rate), f"RMSProp {rate:g}, norm clipped at 1"
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), f"Adam {rate:g}, norm clipped at 1"
+            at_one, words = clipped_rmsprop(1.0), f"RMSProp {size}, norm clipped at 1"
+        case "fptt":
+            alpha, beta = settings["alpha"], settings["beta"]
+            at_one = optax.chain(onward.fptt(alpha, beta), clip, optax.adam(1.0))
+            words = f"FPTT (α {_shown(alpha)}, β {_shown(beta)}), norm clipped at 1, Adam {size}"
+        case _:
+            at_one, words = optax.chain(clip, optax.adam(1.0)), f"Adam {size}, norm clipped at 1"
+    return optax.chain(at_one, scaled(rate)), words
+
+
+def _kalman(chunk: int, decay, prior) -> tuple[optax.GradientTransformation, str]:
+    words = f"quasi-diagonal Kalman, γ = {'1/√t' if decay is None else _shown(decay)}"
+    words += "" if prior is None else f", prior {_shown(prior)}"
+    if decay is None:
+        decay = lambda count: 1 / jnp.sqrt(chunk * (count + 1.0))  # noqa: E731
+    return onward.quasi_diagonal_kalman(decay, prior), words
+
+
+def _shown(value) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else "swept"
 
 
 def _whole_numbers(word: str, settings: str) -> list[int]:

@@ -13,12 +13,17 @@ from ..errors import UserError
 T = TypeVar("T")
 
 
-def option(metavar: str, default: str, parse: Callable[[str], Any], *, positional: bool = False) -> tuple:
-    """What stands behind a setting's type in `Annotated`: help shows `metavar`, and `default` as what holds without."""
+def option(
+    metavar: str, default: str, parse: Callable[[Any], Any], *, positional: bool = False, many: bool = False
+) -> tuple:
+    """What stands behind a setting's type in `Annotated`: help shows `metavar`, and `default` as what holds without.
+
+    `parse` takes the word that was given, or with `many` the list of all words.
+    """
     specification = PrimitiveConstructorSpec(
-        nargs=1,
+        nargs="*" if many else 1,
         metavar=metavar,
-        instance_from_str=lambda words: parse(words[0]),
+        instance_from_str=parse if many else lambda words: parse(words[0]),
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value)],
     )

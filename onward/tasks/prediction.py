@@ -17,6 +17,7 @@ from .brackets import distant_brackets
 from .music import synthetic_music
 from .symbols import Cycle, SymbolTask
 from .text import Text, blocks, embedded_text, survey
+from .worlds import CycleWorld
 
 COMPRESSED = 100_000  # symbols given to the compressors where the source is endless
 CTW_DEPTH = 8
@@ -52,6 +53,19 @@ def music_task(length: int | None = None) -> SymbolTask:
     piece = _sampled(source, length)
     levels |= _levels(piece, source.alphabet)
     return SymbolTask(f"synthetic music, {length:,} characters in a cycle", source.alphabet, Cycle(piece), levels)
+
+
+def cycle_world_task(period: int = 6) -> SymbolTask:
+    """CycleWorld of the FPP thesis: a 1 at every p-th step, else 0. Raises `ValueError` for a period below 2.
+
+    >>> task = cycle_world_task(6)
+    >>> task.alphabet, round(task.levels["order-0 entropy"], 3)
+    ('01', 0.65)
+    """
+    world = CycleWorld(period)
+    observed = np.asarray(world.sample(world.start(key=jr.key(0)), world.period)[1][0][:, 0], np.int32)
+    order_0 = float(entr(np.bincount(observed) / world.period).sum() / np.log(2))
+    return SymbolTask(f"{world.period}-CycleWorld", "01", Cycle(observed), {"entropy rate": 0.0, ORDER_0: order_0})
 
 
 def text_task(text: Text) -> SymbolTask:

@@ -1,0 +1,144 @@
+"""The options of `onward sweep`, each with its check."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from ..errors import UserError
+from .compare_options import CELLS, default_settings, split_method, split_task
+from .options import one_of, option, whole
+
+
+class Range(NamedTuple):
+    """LOW:HIGH, to draw from at random."""
+
+    low: float
+    high: float
+
+
+class Words(NamedTuple):
+    """A setting as it was typed: its name, and its values or its range."""
+
+    name: str
+    text: str
+
+
+def settings_over(method: str, words: tuple[Words, ...], random: int | None) -> dict[str, tuple | Range]:
+    """What each setting is swept over. Raises `UserError` for a setting that the method lacks, or wrong values.
+
+    Of a float setting these are floats, of one that decides the program integers.
+    """
+    known = default_settings(method) | {"hidden_size": 20}
+    over: dict[str, tuple | Range] = {}
+    for name, text in words:
+        one_of(f"setting of {method}", tuple(known))(name)
+        if name in over:
+            raise UserError(f"{name} is given twice; put all its values in one list.")
+        over[name] = _integers(name, text) if isinstance(known[name], int) else _floats(name, text, random)
+    if random is not None and not any(isinstance(values, Range) for values in over.values()):
+        raise UserError("--random needs at least one setting as a range to draw from, such as rate=0.001:1.")
+    return over
+
+
+def _integers(name: str, text: str) -> tuple[int, ...]:
+    parse = whole(name, 1, most=10**6)
+    values = tuple(parse(word) for word in text.split(","))
+    if len(set(values)) < len(values):
+        raise UserError(f"{name} must have different values, got {text!r}.")
+    return values
+
+
+def _floats(name: str, text: str, random: int | None) -> tuple[float, ...] | Range:
+    numbers = tuple(_number(name, word, text) for word in text.replace(":", ",").split(","))
+    if ":" not in text:
+        if len(set(numbers)) < len(numbers):
+            raise UserError(f"{name} must have different values, got {text!r}.")
+        return numbers
+    many = 2 if random is not None else 3
+    if "," in text or len(numbers) != many:
+        form = "LOW:HIGH to draw from" if random is not None else "LOW:HIGH:COUNT"
+        raise UserError(f"{name} must be numbers with commas between them, or {form}, got {text!r}.")
+    low, high = numbers[:2]
+    if not 0 < low < high:
+        raise UserError(f"{name} must have 0 < LOW < HIGH for steps that multiply, got {text!r}.")
+    if random is not None:
+        return Range(low, high)
+    count = whole(f"the COUNT of {name}", 2, most=10**4)(text.split(":")[2])
+    steps = [low * (high / low) ** (i / (count - 1)) for i in range(count)]
+    # Without the last digits' noise, so that 0.1 reads 0.1 in tables and files.
+    return tuple(float(f"{step:.12g}") for step in steps)
+
+
+def _number(name: str, word: str, text: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{name} must be finite numbers, such as {name}=0.1,0.2 or {name}=0.01:1:5, got {text!r}.")
+    return number
+
+
+def _words(words: list[str]) -> tuple[Words, ...]:
+    parsed = []
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise UserError(f"a setting to sweep is written NAME=VALUES, such as rate=0.001:1:7, got {word!r}.")
+        if not text.strip():
+            raise UserError(f"{name} must have at least one value, such as {name}=0.1,0.2, got none.")
+        parsed.append(Words(name.strip().replace("-", "_"), text.strip()))
+    return tuple(parsed)
+
+
+def _method(word: str) -> str:
+    split_method(word)
+    return word
+
+
+def _task(word: str) -> str:
+    split_task(word)
+    return word
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Let a method learn a task at every point of a grid of its settings, several seeds each, and draw how much they
+    matter.
+
+    VALUES are 0.1,0.3 or, in steps that multiply, 0.001:1:7 (seven values); with --random, 0.001:1 is drawn from. Float
+    settings (rate; penalty and state_rate of fpp; decay and prior of -kalman; alpha and beta of -fptt) run side by side
+    in one compiled program, whole ones (horizon, window, rank, order, buffer, updates, hidden_size) one after another:
+
+        onward sweep rate=0.0003:0.3:7 horizon=2,5 --method fpp-adam --task cycle-world:6 --run runs/fpp
+
+    The same command with the same --run goes on with a sweep that was stopped.
+    """
+
+    settings: Annotated[
+        tuple[Words, ...], *option("NAME=VALUES ...", "rate=0.0003:0.3:7", _words, positional=True, many=True)
+    ] = (Words("rate", "0.0003:0.3:7"),)
+    """What to sweep over."""
+    method: Annotated[str, *option("NAME", "fpp-adam", _method)] = "fpp-adam"
+    """ESTIMATOR[-OPTIMIZER][:SIZE], as in onward compare."""
+    task: Annotated[str, *option("NAME", "cycle-world", _task)] = "cycle-world"
+    """What to predict: anbn:K,L, brackets:S,K,A, cycle-world:P, music, shakespeare or text:FILE."""
+    characters: Annotated[int, *option("N", "10000", whole("--characters", 1))] = 10_000
+    """How many each run reads."""
+    seeds: Annotated[int, *option("N", "4", whole("--seeds", 1, most=10**4))] = 4
+    """Runs at each point."""
+    random: Annotated[int | None, *option("N", "the whole grid", whole("--random", 1, most=10**5))] = None
+    """Draw so many points from the ranges LOW:HIGH, the logarithm uniform."""
+    cell: Annotated[str | None, *option("NAME", "leaky for anbn and brackets, else vanilla", one_of("cell", CELLS))] = (
+        None
+    )
+    """The recurrent cell: vanilla, leaky, lstm or gru."""
+    hidden_size: Annotated[int, *option("N", "20", whole("--hidden-size", 1, most=10**5))] = 20
+    """Its units, unless they are swept."""
+    lanes: Annotated[int | None, *option("N", "what fits into memory", whole("--lanes", 1))] = None
+    """At most so many runs side by side: what is finished is saved after each such part."""
+    seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
+    """Decides the weights, the signs, the streams and the points drawn."""
+    run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
+    """Where results, table and picture go."""
