@@ -1,0 +1,41 @@
+"""What onward tells XLA, and that XLA listens."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from onward.small_loops import LIMIT, compile_small_loops_whole
+
+OURS = f"--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold={LIMIT}"
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="an option of the CPU's compiler")
+def test_a_small_loop_is_one_function():
+    def step(carry, _):
+        weights, hidden = carry
+        hidden = jnp.tanh(weights @ hidden)
+        return (weights + jnp.outer(hidden, hidden), hidden), None
+
+    def loop(size):
+        start = jnp.zeros((size, size)), jnp.zeros(size)
+        return jax.jit(lambda start: jax.lax.scan(step, start, length=100)[0]).lower(start).compile().as_text()
+
+    assert "xla_cpu_small_call" in loop(20)
+    assert "xla_cpu_small_call" not in loop(1000)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", OURS),
+        ("intra_op_parallelism_threads=1", f"{OURS} intra_op_parallelism_threads=1"),
+        ("--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=0", None),
+        ("--xla_backend_extra_options=something=1", None),
+    ],
+)
+def test_flags_of_the_user_stay(monkeypatch, before, after):
+    monkeypatch.setenv("XLA_FLAGS", before)
+    compile_small_loops_whole()
+    assert os.environ["XLA_FLAGS"] == (before if after is None else after)
