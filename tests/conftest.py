@@ -10,6 +10,7 @@ AS_IN_USE = {
     "test_cli_compare",
     "test_readme",
     "test_runs",
+    "test_sweep",
     "test_text",
 }
 

@@ -35,7 +35,7 @@ def compare(options: CompareOptions) -> int:
             for method in options.methods
         }
         budget = Budget(*options.budget)
-        check_chunks(task, budget, contestants)
+        check_chunks(task, budget, contestants, option=f"--budget {budget}")
         run(
             contestants,
             task,
@@ -48,9 +48,9 @@ def compare(options: CompareOptions) -> int:
     return 0
 
 
-def check_chunks(task: SymbolTask, budget: Budget, contestants: dict[str, Contestant]) -> None:
-    """Raises `UserError` if a text or the budget is shorter than the chunk of a method."""
-    limits = [] if budget.characters is None else [(f"--budget {budget}", budget.characters)]
+def check_chunks(task: SymbolTask, budget: Budget, contestants: dict[str, Contestant], *, option: str) -> None:
+    """Raises `UserError` if a text or the budget, given by this option, is shorter than the chunk of a method."""
+    limits = [] if budget.characters is None else [(option, budget.characters)]
     if isinstance(task.source, Cycle):
         limits.append((task.name, len(task.source.symbols)))
     for what, length in limits:

@@ -44,7 +44,8 @@ def sweep(options: SweepOptions) -> int:
             method = make(**point)
         except ValueError as error:
             raise UserError(f"{error}") from None
-        check_chunks(task, Budget(characters=options.characters), {options.method: method})
+        option = f"--characters {options.characters}"
+        check_chunks(task, Budget(characters=options.characters), {options.method: method}, option=option)
     runs = f"{len(points) * options.seeds:,} runs"
     title = f"Sweep of {options.method}"
     again = f"the same command with --run {shlex.quote(str(folder))} goes on where it stopped"

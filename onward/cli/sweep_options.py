@@ -109,18 +109,19 @@ class SweepOptions:
 
     VALUES are 0.1,0.3 or, in steps that multiply, 0.001:1:7 (seven values); with --random, 0.001:1 is drawn from. Float
     settings (rate; penalty and state_rate of fpp; decay and prior of -kalman; alpha and beta of -fptt) run side by side
-    in one compiled program, whole ones (horizon, window, rank, order, buffer, updates, hidden_size) one after another:
+    in one compiled program, whole ones (horizon, window, rank, order, buffer, updates, hidden_size) one after another.
+    Settings come before the options:
 
-        onward sweep rate=0.0003:0.3:7 horizon=2,5 --method fpp-adam --task cycle-world:6 --run runs/fpp
+        onward sweep rate=0.1:100:7 horizon=2,5 --method fpp --cell lstm --hidden-size 8 --run runs/fpp
 
     The same command with the same --run goes on with a sweep that was stopped.
     """
 
     settings: Annotated[
-        tuple[Words, ...], *option("NAME=VALUES ...", "rate=0.0003:0.3:7", _words, positional=True, many=True)
-    ] = (Words("rate", "0.0003:0.3:7"),)
+        tuple[Words, ...], *option("NAME=VALUES ...", "rate=0.1:100:7", _words, positional=True, many=True)
+    ] = (Words("rate", "0.1:100:7"),)
     """What to sweep over."""
-    method: Annotated[str, *option("NAME", "fpp-adam", _method)] = "fpp-adam"
+    method: Annotated[str, *option("NAME", "rtrl", _method)] = "rtrl"
     """ESTIMATOR[-OPTIMIZER][:SIZE], as in onward compare."""
     task: Annotated[str, *option("NAME", "cycle-world", _task)] = "cycle-world"
     """What to predict: anbn:K,L, brackets:S,K,A, cycle-world:P, music, shakespeare or text:FILE."""

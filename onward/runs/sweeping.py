@@ -121,7 +121,8 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
             axes.grid(which="major", color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
         panels[0].set_ylabel("bits per character over the last tenth (lower is better)")
-        title = title or f"{sweep.task.name}: {sweep.budget} a run"
+        heading = f"{sweep.task.name}: {sweep.budget} a run"
+        title = f"{title}, {heading}" if title else heading
         panels[0].set_title(title, loc="left", fontweight="bold", pad=24)
         line = f"mean of the sound seeds of {sweep.seeds}, shaded from the best to the worst"
         panels[0].text(0, 1.02, line, transform=panels[0].transAxes, fontsize=9, color="0.3")
