@@ -140,7 +140,8 @@ class Program:
         self._make, self._task, self._budget = make, task, budget
         size = BLOCK if budget.characters is None else max(1, min(BLOCK, budget.characters // 20))
         self._size = -(-size // chunk) * chunk
-        self._start = jax.jit(jax.vmap(self._begin))
+        # Run once: to compile it well takes longer than the block, several seconds, and gains microseconds.
+        self._start = jax.jit(jax.vmap(self._begin), compiler_options={"xla_backend_optimization_level": 0})
         self._compiled: dict[int, Any] = {}
         self.compile_seconds = 0.0
 
