@@ -29,6 +29,11 @@ def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
     return total(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
 
+def largest(tree: PyTree) -> Float[Array, ""]:
+    """The largest absolute value in a tree, NaN if there is one."""
+    return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)])
+
+
 def row_sums(rows: Float[Array, "*rows columns"]) -> Float[Array, "*rows"]:
     """The sums over the last axis, as a product with ones.
 

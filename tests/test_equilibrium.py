@@ -180,6 +180,27 @@ def test_conjugate_gradient_solves_the_damped_system(name):
     assert np.abs(ravel_pytree(found)[0] - ravel_pytree(dense(name))[0]).max() > 1e-3
 
 
+def test_conjugate_gradient_at_any_scale_of_the_loss():
+    """In float32, where the squares of 1e20 overflow and those of 1e-20 vanish; and of no number, no number."""
+    W, x = (leaf.astype("float32") for leaf in problem("vanilla")[2])
+    adjoint = equilibria.ConjugateGradientRBP(40, damping=0)
+
+    @quick_jit
+    @jax.vmap
+    def solved(b, slope):
+        return adjoint.solve(products(lambda h: slope * (W @ h) + x, x), b)
+
+    b = normal(2, 6).astype("float32")
+    scales = jnp.array([1, 1e20, 1e-20, 0, jnp.nan, jnp.inf, 1], "float32")
+    slopes = jnp.array([1, 1, 1, 1, 1, 1, jnp.nan], "float32")  # a Jacobian of no numbers, in the end
+    found = solved(scales[:, None] * b, slopes)
+    exact = np.linalg.solve(np.eye(6) - np.asarray(W, float).T, np.asarray(b, float))
+    for z, scale in zip(found[:3], scales, strict=False):
+        np.testing.assert_allclose(z / scale, exact, rtol=0, atol=1e-4 * np.abs(exact).max())
+    np.testing.assert_array_equal(found[3], 0)
+    assert np.isnan(found[4:]).all()
+
+
 @every_map
 def test_proposition_2_neumann_is_truncated_unrolling_at_rest(name):
     function, h, args, b, _ = problem(name)

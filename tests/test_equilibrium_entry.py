@@ -41,6 +41,11 @@ def grow(h, x):
     return 2 * h + x
 
 
+def root(h, _):
+    """At rest at 0, where its slope is no number."""
+    return jnp.sqrt(h)
+
+
 def solve(function=vanilla, state=None, args=None, **settings):
     state = jnp.zeros(UNITS) if state is None else state
     return equilibria.equilibrium(function, state, weights() if args is None else args, **settings)
@@ -115,6 +120,10 @@ def test_it_is_never_silent():
             finish(transform(lambda args: solve(args=args, max_steps=3).state.sum()), weights())
     with pytest.warns(equilibria.EquilibriumWarning, match=r"‖J‖ is 2: "):
         solve(grow, state=-jnp.ones(UNITS), args=1.0, key=jr.key(0))
+    with pytest.warns(equilibria.EquilibriumWarning, match=r"‖J‖ is nan: "):
+        solve(root, key=jr.key(0))
+    with pytest.warns(equilibria.EquilibriumWarning, match=r"‖J‖ is nan: "):
+        finish(quick_jit(lambda state: solve(root, state, key=jr.key(0))), jnp.zeros(UNITS))
 
 
 def test_in_a_batch_only_what_fails_is_reported():
@@ -138,6 +147,8 @@ def test_it_raises_if_asked():
         solve(max_steps=3, throw=True)
     with pytest.raises(RuntimeError, match="‖J‖ is 1 or above"):
         solve(grow, state=-jnp.ones(UNITS), args=1.0, key=jr.key(0), throw=True)
+    with pytest.raises(RuntimeError, match="‖J‖ is 1 or above"):
+        solve(root, key=jr.key(0), throw=True)
     assert solve(throw=True, key=jr.key(0)).diagnostics.settled
 
 

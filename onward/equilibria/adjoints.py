@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..arguments import whole
-from ..trees import inner, norm, zeros_like
+from ..trees import inner, largest, norm, zeros_like
 from .arguments import at_least_zero
 from .jacobian import JacobianProducts
 from .steady import AbstractRBP
@@ -99,12 +99,16 @@ class ConjugateGradientRBP(AbstractRBP):
         def normal(v):
             return _add(forward(_add(v, jacobian.transposed(v), -1.0)), v, self.damping)
 
-        right = forward(b)
+        # At size 1, where the squares of the numbers neither overflow nor vanish.
+        scale = largest(b)
+        divisor = jnp.where(scale == 0, jnp.ones_like(scale), scale)
+        right = forward(jax.tree.map(lambda leaf: leaf / divisor, b))
         size = inner(right, right)
 
         def unfinished(carry):
             k, _, _, _, rr = carry
-            return (k < self.steps) & (rr > self.tolerance**2 * size)
+            # Not `rr > ...`, which ends a system of NaN at once, with a z of 0.
+            return (k < self.steps) & ~(rr <= self.tolerance**2 * size)
 
         def step(carry):
             k, z, r, p, rr = carry
@@ -114,7 +118,8 @@ class ConjugateGradientRBP(AbstractRBP):
             rr_after = inner(r, r)
             return k + 1, _add(z, p, alpha), r, _add(r, p, rr_after / rr), rr_after
 
-        return jax.lax.while_loop(unfinished, step, (0, zeros_like(b), right, right, size))[1]
+        z = jax.lax.while_loop(unfinished, step, (0, zeros_like(b), right, right, size))[1]
+        return jax.tree.map(lambda leaf: scale * leaf, z)
 
 
 class RBP(AbstractRBP):

@@ -125,7 +125,7 @@ def _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, th
     if throw:
         h = eqx.error_if(h, ~settled, "equilibrium: the state did not settle within max_steps.")
         if size is not None:
-            h = eqx.error_if(h, size >= 1, "equilibrium: ‖J‖ is 1 or above: the map may not contract around its state.")
+            h = eqx.error_if(h, ~(size < 1), "equilibrium: ‖J‖ is 1 or above, or NaN: the map may not contract there.")
     return Equilibrium(h, Diagnostics(solution.stats["num_steps"], norm(move), settled, size))
 
 
@@ -139,7 +139,7 @@ def _warn(diagnostics):
         return _say(diagnostics)
     bad = ~diagnostics.settled
     if diagnostics.jacobian_norm is not None:
-        bad |= diagnostics.jacobian_norm >= 1
+        bad |= ~(diagnostics.jacobian_norm < 1)  # NaN is bad, too
     # The host is called only where something is wrong, in a batch too; there it is called for each example.
     jax.lax.cond(eqxi.unvmap_any(bad), partial(jax.debug.callback, _say), lambda _: None, diagnostics)
 
@@ -152,7 +152,7 @@ def _say(diagnostics):
             EquilibriumWarning,
             stacklevel=4,
         )
-    if diagnostics.jacobian_norm is not None and diagnostics.jacobian_norm >= 1:
+    if diagnostics.jacobian_norm is not None and not diagnostics.jacobian_norm < 1:
         warnings.warn(
             f"‖J‖ is {float(diagnostics.jacobian_norm):.3g}: the map may not contract around its state, "
             "and the adjoint may not settle.",
