@@ -7,9 +7,9 @@ import numpy as np
 from ..comparison import Comparison, Result
 from ..tasks.prediction import ORDER_0
 from ..tasks.symbols import Cycle
+from .measures import PAR, Bits, in_words, unsound
 from .recipe import Verdict
 
-PAR = 0.05  # bits per character within which two methods are called on a par
 WORKS = 5 * 10**6  # characters of Shakespeare's works, roughly
 
 # Arms that verdicts know by name.
@@ -18,37 +18,8 @@ CONTROL = "TBPTT(1), RMSProp"
 WINDOWED = f"TBPTT({TRUNCATION})"
 
 
-class _Last:
-    """Mean and standard error of a result's last tenth, or of its first so many characters, over its sound seeds."""
-
-    def __init__(self, result: Result, characters: int | None = None):
-        values = result.closing
-        if characters is not None:
-            values = result.means[:, np.searchsorted(result.ends, characters, side="right") - 1]
-        values = values[result.sound]
-        self.mean = float(values.mean())
-        self.error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else 0.0
-
-    def __str__(self):
-        return f"{self.mean:.3f} ± {self.error:.3f}"
-
-    def apart(self, other: "_Last") -> float:
-        """The difference, in its standard errors."""
-        return (self.mean - other.mean) / max(np.hypot(self.error, other.error), 1e-12)
-
-
 def _found(comparison: Comparison) -> dict[str, Result]:
     return {result.name: result for result in comparison.results}
-
-
-def _unsound(results: Iterable[Result]) -> Verdict | None:
-    """No verdict on means where seeds are missing from them."""
-    broken = [f"{np.sum(~r.sound)} of {len(r.sound)} of {r.name}" for r in results if not r.sound.all()]
-    return Verdict("not decided", f"seeds diverged or lost their way: {', '.join(broken)}.") if broken else None
-
-
-def _said(lasts: dict[str, _Last]) -> str:
-    return "; ".join(f"{name} {last}" for name, last in lasts.items())
 
 
 def _common(results: Iterable[Result]) -> int:
@@ -69,12 +40,12 @@ def judge_fig1(comparison: Comparison) -> Verdict:
     ranks = {name: r for name, r in found.items() if name.startswith("NoBackTrack")}
     unstable = [name for name, r in ranks.items() if _unstable(r)]
     rtrl = found["RTRL"]
-    lasts = {name: _Last(r) for name, r in [*ranks.items(), ("RTRL", rtrl)] if r.sound.any()}
+    lasts = {name: Bits(r) for name, r in [*ranks.items(), ("RTRL", rtrl)] if r.sound.any()}
     spread = max(np.ptp(r.closing[r.sound]) for r in ranks.values() if r.sound.any())
     why = (
         f"unstable: {', '.join(unstable) or 'no rank'}; RTRL {'too' if _unstable(rtrl) else 'is stable'}. Last tenths: "
     )
-    why += f"{_said(lasts)}; the seeds of a rank end up to {spread:.2f} bits apart."
+    why += f"{in_words(lasts)}; the seeds of a rank end up to {spread:.2f} bits apart."
     if _unstable(rtrl):
         return Verdict("not decided", why)
     return Verdict("agrees" if len(unstable) > 1 else ("disagrees" if not unstable else "not decided"), why)
@@ -83,12 +54,12 @@ def judge_fig1(comparison: Comparison) -> Verdict:
 def judge_fig2(comparison: Comparison) -> Verdict:
     """At the same number of characters, NoBackTrack of rank two and more is as far as RTRL."""
     found = {name: r for name, r in _found(comparison).items() if name != CONTROL}
-    if missing := _unsound(found.values()):
+    if missing := unsound(found.values()):
         return missing
     read = _common(found.values())
-    lasts = {name: _Last(r, read) for name, r in found.items()}
+    lasts = {name: Bits(r, read) for name, r in found.items()}
     gaps = [lasts[f"NoBackTrack rank {rank}"].mean - lasts["RTRL"].mean for rank in (2, 10)]
-    why = f"mean bits over the first {read:,} characters: {_said(lasts)}."
+    why = f"mean bits over the first {read:,} characters: {in_words(lasts)}."
     frequencies = comparison.task.levels[ORDER_0]
     if lasts["RTRL"].mean > frequencies - 2 * PAR:
         why += f" They are alike, but by then none has learned more than how frequent symbols are ({frequencies:.3f})."
@@ -99,15 +70,15 @@ def judge_fig2(comparison: Comparison) -> Verdict:
 def judge_fig3(comparison: Comparison) -> Verdict:
     """Stable; as good as Kalman RTRL in the same time; nothing gained by rank."""
     found = {name: r for name, r in _found(comparison).items() if name != CONTROL}
-    if missing := _unsound(found.values()):
+    if missing := unsound(found.values()):
         return missing
     read = _common(found.values())
-    at, last = ({name: _Last(r, n) for name, r in found.items()} for n in (read, None))
+    at, last = ({name: Bits(r, n) for name, r in found.items()} for n in (read, None))
     stable = not any(_unstable(r) for r in found.values())
     ranks = [last[name].mean for name in last if "NoBackTrack" in name]
     in_time = min(ranks) - last["Kalman RTRL"].mean
-    why = f"{'all stable' if stable else 'not all stable'}. Last tenths, after the same time: {_said(last)}. "
-    why += f"Mean bits over the same first {read:,} characters: {_said(at)}."
+    why = f"{'all stable' if stable else 'not all stable'}. Last tenths, after the same time: {in_words(last)}. "
+    why += f"Mean bits over the same first {read:,} characters: {in_words(at)}."
     if stable and abs(in_time) < PAR and np.ptp(ranks) < PAR:
         return Verdict("agrees", why)
     return Verdict("disagrees", f"stable as the paper says, but not on a par: {why}" if stable else why)
@@ -116,13 +87,13 @@ def judge_fig3(comparison: Comparison) -> Verdict:
 def judge_fig4(comparison: Comparison) -> Verdict:
     """After the same time truncation at 15 is slightly below Kalman NoBackTrack, and RTRL about as good."""
     found = {name: r for name, r in _found(comparison).items() if name != CONTROL}
-    if missing := _unsound(found.values()):
+    if missing := unsound(found.values()):
         return missing
-    last = {name: _Last(r) for name, r in found.items()}
+    last = {name: Bits(r) for name, r in found.items()}
     best = min((last[name] for name in last if "NoBackTrack" in name), key=lambda x: x.mean)
     ahead = best.apart(last[WINDOWED])
     on_par = abs(last["RTRL"].mean - last[WINDOWED].mean) < 2 * PAR
-    why = f"last tenths, after the same time: {_said(last)}."
+    why = f"last tenths, after the same time: {in_words(last)}."
     if abs(ahead) < 2:
         return Verdict("not decided", f"{why} {WINDOWED} and the best rank are within two standard errors.")
     return Verdict("agrees" if ahead > 2 and on_par else "disagrees", why)
@@ -132,17 +103,15 @@ def judge_fig5(comparison: Comparison) -> Verdict:
     """Kalman NoBackTrack close to the entropy rate, truncation at 15 near the level of independent counts."""
     found, levels = _found(comparison), comparison.task.levels
     needed = {name: r for name, r in found.items() if name != CONTROL}
-    if missing := _unsound(needed.values()):
+    if missing := unsound(needed.values()):
         return missing
-    last = {name: _Last(r) for name, r in needed.items()}
+    last = {name: Bits(r) for name, r in needed.items()}
     level, entropy = levels["independent counts"], levels["entropy rate"]
     ranks = [name for name in last if name.startswith("Kalman NoBackTrack")]
     below = [name for name in ranks if last[name].mean < level - 2 * last[name].error]
     close = [name for name in below if last[name].mean < (level + entropy) / 2]
     stays = last[WINDOWED].mean > level - 2 * last[WINDOWED].error
-    why = (
-        f"last tenths, independent counts costing {level:.4f} and the entropy rate being {entropy:.4f}: {_said(last)}. "
-    )
+    why = f"last tenths, independent counts costing {level:.4f} and the entropy rate being {entropy:.4f}: {in_words(last)}. "
     why += "Above independent counts ended " + ", ".join(
         f"{np.sum(found[name].closing > level)} of {comparison.seeds} seeds of {name}" for name in ranks
     )
@@ -157,14 +126,16 @@ def judge_fig5(comparison: Comparison) -> Verdict:
 def judge_fig6(comparison: Comparison) -> Verdict:
     """All methods alike over the same characters, for a text changes as it goes on; and all worse than CTW."""
     found = {name: r for name, r in _found(comparison).items() if name != CONTROL}
-    if missing := _unsound(found.values()):
+    if missing := unsound(found.values()):
         return missing
     read = _common(found.values())
-    mean = {name: _Last(r, read) for name, r in found.items()}
+    mean = {name: Bits(r, read) for name, r in found.items()}
     ctw = min(level for name, level in comparison.task.levels.items() if "tree" in name)
     means = [x.mean for x in mean.values()]
     alike, worse = np.ptp(means) < 4 * PAR, min(r.closing.min() for r in found.values()) > ctw
-    why = f"mean bits over the same first {read:,} characters, {np.ptp(means):.2f} apart: {_said(mean)}; context tree "
+    why = (
+        f"mean bits over the same first {read:,} characters, {np.ptp(means):.2f} apart: {in_words(mean)}; context tree "
+    )
     why += f"weighting of the whole text {ctw:.3f}."
     source = comparison.task.source
     if isinstance(source, Cycle) and len(source.symbols) < WORKS:
@@ -177,11 +148,11 @@ def judge_norms(comparison: Comparison) -> Verdict:
     found = _found(comparison)
     lost = {name: int(np.sum(~r.sound)) for name, r in found.items()}
     said = "; ".join(f"{name} {lost[name]} of {comparison.seeds}" for name in found)
-    lasts = {name: _Last(r) for name, r in found.items() if r.sound.sum() > 1}
+    lasts = {name: Bits(r) for name, r in found.items() if r.sound.sum() > 1}
     half, euclidean = (found[name] for name in ("half-invariant norms", "Euclidean norms"))
     both = half.sound & euclidean.sound
     gap = (half.closing - euclidean.closing)[both]
-    why = f"seeds that diverged or were lost: {said}. Last tenths of the others: {_said(lasts)}."
+    why = f"seeds that diverged or were lost: {said}. Last tenths of the others: {in_words(lasts)}."
     if both.sum() > 1:
         error = gap.std(ddof=1) / np.sqrt(both.sum())
         why += f" Half-invariant less Euclidean, seed by seed: {gap.mean():+.3f} ± {error:.3f}."
