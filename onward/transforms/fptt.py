@@ -17,7 +17,8 @@ class FPTTState(NamedTuple):
     """What the regulariser remembers. After an update it waits for the step that follows: see `settle`.
 
     * `step`: the number of updates made, which a schedule of α is asked with;
-    * `last_alpha`, `last_beta`: α and β of the last update; both 0 where `multiplier` and `average` are up to date;
+    * `last_alpha`, `last_beta`, `last_ratio`: what is to be settled of the last update: α for the multiplier, β and β/α
+      for the average. They are 0 where nothing is, as α always is in the exact form;
     * `multiplier`: λ, shaped like the parameters;
     * `average`: W̄, shaped like the parameters.
     """
@@ -25,6 +26,7 @@ class FPTTState(NamedTuple):
     step: Int[Array, ""]
     last_alpha: Float[Array, ""]
     last_beta: Float[Array, ""]
+    last_ratio: Float[Array, ""]
     multiplier: PyTree
     average: PyTree
 
@@ -49,10 +51,11 @@ def fptt(
     the gradient.
 
     **Proposition 1 is weaker than it reads.** It assumes that W converges. At a fixed α it can only where every
-    window's gradient vanishes, and there plain gradient steps converge too. Otherwise all forms keep cycling, after one
-    step of the optimiser more widely than without the regulariser; a growing α, with each window's problem solved, does
-    converge. The regulariser also lowers the largest stable rate: for SGD, β = ½, c = 1 and curvature 1, from 2 to
-    10/(5 + 6α). So run the same windows without it for comparison.
+    window's gradient vanishes, and there plain gradient steps converge too. Otherwise all forms keep cycling; a growing
+    α, with each window's problem solved, does converge. After one step of SGD a window, at β = ½, c = 1 and curvature
+    1, this form cycles more widely than without the regulariser, and is stable up to a rate of 10/(5 + 6α) only, where
+    plain descent is up to 2. (The exact form differs in both: see `fptt_exact`.) So run the same windows without it for
+    comparison.
 
     **Arguments:**
 
@@ -90,7 +93,7 @@ def fptt(
 
 
 class FPTTExactState(NamedTuple):
-    """`regulariser`: λ and W̄, always up to date; `optimizer`: the state of the optimiser within."""
+    """`regulariser`: λ, always up to date, and W̄; `optimizer`: the state of the optimiser within."""
 
     regulariser: FPTTState
     optimizer: PyTree
@@ -112,8 +115,12 @@ def fptt_exact(
     time*, ICML 2021, with 1/α for the 1/(2α) in the norm: see `fptt`, also for the arguments and for what Proposition 1
     does not say. It costs one more gradient a window, and so wraps the optimiser, with its clip, instead of going
     before it. `update` takes the extra argument `grad_fn`: the gradient of the window as a function of the parameters,
-    from the hidden state in which the window was entered. What is done to the updates afterwards is not known to λ and
-    W̄: do it within. It regularises all parameters; `optax.masked` around it does not fit `grad_fn`.
+    from the hidden state in which the window was entered. What is done to the updates afterwards is not known to λ: do
+    it within. It regularises all parameters; `optax.masked` around it does not fit `grad_fn`.
+
+    At a fixed α it keeps cycling, like the running form, but after one step of SGD a window (β = ½, c = 1, curvature 1)
+    it does so more widely than without the regulariser only at rates η < 2/(2 − α), and it is stable up to a rate of
+    6/(1 + 2α): for α < 1 above plain descent's 2.
 
     Raises `ValueError` as `fptt` does, and for an update without `grad_fn`.
 
@@ -141,8 +148,9 @@ def fptt_exact(
         updates, optimizer_state = inner.update(updates, state.optimizer, params, **extra_args)
         W_next = optax.apply_updates(params, updates)
         lam = _map(lambda lam, g: g.astype(lam.dtype), last.multiplier, grad_fn(W_next))
-        W_bar = _average(last.average, W_next, lam, last.last_alpha, last.last_beta)
-        return updates, FPTTExactState(_settled(last, lam, W_bar), optimizer_state)
+        # W̄ waits for the parameters that are reached in fact: a learner leaves its model's constants where they are.
+        waiting = last._replace(last_alpha=jnp.zeros_like(last.last_alpha), multiplier=lam)
+        return updates, FPTTExactState(waiting, optimizer_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -164,14 +172,22 @@ def settle(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
     """
     state = _only(state)
     lam = _map(lambda lam, W_bar, W: lam - _times(state.last_alpha, W - W_bar), state.multiplier, state.average, params)
-    return lam, _average(state.average, params, lam, state.last_alpha, state.last_beta)
+
+    def average_in(W_bar, W, lam):
+        return W_bar + _times(state.last_beta, W - W_bar) - _times(state.last_ratio, lam)
+
+    return lam, _map(average_in, state.average, params, lam)
 
 
 def adopt_average(params: PyTree, state: PyTree, *, keep_multiplier: bool = False) -> tuple[PyTree, PyTree]:
     """The parameters and the state with W ← W̄ and λ ← 0: what the paper's authors do at the end of every epoch.
 
     With `keep_multiplier` λ goes on as it is: what they do for word-level language modelling. `state` as in `settle`;
-    all else in it, such as the optimiser's moments, stays.
+    all else in it, such as the optimiser's moments, stays. The carry of an `onward.Learner` has both:
+
+        carry = eqx.tree_at(lambda c: (c.arrays, c.optimizer), carry, adopt_average(carry.arrays, carry.optimizer))
+
+    By hand:
 
         >>> import jax.numpy as jnp, optax
         >>> from onward.transforms.fptt import adopt_average, fptt, settle
@@ -183,7 +199,8 @@ def adopt_average(params: PyTree, state: PyTree, *, keep_multiplier: bool = Fals
         (-0.5, [0.0, -0.5])
     """
     lam, W_bar = settle(params, state)
-    last = _settled(_only(state), lam if keep_multiplier else zeros_like(lam), W_bar)
+    last, zero = _only(state), jnp.zeros((), float)
+    last = FPTTState(last.step, zero, zero, zero, lam if keep_multiplier else zeros_like(lam), W_bar)
     params = jax.tree.map(lambda m, W: W if _is_left_out(m) else jnp.array(m), W_bar, params, is_leaf=_is_left_out)
     return params, jax.tree.map(lambda node: last if _is_state(node) else node, state, is_leaf=_is_state)
 
@@ -191,7 +208,7 @@ def adopt_average(params: PyTree, state: PyTree, *, keep_multiplier: bool = Fals
 def _start(params: PyTree) -> FPTTState:
     zero = jnp.zeros((), float)
     # A copy, lest the same buffer be given away twice where buffers are donated.
-    return FPTTState(jnp.zeros((), jnp.int32), zero, zero, zeros_like(params), jax.tree.map(jnp.array, params))
+    return FPTTState(jnp.zeros((), jnp.int32), zero, zero, zero, zeros_like(params), jax.tree.map(jnp.array, params))
 
 
 def _regularise(updates, state: FPTTState, params, alpha, beta, proximal) -> tuple[PyTree, FPTTState]:
@@ -208,22 +225,8 @@ def _regularise(updates, state: FPTTState, params, alpha, beta, proximal) -> tup
 
     updates = _map(regularised, multiplier, average, params, updates)
     step = jnp.asarray(optax.safe_increment(state.step))
-    return updates, FPTTState(step, alpha_q, jnp.asarray(beta, float), multiplier, average)
-
-
-def _average(average, params, multiplier, alpha, beta):
-    """`(1 − β) W̄ + β W − (β/α) λ`, and W̄ as it is where α = β = 0."""
-    ratio = beta / jnp.where(alpha == 0, 1.0, alpha)
-
-    def average_in(W_bar, W, lam):
-        return W_bar + _times(beta, W - W_bar) - _times(ratio, lam)
-
-    return _map(average_in, average, params, multiplier)
-
-
-def _settled(state, multiplier, average):
-    zero = jnp.zeros_like(state.last_alpha)
-    return FPTTState(state.step, zero, zero, multiplier, average)
+    beta = jnp.asarray(beta, float)
+    return updates, FPTTState(step, alpha_q, beta, beta / alpha_q, multiplier, average)
 
 
 def _only(state) -> FPTTState:
