@@ -112,7 +112,7 @@ def judge_fig5(comparison: Comparison) -> Verdict:
     close = [name for name in below if last[name].mean < (level + entropy) / 2]
     stays = last[WINDOWED].mean > level - 2 * last[WINDOWED].error
     why = f"last tenths, independent counts costing {level:.4f} and the entropy rate being {entropy:.4f}: "
-        f"{in_words(last)}. "
+    why += f"{in_words(last)}. "
     why += "Above independent counts ended " + ", ".join(
         f"{np.sum(found[name].closing > level)} of {comparison.seeds} seeds of {name}" for name in ranks
     )
