@@ -29,10 +29,12 @@ from .equilibria import Equilibrium as Equilibrium
 from .equilibria import EquilibriumWarning as EquilibriumWarning
 from .equilibria import FixedSteps as FixedSteps
 from .equilibria import FullBPTT as FullBPTT
+from .equilibria import HopfieldMemory as HopfieldMemory
 from .equilibria import Hypergradient as Hypergradient
 from .equilibria import NeumannRBP as NeumannRBP
 from .equilibria import PoissonCut as PoissonCut
 from .equilibria import RandomlyTruncatedBPTT as RandomlyTruncatedBPTT
+from .equilibria import Recall as Recall
 from .equilibria import TruncatedBPTT as TruncatedBPTT
 from .equilibria import UniformCut as UniformCut
 from .equilibria import adjoint_residual as adjoint_residual

@@ -8,6 +8,7 @@ AS_IN_USE = {
     "test_comparison",
     "test_cli",
     "test_cli_compare",
+    "test_cli_reproduce",
     "test_readme",
     "test_runs",
     "test_sweep",

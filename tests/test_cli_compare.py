@@ -8,8 +8,8 @@ from onward.cli import main
 from onward.cli.compare_options import CompareOptions, split_method
 from onward.cli.contestants import build_contestant, build_task
 from onward.cli.options import parse_options
+from onward.cli.reproduce import RECIPES
 from onward.cli.reproduce_options import FIGURES
-from onward.recipes.nobacktrack import RECIPES
 
 METHODS = ("tbptt:3", "sliding:3", "rtrl", "snap", "uoro", "nobacktrack-kalman:2", "rtrl-adam", "tbptt-rmsprop")
 

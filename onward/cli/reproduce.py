@@ -1,10 +1,11 @@
-"""`onward reproduce`: a figure of a paper, measured again and held against its claim."""
+"""`onward reproduce`: a figure or table of a paper, measured again and held against its claim."""
 
 import platform
 import shlex
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 import msgspec
@@ -12,14 +13,16 @@ import msgspec
 from .. import __version__
 from ..comparison import Comparison
 from ..errors import UserError
-from ..recipes.nobacktrack import RECIPES
-from ..recipes.recipe import Recipe, Verdict
+from ..recipes import nobacktrack, rbp
+from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import table
 from ..runs.files import write_atomically
 from ..runs.folder import check_unused
 from .compare import run, use_all_cores
 from .compilation_cache import compilation_cache
 from .reproduce_options import ReproduceOptions
+
+RECIPES: dict[str, Recipe | Experiment] = nobacktrack.RECIPES | rbp.RECIPES
 
 
 def reproduce(options: ReproduceOptions) -> int:
@@ -30,46 +33,62 @@ def reproduce(options: ReproduceOptions) -> int:
     recipe = full.scaled(options.scale, options.seeds or full.seeds)
     folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
     check_unused(folder)
-    use_all_cores()
     with compilation_cache():
-        task = recipe.task()
-        comparison = run(
-            dict(recipe.contestants(len(task.alphabet))),
-            task,
-            recipe.budget,
-            seed=options.seed,
-            seeds=recipe.seeds,
-            folder=folder,
-            title=recipe.title,
-        )
-    verdict = judged(recipe, full, comparison)
-    write_atomically(folder / "report.md", report(recipe, options, comparison, verdict).encode())
-    write_atomically(folder / "result.json", _result(recipe, options, comparison, verdict))
-    print(f"\nThe paper: {recipe.claim}\nVerdict: {verdict.word}. {verdict.why}")
+        if isinstance(recipe, Recipe):
+            found = _compare(recipe, options.seed, folder)
+        else:
+            found = _experiment(recipe, options.seed, folder)
+    if options.scale != 1 or recipe.seeds < full.seeds:
+        why = f"this run is smaller than the figure. Of it: {found.verdict.word}; {found.verdict.why}"
+        found = found._replace(verdict=Verdict("not decided", why))
+    for name, content in found.files.items():
+        write_atomically(folder / name, content)
+    write_atomically(folder / "report.md", report(recipe, options, found).encode())
+    write_atomically(folder / "result.json", _result(recipe, options, found))
+    print(f"\nThe paper: {recipe.claim}\nVerdict: {found.verdict.word}. {found.verdict.why}")
     return 0
 
 
-def judged(recipe: Recipe, full: Recipe, comparison: Comparison) -> Verdict:
-    """The recipe's verdict, which a run that is smaller than the full one does not decide."""
-    verdict = recipe.judge(comparison)
-    if recipe.budget == full.budget and recipe.seeds >= full.seeds:
-        return verdict
-    return Verdict("not decided", f"this run is smaller than the figure. Of it: {verdict.word}; {verdict.why}")
+def _compare(recipe: Recipe, seed: int, folder: Path) -> Findings:
+    use_all_cores()
+    task = recipe.task()
+    comparison = run(
+        dict(recipe.contestants(len(task.alphabet))),
+        task,
+        recipe.budget,
+        seed=seed,
+        seeds=recipe.seeds,
+        folder=folder,
+        title=recipe.title,
+    )
+    pictures = {"curve.png": "bits per character against characters read"}
+    verdict, numbers = recipe.judge(comparison), _numbers(comparison)
+    return Findings(verdict, table(comparison, recipe.title).rstrip(), pictures, numbers, files={})
 
 
-def report(recipe: Recipe, options: ReproduceOptions, comparison: Comparison, verdict: Verdict) -> str:
+def _experiment(recipe: Experiment, seed: int, folder: Path) -> Findings:
+    data = recipe.data()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot hold a report ({error.strerror}); name another folder.") from None
+    found = recipe.run(data, recipe.length, recipe.seeds, seed)
+    print(f"{recipe.title}\n\n{found.table}\n\nReport, pictures and numbers: {folder}")
+    return found
+
+
+def report(recipe: Recipe | Experiment, options: ReproduceOptions, found: Findings) -> str:
     """What was run and what came out, for people."""
     lines = [
         f"# {recipe.title}",
         "",
         f"**The paper:** {recipe.claim}",
         "",
-        f"**Verdict: {verdict.word}.** {verdict.why}",
+        f"**Verdict: {found.verdict.word}.** {found.verdict.why}",
         "",
-        "![bits per character against characters read](curve.png)",
-        "",
+        *(line for name, words in found.pictures.items() for line in (f"![{words}]({name})", "")),
         "```",
-        table(comparison, recipe.title).rstrip(),
+        found.table,
         "```",
         "",
         recipe.notes,
@@ -105,15 +124,22 @@ def _processor() -> str:
     return next((line.split(": ")[1] for line in names if line.startswith("model name")), platform.machine())
 
 
-def _result(recipe: Recipe, options: ReproduceOptions, comparison: Comparison, verdict: Verdict) -> bytes:
+def _result(recipe: Recipe | Experiment, options: ReproduceOptions, found: Findings) -> bytes:
     result = {
         "figure": recipe.name,
         "scale": options.scale,
         "claim": recipe.claim,
-        "verdict": verdict.word,
-        "why": verdict.why,
+        "verdict": found.verdict.word,
+        "why": found.verdict.why,
         "command": command(options),
         **machine(),
+        **found.numbers,
+    }
+    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+
+
+def _numbers(comparison: Comparison) -> dict[str, Any]:
+    return {
         "levels": dict(comparison.task.levels),
         "methods": [
             {
@@ -129,4 +155,3 @@ def _result(recipe: Recipe, options: ReproduceOptions, comparison: Comparison, v
             for r in comparison.results
         ],
     }
-    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"

@@ -7,7 +7,10 @@ from typing import Annotated
 from .options import one_of, option, positive, whole
 
 # The figures by name, so that help and mistakes are answered without loading what runs them.
-FIGURES = tuple(f"nobacktrack/{figure}" for figure in ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "norms"))
+FIGURES = (
+    *(f"nobacktrack/{figure}" for figure in ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "norms")),
+    *(f"rbp/{figure}" for figure in ("hopfield", "table-a1")),
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,7 @@ class ReproduceOptions:
     """Run a figure of a paper with frozen settings, and hold what comes out against what the paper reports.
 
     The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for Appendix B.
+    Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1) and rbp/table-a1; they need MNIST in ONWARD_DATA.
     """
 
     figure: Annotated[str | None, *option("FIGURE", "none", one_of("figure", FIGURES), positional=True)] = None

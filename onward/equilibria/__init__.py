@@ -6,6 +6,8 @@ from .adjoints import NeumannRBP as NeumannRBP
 from .cuts import AbstractCut as AbstractCut
 from .cuts import PoissonCut as PoissonCut
 from .cuts import UniformCut as UniformCut
+from .hopfield import HopfieldMemory as HopfieldMemory
+from .hopfield import Recall as Recall
 from .hypergradient import Hypergradient as Hypergradient
 from .hypergradient import hypergradient as hypergradient
 from .jacobian import adjoint_residual as adjoint_residual

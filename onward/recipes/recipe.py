@@ -1,8 +1,8 @@
-"""A recipe: one figure of a paper as a comparison, with the claim it is held against."""
+"""A recipe: one figure or table of a paper, a comparison or an experiment, with the claim it is held against."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..comparison import Budget, Comparison, Contestant
 from ..tasks.symbols import SymbolTask
@@ -44,6 +44,46 @@ class Recipe:
             seconds = None if budget.seconds is None else scale * budget.seconds
             characters = None if budget.characters is None else max(1, round(scale * budget.characters))
             title, budget = f"{title}, SCALED to {100 * scale:g} % of its length", Budget(seconds, characters)
-        if seeds < self.seeds:
-            title += f", {seeds} of its {self.seeds} seeds"
-        return replace(self, title=title, budget=budget, seeds=seeds)
+        return replace(self, title=title + _fewer(seeds, self.seeds), budget=budget, seeds=seeds)
+
+
+class Findings(NamedTuple):
+    """What came out of a recipe: the verdict; a table for people; pictures, each file's name with a description; the
+    numbers, for `result.json`; and the content of files that are not written yet."""
+
+    verdict: Verdict
+    table: str
+    pictures: dict[str, str]
+    numbers: dict[str, Any]
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A figure or table that is no comparison on a stream of symbols: it runs as a whole and draws its own pictures.
+
+    * `name`, `title`, `claim`, `notes`, `seeds`: as of a `Recipe`;
+    * `length`: passes over the data at full size;
+    * `data`: loads them. Raises `UserError` where they are missing or wrong;
+    * `run`: does it, given the data, the length, the number of seeds, and the seed of all randomness.
+    """
+
+    name: str
+    title: str
+    claim: str
+    notes: str
+    length: int
+    seeds: int
+    data: Callable[[], Any]
+    run: Callable[[Any, int, int, int], Findings]
+
+    def scaled(self, scale: float, seeds: int) -> "Experiment":
+        """The same at `scale` times the length, rounded, with so many seeds, and a title that says so."""
+        title, length = self.title, max(1, round(scale * self.length))
+        if scale != 1:
+            title = f"{title}, SCALED to {length} of its {self.length} passes"
+        return replace(self, title=title + _fewer(seeds, self.seeds), length=length, seeds=seeds)
+
+
+def _fewer(seeds: int, full: int) -> str:
+    return f", {seeds} of its {full} seeds" if seeds < full else ""
