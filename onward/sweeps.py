@@ -1,6 +1,5 @@
 """Sweeps: a method over a grid of its settings and many seeds, as few compiled programs as there can be."""
 
-import difflib
 import inspect
 import itertools
 import math
@@ -16,7 +15,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from .arguments import whole
+from .arguments import unknown, whole
 from .lanes import Budget, Contestant, Fates, Program, check_contestant, joined
 from .tasks.symbols import SymbolTask
 
@@ -146,7 +145,7 @@ def sweep(
     **Arguments:**
 
     - `make`: `make(**point)` is the method at a point. It is first called with plain numbers, so that a setting out of
-      range is refused by whatever takes it.
+      range is refused by whatever takes it, then with traced ones, which a description can name but not format.
     - `points`: from `grid` or `log_uniform`, or any mappings from names to values, all with the same names.
     - `task`: such as those of `onward.tasks`.
     - `characters`: how many each run reads, at least 1; rounded up to whole blocks.
@@ -293,7 +292,7 @@ def check_points(points: Sequence[Point], make: Callable[..., Contestant]) -> No
     anything = any(p.kind == p.VAR_KEYWORD for p in parameters)
     for name in points[0]:
         if name not in known and not anything:
-            raise ValueError(unknown_setting(name, known))
+            raise ValueError(unknown("setting", name, known))
         if name in COLUMNS:
             raise ValueError(f"a setting must not be called {name!r}, which is a column of the results; rename it.")
     kinds = {name: isinstance(value, float) for name, value in points[0].items()}
@@ -302,10 +301,3 @@ def check_points(points: Sequence[Point], make: Callable[..., Contestant]) -> No
             raise ValueError(f"points must all have the same settings, floats in all or in none, got {dict(point)}.")
         for name, value in point.items():
             _values(name, [value])
-
-
-def unknown_setting(name: str, known: Sequence[str]) -> str:
-    """What to say of a setting that there is not: the nearest of those there are."""
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-    guess = f"did you mean {' or '.join(near)}? Known are" if near else "known are"
-    return f"there is no setting {name!r}; {guess} {', '.join(known)}."

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from ..arguments import unknown
 from ..errors import UserError
 
 T = TypeVar("T")
@@ -68,9 +69,7 @@ def one_of(kind: str, names: Sequence[str]) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in names:
-            near = difflib.get_close_matches(text.lower(), names, n=2, cutoff=0.5)
-            guess = f"did you mean {' or '.join(near)}? Known are" if near else "known are"
-            raise UserError(f"there is no {kind} {text!r}; {guess} {', '.join(names)}.")
+            raise UserError(unknown(kind, text, names))
         return text
 
     return parse
@@ -80,7 +79,7 @@ def parse_options(options: type[T], arguments: Sequence[str], *, program: str) -
     """The options in `arguments`. Raises `UserError` for any that there are not; `--help` prints and exits."""
     asks_help = any(word in ("-h", "--help") for word in arguments)
     try:
-        parsed, unknown = tyro.cli(
+        parsed, left_over = tyro.cli(
             options, prog=program, args=list(arguments), return_unknown_args=True, console_outputs=asks_help
         )
     except SystemExit as stop:
@@ -89,12 +88,12 @@ def parse_options(options: type[T], arguments: Sequence[str], *, program: str) -
         raise UserError(
             f"{program} cannot read {' '.join(arguments)!r}: an option lacks its value; see {program} --help."
         ) from None
-    if unknown:
-        raise UserError(_unknown(options, unknown[0], program))
+    if left_over:
+        raise UserError(_left_over(options, left_over[0], program))
     return parsed
 
 
-def _unknown(options: type, word: str, program: str) -> str:
+def _left_over(options: type, word: str, program: str) -> str:
     if not word.startswith("-"):
         return f"{program} does not know what to do with {word!r}; put quotes around a value that has spaces."
     names = [f"--{name.replace('_', '-')}" for name in options.__annotations__]

@@ -101,7 +101,7 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
             for i, (structure, trials) in enumerate(programs.items()):
                 label = ", ".join(f"{key} {value}" for key, value in structure if key in _swept(sweep))
                 colour = COLOURS[i % len(COLOURS)]
-                _draw_program(axes, name, trials, colour, label or "all points, and a line through the best")
+                _draw_program(axes, name, trials, colour, label or "each point")
                 _draw_unsound(axes, name, trials, colour, top + (i + 0.5) * row)
             best = sweep.best
             if best.sound.any():
@@ -110,12 +110,16 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
                     f"{n} {_shown(best.settings[n])}" for n in _swept(sweep)
                 )
                 axes.plot(*at, "*", color="black", markersize=13, zorder=5, clip_on=False, label=label)
-            axes.plot([], [], "x", color="0.2", markersize=9, label="all seeds diverged or were lost (small: few)")
+            axes.plot(
+                [], [], "x", color="0.2", markersize=9, label="seeds that diverged or were lost (the larger, the more)"
+            )
             draw_levels(axes, sweep.task)
             axes.axhline(guess, color="0.75", linewidth=1, label=f"guessing: {guess:.3f}")
             values = _values(sweep.trials, name)
             if _geometric(values):
                 axes.set_xscale("log")
+            elif isinstance(values[0], int) and len(values) <= 12:
+                axes.set_xticks(values)
             axes.set_xlabel(name.replace("_", " "))
             axes.set_ylim(0, top + len(programs) * row)
             axes.grid(which="major", color="0.92", linewidth=0.6)
