@@ -1,8 +1,11 @@
 """Checks of single settings, shared by cells, estimators, the learner and the command line."""
 
 import difflib
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 
 def whole(name: str, value, least: int = 1) -> int:
@@ -21,3 +24,24 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
     guess = f"did you mean {' or '.join(near)}? Known are" if near else "known are"
     return f"there is no {kind} {name!r}; {guess} {', '.join(known)}."
+
+
+def number(name: str, value, holds: Callable[[float], bool], wanted: str) -> float:
+    """`value` as a float. Raises `ValueError`, naming it, unless it is a single number that `holds`, as in `wanted`."""
+    try:
+        good = not isinstance(value, (bool, str, bytes)) and np.ndim(value) == 0 and holds(float(value))
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}.")
+    return float(value)
+
+
+def at_least_zero(name: str, value) -> float:
+    """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number of at least 0."""
+    return number(name, value, lambda v: 0 <= v < math.inf, "a finite number of at least 0")
+
+
+def above_zero(name: str, value) -> float:
+    """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number above 0."""
+    return number(name, value, lambda v: 0 < v < math.inf, "a finite number above 0")

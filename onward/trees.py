@@ -4,6 +4,7 @@ import functools
 import operator
 from collections.abc import Iterable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
@@ -22,6 +23,12 @@ def select(condition: Bool[Array, ""], if_true: PyTree, if_false: PyTree) -> PyT
 def zeros_like(tree: PyTree) -> PyTree:
     """The tree with zeros for its numbers."""
     return jax.tree.map(jnp.zeros_like, tree)
+
+
+def without_gradient(tree: PyTree) -> PyTree:
+    """The tree, functions that close over arrays included, without a gradient."""
+    arrays, others = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), others)
 
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:

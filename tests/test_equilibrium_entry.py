@@ -97,6 +97,15 @@ def test_a_warm_start_saves_steps():
     assert solve(state=cold.state, tolerance=1e-6).diagnostics.steps == 1
 
 
+def test_single_precision_settles_at_any_scale():
+    """Where the rounding of a product is that of its largest number, in the small ones as well."""
+    W, x = (leaf.astype("float32") for leaf in weights())
+    diagnostics = quick_jit(jax.vmap(lambda x: solve(lambda h, args: args[0] @ h + args[1], x, (W, x)).diagnostics))
+    found = diagnostics(jnp.array([1, 1e3, 1e6], "float32")[:, None] * x)
+    assert found.settled.all()
+    assert (found.steps < 100).all()
+
+
 def test_fixed_steps_are_judged_by_where_they_end():
     few = pytest.warns(equilibria.EquilibriumWarning, match="after 2 steps, one more would move it by")
     with few:
@@ -281,6 +290,13 @@ BAD = {
     "nan": (r"state must be finite, got nan for 1 of 6", lambda: solve(state=jnp.zeros(UNITS).at[2].set(jnp.nan))),
     "max_steps": ("max_steps must be an integer of at least 1, got 0", lambda: solve(max_steps=0)),
     "tolerance": ("tolerance must be a finite number above 0, got 0", lambda: solve(tolerance=0)),
+    **{
+        f"tolerance-{bad!r}": (f"tolerance must be .* above 0, got {bad!r}", lambda bad=bad: solve(tolerance=bad))
+        for bad in ("1e-3", None, True)
+    },
+    "empty": (r"state must hold at least one number, got \{\}", lambda: equilibria.equilibrium(lambda h, _: h, {})),
+    "fewer": ("max_steps must be at least the 100 that the solver takes, got 30", lambda: solve(
+        solver=equilibria.FixedSteps(100), max_steps=30)),
     "no-bound": ("max_steps must be given for FullBPTT", lambda: optx.fixed_point(
         vanilla, equilibria.FixedSteps(1), jnp.zeros(UNITS), weights(), adjoint=equilibria.FullBPTT(), max_steps=None)),
     "neumann": ("steps must be an integer of at least 1, got 0", lambda: equilibria.NeumannRBP(0)),
@@ -290,11 +306,26 @@ BAD = {
     "fixed": ("steps must be an integer of at least 1, got None", lambda: equilibria.FixedSteps(None)),
     "damping": ("damping must be .* at least 0, got -1", lambda: equilibria.ConjugateGradientRBP(3, -1)),
     "epsilon": ("tolerance must be .* 0, got nan", lambda: equilibria.RBP(3, float("nan"), key=jr.key(0))),
+    "mean-word": ("mean must be a finite number above 0, got '2'", lambda: equilibria.PoissonCut("2")),
     "mean": ("mean must be a finite number above 0, got 0", lambda: equilibria.PoissonCut(0)),
-    "contraction": ("contraction must lie between 0 and 1, got 1", lambda: equilibria.column_norm_penalty(
+    "contraction": ("contraction must be between 0 and 1, got 1", lambda: equilibria.column_norm_penalty(
         vanilla, jnp.zeros(UNITS), weights(), contraction=1)),
     "margin": ("margin must be a finite number above 0, got 0", lambda: equilibria.eigenvalue_penalty(
         vanilla, jnp.zeros(UNITS), weights(), steps=2, margin=0, key=jr.key(0))),
+    "margin-word": ("margin must be a finite number above 0, got 'a'", lambda: equilibria.eigenvalue_penalty(
+        vanilla, jnp.zeros(UNITS), weights(), steps=2, margin="a", key=jr.key(0))),
+    "penalty-shape": (r"the map must return .* float64\[6\]; got float64\[5\]", lambda: equilibria.gershgorin_bound(
+        lambda h, _: h[:5], jnp.zeros(UNITS))),
+    "penalty-structure": (r"the map must return .*; got float64\[6\]", lambda: equilibria.column_norm_penalty(
+        lambda h, _: h[0], (jnp.zeros(UNITS),))),
+    "penalty-order": ("the map must return", lambda: equilibria.smallest_eigenvalue(
+        lambda h, _: h.T, jnp.zeros((2, 3)), steps=2, key=jr.key(0))),
+    "penalty-dtype": ("the map must return .* float32", lambda: equilibria.gershgorin_bound(
+        lambda h, _: h.astype("float32"), jnp.zeros(UNITS))),
+    "penalty-integers": (r"state must be floating-point arrays, got int64\[6\]", lambda: equilibria.gershgorin_bound(
+        lambda h, _: h, jnp.zeros(UNITS, int))),
+    "cotangent": (r"cotangent must be like state, float64\[6\], got float64\[5\]", lambda: equilibria.adjoint_residual(
+        vanilla, jnp.zeros(UNITS), weights(), cotangent=jnp.zeros(5), adjoint=equilibria.NeumannRBP(3))),
     "norm": ("the map must return", lambda: equilibria.jacobian_norm(
         lambda h, _: h[:2], jnp.zeros(UNITS), key=jr.key(0))),
     "least-squares": ("NeumannRBP differentiates fixed points and roots", lambda: solve(

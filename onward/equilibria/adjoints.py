@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..arguments import whole
+from ..arguments import at_least_zero, whole
 from ..trees import inner, largest, norm, zeros_like
-from .arguments import at_least_zero
 from .jacobian import JacobianProducts
 from .steady import AbstractRBP
 
@@ -32,7 +31,8 @@ class NeumannRBP(AbstractRBP):
     **Arguments:**
 
     - `steps`: K, products with Jᵀ, at least 1.
-    - `probe`: a scalar; its "gradient" is the relative residual `‖b + Jᵀz − z‖ / ‖b‖` of the backward pass.
+    - `probe`: a scalar; its "gradient" is the relative residual `‖b + Jᵀz − z‖ / ‖b‖` of the backward pass. Like a
+      gradient it is summed over all solves that share the probe, as in a `vmap`: give each its own to tell them apart.
 
     Raises `ValueError` for steps below 1. See `onward.AbstractRBP` for what has a gradient.
 

@@ -1,22 +1,22 @@
 """Checks of what is given that the equilibrium files share."""
 
-import math
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from ..arguments import at_least_zero as at_least_zero
+from .jacobian import describe
 
-def at_least_zero(name: str, value) -> float:
-    """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number of at least 0."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")
-    return number
+
+def check_state(state: PyTree) -> None:
+    """Raises `ValueError` unless `state` is a tree of floating-point arrays, with at least one number."""
+    leaves = jax.tree.leaves(state)
+    if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
+        raise ValueError(f"state must be floating-point arrays, got {describe(state)}.")
+    if not sum(jnp.size(leaf) for leaf in leaves):
+        raise ValueError(f"state must hold at least one number, got {describe(state)}.")
 
 
 def check_finite(name: str, tree: PyTree) -> None:

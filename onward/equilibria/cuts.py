@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln, logsumexp
 from jaxtyping import Array, Float
 
+from ..arguments import above_zero
+
 
 class AbstractCut(eqx.Module):
     """A distribution of N, the number of steps kept, over 1, ..., T. Every N must have a probability above 0."""
@@ -43,9 +45,7 @@ class PoissonCut(AbstractCut):
     mean: float = eqx.field(static=True)
 
     def __init__(self, mean: float):
-        if not (math.isfinite(mean) and mean > 0):
-            raise ValueError(f"mean must be a finite number above 0, got {mean!r}.")
-        self.mean = float(mean)
+        self.mean = above_zero("mean", mean)
 
     def log_probabilities(self, steps):
         n = jnp.arange(1, steps + 1).astype(float)

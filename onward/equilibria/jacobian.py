@@ -79,7 +79,7 @@ def adjoint_residual(
     - `cotangent`: `b`, shaped like `state`.
     - `adjoint`: `onward.NeumannRBP`, `onward.ConjugateGradientRBP` or `onward.RBP`.
 
-    Raises `ValueError` where the map returns another structure, shape or dtype than its state.
+    Raises `ValueError` where the map returns another structure, shape or dtype than its state; so for `cotangent`.
 
         >>> import jax.numpy as jnp, onward
         >>> halve = lambda h, x: 0.5 * h + x
@@ -87,6 +87,8 @@ def adjoint_residual(
         >>> float(onward.adjoint_residual(halve, h, x, cotangent=jnp.ones(1), adjoint=onward.NeumannRBP(steps=3)))
         0.0625
     """
+    if shapes(cotangent) != shapes(state):
+        raise ValueError(f"cotangent must be like state, {describe(state)}, got {describe(cotangent)}.")
     jacobian = products(lambda h: function(h, args), state)
     return relative_residual(jacobian, adjoint.solve(jacobian, cotangent), cotangent)
 

@@ -9,8 +9,9 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..arguments import whole
-from .jacobian import products
+from ..arguments import above_zero, number, whole
+from .arguments import check_state
+from .jacobian import check_alike, products
 
 
 def column_norm_penalty(
@@ -29,15 +30,15 @@ def column_norm_penalty(
       passes through it too.
     - `contraction`: η, above 0 and below 1.
 
-    Raises `ValueError` for a contraction outside its range.
+    Raises `ValueError` for a contraction outside its range, a state that is not floating-point, or a map that returns
+    another structure, shape or dtype than its state. So do all penalties.
 
         >>> import jax.numpy as jnp, onward
         >>> W = jnp.array([[0.5, -0.4], [0.1, 0.8]])
         >>> print(onward.column_norm_penalty(lambda h, W: W @ h, jnp.zeros(2), W))
         0.3...
     """
-    if not 0 < contraction < 1:
-        raise ValueError(f"contraction must lie between 0 and 1, got {contraction!r}.")
+    number("contraction", contraction, lambda value: 0 < value < 1, "between 0 and 1")
     J = _dense(function, state, args)
     return jnp.maximum(0, jnp.abs(J).sum(axis=0).max() - contraction)
 
@@ -98,9 +99,9 @@ def smallest_eigenvalue(
         >>> print(f"{onward.smallest_eigenvalue(scale, jnp.zeros(2), w, steps=2, key=jr.key(0)):.3f}")
         0.250
     """
-    h, unravel = ravel_pytree(state)
+    flat, h = _flat(function, state, args)
     steps = min(whole("steps", steps), h.size)
-    jacobian = products(lambda h: ravel_pytree(function(unravel(h), args))[0], h)
+    jacobian = products(flat, h)
 
     def A(v):
         v = v - jacobian.forward(v)
@@ -148,11 +149,19 @@ def eigenvalue_penalty(
         >>> print(f"{onward.eigenvalue_penalty(scale, jnp.zeros(2), w, steps=2, margin=0.3, key=jr.key(0)):.3f}")
         0.050
     """
-    if not 0 < margin < float("inf"):
-        raise ValueError(f"margin must be a finite number above 0, got {margin!r}.")
+    above_zero("margin", margin)
     return jnp.maximum(0, margin - smallest_eigenvalue(function, state, args, steps=steps, key=key))
 
 
 def _dense(function, state, args) -> Float[Array, "n n"]:
+    flat, h = _flat(function, state, args)
+    return jax.jacfwd(flat)(h)
+
+
+def _flat(function, state, args):
+    """The map as one of vectors, and the state as a vector."""
+    check_state(state)
+    # Of the trees: flattened, another structure or shape might pass for the state's.
+    check_alike(jax.eval_shape(lambda state: function(state, args), state), state)
     h, unravel = ravel_pytree(state)
-    return jax.jacfwd(lambda h: ravel_pytree(function(unravel(h), args))[0])(h)
+    return lambda h: ravel_pytree(function(unravel(h), args))[0], h

@@ -1,6 +1,5 @@
 """The convenient entry: find where a map rests, say how well that went, and let the gradient through."""
 
-import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -14,12 +13,12 @@ import optimistix as optx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ..arguments import whole
-from ..trees import norm
+from ..arguments import above_zero, whole
+from ..trees import norm, without_gradient
 from .adjoints import NeumannRBP
-from .arguments import check_finite
-from .jacobian import check_alike, describe, jacobian_norm
-from .solvers import FixedSteps
+from .arguments import check_finite, check_state
+from .jacobian import check_alike, jacobian_norm
+from .solvers import FixedSteps, UntilSettled, relative_move
 
 MAX_STEPS = 1000
 
@@ -67,26 +66,31 @@ def equilibrium(
 
     **Arguments:**
 
-    - `function`: the map, `function(state, args) -> state`, of one example; `jax.vmap` for more.
+    - `function`: the map, `function(state, args) -> state`, of one example; `jax.vmap` for more. Outside `jax.jit` the
+      solve is compiled once for each function object: define it once, and give what changes through `args`, or make it
+      an `equinox.Module`. A new `lambda` at every call is compiled at every call.
     - `state`: where to start, any pytree of floating-point arrays. Starting from the solution of a similar problem (the
       one before the last update of the weights) saves steps.
     - `args`: any pytree.
     - `adjoint`: how to differentiate, any Optimistix adjoint; `onward.NeumannRBP(steps=20)` if left out.
     - `solver`: any Optimistix solver of fixed points or roots; plain iteration if left out. `optimistix.Newton` takes
       few but expensive steps, `onward.FixedSteps` a given number.
-    - `max_steps`: of the solver, at least 1; if left out, 1000, or as many as `onward.FixedSteps` takes.
-    - `tolerance`: the state has settled where every number of `F(h) − h` is at most `tolerance (1 + |h|)`; above 0.
-      Without a `solver`, iteration goes on to a tenth of that.
+    - `max_steps`: of the solver, at least 1; if left out, 1000, or as many as `onward.FixedSteps` takes, and no fewer.
+    - `tolerance`: the state has settled where, in each of its arrays, `max |F(h) − h| ≤ tolerance (1 + max |F(h)|)`;
+      above 0. Without a `solver`, iteration goes on to a tenth of that.
     - `key`: a random key asks for `‖J‖` (see `onward.jacobian_norm`), and for a warning where it is 1 or above.
     - `throw`: whether to raise where it would have warned.
 
     Raises `ValueError` for a map whose output differs from its state in structure, shape or dtype, for a state that is
-    not floating-point or not finite, and for a number outside its range. With `throw`, raises `RuntimeError` at run
-    time where the state did not settle, or `‖J‖` is 1 or above.
+    not floating-point, not finite or empty, and for a number outside its range. With `throw`, raises `RuntimeError`
+    at run time where the state did not settle, or `‖J‖` is 1 or above.
 
         >>> import jax, jax.numpy as jnp, onward
+        >>> def recurrent(h, args):
+        ...     W, x = args
+        ...     return jnp.tanh(W @ h + x)
         >>> W, x = jnp.array([[0.3, -0.2], [0.1, 0.4]]), jnp.ones(2)
-        >>> resting = onward.equilibrium(lambda h, x: jnp.tanh(W @ h + x), jnp.zeros(2), x)
+        >>> resting = onward.equilibrium(recurrent, jnp.zeros(2), (W, x))
         >>> print(resting.state.round(2), resting.diagnostics.settled)
         [0.78 0.89] True
     """
@@ -94,10 +98,11 @@ def equilibrium(
     if max_steps is None:
         max_steps = solver.steps if isinstance(solver, FixedSteps) else MAX_STEPS
     max_steps = whole("max_steps", max_steps)
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ValueError(f"tolerance must be a finite number above 0, got {tolerance!r}.")
+    if isinstance(solver, FixedSteps) and max_steps < solver.steps:
+        raise ValueError(f"max_steps must be at least the {solver.steps} that the solver takes, got {max_steps}.")
+    tolerance = above_zero("tolerance", tolerance)
     if solver is None:
-        solver = optx.FixedPointIteration(rtol=tolerance / 10, atol=tolerance / 10, norm=_largest)
+        solver = UntilSettled(tolerance / 10)
     state = jax.tree.map(jnp.asarray, state)
     _check(function, state, args)
     found = _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, throw)
@@ -106,32 +111,21 @@ def equilibrium(
     return found
 
 
-def _largest(tree):
-    # Optimistix carries the error in JAX's default dtype, whatever the state's: float32 states need this under x64.
-    return optx.max_norm(tree).astype(float)
-
-
 @eqx.filter_jit
 def _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, throw) -> Equilibrium:
     # Closed-over arrays become visible here, so that the diagnostics can be kept out of the gradient altogether.
     function = eqx.filter_closure_convert(function, state, args)
     solution = optx.fixed_point(function, solver, state, args, adjoint=adjoint, max_steps=max_steps, throw=False)
     h = solution.value
-    still_function, still, still_args = _still((function, h, args))
-    move = jax.tree.map(jnp.subtract, still_function(still, still_args), still)
-    within = jax.tree.map(lambda d, h: jnp.all(jnp.abs(d) <= tolerance * (1 + jnp.abs(h))), move, still)
-    settled = jnp.all(jnp.stack(jax.tree.leaves(within)))
+    still_function, still, still_args = without_gradient((function, h, args))
+    after = still_function(still, still_args)
+    residual, settled = norm(jax.tree.map(jnp.subtract, after, still)), relative_move(after, still) <= tolerance
     size = None if key is None else jacobian_norm(still_function, still, still_args, key=key)
     if throw:
         h = eqx.error_if(h, ~settled, "equilibrium: the state did not settle within max_steps.")
         if size is not None:
             h = eqx.error_if(h, ~(size < 1), "equilibrium: ‖J‖ is 1 or above, or NaN: the map may not contract there.")
-    return Equilibrium(h, Diagnostics(solution.stats["num_steps"], norm(move), settled, size))
-
-
-def _still(tree):
-    arrays, others = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.lax.stop_gradient(arrays), others)
+    return Equilibrium(h, Diagnostics(solution.stats["num_steps"], residual, settled, size))
 
 
 def _warn(diagnostics):
@@ -162,8 +156,6 @@ def _say(diagnostics):
 
 
 def _check(function, state, args):
-    for leaf in jax.tree.leaves(state):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"state must be floating-point arrays, got {describe(state)}.")
+    check_state(state)
     check_finite("state", state)
     check_alike(eqx.filter_eval_shape(function, state, args), state)

@@ -1,11 +1,13 @@
-"""A solver that takes a fixed number of steps, as the papers do."""
+"""Two solvers that iterate a map: a fixed number of steps, as the papers do, and until the state has settled."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..arguments import whole
+from ..trees import largest
 
 
 class FixedSteps(optx.AbstractFixedPointSolver):
@@ -48,6 +50,52 @@ class FixedSteps(optx.AbstractFixedPointSolver):
 
     def terminate(self, fn, y, args, options, state, tags):
         return state >= self.steps, optx.RESULTS.successful
+
+    def postprocess(self, fn, y, aux, args, options, state, tags, result):
+        return y, aux, {}
+
+
+def relative_move(after: PyTree, before: PyTree) -> Float[Array, ""]:
+    """`max |after − before| / (1 + max |after|)`, the largest of all leaves.
+
+    A leaf is measured by its largest number: rounding, in a product, is of that size in the small ones as well.
+    """
+
+    def of(after, before):
+        return (largest(after - before) / (1 + largest(after))).astype(float)
+
+    return largest(jax.tree.map(of, after, before))
+
+
+class UntilSettled(optx.AbstractFixedPointSolver):
+    """Plain iteration `h ← F(h)` until a step's `relative_move` is below `tolerance`: an Optimistix solver."""
+
+    tolerance: float = eqx.field(static=True)
+
+    def __init__(self, tolerance: float):
+        self.tolerance = tolerance
+
+    @property
+    def rtol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.tolerance
+
+    @property
+    def atol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.tolerance
+
+    @property
+    def norm(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return optx.max_norm
+
+    def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> Float[Array, ""]:
+        return jnp.array(jnp.inf, float)
+
+    def step(self, fn, y, args, options, state, tags):
+        after, aux = fn(y, args)
+        return after, relative_move(after, y), aux
+
+    def terminate(self, fn, y, args, options, state, tags):
+        return state < self.tolerance, optx.RESULTS.successful
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {}

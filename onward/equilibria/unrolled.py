@@ -10,6 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from ..arguments import whole
+from ..trees import without_gradient
 from .cuts import AbstractCut
 
 
@@ -67,7 +68,7 @@ class TruncatedBPTT(optx.AbstractAdjoint):
             steps = self.steps if max_steps is None else min(self.steps, max_steps)
             init = jax.tree.map(jnp.asarray, init)
             # The last states are kept in a ring; the oldest of them is where the differentiated steps leave from.
-            ring = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), _frozen(init))
+            ring = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), without_gradient(init))
 
             def remember(t, carry, ring):
                 return jax.tree.map(lambda kept, leaf: kept.at[t % steps].set(leaf), ring, carry)
@@ -143,15 +144,9 @@ def _bound(max_steps, adjoint):
     return max_steps
 
 
-def _frozen(tree):
-    """The tree, functions that close over arrays included, without a gradient."""
-    arrays, others = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.lax.stop_gradient(arrays), others)
-
-
 def _run(cond_fun, body_fun, init, max_steps, remember, memory):
     """Run to the end, `memory = remember(t, carry, memory)` before every step. Returns the number of steps as well."""
-    body_fun = _frozen(eqx.filter_closure_convert(body_fun, init))
+    body_fun = without_gradient(eqx.filter_closure_convert(body_fun, init))
 
     def unfinished(carry):
         t, now, _ = carry
@@ -161,7 +156,7 @@ def _run(cond_fun, body_fun, init, max_steps, remember, memory):
         t, now, memory = carry
         return t + 1, _cast(body_fun(now), now), remember(t, now, memory)
 
-    taken, _, memory = jax.lax.while_loop(unfinished, step, (jnp.array(0), _frozen(init), memory))
+    taken, _, memory = jax.lax.while_loop(unfinished, step, (jnp.array(0), without_gradient(init), memory))
     return taken, memory
 
 
