@@ -127,11 +127,12 @@ def losses(**ends):
 
 
 def test_verdicts():
-    assert judge_hopfield(losses(RBP=3.0)).word == "agrees"
-    behind = judge_hopfield(losses(RBP=2.0))
+    assert judge_hopfield(losses(RBP=3.0), 5.0, 10.0).word == "agrees"
+    assert judge_hopfield(losses(RBP=3.0), 13.0, 10.0).word == "agrees in part"
+    behind = judge_hopfield(losses(RBP=2.0), 5.0, 10.0)
     assert behind.word == "agrees in part"
     assert "RBP ends with 2.00 times BPTT's loss, below where it began" in behind.why
-    assert judge_hopfield(losses(CG_RBP=2.0)).word == "disagrees"
+    assert judge_hopfield(losses(CG_RBP=2.0), 5.0, 10.0).word == "disagrees"
     always = {"CG-RBP": [100.0] * 3, "Neumann-RBP": [100.0] * 3}
     assert judge_table_a1(always | {"RBP": [1.0, 4.0, 99.0]}, small=0.0).word == "agrees"
     assert judge_table_a1(always | {"RBP": [1.0, 4.0, 99.0]}, small=100.0).word == "agrees in part"

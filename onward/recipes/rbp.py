@@ -80,12 +80,20 @@ def _hopfield(digits: Digits, passes: int, seeds: int, seed: int) -> Findings:
         "recalled.png": "the ten digits clean, with half of their ink removed, and as each memory recalls them",
     }
     return Findings(
-        judge_hopfield(losses), "\n".join(lines), pictures, {"shown_wrong_percent": unlike, "methods": numbers}, files
+        judge_hopfield(losses, float(errors["Neumann-RBP"][:, -1].mean()), unlike),
+        "\n".join(lines),
+        pictures,
+        {"shown_wrong_percent": unlike, "methods": numbers},
+        files,
     )
 
 
-def judge_hopfield(losses: dict[str, np.ndarray]) -> Verdict:
-    """CG-RBP and Neumann-RBP on BPTT's curve, and the original RBP blowing up; from losses, a row for each seed."""
+def judge_hopfield(losses: dict[str, np.ndarray], recalled: float, shown: float) -> Verdict:
+    """CG-RBP and Neumann-RBP on BPTT's curve, and the original RBP blowing up; from losses, a row for each seed.
+
+    Only in part where the digits that Neumann-RBP's memories recall are worse than those they are shown, in % of wrong
+    pixels: then nothing is retrieved, whatever the curves.
+    """
     bptt = losses["BPTT"]
     away = {name: float(np.mean(np.abs(losses[name] - bptt) / bptt)) for name in ("TBPTT", "CG-RBP", "Neumann-RBP")}
     rbp = losses["RBP"]
@@ -94,9 +102,12 @@ def judge_hopfield(losses: dict[str, np.ndarray]) -> Verdict:
     why = ", ".join(f"{name} {100 * part:.1f} %" for name, part in away.items())
     why = f"mean distance of the training curve from BPTT's: {why}. RBP ends with {behind:.2f} times BPTT's loss"
     why += ", above where it began" if blown else ", below where it began: it falls behind, and does not blow up"
-    why += f"; with small weights at first, with {small:.2f} times Neumann-RBP's."
+    why += f"; with small weights at first, with {small:.2f} times Neumann-RBP's. "
+    retrieves = recalled < shown
+    why += f"Of the pixels that Neumann-RBP's memories recall {recalled:.1f} % are wrong, of those they are shown "
+    why += f"{shown:.1f} %" + ("." if retrieves else ": they retrieve nothing yet.")
     alike = max(away["CG-RBP"], away["Neumann-RBP"]) < ALIKE
-    if alike and blown:
+    if alike and blown and retrieves:
         return Verdict("agrees", why)
     return Verdict("agrees in part" if alike or blown or behind > BEHIND else "disagrees", why)
 
@@ -187,8 +198,12 @@ RECIPES = {
             title="Recurrent backpropagation Figures 1, 2, A1: a Hopfield memory of ten digits",
             claim="With 20 steps back, CG-RBP and Neumann-RBP match BPTT's training curve; the original RBP blows up.",
             notes=CHOICES + " Recall is measured against the clean digit, not the one shown; the same ink is removed "
-            "at each check. The arms with small weights are added.",
-            length=15,
+            "at each check. The arms with small weights are added. Longer trainings did not retrieve either: with all "
+            "ten digits in each update and small weights, recall stayed at 13.5 % wrong pixels, those of the pixelwise "
+            "majority of the digits, for 140 updates at Adam's 0.001 and for 80 at 0.0001, and at 13.2 % after 120 "
+            "updates at 0.0001 with the loss on the pre-activations. The clamped neurons offer but φ(0) = 0.5 and "
+            "φ(0.5) = 0.62, and |x − I| is flat where x is near 0 or 1.",
+            length=10,
             seeds=3,
             data=_digits,
             run=_hopfield,
