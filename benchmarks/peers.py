@@ -10,6 +10,10 @@ from .report import Table
 from .task import Setting
 
 SETTINGS = (Setting("vanilla", 20), Setting("vanilla", 128))
+ONE_OPTION = (
+    "Everything in JAX, peers and forward pass too, is compiled here with the option that onward sets for small "
+    "loops (`onward/small_loops.py`): it makes them faster as well."
+)
 OURS = ("BPTT, chunk 1 = TBPTT(1)", "SnAp(1)", "UORO", "NoBackTrack, rank 1")
 
 
@@ -17,7 +21,7 @@ def tables(effort: Effort, settings=SETTINGS) -> Iterator[Table]:
     """One table a size."""
     for setting in settings:
         candidates = [steps.candidate(methods.named(name), setting, effort) for name in OURS]
-        remarks = []
+        remarks = [ONE_OPTION]
         for package, module in (("braintrace", "peer_braintrace"), ("torch", "peer_torch")):
             if found := installed(package):
                 peer = import_module(f".{module}", __package__)
