@@ -24,7 +24,8 @@ class Recipe:
     * `claim`: what the paper reports; `notes`: what it leaves open and was chosen here;
     * `task`, `contestants`: built when the recipe runs; `contestants` takes the number of symbols;
     * `budget`, `seeds`: at full size;
-    * `judge`: the verdict on a comparison.
+    * `judge`: the verdict on a comparison;
+    * `rate_factors`: what each method's rate is multiplied by, one result each.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Recipe:
     budget: Budget
     seeds: int
     judge: Callable[[Comparison], Verdict]
+    rate_factors: tuple[float, ...] = (1.0,)
 
     def scaled(self, scale: float, seeds: int) -> "Recipe":
         """The same with `scale` times the budget and so many seeds, and a title that says so where that is less."""
