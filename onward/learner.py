@@ -95,8 +95,8 @@ class Learner:
         """The carry at the start of a stream.
 
         `example` is one `(x, y)` of one stream, for the estimators that store inputs or probe the cell (`SlidingBPTT`,
-        `SnAp` beyond its cheap case). Raises `ValueError` if the model has nothing to learn, or the example is needed
-        and missing.
+        `FPP`, `SnAp` beyond its cheap case). Raises `ValueError` if the model has nothing to learn, or the example is
+        needed and missing.
         """
         check_model(model)
         if example is not None:
@@ -150,7 +150,7 @@ class Learner:
           multiple of the chunk, the last chunk is shorter.
         - `reset`: true where a new sequence starts with that step.
         - `weight`: multiplies the step's loss; 0 leaves it out, and a chunk of zeros leaves the parameters and the
-          optimiser untouched.
+          optimiser untouched, unless the estimator learns from the past as well, like `onward.FPP`.
 
         Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in
         blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit.

@@ -7,12 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import QUICK, assert_identical, assert_same, loss, quick_jit
+from problems import CELLS, QUICK, assert_identical, assert_same, loss, quick_jit
 from problems import problem as new_problem
 
 import onward
@@ -359,6 +360,43 @@ def test_penalty_and_state_rate_are_numbers_in_the_carry_or_schedules():
     assert settings(now) == (0.2 * 5, 0.7)
 
 
+@pytest.mark.parametrize("name", ["penalty", "state_rate"])
+def test_a_schedule_that_falls_below_zero_is_not_overlooked(name):
+    falling = {name: lambda count: 0.5 - count}
+    p, estimator = problem("vanilla", steps=3), onward.FPP(1, 2, **falling)
+    key = jr.key(0, impl=QUICK)
+    estimate = quick_jit(lambda p: estimator.grad(p.model, loss, p.hidden, p.state(estimator, key), p.xs, p.ys))(p)
+    assert np.isnan(getattr(estimate.state, name))
+    assert np.isnan(estimate.hidden).any()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_chunk_of_any_cell(cell):
+    """The contract, of what every cell's states may be made of: shapes and dtypes stay, and nothing is traced twice."""
+    p, estimator, traces = problem(cell, steps=2), onward.FPP(1, 3), []
+
+    @quick_jit
+    def grad(hidden, state):
+        traces.append(1)
+        return estimator.grad(p.model, loss, hidden, state, p.xs, p.ys)
+
+    first = grad(p.hidden, quick_jit(lambda p: p.state(estimator, jr.key(0, impl=QUICK)))(p))
+    second = grad(first.hidden, first.state)
+    assert len(traces) == 1
+    assert jax.tree.structure(second) == jax.tree.structure(first)
+    for estimate in (first, second):
+        assert estimate.active
+        assert np.isfinite(estimate.losses).all()
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(estimate.grads))
+
+
+def test_updates_side_by_side_copy_no_buffer():
+    estimator = onward.FPP(2, 50_000, updates=4, parallel=True)
+    learner, carry, xs, ys = small(estimator, optimizer=optax.sgd(0.1))
+    compiled = jax.jit(lambda *stream: learner.run(*stream)).lower(carry, xs, ys).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 50_000
+
+
 def test_float32_stays_float32():
     with jax.enable_x64(False):
         p = jax.tree.map(lambda leaf: leaf.astype("float32"), problem("vanilla", steps=4))
@@ -370,6 +408,14 @@ def test_float32_stays_float32():
         jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree) for tree in (state, estimate.state)
     )
     assert before == after
+
+
+@pytest.fixture
+def as_in_use():
+    """Without the tests' own checks of shapes and types, which would speak first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class TestBadInput:
@@ -386,10 +432,11 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"^updates must be an integer of at least 1, got 0\.$"):
             onward.FPP(5, 10, updates=0)
 
-    @pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
+    @pytest.mark.usefixtures("as_in_use")
+    @pytest.mark.parametrize("value", [-0.1, np.nan, np.inf, "abc", "0.5"])
     @pytest.mark.parametrize("name", ["penalty", "state_rate"])
     def test_numbers(self, name, value):
-        with pytest.raises(ValueError, match=rf"^{name} must be finite and not negative, got {value}\.$"):
+        with pytest.raises(ValueError, match=rf"^{name} must be a finite number of at least 0, got {value!r}\.$"):
             onward.FPP(5, 10, **{name: value})
 
     def test_the_example(self):

@@ -465,7 +465,7 @@ class TestConvergence:
 class TestBadInput:
     @pytest.mark.parametrize("alpha", [0.0, -0.5, np.nan, np.inf])
     def test_alpha(self, alpha):
-        with pytest.raises(ValueError, match=rf"^alpha must be finite and above 0, got {alpha}\.$"):
+        with pytest.raises(ValueError, match=rf"^alpha must be a finite number above 0, got {alpha}\.$"):
             fptt(alpha)
         with pytest.raises(ValueError, match=r"^alpha must be"):
             fptt_exact(optax.sgd(0.1), alpha)
@@ -477,11 +477,11 @@ class TestBadInput:
 
     @pytest.mark.parametrize("proximal", [-1.0, np.nan, np.inf])
     def test_proximal(self, proximal):
-        with pytest.raises(ValueError, match=rf"^proximal must be finite and not negative, got {proximal}\.$"):
+        with pytest.raises(ValueError, match=rf"^proximal must be a finite number of at least 0, got {proximal}\.$"):
             fptt(0.5, proximal=proximal)
 
     def test_a_schedule_that_starts_at_zero(self):
-        with pytest.raises(ValueError, match=r"^a schedule's alpha at the first update must be .*, got 0\.0\.$"):
+        with pytest.raises(ValueError, match=r"^a schedule's alpha at the first update must be .*, got .*0\..*\.$"):
             fptt(optax.linear_schedule(0.0, 1.0, 10))
 
     def test_a_schedule_that_goes_below_zero_is_not_overlooked(self):

@@ -21,10 +21,11 @@ class Estimate(eqx.Module):
     """What an estimator says about one chunk of a stream.
 
     * `losses`: `[steps]`, each step's loss times its weight;
-    * `grads`: shaped like the model's inexact arrays (`None` elsewhere), the sum over the chunk;
+    * `grads`: shaped like the model's inexact arrays (`None` elsewhere), the sum over the chunk; of what it drew from
+      the past, for an estimator that replays it;
     * `hidden`, `state`: what to go on with;
     * `predictions`: `[steps, ...]`;
-    * `active`: whether any step carried a loss; where not, the learner leaves the parameters alone.
+    * `active`: whether anything that `grads` are of carried a loss; where not, the learner leaves the parameters alone.
 
     An estimate of several gradients, all at the same parameters, has them along a leading axis of `grads` and of
     `active`: the optimiser applies one after another.
@@ -39,7 +40,7 @@ class Estimate(eqx.Module):
 
     @property
     def value(self) -> Float[Array, ""]:
-        """The sum of the step losses, the number that `grads` are the gradient of."""
+        """The sum of the step losses, the number that `grads` are the gradient of, but for replays of the past."""
         return self.losses.sum()
 
 

@@ -1,6 +1,5 @@
 """Fixed point propagation: the states of the last stretch of the stream are variables, learned beside the weights."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree, Shaped, UInt32
 
-from ..arguments import whole
+from ..arguments import at_least_zero, whole
 from ..rollouts import restarted, rollout
 from ..trees import inner, select, zeros_like
 from .base import AbstractReplayEstimator, Estimate, Replay, inexact, length, weighted_loss
@@ -131,14 +130,15 @@ class FPP(AbstractReplayEstimator):
     - `horizon`: T, at least 1.
     - `buffer`: N, the number of stored states, at least T + 1: with just that many, it is always the newest slice.
     - `updates`: M, at least 1, per chunk; 4 in the thesis' section 4.4.
-    - `penalty`: λ, finite and not negative, or a schedule of the number of steps; 1 in the thesis.
-    - `state_rate`: the step size of the states, finite and not negative, or a schedule of the number of steps. The
-      thesis does not state its own. At 1/λ the step puts ŝ_i in the place of s_i.
+    - `penalty`: λ, finite and at least 0, or a schedule of the number of steps; 1 in the thesis.
+    - `state_rate`: the step size of the states, finite and at least 0, or a schedule of the number of steps. The thesis
+      does not state its own. At 1/λ the step puts ŝ_i in the place of s_i; above 2/λ the states diverge. A schedule of
+      either that falls below 0 makes the numbers NaN.
     - `learn_states`: with `False` λ = 0 and no state is changed: the thesis' ablation, truncated backpropagation from
       random points of the past (section 4.3).
     - `parallel`: with `True` all M gradients are of the same weights and states, and computed side by side; then they
       are applied one after another (section 4.4), those of a state twice drawn added. With `False` each update sees
-      what the one before has done. On a CPU, side by side is quicker for some dozens of units, and slower for a few.
+      what the one before has done. Which is quicker depends on the sizes: measure it.
 
     Raises `ValueError` for an argument out of range, and at `init` if no `example` is given.
 
@@ -246,7 +246,8 @@ class FPP(AbstractReplayEstimator):
         slots = ring.draw(word)
         first, last = slots[0], slots[-1]
         xs = jax.tree.map(lambda leaf: leaf[slots[1:]], ring.xs)
-        y, weight = jax.tree.map(lambda leaf: leaf[last], (ring.ys, ring.weight))
+        # Not `leaf[last]`, a slice by one number: of many draws at once, each would copy its whole buffer.
+        y, weight = jax.tree.map(lambda leaf: leaf[slots][-1], (ring.ys, ring.weight))
 
         def objective(parameters, states):
             m = eqx.combine(parameters, model)
@@ -281,20 +282,16 @@ def _roll(cell, hidden, xs):
 
 
 def _at(setting, step: UInt32[Array, ""]) -> Float[Array, ""]:
-    """A number, or a schedule's at this step."""
-    return jnp.asarray(setting(step.astype(jnp.int32)) if callable(setting) else setting, float)
+    """A number, or a schedule's at this step; NaN below 0."""
+    value = jnp.asarray(setting(step.astype(jnp.int32)) if callable(setting) else setting, float)
+    return jnp.where(value >= 0, value, jnp.nan)
 
 
 def _checked(name, setting):
     start: Any = setting(jnp.zeros((), jnp.int32)) if callable(setting) else setting
     # A traced value, of a sweep, cannot be looked at.
     if not isinstance(start, Tracer):
-        try:
-            good = not isinstance(start, bool) and 0 <= float(start) < math.inf
-        except TypeError:
-            good = False
-        if not good:
-            raise ValueError(f"{name} must be finite and not negative, got {start!r}.")
+        at_least_zero(name, start)
     return setting
 
 

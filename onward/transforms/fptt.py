@@ -1,6 +1,5 @@
 """FPTT's dynamic regulariser: every update is drawn to a running average of the parameters, before any optimiser."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..arguments import above_zero, at_least_zero, number
 from ..trees import zeros_like
 
 
@@ -262,18 +262,10 @@ def _times(number, array):
 def _check_all(alpha, beta, proximal):
     start = alpha(jnp.zeros((), jnp.int32)) if callable(alpha) else alpha
     name = "a schedule's alpha at the first update" if callable(alpha) else "alpha"
-    _check(name, start, lambda value: 0 < value < math.inf, "finite and above 0")
-    _check("beta", beta, lambda value: 0 < value <= 1, "in (0, 1]")
-    _check("proximal", proximal, lambda value: 0 <= value < math.inf, "finite and not negative")
-
-
-def _check(name, value, holds, wanted):
     # A traced value, of a sweep, cannot be looked at.
-    if isinstance(value, Tracer):
-        return
-    try:
-        good = not isinstance(value, bool) and jnp.shape(value) == () and bool(holds(value))
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(f"{name} must be {wanted}, got {value}.")
+    if not isinstance(start, Tracer):
+        above_zero(name, start)
+    if not isinstance(beta, Tracer):
+        number("beta", beta, lambda value: 0 < value <= 1, "in (0, 1]")
+    if not isinstance(proximal, Tracer):
+        at_least_zero("proximal", proximal)
