@@ -6,7 +6,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from ..arguments import at_least_zero as at_least_zero
 from .jacobian import describe
 
 

@@ -9,10 +9,9 @@ import jax.random as jr
 import optimistix as optx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..arguments import whole
+from ..arguments import at_least_zero, whole
 from ..trees import norm
 from .adjoints import NeumannRBP
-from .arguments import at_least_zero
 from .solvers import FixedSteps
 
 
