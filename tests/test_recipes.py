@@ -58,6 +58,14 @@ def test_each_method_is_judged_at_its_best_rate():
     assert verdict(result("FPP(5)", 0.4), result("FPP(5)", 0.01, factor=0.1), *others).word == "agrees"
 
 
+def test_at_one_step_neither_should_do_well():
+    results = [result(name, bits) for name, bits in zip(NAMES, (0.01, 0.2, 0.0), strict=True)]
+    assert verdict(*results, result("FPP(1)", 0.2)).word == "agrees"
+    found = verdict(*results, result("FPP(1)", 0.02))
+    assert found.word == "agrees in part"
+    assert "FPP(1) does well too" in found.why
+
+
 def test_seeds_that_are_missing_leave_it_open():
     others = result("TBPTT(5)", 0.2), result("TBPTT(10)", 0.0)
     found = verdict(result("FPP(5)", 0.01, lost=True), *others)

@@ -151,6 +151,8 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
                 "compile_seconds": r.compile_seconds,
                 "bits": [None if at else float(b) for b, at in zip(r.whole, r.diverged, strict=True)],
                 "closing_bits": [None if at else float(b) for b, at in zip(r.closing, r.diverged, strict=True)],
+                "rate_factor": r.rate_factor,
+                "lost": r.lost.tolist(),
                 "diverged_at": [int(at) or None for at in r.diverged],
             }
             for r in comparison.results

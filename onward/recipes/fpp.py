@@ -68,7 +68,7 @@ def _contestants(horizons: tuple[int, ...], ablated: int):
 
 
 def _judge(short: int, period: int):
-    """FPP with a short slice about as good as backpropagation over a whole cycle, and truncation there is not."""
+    """FPP with a short slice about as good as backpropagation over a whole cycle, truncation not; neither at T = 1."""
 
     def judge(comparison: Comparison) -> Verdict:
         needed = (_fpp(short), _truncated(short), _truncated(period))
@@ -80,6 +80,9 @@ def _judge(short: int, period: int):
         fpp, truncated, full = (last[name] for name in needed)
         as_good = fpp.mean - full.mean < PAR
         ahead = truncated.apart(fpp) > 2
+        not_poor = [name for name in (_fpp(1), _truncated(1)) if name in last and last[name].mean < 2 * PAR]
+        if as_good and ahead and not_poor:
+            return Verdict("agrees in part", f"at T = 1 {not_poor[0]} does well too, where it should not: {why}")
         if as_good and ahead:
             return Verdict("agrees", why)
         if as_good or ahead:
@@ -122,7 +125,8 @@ RECIPES = {
             10,
             (1, 5, 10),
             5,
-            "FPP with T = 5 does almost as well as truncated backpropagation with T = 10, which does poorly below 10.",
+            "FPP with T = 5 does almost as well as truncated backpropagation with T = 10, which does poorly below 10; "
+            "at T = 1 both do poorly.",
         ),
     )
 }
