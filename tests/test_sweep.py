@@ -227,7 +227,7 @@ WRONG = [
     (["rate"], "a setting to sweep is written NAME=VALUES, such as rate=0.001:1:7, got 'rate'."),
     (["rate=0.1", "--random", "3"], "--random needs at least one setting as a range to draw from"),
     (["rate=0.1:1:5", "--random", "3"], "rate must be numbers with commas between them, or LOW:HIGH to draw from,"),
-    (["penalty=-1", "--method", "fpp"], "penalty must be finite and not negative, got -1.0."),
+    (["penalty=-1", "--method", "fpp"], "penalty must be a finite number of at least 0, got -1.0."),
     (["horizon=0", "--method", "fpp"], "horizon must be a whole number of at least 1, got '0'."),
     (["buffer=3", "--method", "fpp"], "buffer must be at least horizon + 1 = 6 states, got 3."),
     (["decay=2", "--method", "rtrl-kalman"], "decay must be a number from 0 to 1, or a schedule, got 2.0."),

@@ -14,7 +14,7 @@ from .base import AbstractForwardEstimator, inexact
 from .jacobians import balance, cell_gradient, learned
 from .noise import Counter, signs, words_for
 from .norms import AbstractNorms, HalfInvariantNorms
-from .reduction import Blocks, Copies, MixedRows, UnitRows
+from .reduction import Blocks, Copies, MixedRows, UnitRows, of_each_copy
 
 
 class NoBackTrackState(eqx.Module):
@@ -150,7 +150,7 @@ def _transition(layers, l, states, v, x, epsilon):
     def push(tangent):
         return jax.jvp(lambda h, b: layer(h, read(b)), (hidden, below), tangent)[1]
 
-    moved = jax.vmap(push)(tangents)
+    moved = of_each_copy(push, tangents)
     if isinstance(layer, AbstractAffineGatedCell):
         after, rows = linearize(layer, hidden, read(below))
         return after, moved, UnitRows(rows, epsilon), rows.combine

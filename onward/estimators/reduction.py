@@ -1,5 +1,7 @@
 """How NoBackTrack's sparse rows are folded into its low-rank influence: averaged copies, or blocks of parameters."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ from ..cells.affine import Rows
 from ..quasidiagonal import QuasiDiagonal
 from ..trees import inner, total
 from .jacobians import balance
+
+FEW = 4  # copies that are worked on one by one
 
 
 class UnitRows(eqx.Module):
@@ -51,7 +55,7 @@ class Copies(eqx.Module):
         return v
 
     def squared_norms(self, w: PyTree) -> Float[Array, " rank"]:
-        return jax.vmap(lambda w: inner(w, w))(w)
+        return of_each_copy(lambda w: inner(w, w), w)
 
     def scale(self, factors: Float[Array, " rank"], w: PyTree) -> PyTree:
         return jax.vmap(lambda f, w: jax.tree.map(lambda leaf: f * leaf, w))(factors, w)
@@ -155,6 +159,19 @@ class Blocks(eqx.Module):
             blocks.append(((start + jnp.arange(leaf.size)) * self.rank // total).reshape(leaf.shape))
             start += leaf.size
         return structure.unflatten(blocks)
+
+
+def of_each_copy(function: Callable[[PyTree], PyTree], copies: PyTree) -> PyTree:
+    """`function` of each copy; of a few one by one, with products of a matrix and a vector.
+
+    Side by side they are products of two matrices, which XLA on CPU makes calls into a library: no loop with such a
+    call is compiled whole (`onward/small_loops.py`).
+    """
+    count = len(jax.tree.leaves(copies)[0])
+    if count > FEW:
+        return jax.vmap(function)(copies)
+    results = [function(jax.tree.map(lambda leaf, k=k: leaf[k], copies)) for k in range(count)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
 
 def _whitened_weights(metric: QuasiDiagonal, w: tuple[Array, ...]) -> tuple[Array, ...]:
