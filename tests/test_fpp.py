@@ -398,8 +398,9 @@ def test_updates_side_by_side_copy_no_buffer():
 
 
 def test_float32_stays_float32():
+    double = problem("vanilla", steps=4)  # made here: it is kept for other tests
     with jax.enable_x64(False):
-        p = jax.tree.map(lambda leaf: leaf.astype("float32"), problem("vanilla", steps=4))
+        p = jax.tree.map(lambda leaf: leaf.astype("float32"), double)
         estimator = onward.FPP(2, 6)
         state = jax.eval_shape(lambda: p.state(estimator))
         estimate = jax.eval_shape(lambda state: estimator.grad(p.model, loss, p.hidden, state, p.xs, p.ys), state)
