@@ -4,6 +4,7 @@ import difflib
 import math
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,14 @@ def number(name: str, value, holds: Callable[[float], bool], wanted: str) -> flo
     if not good:
         raise ValueError(f"{name} must be {wanted}, got {value!r}.")
     return float(value)
+
+
+def unless_traced(check: Callable[[str, Any], Any], name: str, value) -> None:
+    """`check(name, value)`. What is traced, as a setting is in a sweep, cannot be looked at and passes."""
+    from jax.core import Tracer  # only here: the help of the command line must not wait for JAX
+
+    if not isinstance(value, Tracer):
+        check(name, value)
 
 
 def at_least_zero(name: str, value) -> float:

@@ -1,6 +1,7 @@
 """Tests run in float64 with strict promotion of dtypes, except those of what users run; doctests as a reader sees."""
 
 import jax
+import jaxtyping
 import pytest
 
 AS_IN_USE = {
@@ -24,3 +25,11 @@ def precision(request):
     else:
         with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
             yield
+
+
+@pytest.fixture
+def as_in_use():
+    """Without the tests' own checks of shapes and types, which would speak first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

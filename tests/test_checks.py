@@ -3,7 +3,6 @@
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -11,15 +10,9 @@ import pytest
 import onward
 
 CELL = {"key": jr.key(0), "dtype": "float32"}
+pytestmark = pytest.mark.usefixtures("as_in_use")
+
 CROSS_ENTROPY = onward.losses.softmax_cross_entropy
-
-
-@pytest.fixture(autouse=True)
-def as_in_use():
-    """Without the tests' own checks of shapes and types, which would speak first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def model():

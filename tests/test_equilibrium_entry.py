@@ -5,7 +5,6 @@ import warnings
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import optimistix as optx
 import pytest
@@ -272,14 +271,6 @@ def test_penalties_where_the_krylov_space_ends_early():
     assert np.all(np.isfinite(quick_jit(jax.jacrev(lambda W: jnp.stack(of(W)[:2])))(jnp.zeros((4, 4)))))
     two = jnp.diag(jnp.array([0.5, 0.5, 0.2, 0.2]))
     np.testing.assert_allclose(run(two)[0], 0.25, rtol=1e-10)
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the tests' own checks of shapes and types, which would speak first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 BAD = {

@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -409,14 +408,6 @@ def test_float32_stays_float32():
         jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree) for tree in (state, estimate.state)
     )
     assert before == after
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the tests' own checks of shapes and types, which would speak first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class TestBadInput:

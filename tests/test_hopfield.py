@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 from problems import QUICK, assert_same, quick_jit
@@ -140,14 +139,6 @@ def test_verdicts():
     assert judge_table_a1({"RBP": [0.0] * 3, "CG-RBP": [90.0] * 3, "Neumann-RBP": [100.0] * 3}, 0.0).word == "disagrees"
 
 
-@pytest.fixture
-def as_in_use():
-    """Without the tests' own checks of shapes and types, which would speak first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 def attempt(pixels=3, hidden=2, **settings):
     return onward.HopfieldMemory(pixels, hidden, key=KEY, **settings)
 
@@ -156,9 +147,9 @@ BAD = {
     "pixels": ("pixels must be an integer of at least 1, got 0", lambda: attempt(pixels=0)),
     "hidden": ("hidden_size must be an integer of at least 0, got -1", lambda: attempt(hidden=-1)),
     "scale": ("scale must be a finite number of at least 0, got -1", lambda: attempt(scale=-1)),
-    "leak": ("leak must be above 0, got 0", lambda: attempt(leak=0)),
+    "leak": ("leak must be a finite number above 0, got 0", lambda: attempt(leak=0)),
     "gain": ("gain must be a finite number .*, got nan", lambda: attempt(gain=float("nan"))),
-    "step": ("step_size must be above 0, got 0.0", lambda: attempt(step_size=0.0)),
+    "step": ("step_size must be a finite number above 0, got 0.0", lambda: attempt(step_size=0.0)),
     "pattern": (r"pattern must have shape \(3,\), got \(4,\)", lambda: attempt().recall(jnp.zeros(4))),
     "steps": ("steps must be an integer of at least 1, got 0", lambda: attempt().recall(jnp.zeros(3), steps=0)),
 }

@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -199,14 +198,6 @@ def test_it_compiles_once():
     before = traces
     np.testing.assert_allclose(run(2.0), 2 * 1.75)
     assert traces == before + 1  # the check of what it returns, which runs nothing
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the tests' own checks of shapes and types, which would speak first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def attempt(step=lambda w, h: 0.5 * h + w, loss=jnp.sum, w=1.0, h=None, steps=3):

@@ -1,15 +1,14 @@
 """From words to contestants and tasks: the only place where `onward compare` and `sweep` let strings choose."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 
 import onward
 
+from ..arguments import above_zero, unless_traced
 from ..errors import UserError
 from ..lanes import Contestant, scaled
 from ..losses import softmax_cross_entropy
@@ -88,8 +87,7 @@ def build_contestant(method: str, *, cell: str, hidden_size: int, symbols: int, 
 
 def _optimizer(name: str, chunk: int, settings: Settings) -> tuple[optax.GradientTransformation, str]:
     rate = settings["rate"]
-    if not isinstance(rate, Tracer) and not 0 < rate < math.inf:
-        raise ValueError(f"rate must be a finite number above 0, got {rate}.")
+    unless_traced(above_zero, "rate", rate)
     size, clip = _shown(rate), optax.clip_by_global_norm(1.0)
     # Steps of every kind are proportional to their rate: made at 1, and scaled by a number that may be traced.
     match name:

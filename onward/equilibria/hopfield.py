@@ -9,7 +9,7 @@ import jax.random as jr
 import optimistix as optx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..arguments import at_least_zero, whole
+from ..arguments import above_zero, at_least_zero, whole
 from ..trees import norm
 from .adjoints import NeumannRBP
 from .solvers import FixedSteps
@@ -87,7 +87,7 @@ class HopfieldMemory(eqx.Module):
         free = jnp.tril(W[:, clamps:], -1)
         self.weights = W.at[:, clamps:].set(free + free.T)
         self.leak, self.gain, self.step_size = (
-            _above_zero(name, value) for name, value in (("leak", leak), ("gain", gain), ("step_size", step_size))
+            above_zero(name, value) for name, value in (("leak", leak), ("gain", gain), ("step_size", step_size))
         )
         self.activation = activation
 
@@ -134,10 +134,3 @@ class HopfieldMemory(eqx.Module):
     def _step(self, h, args):
         W, drive = args
         return h + self.step_size * (W @ self.activation(self.gain * h) + drive - h / self.leak)
-
-
-def _above_zero(name, value) -> float:
-    number = at_least_zero(name, value)
-    if number == 0:
-        raise ValueError(f"{name} must be above 0, got {value!r}.")
-    return number

@@ -6,10 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree, Shaped, UInt32
 
-from ..arguments import at_least_zero, whole
+from ..arguments import at_least_zero, unless_traced, whole
 from ..rollouts import restarted, rollout
 from ..trees import inner, select, zeros_like
 from .base import AbstractReplayEstimator, Estimate, Replay, inexact, length, weighted_loss
@@ -289,9 +288,7 @@ def _at(setting, step: UInt32[Array, ""]) -> Float[Array, ""]:
 
 def _checked(name, setting):
     start: Any = setting(jnp.zeros((), jnp.int32)) if callable(setting) else setting
-    # A traced value, of a sweep, cannot be looked at.
-    if not isinstance(start, Tracer):
-        at_least_zero(name, start)
+    unless_traced(at_least_zero, name, start)
     return setting
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from ..runs.comparing import mean_and_error
 from ..runs.memories import draw_curves, draw_recalled, draw_successes
 from ..tasks.digits import SIDE, ten_digits
 from .memories import Digits, Setting, Trained, adjoints, train
@@ -60,7 +61,7 @@ def _hopfield(digits: Digits, passes: int, seeds: int, seed: int) -> Findings:
     lines = [
         f"{'method':24} {'loss, last pass':>18} {'pixels recalled wrong':>24} {'largest residual':>18}",
         *(
-            f"{name:24} {_spread(losses[name][:, -1], 4):>18} {_spread(errors[name][:, -1], 2) + ' %':>24} "
+            f"{name:24} {mean_and_error(losses[name][:, -1]):>18} {mean_and_error(errors[name][:, -1], 2) + ' %':>24} "
             f"{checks[name].residual.max():18.1e}"
             for name in found
         ),
@@ -130,7 +131,7 @@ def _table_a1(digits: Digits, passes: int, seeds: int, seed: int) -> Findings:
     lines += [f"{'':4}  " + f"{'here   paper   loss left':^30}" * len(rates)]
     for i, K in enumerate(TABLE_STEPS):
         left = {name: end[name, K] / first[name, K] for name in rates}
-        cells = (f"{rates[name][i]:.0f} %   {PAPER[name][i]} %   {_spread(left[name], 3)}" for name in rates)
+        cells = (f"{rates[name][i]:.0f} %   {PAPER[name][i]} %   {mean_and_error(left[name], 3)}" for name in rates)
         lines.append(f"{K:4}  " + "".join(f"{cell:^30}" for cell in cells))
     lines += [
         "",
@@ -183,11 +184,6 @@ def _timed(name, digits, keys, setting, *, checked) -> Trained:
     took = time.perf_counter() - began
     print(f"{name}: {len(keys)} trainings in {took:.0f} s, final loss {trained.end.mean():.3f}", file=sys.stderr)
     return trained
-
-
-def _spread(values: np.ndarray, digits: int) -> str:
-    error = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
-    return f"{values.mean():.{digits}f}{error}"
 
 
 RECIPES = {

@@ -182,13 +182,13 @@ def _top(results: list[Result], task, left: int) -> float:
     return 1.1 * max(min(seen, default=1.0), *task.levels.values())
 
 
-def mean_and_error(values: np.ndarray) -> str:
+def mean_and_error(values: np.ndarray, digits: int = 4) -> str:
     """`mean ± standard error` of some seeds."""
     if values.size == 0:
         return "none"
     if values.size == 1:
-        return f"{values[0]:.4f}"
-    return f"{values.mean():.4f} ± {values.std(ddof=1) / np.sqrt(values.size):.4f}"
+        return f"{values[0]:.{digits}f}"
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1) / np.sqrt(values.size):.{digits}f}"
 
 
 def counted(number: int, noun: str) -> str:

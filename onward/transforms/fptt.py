@@ -1,15 +1,15 @@
 """FPTT's dynamic regulariser: every update is drawn to a running average of the parameters, before any optimiser."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..arguments import above_zero, at_least_zero, number
+from ..arguments import above_zero, at_least_zero, number, unless_traced
 from ..trees import zeros_like
 
 
@@ -262,10 +262,6 @@ def _times(number, array):
 def _check_all(alpha, beta, proximal):
     start = alpha(jnp.zeros((), jnp.int32)) if callable(alpha) else alpha
     name = "a schedule's alpha at the first update" if callable(alpha) else "alpha"
-    # A traced value, of a sweep, cannot be looked at.
-    if not isinstance(start, Tracer):
-        above_zero(name, start)
-    if not isinstance(beta, Tracer):
-        number("beta", beta, lambda value: 0 < value <= 1, "in (0, 1]")
-    if not isinstance(proximal, Tracer):
-        at_least_zero("proximal", proximal)
+    unless_traced(above_zero, name, start)
+    unless_traced(partial(number, holds=lambda value: 0 < value <= 1, wanted="in (0, 1]"), "beta", beta)
+    unless_traced(at_least_zero, "proximal", proximal)

@@ -1,7 +1,7 @@
 """The quasi-diagonal Kalman preconditioner: steps scaled by a running outer product of the gradients."""
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..arguments import above_zero, number, unless_traced
 from ..model import Model
 from ..quasidiagonal import QuasiDiagonal
 
@@ -63,10 +64,11 @@ def quasi_diagonal_kalman(
         >>> carry, metrics = learner.run(carry, jax.numpy.ones((5, 3)), jax.numpy.zeros(5, int))
     """
     if not callable(decay):
-        _check("decay", decay, lambda value: 0 <= value <= 1, "a number from 0 to 1, or a schedule")
+        wanted = "a number from 0 to 1, or a schedule"
+        unless_traced(partial(number, holds=lambda value: 0 <= value <= 1, wanted=wanted), "decay", decay)
     if prior is not None:
-        _check("prior", prior, lambda value: 0 < value < math.inf, "a finite number above 0")
-    _check("rate", rate, lambda value: 0 < value < math.inf, "a finite number above 0")
+        unless_traced(above_zero, "prior", prior)
+    unless_traced(above_zero, "rate", rate)
 
     def init(params: PyTree) -> Any:
         Lambda = _hidden_size(params) if prior is None else prior
@@ -99,9 +101,3 @@ def _hidden_size(parameters: PyTree) -> int:
             "the default is the size of the model's hidden state."
         )
     return sum(leaf.size for leaf in jax.tree.leaves(parameters.cell.init_hidden()))
-
-
-def _check(name: str, value, holds: Callable, wanted: str) -> None:
-    # An array may be traced, in a sweep, and cannot be looked at.
-    if not isinstance(value, jax.Array) and not holds(value):
-        raise ValueError(f"{name} must be {wanted}, got {value!r}.")
