@@ -43,9 +43,15 @@ class Carry(eqx.Module):
 
 
 class Metrics(NamedTuple):
-    """What a run reports: `losses`, one a step, `[steps]` or `[steps, batch]`, each times its weight."""
+    """What a run reports.
+
+    * `losses`: one a step, `[steps]` or `[steps, batch]`, each times its weight;
+    * `predictions`: `[steps, ...]` or `[steps, batch, ...]`, each made before its step was learned; `None` unless the
+      run was asked for them.
+    """
 
     losses: Float[Array, "steps *batch"]
+    predictions: PyTree = None
 
 
 class Learner:
@@ -115,7 +121,7 @@ class Learner:
         hidden, state = start(key) if self.batch is None else jax.vmap(start)(jr.split(key, self.batch))
         return Carry(arrays, skeleton, hidden, state, self.optimizer.init(inexact(arrays)))
 
-    @partial(jax.jit, static_argnums=0)
+    @partial(jax.jit, static_argnums=0, static_argnames="predictions")
     def update(
         self,
         carry: Carry,
@@ -124,12 +130,12 @@ class Learner:
         *,
         reset: Bool[Array, "steps *batch"] | None = None,
         weight: Float[Array, "steps *batch"] | None = None,
+        predictions: bool = False,
     ) -> tuple[Carry, Metrics]:
         """One chunk and one update. `xs`, `ys`: `[steps, ...]`, or `[steps, batch, ...]` with a batch; see `run`."""
         check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
         steps = jax.tree.leaves(xs)[0].shape[0]
-        carry, losses = self._step(carry, (xs, ys, reset, weight, self._draw(carry, steps)))
-        return carry, Metrics(losses)
+        return self._step(carry, (xs, ys, reset, weight, self._draw(carry, steps)), predictions)
 
     def run(
         self,
@@ -139,6 +145,7 @@ class Learner:
         *,
         reset: Bool[Array, "steps *batch"] | None = None,
         weight: Float[Array, "steps *batch"] | None = None,
+        predictions: bool = False,
     ) -> tuple[Carry, Metrics]:
         """A stretch of the stream, chunk after chunk, in one compiled program.
 
@@ -151,28 +158,31 @@ class Learner:
         - `reset`: true where a new sequence starts with that step.
         - `weight`: multiplies the step's loss; 0 leaves it out, and a chunk of zeros leaves the parameters and the
           optimiser untouched, unless the estimator learns from the past as well, like `onward.FPP`.
+        - `predictions`: whether `Metrics` holds the predictions; without, they are never stored.
 
         Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in
         blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit.
         """
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
         steps = shape[0] if shape else 0  # what is wrong with xs is said in tracing
-        return self._run(carry, xs, ys, reset, weight, np.int32(steps // self.chunk))
+        return self._run(carry, xs, ys, reset, weight, np.int32(steps // self.chunk), predictions)
 
-    @partial(jax.jit, static_argnums=0)
-    def _run(self, carry, xs, ys, reset, weight, count):
+    @partial(jax.jit, static_argnums=(0, 7))
+    def _run(self, carry, xs, ys, reset, weight, count, predictions):
         check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
         steps = jax.tree.leaves(xs)[0].shape[0]
         whole = steps - steps % self.chunk
         stream = (xs, ys, reset, weight, self._draw(carry, steps))
-        losses = []
+        parts = []
         if whole:
-            carry, per_chunk = _loop(self._step, carry, stream, self.chunk, count)
-            losses.append(per_chunk.reshape(-1, *per_chunk.shape[2:])[:whole])
+            carry, chunks = _loop(
+                lambda carry, chunk: self._step(carry, chunk, predictions), carry, stream, self.chunk, count
+            )
+            parts.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:whole], chunks))
         if whole < steps:
-            carry, rest = self._step(carry, jax.tree.map(lambda leaf: leaf[whole:], stream))
-            losses.append(rest)
-        return carry, Metrics(jnp.concatenate(losses))
+            carry, rest = self._step(carry, jax.tree.map(lambda leaf: leaf[whole:], stream), predictions)
+            parts.append(rest)
+        return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def influence_norm(self, carry: Carry) -> Float[Array, "*batch"]:
         """The norm of the carried approximation of ∂hidden/∂θ of each stream: watch it before it overflows."""
@@ -186,19 +196,19 @@ class Learner:
         draw = jax.vmap(lambda state: self.estimator.draw(state, steps), out_axes=1, axis_size=self.batch)
         return draw(carry.estimator)
 
-    def _step(self, carry, chunk):
-        carry, losses = self._turn(carry, lambda carry: self._estimate(carry, *chunk))
+    def _step(self, carry, chunk, predictions) -> tuple[Carry, Metrics]:
+        carry, metrics = self._turn(carry, lambda carry: self._estimate(carry, *chunk))
         if isinstance(self.estimator, AbstractReplayEstimator) and self.estimator.replays:
 
             def again(turn, carry):
                 return self._turn(carry, lambda carry: self._replay(carry, chunk[-1], turn))[0]
 
             carry = jax.lax.fori_loop(1, 1 + self.estimator.replays, again, carry)
-        return carry, losses
+        return carry, metrics if predictions else Metrics(metrics.losses)
 
     def _turn(self, carry, estimate) -> tuple[Carry, Any]:
         """One estimate from the carry, and its update of the parameters; or its several, one after another."""
-        losses, grads, hidden, state, active = estimate(carry)
+        metrics, grads, hidden, state, active = estimate(carry)
 
         def grads_at(parameters):
             # Constants stay where they are, whatever the optimiser would have done to them.
@@ -229,10 +239,10 @@ class Learner:
                 return apply(moving, part(grads), active[k], lambda parameters: part(grads_at(parameters)))
 
             arrays, optimizer = jax.lax.fori_loop(0, len(active), one, moving)
-        return Carry(arrays, carry.skeleton, hidden, state, optimizer), losses
+        return Carry(arrays, carry.skeleton, hidden, state, optimizer), metrics
 
-    def _estimate(self, carry, xs, ys, reset, weight, noise) -> tuple[Array, Any, PyTree, PyTree, Array]:
-        """Losses, gradient, hidden and estimator state, activity of the chunk; over a batch, the mean gradient."""
+    def _estimate(self, carry, xs, ys, reset, weight, noise) -> tuple[Metrics, Any, PyTree, PyTree, Array]:
+        """Metrics, gradient, hidden and estimator state, activity of the chunk; over a batch, the mean gradient."""
 
         model, metric = carry.model, information_of(carry.optimizer)
 
@@ -240,16 +250,18 @@ class Learner:
             e = self.estimator.grad(
                 model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise, metric=metric
             )
-            return e.losses, e.grads, e.hidden, e.state, e.active
+            return Metrics(e.losses, e.predictions), e.grads, e.hidden, e.state, e.active
 
         if self.batch is None:
             return grad(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
         over_streams = jax.vmap(grad, in_axes=(0, 0, 1, 1, 1, 1, 1), out_axes=(1, 0, 0, 0, 0))
-        losses, grads, hidden, state, active = over_streams(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
-        return losses, mean_of_leading(grads), hidden, state, active.any(0)
+        metrics, grads, hidden, state, active = over_streams(
+            carry.hidden, carry.estimator, xs, ys, reset, weight, noise
+        )
+        return metrics, mean_of_leading(grads), hidden, state, active.any(0)
 
     def _replay(self, carry, noise, turn) -> tuple[None, Any, PyTree, PyTree, Array]:
-        """As `_estimate`, without losses, of what the estimator's state remembers."""
+        """As `_estimate`, without metrics, of what the estimator's state remembers."""
 
         model, estimator = carry.model, cast(AbstractReplayEstimator, self.estimator)
 

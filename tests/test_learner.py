@@ -203,3 +203,16 @@ def test_seeds_run_side_by_side():
     _, alone = learner.run(learner.init(model, key=keys[1]), xs[:, 0], ys[:, 0])
     assert_same(together.losses[1], alone.losses, relative=1e-4)
     assert not np.array_equal(together.losses[0], together.losses[1])
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_predictions_come_only_when_asked_for_and_change_nothing(batch):
+    learner = onward.Learner(onward.BPTT(), optax.sgd(1e-1), loss=loss, chunk=5, batch=batch)
+    _, xs, ys = setting()
+    xs, ys = (xs, ys) if batch else (xs[:, 0], ys[:, 0])
+    quiet = learner.run(start(learner), xs, ys)
+    carry, metrics = learner.run(start(learner), xs, ys, predictions=True)
+    assert quiet[1].predictions is None
+    assert_identical((carry, metrics.losses), (quiet[0], quiet[1].losses))
+    again = jax.vmap(loss) if batch is None else jax.vmap(jax.vmap(loss))
+    assert_same(again(metrics.predictions, ys), metrics.losses, relative=1e-6)

@@ -1,4 +1,4 @@
-"""Checkpoints: the arrays of a carry in one file, never a pickle, and never half written.
+"""Checkpoints: the arrays of a carry in one file with where the run stands, never a pickle, and never half written.
 
 A checkpoint is a NumPy `.npz` file: one member per array, named by its place in the carry, and a `header` in JSON.
 Anyone can look into it with `numpy.load`.
@@ -7,6 +7,7 @@ Anyone can look into it with `numpy.load`.
 import io
 import zipfile
 from pathlib import Path
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -22,35 +23,40 @@ from .standing import Standing
 
 FORMAT, VERSION = "onward checkpoint", 1
 
+S = TypeVar("S", bound=msgspec.Struct)
+
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a checkpoint says about itself.
 
-    `settings` is the digest of the run's settings; `keys` gives the generator of each random key among the arrays.
+    `settings` is the digest of the run's settings; `standing` where the run stood, in its own form; `keys` gives the
+    generator of each random key among the arrays.
     """
 
     format: str
     version: int
     settings: str
-    standing: Standing
+    standing: msgspec.Raw
     keys: dict[str, str]
 
 
-def save_checkpoint(path: Path, carry: PyTree, standing: Standing, *, settings: str) -> None:
-    """Writes the arrays of `carry` and the standing to `path`, atomically."""
+def save_checkpoint(path: Path, carry: PyTree, standing: msgspec.Struct, *, settings: str) -> None:
+    """Writes the arrays of `carry`, of JAX or NumPy, and the standing to `path`, atomically."""
     arrays, keys = {}, {}
     for name, leaf in _named_arrays(carry):
         if _is_key(leaf):
             keys[name] = str(jr.key_impl(leaf))
         arrays[name] = _stored(leaf)
-    header = msgspec.json.encode(Header(FORMAT, VERSION, settings, standing, keys))
+    header = msgspec.json.encode(Header(FORMAT, VERSION, settings, msgspec.Raw(msgspec.json.encode(standing)), keys))
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, header=np.frombuffer(header, np.uint8), **arrays)
     write_atomically(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, template: PyTree, *, settings: str) -> tuple[PyTree, Standing]:
+def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: type[S] = Standing) -> tuple[PyTree, S]:
     """The carry and the standing saved in `path`; `template` is a carry of the same run, fresh from `Learner.init`.
+
+    An array comes back as it is in the template, NumPy's or JAX's.
 
     Raises `UserError` if the file is damaged, is no checkpoint, or belongs to another run.
     """
@@ -69,10 +75,16 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str) -> tuple[PyT
             )
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     restored = [
-        _restored(arrays[name], leaf, header.keys.get(name)) if eqx.is_array(leaf) else leaf
+        _restored(arrays[name], leaf, header.keys.get(name)) if _is_array(leaf) else leaf
         for name, leaf in ((jax.tree_util.keystr(place), leaf) for place, leaf in leaves)
     ]
-    return jax.tree.unflatten(structure, restored), header.standing
+    try:
+        stood = msgspec.json.decode(header.standing, type=standing)
+    except msgspec.DecodeError as error:
+        raise UserError(
+            f"{path} does not say where its run stood ({error}); delete it to go on from an older one."
+        ) from None
+    return jax.tree.unflatten(structure, restored), stood
 
 
 def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
@@ -99,8 +111,12 @@ def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
 
 def _named_arrays(tree: PyTree):
     for place, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if eqx.is_array(leaf):
+        if _is_array(leaf):
             yield jax.tree_util.keystr(place), leaf
+
+
+def _is_array(leaf) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
 
 
 def _is_key(leaf) -> bool:
@@ -114,7 +130,7 @@ def _stored(leaf) -> np.ndarray:
 def _restored(array: np.ndarray, leaf, key_impl: str | None):
     if _is_key(leaf):
         return jr.wrap_key_data(jnp.asarray(array), impl=key_impl or jr.key_impl(leaf))
-    return jnp.asarray(array)
+    return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)
 
 
 def _describe(array) -> str:
