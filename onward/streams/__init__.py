@@ -1,0 +1,1 @@
+"""Streams of events that never end: where they come from, and learning them one by one."""

@@ -1,0 +1,214 @@
+"""A file that grows, followed through rotation, truncation and absence."""
+
+import io
+import logging
+import os
+import time
+from pathlib import Path
+
+from ..errors import UserError
+from .base import AbstractSource, FilePosition, Line, Position
+from .cutting import HEAD, LineCutter, digest
+
+CHUNK = 1 << 18  # bytes asked for at once
+POLL = 0.05  # seconds between two looks at a file that does not grow
+
+log = logging.getLogger(__name__)
+
+
+class FollowedSource(AbstractSource):
+    """A file that is written to, as `tail -F` reads it: it never ends, and a line counts once its newline is there.
+
+    * Renamed (`events.csv` to `events.csv.1` or any other name, a new `events.csv` in its place): the old file is read
+      to its end, where a line may lack its newline, and left for the new one as soon as that holds something.
+    * Copied and cut back: what was not read yet is read from the copy, if that is `events.csv.1`, else a warning says
+      that it is lost.
+    * Gone, or not there yet: a warning says so once, and it is waited for.
+
+    `seek` finds the file again under its name, under a longer one in its folder, or as a copy `events.csv.1`, and
+    raises `UserError` if it is not there. Warnings go to the logger `onward.streams.followed`.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._cutter = LineCutter()
+        self._file: io.FileIO | None = None
+        self._missed = False  # whether it was said that the file is gone
+
+    def read(self, at_most: int, timeout: float) -> list[Line]:
+        deadline = time.monotonic() + timeout
+        try:
+            while not self._cutter and not self._stopped_growing(deadline):
+                pass
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be read any further ({error.strerror}).") from None
+        return self._cutter.take(at_most)
+
+    def seek(self, position: Position) -> None:
+        self._cutter = LineCutter()
+        if not isinstance(position, FilePosition) or not self._reopen(position):
+            raise UserError(
+                f"{self._path} is not what this run has read {position.number} lines of, nor is an older file beside "
+                f"it; put that back, or start a new run."
+            )
+
+    def commit(self, position: Position) -> None:
+        pass
+
+    @property
+    def lag(self) -> int:
+        if self._file is None:
+            return 0
+        waiting = os.fstat(self._file.fileno()).st_size - self._cutter.taken
+        return max(0, waiting) + sum(_size(path) for path in self._newer())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _stopped_growing(self, deadline: float) -> bool:
+        """Reads on if there is anything, else waits a little; whether the time is over."""
+        if self._advance():
+            return False
+        left = deadline - time.monotonic()
+        if left > 0:
+            time.sleep(min(POLL, left))
+        return left <= 0
+
+    def _advance(self) -> bool:
+        """Feeds the next bytes there are to the cutter, or goes on to the next file; whether there was either."""
+        if self._file is None:
+            return self._turn_to(self._path)
+        if not self._is_intact() and not self._reopen(self._cutter.position):
+            self._cutter.finish()
+            turned = self._turn_to(self._path)
+            if turned:
+                log.warning("%s was cut back; what was not read of it before is lost.", self._path)
+            return turned
+        # The next file is looked for before the end of this one is: what is written to this one meanwhile is read.
+        newer = [path for path in self._newer() if path != self._path or _size(path) > 0]
+        if chunk := self._file.read(CHUNK):
+            self._cutter.feed(chunk)
+            return True
+        if not newer:
+            return False
+        self._cutter.finish()
+        return self._turn_to(newer[0])
+
+    def _turn_to(self, path: Path) -> bool:
+        """Begins with another file, if it is there."""
+        before = self._cutter.position
+        try:
+            self._replace(open_at(path, FilePosition(number=before.number, fingerprint=digest(b"")), self._cutter))
+        except UserError:
+            self._say_missing()
+            return False
+        return True
+
+    def _reopen(self, position: FilePosition) -> bool:
+        """Goes on at a position in the file it is of, wherever that is now; whether it was found."""
+        siblings = [path for path in self._folder() if _inode(path) == position.inode]
+        for path in [*siblings, self._path, *self._numbered()]:
+            try:
+                self._replace(open_at(path, position, self._cutter))
+            except UserError:
+                continue
+            return True
+        return False
+
+    def _replace(self, file: io.FileIO) -> None:
+        self.close()
+        self._file = file
+        self._missed = False
+
+    def _is_intact(self) -> bool:
+        """Whether the file still begins as it did and is no shorter than what was read of it."""
+        assert self._file is not None
+        descriptor, head = self._file.fileno(), self._cutter.head
+        return os.fstat(descriptor).st_size >= self._cutter.fed and os.pread(descriptor, len(head), 0) == head
+
+    def _newer(self) -> list[Path]:
+        """The files that come after the one being read, oldest first."""
+        assert self._file is not None
+        own = os.fstat(self._file.fileno()).st_ino
+        if _inode(self._path) == own:
+            return []
+        generations = self._numbered()
+        ages = [age for age, path in enumerate(generations) if _inode(path) == own]
+        newer = generations[: ages[0]][::-1] if ages else []
+        if _inode(self._path) is None:
+            self._say_missing()
+            return newer
+        return [*newer, self._path]
+
+    def _numbered(self) -> list[Path]:
+        """What rotation made of the file before, newest first: its name and `.1`, `.2` and so on."""
+        start = len(self._path.name) + 1
+        found = [path for path in self._folder() if path.name[start - 1] == "." and path.name[start:].isdecimal()]
+        return sorted(found, key=lambda path: int(path.name[start:]))
+
+    def _folder(self) -> list[Path]:
+        """The files beside the file whose names begin with its own."""
+        name = self._path.name
+        try:
+            return [p for p in self._path.parent.iterdir() if p.name.startswith(name) and p.name != name]
+        except OSError:
+            return []  # a folder that is gone holds none of them
+
+    def _say_missing(self) -> None:
+        if not self._missed:
+            log.warning("%s is not there, or cannot be read; waiting for it.", self._path)
+            self._missed = True
+
+
+def open_at(path: Path, position: Position, cutter: LineCutter) -> io.FileIO:
+    """Opens the file that a position is of and makes the cutter go on there.
+
+    Raises `UserError` if it cannot be read, or is another file.
+    """
+    if not isinstance(position, FilePosition):
+        raise UserError(f"a run that has read {position} cannot go on from the file {path}.")
+    try:
+        file = open(path, "rb", buffering=0)
+        try:
+            head = _head(file, position)
+        except BaseException:
+            file.close()
+            raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); name a file that can.") from None
+    if head is None:
+        file.close()
+        raise UserError(
+            f"{path} is not the file that this run has read {position.number} lines of, or is shorter; put that file "
+            f"back, or start a new run."
+        )
+    cutter.restart(
+        FilePosition(position.offset, position.number, os.fstat(file.fileno()).st_ino, position.fingerprint), head
+    )
+    return file
+
+
+def _head(file: io.FileIO, position: FilePosition) -> bytes | None:
+    """The first bytes of the file up to the position, which is sought; `None` if it is another file's."""
+    if position.offset == 0:
+        return b""
+    head = os.pread(file.fileno(), min(position.offset, HEAD), 0)
+    if digest(head) != position.fingerprint or os.fstat(file.fileno()).st_size < position.offset:
+        return None
+    file.seek(position.offset)
+    return head
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
