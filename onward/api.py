@@ -62,6 +62,11 @@ from .estimators.norms import AbstractNorms as AbstractNorms
 from .estimators.norms import EuclideanNorms as EuclideanNorms
 from .estimators.norms import HalfInvariantNorms as HalfInvariantNorms
 from .estimators.norms import InvariantNorms as InvariantNorms
+from .exports import from_torch as from_torch
+from .exports import load_model as load_model
+from .exports import save_model as save_model
+from .exports import to_onnx as to_onnx
+from .exports import to_torch as to_torch
 from .learner import Carry as Carry
 from .learner import Learner as Learner
 from .learner import Metrics as Metrics

@@ -54,6 +54,16 @@ class AntisymmetricCell(AbstractCell):
         self.bias = jnp.zeros(hidden_size, dtype)
         self.step, self.damping = step, damping
 
+    @property
+    def input_size(self) -> int:
+        """The size of `x`."""
+        return self.input_weight.shape[1]
+
+    @property
+    def hidden_size(self) -> int:
+        """The size of the state."""
+        return self.input_weight.shape[0]
+
     def __call__(self, hidden, x):
         A = self.recurrent_weight
         u = A @ hidden - A.T @ hidden - self.damping * hidden + self.input_weight @ x + self.bias

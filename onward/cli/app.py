@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 
 from .. import __version__
 from ..errors import UserError
@@ -19,12 +20,14 @@ commands:
   sweep      one method over a grid of its settings and many seeds
   reproduce  run a figure of a paper again and hold it against its claim
   audit      compare a method's gradient with the exact one, block by block
+  export     take a trained model along, to onward, torch or ONNX
+  import     read the weights of a torch network
 
 onward COMMAND --help tells the options of a command; onward --version the version.
 """
 
 
-COMMANDS = ("train", "compare", "sweep", "reproduce", "audit")
+COMMANDS = ("train", "compare", "sweep", "reproduce", "audit", "export", "import")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +75,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    """Runs `NAME.py`'s function `NAME` with what `NAME_options.py` reads.
+    """Runs `NAME.py`'s function `NAME` with what `NAME_options.py` reads (`import_` where Python has the word itself).
 
     Both are imported only now, and the second first, so that help and mistakes are answered at once.
     """
@@ -80,7 +83,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
     options_type = getattr(import_module(f".{name}_options", __package__), f"{name.capitalize()}Options")
     options = parse_options(options_type, arguments, program=f"onward {name}")
-    return getattr(import_module(f".{name}", __package__), name)(options)
+    command = f"{name}_" if iskeyword(name) else name
+    return getattr(import_module(f".{command}", __package__), command)(options)
 
 
 def _say(sentence: str, code: int) -> int:

@@ -15,6 +15,7 @@ import onward
 
 from ..errors import UserError
 from .methods import Method
+from .settings import Settings
 
 CELLS = {
     "vanilla": onward.VanillaCell,
@@ -40,6 +41,14 @@ def build_model(method: Method, alphabet_size: int, *, key: PRNGKeyArray) -> onw
     cell_key, readout_key = jr.split(key)
     cell = CELLS[method.cell](alphabet_size, method.hidden_size, key=cell_key)
     return onward.Model(cell, eqx.nn.Linear(method.hidden_size, alphabet_size, key=readout_key))
+
+
+def fresh_carry(settings: Settings, learner: onward.Learner, key: PRNGKeyArray) -> onward.Carry:
+    """The carry of a run before its first character."""
+    model_key, learner_key = jr.split(key)
+    size = len(settings.alphabet)
+    model = build_model(settings.method, size, key=model_key)
+    return learner.init(model, key=learner_key, example=(jnp.zeros(size), jnp.array(0)))
 
 
 def build_learner(method: Method) -> onward.Learner:

@@ -7,7 +7,6 @@ import textwrap
 from importlib.metadata import version
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 import msgspec
 
@@ -22,7 +21,7 @@ from ..runs.standing import Timing, closing_start
 from ..runs.summary import Summary, peak_memory
 from ..tasks.sampling import sample_text
 from ..tasks.text import Survey, Text, blocks
-from .build import build_learner, build_model, count_parameters, in_memory
+from .build import build_learner, count_parameters, fresh_carry, in_memory
 from .progress import ProgressLine
 from .settings import Settings
 
@@ -34,20 +33,13 @@ class Session:
 
     def __init__(self, settings: Settings, text: Text, survey: Survey):
         self._settings, self._text, self._survey = settings, text, survey
-        size = len(settings.alphabet)
         learner = build_learner(settings.method)
-
-        @eqx.filter_jit  # one program to compile instead of dozens
-        def start(key):
-            model_key, learner_key = jr.split(key)
-            model = build_model(settings.method, size, key=model_key)
-            return learner.init(model, key=learner_key, example=(jnp.zeros(size), jnp.array(0)))
-
+        start = eqx.filter_jit(fresh_carry)  # one program to compile instead of dozens
         start_key, self._sample_key = jr.split(jr.key(settings.seed))
         with in_memory(self._settings.method_name, self._settings.method):
-            self._fresh = start(start_key)
+            self._fresh = start(settings, learner, start_key)
         self._parameters = count_parameters(self._fresh.model)
-        self._program = BlockProgram(learner, size)
+        self._program = BlockProgram(learner, len(settings.alphabet))
 
     def run(self, folder: RunFolder, *, checkpoint_every: float) -> int:
         """Learns what is left of the text and returns the exit code."""

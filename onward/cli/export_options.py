@@ -1,0 +1,26 @@
+"""The options of `onward export`, each with its check."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .options import one_of, option
+
+LAYOUTS = ("onward", "torch", "onnx")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Take along the model of a run of onward train, as its newest checkpoint has it: its numbers in one file, and
+    beside them a card that says what they are, with the alphabet, the settings, and how the state goes in and out.
+
+    Never a pickle: the numbers are safetensors or ONNX, the card is JSON. Needs: pip install 'onward[export]'.
+    """
+
+    run: Annotated[Path | None, *option("RUN", "none; it must be given", Path, positional=True)] = None
+    """The folder of a run."""
+    to: Annotated[Path | None, *option("FOLDER", "none; it must be given", Path)] = None
+    """Where the files go, a folder that is new or empty."""
+    layout: Annotated[str, *option("NAME", "onward", one_of("layout", LAYOUTS))] = "onward"
+    """onward: its own, which onward.load_model reads; torch: the state dict of a torch.nn.RNN, LSTM or GRU and a
+    Linear; onnx: a graph of one step, states in and states out."""

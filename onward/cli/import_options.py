@@ -1,0 +1,25 @@
+"""The options of `onward import`, each with its check."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .options import one_of, option
+
+torch_activation = one_of("activation", ("tanh", "relu"))
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Read the weights of a torch.nn.RNN, LSTM or GRU and its readout, a torch.nn.Linear, from a safetensors file with
+    the module's state dict, and write them as a model that onward.load_model reads.
+
+    Needs: pip install 'onward[export]'.
+    """
+
+    file: Annotated[Path | None, *option("FILE", "none; it must be given", Path, positional=True)] = None
+    """The safetensors file."""
+    to: Annotated[Path | None, *option("FOLDER", "none; it must be given", Path)] = None
+    """Where the model goes, a folder that is new or empty."""
+    activation: Annotated[str | None, *option("NAME", "the file's, else tanh", torch_activation)] = None
+    """Of a torch.nn.RNN, tanh or relu: its weights do not tell."""

@@ -1,0 +1,33 @@
+"""Files of named arrays in the safetensors format, which holds numbers only: reading one runs nothing."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..extras import needed
+
+
+def encode_tensors(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """The content of a file that holds these arrays. Needs the extra `onward[export]`."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return needed("safetensors.numpy", "export").save(contiguous, metadata)
+
+
+def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a file and its metadata.
+
+    Raises `ValueError` if there is no such file, it cannot be read, or it is not whole. Needs the extra
+    `onward[export]`.
+    """
+    safetensors = needed("safetensors", "export")
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is not there or no file; give the path of a safetensors file.")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            return arrays, file.metadata() or {}
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file of NumPy's number types ({error}).") from None
