@@ -4,9 +4,8 @@
 event; called with a single line's text it gives one `Event`, ten times slower.
 """
 
-import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +14,7 @@ import numpy as np
 from .base import FilePosition, Line
 from .formats import CSV as CSV
 from .formats import JSONL as JSONL
-from .formats import Malformed, Roles, quoted
+from .formats import Fields, Malformed, Roles
 
 
 class Event(NamedTuple):
@@ -105,9 +104,9 @@ class Parser:
 
     def __init__(self, columns: Columns, header: bytes | None):
         self._columns, self._header = columns, header
-        roles = Roles(columns.inputs, columns.target, columns.classes is not None, columns.key, columns.time)
+        classes = None if columns.classes is None else {name: i for i, name in enumerate(columns.classes)}
+        roles = Roles(columns.inputs, columns.target, classes, columns.key, columns.time)
         self._read = columns.format.reader(roles, header)
-        self._classes = {name: index for index, name in enumerate(columns.classes or ())}
 
     def __call__(self, text: bytes) -> Event | str:
         """The event in one line, or the reason why there is none."""
@@ -125,49 +124,41 @@ class Parser:
 
     def parse_many(self, lines: Sequence[Line]) -> Batch:
         """The events in lines. Raises `UserError` at a line that is a header with the columns in other places."""
-        columns, header, read = self._columns, self._header, self._read
         good: list[Line] = []
-        rows, targets, keys, times = [], [], [], []
+        rows: list[Fields] = []
         rejected: list[tuple[Line, str]] = []
+        read, header = self._read, self._header
         for line in lines:
             text = line.text
             if text == header:
                 continue
             try:
-                numbers, target, key, when = read(text)
-                if columns.classes is not None and target is not None:
-                    target = self._class(target)
-                if columns.time is not None:
-                    times.append(_seconds(columns.time, when))
+                rows.append(read(text))
             except Malformed as reason:
                 rejected.append((line, str(reason)))
-                continue
-            good.append(line)
-            rows.append(numbers)
-            targets.append(target)
-            keys.append(key)
+            else:
+                good.append(line)
+        numbers, targets, keys, times = zip(*rows, strict=True) if rows else ((), (), (), ())
+        columns = self._columns
         known = np.array([target is not None for target in targets], bool)
         kind = np.float32 if columns.classes is None else np.int32
         with np.errstate(over="ignore"):  # what is too large for single precision becomes infinite, and is rejected
-            x = np.array(rows, np.float64).reshape(len(good), len(columns.inputs)).astype(np.float32)
+            x = (
+                np.fromiter(chain.from_iterable(numbers), np.float64)
+                .reshape(len(good), len(columns.inputs))
+                .astype(np.float32)
+            )
             y = np.array([0 if target is None else target for target in targets], np.float64).astype(kind)
         batch = Batch(
             good,
             x,
             y,
             known,
-            None if columns.key is None else keys,
+            None if columns.key is None else list(keys),
             None if columns.time is None else np.array(times, np.float64),
             rejected,
         )
         return self._finite(batch)
-
-    def _class(self, name) -> int:
-        index = self._classes.get(name)
-        if index is None:
-            classes = ", ".join(self._classes)
-            raise Malformed(f"column {self._columns.target!r} is {quoted(name)}, none of the classes {classes}")
-        return index
 
     def _finite(self, batch: Batch) -> Batch:
         """The batch without events that hold a number which is not finite in single precision."""
@@ -190,18 +181,3 @@ class Parser:
             None if batch.times is None else batch.times[good],
             sorted(rejected, key=lambda pair: pair[0].number),
         )
-
-
-def _seconds(name: str, value) -> float:
-    """A time in seconds since 1970."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            when = datetime.fromisoformat(value)
-            seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            seconds = math.nan
-    if not math.isfinite(seconds):
-        raise Malformed(f"column {name!r} is {quoted(value)}, no time in ISO 8601 or in seconds since 1970")
-    return seconds

@@ -1,0 +1,190 @@
+"""Events from a Redis stream, through a consumer group; needs the extra `redis`."""
+
+import logging
+import re
+import time
+
+import msgspec
+
+from ..errors import UserError
+from .base import AbstractSource, Line, Position, RedisPosition
+
+AT_ONCE = 1000  # entries acknowledged in one command
+LONGEST_WAIT = 5.0  # seconds between two attempts to connect, and of one command
+FIRST_WAIT = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class RedisSource(AbstractSource):
+    """The entries of a Redis stream from its first on, each of which stays pending until it is committed.
+
+    An entry of one field named `event` is that field's text; any other is a JSON object of its fields, whose numbers
+    are strings. Entries that are pending when reading begins, or after a lost connection, are read before new ones.
+    No entry is given twice, also if the server has lost track of what it had delivered: one whose id is not above the
+    last is passed over. An entry that was deleted while it was pending is an empty line.
+
+    A connection that breaks is made again, less and less often, for as long as it takes; a warning to the logger
+    `onward.streams.redis_source` says so once. Raises `UserError` if it cannot be made at first, if the extra is not
+    installed, or if there is something else under the stream's name.
+
+    * `url`: as in `redis://localhost:6379/0`;
+    * `stream`, `group`: made if they do not exist;
+    * `consumer`: a name of this run's own within the group.
+    """
+
+    def __init__(self, url: str, stream: str, group: str, consumer: str):
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError:
+            raise UserError(
+                "reading from Redis needs a package that is not here: pip install 'onward[redis]'."
+            ) from None
+        self._lost = (redis.ConnectionError, redis.TimeoutError)
+        self._wrong = redis.RedisError
+        self._url = re.sub("//.*@", "//", url)  # without a password, for messages
+        self._stream, self._group, self._consumer = stream, group, consumer
+        # The client must not repeat a command by itself: what the first had delivered would be overtaken.
+        try:
+            self._client = redis.Redis.from_url(
+                url, retry=Retry(NoBackoff(), 0), socket_timeout=2 * LONGEST_WAIT, socket_connect_timeout=LONGEST_WAIT
+            )
+        except ValueError as error:
+            raise UserError(f"{self._url!r} is no address of a Redis server ({error}).") from None
+        self._position = RedisPosition()
+        self._pending = True  # whether there may be entries that were delivered and not seen
+        self._wait = 0.0  # seconds until the next attempt to connect; 0 while connected
+        try:
+            self._make_group()
+        except self._lost as error:
+            raise UserError(f"{self._url} cannot be reached ({error}); start Redis, or name another server.") from None
+        except self._wrong as error:
+            raise self._refusal(error) from None
+
+    def read(self, at_most: int, timeout: float) -> list[Line]:
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            entries = self._attempt(at_most, left)
+            if entries:
+                return [self._line(*entry) for entry in entries]
+            if entries is None and left > 0:
+                time.sleep(min(self._wait, left))
+            if time.monotonic() >= deadline:
+                return []
+
+    def seek(self, position: Position) -> None:
+        if not isinstance(position, RedisPosition):
+            raise UserError(f"a run that has read {position} cannot go on from a Redis stream.")
+        self._position, self._pending = position, True
+        try:
+            self._acknowledge(position)
+        except self._wrong as error:
+            raise self._refusal(error) from None
+
+    def commit(self, position: Position) -> None:
+        assert isinstance(position, RedisPosition)
+        try:
+            self._acknowledge(position)
+        except self._lost as error:
+            self._lose(error)  # what stays pending is passed over when it comes again, and acknowledged later
+        except self._wrong as error:
+            raise self._refusal(error) from None
+
+    @property
+    def lag(self) -> int | None:
+        if self._wait:
+            return None
+        try:
+            groups = self._client.xinfo_groups(self._stream)
+        except self._wrong:
+            return None
+        return next((group.get("lag") for group in groups if group["name"] == self._group.encode()), None)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _attempt(self, at_most: int, left: float) -> list[tuple[str, dict | None]] | None:
+        """The next entries, an empty list if there are none, `None` if the server did not answer."""
+        try:
+            if self._wait:
+                self._make_group()
+                log.warning("%s answers again.", self._url)
+                self._wait, self._pending = 0.0, True
+            entries = self._entries(at_most, left)
+        except self._lost as error:
+            self._lose(error)
+            return None
+        except self._wrong as error:
+            if not str(error).startswith("NOGROUP"):
+                raise self._refusal(error) from None
+            self._lose(error)  # the server was emptied
+            return None
+        return entries
+
+    def _entries(self, at_most: int, left: float) -> list[tuple[str, dict | None]]:
+        start = self._position.id if self._pending else ">"
+        # To Redis 0 ms means for ever; pending entries are never waited for.
+        block = None if self._pending or left < 0.001 else int(1000 * min(left, LONGEST_WAIT))
+        answer = self._client.xreadgroup(self._group, self._consumer, {self._stream: start}, at_most, block)
+        entries = _entries_of(answer)
+        if self._pending and not entries:
+            self._pending = False
+            return self._entries(at_most, left)
+        return [(name, fields) for name, fields in entries if _order(name) > _order(self._position.id)]
+
+    def _line(self, name: str, fields: dict | None) -> Line:
+        self._position = RedisPosition(name, self._position.number + 1)
+        return Line(self._position.number, _text(fields or {}), self._position)
+
+    def _acknowledge(self, position: RedisPosition) -> None:
+        while True:
+            pending = self._client.xpending_range(
+                self._stream, self._group, "-", position.id, AT_ONCE, consumername=self._consumer
+            )
+            if not pending:
+                return
+            self._client.xack(self._stream, self._group, *(entry["message_id"] for entry in pending))
+
+    def _make_group(self) -> None:
+        try:
+            self._client.xgroup_create(self._stream, self._group, self._position.id, mkstream=True)
+        except self._wrong as error:
+            if not str(error).startswith("BUSYGROUP"):  # it exists already
+                raise
+
+    def _lose(self, error: Exception) -> None:
+        if not self._wait:
+            log.warning("%s does not answer (%s); trying again until it does.", self._url, error)
+        self._wait = min(max(FIRST_WAIT, 2 * self._wait), LONGEST_WAIT)
+
+    def _refusal(self, error: Exception) -> UserError:
+        return UserError(f"{self._url} refuses to read the stream {self._stream!r} ({error}).")
+
+
+def _entries_of(answer) -> list[tuple[str, dict | None]]:
+    """The entries of the one stream that was asked for, as either version of the protocol gives them."""
+    if not answer:
+        return []
+    entries = next(iter(answer.values()))[0] if isinstance(answer, dict) else answer[0][1]
+    return [(name.decode(), fields) for name, fields in entries]
+
+
+def _text(fields: dict[bytes, bytes]) -> bytes:
+    if list(fields) == [b"event"]:
+        return fields[b"event"]
+    if not fields:
+        return b""
+    return msgspec.json.encode({_printable(name): _printable(value) for name, value in fields.items()})
+
+
+def _printable(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")
+
+
+def _order(name: str) -> tuple[int, int]:
+    """An entry's id as what ids are ordered by: milliseconds, and a number within them."""
+    milliseconds, number = name.split("-")
+    return int(milliseconds), int(number)
