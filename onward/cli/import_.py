@@ -36,8 +36,6 @@ def import_(options: ImportOptions) -> int:
         write_folder(options.to, card, {TENSORS: numbers})
     except OSError as error:
         raise UserError(f"{options.to} cannot be written ({error.strerror}); name another folder.") from None
-    sizes = " → ".join(
-        str(size) for size in (layers[0].input_size, *(layer.hidden_size for layer in layers), card.outputs)
-    )
+    sizes = [layers[0].input_size, *(layer.hidden_size for layer in layers), card.outputs]
     print(f"{kind}, {' → '.join(map(str, sizes))}, {card.dtype}: {options.to}, which onward.load_model reads.")
     return 0
