@@ -96,7 +96,7 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             return (
                 pick_inputs(values),
                 target,
-                fields[place[roles.key]].strip() if roles.key is not None else None,
+                _key(roles.key, fields[place[roles.key]].strip()) if roles.key is not None else None,
                 _seconds(roles.time, fields[place[roles.time]].strip()) if roles.time is not None else None,
             )
 
@@ -140,7 +140,7 @@ class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"
             return (
                 values[:width],
                 _class(roles, target) if roles.classes else target,
-                str(values[place[roles.key]]) if roles.key is not None else None,
+                _key(roles.key, values[place[roles.key]]) if roles.key is not None else None,
                 _seconds(roles.time, values[place[roles.time]]) if roles.time is not None else None,
             )
 
@@ -176,6 +176,13 @@ def _class(roles: Roles, value: str | int | bool | None) -> int | None:
     if name not in roles.classes:
         raise Malformed(f"column {roles.target!r} is {quoted(name)}, none of the classes {', '.join(roles.classes)}")
     return roles.classes[name]
+
+
+def _key(name: str, value: str | int) -> str:
+    """A key, which is something at least."""
+    if value == "":
+        raise Malformed(f"column {name!r} is empty, where a key is needed")
+    return str(value)
 
 
 def _seconds(name: str, value) -> float:
