@@ -46,7 +46,7 @@ def save_checkpoint(path: Path, carry: PyTree, standing: msgspec.Struct, *, sett
     for name, leaf in _named_arrays(carry):
         if _is_key(leaf):
             keys[name] = str(jr.key_impl(leaf))
-        arrays[name] = _stored(leaf)
+        arrays[name] = stored(leaf)
     header = msgspec.json.encode(Header(FORMAT, VERSION, settings, msgspec.Raw(msgspec.json.encode(standing)), keys))
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, header=np.frombuffer(header, np.uint8), **arrays)
@@ -65,7 +65,7 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
         raise UserError(
             f"{path} belongs to a run with other settings; put back this run's own checkpoint, or delete it."
         )
-    expected = {name: _stored(leaf) for name, leaf in _named_arrays(template)}
+    expected = {name: stored(leaf) for name, leaf in _named_arrays(template)}
     for name in [*expected, *arrays]:
         found, wanted = _describe(arrays.get(name)), _describe(expected.get(name))
         if found != wanted:
@@ -74,8 +74,8 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
                 f"delete it to go on from an older one."
             )
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    restored = [
-        _restored(arrays[name], leaf, header.keys.get(name)) if _is_array(leaf) else leaf
+    back = [
+        restored(arrays[name], leaf, header.keys.get(name)) if _is_array(leaf) else leaf
         for name, leaf in ((jax.tree_util.keystr(place), leaf) for place, leaf in leaves)
     ]
     try:
@@ -84,7 +84,7 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
         raise UserError(
             f"{path} does not say where its run stood ({error}); delete it to go on from an older one."
         ) from None
-    return jax.tree.unflatten(structure, restored), stood
+    return jax.tree.unflatten(structure, back), stood
 
 
 def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
@@ -123,11 +123,13 @@ def _is_key(leaf) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _stored(leaf) -> np.ndarray:
+def stored(leaf) -> np.ndarray:
+    """An array as NumPy holds it; a random key as its data."""
     return np.asarray(jr.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def _restored(array: np.ndarray, leaf, key_impl: str | None):
+def restored(array: np.ndarray, leaf, key_impl: str | None = None):
+    """What was stored, as an array of the kind of `leaf`; a random key of the generator `key_impl`, by default its."""
     if _is_key(leaf):
         return jr.wrap_key_data(jnp.asarray(array), impl=key_impl or jr.key_impl(leaf))
     return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)

@@ -73,6 +73,10 @@ class JsonLines:
         """Adds a record; it is on the disk after the next `sync`."""
         self._file.write(msgspec.json.encode(record) + b"\n")
 
+    def flush(self) -> None:
+        """Lets others read what was appended."""
+        self._file.flush()
+
     def sync(self) -> int:
         """Puts all that was appended on the disk, and returns the file's length in bytes."""
         self._file.flush()

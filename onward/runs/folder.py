@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -25,7 +25,7 @@ class RunFolder:
         self._lock = None
 
     @classmethod
-    def create(cls, path: Path, settings: msgspec.Struct) -> "RunFolder":
+    def create(cls, path: Path, settings: msgspec.Struct) -> Self:
         """A new run with these settings. Raises `UserError` if the folder holds anything, or cannot be written."""
         check_unused(path)
         folder = cls(path)
@@ -38,7 +38,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path) -> Self:
         """A run begun before. Raises `UserError` if there is none, or another process has it."""
         folder = cls(path)
         if not folder.settings.is_file():
@@ -53,7 +53,7 @@ class RunFolder:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{self.settings} is not the settings of a run of this version ({error}).") from None
 
-    def __enter__(self) -> "RunFolder":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception) -> None:

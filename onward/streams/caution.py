@@ -1,0 +1,51 @@
+"""Steps that become smaller when learning went wrong, and grow back."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+CUT = 0.5
+REGROWTH = 1 + 1e-4  # an update, so that a cut is made good in seven thousand
+LEAST = 2.0**-20  # so that no number of cuts ends learning for good
+
+
+class CautionState(NamedTuple):
+    """The optimiser's state, and the `factor` in (0, 1] that its steps are multiplied with."""
+
+    inner: Any
+    factor: Float[Array, ""]
+
+
+def cautious(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`optimizer` with its steps multiplied by a factor that `more_cautious` and `less_cautious` move.
+
+    >>> import jax.numpy as jnp, optax
+    >>> optimizer = cautious(optax.sgd(1.0))
+    >>> state = more_cautious(optimizer.init(jnp.zeros(1)))
+    >>> optimizer.update(jnp.ones(1), state)[0]
+    Array([-0.5], dtype=float32)
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def init(params):
+        return CautionState(optimizer.init(params), jnp.ones((), jnp.float32))
+
+    def update(updates, state, params=None, **extra_args):
+        updates, inner = optimizer.update(updates, state.inner, params, **extra_args)
+        updates = jax.tree.map(lambda leaf: state.factor.astype(leaf.dtype) * leaf, updates)
+        return updates, CautionState(inner, state.factor)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def more_cautious(state: CautionState) -> CautionState:
+    """The state after an update that was refused."""
+    return state._replace(factor=jnp.maximum(CUT * state.factor, LEAST))
+
+
+def less_cautious(state: CautionState, learned: Bool[Array, ""]) -> CautionState:
+    """The state after one that was sound, if anything was `learned`."""
+    return state._replace(factor=jnp.where(learned, jnp.minimum(REGROWTH * state.factor, 1), state.factor))

@@ -1,0 +1,335 @@
+"""Events predicted, then learned, one after another in one compiled loop, each key with a state of its own."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from ..arguments import whole
+from ..estimators import AbstractEstimator
+from ..learner import Carry, Learner
+from ..losses import softmax_cross_entropy, squared_error
+from ..model import Model
+from ..trees import largest, select
+from .caution import CautionState, cautious, less_cautious, more_cautious
+
+BLOCK = 256  # events in one call
+SWAP = 64  # keys moved in or out of memory in one call
+MEMORY = 1000  # events that the running level and spread of the target look back
+
+
+class Row(eqx.Module):
+    """What a key has of its own. The learner is `horizon` events behind: it waits for the target.
+
+    * `hidden`, `estimator`: the learner's;
+    * `forecaster`: the hidden state at the newest event; `None` for a horizon of 0;
+    * `xs`, `forecasts`: of the last events, `[horizon, ...]`; `known`: the newest target known at each, if it `has` one
+      at all, `[max(horizon, 1)]`; all rings in the order of `count`, the events since the last restart, which is kept
+      below twice the ring's length;
+    * `time`: of the newest event, in two parts that add up to it;
+    * `restart`: whether the learner's next step starts a new sequence.
+    """
+
+    hidden: PyTree
+    estimator: PyTree
+    forecaster: PyTree
+    xs: Float[Array, "horizon inputs"]
+    forecasts: Float[Array, "horizon outputs"]
+    known: Float[Array, " ring"]
+    has: Bool[Array, " ring"]
+    time: Float[Array, "2"]
+    count: Int[Array, ""]
+    restart: Bool[Array, ""]
+
+
+class Level(eqx.Module):
+    """The running mean of a target and the running mean of the distance from what the network starts from."""
+
+    mean: Float[Array, ""]
+    spread: Float[Array, ""]
+    count: Float[Array, ""]
+
+
+class Shared(eqx.Module):
+    """What all keys learn together: the model's arrays, the optimiser's state, the level of the target."""
+
+    arrays: PyTree
+    optimizer: CautionState
+    level: Level
+
+
+class StreamCarry(eqx.Module):
+    """All that a stream carries on; `table` holds the rows of the keys in memory, `[slots, ...]`."""
+
+    shared: Shared
+    table: Row
+
+
+class Events(NamedTuple):
+    """Some events, time first, or one: `xs`, `[events, inputs]`, and the rest.
+
+    `ys` is the target, a number or a class, where `has` says that it is known; `times` as `split_time` gives them, NaN
+    where there is none.
+    """
+
+    xs: Any
+    ys: Any
+    has: Any
+    times: Any
+
+
+class Told(NamedTuple):
+    """What is said of each event, `[BLOCK, ...]`.
+
+    * `prediction`, `[outputs]`: a number, or the logits of the classes, made `horizon` events before (for 0: before
+      this event was learned), where there is one (`predicted`);
+    * `forecast`, `[outputs]`: of the target `horizon` events from here, where there is one (`forecasted`);
+    * `persistence`: the newest target known when the prediction was made, where there was one (`persisted`);
+    * `refused`: whether learning the event gave numbers that are not finite, and was undone;
+    * `caution`: what the steps are multiplied with from here on.
+    """
+
+    prediction: Any
+    predicted: Any
+    forecast: Any
+    forecasted: Any
+    persistence: Any
+    persisted: Any
+    refused: Any
+    caution: Any
+
+
+class Engine:
+    """Learns a stream of events prequentially: each target is predicted before it is learned.
+
+    With `horizon` h ≥ 1 the prediction of a key's target is made h events of that key earlier, with the parameters of
+    that moment. For a number it is a change: `target then + spread × network`, which starts as the persistence
+    forecast. With h = 0 the target belongs to the event's own inputs: `level + spread × network`. The spread is a
+    running mean of the absolute change. The logits of `classes` are the network's output.
+
+    An event whose learning gives a number that is not finite is undone: parameters and optimiser are as before, the
+    key's sequence starts anew, and steps are halved; they grow back to full size over some ten thousand events.
+
+    The numbers are the same bits however the events are cut into blocks, and whichever keys are in memory.
+
+    **Arguments:**
+
+    - `model`, of `outputs` outputs: 1 for a number, else one for each class.
+    - `estimator`, `optimizer`: as of a `Learner`.
+    - `inputs`: how many numbers an event has.
+    - `classes`: how many classes the target has; `None` for a number.
+    - `horizon`: in events of the key, at least 0.
+    - `slots`: how many keys are in memory, at least 1.
+    - `gap`: a longer time between two events of a key starts a new sequence; infinite for never.
+    - `key`: what is random; each key's own noise is decided by it and the key's name.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        estimator: AbstractEstimator,
+        optimizer: optax.GradientTransformation,
+        *,
+        inputs: int,
+        classes: int | None,
+        horizon: int,
+        slots: int,
+        gap: float,
+        key: PRNGKeyArray,
+    ):
+        self.horizon, self.slots = whole("horizon", horizon, 0), whole("slots", slots)
+        self.classes, self._gap, self._inputs, self._key = classes, gap, inputs, key
+        loss = squared_error if classes is None else softmax_cross_entropy
+        self._learner = Learner(estimator, cautious(optimizer), loss=loss)
+        self._model, self._ring = model, max(horizon, 1)
+        self._outputs = 1 if classes is None else classes
+        self._skeleton = eqx.filter(model, eqx.is_array, inverse=True)
+        self._block = jax.jit(self._run, donate_argnums=0)
+        self._rows = jax.jit(jax.vmap(self._row))
+        self._take = jax.jit(lambda table, slots: jax.tree.map(lambda leaf: leaf[slots], table))
+        self._put = jax.jit(
+            lambda table, slots, rows: jax.tree.map(lambda leaf, row: leaf.at[slots].set(row), table, rows),
+            donate_argnums=0,
+        )
+
+    def init(self) -> StreamCarry:
+        """The carry before the first event."""
+        start = self._learner.init(self._model, key=self._key, example=self._example())
+        rows = jax.vmap(self._row)(jnp.zeros((self.slots, 2), jnp.uint32))
+        zero = jnp.zeros((), jnp.float32)
+        carry = StreamCarry(Shared(start.arrays, start.optimizer, Level(zero, zero, zero)), rows)
+        return jax.tree.map(jnp.copy, carry)  # buffers of its own, to be used up
+
+    def model(self, carry: StreamCarry) -> Model:
+        """The model as it is now."""
+        return eqx.combine(carry.shared.arrays, self._skeleton)
+
+    def __call__(self, carry: StreamCarry, events: Events, slots: np.ndarray, count: int) -> tuple[StreamCarry, Told]:
+        """Predicts and learns the first `count` of `BLOCK` events, the key of each in its slot. `carry` is used up."""
+        carry, told = self._block(carry, events, slots, np.int32(count))
+        return carry, jax.tree.map(np.asarray, told)
+
+    def fresh_rows(self, words: np.ndarray) -> Row:
+        """The rows of keys that were never seen; `words`, `[SWAP, 2]`, are numbers made of their names."""
+        return self._rows(words)
+
+    def take(self, carry: StreamCarry, slots: Sequence[int]) -> Row:
+        """Copies of at most `SWAP` rows, `[SWAP, ...]`; those beyond the slots asked for mean nothing."""
+        return self._take(carry.table, _padded(slots, 0))
+
+    def put(self, carry: StreamCarry, slots: Sequence[int], rows: Row) -> StreamCarry:
+        """The carry with at most `SWAP` rows in these slots. `carry` is used up."""
+        beyond = self.slots  # out of bounds: what is set there is dropped
+        table = self._put(carry.table, _padded(slots, beyond), rows)
+        return eqx.tree_at(lambda c: c.table, carry, table)
+
+    def _example(self):
+        y = jnp.zeros(1, jnp.float32) if self.classes is None else jnp.zeros((), jnp.int32)
+        return jnp.zeros(self._inputs, jnp.float32), y
+
+    def _row(self, words: Int[Array, "2"]) -> Row:
+        # Of the first model, not of the model as it is now: when a key's row is made must not matter.
+        hidden = self._model.cell.init_hidden()
+        key = jr.fold_in(jr.fold_in(self._key, words[0]), words[1])
+        return Row(
+            hidden=hidden,
+            estimator=self._learner.estimator.init(self._model, hidden, key=key, example=self._example()),
+            forecaster=hidden if self.horizon else None,
+            xs=jnp.zeros((self.horizon, self._inputs), jnp.float32),
+            forecasts=jnp.zeros((self.horizon, self._outputs), jnp.float32),
+            known=jnp.zeros(self._ring, jnp.float32),
+            has=jnp.zeros(self._ring, bool),
+            time=jnp.zeros(2, jnp.float32),
+            count=jnp.zeros((), jnp.int32),
+            restart=jnp.array(True),
+        )
+
+    def _run(self, carry, events, slots, count):
+        # An event's row is read at the end of the turn before, from the table already written to: read at the start,
+        # XLA would copy the whole table at each event.
+        def body(i, loop):
+            shared, table, row, told = loop
+            shared, row, said = self._event(shared, row, jax.tree.map(partial(_at, i), events))
+            table = jax.tree.map(partial(_set, slots[i]), table, row)
+            row = jax.tree.map(partial(_at, slots[jnp.minimum(i + 1, BLOCK - 1)]), table)
+            return shared, table, row, jax.tree.map(partial(_set, i), told, said)
+
+        row, event = jax.tree.map(partial(_at, slots[0]), carry.table), jax.tree.map(partial(_at, 0), events)
+        shapes = jax.eval_shape(self._event, carry.shared, row, event)[2]
+        told = jax.tree.map(lambda s: jnp.zeros((BLOCK, *s.shape), s.dtype), shapes)
+        shared, table, _, told = jax.lax.fori_loop(0, count, body, (carry.shared, carry.table, row, told))
+        return StreamCarry(shared, table), told
+
+    def _event(self, shared: Shared, row: Row, event: Events) -> tuple[Shared, Row, Told]:
+        x, y, has, time = event
+        first = self._model.cell.init_hidden()
+        gap = (row.count > 0) & (jnp.sum(time - row.time) > self._gap)
+        count, restart = jnp.where(gap, 0, row.count), row.restart | gap
+        forecaster = None if row.forecaster is None else select(gap, first, row.forecaster)
+
+        # What was known when the prediction of this event's target was made.
+        place = count % self._ring
+        ready = count >= self.horizon
+        known, persisted = row.known[place], row.has[place] & (count >= self._ring)
+        x_then = row.xs[place] if self.horizon else x
+        level = shared.level
+
+        # Learn the target.
+        if self.classes is not None:
+            learns, target = ready & has, y
+        elif self.horizon:
+            learns = ready & has & persisted
+            level = select(learns, _follow(level, y, known), level)
+            target = _ratio(y - known, level.spread)[None]
+        else:
+            learns = has
+            level = select(learns, _follow(level, y, None), level)
+            target = _ratio(y - level.mean, level.spread)[None]
+        before = Carry(shared.arrays, self._skeleton, row.hidden, row.estimator, shared.optimizer)
+        after, metrics = self._learner.update(
+            before, x_then[None], target[None], reset=restart[None], weight=learns.astype(x.dtype)[None],
+            predictions=True,
+        )  # fmt: skip
+        finite = jnp.isfinite(largest(eqx.filter((after, level), eqx.is_inexact_array)))
+        refused = ready & ~finite
+        level = select(refused, shared.level, level)
+        after = select(ready & finite, after, before)
+        optimizer = select(refused, more_cautious(after.optimizer), less_cautious(after.optimizer, learns))
+
+        # Forecast.
+        latest = row.known[(count - 1) % self._ring]
+        latest_has = has | (row.has[(count - 1) % self._ring] & (count > 0))
+        latest = jnp.where(has, y.astype(latest.dtype), latest)
+        if self.horizon:
+            model = eqx.combine(after.arrays, self._skeleton)
+            forecaster = model.cell(forecaster, x)
+            forecaster = select(jnp.isfinite(largest(forecaster)), forecaster, first)
+            forecast = self._value(model.predict(forecaster), latest, level)
+            forecasted = latest_has if self.classes is None else jnp.array(True)
+            prediction, predicted = row.forecasts[place], ready & (persisted | (self.classes is not None))
+            xs, forecasts = _set(place, row.xs, x), _set(place, row.forecasts, forecast)
+        else:
+            forecast = prediction = self._value(metrics.predictions[0], shared.level.mean, shared.level)
+            forecasted, predicted = jnp.array(False), jnp.array(True)
+            xs, forecasts = row.xs, row.forecasts
+
+        count = jnp.where(count + 1 < 2 * self._ring, count + 1, count + 1 - self._ring)
+        row = Row(
+            hidden=after.hidden,
+            estimator=after.estimator,
+            forecaster=forecaster,
+            xs=xs,
+            forecasts=forecasts,
+            known=_set(place, row.known, latest),
+            has=_set(place, row.has, latest_has),
+            time=jnp.where(jnp.isnan(time), row.time, time),
+            count=count,
+            restart=jnp.where(ready, refused, restart),
+        )
+        told = Told(prediction, predicted, forecast, forecasted, known, persisted, refused, optimizer.factor)
+        return Shared(after.arrays, optimizer, level), row, told
+
+    def _value(self, output, base, level):
+        """What the network's output means; an output that is not finite says nothing."""
+        output = jnp.where(jnp.isfinite(output), output, 0)
+        return output if self.classes is not None else base + level.spread * output
+
+
+def split_time(times: np.ndarray) -> np.ndarray:
+    """Times in float64 as two float32 each, whose differences can be told apart to a few millionths of a second.
+
+    >>> split_time(np.array([1.7e9 + 0.25])).astype(np.float64).sum() - 1.7e9
+    np.float64(0.25)
+    """
+    high = times.astype(np.float32)
+    return np.stack([high, (times - high).astype(np.float32)], -1)
+
+
+def _follow(level: Level, y, base) -> Level:
+    count = jnp.minimum(level.count + 1, MEMORY)
+    mean = level.mean + (y - level.mean) / count
+    distance = jnp.abs(y - (mean if base is None else base))
+    return Level(mean, level.spread + (distance - level.spread) / count, count)
+
+
+def _ratio(change, spread):
+    return jnp.where(spread > 0, change / jnp.where(spread > 0, spread, 1), 0)
+
+
+def _at(i, leaf):
+    return jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False)
+
+
+def _set(i, leaf, value):
+    return jax.lax.dynamic_update_index_in_dim(leaf, value, i, 0)
+
+
+def _padded(slots: Sequence[int], rest: int) -> np.ndarray:
+    return np.array([*slots, *[rest] * (SWAP - len(slots))], np.int32)

@@ -1,0 +1,95 @@
+"""Which keys are in memory: each in a slot of the carry's table, the least recently used ones on disk."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from ..errors import UserError
+from ..runs.checkpoint import restored, stored
+from .engine import SWAP, Engine, Row, StreamCarry
+from .spill import Spill
+
+
+class Keys:
+    """The keys that have a row in memory, and where the others are.
+
+    * `engine`: whose table it is;
+    * `spill`: where the rows go that have to make room;
+    * `order`: each key in memory with its slot, the least recently used first; what `order` gives later is to be handed
+      on with the carry.
+    """
+
+    def __init__(self, engine: Engine, spill: Spill, order: Iterable[tuple[str, int]]):
+        self._engine, self._spill = engine, spill
+        self._slots = OrderedDict(order)
+
+    @property
+    def order(self) -> tuple[tuple[str, int], ...]:
+        return tuple(self._slots.items())
+
+    def parts(self, names: Sequence[str]) -> Iterator[slice]:
+        """Cuts the keys of events into stretches whose keys all fit into memory at once."""
+        start, seen = 0, set()
+        for i, name in enumerate(names):
+            if name not in seen and len(seen) == self._engine.slots:
+                yield slice(start, i)
+                start, seen = i, set()
+            seen.add(name)
+        if start < len(names):
+            yield slice(start, len(names))
+
+    def bring(self, carry: StreamCarry, names: Sequence[str]) -> tuple[StreamCarry, list[int]]:
+        """The carry with a row for each of these keys, and the slots these are in. `carry` is used up."""
+        wanted = dict.fromkeys(names)
+        missing = [name for name in wanted if name not in self._slots]
+        for name in wanted:
+            if name in self._slots:
+                self._slots.move_to_end(name)
+        for start in range(0, len(missing), SWAP):
+            carry = self._swap(carry, missing[start : start + SWAP])
+        return carry, [self._slots[name] for name in names]
+
+    def _swap(self, carry: StreamCarry, missing: list[str]) -> StreamCarry:
+        """Gives each of at most `SWAP` keys a slot: an empty one, or the one that was not used for longest."""
+        room = self._engine.slots - len(self._slots)
+        leaving = dict(self._slots.popitem(last=False) for _ in range(len(missing) - room))
+        slots = [*leaving.values(), *range(len(self._slots) + len(leaving), self._engine.slots)][: len(missing)]
+        if leaving:
+            self._spill.write(dict(zip(leaving, _packed(self._engine.take(carry, slots)), strict=False)))
+        words = np.zeros((SWAP, 2), np.uint32)
+        words[: len(missing)] = [_words(name) for name in missing]
+        saved = [self._spill.read(name) for name in missing]
+        rows = _unpacked(self._engine.fresh_rows(words), saved)
+        self._slots.update(zip(missing, slots, strict=True))
+        return self._engine.put(carry, slots, rows)
+
+
+def _words(name: str) -> np.ndarray:
+    """Two numbers made of a key's name, which decide its noise."""
+    return np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], "<u4")
+
+
+def _packed(rows: Row) -> Iterator[bytes]:
+    """Each row as bytes."""
+    arrays = [stored(leaf) for leaf in jax.tree.leaves(rows)]
+    return (b"".join(array[i].tobytes() for array in arrays) for i in range(SWAP))
+
+
+def _unpacked(fresh: Row, saved: Sequence[bytes | None]) -> Row:
+    """The rows that were packed, and fresh ones in place of `None`."""
+    leaves, structure = jax.tree.flatten(fresh)
+    arrays = [stored(leaf).copy() for leaf in leaves]
+    size = sum(array[0].nbytes for array in arrays)
+    for i, data in enumerate(saved):
+        if data is not None:
+            if len(data) != size:
+                raise UserError(
+                    f"the saved state of a key has {len(data)} bytes where {size} are needed: it is damaged."
+                )
+            for array in arrays:
+                array[i] = np.frombuffer(data[: array[i].nbytes], array.dtype).reshape(array.shape[1:])
+                data = data[array[i].nbytes :]
+    return structure.unflatten([restored(array, leaf) for array, leaf in zip(arrays, leaves, strict=True)])

@@ -1,0 +1,232 @@
+"""A stream followed: read, judge, predict, learn, record, and save now and then, so that a kill changes nothing."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from ..errors import UserError
+from ..runs.checkpoint import load_checkpoint, save_checkpoint
+from ..runs.learning import KEPT_CHECKPOINTS, Outcome
+from . import outliers
+from .base import AbstractSource, Line
+from .engine import BLOCK, Engine, Events, StreamCarry, Told, split_time
+from .events import CSV, Batch, Columns, Parser
+from .folder import StreamFolder
+from .keys import Keys
+from .records import Learned, Records
+from .spill import Spill
+from .standing import Quarantined, StreamStanding
+
+PATIENCE = 0.2  # seconds to wait for the next event before looking at clock and signals again
+NO_KEY = (("", 0),)  # a stream without keys is one key, which is always in memory
+
+
+class State(NamedTuple):
+    """All that a checkpoint holds."""
+
+    carry: StreamCarry
+    judged: outliers.Outliers
+    standing: StreamStanding
+
+
+class Report(NamedTuple):
+    """What `learn_stream` tells after each block: where it stands, the lines and seconds of the block, the errors of
+    its predictions and of persistence's."""
+
+    standing: StreamStanding
+    lines: int
+    seconds: float
+    errors: np.ndarray
+    persistence: np.ndarray
+
+
+def restore(folder: StreamFolder, engine: Engine, columns: Columns, *, settings: str) -> State:
+    """The newest checkpoint of a stream, or its beginning. `settings` is the digest of the run's settings.
+
+    Raises `UserError` if the checkpoint is damaged or of another run.
+    """
+    fresh = engine.init(), outliers.init(len(columns.inputs) + (columns.classes is None))
+    saved = folder.saved()
+    if not saved:
+        return State(*fresh, StreamStanding(keys=NO_KEY if columns.key is None else ()))
+    (carry, judged), standing = load_checkpoint(saved[-1], fresh, settings=settings, standing=StreamStanding)
+    return State(carry, judged, standing)
+
+
+def learn_stream(
+    engine: Engine,
+    columns: Columns,
+    source: AbstractSource,
+    state: State,
+    *,
+    folder: StreamFolder,
+    settings: str,
+    checkpoint_every: float,
+    dead_letter_limit: int,
+    interrupted: Callable[[], bool],
+    report: Callable[[Report], None],
+) -> tuple[Outcome, State]:
+    """Goes on from `state` until the stream ends or is `interrupted`, and saves every `checkpoint_every` seconds.
+
+    Neither the clock nor the sizes of what the source gives decide what is learned. Raises `UserError` if the source
+    fails, having saved what came before, and for too many malformed lines, the last good state being the last saved.
+    """
+    standing = state.standing
+    with (
+        Spill(folder.states, version=standing.version) as spill,
+        Records(folder, standing, columns.classes, limit=dead_letter_limit) as records,
+    ):
+        if standing.position is not None:
+            source.seek(standing.position)
+        stream = _Stream(engine, columns, records, spill, state)
+        saved, saved_lines = time.perf_counter(), standing.lines
+
+        def save():
+            stream.save(folder, settings)
+            if stream.standing.position is not None:
+                source.commit(stream.standing.position)
+
+        began = time.perf_counter()
+        while not interrupted():
+            try:
+                lines = source.read(BLOCK, PATIENCE)
+            except UserError:
+                save()
+                raise
+            if lines is None:
+                stream.end()
+                save()
+                return Outcome.FINISHED, stream.state
+            if lines:
+                errors, persistence = stream.learn(lines)
+                now = time.perf_counter()
+                report(Report(stream.standing, len(lines), now - began, errors, persistence))
+            began = time.perf_counter()
+            if began - saved >= checkpoint_every and stream.standing.lines > saved_lines:
+                save()
+                saved, saved_lines = time.perf_counter(), stream.standing.lines
+        save()
+        return Outcome.INTERRUPTED, stream.state
+
+
+class _Stream:
+    """The state of a stream and what moves it on."""
+
+    def __init__(self, engine: Engine, columns: Columns, records: Records, spill: Spill, state: State):
+        self._engine, self._columns, self._records, self._spill = engine, columns, records, spill
+        self._carry, self._judged, self.standing = state
+        self._keys = Keys(engine, spill, self.standing.keys)
+        self._parser: Parser | None = None
+
+    @property
+    def state(self) -> State:
+        return State(self._carry, self._judged, self.standing)
+
+    def learn(self, lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray]:
+        """Predicts and learns what at most `BLOCK` lines hold; the errors of prediction and persistence."""
+        last = lines[-1]
+        batch = self._parsed(lines)
+        for line, reason in batch.rejected:
+            self._records.dead_letters.append(line, reason)
+        batch, scaled, quarantined = self._screened(batch)
+        left_out = len(quarantined)
+        standing, scores, errors = self.standing, self.standing.scores, []
+        names = [""] * len(batch.lines) if batch.keys is None else batch.keys
+        for part in self._keys.parts(names):
+            told = self._told(batch, scaled, names, part)
+            keys = None if batch.keys is None else batch.keys[part]
+            learned = Learned(batch.lines[part], keys, batch.y[part], batch.known[part], told)
+            scores, *compared = self._records.events(learned, scores)
+            errors.append(compared)
+            quarantined += _refusals(learned)
+        self._records.quarantine(sorted(quarantined, key=lambda entry: entry.line))
+        self._records.flush()
+        self.standing = msgspec.structs.replace(
+            standing,
+            lines=last.number,
+            position=last.position,
+            events=standing.events + len(batch.lines),
+            quarantined=standing.quarantined + left_out,
+            refused=standing.refused + len(quarantined) - left_out,
+            scores=scores,
+        )
+        wrong, naive = zip(*errors, strict=True) if errors else (((),), ((),))
+        return np.concatenate(wrong), np.concatenate(naive)
+
+    def end(self) -> None:
+        """Closes the window that has begun."""
+        self.standing = msgspec.structs.replace(self.standing, scores=self._records.end(self.standing.scores))
+
+    def save(self, folder: StreamFolder, settings: str) -> None:
+        """Writes a checkpoint; all that it counts on reaches the disk before."""
+        self._spill.commit()
+        standing = msgspec.structs.replace(self.standing, version=self._spill.version, keys=self._keys.order)
+        self.standing = self._records.sync(standing)
+        folder.checkpoints.mkdir(exist_ok=True)
+        path = folder.checkpoint(self.standing.version)
+        save_checkpoint(path, (self._carry, self._judged), self.standing, settings=settings)
+        folder.forget_all_but(KEPT_CHECKPOINTS)
+
+    def _parsed(self, lines: Sequence[Line]) -> Batch:
+        if self._parser is None:
+            if isinstance(self._columns.format, CSV) and self.standing.header is None:
+                self.standing = msgspec.structs.replace(self.standing, header=lines[0].text)
+                lines = lines[1:]
+            self._parser = self._columns.parser(self.standing.header)
+        return self._parser.parse_many(lines)
+
+    def _screened(self, batch: Batch) -> tuple[Batch, np.ndarray, list[Quarantined]]:
+        """The events whose numbers are ordinary, their inputs scaled, and the others."""
+        columns, values = self._columns, batch.x
+        known = np.ones(values.shape, bool)
+        if columns.classes is None:
+            values = np.concatenate([values, np.where(batch.known, batch.y, np.nan)[:, None]], 1)
+            known = np.concatenate([known, batch.known[:, None]], 1)
+        self._judged, judged = outliers.judge(self._judged, values)
+        absurd = known & ~judged.ordinary
+        good = ~absurd.any(1)
+        scaled = judged.scaled[good, : len(columns.inputs)]
+        if good.all():
+            return batch, scaled, []
+        names = [*columns.inputs, columns.target]
+        quarantined = []
+        for event in np.flatnonzero(~good):
+            column = int(np.argmax(absurd[event]))
+            reason = f"column {names[column]!r} is {values[event, column]:g}, absurdly far from what it was before"
+            quarantined.append(Quarantined(batch.lines[event].number, reason))
+        kept = np.flatnonzero(good)
+        batch = Batch(
+            [batch.lines[int(i)] for i in kept],
+            batch.x[good],
+            batch.y[good],
+            batch.known[good],
+            None if batch.keys is None else [batch.keys[int(i)] for i in kept],
+            None if batch.times is None else batch.times[good],
+            batch.rejected,
+        )
+        return batch, scaled, quarantined
+
+    def _told(self, batch: Batch, scaled: np.ndarray, names: Sequence[str], part: slice) -> Told:
+        """What the engine says of some events, whose keys fit into memory."""
+        self._carry, slots = self._keys.bring(self._carry, names[part])
+        count = len(slots)
+        times = np.full(count, np.nan) if batch.times is None else batch.times[part]
+        events = Events(scaled[part], batch.y[part], batch.known[part], split_time(times))
+        padded = Events(*(_padded(array) for array in events))
+        self._carry, told = self._engine(self._carry, padded, _padded(np.array(slots, np.int32)), count)
+        return Told(*(array[:count] for array in told))
+
+
+def _refusals(learned: Learned) -> list[Quarantined]:
+    reason = "learning it gave numbers that are not finite, and was undone"
+    return [
+        Quarantined(learned.lines[int(i)].number, reason, float(learned.told.caution[i]))
+        for i in np.flatnonzero(learned.told.refused)
+    ]
+
+
+def _padded(array: np.ndarray) -> np.ndarray:
+    return np.concatenate([array, np.zeros((BLOCK - len(array), *array.shape[1:]), array.dtype)])
