@@ -30,6 +30,7 @@ NORMAL = 1.5341205443525463  # within so many deviations lies that part of a nor
 LIMIT = 100.0  # spreads: far beyond what a heavy tail holds, and well below a wrong unit or a missing value's -9999
 MEMORY = 8192.0
 READMITTED = BLOCK + WINDOW // 8
+FARTHEST = 2.0 * float(np.finfo(np.float32).max)  # between two finite numbers
 ROUNDING = 1e-6  # a deviation smaller than so many centres is single precision's rounding, and none
 
 
@@ -105,11 +106,13 @@ def _renewal(count: int) -> int:
 
 
 def _judge(state: Outliers, values: np.ndarray) -> Judged:
-    ordinary = _ordinary(values, state.centre, state.spread)
+    exact = values.astype(np.float64)
+    ordinary = _ordinary(exact, state.centre, state.spread)
     known = state.deviation > 0
-    with np.errstate(invalid="ignore", over="ignore"):
-        scaled = (values.astype(np.float64) - state.mean) / np.where(known, state.deviation, 1)
-        scaled = np.where(ordinary & known, np.clip(scaled, -LIMIT, LIMIT), 0).astype(np.float32)
+    per_deviation = known / np.where(known, state.deviation, 1).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        scaled = (exact - state.mean) * per_deviation
+        scaled = np.where(ordinary, np.minimum(np.maximum(scaled, -LIMIT), LIMIT), 0).astype(np.float32)
     return Judged(
         ordinary, scaled, np.broadcast_to(state.mean, values.shape), np.broadcast_to(state.deviation, values.shape)
     )
@@ -117,34 +120,33 @@ def _judge(state: Outliers, values: np.ndarray) -> Judged:
 
 def _ordinary(values: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Which numbers are; without a spread every finite one is."""
-    with np.errstate(invalid="ignore"):
-        near = np.abs(values.astype(np.float64) - centre) <= LIMIT * spread.astype(np.float64)
-    return np.isfinite(values) & (near | (spread == 0))
+    farthest = np.where(spread > 0, LIMIT * spread.astype(np.float64), FARTHEST)
+    return np.abs(values - np.nan_to_num(centre)) <= farthest  # wrong for NaN and for infinity
 
 
 def _seen(state: Outliers, values: np.ndarray) -> Outliers:
     """The state after some more events, which end at a renewal or before."""
-    count = int(state.seen)
+    before = int(state.seen)
+    seen, place = before + len(values), before % WINDOW
     recent = state.recent.copy()
-    places = np.arange(count, count + len(values)) % WINDOW
-    recent[:, places] = np.where(np.isfinite(values), values, np.nan).T
-    renewed = count + len(values) == _renewal(count)
+    recent[:, place : place + len(values)] = np.where(np.isfinite(values), values, np.nan).T
     state = state._replace(recent=recent)
-    if renewed:
-        state = _renew(state, count + len(values))
-    count += len(values)
-    return state._replace(seen=np.array(count if count < 2 * WINDOW else count - WINDOW, np.int32))
+    if seen == _renewal(before):
+        state = _renew(state, seen)
+    return state._replace(seen=np.array(seen if seen < 2 * WINDOW else seen - WINDOW, np.int32))
 
 
-def _renew(state: Outliers, count: int) -> Outliers:
+def _renew(state: Outliers, seen: int) -> Outliers:
     """The judgement by the last window, and the scale moved by the last block."""
-    recent = state.recent[:, : min(count, WINDOW)].astype(np.float64)
-    centre = _quantile(recent, 1 / 2)
-    spread = _quantile(np.abs(recent - centre[:, None]), KEPT_TO) / NORMAL
+    recent = state.recent[:, : min(seen, WINDOW)].astype(np.float64)
+    n = np.isfinite(recent).sum(axis=1)
+    centre = _quantile(recent, n, 1 / 2)
+    spread = _quantile(np.abs(recent - centre[:, None]), n, KEPT_TO) / NORMAL
     spread = np.clip(np.nan_to_num(spread), state.deviation, np.finfo(np.float32).max)
-    begin = max(count - BLOCK, count // 2 if count > FIRST else 0)
-    block = state.recent[:, np.arange(begin, count) % WINDOW].astype(np.float64)
-    ordinary = _ordinary(block.T, centre, spread).T
+    size = BLOCK if seen > BLOCK else FIRST if seen == FIRST else seen // 2
+    end = (seen - 1) % WINDOW + 1
+    block = recent[:, end - size : end]
+    ordinary = _ordinary(block, centre[:, None], spread[:, None])
     mean, deviation, weight = _moved(state, np.where(ordinary, block, 0), ordinary)
     return state._replace(
         centre=centre.astype(np.float32),
@@ -156,12 +158,12 @@ def _renew(state: Outliers, count: int) -> Outliers:
 
 
 def _moved(state: Outliers, block: np.ndarray, ordinary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The running mean, deviation and weight after a block of numbers of which some are ordinary."""
+    """The running mean, deviation and weight after a block, [columns, numbers], 0 where one is not ordinary."""
     n = ordinary.sum(axis=1)
     weight = np.minimum(state.weight + n, MEMORY)
     rate = n / np.maximum(weight, 1)
     mean = block.sum(axis=1) / np.maximum(n, 1)
-    variance = np.where(ordinary, (block - mean[:, None]) ** 2, 0).sum(axis=1) / np.maximum(n, 1)
+    variance = (ordinary * (block - mean[:, None]) ** 2).sum(axis=1) / np.maximum(n, 1)
     change = mean - state.mean
     variance = (1 - rate) * state.deviation.astype(np.float64) ** 2 + rate * (variance + (1 - rate) * change**2)
     mean = state.mean + rate * change
@@ -169,9 +171,7 @@ def _moved(state: Outliers, block: np.ndarray, ordinary: np.ndarray) -> tuple[np
     return mean, np.where(deviation > ROUNDING * np.abs(mean), deviation, 0), weight
 
 
-def _quantile(rows: np.ndarray, part: float) -> np.ndarray:
-    """The number in each row that this part of the row does not exceed; NaN counts as missing."""
-    ordered = np.sort(rows, axis=1)  # NaN last
-    n = np.isfinite(rows).sum(axis=1)
+def _quantile(rows: np.ndarray, n: np.ndarray, part: float) -> np.ndarray:
+    """The number that this part of a row's `n` numbers does not exceed; the others are NaN, as is what none gives."""
     place = np.maximum(np.ceil(part * n).astype(int) - 1, 0)
-    return np.take_along_axis(ordered, place[:, None], axis=1)[:, 0]
+    return np.sort(rows, axis=1)[np.arange(len(rows)), place]  # sorted, NaN is last
