@@ -16,6 +16,7 @@ Train recurrent networks online: gradients that travel forward with the text.
 
 commands:
   train      learn a text, character by character, in one pass
+  stream     learn from a feed that may never end, and survive a kill
   compare    methods side by side on one task, for the same time or the same data
   sweep      one method over a grid of its settings and many seeds
   reproduce  run a figure of a paper again and hold it against its claim
@@ -27,7 +28,7 @@ onward COMMAND --help tells the options of a command; onward --version the versi
 """
 
 
-COMMANDS = ("train", "compare", "sweep", "reproduce", "audit", "export", "import")
+COMMANDS = ("train", "stream", "compare", "sweep", "reproduce", "audit", "export", "import")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,61 @@
+"""`onward stream`: choose the settings, follow the stream, say what came of it."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from ..errors import UserError
+from ..runs.folder import check_unused
+from ..streams.folder import StreamFolder
+from .stream_options import StreamOptions
+from .stream_settings import (
+    StreamSettings,
+    check_header,
+    new_stream_settings,
+    open_source,
+    stream_settings_again,
+)
+
+
+def stream(options: StreamOptions) -> int:
+    """Runs the command and returns its exit code."""
+    return _start(options) if options.resume is None else _resume(options, options.resume)
+
+
+# In both, all that can be wrong with the settings is found before JAX is loaded and before anything is written.
+
+
+def _start(options: StreamOptions) -> int:
+    path = options.run or Path("runs") / time.strftime("stream-%Y%m%d-%H%M%S")
+    check_unused(path)
+    settings = new_stream_settings(options)
+    check_header(settings)
+    return _learn(options, settings, lambda: StreamFolder.create(path, settings))
+
+
+def _resume(options: StreamOptions, path: Path) -> int:
+    if options.run is not None:
+        raise UserError("--run starts a new run and --resume goes on with an old one; give one of them.")
+    with StreamFolder.open(path) as folder:
+        settings = stream_settings_again(options, folder.read_settings(StreamSettings), path)
+        if folder.summary.exists():
+            print(folder.summary_text.read_text())
+            print(f"The stream of the run in {path} has ended; there is nothing left to resume.")
+            return 0
+        return _learn(options, settings, lambda: nullcontext(folder))
+
+
+def _learn(
+    options: StreamOptions, settings: StreamSettings, take_folder: Callable[[], AbstractContextManager[StreamFolder]]
+) -> int:
+    with open_source(settings) as source:
+        from .compilation_cache import compilation_cache
+        from .stream_session import StreamSession
+
+        with compilation_cache():
+            session = StreamSession(settings)
+            with take_folder() as folder:
+                return session.run(
+                    folder, source, checkpoint_every=options.every, dead_letter_limit=options.dead_letter_limit
+                )

@@ -1,0 +1,73 @@
+"""The options of `onward stream`, each with its check."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ..errors import UserError
+from .methods import CELLS, METHODS
+from .options import one_of, option, positive, whole
+
+FORMATS = ("csv", "jsonl")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UserError(f"names are written a,b,c with commas between them, got {text!r}.")
+    return names
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Learn from a stream of events that may never end, one event at a time, in constant memory.
+
+    Each target is predicted before it is learned: by default one event ahead, against the forecast that nothing
+    changes. Paste this to see it work:
+
+        seq 5000 | awk 'BEGIN{print "load"}{print sin($1/9)+sin($1/2)}' | onward stream --target load --run runs/waves
+
+    Ctrl-C or SIGTERM saves and stops; --resume goes on, also after a kill or a power cut, to the same numbers as if
+    nothing had happened: no event is lost, and none learned twice.
+    """
+
+    input: Annotated[str | None, *option("WHERE", "-", str)] = None
+    """A file, - for standard input, or redis://HOST:PORT/DB/STREAM (needs the extra redis)."""
+    follow: bool = False
+    """Wait for more at the file's end, as tail -F does, through rotations."""
+    format: Annotated[str | None, *option("NAME", "as the input is named, else csv", one_of("format", FORMATS))] = None
+    """csv (with a header) or jsonl (a JSON object a line)."""
+    target: Annotated[str | None, *option("COLUMN", "must be given", str)] = None
+    """What to predict."""
+    inputs: Annotated[tuple[str, ...] | None, *option("COLUMNS", "the target, if it is a number", _names)] = None
+    """Columns of numbers, with commas between them, to predict it from."""
+    classes: Annotated[tuple[str, ...] | None, *option("NAMES", "the target is a number", _names)] = None
+    """The values of a target that is a category, with commas between them."""
+    key: Annotated[str | None, *option("COLUMN", "one sequence", str)] = None
+    """Each value of this column (a user, a sensor) is a sequence with a memory of its own; all share the weights."""
+    keys_in_memory: Annotated[int | None, *option("N", "1000", whole("--keys-in-memory", 1, most=10**6))] = None
+    """The memories of the others, least recently used, wait on disk."""
+    time: Annotated[str | None, *option("COLUMN", "none", str)] = None
+    """When it happened: seconds since 1970, or ISO 8601."""
+    gap: Annotated[float | None, *option("SECONDS", "never", positive("--gap"))] = None
+    """After a pause longer than that a sequence starts anew."""
+    horizon: Annotated[int | None, *option("N", "1", whole("--horizon", 0, most=10**4))] = None
+    """Predict the target so many events ahead; 0: that of the event itself, from its inputs."""
+    method: Annotated[str | None, *option("NAME", "snap", one_of("method", tuple(METHODS)))] = None
+    """How gradients are computed, as in onward train; all of them update at every event."""
+    cell: Annotated[str | None, *option("NAME", "gru", one_of("cell", CELLS))] = None
+    """The recurrent cell: vanilla, leaky, lstm, gru or antisymmetric."""
+    units: Annotated[int | None, *option("N", "16", whole("--units", 1, most=10**5))] = None
+    """Units of the cell."""
+    rate: Annotated[float | None, *option("R", "0.005", positive("--rate"))] = None
+    """Step size of the optimiser (Adam)."""
+    seed: Annotated[int | None, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = None
+    """Decides the initial weights and all else that is random."""
+    run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
+    """Where predictions, metrics, dead letters, checkpoints and the picture go."""
+    resume: Annotated[Path | None, *option("FOLDER", "start afresh", Path)] = None
+    """Go on with the run in this folder, with its settings."""
+    every: Annotated[float, *option("SECONDS", "30", positive("--every", zero=True))] = 30.0
+    """Seconds between two checkpoints."""
+    dead_letter_limit: Annotated[int, *option("N", "1000", whole("--dead-letter-limit", 0))] = 1000
+    """Stop when more lines than that are malformed."""

@@ -1,0 +1,70 @@
+"""The live line of a stream."""
+
+import sys
+import time
+from collections import deque
+
+from rich.console import Console
+from rich.live import Live
+
+from ..streams.base import AbstractSource, RedisPosition
+from ..streams.learning import Report
+
+WINDOW = 10_000  # events that "now" averages over
+BETWEEN = 0.25  # seconds between two looks of a terminal's line
+BETWEEN_LINES = 30.0  # elsewhere
+
+
+class StreamProgress:
+    """Events a second, the error over the last ten thousand against persistence's, and what waits to be read.
+
+    On a terminal one line that renews itself; elsewhere a line every half minute. All on standard error.
+    """
+
+    def __init__(self, source: AbstractSource):
+        self._source = source
+        self._recent: deque[Report] = deque()
+        self._console = Console(file=sys.stderr, highlight=False)
+        self._live = Live("waiting for events ...", console=self._console, auto_refresh=False)
+        self._shown = time.monotonic()
+        self.lines, self.seconds = 0, 0.0  # without the first block, which is mostly compiling
+
+    def __enter__(self):
+        if self._console.is_terminal:
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *exception):
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def update(self, report: Report) -> None:
+        """Takes in one block."""
+        if self._recent:
+            self.lines, self.seconds = self.lines + report.lines, self.seconds + report.seconds
+        self._recent.append(report)
+        while sum(block.lines for block in self._recent) - self._recent[0].lines >= WINDOW:
+            self._recent.popleft()
+        now = time.monotonic()
+        if now - self._shown >= (BETWEEN if self._console.is_terminal else BETWEEN_LINES):
+            self._shown = now
+            if self._console.is_terminal:
+                self._live.update(self._line(), refresh=True)
+            else:
+                print(self._line(), file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        standing = self._recent[-1].standing
+        speed = sum(block.lines for block in self._recent) / sum(block.seconds for block in self._recent)
+        scored = sum(len(block.errors) for block in self._recent)
+        said = [f"{standing.lines:,} lines", f"{speed:,.0f}/s"]
+        if scored:
+            error = sum(block.errors.sum() for block in self._recent) / scored
+            naive = sum(block.persistence.sum() for block in self._recent) / scored
+            said.append(f"error {error:.4g}, persistence {naive:.4g}")
+        lag = self._source.lag
+        if lag is not None:
+            unit = "events" if isinstance(standing.position, RedisPosition) else "bytes"
+            said.append(f"{lag:,} {unit} behind")
+        put_aside = standing.quarantined + standing.refused
+        return ", ".join(said) + f", {put_aside:,} quarantined" * (put_aside > 0)

@@ -1,0 +1,140 @@
+"""One sitting of `onward stream`, from the first event or the last checkpoint to the summary."""
+
+import math
+import shlex
+import signal
+import sys
+from importlib.metadata import version
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import msgspec
+
+import onward
+
+from .. import __version__
+from ..errors import UserError
+from ..runs.files import write_atomically
+from ..runs.folder import digest
+from ..runs.interruption import Interruption
+from ..runs.learning import Outcome
+from ..runs.summary import peak_memory
+from ..streams.base import AbstractSource
+from ..streams.engine import Engine
+from ..streams.folder import StreamFolder
+from ..streams.learning import learn_stream, restore
+from ..streams.picture import draw_errors
+from ..streams.standing import StreamStanding
+from ..streams.summary import StreamSummary
+from .build import CELLS, ESTIMATORS, build_optimizer, count_parameters, enough_memory
+from .stream_progress import StreamProgress
+from .stream_settings import Learning, StreamSettings
+
+TOO_LARGE = "the network and the memories of its keys do not fit into memory; choose fewer --units or --keys-in-memory."
+
+
+class StreamSession:
+    """A stream with all of it built and nothing read or written yet."""
+
+    def __init__(self, settings: StreamSettings):
+        self._settings, self._learning = settings, settings.learning
+        self._engine = build_engine(settings.learning)
+
+    def run(
+        self, folder: StreamFolder, source: AbstractSource, *, checkpoint_every: float, dead_letter_limit: int
+    ) -> int:
+        """Follows the stream and returns the exit code."""
+        learning = self._learning
+        settings = digest(learning)
+        try:
+            with enough_memory(TOO_LARGE):
+                state = restore(folder, self._engine, learning.columns, settings=settings)
+                print(f"Predicting {learning.describe()}; run folder {folder.path}", file=sys.stderr)
+                if state.standing.lines:
+                    print(f"Going on after line {state.standing.lines:,}.", file=sys.stderr)
+                with Interruption() as interruption, StreamProgress(source) as progress:
+                    outcome, state = learn_stream(
+                        self._engine,
+                        learning.columns,
+                        source,
+                        state,
+                        folder=folder,
+                        settings=settings,
+                        checkpoint_every=checkpoint_every,
+                        dead_letter_limit=dead_letter_limit,
+                        interrupted=interruption.came,
+                        report=progress.update,
+                    )
+        except KeyboardInterrupt:  # a second one: what was read since the last checkpoint will be read again
+            print(f"Stopped. {_how_to_go_on(folder)}", file=sys.stderr)
+            return 128 + signal.SIGINT
+        except UserError as error:
+            raise UserError(f"{error} The last good state is safe. {_how_to_go_on(folder)}") from None
+        except OSError as error:
+            what = error.strerror or str(error)
+            raise UserError(
+                f"{error.filename or folder.path}: {what}. The last good state is safe. {_how_to_go_on(folder)}"
+            ) from None
+        speed = progress.lines / progress.seconds if progress.seconds else 0.0
+        summary = self._summary(folder, state.standing, self._engine.model(state.carry), speed)
+        self._draw(folder)
+        table = summary.table(str(folder.path))
+        print(f"\n{table}")
+        if outcome is Outcome.INTERRUPTED:
+            print(f"Stopped after line {state.standing.lines:,}. {_how_to_go_on(folder)}", file=sys.stderr)
+            return interruption.exit_code
+        write_atomically(folder.summary_text, table.encode())
+        # Written last: that it is there says that the stream has ended.
+        write_atomically(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        return 0
+
+    def _summary(self, folder: StreamFolder, standing: StreamStanding, model, speed: float) -> StreamSummary:
+        with open(folder.dead_letters, "rb") as letters:
+            malformed = sum(1 for _ in letters)
+        return StreamSummary.of(
+            standing,
+            what=self._learning.describe(),
+            malformed=malformed,
+            error_name="mean absolute error" if self._learning.columns.classes is None else "wrong classes",
+            parameters=count_parameters(model),
+            lines_per_second=speed,
+            peak_memory=peak_memory(),
+            versions={"onward": __version__}
+            | {name: version(name) for name in ("jax", "jaxlib", "equinox", "optax", "numpy")},
+        )
+
+    def _draw(self, folder: StreamFolder) -> None:
+        columns = self._learning.columns
+        draw_errors(
+            folder.metrics,
+            [folder.picture("svg"), folder.picture("png")],
+            title=f"Predicting {columns.target!r} while learning it",
+            subtitle=f"{self._learning.describe()}, seed {self._learning.seed}",
+            classes=columns.classes is not None,
+        )
+
+
+def build_engine(learning: Learning) -> Engine:
+    """The engine of these settings, its network starting at the persistence forecast."""
+    columns, method = learning.columns, learning.method
+    outputs = 1 if columns.classes is None else len(columns.classes)
+    cell_key, readout_key, key = jr.split(jr.key(learning.seed), 3)
+    cell = CELLS[method.cell](len(columns.inputs), method.hidden_size, key=cell_key)
+    readout = eqx.nn.Linear(method.hidden_size, outputs, key=readout_key)
+    readout = jax.tree.map(jax.numpy.zeros_like, readout)
+    return Engine(
+        onward.Model(cell, readout),
+        ESTIMATORS[method.estimator](method),
+        build_optimizer(method),
+        inputs=len(columns.inputs),
+        classes=None if columns.classes is None else outputs,
+        horizon=learning.horizon,
+        slots=learning.keys_in_memory,
+        gap=math.inf if learning.gap is None else learning.gap,
+        key=key,
+    )
+
+
+def _how_to_go_on(folder: StreamFolder) -> str:
+    return f"Go on with: onward stream --resume {shlex.quote(str(folder.path))}"

@@ -1,0 +1,178 @@
+"""From options to the settings of a stream, with every check that needs no training, and to its source."""
+
+import re
+import secrets
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ..errors import UserError
+from ..streams.base import AbstractSource
+from ..streams.events import CSV, JSONL, Columns
+from ..streams.followed import FollowedSource
+from ..streams.redis_source import RedisSource
+from ..streams.sources import FileSource, StandardInput
+from .methods import Method
+from .settings import chosen_method, other_settings
+from .stream_options import StreamOptions
+
+METHOD, CELL, UNITS, KEYS_IN_MEMORY = "snap", "gru", 16, 1000
+
+
+class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that the numbers of a stream depend on, besides its events."""
+
+    columns: Columns
+    horizon: int
+    gap: float | None
+    keys_in_memory: int
+    method_name: str
+    method: Method
+    seed: int
+
+    def describe(self) -> str:
+        """What is learned and how, in a line."""
+        target = f"{self.columns.target!r}"
+        what = f"{target}, {self.horizon} events ahead" if self.horizon > 1 else f"the next {target}"
+        what = target if not self.horizon else what
+        method = self.method
+        return f"{what}, by {self.method_name}, {method.cell} with {method.hidden_size} units, rate {method.rate:g}"
+
+
+class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `settings.json` of a stream holds.
+
+    * `input`, `follow`: where the events come from; it may be another place when the run goes on;
+    * `group`: the run's own consumer group in Redis.
+    """
+
+    input: str
+    follow: bool
+    group: str
+    learning: Learning
+
+
+def new_stream_settings(options: StreamOptions) -> StreamSettings:
+    """The settings of a new run. Raises `UserError` for those that do not go together."""
+    if options.target is None:
+        raise UserError("--target must name the column to predict.")
+    horizon = 1 if options.horizon is None else options.horizon
+    inputs = options.inputs
+    if inputs is None:
+        if options.classes is not None or not horizon:
+            raise UserError("--inputs must name the columns of numbers to predict from, such as --inputs a,b,c.")
+        inputs = (options.target,)
+    if not horizon and options.target in inputs:
+        raise UserError(f"--horizon 0 predicts {options.target!r} of an event, so it cannot be among its --inputs.")
+    if options.gap is not None and options.time is None:
+        raise UserError("--gap needs --time, the column that tells when an event happened.")
+    if options.keys_in_memory is not None and options.key is None:
+        raise UserError("--keys-in-memory needs --key, the column that names a sequence.")
+    try:
+        columns = Columns(
+            _format(options), inputs, options.target, key=options.key, time=options.time, classes=options.classes
+        )
+    except ValueError as error:
+        raise UserError(f"{error}") from None
+    name = options.method or METHOD
+    method = chosen_method(name, cell=options.cell or CELL, hidden_size=options.units or UNITS, rate=options.rate)
+    where = options.input or "-"
+    return StreamSettings(
+        input=where if where == "-" or _is_redis(where) else str(Path(where).absolute()),
+        follow=options.follow,
+        group=f"onward-{secrets.token_hex(8)}",
+        learning=Learning(
+            columns=columns,
+            horizon=horizon,
+            gap=options.gap,
+            keys_in_memory=1 if options.key is None else options.keys_in_memory or KEYS_IN_MEMORY,
+            method_name=name,
+            method=msgspec.structs.replace(method, window=1),
+            seed=options.seed or 0,
+        ),
+    )
+
+
+def stream_settings_again(options: StreamOptions, settings: StreamSettings, folder: Path) -> StreamSettings:
+    """The settings of a run that goes on, from another place if that is given.
+
+    Raises `UserError` if any other option differs from the run's settings.
+    """
+    learning, columns = settings.learning, settings.learning.columns
+    stored = {
+        "target": columns.target,
+        "inputs": columns.inputs,
+        "classes": columns.classes,
+        "key": columns.key,
+        "keys_in_memory": learning.keys_in_memory,
+        "time": columns.time,
+        "gap": learning.gap,
+        "horizon": learning.horizon,
+        "method": learning.method_name,
+        "cell": learning.method.cell,
+        "units": learning.method.hidden_size,
+        "rate": learning.method.rate,
+        "seed": learning.seed,
+        "format": "csv" if isinstance(columns.format, CSV) else "jsonl",
+    }
+    for name, value in stored.items():
+        given = getattr(options, name)
+        if given is not None and given != value:
+            option = f"--{name.replace('_', '-')}"
+            has = f"no {option}" if value is None else f"{option} {_shown(value)}"
+            raise other_settings(folder, has, f"{option} {_shown(given)}")
+    where = options.input or settings.input
+    return msgspec.structs.replace(
+        settings,
+        input=where if where == "-" or _is_redis(where) else str(Path(where).absolute()),
+        follow=settings.follow or options.follow,
+    )
+
+
+def open_source(settings: StreamSettings) -> AbstractSource:
+    """Where the events come from. Raises `UserError` if it cannot be read."""
+    where = settings.input
+    if settings.follow and (where == "-" or _is_redis(where)):
+        raise UserError(f"--follow is for files, and the input is {where}, which is followed anyway; leave it out.")
+    if where == "-":
+        return StandardInput()
+    if _is_redis(where):
+        server, stream = _redis_stream(where)
+        return RedisSource(server, stream, settings.group, "onward")
+    return FollowedSource(Path(where)) if settings.follow else FileSource(Path(where))
+
+
+def check_header(settings: StreamSettings) -> None:
+    """Raises `UserError` if the input is a CSV file whose header lacks a column."""
+    path, columns = Path(settings.input), settings.learning.columns
+    if settings.input != "-" and isinstance(columns.format, CSV) and path.is_file():
+        with FileSource(path) as source:
+            for line in source.read(1, 0.0) or ():
+                columns.parser(line.text)
+
+
+def _format(options: StreamOptions) -> CSV | JSONL:
+    where = options.input or "-"
+    guess = "jsonl" if _is_redis(where) or Path(where).suffix in (".jsonl", ".json", ".ndjson") else "csv"
+    name = options.format or guess
+    if name == "csv" and _is_redis(where):
+        raise UserError("--format csv is for files; the entries of a Redis stream are read as JSON.")
+    return {"csv": CSV, "jsonl": JSONL}[name]()
+
+
+def _is_redis(where: str) -> bool:
+    return re.match(r"rediss?://", where) is not None
+
+
+def _redis_stream(where: str) -> tuple[str, str]:
+    """The address of a server, and the name of the stream, from `redis://HOST:PORT/DB/STREAM`."""
+    parts = urlsplit(where)
+    match = re.fullmatch(r"/(\d+)/(.+)", parts.path)
+    if match is None:
+        raise UserError(f"{where!r} must be redis://HOST:PORT/DB/STREAM, such as redis://localhost:6379/0/events.")
+    return parts._replace(path=f"/{match[1]}").geturl(), match[2]
+
+
+def _shown(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,51 @@
+"""The picture of a stream: error over events, against persistence."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..runs.comparing import picture
+from ..runs.files import read_json_lines, write_atomically
+from .standing import Point
+
+POINTS = 400  # more a page does not show
+LONG = 100_000  # events from which on the axis is logarithmic
+
+
+def draw_errors(metrics: Path, pictures: list[Path], *, title: str, subtitle: str, classes: bool) -> None:
+    """Draws the points logged in `metrics` to each of `pictures`, whose endings name the format.
+
+    Does nothing where no event was predicted yet.
+    """
+    points = list(read_json_lines(metrics, Point))
+    if not points:
+        return
+    ends = np.array([point.events for point in points])
+    log = ends[-1] >= LONG
+    edges = np.geomspace(ends[0], ends[-1], POINTS) if log else np.linspace(ends[0], ends[-1], POINTS)
+    last = np.unique(np.searchsorted(ends, edges))
+    widths = np.array([point.window for point in points], float)
+    for path in pictures:
+        with picture((8.0, 4.8), path.suffix[1:]) as (figure, finished):
+            axes = figure.add_subplot()
+            for name, windows, mean, colour in (
+                ("persistence", [p.persistence for p in points], points[-1].mean_persistence, "#d95f02"),
+                ("onward", [p.error for p in points], points[-1].mean_error, "#1f77b4"),
+            ):
+                sums = np.cumsum(widths * np.array(windows))[last]
+                counts = np.cumsum(widths)[last]
+                means = np.diff(sums, prepend=0) / np.diff(counts, prepend=0)
+                label = f"{name}: {mean:.4g} over all events"
+                axes.plot(ends[last], means, color=colour, linewidth=1.4, label=label)
+            axes.set_xscale("log" if log else "linear")
+            axes.xaxis.set_major_formatter(lambda events, _: f"{events:,.0f}")
+            axes.set_xlabel("events (each predicted before it is learned)")
+            error = "wrong classes, as a fraction" if classes else "mean absolute error"
+            axes.set_ylabel(f"{error}, over the latest events")
+            axes.set_ylim(bottom=0)
+            axes.grid(color="0.92", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.set_title(title, loc="left", fontweight="bold", pad=24)
+            axes.text(0, 1.02, subtitle, transform=axes.transAxes, fontsize=9, color="0.3")
+            axes.legend(frameon=False, loc="upper right", fontsize=9)
+        write_atomically(path, finished.getvalue())

@@ -1,0 +1,64 @@
+"""What a stream comes to, for people and for programs."""
+
+import msgspec
+
+from .standing import StreamStanding
+
+
+class StreamSummary(msgspec.Struct, frozen=True):
+    """The result so far. `error` is the mean absolute one, or for classes the fraction of wrong ones, over the events
+    that both the network and persistence have predicted; `None` where there are none.
+
+    `lines_per_second` is of the process that ended the run, compilation excluded, as is `peak_memory`, in bytes.
+    """
+
+    what: str
+    lines: int
+    events: int
+    malformed: int
+    quarantined: int
+    refused: int
+    error: float | None
+    persistence: float | None
+    error_name: str
+    parameters: int
+    lines_per_second: float
+    peak_memory: int
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, standing: StreamStanding, **rest) -> "StreamSummary":
+        """The summary of where a stream stands."""
+        scores = standing.scores
+        error, persistence = (
+            (scores.error / scores.events, scores.persistence / scores.events) if scores.events else (None, None)
+        )
+        return cls(
+            lines=standing.lines,
+            events=standing.events,
+            quarantined=standing.quarantined,
+            refused=standing.refused,
+            error=error,
+            persistence=persistence,
+            **rest,
+        )
+
+    def table(self, folder: str) -> str:
+        """The summary as a screen of text."""
+        rows = [("predicted", self.what)]
+        if self.error is not None and self.persistence is not None:
+            share = f", {self.error / self.persistence:.0%} of persistence's" if self.persistence else ""
+            rows += [
+                (self.error_name, f"{self.error:.5g}   each target predicted before it was learned{share}"),
+                ("to compare", f"{self.persistence:.5g}   persistence: nothing changes"),
+            ]
+        rows += [
+            ("left out", f"{self.malformed:,} malformed lines (dead_letters.jsonl)"),
+            ("", f"{self.quarantined:,} absurd events, and {self.refused:,} undone (quarantine.jsonl)"),
+            ("speed", f"{self.lines_per_second:,.0f} lines/s, compilation excluded"),
+            ("peak memory", f"{self.peak_memory / 1e6:,.0f} MB, Python and the compiler included"),
+            ("model", f"{self.parameters:,} parameters"),
+            ("run folder", f"{folder} (predictions.jsonl, metrics.jsonl, curve.png, curve.svg, checkpoints)"),
+        ]
+        lines = [f"Read {self.lines:,} lines and learned {self.events:,} events.", ""]
+        return "\n".join(lines + [f"  {name:<20}{value}" for name, value in rows]) + "\n"
