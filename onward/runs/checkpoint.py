@@ -60,11 +60,7 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
 
     Raises `UserError` if the file is damaged, is no checkpoint, or belongs to another run.
     """
-    header, arrays = _read(path)
-    if header.settings != settings:
-        raise UserError(
-            f"{path} belongs to a run with other settings; put back this run's own checkpoint, or delete it."
-        )
+    header, arrays = _read(path, settings)
     expected = {name: stored(leaf) for name, leaf in _named_arrays(template)}
     for name in [*expected, *arrays]:
         found, wanted = _describe(arrays.get(name)), _describe(expected.get(name))
@@ -78,16 +74,24 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
         restored(arrays[name], leaf, header.keys.get(name)) if _is_array(leaf) else leaf
         for name, leaf in ((jax.tree_util.keystr(place), leaf) for place, leaf in leaves)
     ]
+    return jax.tree.unflatten(structure, back), _stood(path, header, standing)
+
+
+def load_standing(path: Path, *, settings: str, standing: type[S]) -> S:
+    """The standing alone, where it says what carry belongs to it. Raises `UserError` as `load_checkpoint` does."""
+    return _stood(path, _read(path, settings)[0], standing)
+
+
+def _stood(path: Path, header: Header, standing: type[S]) -> S:
     try:
-        stood = msgspec.json.decode(header.standing, type=standing)
+        return msgspec.json.decode(header.standing, type=standing)
     except msgspec.DecodeError as error:
         raise UserError(
             f"{path} does not say where its run stood ({error}); delete it to go on from an older one."
         ) from None
-    return jax.tree.unflatten(structure, back), stood
 
 
-def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
+def _read(path: Path, settings: str) -> tuple[Header, dict[str, np.ndarray]]:
     try:
         # Reading every member whole also verifies its check sum.
         with np.load(path, allow_pickle=False) as file:
@@ -105,6 +109,10 @@ def _read(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
     if header.version != VERSION:
         raise UserError(
             f"{path} has checkpoint format {header.version}, but this version of onward reads format {VERSION}."
+        )
+    if header.settings != settings:
+        raise UserError(
+            f"{path} belongs to a run with other settings; put back this run's own checkpoint, or delete it."
         )
     return header, arrays
 

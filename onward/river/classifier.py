@@ -1,0 +1,128 @@
+"""A recurrent classifier behind River's interface."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from river import base
+
+import onward
+
+from ..arguments import whole
+from ..losses import softmax_cross_entropy
+from .recurrent import Recurrent
+
+
+def cross_entropy_of_seen(logits: Float[Array, " classes"], y: Float[Array, "2"]) -> Float[Array, ""]:
+    """Softmax cross entropy among the classes seen so far: `y` is the class, and how many they are."""
+    logits = jnp.where(jnp.arange(len(logits)) < y[1], logits, -jnp.inf)
+    return softmax_cross_entropy(logits, y[0].astype(jnp.int32))
+
+
+class Classifier(Recurrent, base.MiniBatchClassifier):
+    """Predicts a class from all events so far: a recurrent network that learns each event as it comes.
+
+    Classes are met as they come, up to `max_classes`, in any number and of any kind; one that was not seen yet has no
+    probability. `onward.river.Regressor` says how events are learned and predicted.
+
+    Parameters
+    ----------
+    cell, hidden_size, estimator, optimizer, features, fill, strict, seed
+        As for `onward.river.Regressor`.
+    max_classes
+        How many classes there may be, at least 1; one more raises `ValueError`. The readout has a row for each.
+
+    Examples
+    --------
+    >>> import onward.river  # doctest: +SKIP
+    >>> model = onward.river.Classifier(hidden_size=8, seed=0)  # doctest: +SKIP
+    >>> for t in range(2000):  # doctest: +SKIP
+    ...     model.learn_one({"bit": t // 2 % 2}, "abcd"[t % 4])
+    >>> model.predict_one({"bit": 0})  # doctest: +SKIP
+    'a'
+    """
+
+    loss = staticmethod(cross_entropy_of_seen)
+    targets = 2
+
+    def __init__(
+        self,
+        cell=onward.LSTMCell,
+        hidden_size: int = 32,
+        estimator=None,
+        optimizer=None,
+        features: tuple | None = None,
+        fill: float | None = 0.0,
+        strict: bool = False,
+        max_classes: int = 32,
+        seed: int | None = None,
+    ):
+        super().__init__(cell, hidden_size, estimator, optimizer, features, fill, strict, seed)
+        self.max_classes = self.outputs = whole("max_classes", max_classes)
+        self._index: dict[Any, int] = {}
+
+    @property
+    def _multiclass(self):
+        return True
+
+    def learn_one(self, x, y):
+        index = self._index
+        if y not in index:
+            index = self._with([y])
+        features = self._known_to(x)
+        values = features.of(x)
+        self._learn(values, (index[y], len(index)))
+        self._index, features.last = index, values
+
+    def predict_proba_one(self, x):
+        """The probability of each class seen so far, were `x` the next event; none before anything was learned."""
+        if self._features is None:
+            return {}
+        logits = self._predict(self._features.of(x))[: len(self._index)].tolist()
+        most = max(logits)
+        weights = [math.exp(logit - most) for logit in logits]
+        total = sum(weights)
+        return {label: weight / total for label, weight in zip(self._index, weights, strict=True)}
+
+    def learn_many(self, X, y):
+        """Learns the rows of a data frame one after another, with the numbers of `learn_one`, in one compiled loop."""
+        labels = y.tolist()
+        index = self._with(labels)
+        indices = np.array([index[label] for label in labels], np.float32)
+        seen = np.maximum.accumulate(np.maximum(indices + 1, len(self._index)))
+        self._learn_frame(X, np.stack([indices, seen], 1))
+        self._index = index
+
+    def predict_proba_many(self, X):
+        """The probability of each class, a column each, for each row, were it the next event."""
+        import pandas as pd
+
+        if self._features is None:
+            return pd.DataFrame(index=X.index)
+        logits = self._predict_frame(X)[:, : len(self._index)]
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        return pd.DataFrame(weights / weights.sum(1, keepdims=True), index=X.index, columns=[*self._index])
+
+    def _with(self, labels: list) -> dict[Any, int]:
+        """The classes with those of `labels` that are new."""
+        index = dict(self._index)
+        for label in labels:
+            if isinstance(label, np.generic):
+                label = label.item()
+            if label not in index:
+                if label is None or label != label:
+                    raise ValueError(f"y must be a class, got {label!r}.")
+                if len(index) == self.max_classes:
+                    raise ValueError(
+                        f"y is a new class, {label!r}, beyond the {self.max_classes} that max_classes allows."
+                    )
+                index[label] = len(index)
+        return index
+
+    def _classes(self):
+        return [*self._index]
+
+    def _restore(self, classes, moments):
+        self._index = {label: i for i, label in enumerate(classes)}

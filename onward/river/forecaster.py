@@ -1,0 +1,120 @@
+"""A recurrent forecaster behind River's interface."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from river.time_series.base import Forecaster as RiverForecaster
+
+import onward
+
+from ..arguments import whole
+from ..losses import squared_error
+from .recurrent import Recurrent, finite
+
+
+class Forecaster(Recurrent, RiverForecaster):
+    """Forecasts a series from all of its past: a recurrent network that learns each value as it comes.
+
+    The network reads the last value and its change, and predicts the next change; both are scaled by running moments of
+    the series, so that it may be of any size and may drift, and a network that knows nothing forecasts the last value.
+    A forecast of several steps reads its own predictions.
+
+    Parameters
+    ----------
+    cell, hidden_size, estimator, optimizer, features, fill, strict, seed
+        As for `onward.river.Regressor`; the features are those of the optional `x`, known of the time that is forecast.
+        They are not scaled.
+
+    Examples
+    --------
+    >>> import onward.river  # doctest: +SKIP
+    >>> model = onward.river.Forecaster(hidden_size=8, seed=0)  # doctest: +SKIP
+    >>> for t in range(2000):  # doctest: +SKIP
+    ...     model.learn_one(100 + 10 * (t % 4))
+    >>> [round(y, -1) for y in model.forecast(horizon=3)]  # doctest: +SKIP
+    [100.0, 110.0, 120.0]
+    """
+
+    loss = staticmethod(squared_error)
+    outputs = targets = 1
+    extra_inputs = 2
+
+    def __init__(
+        self,
+        cell=onward.LSTMCell,
+        hidden_size: int = 32,
+        estimator=None,
+        optimizer=None,
+        features: tuple | None = None,
+        fill: float | None = 0.0,
+        strict: bool = False,
+        seed: int | None = None,
+    ):
+        super().__init__(cell, hidden_size, estimator, optimizer, features, fill, strict, seed)
+        self._series = Series()
+
+    def learn_one(self, y, x=None):
+        """Makes `y` the last value of the series, at a time of which `x` is known, and learns from it."""
+        y, x = finite("y", y), x or {}
+        features = self._known_to(x)
+        values, series = features.of(x), self._series.after(y)
+        if self._series.count:
+            self._learn((*self._series.inputs, *values), (series.change / series.step,))
+        features.last, self._series = values, series
+
+    def forecast(self, horizon, xs=None):
+        """The next `horizon` values, at times of which `xs` is known; the last value before anything was learned.
+
+        Each horizon compiles anew. Raises `ValueError` for a horizon below 1 or another number of `xs`.
+        """
+        horizon = whole("horizon", horizon)
+        if xs is not None and len(xs) != horizon:
+            raise ValueError(f"xs must be as many as the horizon, {horizon}, got {len(xs)}.")
+        series = self._series
+        if self._features is None or self._live is None:
+            return [0.0] * horizon
+        rows = np.array([self._features.of(x) for x in xs or [{}] * horizon], np.float32)
+        levels = self._live.extrapolate(
+            self._state, np.array(series.inputs, np.float32), rows, np.float32(series.step / series.spread)
+        )
+        return [series.mean + series.spread * level for level in levels.tolist()]
+
+    def _moments(self):
+        return [*map(float, self._series)]
+
+    def _restore(self, classes, moments):
+        self._series = Series(*moments)
+
+
+class Series(NamedTuple):
+    """How a series went: its last value and change, the mean, and sums of squares about the mean and of changes."""
+
+    count: float = 0
+    last: float = 0.0
+    change: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+    changes: float = 0.0
+
+    def after(self, y: float) -> "Series":
+        """With one more value."""
+        count, change = self.count + 1, y - self.last if self.count else 0.0
+        mean = self.mean + (y - self.mean) / count
+        squares = self.squares + (y - self.mean) * (y - mean)
+        return Series(count, y, change, mean, squares, self.changes + change**2)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation, 1 while there is none."""
+        return math.sqrt(self.squares / self.count) if self.squares > 0 else 1.0
+
+    @property
+    def step(self) -> float:
+        """The root mean square of the changes, 1 while there are none."""
+        return math.sqrt(self.changes / (self.count - 1)) if self.changes > 0 else 1.0
+
+    @property
+    def inputs(self) -> tuple[float, float]:
+        """What the network reads of the series: its last value and its last change, both scaled."""
+        return (self.last - self.mean) / self.spread, self.change / self.step

@@ -1,0 +1,230 @@
+"""What the three estimators share: a recurrent network that learns every event as it comes."""
+
+import functools
+import math
+import secrets
+import struct
+from collections.abc import Callable, Hashable, Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import msgspec
+import numpy as np
+import optax
+
+import onward
+
+from ..arguments import number, whole
+from ..cells import AbstractCell
+from ..errors import UserError
+from ..estimators.base import AbstractEstimator
+from ..learner import Carry, Learner
+from ..live import Live
+from ..model import Model
+from ..runs.checkpoint import load_checkpoint, load_standing, save_checkpoint
+from .features import Features
+
+DEFAULT_ESTIMATOR = onward.SnAp(order=1)
+DEFAULT_OPTIMIZER = optax.adam(3e-3)
+
+Name = str | int | float | bool
+
+
+class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a saved estimator knows besides its carry: features and their last values, classes, running moments."""
+
+    features: list[Name]
+    last: list[float]
+    classes: list[Name]
+    moments: list[float]
+
+
+class Recurrent:
+    """A recurrent network behind River's interface; `loss`, `outputs` and `targets` are what a subclass must say."""
+
+    loss: Callable
+    outputs: int  # numbers in a prediction
+    targets: int  # numbers that the loss compares it with
+    extra_inputs = 0  # numbers that the network reads in front of the features
+
+    def __init__(
+        self,
+        cell: Callable[..., AbstractCell] = onward.LSTMCell,
+        hidden_size: int = 32,
+        estimator: AbstractEstimator | None = None,
+        optimizer: optax.GradientTransformation | None = None,
+        features: tuple | None = None,
+        fill: float | None = 0.0,
+        strict: bool = False,
+        seed: int | None = None,
+    ):
+        self.cell, self.hidden_size, self.estimator, self.optimizer = cell, hidden_size, estimator, optimizer
+        self.features, self.fill, self.strict, self.seed = features, fill, strict, seed
+        whole("hidden_size", hidden_size)
+        if seed is not None:
+            whole("seed", seed, least=0)
+        if fill is not None:
+            number("fill", fill, math.isfinite, "a finite number, or None for the last value")
+        self._features: Features | None = None
+        self._live: Live | None = None
+        self._state: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is compiled is found again by the settings, and shared between all that have the same.
+        state = None if self._state is None else np.asarray(self._state)
+        return {**self.__dict__, "_live": None, "_state": state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._features is not None:
+            self._live = self._programs()[0]
+
+    @property
+    def carry(self) -> Carry:
+        """All that has been learned, as `onward.Learner` carries it. Raises `ValueError` before the first event."""
+        if self._live is None:
+            raise ValueError("nothing has been learned yet; call learn_one first.")
+        return self._live.unpack(self._state)
+
+    def save(self, path: str | PathLike) -> None:
+        """Writes all that has been learned to one file, atomically and without a pickle.
+
+        Raises `ValueError` before the first event, and for features or classes that are no text, number or truth value.
+        """
+        carry, features = self.carry, self._known
+        standing = Standing([*features.names], [*map(float, features.last)], self._classes(), self._moments())
+        for name in (*standing.features, *standing.classes):
+            if not isinstance(name, Name):
+                raise ValueError(
+                    f"features and classes must be text, numbers or truth values to be saved, got {name!r}."
+                )
+        save_checkpoint(Path(path), carry, standing, settings=type(self).__name__)
+
+    def load(self, path: str | PathLike) -> Self:
+        """Goes on from what `save` wrote, in an estimator of the same settings. Returns the estimator itself.
+
+        Raises `ValueError` if the file is damaged, or comes from an estimator of another kind or with other settings.
+        """
+        found, kind = Path(path), type(self).__name__
+        try:
+            standing = load_standing(found, settings=kind, standing=Standing)
+            features = Features(standing.features, self.fill, self.strict)
+            live, start = self._programs(len(features.names))
+            carry, _ = load_checkpoint(found, start(0), settings=kind, standing=Standing)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        features.last = tuple(standing.last)
+        self._restore(standing.classes, standing.moments)
+        self._features, self._live, self._state = features, live, live.pack(carry)
+        return self
+
+    def _classes(self) -> list:
+        return []
+
+    def _moments(self) -> list[float]:
+        return []
+
+    def _restore(self, classes: list, moments: list[float]) -> None: ...
+
+    @property
+    def _known(self) -> Features:
+        assert self._features is not None
+        return self._features
+
+    def _known_to(self, x: Iterable[Hashable]) -> Features:
+        """The features of this stream; the first event, whose names are `x`, fixes them."""
+        if self._features is None:
+            features = Features(tuple(x) if self.features is None else self.features, self.fill, self.strict)
+            if len(features.names) + self.extra_inputs == 0:
+                raise ValueError("x must hold at least one feature, got none.")
+            self._live, start = self._programs(len(features.names))
+            self._state = self._live.pack(start(secrets.randbits(32) if self.seed is None else self.seed))
+            self._features = features
+        return self._features
+
+    def _programs(self, features: int | None = None) -> tuple[Live, Callable[[int], Carry]]:
+        size = self.extra_inputs + (len(self._known.names) if features is None else features)
+        settings = (
+            self.cell, self.hidden_size, self.estimator or DEFAULT_ESTIMATOR, self.optimizer or DEFAULT_OPTIMIZER,
+            type(self).loss, size, self.outputs, self.targets,
+        )  # fmt: skip
+        try:
+            hash(settings)
+        except TypeError:  # an estimator that holds arrays
+            return _compiled.__wrapped__(*settings)
+        return _compiled(*settings)
+
+    def _learn(self, x: tuple[float, ...], y: tuple[float, ...]) -> None:
+        assert self._live is not None
+        self._state = self._live.learn(self._state, _vector(x + y))
+
+    def _predict(self, x: tuple[float, ...]) -> np.ndarray:
+        assert self._live is not None
+        return self._live.predict(self._state, _vector(x))[0]
+
+    def _learn_frame(self, X, targets: np.ndarray) -> None:
+        """Learns the rows of `X`, with `targets[i]` those of row i."""
+        if len(X) != len(targets):
+            raise ValueError(f"y must be as long as X, {len(X)} rows, got {len(targets)}.")
+        if len(X):
+            features = self._known_to(X.columns)
+            rows = features.of_frame(X)
+            assert self._live is not None
+            self._state = self._live.learn(self._state, _rows(np.hstack([rows, targets])))
+            features.last = tuple(rows[-1].tolist())
+
+    def _predict_frame(self, X) -> np.ndarray:
+        """The prediction of each row, `[rows, outputs]`, float64."""
+        if not len(X):
+            return np.zeros((0, self.outputs))
+        assert self._live is not None
+        return self._live.predict(self._state, _rows(self._known.of_frame(X))).astype(float)
+
+
+def finite(name: str, value) -> float:
+    """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number."""
+    return number(name, value, math.isfinite, "a finite number")
+
+
+def finite_targets(y) -> np.ndarray:
+    """A series as numbers. Raises `ValueError` unless all are finite."""
+    return np.array([finite("y", value) for value in y.tolist()])
+
+
+def _rows(values: np.ndarray) -> np.ndarray:
+    """float32. Raises `ValueError` for what that cannot hold."""
+    if np.abs(values).max() > np.finfo(np.float32).max:
+        raise ValueError(
+            f"features and targets must be less than 3.4e38, got {np.abs(values).max()}; scale them first."
+        )
+    return values.astype(np.float32)
+
+
+def _vector(values: tuple[float, ...]) -> np.ndarray:
+    """float32. Raises `ValueError` for what that cannot hold."""
+    try:
+        return np.frombuffer(struct.pack(f"{len(values)}f", *values), np.float32)
+    except OverflowError:
+        raise ValueError(f"features and targets must be less than 3.4e38, got {values}; scale them.") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(
+    cell, hidden_size, estimator, optimizer, loss, inputs, outputs, targets
+) -> tuple[Live, Callable[[int], Carry]]:
+    """The programs of some settings, and how to start: compiled once for all estimators that have the same settings."""
+    learner = Learner(estimator, optimizer, loss=loss)
+
+    def start(seed):
+        cell_key, readout_key, key = jr.split(jr.key(seed), 3)
+        network = cell(inputs, hidden_size, key=cell_key)
+        output = network.output(network.init_hidden())
+        readout = eqx.nn.Linear(output.size, outputs, dtype=output.dtype, key=readout_key)
+        example = (jnp.zeros(inputs, output.dtype), jnp.zeros(targets, output.dtype))
+        return learner.init(Model(network, readout), key=key, example=example)
+
+    return Live(learner, start(0), inputs=inputs, targets=targets), start
