@@ -94,6 +94,16 @@ def test_heavy_tails_rare_values_and_constants_are_ordinary():
     assert judged(values)[1].ordinary.all()
 
 
+def test_nothing_is_scaled_beyond_the_limit():
+    values = np.random.default_rng(8).standard_normal(10_497)
+    values[10_112:] *= 20  # a storm: what is ordinary by the last window is far out by the longer past
+    values[-1] = 1500
+    _, said = judged(values)
+    assert said.ordinary.all()
+    assert 1500 > LIMIT * said.deviation[-1, 0]
+    assert said.scaled[-1, 0] == LIMIT
+
+
 def test_the_scale_forgets():
     values = np.random.default_rng(5).standard_normal(80_000)
     values[20_000:] = 3 * values[20_000:] + 50

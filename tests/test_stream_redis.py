@@ -179,6 +179,7 @@ def test_a_server_that_was_emptied_gives_nothing_twice(server, stream):
         server.client.xgroup_setid(stream, "learners", "0")
         source.seek(lines[1].position)
         assert [(line.number, line.text) for line in until_something(source)] == [(3, b"c")]
+        assert source.read(10, 0.1) == []
 
 
 def test_an_entry_deleted_while_it_was_pending_is_an_empty_line(server, stream):

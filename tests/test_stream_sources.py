@@ -165,16 +165,33 @@ def test_a_file_rotated_while_nobody_read_is_found_again(growing, name):
         assert [(line.number, line.text) for line in everything(source)] == [(2, b"2"), (3, b"3"), (4, b"4")]
 
 
-def test_several_rotations_are_read_in_order(growing):
+@pytest.mark.parametrize("names", [(".10", ".9", ".1"), ("-20261119", "-20261120", "-20261121")])
+def test_several_rotations_are_read_in_order(growing, names):
+    growing.write(b"0\n")
+    growing.rotate("log.csv.11" if names[0] == ".10" else "log.csv-20261118")
     growing.write(b"1\n2\n")
+    growing.path.with_name("log.csv-2026.txt").write_bytes(b"not a log\n")
     position = growing.source.read(1, 0.0)[0].position
-    growing.rotate("log.csv.2")
-    growing.write(b"3\n")
-    growing.rotate("log.csv.1")
-    growing.write(b"4\n")
+    for i, name in enumerate(names):
+        growing.rotate("log.csv" + name)
+        growing.write(b"%d\n" % (i + 3))
     with FollowedSource(growing.path) as source:
         source.seek(position)
-        assert texts(everything(source)) == [b"2", b"3", b"4"]
+        assert source.lag == 8
+        assert texts(everything(source)) == [b"2", b"3", b"4", b"5"]
+
+
+def test_rotations_beyond_the_oldest_that_is_kept_are_read_in_order(growing):
+    growing.write(b"1\n")
+    assert growing.read() == [b"1"]
+    growing.write(b"2\n")
+    os.utime(growing.path, (1, 1))
+    growing.rotate()
+    growing.path.with_name("log.csv.1").unlink()
+    growing.write(b"3\n")
+    growing.rotate()
+    growing.write(b"4\n")
+    assert texts(everything(growing.source)) == [b"2", b"3", b"4"]
 
 
 def test_a_deleted_file_is_not_read_on(growing):

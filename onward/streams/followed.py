@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import time
 from pathlib import Path
 
@@ -19,8 +20,9 @@ log = logging.getLogger(__name__)
 class FollowedSource(AbstractSource):
     """A file that is written to, as `tail -F` reads it: it never ends, and a line counts once its newline is there.
 
-    * Renamed (`events.csv` to `events.csv.1` or any other name, a new `events.csv` in its place): the old file is read
-      to its end, where a line may lack its newline, and left for the new one as soon as that holds something.
+    * Renamed (`events.csv` to `events.csv.1`, `events.csv-20261121` or the like, a new `events.csv` in its place): the
+      old file is read to its end, where a line may lack its newline, and left for the next as soon as that holds
+      something. Several rotations at once are read in their order.
     * Copied and cut back: what was not read yet is read from the copy, if that is `events.csv.1`, else a warning says
       that it is lost.
     * Gone, or not there yet: a warning says so once, and it is waited for.
@@ -130,12 +132,19 @@ class FollowedSource(AbstractSource):
     def _newer(self) -> list[Path]:
         """The files that come after the one being read, oldest first."""
         assert self._file is not None
-        own = os.fstat(self._file.fileno()).st_ino
-        if _inode(self._path) == own:
+        own = os.fstat(self._file.fileno())
+        if _inode(self._path) == own.st_ino:
             return []
-        generations = self._numbered()
-        ages = [age for age, path in enumerate(generations) if _inode(path) == own]
-        newer = generations[: ages[0]][::-1] if ages else []
+        name = next((path.name for path in self._folder() if _inode(path) == own.st_ino), None)
+        numbered = self._numbered()[::-1]
+        if name is None:  # deleted, as the oldest is
+            newer = [path for path in numbered if path.stat().st_mtime_ns > own.st_mtime_ns]
+        elif name in (names := [path.name for path in numbered]):
+            newer = numbered[names.index(name) + 1 :]
+        else:  # named after its date, as the others
+            newer = sorted(
+                path for path in self._folder() if path.name > name and _pattern(path.name) == _pattern(name)
+            )
         if _inode(self._path) is None:
             self._say_missing()
             return newer
@@ -198,6 +207,11 @@ def _head(file: io.FileIO, position: FilePosition) -> bytes | None:
         return None
     file.seek(position.offset)
     return head
+
+
+def _pattern(name: str) -> str:
+    """What names that differ in their digits only have in common."""
+    return re.sub(r"\d", "0", name)
 
 
 def _inode(path: Path) -> int | None:
