@@ -7,7 +7,6 @@ import sys
 from importlib.metadata import version
 
 import equinox as eqx
-import jax
 import jax.random as jr
 import msgspec
 
@@ -27,6 +26,7 @@ from ..streams.learning import learn_stream, restore
 from ..streams.picture import draw_errors
 from ..streams.standing import StreamStanding
 from ..streams.summary import StreamSummary
+from ..trees import zeros_like
 from .build import CELLS, ESTIMATORS, build_optimizer, count_parameters, enough_memory
 from .stream_progress import StreamProgress
 from .stream_settings import Learning, StreamSettings
@@ -119,12 +119,16 @@ def build_engine(learning: Learning) -> Engine:
     """The engine of these settings, its network starting at the persistence forecast."""
     columns, method = learning.columns, learning.method
     outputs = 1 if columns.classes is None else len(columns.classes)
-    cell_key, readout_key, key = jr.split(jr.key(learning.seed), 3)
-    cell = CELLS[method.cell](len(columns.inputs), method.hidden_size, key=cell_key)
-    readout = eqx.nn.Linear(method.hidden_size, outputs, key=readout_key)
-    readout = jax.tree.map(jax.numpy.zeros_like, readout)
+    key, model_key = jr.split(jr.key(learning.seed))
+
+    @eqx.filter_jit  # one program to compile instead of dozens
+    def build(key):
+        cell = CELLS[method.cell](len(columns.inputs), method.hidden_size, key=key)
+        readout = eqx.nn.Linear(method.hidden_size, outputs, key=key)
+        return onward.Model(cell, zeros_like(readout))
+
     return Engine(
-        onward.Model(cell, readout),
+        build(model_key),
         ESTIMATORS[method.estimator](method),
         build_optimizer(method),
         inputs=len(columns.inputs),

@@ -151,6 +151,7 @@ class Engine:
         self._model, self._ring = model, max(horizon, 1)
         self._outputs = 1 if classes is None else classes
         self._skeleton = eqx.filter(model, eqx.is_array, inverse=True)
+        self._start = jax.jit(self._first)  # one program to compile instead of dozens
         self._block = jax.jit(self._run, donate_argnums=0)
         self._rows = jax.jit(jax.vmap(self._row))
         self._take = jax.jit(lambda table, slots: jax.tree.map(lambda leaf: leaf[slots], table))
@@ -161,11 +162,7 @@ class Engine:
 
     def init(self) -> StreamCarry:
         """The carry before the first event."""
-        start = self._learner.init(self._model, key=self._key, example=self._example())
-        rows = jax.vmap(self._row)(jnp.zeros((self.slots, 2), jnp.uint32))
-        zero = jnp.zeros((), jnp.float32)
-        carry = StreamCarry(Shared(start.arrays, start.optimizer, Level(zero, zero, zero)), rows)
-        return jax.tree.map(jnp.copy, carry)  # buffers of its own, to be used up
+        return jax.tree.map(jnp.copy, self._start())  # buffers of its own, to be used up
 
     def model(self, carry: StreamCarry) -> Model:
         """The model as it is now."""
@@ -189,6 +186,12 @@ class Engine:
         beyond = self.slots  # out of bounds: what is set there is dropped
         table = self._put(carry.table, _padded(slots, beyond), rows)
         return eqx.tree_at(lambda c: c.table, carry, table)
+
+    def _first(self) -> StreamCarry:
+        start = self._learner.init(self._model, key=self._key, example=self._example())
+        rows = jax.vmap(self._row)(jnp.zeros((self.slots, 2), jnp.uint32))
+        zero = jnp.zeros((), jnp.float32)
+        return StreamCarry(Shared(start.arrays, start.optimizer, Level(zero, zero, zero)), rows)
 
     def _example(self):
         y = jnp.zeros(1, jnp.float32) if self.classes is None else jnp.zeros((), jnp.int32)

@@ -42,10 +42,10 @@ def draw_errors(metrics: Path, pictures: list[Path], *, title: str, subtitle: st
             axes.set_xlabel("events (each predicted before it is learned)")
             error = "wrong classes, as a fraction" if classes else "mean absolute error"
             axes.set_ylabel(f"{error}, over the latest events")
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.25 * max(line.get_ydata().max() for line in axes.lines) or 1)  # room for the legend
             axes.grid(color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
             axes.set_title(title, loc="left", fontweight="bold", pad=24)
             axes.text(0, 1.02, subtitle, transform=axes.transAxes, fontsize=9, color="0.3")
-            axes.legend(frameon=False, loc="upper right", fontsize=9)
+            axes.legend(frameon=False, loc="upper right", ncols=2, fontsize=9)
         write_atomically(path, finished.getvalue())
