@@ -170,7 +170,7 @@ def test_several_rotations_are_read_in_order(growing, names):
     growing.write(b"0\n")
     growing.rotate("log.csv.11" if names[0] == ".10" else "log.csv-20261118")
     growing.write(b"1\n2\n")
-    growing.path.with_name("log.csv-2026.txt").write_bytes(b"not a log\n")
+    growing.path.with_name("log.csv-settings.txt").write_bytes(b"not a log\n")
     position = growing.source.read(1, 0.0)[0].position
     for i, name in enumerate(names):
         growing.rotate("log.csv" + name)
@@ -192,6 +192,16 @@ def test_rotations_beyond_the_oldest_that_is_kept_are_read_in_order(growing):
     growing.rotate()
     growing.write(b"4\n")
     assert texts(everything(growing.source)) == [b"2", b"3", b"4"]
+
+
+def test_files_older_than_one_deleted_are_not_read(growing):
+    growing.path.with_name("log.csv.1").write_bytes(b"old\n")
+    os.utime(growing.path.with_name("log.csv.1"), (1, 1))
+    growing.write(b"1\n")
+    assert growing.read() == [b"1"]
+    growing.path.unlink()
+    growing.write(b"2\n")
+    assert texts(everything(growing.source)) == [b"2"]
 
 
 def test_a_deleted_file_is_not_read_on(growing):

@@ -138,7 +138,7 @@ class FollowedSource(AbstractSource):
         name = next((path.name for path in self._folder() if _inode(path) == own.st_ino), None)
         numbered = self._numbered()[::-1]
         if name is None:  # deleted, as the oldest is
-            newer = [path for path in numbered if path.stat().st_mtime_ns > own.st_mtime_ns]
+            newer = [path for path in numbered if _modified(path) > own.st_mtime_ns]
         elif name in (names := [path.name for path in numbered]):
             newer = numbered[names.index(name) + 1 :]
         else:  # named after its date, as the others
@@ -214,15 +214,23 @@ def _pattern(name: str) -> str:
     return re.sub(r"\d", "0", name)
 
 
-def _inode(path: Path) -> int | None:
+def _status(path: Path) -> os.stat_result | None:
     try:
-        return path.stat().st_ino
+        return path.stat()
     except OSError:
         return None
 
 
+def _inode(path: Path) -> int | None:
+    status = _status(path)
+    return status and status.st_ino
+
+
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+    status = _status(path)
+    return status.st_size if status else 0
+
+
+def _modified(path: Path) -> int:
+    status = _status(path)
+    return status.st_mtime_ns if status else 0
