@@ -219,6 +219,7 @@ def _compiled(
     """The programs of some settings, and how to start: compiled once for all estimators that have the same settings."""
     learner = Learner(estimator, optimizer, loss=loss)
 
+    @eqx.filter_jit
     def start(seed):
         cell_key, readout_key, key = jr.split(jr.key(seed), 3)
         network = cell(inputs, hidden_size, key=cell_key)
