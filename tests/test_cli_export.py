@@ -9,6 +9,7 @@ import sys
 import equinox as eqx
 import jax
 import jax.random as jr
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,7 +21,7 @@ from onward.cli.train_options import TrainOptions
 from onward.exports.torch_layout import torch_layout
 from onward.runs.checkpoint import save_checkpoint
 from onward.runs.folder import RunFolder, digest
-from onward.runs.standing import Standing
+from onward.runs.standing import Point, Standing
 from tests.test_exports import ALL, filled, model_of
 
 
@@ -37,12 +38,16 @@ def run(text, tmp_path):
 
 
 def write_run(path, text, **options):
-    """A run folder as `onward train` leaves it, without the training."""
+    """A run folder as `onward train` leaves it after nine characters, without the training."""
     settings, *_ = new_settings(TrainOptions(str(text), hidden_size=4, **options))
     carry = filled(lambda: fresh_carry(settings, build_learner(settings.method), jr.key(0)))
+    carry = jax.tree.map(np.abs, carry)  # there are squares among the optimiser's numbers
+    point = msgspec.json.encode(Point(9, 9, bits=4.0, mean_bits=4.0)) + b"\n"
     with RunFolder.create(path, settings) as folder:
         folder.checkpoints.mkdir()
-        save_checkpoint(folder.checkpoint(9), carry, Standing(characters=9), settings=digest(settings))
+        folder.metrics.write_bytes(point)
+        standing = Standing(characters=9, last=0, bits=36.0, metrics_bytes=len(point))
+        save_checkpoint(folder.checkpoint(9), carry, standing, settings=digest(settings))
     return path
 
 

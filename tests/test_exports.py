@@ -296,6 +296,9 @@ def test_other_readouts_are_refused(streamed):
         onward.to_onnx(onward.Model(cell, jnp.tanh))
     with pytest.raises(ValueError, match="put 1 where it has 'scalar'"):
         onward.to_torch(onward.Model(cell, filled(lambda: eqx.nn.Linear(UNITS, "scalar", key=jr.key(0)))))
+    lost = eqx.tree_at(lambda model: model.readout.bias, streamed("gru")[0], jnp.full(OUTPUTS, jnp.nan))
+    with pytest.raises(ValueError, match="a number that is not finite"):
+        onward.to_onnx(lost)
     half = eqx.tree_at(lambda model: model.readout.bias, streamed("gru")[0], jnp.zeros(OUTPUTS, jnp.bfloat16))
     with pytest.raises(ValueError, match="float32 or float64 throughout to be exported, got bfloat16 and float32"):
         onward.to_torch(half)

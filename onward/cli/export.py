@@ -15,8 +15,9 @@ from ..exports.model_folder import TENSORS, check_new, own_layout, write_folder
 from ..exports.onnx_model import to_onnx
 from ..exports.torch_layout import torch_layout
 from ..model import Model
-from ..runs.checkpoint import load_checkpoint
+from ..runs.checkpoint import load_checkpoint, load_standing
 from ..runs.folder import RunFolder, digest
+from ..runs.standing import Standing
 from .build import build_learner, fresh_carry
 from .export_options import ExportOptions
 from .settings import Settings
@@ -61,8 +62,9 @@ def model_of_run(path: Path) -> tuple[Settings, Model, int]:
     saved = folder.saved()
     if not saved:
         raise UserError(f"{path} holds no checkpoint yet; let onward train --resume {path} write one.")
+    standing = load_standing(saved[-1], settings=digest(settings), standing=Standing)  # before any of it is believed
     shapes = eqx.filter_eval_shape(fresh_carry, settings, build_learner(settings.method), jr.key(0))
-    carry, standing = load_checkpoint(saved[-1], jax.tree.map(_blank, shapes), settings=digest(settings))
+    carry, _ = load_checkpoint(saved[-1], jax.tree.map(_blank, shapes), settings=digest(settings))
     return settings, jax.tree.map(jnp.asarray, carry.model), standing.characters
 
 

@@ -1,6 +1,13 @@
 """The table of methods: what `onward train` uses where the user says nothing. Edit numbers here."""
 
+from typing import Annotated, Literal, get_args
+
 import msgspec
+
+Estimator = Literal["tbptt", "sliding", "artbp", "rtrl", "snap", "uoro", "nobacktrack"]
+Cell = Literal["vanilla", "leaky", "lstm", "gru", "antisymmetric"]
+Count = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -16,20 +23,20 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     * `horizon`, `cut`, `rank`, `blocks`, `order`: of the one estimator that has it.
     """
 
-    estimator: str
-    cell: str
-    hidden_size: int
-    rate: float
-    optimizer: str = "adam"
+    estimator: Estimator
+    cell: Cell
+    hidden_size: Count
+    rate: Positive
+    optimizer: Literal["adam", "sgd"] = "adam"
     decay: bool = False
-    cell_rate_factor: float = 1.0
-    clip: float | None = 1.0
-    window: int = 1
-    horizon: int | None = None
-    cut: float | None = None
-    rank: int | None = None
+    cell_rate_factor: Positive = 1.0
+    clip: Positive | None = 1.0
+    window: Count = 1
+    horizon: Count | None = None
+    cut: Positive | None = None
+    rank: Count | None = None
     blocks: bool = False
-    order: int | None = None
+    order: Count | None = None
 
 
 METHODS = {
@@ -53,4 +60,4 @@ METHODS = {
 
 DEFAULT_METHOD = "tbptt"
 
-CELLS = ("vanilla", "leaky", "lstm", "gru", "antisymmetric")
+CELLS: tuple[str, ...] = get_args(Cell)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ..errors import UserError
-from ..runs.folder import RunFolder, check_unused
+from ..runs.folder import RunFolder, check_unused, digest
 from ..tasks.text import Survey, Text
 from .settings import Settings, new_settings, text_again
 from .train_options import TrainOptions
@@ -37,6 +37,12 @@ def _resume(options: TrainOptions, path: Path) -> int:
             print(folder.summary_text.read_text())
             print(f"The run in {path} is finished; there is nothing left to resume.")
             return 0
+        if saved := folder.saved():
+            from ..runs.checkpoint import load_standing
+            from ..runs.standing import Standing
+
+            # Settings that are not those of the checkpoint may say anything: nothing is built of them.
+            load_standing(saved[-1], settings=digest(settings), standing=Standing)
         return _learn(options, settings, text, found, lambda: nullcontext(folder))
 
 

@@ -26,7 +26,7 @@ class Parts(NamedTuple):
 def parts_of(model: Model) -> Parts:
     """The model taken apart.
 
-    Raises `ValueError` unless the readout is a linear layer and all numbers are float32, or all float64.
+    Raises `ValueError` unless the readout is a linear layer and all numbers are finite and float32, or all float64.
     """
     check_model(model)
     readout: Any = model.readout
@@ -37,6 +37,8 @@ def parts_of(model: Model) -> Parts:
     dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(model) if eqx.is_array(leaf)})
     if len(dtypes) > 1 or dtypes[0] not in DTYPES:
         raise ValueError(f"model must be float32 or float64 throughout to be exported, got {' and '.join(dtypes)}.")
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model) if eqx.is_array(leaf)):
+        raise ValueError("model holds a number that is not finite; export one from before it diverged.")
     return Parts(_layers_of(model.cell), readout, np.dtype(dtypes[0]))
 
 

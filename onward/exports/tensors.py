@@ -17,8 +17,8 @@ def encode_tensors(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> b
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a file and its metadata.
 
-    Raises `ValueError` if there is no such file, it cannot be read, or it is not whole. Needs the extra
-    `onward[export]`.
+    Raises `ValueError` if there is no such file, it cannot be read, it is not whole, or a number in it is not finite.
+    Needs the extra `onward[export]`.
     """
     safetensors = needed("safetensors", "export")
     if not Path(path).is_file():
@@ -26,8 +26,12 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
     try:
         with safetensors.safe_open(path, "numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}
-            return arrays, file.metadata() or {}
+            metadata = file.metadata() or {}
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}).") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file of NumPy's number types ({error}).") from None
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name} holds a number that is not finite.")
+    return arrays, metadata
