@@ -1,8 +1,15 @@
 """Tests run in float64 with strict promotion of dtypes, except those of what users run; doctests as a reader sees."""
 
+import os
+
 import jax
 import jaxtyping
 import pytest
+
+# Compiling is most of what the tests cost, and most programs run once; this compiles them five times faster.
+COMPILE_QUICKLY = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 AS_IN_USE = {
     "test_benchmarks",
@@ -12,11 +19,23 @@ AS_IN_USE = {
     "test_cli_export",
     "test_cli_reproduce",
     "test_exports",
+    "test_fuzz",
     "test_readme",
     "test_runs",
+    "test_streams_engine",
+    "test_streams_command",
     "test_sweep",
     "test_text",
 }
+
+
+def pytest_sessionstart():
+    import onward  # noqa: F401  (it has flags of its own)
+
+    as_in_use = os.environ["XLA_FLAGS"]
+    os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {as_in_use}"
+    jax.devices()  # XLA reads them now, once
+    os.environ["XLA_FLAGS"] = as_in_use  # what the tests start as processes of their own compiles as for users
 
 
 @pytest.fixture(autouse=True, scope="module")

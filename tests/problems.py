@@ -15,6 +15,13 @@ from onward import RowGroup
 INPUTS = 2
 QUICK = "unsafe_rbg"  # random keys whose programs compile fast
 
+# How programs are compiled for users, where that is in question: `.compile(compiler_options=AS_FOR_USERS)`.
+AS_FOR_USERS = {
+    "xla_backend_optimization_level": 3,
+    "xla_cpu_use_fusion_emitters": True,
+    "xla_cpu_parallel_codegen_split_count": 32,
+}
+
 
 class OwnCell(onward.AbstractCell):
     """A user's cell: multiplicative, with a state of two parts of different sizes, and arrays that are not learned."""
@@ -155,7 +162,7 @@ def _compiled(build):
         static.append(rest)
         return dynamic
 
-    return eqx.combine(quick_jit(arrays)(), static[0])
+    return eqx.combine(jax.jit(arrays)(), static[0])
 
 
 def naive_losses(model, hidden, xs, ys, reset, weight):
@@ -172,16 +179,6 @@ def naive_gradient(model, hidden, xs, ys, reset, weight):
     """The exact gradient of the summed losses, by reverse mode through that loop."""
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
     return jax.grad(lambda p: naive_losses(eqx.combine(p, static), hidden, xs, ys, reset, weight).sum())(parameters)
-
-
-def quick_jit(function):
-    """`jax.jit`, compiled with less care: these programs run once, and their mathematics is in question."""
-    options = {
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_parallel_codegen_split_count": 1,
-        "xla_cpu_use_fusion_emitters": False,
-    }
-    return jax.jit(function, compiler_options=options)
 
 
 def assert_same(actual, expected, *, relative=1e-10):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import pytest
-from problems import assert_same, quick_jit
+from problems import assert_same
 
 import onward
 from onward.estimators.reduction import UnitRows
@@ -46,7 +46,7 @@ def test_the_variance_of_the_estimate_settles_as_steps_become_finer():
 
     def variance(dt):
         steps = round(DURATION / dt)
-        estimates = quick_jit(jax.vmap(lambda key: influence(cell_of(dt), key, steps)[1]))(keys)
+        estimates = jax.jit(jax.vmap(lambda key: influence(cell_of(dt), key, steps)[1]))(keys)
         return estimates.var(0).sum()
 
     coarse, fine, finest = (variance(dt) for dt in (1 / 8, 1 / 32, 1 / 128))

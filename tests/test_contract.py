@@ -7,7 +7,7 @@ import jax
 import jax.random as jr
 import numpy as np
 import pytest
-from problems import Problem, assert_identical, assert_same, loss, problem, quick_jit
+from problems import Problem, assert_identical, assert_same, loss, problem
 
 import onward
 
@@ -76,11 +76,11 @@ def subject_of(name, cell):
         traces.append(1)
         return loss(prediction, y)
 
-    @quick_jit
+    @jax.jit
     def grad(p, state, noise, reset, weight):
         return estimator.grad(p.model, counted, p.hidden, state, p.xs, p.ys, reset=reset, weight=weight, noise=noise)
 
-    state = quick_jit(lambda p: p.state(estimator))(p)
+    state = jax.jit(lambda p: p.state(estimator))(p)
     return Subject(name, estimator, p, state, traces, grad)
 
 
@@ -214,7 +214,7 @@ def test_a_batch_of_streams_is_each_stream_by_itself(subject):
     p, estimator = subject.problem, subject.estimator
     xs = np.stack([p.xs, p.xs[::-1], np.asarray(p.xs) + 1])
 
-    @quick_jit
+    @jax.jit
     def each(p, xs):
         def one(key, xs):
             state = estimator.init(p.model, p.hidden, key=key, example=(p.xs[0], p.ys[0]))

@@ -10,7 +10,7 @@ import numpy as np
 import optimistix as optx
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import QUICK, assert_same, quick_jit
+from problems import QUICK, assert_same
 
 import onward
 from onward import equilibria
@@ -84,7 +84,7 @@ def problem(name):
     function, h, args = MAPS[name]()
     flat, unravel = ravel_pytree(h)
 
-    @quick_jit
+    @jax.jit
     def rest(flat):
         def step(flat):
             return ravel_pytree(function(unravel(flat), args))[0]
@@ -103,7 +103,7 @@ def dense(name, damping=0.0):
     z = np.linalg.solve(away @ away.T + damping * np.eye(len(J)), away @ right)
     numbers, others = eqx.partition(args, eqx.is_inexact_array)
 
-    @quick_jit
+    @jax.jit
     def weighted(numbers, z):
         return jax.vjp(lambda numbers: function(h, eqx.combine(numbers, others)), numbers)[1](z)[0]
 
@@ -117,7 +117,7 @@ def loss(args, function, start, b, adjoint, solver, max_steps=256):
 
 def gradient(args, *rest):
     numbers, others = eqx.partition(args, eqx.is_inexact_array)
-    return quick_jit(jax.grad(lambda numbers: loss(eqx.combine(numbers, others), *rest)))(numbers)
+    return jax.jit(jax.grad(lambda numbers: loss(eqx.combine(numbers, others), *rest)))(numbers)
 
 
 @functools.cache
@@ -148,7 +148,7 @@ def test_a_root_finder_sees_the_map_less_its_state(name, adjoint):
         resting = optx.root_find(equation, solver, start, args, adjoint=EXACT[adjoint]()).value
         return ravel_pytree(b)[0] @ ravel_pytree(resting)[0]
 
-    assert_same(quick_jit(jax.grad(root))(args), dense(name))
+    assert_same(jax.jit(jax.grad(root))(args), dense(name))
 
 
 @pytest.mark.parametrize("name", ["vanilla", "tree"])
@@ -158,7 +158,7 @@ def test_differences(name):
     direction = normal(5, *flat.shape)
     direction = direction / np.linalg.norm(direction)
 
-    @quick_jit
+    @jax.jit
     def along(t):
         moved = unravel(flat + t * direction)
         resting = jax.lax.fori_loop(0, SETTLED, lambda _, h: function(h, moved), h)
@@ -185,7 +185,7 @@ def test_conjugate_gradient_at_any_scale_of_the_loss():
     W, x = (leaf.astype("float32") for leaf in problem("vanilla")[2])
     adjoint = equilibria.ConjugateGradientRBP(40, damping=0)
 
-    @quick_jit
+    @jax.jit
     @jax.vmap
     def solved(b, slope):
         return adjoint.solve(products(lambda h: slope * (W @ h) + x, x), b)
@@ -218,7 +218,7 @@ def test_proposition_3_bounds_the_error(K):
     def series(J):
         return jax.vmap(lambda b: adjoint.solve(products(lambda h: J @ h, b), b))(jnp.eye(5))
 
-    for J, found in zip(Js, quick_jit(jax.vmap(series))(Js), strict=True):
+    for J, found in zip(Js, jax.jit(jax.vmap(series))(Js), strict=True):
         inverse = np.linalg.inv(np.eye(5) - J)
         error = np.linalg.norm(found - inverse, 2)
         assert error <= np.linalg.norm(inverse, 2) * (np.linalg.norm(J, 2) ** (K + 1) + 1e-14)
@@ -231,7 +231,7 @@ def test_proposition_4_and_the_error_of_the_original(name):
     K = 5
     original = equilibria.RBP(K, key=KEY)
 
-    @quick_jit
+    @jax.jit
     def solved(b):
         jacobian = products(lambda h: function(h, args), h)
         from_zero = equilibria.RBP(K + 1, key=KEY, scale=0).solve(jacobian, b)
@@ -260,8 +260,8 @@ def test_vmap(adjoint):
     def one(x):
         return jax.grad(loss)((W, x), function, jnp.zeros(6), b, made, solver, 50)
 
-    single = quick_jit(one)
-    many = quick_jit(jax.vmap(one))(xs)
+    single = jax.jit(one)
+    many = jax.jit(jax.vmap(one))(xs)
     many = [jax.tree.map(lambda leaf: leaf[i], many) for i in range(3)]  # noqa: B023
     for x, found in zip(xs, many, strict=True):
         assert_same(found, single(x))
@@ -277,7 +277,7 @@ def test_vmap(adjoint):
             return b @ h
 
         assert taken > 3
-        assert_same(many[2], quick_jit(jax.grad(plain))((W, xs[2])))
+        assert_same(many[2], jax.jit(jax.grad(plain))((W, xs[2])))
 
 
 @pytest.mark.parametrize(
@@ -299,11 +299,11 @@ def test_random_truncation_is_unbiased(cut, tolerance):
         adjoint = equilibria.RandomlyTruncatedBPTT(cut, key=key)
         return jax.grad(loss, argnums=(0, 2))(args, function, start, b, adjoint, solver, T)
 
-    gradients = quick_jit(jax.vmap(drawn))(keys[np.array(first)])
+    gradients = jax.jit(jax.vmap(drawn))(keys[np.array(first)])
     probabilities = jnp.exp(cut.log_probabilities(T))
     np.testing.assert_allclose(probabilities.sum(), 1, rtol=1e-12)
     mean = jax.tree.map(lambda g: jnp.tensordot(probabilities, g, 1), gradients)
-    full = quick_jit(jax.grad(lambda *at: loss(at[0], function, at[1], b, equilibria.FullBPTT(), solver, T), (0, 1)))(
+    full = jax.jit(jax.grad(lambda *at: loss(at[0], function, at[1], b, equilibria.FullBPTT(), solver, T), (0, 1)))(
         args, start
     )
     assert_same(mean, full)
@@ -351,13 +351,13 @@ def test_what_a_map_closes_over_has_a_gradient():
         W, x = weights
         return loss(x, Map(W), h, b, EXACT["neumann"](), equilibria.FixedSteps(1))
 
-    assert_same(quick_jit(jax.grad(closed))((W, x)), dense("vanilla"))
-    assert_same(quick_jit(jax.grad(module))((W, x)), dense("vanilla"))
+    assert_same(jax.jit(jax.grad(closed))((W, x)), dense("vanilla"))
+    assert_same(jax.jit(jax.grad(module))((W, x)), dense("vanilla"))
 
 
 def test_a_steady_state_forgets_where_it_came_from():
     function, h, args, b, _ = problem("vanilla")
-    slope = quick_jit(jax.grad(lambda h: loss(args, function, h, b, EXACT["neumann"](), equilibria.FixedSteps(2))))(h)
+    slope = jax.jit(jax.grad(lambda h: loss(args, function, h, b, EXACT["neumann"](), equilibria.FixedSteps(2))))(h)
     np.testing.assert_array_equal(slope, 0)
 
 
@@ -390,13 +390,13 @@ def test_a_probe_reports_the_residual_of_the_backward_pass(name):
         def of(probe):
             return loss(args, function, h, b, make(probe), equilibria.FixedSteps(1))
 
-        return quick_jit(jax.grad(of))(jnp.zeros(()))
+        return jax.jit(jax.grad(of))(jnp.zeros(()))
 
     flat = ravel_pytree(b)[0]
     residual = probed(lambda probe: equilibria.NeumannRBP(3, probe=probe))
     expected = np.linalg.norm(np.linalg.matrix_power(J.T, 4) @ flat) / np.linalg.norm(flat)
     np.testing.assert_allclose(residual, expected, rtol=1e-10)
     neumann = equilibria.NeumannRBP(3)
-    measured = quick_jit(lambda b: equilibria.adjoint_residual(function, h, args, cotangent=b, adjoint=neumann))(b)
+    measured = jax.jit(lambda b: equilibria.adjoint_residual(function, h, args, cotangent=b, adjoint=neumann))(b)
     np.testing.assert_allclose(residual, measured, rtol=1e-10)
     assert probed(lambda probe: equilibria.ConjugateGradientRBP(60, 0, 1e-13, probe=probe)) < 1e-10

@@ -9,7 +9,6 @@ import numpy as np
 import optimistix as optx
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import quick_jit
 
 from onward import equilibria
 
@@ -84,7 +83,7 @@ def test_the_norm_by_power_iteration_where_eigenvalues_are_complex():
         after = J @ jnp.concatenate([h["a"], h["b"][0]])
         return {"a": after[:2], "b": after[2:][None]}
 
-    found = quick_jit(lambda J: equilibria.jacobian_norm(function, state, J, steps=1000, key=jr.key(0)))(J)
+    found = jax.jit(lambda J: equilibria.jacobian_norm(function, state, J, steps=1000, key=jr.key(0)))(J)
     np.testing.assert_allclose(found, np.linalg.norm(J, 2), rtol=1e-10)
 
 
@@ -99,7 +98,7 @@ def test_a_warm_start_saves_steps():
 def test_single_precision_settles_at_any_scale():
     """Where the rounding of a product is that of its largest number, in the small ones as well."""
     W, x = (leaf.astype("float32") for leaf in weights())
-    diagnostics = quick_jit(jax.vmap(lambda x: solve(lambda h, args: args[0] @ h + args[1], x, (W, x)).diagnostics))
+    diagnostics = jax.jit(jax.vmap(lambda x: solve(lambda h, args: args[0] @ h + args[1], x, (W, x)).diagnostics))
     found = diagnostics(jnp.array([1, 1e3, 1e6], "float32")[:, None] * x)
     assert found.settled.all()
     assert (found.steps < 100).all()
@@ -123,7 +122,7 @@ def test_it_is_never_silent():
         assert not solve(grow, args=1.0).diagnostics.settled
     with pytest.warns(**unsettled):  # a state that becomes NaN on the way
         assert not solve(lambda h, _: jnp.log(h), state=-jnp.ones(3)).diagnostics.settled
-    for transform in (quick_jit, jax.grad, lambda f: quick_jit(jax.grad(f))):
+    for transform in (jax.jit, jax.grad, lambda f: jax.jit(jax.grad(f))):
         with pytest.warns(**unsettled):
             finish(transform(lambda args: solve(args=args, max_steps=3).state.sum()), weights())
     with pytest.warns(equilibria.EquilibriumWarning, match=r"‖J‖ is 2: "):
@@ -131,13 +130,13 @@ def test_it_is_never_silent():
     with pytest.warns(equilibria.EquilibriumWarning, match=r"‖J‖ is nan: "):
         solve(root, key=jr.key(0))
     with pytest.warns(equilibria.EquilibriumWarning, match=r"‖J‖ is nan: "):
-        finish(quick_jit(lambda state: solve(root, state, key=jr.key(0))), jnp.zeros(UNITS))
+        finish(jax.jit(lambda state: solve(root, state, key=jr.key(0))), jnp.zeros(UNITS))
 
 
 def test_in_a_batch_only_what_fails_is_reported():
     W, x = weights()
 
-    @quick_jit
+    @jax.jit
     def batch(sizes):
         return jax.vmap(lambda size: solve(args=(size * W, x), max_steps=60).diagnostics)(sizes)
 
@@ -169,7 +168,7 @@ def test_gradients_flow_through_the_state_alone():
         diagnostics = found.diagnostics
         return jnp.sum(found.state) + diagnostics.residual + diagnostics.jacobian_norm
 
-    for a, b in zip(*(quick_jit(jax.grad(f))(weights()) for f in (state, closed)), strict=True):
+    for a, b in zip(*(jax.jit(jax.grad(f))(weights()) for f in (state, closed)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-10)
 
 
@@ -194,7 +193,7 @@ def test_it_compiles_once():
 
 def dense(function, state, args):
     flat, unravel = ravel_pytree(state)
-    return np.asarray(quick_jit(jax.jacrev(lambda flat: ravel_pytree(function(unravel(flat), args))[0]))(flat))
+    return np.asarray(jax.jit(jax.jacrev(lambda flat: ravel_pytree(function(unravel(flat), args))[0]))(flat))
 
 
 STATES = {"vector": (vanilla, jnp.zeros), "tree": (split, lambda n: {"a": jnp.zeros(2), "b": jnp.zeros((2, 2))})}
@@ -208,7 +207,7 @@ def test_penalties_against_dense_ones(kind, size):
     A = (np.eye(UNITS) - J).T @ (np.eye(UNITS) - J)
     smallest = np.linalg.eigvalsh(A)[0]
 
-    @quick_jit
+    @jax.jit
     def measures(args):
         def eigenvalue(steps):
             return equilibria.smallest_eigenvalue(function, state, args, steps=steps, key=jr.key(0))
@@ -248,9 +247,9 @@ def test_penalties_against_differences():
             ]
         )
 
-    e, run = 1e-4, quick_jit(penalised)
+    e, run = 1e-4, jax.jit(penalised)
     differences = (8 * (run(e) - run(-e)) - (run(2 * e) - run(-2 * e))) / (12 * e)
-    np.testing.assert_allclose(quick_jit(jax.jacrev(penalised))(0.0), differences, rtol=1e-7)
+    np.testing.assert_allclose(jax.jit(jax.jacrev(penalised))(0.0), differences, rtol=1e-7)
 
 
 def test_penalties_where_the_krylov_space_ends_early():
@@ -266,9 +265,9 @@ def test_penalties_where_the_krylov_space_ends_early():
             equilibria.jacobian_norm(function, jnp.zeros(4), 0.0, key=jr.key(0)),
         )
 
-    run = quick_jit(of)
+    run = jax.jit(of)
     np.testing.assert_allclose(run(jnp.zeros((4, 4))), (1, 1, 0), atol=1e-12)
-    assert np.all(np.isfinite(quick_jit(jax.jacrev(lambda W: jnp.stack(of(W)[:2])))(jnp.zeros((4, 4)))))
+    assert np.all(np.isfinite(jax.jit(jax.jacrev(lambda W: jnp.stack(of(W)[:2])))(jnp.zeros((4, 4)))))
     two = jnp.diag(jnp.array([0.5, 0.5, 0.2, 0.2]))
     np.testing.assert_allclose(run(two)[0], 0.25, rtol=1e-10)
 
@@ -337,14 +336,12 @@ def test_bad_input_is_named_in_one_sentence(case):
 
 def test_single_precision_stays_single():
     args = jax.tree.map(lambda leaf: leaf.astype("float32"), weights())
-    exact = quick_jit(jax.grad(lambda args: solve(args=args, adjoint=equilibria.NeumannRBP(300)).state.sum()))(
-        weights()
-    )
+    exact = jax.jit(jax.grad(lambda args: solve(args=args, adjoint=equilibria.NeumannRBP(300)).state.sum()))(weights())
     for adjoint in (equilibria.NeumannRBP(20), equilibria.ConjugateGradientRBP(20), equilibria.RBP(20, key=jr.key(0))):
 
         def value(args, adjoint=adjoint):
             return solve(state=jnp.zeros(UNITS, "float32"), args=args, adjoint=adjoint).state.sum()
 
-        for found, expected in zip(quick_jit(jax.grad(value))(args), exact, strict=True):
+        for found, expected in zip(jax.jit(jax.grad(value))(args), exact, strict=True):
             assert found.dtype == jnp.float32
             np.testing.assert_allclose(found, expected, atol=2e-3)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import assert_identical, assert_same, naive_gradient, problem, quick_jit
+from problems import assert_identical, assert_same, naive_gradient, problem
 from problems import loss as step_loss
 
 import onward
@@ -298,7 +298,7 @@ class TestThroughTheLearner:
 
         learner = onward.Learner(onward.BPTT(), optimizer, loss=counted, chunk=self.WINDOW)
         carry = learner.init(p.model, key=jr.key(0))
-        carry, _ = quick_jit(lambda carry: learner.run(carry, p.xs, p.ys, reset=reset, weight=weight))(carry)
+        carry, _ = jax.jit(lambda carry: learner.run(carry, p.xs, p.ys, reset=reset, weight=weight))(carry)
         return carry
 
     def loop(self, p, reset, weight, alpha, exact):
@@ -310,7 +310,7 @@ class TestThroughTheLearner:
         def model(W):
             return eqx.combine(unravel(W), static)
 
-        @quick_jit
+        @jax.jit
         def window_gradient(W, hidden, *window):
             return learned * flat(naive_gradient(model(W), hidden, *window))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from problems import QUICK, assert_same, quick_jit
+from problems import QUICK, assert_same
 
 import onward
 from onward.recipes.memories import Setting, adjoints, train
@@ -53,8 +53,8 @@ def test_it_follows_the_equation(clamped, settings):
         found = memory.recall(jnp.asarray(PATTERN), steps=7, adjoint=onward.FullBPTT())
         return jnp.sum(found.output**2), found
 
-    (_, (output, W)), slope = quick_jit(jax.value_and_grad(plain, has_aux=True))(memory)
-    (_, found), gradient = quick_jit(jax.value_and_grad(ours, has_aux=True))(memory)
+    (_, (output, W)), slope = jax.jit(jax.value_and_grad(plain, has_aux=True))(memory)
+    (_, found), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(memory)
     np.testing.assert_array_equal(W, W.T)
     assert_same(found.output, output)
     assert_same(gradient.weights, slope.weights)
@@ -68,7 +68,7 @@ def test_at_rest_all_methods_of_the_recipe_agree(name):
             found = memory.recall(jnp.asarray(PATTERN), steps=90, adjoint=adjoint)
             return jnp.sum(found.output**2), found.residual
 
-        return quick_jit(jax.grad(loss, has_aux=True))(make(True, LIKE_PAPER))
+        return jax.jit(jax.grad(loss, has_aux=True))(make(True, LIKE_PAPER))
 
     gradient, residual = slope(adjoints(80)[name](KEY))
     assert residual < 1e-14

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import QUICK, assert_same, quick_jit
+from problems import QUICK, assert_same
 
 import onward
 
@@ -64,7 +64,7 @@ def trained(adjoint, steps=2 * SETTLED):
     def run(w):
         return onward.hypergradient(step, loss, w, BEGUN, steps=steps, adjoint=ADJOINTS[adjoint])
 
-    return quick_jit(run)(HYPER)
+    return jax.jit(run)(HYPER)
 
 
 @functools.cache
@@ -72,7 +72,7 @@ def plain(steps):
     def end(w):
         return loss(jax.lax.scan(lambda h, _: (step(w, h), None), BEGUN, length=steps)[0])
 
-    return quick_jit(jax.value_and_grad(end))
+    return jax.jit(jax.value_and_grad(end))
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
@@ -144,7 +144,7 @@ def test_counts_and_functions_in_the_state_move_along():
             state = adam_step(w, state)
         return jnp.sum(state[0].p ** 2)
 
-    value, slope = quick_jit(jax.value_and_grad(end))(jnp.array(-2.0))
+    value, slope = jax.jit(jax.value_and_grad(end))(jnp.array(-2.0))
     found = onward.hypergradient(
         adam_step,
         lambda state: jnp.sum(state[0].p ** 2),
@@ -170,13 +170,13 @@ def test_it_rests_under_the_last_batch_and_averages_over_more():
         state = {"h": jnp.zeros(()), "key": key}
         return onward.hypergradient(noisy, lambda s: s["h"], 1.0, state, steps=steps, adjoint=onward.NeumannRBP(2))
 
-    found = quick_jit(lambda: ended(KEY, 3))()
+    found = jax.jit(lambda: ended(KEY, 3))()
     key = functools.reduce(lambda key, _: jr.split(key)[0], range(2), KEY)
     last = jr.normal(jr.split(key)[1], ())
     np.testing.assert_allclose(found.gradient, (1 + 0.5 + 0.25) * last, rtol=1e-12)
     np.testing.assert_allclose(found.residual, abs(last - 0.5 * found.state["h"]), rtol=1e-12)
     keys = jr.split(KEY, 4)
-    many = quick_jit(jax.vmap(lambda key: ended(key, 1)))(keys)
+    many = jax.jit(jax.vmap(lambda key: ended(key, 1)))(keys)
     # One step from h = 0 ends in h = x: of each key its own.
     np.testing.assert_allclose(many.gradient, 1.75 * many.state["h"], rtol=1e-12)
     assert len(set(many.gradient.tolist())) == 4

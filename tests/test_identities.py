@@ -17,7 +17,6 @@ from problems import (
     naive_gradient,
     naive_losses,
     problem,
-    quick_jit,
 )
 
 import onward
@@ -37,7 +36,7 @@ def subject(cell):
 def exact(cell):
     """The step losses and the gradient of their sum."""
 
-    @quick_jit
+    @jax.jit
     def compute(p, flags):
         return naive_losses(*p, **flags), naive_gradient(*p, **flags)
 
@@ -45,7 +44,7 @@ def exact(cell):
 
 
 def losses_and_gradient(cell, estimator):
-    @quick_jit
+    @jax.jit
     def compute(p, flags):
         estimate = p.estimate(estimator, **flags)
         return estimate.losses, estimate.grads
@@ -83,7 +82,7 @@ def test_the_mean_of_artbp_over_all_cuts_is_backpropagation(cell):
     words = jnp.where(cuts, jnp.uint32(0), jnp.uint32(2**32 - 1))[..., None]  # a uniform number of 0, or just below 1
     chance = jnp.array(np.where(cuts[:, 1:], 0.25, 0.75).prod(1))
 
-    @quick_jit
+    @jax.jit
     def mean(p, flags, words, chance):
         grads = jax.vmap(lambda noise: p.grad(estimator, noise=noise, **flags))(words)
         return jax.tree.map(lambda g: jnp.tensordot(chance, g, 1), grads)
@@ -95,7 +94,7 @@ def test_the_mean_of_artbp_over_all_cuts_is_backpropagation(cell):
 def test_a_window_goes_back_that_many_steps_for_each_loss(cell):
     horizon = 3
 
-    @quick_jit
+    @jax.jit
     def expected(p, flags):
         parameters, static = eqx.partition(p.model, eqx.is_inexact_array)
         total, hidden, before, first = jax.tree.map(jnp.zeros_like, parameters), p.hidden, [], 0
@@ -165,7 +164,7 @@ def test_snap_1_keeps_the_influence_of_a_units_rows_on_that_unit(cell):
         return jnp.broadcast_to(own[:, None, :, None], (len(unit_of_state), *W.shape)).astype(W.dtype)
 
     masks = jax.tree.map(mask, eqx.filter(p.cell, eqx.is_inexact_array))
-    assert_same(gradient_of(cell, onward.SnAp(order=1)), quick_jit(masked_rtrl)(p, masks, **flags))
+    assert_same(gradient_of(cell, onward.SnAp(order=1)), jax.jit(masked_rtrl)(p, masks, **flags))
 
 
 def test_snap_1_finds_which_units_a_shared_number_acts_on():
@@ -179,11 +178,11 @@ def test_snap_1_finds_which_units_a_shared_number_acts_on():
         eqx.filter(p.cell, eqx.is_inexact_array),
         (pair, own, units),
     )
-    assert_same(gradient_of("antisymmetric", onward.SnAp(order=1)), quick_jit(masked_rtrl)(p, masks, **flags))
+    assert_same(gradient_of("antisymmetric", onward.SnAp(order=1)), jax.jit(masked_rtrl)(p, masks, **flags))
 
 
 def test_chunked_backpropagation_is_truncated_at_the_chunks_ends():
-    @quick_jit
+    @jax.jit
     def compute(p):
         hidden, pairs = p.hidden, []
         for chunk in (slice(0, 3), slice(3, STEPS)):

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from problems import INPUTS, assert_same, loss, naive_gradient, problem, quick_jit
+from problems import INPUTS, assert_same, loss, naive_gradient, problem
 from test_unbiased import FORMS, all_noise, sizes
 
 import onward
@@ -169,7 +169,7 @@ def case(cell, units, steps):
         keys = jr.split(jr.key(seed), len(leaves))
         g = [2 * jr.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
         metric = metric.decay_and_add(structure.unflatten(g), jnp.array(0.2))
-    exact = quick_jit(lambda p: naive_gradient(*p, jnp.zeros(steps, bool), jnp.ones(steps)))(p)
+    exact = jax.jit(lambda p: naive_gradient(*p, jnp.zeros(steps, bool), jnp.ones(steps)))(p)
     return p, metric, exact
 
 
@@ -190,7 +190,7 @@ def test_the_mean_over_all_signs_stays_exact_with_norms_of_a_frozen_matrix(norms
     estimator = onward.NoBackTrack(rank=form.estimator.rank, blocks=form.estimator.blocks, norms=NORMS[norms])
     noise = all_noise(form, cell, sizes(p))
 
-    @quick_jit
+    @jax.jit
     def mean(p, metric, noise):
         grads = jax.vmap(lambda noise: p.grad(estimator, noise=noise, metric=metric))(noise)
         return jax.tree.map(lambda g: g.mean(0), grads)

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from problems import INPUTS, assert_identical, assert_same, loss
+from problems import AS_FOR_USERS, INPUTS, assert_identical, assert_same, loss
 
 import onward
 
@@ -67,6 +67,22 @@ def test_any_split_of_the_stream_gives_the_same_bits(name):
     whole = feed(learner, start(learner), xs[:, 0], ys[:, 0], [STEPS])
     for sizes in ([1] * STEPS, [1, STEPS - 1]):
         assert_identical(feed(learner, start(learner), xs[:, 0], ys[:, 0], sizes), whole)
+
+
+@pytest.mark.parametrize("name", ["nobacktrack", "rtrl"])
+def test_compiled_as_for_users_any_split_gives_the_same_bits(name):
+    learner = onward.Learner(ESTIMATORS[name], optax.adam(1e-2), loss=loss)
+    _, xs, ys = setting()
+    xs, ys, carry = xs[:, 0], ys[:, 0], start(learner)
+
+    def piece(carry, at, size):
+        stream = carry, xs[at : at + size], ys[at : at + size], None, None, np.int32(size)
+        return type(learner)._run.lower(learner, *stream, False).compile(compiler_options=AS_FOR_USERS)(*stream)
+
+    whole, metrics = piece(carry, 0, STEPS)
+    first, one = piece(carry, 0, 1)
+    second, rest = piece(first, 1, STEPS - 1)
+    assert_identical((second, jnp.concatenate([one.losses, rest.losses])), (whole, metrics.losses))
 
 
 @pytest.mark.parametrize("estimator", [onward.BPTT(), onward.ARTBP(cut=0.3)], ids=["tbptt", "artbp"])

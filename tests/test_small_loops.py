@@ -5,6 +5,7 @@ import os
 import jax
 import jax.numpy as jnp
 import pytest
+from problems import AS_FOR_USERS
 
 from onward.small_loops import LIMIT, compile_small_loops_whole
 
@@ -20,7 +21,8 @@ def test_a_small_loop_is_one_function():
 
     def loop(size):
         start = jnp.zeros((size, size)), jnp.zeros(size)
-        return jax.jit(lambda start: jax.lax.scan(step, start, length=100)[0]).lower(start).compile().as_text()
+        lowered = jax.jit(lambda start: jax.lax.scan(step, start, length=100)[0]).lower(start)
+        return lowered.compile(compiler_options=AS_FOR_USERS).as_text()
 
     assert "xla_cpu_small_call" in loop(20)
     assert "xla_cpu_small_call" not in loop(1000)

@@ -18,7 +18,6 @@ from problems import (
     naive_gradient,
     patterns,
     problem,
-    quick_jit,
 )
 
 import onward
@@ -75,7 +74,7 @@ def subject(cell, units, steps):
 def exact(cell, units, steps):
     """The gradient, without and with a new sequence at the second step."""
     p = subject(cell, units, steps)
-    compute = quick_jit(lambda p, reset: naive_gradient(*p, reset, jnp.ones(steps)))
+    compute = jax.jit(lambda p, reset: naive_gradient(*p, reset, jnp.ones(steps)))
     return tuple(compute(p, reset) for reset in resets(steps))
 
 
@@ -95,7 +94,7 @@ def test_the_mean_gradient_over_all_signs_is_exact(name, cell):
     p = subject(cell, form.units, form.steps)
     noise = all_noise(form, cell, sizes(p))
 
-    @quick_jit
+    @jax.jit
     def mean(p, noise, reset):
         grads = jax.vmap(lambda noise: p.grad(form.estimator, noise=noise, reset=reset))(noise)
         return jax.tree.map(lambda g: g.mean(0), grads)
@@ -120,12 +119,12 @@ def test_the_mean_influence_over_all_signs_is_that_of_the_parameters_on_the_stat
     form = FORMS[name].sized(cell)
     p = subject(cell, form.units, form.steps)
 
-    @quick_jit
+    @jax.jit
     def mean(p, noise):
         every = jax.vmap(lambda noise: influences(form.estimator, p, noise))(noise)
         return jax.tree.map(lambda leaf: leaf.mean(0), every)
 
-    @quick_jit
+    @jax.jit
     def expected(p):
         parameters, static = eqx.partition(p.cell, eqx.is_inexact_array)
 
@@ -146,7 +145,7 @@ def variance(name, cell, *, units=2, steps=3):
     form = FORMS[name]._replace(units=units, steps=steps)
     p = subject(cell, units, steps)
 
-    @quick_jit
+    @jax.jit
     def total(p, noise):
         grads = jax.vmap(lambda noise: ravel_pytree(p.grad(form.estimator, noise=noise).cell)[0])(noise)
         return jnp.sum(jnp.var(grads, axis=0))
@@ -183,7 +182,7 @@ def test_the_variance_of_one_reduction_is_that_of_the_paper():
         return states[1:]
 
     noise = jnp.stack([jnp.stack([first, pattern[None], first]) for pattern in patterns(units)])
-    (v_before, w_before), (v, w) = quick_jit(jax.vmap(reduced))(noise)
+    (v_before, w_before), (v, w) = jax.jit(jax.vmap(reduced))(noise)
 
     z = jnp.append(p.xs[1], 1.0)
     vs = [v_before[0], *jnp.eye(units)]
@@ -210,7 +209,7 @@ def test_units_that_do_not_act_are_no_obstacle(name):
     p = problem(relu_cell, units=form.units, steps=form.steps)
     p = p._replace(xs=jnp.abs(p.xs))
 
-    @quick_jit
+    @jax.jit
     def mean(p, noise):
         grads = jax.vmap(lambda noise: p.grad(form.estimator, noise=noise))(noise)
         return jax.tree.map(lambda g: g.mean(0), grads)
@@ -230,7 +229,7 @@ def test_where_nothing_passes_the_past_is_dropped_as_by_a_reset(name):
     noise = jnp.array([[5], [3], [6], [1], [4]], jnp.uint32)
     weight = jnp.where(jnp.arange(steps) < 3, 0.0, 1.0)
 
-    @quick_jit
+    @jax.jit
     def gradient(p, reset):
         return p.grad(estimator, noise=noise, weight=weight, reset=reset)
 

@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +12,7 @@ from ..errors import UserError
 from .files import temporary_for, write_atomically
 
 S = TypeVar("S", bound=msgspec.Struct)
+F = TypeVar("F", bound="RunFolder")
 
 
 class RunFolder:
@@ -25,7 +26,7 @@ class RunFolder:
         self._lock = None
 
     @classmethod
-    def create(cls, path: Path, settings: msgspec.Struct) -> Self:
+    def create(cls: type[F], path: Path, settings: msgspec.Struct) -> F:
         """A new run with these settings. Raises `UserError` if the folder holds anything, or cannot be written."""
         check_unused(path)
         folder = cls(path)
@@ -38,7 +39,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls: type[F], path: Path) -> F:
         """A run begun before. Raises `UserError` if there is none, or another process has it."""
         folder = cls(path)
         if not folder.settings.is_file():
@@ -53,7 +54,7 @@ class RunFolder:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{self.settings} is not the settings of a run of this version ({error}).") from None
 
-    def __enter__(self) -> Self:
+    def __enter__(self: F) -> F:
         return self
 
     def __exit__(self, *exception) -> None:
