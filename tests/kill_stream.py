@@ -27,17 +27,19 @@ SAME_FILES = ("predictions.jsonl", "metrics.jsonl", "dead_letters.jsonl", "quara
 OPTIONS = ["--target", "y", "--inputs", "a,y", "--key", "who", "--keys-in-memory", "16", "--units", "8", "--every", "0"]
 
 
-def write_events(path: Path, lines: int, *, keys: int, seed: int, header: bool = True) -> int:
-    """A file of events of many keys, some of them hostile; how many lines are events or malformed."""
+def write_events(path: Path, lines: int, *, keys: int, seed: int, period: int = 1000) -> None:
+    """A CSV file of events of many keys, three in each `period` of them hostile."""
     draw = np.random.default_rng(seed)
     who, phase = draw.integers(keys, size=lines), draw.normal(size=lines).cumsum() / 9
     with open(path, "w") as file:
-        if header:
-            file.write("who,a,y\n")
+        file.write("who,a,y\n")
         for i in range(lines):
-            hostile = {997: "1e30", 499: "nan"}.get(i % 1000, f"{np.cos(phase[i]):.4f}")
-            file.write(f"u{who[i]},{hostile},{np.sin(phase[i]) + who[i] % 3:.4f}\n" if i % 1000 != 250 else "broken\n")
-    return lines
+            hostile = {period - 3: "1e30", period // 2: "nan"}.get(i % period, f"{np.cos(phase[i]):.4f}")
+            file.write(
+                f"u{who[i]},{hostile},{np.sin(phase[i]) + who[i] % 3:.4f}\n"
+                if i % period != period // 4
+                else "broken\n"
+            )
 
 
 def differences(run: Path, other: Path) -> list[str]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
 
 from ..arguments import whole
 from ..estimators import AbstractEstimator
@@ -197,7 +197,7 @@ class Engine:
         y = jnp.zeros(1, jnp.float32) if self.classes is None else jnp.zeros((), jnp.int32)
         return jnp.zeros(self._inputs, jnp.float32), y
 
-    def _row(self, words: Int[Array, "2"]) -> Row:
+    def _row(self, words: UInt32[Array, "2"]) -> Row:
         # Of the first model, not of the model as it is now: when a key's row is made must not matter.
         hidden = self._model.cell.init_hidden()
         key = jr.fold_in(jr.fold_in(self._key, words[0]), words[1])
