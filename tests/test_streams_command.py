@@ -1,0 +1,155 @@
+"""`onward stream` as a user meets it: what works, what is refused and how, and what an interruption leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from onward.cli import main
+
+TINY = ("--units", "3", "--cell", "vanilla")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Compiled programs are shared by the tests here and kept apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def stream(*options) -> int:
+    return main(["stream", *map(str, options)])
+
+
+def waves(count, start=0):
+    return [f"{np.sin(t / 9):.4f},{t}" for t in range(start, start + count)]
+
+
+def write(path, lines):
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Classes from JSON lines, the target of each event its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    draw = np.random.default_rng(0)
+    xs = draw.normal(size=400)
+    lines = [json.dumps({"x": x, "side": "left" if x < 0 else "right"}) for x in xs]
+    lines[7], lines[9] = '{"x": 1, "side": "up"}', json.dumps({"x": 1.0, "side": None})
+    events = write(folder / "events.jsonl", lines)
+    options = ("--input", events, "--inputs", "x", "--target", "side", "--classes", "left,right", "--horizon", 0)
+    assert stream(*options, *TINY, "--rate", 0.05, "--run", folder / "run") == 0
+    return folder / "run"
+
+
+def test_classes_are_learned_from_json_lines(finished):
+    predictions = records(finished / "predictions.jsonl")
+    assert [record["line"] for record in predictions] == [n for n in range(1, 401) if n != 8]
+    late = predictions[200:]
+    assert np.mean([record["prediction"] == record["target"] for record in late]) > 0.9
+    assert all(0.5 <= record["probability"] <= 1 for record in predictions)
+    unknown = predictions[8]
+    assert (unknown["line"], unknown["target"], unknown["loss"]) == (10, None, None)
+    assert [record["line"] for record in records(finished / "dead_letters.jsonl")] == [8]
+
+
+def test_a_summary_says_what_came_of_it(finished, capsys):
+    summary = json.loads((finished / "summary.json").read_text())
+    last = records(finished / "metrics.jsonl")[-1]
+    assert (summary["lines"], summary["malformed"]) == (400, 1)
+    assert (summary["error"], summary["persistence"]) == (last["mean_error"], last["mean_persistence"])
+    assert summary["error"] < summary["persistence"]
+    assert (finished / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "persistence" in (finished / "curve.svg").read_text()
+    assert stream("--resume", finished) == 0
+    assert "nothing left to resume" in capsys.readouterr().out
+
+
+def test_sigterm_saves_and_the_run_goes_on(tmp_path):
+    """A followed file: interrupted, written to, interrupted again; as if it had been read in one go."""
+    events = write(tmp_path / "events.csv", ["load,n", *waves(300)])
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    options = ("--target", "load", *TINY)
+    assert interrupted_after(300, run, lambda: stream("--input", events, "--follow", "--run", run, *options)) == 143
+    with open(events, "a") as file:
+        file.write("\n".join(waves(300, start=300)) + "\n")
+    assert interrupted_after(600, run, lambda: stream("--resume", run)) == 143
+    assert stream("--input", events, "--run", whole, *options) == 0
+    assert (run / "predictions.jsonl").read_bytes() == (whole / "predictions.jsonl").read_bytes()
+    assert [record["line"] for record in records(run / "predictions.jsonl")] == list(range(2, 602))
+
+
+def interrupted_after(count, run, command):
+    """What the command returns if it is sent a SIGTERM when so many events are predicted."""
+
+    def wait():
+        path, until = run / "predictions.jsonl", time.monotonic() + 60
+        while time.monotonic() < until and not (path.exists() and path.read_bytes().count(b"\n") >= count):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        return command()
+    finally:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("", "--target must name"),
+        ("--target y --classes a,b", "--inputs must name"),
+        ("--target y --horizon 0", "--inputs must name"),
+        ("--target y --inputs y,x --horizon 0", "cannot be among"),
+        ("--target y --inputs x,x", "'x' must have one part"),
+        ("--target y --gap 3", "--gap needs --time"),
+        ("--target y --keys-in-memory 3", "needs --key"),
+        ("--target y --horizon -1", "at least 0"),
+        ("--target y --rate nan", "above 0"),
+        ("--target y --method rtlr", "did you mean rtrl"),
+        ("--target y --inputs a,,b", "commas between"),
+        ("--target y --input redis://h:1/events", "redis://HOST:PORT/DB/STREAM"),
+        ("--target y --follow", "leave it out"),
+        ("--target y --input {missing}", "missing.csv"),
+        ("--target lod --input {events}", "did you mean load"),
+        ("--resume {missing}", "no run to resume"),
+        ("--resume {finished} --rate 0.5", "--rate 0.05"),
+        ("--target load --input {events} --run {finished}", "already holds a run"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(tmp_path, monkeypatch, capsys, finished, options, said):
+    monkeypatch.chdir(tmp_path)
+    events = write(tmp_path / "events.csv", ["load,n", *waves(3)])
+    words = options.format(missing=tmp_path / "missing.csv", events=events, finished=finished).split()
+    assert stream(*words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.csv"]
+
+
+def test_help_does_not_wait_for_jax():
+    code = (
+        "import sys; from onward.cli import main\n"
+        "try: main(['stream', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.returncode == 0
+    assert "onward stream --target load" in said.stdout
