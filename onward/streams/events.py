@@ -1,7 +1,7 @@
 """Lines made into events: which columns there are, what they hold, and why a line is malformed.
 
-`Columns.parser` gives a `Parser`, whose `parse_many` makes arrays of a whole batch of lines at a microsecond or two an
-event; called with a single line's text it gives one `Event`, ten times slower.
+`Columns.parser` gives a `Parser`, whose `parse_many` makes arrays of a whole batch of lines at two to four microseconds
+an event; called with a single line's text it gives one `Event`, ten times slower.
 """
 
 from collections.abc import Sequence
