@@ -1,5 +1,6 @@
 """`onward export` and `onward import`, tried as a user would: what works, and what is refused and how."""
 
+import errno
 import json
 import os
 import struct
@@ -154,6 +155,18 @@ def test_what_is_wrong_is_said_in_one_sentence(words, part, text, run, tmp_path,
     assert said.count("\n") == 1
     assert part in said
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch, capsys):
+    def full(path, data):
+        (path.with_name(f".{path.name}.tmp") if path.name == "card.json" else path).write_bytes(data[:10])
+        if path.name == "card.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("onward.runs.files.write_atomically", full)
+    code, said = onward_says(capsys, "export", run, "--to", tmp_path / "new")
+    assert (code, "cannot be written (No space left on device)" in said) == (2, True)
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_missing_extra_is_said_in_one_sentence(run, tmp_path, monkeypatch, capsys):

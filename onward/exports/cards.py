@@ -72,7 +72,10 @@ class AntisymmetricCard(CellCard, frozen=True, tag="antisymmetric"):
 
     @property
     def equation(self) -> str:
-        return f"h' = h + {self.step:g} tanh((A − Aᵀ − {self.damping:g}) h + B x + b), output h'."
+        return (
+            f"h' = h + {self.step:g} tanh((A − Aᵀ − {self.damping:g}) h + B x + b), output h', "
+            "with A the recurrent_weight, B the input_weight and b the bias."
+        )
 
 
 class StackedCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="stack"):
@@ -144,7 +147,7 @@ def card_of(model: Model, layout: str, **known: Any) -> Card:
 NOTES = {
     "onward": [
         "Each step of a stream turns a state and an input x into the next state; states start as zeros.",
-        "cell.weights.K is the K-th W, [rows, units, features], the features in the order of the equation.",
+        "A layer's weights.K are its W or W_K, [rows, units, features], the features in the order of the equation.",
         "prediction = readout.weight · output + readout.bias, of the top layer's output.",
         "In Python: model = onward.load_model(folder).",
     ],

@@ -83,16 +83,22 @@ def check_new(folder: str | os.PathLike) -> None:
 
 
 def write_folder(folder: str | os.PathLike, card: "Card", files: dict[str, bytes]) -> None:
-    """Writes the files, each whole or not at all, and the card as the last."""
+    """Writes the files, each whole or not at all, and the card as the last; nothing stays if one cannot be written."""
     import msgspec
 
-    from ..runs.files import write_atomically
+    from ..runs.files import temporary_for, write_atomically
 
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    written = msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n"
-    for name, data in (files | {CARD: written}).items():
-        write_atomically(path / name, data)
+    files = files | {CARD: msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n"}
+    try:
+        for name, data in files.items():
+            write_atomically(path / name, data)
+    except OSError:
+        for name in files:
+            (path / name).unlink(missing_ok=True)
+            temporary_for(path / name).unlink(missing_ok=True)
+        raise
 
 
 def read_card(folder: str | os.PathLike) -> "Card":
