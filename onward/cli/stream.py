@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ..errors import UserError
-from ..runs.folder import check_unused
+from ..runs.folder import check_unused, digest
 from ..streams.folder import StreamFolder
 from .stream_options import StreamOptions
 from .stream_settings import (
@@ -43,6 +43,12 @@ def _resume(options: StreamOptions, path: Path) -> int:
             print(folder.summary_text.read_text())
             print(f"The stream of the run in {path} has ended; there is nothing left to resume.")
             return 0
+        if saved := folder.saved():
+            from ..runs.checkpoint import load_standing
+            from ..streams.standing import StreamStanding
+
+            # Settings that are not those of the checkpoint may say anything: nothing is built of them.
+            load_standing(saved[-1], settings=digest(settings.learning), standing=StreamStanding)
         return _learn(options, settings, lambda: nullcontext(folder))
 
 

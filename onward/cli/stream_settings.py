@@ -3,6 +3,7 @@
 import re
 import secrets
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,7 +14,7 @@ from ..streams.events import CSV, JSONL, Columns
 from ..streams.followed import FollowedSource
 from ..streams.redis_source import RedisSource
 from ..streams.sources import FileSource, StandardInput
-from .methods import Method
+from .methods import Count, Method, Positive
 from .settings import chosen_method, other_settings
 from .stream_options import StreamOptions
 
@@ -24,12 +25,12 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """All that the numbers of a stream depend on, besides its events."""
 
     columns: Columns
-    horizon: int
-    gap: float | None
-    keys_in_memory: int
+    horizon: Annotated[int, msgspec.Meta(ge=0, le=10**4)]
+    gap: Positive | None
+    keys_in_memory: Count
     method_name: str
     method: Method
-    seed: int
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
     def describe(self) -> str:
         """What is learned and how, in a line."""
