@@ -265,10 +265,10 @@ VALUES = ["0", "1", "-1", "5", "1e400", "nan", "1e-3", "99999999999999999999", "
 TARGETS = (Fuzz.export, Fuzz.resume, Fuzz.load, Fuzz.import_, Fuzz.train)
 
 
-def fuzz(home: Path, *, examples: int, start: int, targets=TARGETS) -> Counter:
+def fuzz(home: Path, *, examples: int, start: int, targets=TARGETS, make=Fuzz) -> Counter:
     """Tries so many examples and counts what came of them: `{(target, exit code): number}`. Fails at the first that
     fails, made as small as it can be."""
-    files, counts = Fuzz(home), Counter()
+    files, counts = make(home), Counter()
 
     @seed(start)
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))

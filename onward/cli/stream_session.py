@@ -39,7 +39,11 @@ class StreamSession:
 
     def __init__(self, settings: StreamSettings):
         self._settings, self._learning = settings, settings.learning
-        self._engine = build_engine(settings.learning)
+        try:
+            with enough_memory(TOO_LARGE):
+                self._engine = build_engine(settings.learning)
+        except ValueError as error:
+            raise UserError(f"{error}") from None
 
     def run(
         self, folder: StreamFolder, source: AbstractSource, *, checkpoint_every: float, dead_letter_limit: int

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import equinox as eqx
+import jax
 import msgspec
 import numpy as np
 
@@ -53,6 +55,10 @@ def restore(folder: StreamFolder, engine: Engine, columns: Columns, *, settings:
     if not saved:
         return State(*fresh, StreamStanding(keys=NO_KEY if columns.key is None else ()))
     (carry, judged), standing = load_checkpoint(saved[-1], fresh, settings=settings, standing=StreamStanding)
+    numbers = [leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)]
+    slots = sorted(slot for _, slot in standing.keys)
+    if not all(np.isfinite(leaf).all() for leaf in numbers) or slots != list(range(len(slots))[: engine.slots]):
+        raise UserError(f"{saved[-1]} is damaged; delete it to go on from an older one.")
     return State(carry, judged, standing)
 
 

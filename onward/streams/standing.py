@@ -1,9 +1,13 @@
 """Where a stream stands, its running errors, and the records it leaves behind."""
 
+from typing import Annotated
+
 import msgspec
 import numpy as np
 
 from .base import Position
+
+Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 WINDOW = 1024  # events in a point of the learning curve, from the second such window on
 FIRST_WINDOW = 32
@@ -15,10 +19,10 @@ class Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The error is the absolute one of a number, and 1 for a wrong class. `window_*` is over the window that has begun.
     """
 
-    events: int = 0
+    events: Natural = 0
     error: float = 0.0
     persistence: float = 0.0
-    window_events: int = 0
+    window_events: Natural = 0
     window_error: float = 0.0
     window_persistence: float = 0.0
 
@@ -64,19 +68,19 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     * `*_bytes`: how much of each file belongs to all this.
     """
 
-    lines: int = 0
+    lines: Natural = 0
     header: bytes | None = None
     position: Position | None = None
-    events: int = 0
-    quarantined: int = 0
-    refused: int = 0
+    events: Natural = 0
+    quarantined: Natural = 0
+    refused: Natural = 0
     scores: Scores = Scores()
-    keys: tuple[tuple[str, int], ...] = ()
-    version: int = 0
-    predictions_bytes: int = 0
-    metrics_bytes: int = 0
-    dead_letters_bytes: int = 0
-    quarantine_bytes: int = 0
+    keys: tuple[tuple[str, Natural], ...] = ()
+    version: Natural = 0
+    predictions_bytes: Natural = 0
+    metrics_bytes: Natural = 0
+    dead_letters_bytes: Natural = 0
+    quarantine_bytes: Natural = 0
 
 
 class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
