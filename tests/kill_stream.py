@@ -139,6 +139,8 @@ def finish(folder: Path, begin: list[str], endless: int | None) -> float:
     """Goes on to the end, which of a stream without one is after `endless` lines; the seconds it took."""
     resume = command("--resume", str(folder), "--every", "0")
     began = time.monotonic()
+    if endless is not None and complete(folder, endless):
+        return 0.0
     process = subprocess.Popen(
         resume if (folder / "settings.json").exists() else begin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

@@ -16,7 +16,8 @@ import pytest
 import onward
 from onward.errors import UserError
 from onward.runs.learning import Outcome
-from onward.streams.engine import BLOCK, MEMORY, Engine, Events, split_time
+from onward.streams.carry import Events, split_time
+from onward.streams.engine import BLOCK, MEMORY, Engine
 from onward.streams.events import CSV, Columns
 from onward.streams.folder import StreamFolder
 from onward.streams.learning import learn_stream, restore

@@ -54,7 +54,7 @@ class StreamOptions:
     horizon: Annotated[int | None, *option("N", "1", whole("--horizon", 0, most=10**4))] = None
     """Predict the target so many events ahead; 0: that of the event itself, from its inputs."""
     method: Annotated[str | None, *option("NAME", "snap", one_of("method", tuple(METHODS)))] = None
-    """How gradients are computed, as in onward train; all of them update at every event."""
+    """How gradients are computed, as in onward train, but with an update at every event: tbptt looks back one event."""
     cell: Annotated[str | None, *option("NAME", "gru", one_of("cell", CELLS))] = None
     """The recurrent cell: vanilla, leaky, lstm, gru or antisymmetric."""
     units: Annotated[int | None, *option("N", "16", whole("--units", 1, most=10**5))] = None

@@ -74,7 +74,8 @@ class StreamSession:
             print(f"Stopped. {_how_to_go_on(folder)}", file=sys.stderr)
             return 128 + signal.SIGINT
         except UserError as error:
-            raise UserError(f"{error} The last good state is safe. {_how_to_go_on(folder)}") from None
+            safe = f" The last good state is safe. {_how_to_go_on(folder)}" * bool(folder.saved())
+            raise UserError(f"{error}{safe}") from None
         except OSError as error:
             what = error.strerror or str(error)
             raise UserError(

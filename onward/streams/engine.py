@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
+from jaxtyping import Array, PRNGKeyArray, UInt32
 
 from ..arguments import whole
 from ..estimators import AbstractEstimator
@@ -18,92 +17,12 @@ from ..learner import Carry, Learner
 from ..losses import softmax_cross_entropy, squared_error
 from ..model import Model
 from ..trees import largest, select
-from .caution import CautionState, cautious, less_cautious, more_cautious
+from .carry import Events, Level, Row, Shared, StreamCarry, Told
+from .caution import cautious, less_cautious, more_cautious
 
 BLOCK = 256  # events in one call
 SWAP = 64  # keys moved in or out of memory in one call
 MEMORY = 1000  # events that the running level and spread of the target look back
-
-
-class Row(eqx.Module):
-    """What a key has of its own. The learner is `horizon` events behind: it waits for the target.
-
-    * `hidden`, `estimator`: the learner's;
-    * `forecaster`: the hidden state at the newest event; `None` for a horizon of 0;
-    * `xs`, `forecasts`: of the last events, `[horizon, ...]`; `known`: the newest target known at each, if it `has` one
-      at all, `[max(horizon, 1)]`; all rings in the order of `count`, the events since the last restart, which is kept
-      below twice the ring's length;
-    * `time`: of the newest event, in two parts that add up to it;
-    * `restart`: whether the learner's next step starts a new sequence.
-    """
-
-    hidden: PyTree
-    estimator: PyTree
-    forecaster: PyTree
-    xs: Float[Array, "horizon inputs"]
-    forecasts: Float[Array, "horizon outputs"]
-    known: Float[Array, " ring"]
-    has: Bool[Array, " ring"]
-    time: Float[Array, "2"]
-    count: Int[Array, ""]
-    restart: Bool[Array, ""]
-
-
-class Level(eqx.Module):
-    """The running mean of a target and the running mean of the distance from what the network starts from."""
-
-    mean: Float[Array, ""]
-    spread: Float[Array, ""]
-    count: Float[Array, ""]
-
-
-class Shared(eqx.Module):
-    """What all keys learn together: the model's arrays, the optimiser's state, the level of the target."""
-
-    arrays: PyTree
-    optimizer: CautionState
-    level: Level
-
-
-class StreamCarry(eqx.Module):
-    """All that a stream carries on; `table` holds the rows of the keys in memory, `[slots, ...]`."""
-
-    shared: Shared
-    table: Row
-
-
-class Events(NamedTuple):
-    """Some events, time first, or one: `xs`, `[events, inputs]`, and the rest.
-
-    `ys` is the target, a number or a class, where `has` says that it is known; `times` as `split_time` gives them, NaN
-    where there is none.
-    """
-
-    xs: Any
-    ys: Any
-    has: Any
-    times: Any
-
-
-class Told(NamedTuple):
-    """What is said of each event, `[BLOCK, ...]`.
-
-    * `prediction`, `[outputs]`: a number, or the logits of the classes, made `horizon` events before (for 0: before
-      this event was learned), where there is one (`predicted`);
-    * `forecast`, `[outputs]`: of the target `horizon` events from here, where there is one (`forecasted`);
-    * `persistence`: the newest target known when the prediction was made, where there was one (`persisted`);
-    * `refused`: whether learning the event gave numbers that are not finite, and was undone;
-    * `caution`: what the steps are multiplied with from here on.
-    """
-
-    prediction: Any
-    predicted: Any
-    forecast: Any
-    forecasted: Any
-    persistence: Any
-    persisted: Any
-    refused: Any
-    caution: Any
 
 
 class Engine:
@@ -303,16 +222,6 @@ class Engine:
         """What the network's output means; an output that is not finite says nothing."""
         output = jnp.where(jnp.isfinite(output), output, 0)
         return output if self.classes is not None else base + level.spread * output
-
-
-def split_time(times: np.ndarray) -> np.ndarray:
-    """Times in float64 as two float32 each, whose differences can be told apart to a few millionths of a second.
-
-    >>> split_time(np.array([1.7e9 + 0.25])).astype(np.float64).sum() - 1.7e9
-    np.float64(0.25)
-    """
-    high = times.astype(np.float32)
-    return np.stack([high, (times - high).astype(np.float32)], -1)
 
 
 def _follow(level: Level, y, base) -> Level:

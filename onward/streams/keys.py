@@ -9,7 +9,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..runs.checkpoint import restored, stored
-from .engine import SWAP, Engine, Row, StreamCarry
+from .carry import Row, StreamCarry
+from .engine import SWAP, Engine
 from .spill import Spill
 
 

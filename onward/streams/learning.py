@@ -14,7 +14,8 @@ from ..runs.checkpoint import load_checkpoint, save_checkpoint
 from ..runs.learning import KEPT_CHECKPOINTS, Outcome
 from . import outliers
 from .base import AbstractSource, Line
-from .engine import BLOCK, Engine, Events, StreamCarry, Told, split_time
+from .carry import Events, StreamCarry, Told, split_time
+from .engine import BLOCK, Engine
 from .events import CSV, Batch, Columns, Parser
 from .folder import StreamFolder
 from .keys import Keys

@@ -8,8 +8,8 @@ import numpy as np
 
 from ..runs.files import JsonLines
 from .base import Line
+from .carry import Told
 from .dead_letters import DeadLetters
-from .engine import Told
 from .folder import StreamFolder
 from .standing import Prediction, Quarantined, Scores, StreamStanding
 
