@@ -13,8 +13,8 @@ class Spill:
     """A file of states by key and version; a context manager.
 
     What is written belongs to the version after the one given, and counts only from `commit` on: a process that is
-    killed leaves what the last checkpoint saw. States that the checkpoint before may still ask for are kept. The file
-    is made when it is first needed.
+    killed leaves what the last checkpoint saw. States that the checkpoint before the last may still ask for are kept.
+    The file is made when it is first needed.
 
     Raises `UserError` if the file is damaged or the disk is full.
 
@@ -64,7 +64,7 @@ class Spill:
                 "(SELECT max(version) FROM states WHERE key = ?1 AND version <= ?2)"
             )
             with self._spoken():
-                self._database.executemany(old, [(key, self.version) for key in sorted(self._touched)])
+                self._database.executemany(old, [(key, self.version - 1) for key in sorted(self._touched)])
                 self._database.execute("COMMIT")
                 self._database.execute("BEGIN")
             self._touched.clear()
