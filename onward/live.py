@@ -4,16 +4,25 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from .learner import Carry, Learner
 
 
-class Live:
-    """The compiled programs of one learner on one stream, and the form of its carry as one flat array, the state.
+# A call into XLA that is worth more than a thousand operations is handed to another thread and waited for: 50 µs and
+# more, where a small step computes for five. JAX reads this when it first computes; later it is too late, and harmless.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-    JAX asks a microsecond or two for every array that a call takes or returns, several times what a small step
-    computes; so a call takes one state and returns one. An event is a vector: the input, then the target.
+BLOCK = 4096  # rows in a call
+
+
+class Live:
+    """The compiled program of one learner on one stream, and its carry as one flat array, the state.
+
+    JAX asks a microsecond or two for every array that a call takes or returns, and ten for the call: more than a small
+    step computes. So a call takes one state and returns one, and learns and predicts in one go.
+
+    An event is a vector: the input, then the target. The numbers are the same however events are cut into calls.
 
     **Arguments:**
 
@@ -27,9 +36,9 @@ class Live:
         >>> cell = onward.VanillaCell(2, 4, key=jr.key(0))
         >>> carry = learner.init(onward.Model(cell, eqx.nn.Linear(4, 1, key=jr.key(1))), key=jr.key(2))
         >>> live = Live(learner, carry, inputs=2, targets=1)
-        >>> state = live.pack(carry)
-        >>> state = live.learn(state, np.ones((5, 3), np.float32))
-        >>> live.predict(state, np.ones(2, np.float32)).shape
+        >>> rows = np.ones((5, 3), np.float32)
+        >>> state, predictions = live.turn(live.pack(carry), rows, learned=4)
+        >>> predictions.shape
         (1, 1)
     """
 
@@ -39,57 +48,55 @@ class Live:
         self._impls = [jr.key_impl(leaf) if _is_key(leaf) else None for leaf in leaves]
         self._forms = [jax.eval_shape(_bare, leaf) for leaf in leaves]
         self._dtype = jnp.result_type(*jax.tree.leaves(carry.hidden))
-        self._one = jnp.array(1, jnp.int32)
+        self._counts = [jnp.array(count, jnp.int32) for count in range(3)]
         self.pack = jax.jit(self._pack)
         self.unpack = jax.jit(self._unpack)
-        self._learn = jax.jit(self._learned, donate_argnums=0)
-        self._predict = jax.jit(self._predicted)
+        self._call = jax.jit(self._called, donate_argnums=0)
         self.extrapolate = jax.jit(self._extrapolated)
 
-    def learn(self, state: Array, events: np.ndarray) -> Array:
-        """The state after one event or several, one after another; `state` itself is used up.
+    def turn(self, state: Array, rows: np.ndarray, learned: int) -> tuple[Array, np.ndarray]:
+        """Learns the first rows, one after another, and predicts each of the others, were it the next event.
 
-        `events`: float32, one row an event, or one event as a vector. Any number up to the next power of two runs the
-        same program, and events give the same numbers however they are cut into calls.
+        `rows`: `[count, inputs + targets]`, float32; the targets of what is predicted are not looked at. `state` is
+        used up. Returns the state after `learned` events, and the flat predictions, `[count - learned, outputs]`.
         """
-        return self._learn(state, *self._in_full(events, self._width))
+        predictions = [np.zeros((0, 1), np.float32)] * (len(rows) == 0)
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            here = min(max(learned - start, 0), len(block))
+            # Any number of rows up to the next power of two runs the same program.
+            padded = np.zeros((max(2, 1 << (len(block) - 1).bit_length()), self._width), np.float32)
+            padded[: len(block)] = block
+            state, out = self._call(state, padded, jnp.int32(here), jnp.int32(len(block)))
+            predictions.append(np.asarray(out)[here : len(block)])
+        return state, np.concatenate(predictions)
 
-    def predict(self, state: Array, xs: np.ndarray) -> np.ndarray:
-        """The flat prediction of each of some inputs, `[count, outputs]`, were it the next event; nothing moves on."""
-        rows, count = self._in_full(xs, self._inputs)
-        return np.asarray(self._predict(state, rows, count))[: len(rows) if xs.ndim == 1 else len(xs)]
+    def turn_pair(self, state: Array, pair: np.ndarray, learned: int, rows: int) -> tuple[Array, np.ndarray]:
+        """As `turn`, of the first `rows` of two; returns both rows of predictions."""
+        state, out = self._call(state, pair, self._counts[learned], self._counts[rows])
+        return state, np.asarray(out)
 
-    def _in_full(self, rows: np.ndarray, width: int) -> tuple[np.ndarray, Int[Array, ""]]:
-        """The rows, padded to a power of two, and their number."""
-        if rows.ndim == 1:
-            return rows[None], self._one
-        padded = np.zeros((1 << (len(rows) - 1).bit_length(), width), np.float32)
-        padded[: len(rows)] = rows
-        return padded, jnp.int32(len(rows))
+    def _called(self, state, rows, learned, count):
+        rows = rows.astype(self._dtype)
 
-    def _learned(self, state, events, count):
-        events = events.astype(self._dtype)
-
-        def turn(i, carry):
-            event = jax.lax.dynamic_slice_in_dim(events, i, 1)
+        def learn(i, carry):
+            event = jax.lax.dynamic_slice_in_dim(rows, i, 1)
             return self._learner.update(carry, event[:, : self._inputs], event[:, self._inputs :])[0]
 
-        # A loop around the loop, run once: taking the state apart and together again is then compiled with it as one
-        # function, not called piece by piece (`small_loops`).
-        def all_turns(_, state):
-            return self._pack(jax.lax.fori_loop(0, count, turn, self._unpack(state)))
+        def prediction(carry, row):
+            return _flat(carry.model.predict(carry.model.cell(carry.hidden, row[: self._inputs])))
 
-        return jax.lax.fori_loop(0, jnp.minimum(count, 1), all_turns, state)
+        # A loop around the loops, run once: taking the state apart and together again is then compiled with them as
+        # one function, not called piece by piece (`small_loops`).
+        def all_at_once(turn):
+            _, state, out = turn
+            carry = jax.lax.fori_loop(0, learned, learn, self._unpack(state))
+            out = jax.lax.fori_loop(learned, count, lambda i, out: out.at[i].set(prediction(carry, rows[i])), out)
+            return count, self._pack(carry), out
 
-    def _predicted(self, state, xs, count):
-        xs = xs.astype(self._dtype)
-
-        def one(x):
-            carry = self._unpack(state)
-            return _flat(carry.model.predict(carry.model.cell(carry.hidden, x)))
-
-        out = jnp.zeros((len(xs), *jax.eval_shape(one, xs[0]).shape), jnp.float32)
-        return jax.lax.fori_loop(0, count, lambda i, out: out.at[i].set(one(xs[i])), out)
+        shape = jax.eval_shape(lambda: prediction(self._unpack(state), rows[0])).shape
+        start = jnp.int32(0), state, jnp.zeros((len(rows), *shape), jnp.float32)
+        return jax.lax.while_loop(lambda turn: turn[0] < count, all_at_once, start)[1:]
 
     def _extrapolated(self, state, x, xs, ratio):
         """Predictions of changes, each fed back: the input is `[level, change, *xs]`, and a level moves by `ratio`

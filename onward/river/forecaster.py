@@ -74,6 +74,7 @@ class Forecaster(Recurrent, RiverForecaster):
         series = self._series
         if self._features is None or self._live is None:
             return [0.0] * horizon
+        self._settle()
         rows = np.array([self._features.of(x) for x in xs or [{}] * horizon], np.float32)
         levels = self._live.extrapolate(
             self._state, np.array(series.inputs, np.float32), rows, np.float32(series.step / series.spread)

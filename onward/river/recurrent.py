@@ -72,10 +72,12 @@ class Recurrent:
         self._features: Features | None = None
         self._live: Live | None = None
         self._state: Any = None
+        self._waiting: bytes | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # What is compiled is found again by the settings, and shared between all that have the same.
-        state = None if self._state is None else np.asarray(self._state)
+        self._settle()
+        state = None if self._state is None else np.array(self._state)
         return {**self.__dict__, "_live": None, "_state": state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -88,6 +90,7 @@ class Recurrent:
         """All that has been learned, as `onward.Learner` carries it. Raises `ValueError` before the first event."""
         if self._live is None:
             raise ValueError("nothing has been learned yet; call learn_one first.")
+        self._settle()
         return self._live.unpack(self._state)
 
     def save(self, path: str | PathLike) -> None:
@@ -158,13 +161,28 @@ class Recurrent:
             return _compiled.__wrapped__(*settings)
         return _compiled(*settings)
 
+    # An event is learned when the next is predicted: one call into the compiled program for both, not two.
+
     def _learn(self, x: tuple[float, ...], y: tuple[float, ...]) -> None:
-        assert self._live is not None
-        self._state = self._live.learn(self._state, _vector(x + y))
+        event = _packed(x + y)
+        self._settle()
+        self._waiting = event
+
+    def _settle(self) -> None:
+        """Learns the event that waits, if one does."""
+        if self._waiting is not None:
+            self._predict_bytes(bytes(len(self._waiting)))
 
     def _predict(self, x: tuple[float, ...]) -> np.ndarray:
+        return self._predict_bytes(_packed(x + (0.0,) * self.targets))
+
+    def _predict_bytes(self, x: bytes) -> np.ndarray:
         assert self._live is not None
-        return self._live.predict(self._state, _vector(x))[0]
+        waiting, self._waiting = self._waiting, None
+        learned = waiting is not None
+        pair = np.frombuffer((waiting or x) + x, np.float32).reshape(2, -1)
+        self._state, predictions = self._live.turn_pair(self._state, pair, learned, 1 + learned)
+        return predictions[int(learned)]
 
     def _learn_frame(self, X, targets: np.ndarray) -> None:
         """Learns the rows of `X`, with `targets[i]` those of row i."""
@@ -174,7 +192,9 @@ class Recurrent:
             features = self._known_to(X.columns)
             rows = features.of_frame(X)
             assert self._live is not None
-            self._state = self._live.learn(self._state, _rows(np.hstack([rows, targets])))
+            events = _rows(np.hstack([rows, targets]))
+            self._settle()
+            self._state, _ = self._live.turn(self._state, events, len(events))
             features.last = tuple(rows[-1].tolist())
 
     def _predict_frame(self, X) -> np.ndarray:
@@ -182,7 +202,10 @@ class Recurrent:
         if not len(X):
             return np.zeros((0, self.outputs))
         assert self._live is not None
-        return self._live.predict(self._state, _rows(self._known.of_frame(X))).astype(float)
+        self._settle()
+        rows = np.pad(_rows(self._known.of_frame(X)), ((0, 0), (0, self.targets)))
+        self._state, predictions = self._live.turn(self._state, rows, 0)
+        return predictions.astype(float)
 
 
 def finite(name: str, value) -> float:
@@ -204,10 +227,10 @@ def _rows(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _vector(values: tuple[float, ...]) -> np.ndarray:
+def _packed(values: tuple[float, ...]) -> bytes:
     """float32. Raises `ValueError` for what that cannot hold."""
     try:
-        return np.frombuffer(struct.pack(f"{len(values)}f", *values), np.float32)
+        return struct.pack(f"{len(values)}f", *values)
     except OverflowError:
         raise ValueError(f"features and targets must be less than 3.4e38, got {values}; scale them.") from None
 
