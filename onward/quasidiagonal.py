@@ -9,6 +9,9 @@ are kept, and
 is positive definite, has these entries, and is solved and rooted in one pass over them.
 """
 
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,24 +21,39 @@ from .cells import AbstractAffineGatedCell
 from .trees import row_sums, zeros_like
 
 
-class Block(eqx.Module):
-    """`Â` on an array of blocks, each a last axis with the bias at its end.
+class Rows(NamedTuple):
+    """The blocks of an `eqx.nn.Linear`, whose biases lie apart; to join them would cost more than to work on them."""
 
-    * `ratio`: `A_0j/A_00`, 0 for the bias itself;
-    * `inverse`: `1/S_j`, and `1/A_00` for the bias.
+    weight: Float[Array, "blocks features"]
+    bias: Float[Array, " blocks"]
+
+
+# Every other array of blocks is one array, `[..., features]` with the bias last.
+Blocks = TypeVar("Blocks", Rows, Array)
+
+
+class Block(eqx.Module):
+    """`Â` on an array of blocks.
+
+    * `ratio`: `A_0j/A_00`, 0 in the bias's own place if it has one here;
+    * `inverse`: `1/S_j`, and there `1/A_00`;
+    * `pivot`: `1/A_00`.
     """
 
     ratio: Float[Array, "*blocks features"]
     inverse: Float[Array, "*blocks features"]
+    pivot: Float[Array, "*blocks 1"]
 
-    def solve(self, g: Float[Array, "*blocks features"]) -> Float[Array, "*blocks features"]:
+    def solve(self, g: Blocks) -> Blocks:
         """`Â⁻¹ g`: `δ_j = (g_j − g_0 A_0j/A_00)/S_j` and `δ_0 = g_0/A_00 − Σ_j (A_0j/A_00) δ_j`."""
-        delta = (g - g[..., -1:] * self.ratio) * self.inverse
-        return delta - _at_bias(row_sums(self.ratio * delta)[..., None], delta)
+        weights, bias = _parts(g)
+        delta = (weights - bias * self.ratio) * self.inverse
+        return _whole(g, delta, bias * self.pivot - row_sums(self.ratio * delta)[..., None])
 
-    def whiten(self, g: Float[Array, "*#blocks features"]) -> Float[Array, "*blocks features"]:
+    def whiten(self, g: Blocks) -> Blocks:
         """`R g` with `Rᵀ R = Â⁻¹`, so that `aᵀ Â⁻¹ b` is the Euclidean product of what this makes of `a` and `b`."""
-        return (g - g[..., -1:] * self.ratio) * jnp.sqrt(self.inverse)
+        weights, bias = _parts(g)
+        return _whole(g, (weights - bias * self.ratio) * jnp.sqrt(self.inverse), bias * jnp.sqrt(self.pivot))
 
 
 class QuasiDiagonal(eqx.Module):
@@ -62,8 +80,11 @@ class QuasiDiagonal(eqx.Module):
         def add(S, fresh):
             return jax.tree.map(lambda s, f: (1 - decay.astype(s.dtype)) * s + f, S, fresh)
 
-        rows = [block * block[..., -1:] for block in to_blocks(g)]
-        rows = from_blocks(g, [row - _at_bias(row[..., -1:], row) for row in rows])
+        rows = []
+        for block in to_blocks(g):
+            weights, bias = _parts(block)
+            rows.append(_whole(block, weights * bias, jnp.zeros_like(bias)))
+        rows = from_blocks(g, rows)
         squares = jax.tree.map(jnp.square, g)
         return QuasiDiagonal(add(self.diagonal, squares), add(self.bias_row, rows), self.prior)
 
@@ -75,12 +96,13 @@ class QuasiDiagonal(eqx.Module):
     def blocks(self) -> list[Block]:
         """The matrix, array of blocks by array of blocks in the order of `to_blocks`."""
 
-        def block(diagonal, row):
-            inverse_pivot = 1 / (diagonal[..., -1:] + self.prior)
-            ratio = row * inverse_pivot
+        def block(diagonal, bias_row):
+            (diagonal, bias), (row, _) = _parts(diagonal), _parts(bias_row)
+            pivot = 1 / (bias + self.prior)
+            ratio = row * pivot
             # The difference loses its digits where g² is large; no sum of outer products falls below this.
-            least = self.prior * (1 + diagonal * inverse_pivot)
-            return Block(ratio, 1 / jnp.maximum(diagonal + self.prior - row * ratio, least))
+            least = self.prior * (1 + diagonal * pivot)
+            return Block(ratio, 1 / jnp.maximum(diagonal + self.prior - row * ratio, least), pivot)
 
         return [block(d, r) for d, r in zip(to_blocks(self.diagonal), to_blocks(self.bias_row), strict=True)]
 
@@ -93,8 +115,8 @@ class QuasiDiagonal(eqx.Module):
         return from_blocks(g, [block.whiten(x) for block, x in zip(self.blocks, to_blocks(g), strict=True)])
 
 
-def to_blocks(tree: PyTree) -> list[Float[Array, "..."]]:
-    """A tree's inexact arrays as arrays of blocks, `[..., features]` with the bias last.
+def to_blocks(tree: PyTree) -> list[Any]:
+    """A tree's inexact arrays as arrays of blocks, `Rows` or one array each.
 
     A block is a row of an affine-gated cell's weights (each gate row of each unit), or a row of an `eqx.nn.Linear` with
     its bias; in any other array, and in a `Linear` without biases, every number is a block of its own.
@@ -102,17 +124,16 @@ def to_blocks(tree: PyTree) -> list[Float[Array, "..."]]:
     return [block for node in _nodes(tree) for block in _node_blocks(node)]
 
 
-def from_blocks(tree: PyTree, blocks: list[Float[Array, "..."]]) -> PyTree:
+def from_blocks(tree: PyTree, blocks: list[Any]) -> PyTree:
     """The inverse of `to_blocks`: a tree shaped like `tree`, with zeros for the constants of affine-gated cells."""
-    remaining = iter(blocks)
+    remaining: Iterator[Any] = iter(blocks)
 
     def fill(node):
         if isinstance(node, AbstractAffineGatedCell):
             weights = tuple(next(remaining) for _ in node.weights)
             return eqx.tree_at(lambda cell: cell.weights, zeros_like(node), weights)
         if _is_row_wise(node):
-            block = next(remaining)
-            return eqx.tree_at(lambda layer: (layer.weight, layer.bias), node, (block[..., :-1], block[..., -1]))
+            return eqx.tree_at(lambda layer: (layer.weight, layer.bias), node, next(remaining))
         return jax.tree.map(lambda leaf: next(remaining)[..., 0], node)
 
     return jax.tree.map(fill, tree, is_leaf=_is_node)
@@ -134,10 +155,17 @@ def _node_blocks(node):
     if isinstance(node, AbstractAffineGatedCell):
         return list(node.weights)
     if _is_row_wise(node):
-        return [jnp.concatenate([node.weight, node.bias[..., None]], -1)]
+        return [Rows(node.weight, node.bias)]
     return [leaf[..., None] for leaf in jax.tree.leaves(node)]
 
 
-def _at_bias(value, block):
-    """`value` in the bias's place of every block, 0 elsewhere; a comparison, which fuses where an update would copy."""
-    return jnp.where(jnp.arange(block.shape[-1]) == block.shape[-1] - 1, value, 0)
+def _parts(blocks: Blocks) -> tuple[Float[Array, "*blocks features"], Float[Array, "*blocks 1"]]:
+    """The weights, with the bias among them if it lies there, and the bias."""
+    return (blocks.weight, blocks.bias[..., None]) if isinstance(blocks, Rows) else (blocks, blocks[..., -1:])
+
+
+def _whole(like: Blocks, weights: Float[Array, "*blocks features"], bias: Float[Array, "*blocks 1"]) -> Blocks:
+    """The parts together again; by a comparison, which fuses where an update would copy."""
+    if isinstance(like, Rows):
+        return Rows(weights, bias[..., 0])
+    return jnp.where(jnp.arange(weights.shape[-1]) == weights.shape[-1] - 1, bias, weights)

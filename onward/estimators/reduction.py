@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells.affine import Rows
 from ..quasidiagonal import QuasiDiagonal
-from ..trees import inner, total
+from ..trees import squared_norm, total
 from .jacobians import balance
 
 FEW = 4  # copies that are worked on one by one
@@ -55,7 +55,7 @@ class Copies(eqx.Module):
         return v
 
     def squared_norms(self, w: PyTree) -> Float[Array, " rank"]:
-        return of_each_copy(lambda w: inner(w, w), w)
+        return of_each_copy(squared_norm, w)
 
     def scale(self, factors: Float[Array, " rank"], w: PyTree) -> PyTree:
         return jax.vmap(lambda f, w: jax.tree.map(lambda leaf: f * leaf, w))(factors, w)
