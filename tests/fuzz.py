@@ -172,7 +172,8 @@ class Fuzz:
         text = home / "words.txt"
         text.write_text("to be or not to be")
         self._text = text.read_bytes()
-        self._runs = {cell: write_run(home / cell, text, cell=cell) for cell in ("lstm", "vanilla", "leaky")}
+        self._runs = [write_run(home / cell, text, cell=cell) for cell in ("lstm", "vanilla", "leaky")]
+        self._runs.append(write_run(home / "random keys", text, method="nobacktrack"))
         self._models = [model_of(ALL[name]) for name in ("vanilla", "lstm", "gru", "two lstm")]
         self._weights = [torch_layout(model) for model in self._models]
         self._saved = []
@@ -183,7 +184,7 @@ class Fuzz:
     def run_folder(self, draw, folder: Path) -> Path:
         """A run with its settings or its checkpoint mutated."""
         run = folder / "run"
-        shutil.copytree(self._runs[draw(st.sampled_from(sorted(self._runs)))], run)
+        shutil.copytree(draw(st.sampled_from(self._runs)), run)
         settings, checkpoint = run / "settings.json", next((run / "checkpoints").iterdir())
         path, mutate = draw(
             st.sampled_from(

@@ -41,8 +41,8 @@ def run(text, tmp_path):
 def write_run(path, text, **options):
     """A run folder as `onward train` leaves it after nine characters, without the training."""
     settings, *_ = new_settings(TrainOptions(str(text), hidden_size=4, **options))
-    carry = filled(lambda: fresh_carry(settings, build_learner(settings.method), jr.key(0)))
-    carry = jax.tree.map(np.abs, carry)  # there are squares among the optimiser's numbers
+    learner = build_learner(settings.method)
+    carry = filled(lambda: fresh_carry(settings, learner, jr.key(0)), least=0)  # the optimiser holds squares
     point = msgspec.json.encode(Point(9, 9, bits=4.0, mean_bits=4.0)) + b"\n"
     with RunFolder.create(path, settings) as folder:
         folder.checkpoints.mkdir()

@@ -19,12 +19,16 @@ STEPS, INPUTS, UNITS, OUTPUTS = 1000, 5, 16, 3
 X = np.random.default_rng(0).standard_normal((STEPS, INPUTS)).astype(np.float32)
 
 
-def filled(make):
-    """What `make` makes, with numbers that took no compiling to draw."""
+def filled(make, least=-0.25):
+    """What `make` makes, with numbers from `least` to 0.25 that took no compiling to draw."""
     draw = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(draw.uniform(-0.25, 0.25, leaf.shape), leaf.dtype), eqx.filter_eval_shape(make)
-    )
+
+    def fill(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jr.key(1)
+        return jnp.asarray(draw.uniform(least, 0.25, leaf.shape), leaf.dtype)
+
+    return jax.tree.map(fill, eqx.filter_eval_shape(make))
 
 
 def cell_of(kind, inputs=INPUTS, **settings):
