@@ -18,7 +18,7 @@ from .methods import Count, Method, Positive
 from .settings import chosen_method, other_settings
 from .stream_options import StreamOptions
 
-METHOD, CELL, UNITS, KEYS_IN_MEMORY = "snap", "gru", 16, 1000
+METHOD, CELL, UNITS, RATE, KEYS_IN_MEMORY = "snap", "gru", 16, 0.002, 1000
 
 
 class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,7 +77,9 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
     except ValueError as error:
         raise UserError(f"{error}") from None
     name = options.method or METHOD
-    method = chosen_method(name, cell=options.cell or CELL, hidden_size=options.units or UNITS, rate=options.rate)
+    method = chosen_method(
+        name, cell=options.cell or CELL, hidden_size=options.units or UNITS, rate=options.rate or RATE
+    )
     where = options.input or "-"
     return StreamSettings(
         input=where if where == "-" or _is_redis(where) else str(Path(where).absolute()),
