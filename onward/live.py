@@ -1,4 +1,4 @@
-"""A learner driven one event at a time from Python: its whole carry is one array, so that a call costs little."""
+"""A learner driven one event at a time from Python: its carry in few arrays, so that a call costs little."""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,21 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from .learner import Carry, Learner
 
-
 # A call into XLA that is worth more than a thousand operations is handed to another thread and waited for: 50 µs and
 # more, where a small step computes for five. JAX reads this when it first computes; later it is too late, and harmless.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 BLOCK = 4096  # rows in a call
+SMALL = 256  # the most numbers of an array that shares one with others: copying is cheaper than a call's further array
+
+State = tuple[Array, ...]
 
 
 class Live:
-    """The compiled program of one learner on one stream, and its carry as one flat array, the state.
+    """The compiled program of one learner on one stream, and its carry in few arrays, the state.
 
     JAX asks a microsecond or two for every array that a call takes or returns, and ten for the call: more than a small
-    step computes. So a call takes one state and returns one, and learns and predicts in one go.
+    step computes. So the small arrays of the carry are held in one, and a call learns and predicts in one go.
 
     An event is a vector: the input, then the target. The numbers are the same however events are cut into calls.
 
@@ -54,7 +56,7 @@ class Live:
         self._call = jax.jit(self._called, donate_argnums=0)
         self.extrapolate = jax.jit(self._extrapolated)
 
-    def turn(self, state: Array, rows: np.ndarray, learned: int) -> tuple[Array, np.ndarray]:
+    def turn(self, state: State, rows: np.ndarray, learned: int) -> tuple[State, np.ndarray]:
         """Learns the first rows, one after another, and predicts each of the others, were it the next event.
 
         `rows`: `[count, inputs + targets]`, float32; the targets of what is predicted are not looked at. `state` is
@@ -71,7 +73,7 @@ class Live:
             predictions.append(np.asarray(out)[here : len(block)])
         return state, np.concatenate(predictions)
 
-    def turn_pair(self, state: Array, pair: np.ndarray, learned: int, rows: int) -> tuple[Array, np.ndarray]:
+    def turn_pair(self, state: State, pair: np.ndarray, learned: int, rows: int) -> tuple[State, np.ndarray]:
         """As `turn`, of the first `rows` of two; returns both rows of predictions."""
         state, out = self._call(state, pair, self._counts[learned], self._counts[rows])
         return state, np.asarray(out)
@@ -112,16 +114,21 @@ class Live:
 
         return jax.lax.scan(step, (carry.hidden, x[0], x[1]), xs)[1]
 
-    def _pack(self, carry: PyTree) -> Float[Array, " size"]:
-        return jnp.concatenate([_words(leaf) for leaf in jax.tree.leaves(carry)])
+    def _pack(self, carry: PyTree) -> State:
+        leaves = [_bare(leaf) for leaf in jax.tree.leaves(carry)]
+        words = [_words(leaf) for leaf in leaves if leaf.size <= SMALL]
+        return (*(leaf for leaf in leaves if leaf.size > SMALL), jnp.concatenate([*words, jnp.zeros(0, jnp.float32)]))
 
-    def _unpack(self, state: Float[Array, " size"]) -> Carry:
-        leaves, start = [], 0
+    def _unpack(self, state: State) -> Carry:
+        large, words, leaves, start = iter(state[:-1]), state[-1], [], 0
         for form, impl in zip(self._forms, self._impls, strict=True):
-            size = jax.eval_shape(_words, form).size
-            leaf = _from_words(state[start : start + size], form)
+            if form.size > SMALL:
+                leaf = next(large)
+            else:
+                size = jax.eval_shape(_words, form).size
+                leaf = _from_words(words[start : start + size], form)
+                start += size
             leaves.append(leaf if impl is None else jr.wrap_key_data(leaf, impl=impl))
-            start += size
         return jax.tree.unflatten(self._structure, leaves)
 
 
@@ -139,7 +146,6 @@ def _bare(leaf) -> Array:
 
 def _words(leaf: Shaped[Array, "..."]) -> Float[Array, " size"]:
     """The bits of an array as float32 numbers; types of less than four bytes are numbers that float32 holds exactly."""
-    leaf = _bare(leaf)
     if leaf.dtype.itemsize < 4:
         return leaf.astype(jnp.float32).ravel()
     return jax.lax.bitcast_convert_type(leaf, jnp.float32).ravel()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import msgspec
@@ -77,7 +78,7 @@ class Recurrent:
     def __getstate__(self) -> dict[str, Any]:
         # What is compiled is found again by the settings, and shared between all that have the same.
         self._settle()
-        state = None if self._state is None else np.array(self._state)
+        state = jax.tree.map(np.array, self._state)
         return {**self.__dict__, "_live": None, "_state": state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
