@@ -110,7 +110,7 @@ def _on_music(figure: int, what: str, claim: str, contestants: Callable, judge: 
         notes=CHOICES,
         task=lambda: music_task(PIECE),
         contestants=contestants,
-        budget=Budget(seconds=150, characters=10**7),
+        budget=Budget(seconds=100, characters=10**7),
         seeds=4,
         judge=judge,
     )
@@ -172,7 +172,7 @@ RECIPES = {
             "without that folder the excerpt in the package, read again and again.",
             task=lambda: text_task(shakespeare()),
             contestants=_against_truncation,
-            budget=Budget(seconds=150, characters=5 * 10**6),
+            budget=Budget(seconds=100, characters=5 * 10**6),
             seeds=4,
             judge=verdicts.judge_fig6,
         ),
