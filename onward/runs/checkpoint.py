@@ -69,10 +69,15 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
                 f"delete it to go on from an older one."
             )
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    back = [
-        restored(arrays[name], leaf, header.keys.get(name)) if _is_array(leaf) else leaf
-        for name, leaf in ((jax.tree_util.keystr(place), leaf) for place, leaf in leaves)
-    ]
+    try:
+        back = [
+            restored(arrays[name], leaf, header.keys.get(name)) if _is_array(leaf) else leaf
+            for name, leaf in ((jax.tree_util.keystr(place), leaf) for place, leaf in leaves)
+        ]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{path} holds a random key of a generator that JAX does not know; delete it to go on from an older one."
+        ) from None
     return jax.tree.unflatten(structure, back), _stood(path, header, standing)
 
 

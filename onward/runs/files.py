@@ -85,8 +85,13 @@ class JsonLines:
 
 
 def read_json_lines(path: Path, record: type) -> Iterator:
-    """The records of a file of JSON lines, one at a time."""
+    """The records of a file of JSON lines, one at a time. Raises `UserError` at a line that is none."""
     decoder = msgspec.json.Decoder(record)
     with open(path, "rb") as file:
-        for line in file:
-            yield decoder.decode(line)
+        for number, line in enumerate(file, 1):
+            try:
+                yield decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise UserError(
+                    f"{path} holds no record on line {number} ({error}); put back the whole file."
+                ) from None

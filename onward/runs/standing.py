@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
 from ..tasks.text import NO_CHARACTER
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
 FIRST_WINDOW = 32  # characters in the first point of the learning curve
 
 
@@ -19,12 +21,12 @@ class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     * `metrics_bytes`, `timings_bytes`: how much of the two logs belongs to them.
     """
 
-    characters: int = 0
+    characters: Count = 0
     last: int = NO_CHARACTER
     bits: float = 0.0
     closing_bits: float = 0.0
-    metrics_bytes: int = 0
-    timings_bytes: int = 0
+    metrics_bytes: Count = 0
+    timings_bytes: Count = 0
 
     def after(self, block: np.ndarray, bits: np.ndarray, *, total: int) -> "Standing":
         """The standing after one more block, `bits` the loss of each character, on the way to `total` characters."""
