@@ -25,7 +25,7 @@ class Features:
         self.fill, self.strict = fill, strict
         self.last = (0.0,) * len(self.names)
 
-    def of(self, x: Mapping) -> tuple[float, ...]:
+    def of(self, x: Mapping) -> tuple:
         """The numbers of one dict, in order."""
         names = self.names
         try:
@@ -35,7 +35,7 @@ class Features:
             sound = False
         return values if sound else self._mended(x)  # type: ignore[reportPossiblyUnbound]
 
-    def _mended(self, x: Mapping) -> tuple[float, ...]:
+    def _mended(self, x: Mapping) -> tuple:
         if self.strict and (new := set(x).difference(self.names)):
             raise ValueError(f"x holds a new feature {min(new, key=str)!r}; known are {_listed(self.names)}.")
         return tuple(self._value(x, i, name) for i, name in enumerate(self.names))

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Hashable, Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -108,8 +108,8 @@ class Recurrent:
                 )
         save_checkpoint(Path(path), carry, standing, settings=type(self).__name__)
 
-    def load(self, path: str | PathLike) -> Self:
-        """Goes on from what `save` wrote, in an estimator of the same settings. Returns the estimator itself.
+    def load(self, path: str | PathLike) -> None:
+        """Goes on from what `save` wrote, in an estimator of the same settings.
 
         Raises `ValueError` if the file is damaged, or comes from an estimator of another kind or with other settings.
         """
@@ -124,7 +124,6 @@ class Recurrent:
         features.last = tuple(standing.last)
         self._restore(standing.classes, standing.moments)
         self._features, self._live, self._state = features, live, live.pack(carry)
-        return self
 
     def _classes(self) -> list:
         return []
@@ -164,7 +163,7 @@ class Recurrent:
 
     # An event is learned when the next is predicted: one call into the compiled program for both, not two.
 
-    def _learn(self, x: tuple[float, ...], y: tuple[float, ...]) -> None:
+    def _learn(self, x: tuple, y: tuple) -> None:
         event = _packed(x + y)
         self._settle()
         self._waiting = event
@@ -174,7 +173,7 @@ class Recurrent:
         if self._waiting is not None:
             self._predict_bytes(bytes(len(self._waiting)))
 
-    def _predict(self, x: tuple[float, ...]) -> np.ndarray:
+    def _predict(self, x: tuple) -> np.ndarray:
         return self._predict_bytes(_packed(x + (0.0,) * self.targets))
 
     def _predict_bytes(self, x: bytes) -> np.ndarray:
@@ -228,7 +227,7 @@ def _rows(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _packed(values: tuple[float, ...]) -> bytes:
+def _packed(values: tuple) -> bytes:
     """float32. Raises `ValueError` for what that cannot hold."""
     try:
         return struct.pack(f"{len(values)}f", *values)
