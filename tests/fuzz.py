@@ -31,7 +31,7 @@ from onward.exports.torch_layout import torch_layout
 from tests.test_cli_export import write_run
 from tests.test_exports import ALL, model_of
 
-PATIENCE = 120  # seconds after which an example counts as hanging
+PATIENCE = 300  # seconds after which an example counts as hanging
 
 # What may stand anywhere in JSON.
 values = st.sampled_from(
