@@ -15,7 +15,7 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 BLOCK = 4096  # rows in a call
 SMALL = 256  # the most numbers of an array that shares one with others: copying is cheaper than a call's further array
 
-State = tuple[Array, ...]
+State = tuple[Array | np.ndarray, ...]
 
 
 class Live:

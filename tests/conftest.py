@@ -21,6 +21,7 @@ AS_IN_USE = {
     "test_exports",
     "test_fuzz",
     "test_readme",
+    "test_river",
     "test_runs",
     "test_streams_engine",
     "test_streams_command",

@@ -16,6 +16,7 @@ import jax.random as jr
 import msgspec
 import numpy as np
 import optax
+from jaxtyping import PRNGKeyArray
 
 import onward
 
@@ -118,7 +119,7 @@ class Recurrent:
             standing = load_standing(found, settings=kind, standing=Standing)
             features = Features(standing.features, self.fill, self.strict)
             live, start = self._programs(len(features.names))
-            carry, _ = load_checkpoint(found, start(0), settings=kind, standing=Standing)
+            carry, _ = load_checkpoint(found, start(jr.key(0)), settings=kind, standing=Standing)
         except UserError as error:
             raise ValueError(str(error)) from None
         features.last = tuple(standing.last)
@@ -145,11 +146,11 @@ class Recurrent:
             if len(features.names) + self.extra_inputs == 0:
                 raise ValueError("x must hold at least one feature, got none.")
             self._live, start = self._programs(len(features.names))
-            self._state = self._live.pack(start(secrets.randbits(32) if self.seed is None else self.seed))
+            self._state = self._live.pack(start(jr.key(secrets.randbits(32) if self.seed is None else self.seed)))
             self._features = features
         return self._features
 
-    def _programs(self, features: int | None = None) -> tuple[Live, Callable[[int], Carry]]:
+    def _programs(self, features: int | None = None) -> tuple[Live, Callable[[PRNGKeyArray], Carry]]:
         size = self.extra_inputs + (len(self._known.names) if features is None else features)
         settings = (
             self.cell, self.hidden_size, self.estimator or DEFAULT_ESTIMATOR, self.optimizer or DEFAULT_OPTIMIZER,
@@ -180,7 +181,7 @@ class Recurrent:
         assert self._live is not None
         waiting, self._waiting = self._waiting, None
         learned = waiting is not None
-        pair = np.frombuffer((waiting or x) + x, np.float32).reshape(2, -1)
+        pair = np.frombuffer((waiting or x) + x, "<f4").reshape(2, -1)
         self._state, predictions = self._live.turn_pair(self._state, pair, learned, 1 + learned)
         return predictions[int(learned)]
 
@@ -230,7 +231,7 @@ def _rows(values: np.ndarray) -> np.ndarray:
 def _packed(values: tuple) -> bytes:
     """float32. Raises `ValueError` for what that cannot hold."""
     try:
-        return struct.pack(f"{len(values)}f", *values)
+        return struct.pack(f"<{len(values)}f", *values)  # "<": what is too large is said
     except OverflowError:
         raise ValueError(f"features and targets must be less than 3.4e38, got {values}; scale them.") from None
 
@@ -238,17 +239,17 @@ def _packed(values: tuple) -> bytes:
 @functools.lru_cache(maxsize=64)
 def _compiled(
     cell, hidden_size, estimator, optimizer, loss, inputs, outputs, targets
-) -> tuple[Live, Callable[[int], Carry]]:
+) -> tuple[Live, Callable[[PRNGKeyArray], Carry]]:
     """The programs of some settings, and how to start: compiled once for all estimators that have the same settings."""
     learner = Learner(estimator, optimizer, loss=loss)
 
     @eqx.filter_jit
-    def start(seed):
-        cell_key, readout_key, key = jr.split(jr.key(seed), 3)
+    def start(key):
+        cell_key, readout_key, key = jr.split(key, 3)
         network = cell(inputs, hidden_size, key=cell_key)
         output = network.output(network.init_hidden())
         readout = eqx.nn.Linear(output.size, outputs, dtype=output.dtype, key=readout_key)
         example = (jnp.zeros(inputs, output.dtype), jnp.zeros(targets, output.dtype))
         return learner.init(Model(network, readout), key=key, example=example)
 
-    return Live(learner, start(0), inputs=inputs, targets=targets), start
+    return Live(learner, start(jr.key(0)), inputs=inputs, targets=targets), start

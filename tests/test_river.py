@@ -1,0 +1,217 @@
+"""River's estimators: its own checks, exactness of every way to learn, files, and what is said of bad input."""
+
+import copy
+import itertools
+import pickle
+import sys
+import types
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import onward
+
+pytest.importorskip("river")
+
+from river import checks, evaluate, metrics, preprocessing
+
+import onward.river as online
+
+NAMES = ("a", "b", "c")
+OPTIMIZER = optax.sgd(1e-2)
+SETTINGS = {"hidden_size": 4, "estimator": onward.BPTT(), "optimizer": OPTIMIZER, "seed": 0}
+KINDS = [online.Regressor, online.Classifier, online.Forecaster]
+
+# Three of each data set, so that one program serves all checks.
+KNOWN = {
+    online.Regressor: ("gallup", "ipsos", "rasmussen"),
+    online.Classifier: ("popup_window", "hue-mean", "https"),
+    online.Forecaster: ("time",),
+}
+
+
+def events(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        (dict(zip(NAMES, map(float, row), strict=True)), float(y))
+        for row, y in zip(rng.normal(size=(count, 3)), rng.normal(size=count), strict=True)
+    ]
+
+
+def learned(model, stream):
+    for x, y in stream:
+        model.learn_one(x, y)
+    return model
+
+
+def assert_same(one, other):
+    leaves = [[np.asarray(a) for a in jax.tree.leaves((m.carry.arrays, m.carry.hidden))] for m in (one, other)]
+    assert all(map(np.array_equal, *leaves))
+
+
+@pytest.mark.usefixtures("as_in_use")
+@pytest.mark.parametrize("kind", KINDS)
+def test_rivers_own_checks(kind, monkeypatch):
+    # River asks for scikit-learn here, for data that only estimators of several targets are checked on.
+    absent = types.ModuleType("sklearn")
+    absent.datasets = types.ModuleType("sklearn.datasets")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sklearn", absent)
+    # Without an optimizer of ours: the functions inside cannot be pickled.
+    model = kind(hidden_size=4, estimator=onward.BPTT(), features=KNOWN[kind])
+    found = list(checks.yield_checks(model))
+    assert len(found) >= 16
+    for check in found:
+        check(model.clone())
+
+
+def test_learning_one_by_one_is_the_learner():
+    stream, model = events(20), online.Regressor(**SETTINGS, features=NAMES)
+    model._known_to(NAMES)
+    carry, predictions = jax.tree.map(lambda leaf: leaf, model.carry), []
+    for x, y in stream:
+        predictions.append(model.predict_one(x))
+        assert model.predict_one(x) == predictions[-1]
+        model.learn_one(x, y)
+    assert_same(model, learned(online.Regressor(**SETTINGS), stream))  # unseen features, and no predictions
+    learner = onward.Learner(onward.BPTT(), OPTIMIZER, loss=onward.losses.squared_error)
+    xs = np.array([[x[name] for name in NAMES] for x, _ in stream], np.float32)
+    ys = np.array([[y] for _, y in stream], np.float32)
+    carry, told = learner.run(carry, xs, ys, predictions=True)
+    assert np.array_equal(np.ravel(told.predictions), np.float32(predictions))
+    assert_same(model, types.SimpleNamespace(carry=carry))
+
+
+def test_a_frame_is_its_rows():
+    pd = pytest.importorskip("pandas")
+    stream = events(5)
+    X, labels = pd.DataFrame([x for x, _ in stream]), ["p", "q", "p", "r", "q"]
+    one = learned(online.Classifier(**SETTINGS), zip([x for x, _ in stream], labels, strict=True))
+    many = online.Classifier(**SETTINGS)
+    many.learn_many(X, pd.Series(labels))
+    assert_same(one, many)
+    rows = [one.predict_proba_one(x) for x, _ in stream]
+    assert np.allclose(many.predict_proba_many(X)[["p", "q", "r"]], [[r[c] for c in "pqr"] for r in rows], atol=1e-6)
+    X.loc[2, "b"] = np.nan
+    for fill in (None, 0.5):
+        one, many = (online.Regressor(**SETTINGS, fill=fill) for _ in range(2))
+        many.learn_many(X[["b", "a", "c"]], pd.Series([1.0] * 5))
+        assert_same(learned(one, ((dict(row), 1.0) for _, row in X.iterrows())), many)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_copied_and_gone_on(kind, tmp_path):
+    stream = [(x, round(y)) for x, y in events(12)]
+    if kind is online.Forecaster:
+        stream = [(y, x) for x, y in stream]
+    model = learned(kind(**SETTINGS), stream[:6])
+    model.save(tmp_path / "model.npz")
+    other, twin = kind(**SETTINGS), copy.deepcopy(model)
+    other.load(tmp_path / "model.npz")
+    learned(model, stream[6:])
+    assert_same(model, learned(other, stream[6:]))
+    assert_same(model, learned(twin, stream[6:]))
+    if kind is online.Forecaster:
+        xs = [x for _, x in stream[:3]]
+        assert model.forecast(3, xs) == other.forecast(3, xs)
+    else:
+        assert model.predict_one(stream[0][0]) == other.predict_one(stream[0][0]) is not None
+    with pytest.raises(ValueError, match="another model"):
+        kind(**{**SETTINGS, "hidden_size": 5}).load(tmp_path / "model.npz")
+    with pytest.raises(ValueError, match="other settings"):
+        KINDS[KINDS.index(kind) - 1](**SETTINGS).load(tmp_path / "model.npz")
+    (tmp_path / "broken").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="damaged"):
+        kind(**SETTINGS).load(tmp_path / "broken")
+
+
+def test_estimators_of_one_kind_share_a_program():
+    one, other = (learned(online.Regressor(**SETTINGS), events(1)) for _ in range(2))
+    assert one._live is other._live is copy.deepcopy(one)._live
+    assert pickle.loads(pickle.dumps(online.Regressor(hidden_size=4)))._live is None
+
+
+def test_a_missing_feature_is_filled_and_a_new_one_ignored():
+    (x, y), (z, _) = events(2)
+    lacking = {"c": z["c"], "new": 7.0, "b": None, "a": z["a"]}
+
+    def after(given, **settings):
+        model = learned(online.Regressor(**SETTINGS, **settings), [(x, y)])
+        return model.predict_one(given)
+
+    assert after(lacking) == after(z | {"b": 0.0}) != after(z)
+    assert after(lacking, fill=0.5) == after(z | {"b": 0.5})
+    assert after(lacking, fill=None) == after(z | {"b": x["b"]})
+    with pytest.raises(ValueError, match="new feature 'new'"):
+        after(lacking, strict=True)
+    with pytest.raises(ValueError, match="lacks the feature 'b'"):
+        after({"a": 1.0, "c": 1.0}, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "match"),
+    [
+        ({"a": "1.5"}, 1.0, "feature 'a' must be a finite number, got '1.5'"),
+        ({"a": float("inf")}, 1.0, "feature 'a' must be a finite number, got inf"),
+        ({"a": 1e300}, 1.0, "less than 3.4e38"),
+        ({"a": 1.0}, float("nan"), "y must be a finite number, got nan"),
+        ({"a": 1.0}, None, "y must be a finite number, got None"),
+    ],
+)
+def test_a_bad_event_is_named_and_changes_nothing(x, y, match):
+    model = learned(online.Regressor(**SETTINGS), events(2))
+    with pytest.raises(ValueError, match=match):
+        model.learn_one(x, y)
+    assert_same(model, learned(online.Regressor(**SETTINGS), events(2)))
+
+
+def test_bad_settings_are_named():
+    for wrong, match in (
+        ({"hidden_size": 0}, "hidden_size must be an integer of at least 1"),
+        ({"fill": float("nan")}, "fill must be a finite number"),
+        ({"max_classes": 0}, "max_classes must be"),
+        ({"seed": -1}, "seed must be"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            online.Classifier(**wrong)
+    with pytest.raises(ValueError, match="at least one feature"):
+        online.Regressor(**SETTINGS).learn_one({}, 1.0)
+    with pytest.raises(ValueError, match="nothing has been learned yet"):
+        online.Regressor(**SETTINGS).save("nowhere")
+
+
+def test_classes_are_met_as_they_come():
+    model = online.Classifier(**SETTINGS, max_classes=3)
+    x = events(1)[0][0]
+    assert model.predict_one(x) is None
+    for label in (np.bool_(True), "b", 3):
+        model.learn_one(x, label)
+        assert label in model.predict_proba_one(x)
+    assert sum(model.predict_proba_one(x).values()) == pytest.approx(1, abs=1e-12)
+    with pytest.raises(ValueError, match="a new class, 'd', beyond the 3"):
+        model.learn_one(x, "d")
+    assert set(model.predict_proba_one(x)) == {True, "b", 3}
+
+
+def test_it_learns_in_a_pipeline_what_needs_memory():
+    bits = np.random.default_rng(0).integers(2, size=1500)
+    stream = [({"a": int(bit), "b": 0, "c": 0}, int(before)) for before, bit in itertools.pairwise(bits)]
+    settings = {**SETTINGS, "estimator": onward.SnAp(1), "optimizer": optax.adam(3e-2), "hidden_size": 8}
+    model = preprocessing.StandardScaler() | online.Classifier(**settings)
+    evaluate.progressive_val_score(stream[:1200], model, metrics.Accuracy())
+    score = evaluate.progressive_val_score(stream[1200:], model, metrics.Accuracy())
+    assert score.get() > 0.95
+
+
+def test_a_forecast_starts_from_the_last_value_and_learns_the_season():
+    model = online.Forecaster(**{**SETTINGS, "estimator": onward.SnAp(1), "optimizer": optax.adam(1e-2)})
+    assert model.forecast(2) == [0.0, 0.0]
+    series = [1000 + 10 * (t % 4) for t in range(1200)]
+    for y in series:
+        model.learn_one(y)
+    assert model.forecast(5) == pytest.approx([1000, 1010, 1020, 1030, 1000], abs=2)
+    with pytest.raises(ValueError, match="as many as the horizon, 2, got 1"):
+        model.forecast(2, [{}])
+    with pytest.raises(ValueError, match="horizon must be"):
+        model.forecast(0)
