@@ -50,7 +50,7 @@ class Live:
         self._impls = [jr.key_impl(leaf) if _is_key(leaf) else None for leaf in leaves]
         self._forms = [jax.eval_shape(_bare, leaf) for leaf in leaves]
         self._dtype = jnp.result_type(*jax.tree.leaves(carry.hidden))
-        self._counts = [jnp.array(count, jnp.int32) for count in range(3)]
+        self._counts = {pair: jnp.array(pair, jnp.int32) for pair in ((0, 1), (1, 1), (1, 2))}
         self.pack = jax.jit(self._pack)
         self.unpack = jax.jit(self._unpack)
         self._call = jax.jit(self._called, donate_argnums=0)
@@ -69,17 +69,20 @@ class Live:
             # Any number of rows up to the next power of two runs the same program.
             padded = np.zeros((max(2, 1 << (len(block) - 1).bit_length()), self._width), np.float32)
             padded[: len(block)] = block
-            state, out = self._call(state, padded, jnp.int32(here), jnp.int32(len(block)))
+            state, out = self._call(state, padded, jnp.array((here, len(block)), jnp.int32))
             predictions.append(np.asarray(out)[here : len(block)])
         return state, np.concatenate(predictions)
 
-    def turn_pair(self, state: State, pair: np.ndarray, learned: int, rows: int) -> tuple[State, np.ndarray]:
-        """As `turn`, of the first `rows` of two; returns both rows of predictions."""
-        state, out = self._call(state, pair, self._counts[learned], self._counts[rows])
+    def turn_pair(self, state: State, pair: np.ndarray, learned: int, count: int) -> tuple[State, np.ndarray]:
+        """As `turn`, of the first `count` of two rows, given as one vector; returns both rows of predictions.
+
+        Either one event is learned, or one is predicted, or both.
+        """
+        state, out = self._call(state, pair, self._counts[learned, count])
         return state, np.asarray(out)
 
-    def _called(self, state, rows, learned, count):
-        rows = rows.astype(self._dtype)
+    def _called(self, state, rows, counts):
+        rows, (learned, count) = rows.astype(self._dtype).reshape(-1, self._width), counts
 
         def learn(i, carry):
             event = jax.lax.dynamic_slice_in_dim(rows, i, 1)

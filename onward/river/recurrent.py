@@ -33,6 +33,8 @@ from .features import Features
 DEFAULT_ESTIMATOR = onward.SnAp(order=1)
 DEFAULT_OPTIMIZER = optax.adam(3e-3)
 
+FLOAT32 = np.dtype("<f4")
+
 Name = str | int | float | bool
 
 
@@ -181,7 +183,7 @@ class Recurrent:
         assert self._live is not None
         waiting, self._waiting = self._waiting, None
         learned = waiting is not None
-        pair = np.frombuffer((waiting or x) + x, "<f4").reshape(2, -1)
+        pair = np.frombuffer((waiting or x) + x, FLOAT32)
         self._state, predictions = self._live.turn_pair(self._state, pair, learned, 1 + learned)
         return predictions[int(learned)]
 
@@ -211,7 +213,12 @@ class Recurrent:
 
 def finite(name: str, value) -> float:
     """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number."""
-    return number(name, value, math.isfinite, "a finite number")
+    try:
+        if math.isfinite(value):
+            return float(value)
+    except (TypeError, OverflowError):
+        pass
+    raise ValueError(f"{name} must be a finite number, got {value!r}.")
 
 
 def finite_targets(y) -> np.ndarray:
