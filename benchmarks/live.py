@@ -75,7 +75,7 @@ def _one_by_one(model, xs, ys) -> Timed:
 
 
 def _frames(model, rng) -> Timed:
-    import pandas as pd
+    import pandas as pd  # type: ignore[reportMissingImports]
 
     X = pd.DataFrame(rng.normal(size=(FRAME, FEATURES)), columns=[f"f{i}" for i in range(FEATURES)])
     y = pd.Series(rng.normal(size=FRAME))
@@ -88,8 +88,8 @@ def _frames(model, rng) -> Timed:
 
 
 def _deep_river():
-    from deep_river.regression import RollingRegressor
-    from torch import nn
+    from deep_river.regression import RollingRegressor  # type: ignore[reportMissingImports]
+    from torch import nn  # type: ignore[reportMissingImports]
 
     class LSTM(nn.Module):
         def __init__(self, n_features: int = FEATURES):

@@ -123,10 +123,11 @@ class Live:
         return (*(leaf for leaf in leaves if leaf.size > SMALL), jnp.concatenate([*words, jnp.zeros(0, jnp.float32)]))
 
     def _unpack(self, state: State) -> Carry:
-        large, words, leaves, start = iter(state[:-1]), state[-1], [], 0
+        *large, words = map(jnp.asarray, state)
+        leaves, start = [], 0
         for form, impl in zip(self._forms, self._impls, strict=True):
             if form.size > SMALL:
-                leaf = next(large)
+                leaf = large.pop(0)
             else:
                 size = jax.eval_shape(_words, form).size
                 leaf = _from_words(words[start : start + size], form)

@@ -76,7 +76,7 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
         self._learn(values, (index[y], len(index)))
         self._index, features.last = index, values
 
-    def predict_proba_one(self, x):
+    def predict_proba_one(self, x, **kwargs):
         """The probability of each class seen so far, were `x` the next event; none before anything was learned."""
         if self._features is None:
             return {}
@@ -97,7 +97,7 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
 
     def predict_proba_many(self, X):
         """The probability of each class, a column each, for each row, were it the next event."""
-        import pandas as pd
+        import pandas as pd  # type: ignore[reportMissingImports]
 
         if self._features is None:
             return pd.DataFrame(index=X.index)

@@ -59,7 +59,7 @@ class Forecaster(Recurrent, RiverForecaster):
         y, x = finite("y", y), x or {}
         features = self._known_to(x)
         values, series = features.of(x), self._series.after(y)
-        if self._series.count:
+        if self._series.seen:
             self._learn((*self._series.inputs, *values), (series.change / series.step,))
         features.last, self._series = values, series
 
@@ -91,7 +91,7 @@ class Forecaster(Recurrent, RiverForecaster):
 class Series(NamedTuple):
     """How a series went: its last value and change, the mean, and sums of squares about the mean and of changes."""
 
-    count: float = 0
+    seen: float = 0
     last: float = 0.0
     change: float = 0.0
     mean: float = 0.0
@@ -100,20 +100,20 @@ class Series(NamedTuple):
 
     def after(self, y: float) -> "Series":
         """With one more value."""
-        count, change = self.count + 1, y - self.last if self.count else 0.0
-        mean = self.mean + (y - self.mean) / count
+        seen, change = self.seen + 1, y - self.last if self.seen else 0.0
+        mean = self.mean + (y - self.mean) / seen
         squares = self.squares + (y - self.mean) * (y - mean)
-        return Series(count, y, change, mean, squares, self.changes + change**2)
+        return Series(seen, y, change, mean, squares, self.changes + change**2)
 
     @property
     def spread(self) -> float:
         """The standard deviation, 1 while there is none."""
-        return math.sqrt(self.squares / self.count) if self.squares > 0 else 1.0
+        return math.sqrt(self.squares / self.seen) if self.squares > 0 else 1.0
 
     @property
     def step(self) -> float:
         """The root mean square of the changes, 1 while there are none."""
-        return math.sqrt(self.changes / (self.count - 1)) if self.changes > 0 else 1.0
+        return math.sqrt(self.changes / (self.seen - 1)) if self.changes > 0 else 1.0
 
     @property
     def inputs(self) -> tuple[float, float]:

@@ -103,7 +103,8 @@ class Recurrent:
         Raises `ValueError` before the first event, and for features or classes that are no text, number or truth value.
         """
         carry, features = self.carry, self._known
-        standing = Standing([*features.names], [*map(float, features.last)], self._classes(), self._moments())
+        names: list[Any] = [*features.names]
+        standing = Standing(names, [*map(float, features.last)], self._classes(), self._moments())
         for name in (*standing.features, *standing.classes):
             if not isinstance(name, Name):
                 raise ValueError(

@@ -69,7 +69,7 @@ class Regressor(Recurrent, base.MiniBatchRegressor):
 
     def predict_many(self, X):
         """The target of each row, were it the next event."""
-        import pandas as pd
+        import pandas as pd  # type: ignore[reportMissingImports]
 
         predictions = np.zeros(len(X)) if self._features is None else self._predict_frame(X)[:, 0]
         return pd.Series(predictions, index=X.index, dtype=float)
