@@ -1,5 +1,6 @@
 """Small problems to prove things on: every kind of cell, a readout, a short stream; and the plain gradient."""
 
+import functools
 import itertools
 from typing import ClassVar, NamedTuple
 
@@ -142,6 +143,11 @@ def loss(prediction, y):
 
 def problem(cell, *, units, steps, seed=0):
     """`cell` is a name in CELLS, or a function of the number of units and a key."""
+    return _made_once(cell, units, steps, seed, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _made_once(cell, units, steps, seed, x64):
     return _compiled(lambda: _problem(CELLS.get(cell, cell), units, steps, seed))
 
 
@@ -175,10 +181,21 @@ def naive_losses(model, hidden, xs, ys, reset, weight):
     return jnp.stack(losses)
 
 
-def naive_gradient(model, hidden, xs, ys, reset, weight):
-    """The exact gradient of the summed losses, by reverse mode through that loop."""
+def naive_losses_and_gradient(model, hidden, xs, ys, reset, weight):
+    """The step losses, and the exact gradient of their sum by reverse mode through that loop."""
     parameters, static = eqx.partition(model, eqx.is_inexact_array)
-    return jax.grad(lambda p: naive_losses(eqx.combine(p, static), hidden, xs, ys, reset, weight).sum())(parameters)
+
+    def summed(p):
+        losses = naive_losses(eqx.combine(p, static), hidden, xs, ys, reset, weight)
+        return losses.sum(), losses
+
+    gradient, losses = jax.grad(summed, has_aux=True)(parameters)
+    return losses, gradient
+
+
+def naive_gradient(model, hidden, xs, ys, reset, weight):
+    """The exact gradient alone."""
+    return naive_losses_and_gradient(model, hidden, xs, ys, reset, weight)[1]
 
 
 def assert_same(actual, expected, *, relative=1e-10):

@@ -228,7 +228,7 @@ def test_wrong_options_are_refused(options, parts, text, tmp_path, monkeypatch, 
 
 def test_an_unknown_command_is_refused(capsys):
     assert main(["trian"]) == 2
-    assert "did you mean train?" in capsys.readouterr().err
+    assert "did you mean train or stream?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

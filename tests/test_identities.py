@@ -15,7 +15,7 @@ from problems import (
     assert_same,
     loss,
     naive_gradient,
-    naive_losses,
+    naive_losses_and_gradient,
     problem,
 )
 
@@ -38,7 +38,7 @@ def exact(cell):
 
     @jax.jit
     def compute(p, flags):
-        return naive_losses(*p, **flags), naive_gradient(*p, **flags)
+        return naive_losses_and_gradient(*p, **flags)
 
     return compute(*subject(cell))
 
