@@ -266,5 +266,16 @@ def test_damaged_states_and_other_settings_are_refused(few, uninterrupted, csv, 
     with pytest.raises(UserError, match="other settings"):
         restore(uninterrupted[0], few, COLUMNS, settings="another digest")
     (tmp_path / "states.sqlite").write_bytes(b"no database" * 100)
-    with Spill(tmp_path / "states.sqlite", version=1) as spill, pytest.raises(UserError, match="cannot be used"):
-        spill.read("a")
+    with pytest.raises(UserError, match="cannot be used"), Spill(tmp_path / "states.sqlite", version=1):
+        pass
+
+
+def test_states_of_a_checkpoint_that_was_never_written_are_gone(tmp_path):
+    path = tmp_path / "states.sqlite"
+    with Spill(path, version=1) as spill:
+        spill.write({"a": b"of a lost future"})
+        spill.commit()  # and killed before the checkpoint
+    with Spill(path, version=1) as spill:
+        spill.commit()  # interrupted while idle: nothing was read or written
+    with Spill(path, version=2) as spill:
+        assert spill.read("a") is None

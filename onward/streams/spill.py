@@ -36,6 +36,11 @@ class Spill:
         self._touched: set[str] = set()
 
     def __enter__(self) -> "Spill":
+        if self._path.exists():
+            # Now and for good: a later version would take what a killed process left for its own.
+            with self._spoken():
+                self._database.execute("DELETE FROM states WHERE version > ?", (self.version,))
+                self._end_transaction()
         return self
 
     def __exit__(self, *exception) -> None:
@@ -65,8 +70,7 @@ class Spill:
             )
             with self._spoken():
                 self._database.executemany(old, [(key, self.version - 1) for key in sorted(self._touched)])
-                self._database.execute("COMMIT")
-                self._database.execute("BEGIN")
+                self._end_transaction()
             self._touched.clear()
         self.version += 1
 
@@ -78,8 +82,11 @@ class Spill:
             "CREATE TABLE IF NOT EXISTS states (key TEXT, version INTEGER, state BLOB, PRIMARY KEY (key, version))"
         )
         database.execute("BEGIN")
-        database.execute("DELETE FROM states WHERE version > ?", (self.version,))
         return database
+
+    def _end_transaction(self) -> None:
+        self._database.execute("COMMIT")
+        self._database.execute("BEGIN")
 
     @contextmanager
     def _spoken(self) -> Iterator[None]:
