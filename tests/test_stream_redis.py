@@ -118,12 +118,41 @@ def test_a_crash_between_reading_and_committing_gives_the_same_again(server, str
     with server.reader(stream) as source:
         source.seek(lines[1].position)
         assert source.read(2, 0.1) == lines[2:4]
-        assert source.read(2, 0.1) == lines[4:]
-        assert texts(source.read(2, 0.1)) == [b"f"]
+        rest = source.read(2, 0.1)
+        assert rest[:1] == lines[4:]
+        assert texts(rest) == [b"e", b"f"]
         source.commit(lines[3].position)
         assert pending(server, stream) == 2
     with server.reader(stream) as source:  # no checkpoint at all: what nobody has acknowledged
         assert texts(source.read(10, 0.1)) == [b"e", b"f"]
+
+
+def test_an_older_checkpoint_gives_what_the_newer_had_committed(server, stream):
+    server.add(stream, *"abcdef")
+    with server.reader(stream) as source:
+        lines = source.read(5, 0.1)
+        source.commit(lines[2].position)  # d and e stay pending, f was never delivered
+    with server.reader(stream) as source:
+        source.seek(lines[0].position)
+        assert source.read(4, 0.1) == lines[1:]
+        assert texts(source.read(4, 0.1)) == [b"f"]
+        source.commit(lines[4].position)
+        assert pending(server, stream) == 1
+
+
+def test_a_group_that_was_lost_begins_at_what_was_saved(server, stream):
+    server.add(stream, *"abc")
+    with server.reader(stream) as source:
+        source.commit(source.read(1, 0.1)[0].position)
+        (line,) = source.read(1, 0.1)
+        server.client.xgroup_destroy(stream, "learners")
+        source.commit(line.position)
+        assert texts(until_something(source)) == [b"c"]
+        server.client.xgroup_destroy(stream, "learners")
+        server.add(stream, "d")
+        assert texts(until_something(source)) == [b"d"]
+    with server.reader(stream) as source:  # c and d were read, and never saved
+        assert texts(source.read(10, 0.1)) == [b"c", b"d"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -20,8 +20,9 @@ class RedisSource(AbstractSource):
     """The entries of a Redis stream from its first on, each of which stays pending until it is committed.
 
     An entry of one field named `event` is that field's text; any other is a JSON object of its fields, whose numbers
-    are strings. Entries that are pending when reading begins, or after a lost connection, are read before new ones.
-    No entry is given twice, also if the server has lost track of what it had delivered: one whose id is not above the
+    are strings. Entries that are pending when reading begins, or after a lost connection, are read before new ones;
+    after `seek` all that follow the position are read, also those that were committed since and are still there. No
+    entry is given twice, also if the server has lost track of what it had delivered: one whose id is not above the
     last is passed over. An entry that was deleted while it was pending is an empty line.
 
     A connection that breaks is made again, less and less often, for as long as it takes; a warning to the logger
@@ -29,7 +30,7 @@ class RedisSource(AbstractSource):
     installed, or if there is something else under the stream's name.
 
     * `url`: as in `redis://localhost:6379/0`;
-    * `stream`, `group`: made if they do not exist;
+    * `stream`, `group`: made if they do not exist; the group is for this run alone;
     * `consumer`: a name of this run's own within the group.
     """
 
@@ -53,7 +54,7 @@ class RedisSource(AbstractSource):
             )
         except ValueError as error:
             raise UserError(f"{self._url!r} is no address of a Redis server ({error}).") from None
-        self._position = RedisPosition()
+        self._position = self._saved = RedisPosition()  # of the newest entry read, and of the newest in a checkpoint
         self._pending = True  # whether there may be entries that were delivered and not seen
         self._wait = 0.0  # seconds until the next attempt to connect; 0 while connected
         try:
@@ -78,20 +79,21 @@ class RedisSource(AbstractSource):
     def seek(self, position: Position) -> None:
         if not isinstance(position, RedisPosition):
             raise UserError(f"a run that has read {position} cannot go on from a Redis stream.")
-        self._position, self._pending = position, True
+        self._position = self._saved = position
+        self._pending = False  # what is pending follows the position too, and comes in its place
         try:
             self._acknowledge(position)
+            self._client.xgroup_setid(self._stream, self._group, position.id)
         except self._wrong as error:
             raise self._refusal(error) from None
 
     def commit(self, position: Position) -> None:
         assert isinstance(position, RedisPosition)
+        self._saved = position
         try:
             self._acknowledge(position)
-        except self._lost as error:
-            self._lose(error)  # what stays pending is passed over when it comes again, and acknowledged later
         except self._wrong as error:
-            raise self._refusal(error) from None
+            self._lose(error)  # what stays pending is passed over when it comes again, and acknowledged later
 
     @property
     def lag(self) -> int | None:
@@ -113,16 +115,10 @@ class RedisSource(AbstractSource):
                 self._make_group()
                 log.warning("%s answers again.", self._url)
                 self._wait, self._pending = 0.0, True
-            entries = self._entries(at_most, left)
-        except self._lost as error:
+            return self._entries(at_most, left)
+        except self._wrong as error:
             self._lose(error)
             return None
-        except self._wrong as error:
-            if not str(error).startswith("NOGROUP"):
-                raise self._refusal(error) from None
-            self._lose(error)  # the server was emptied
-            return None
-        return entries
 
     def _entries(self, at_most: int, left: float) -> list[tuple[str, dict | None]]:
         start = self._position.id if self._pending else ">"
@@ -150,12 +146,15 @@ class RedisSource(AbstractSource):
 
     def _make_group(self) -> None:
         try:
-            self._client.xgroup_create(self._stream, self._group, self._position.id, mkstream=True)
+            self._client.xgroup_create(self._stream, self._group, self._saved.id, mkstream=True)
         except self._wrong as error:
             if not str(error).startswith("BUSYGROUP"):  # it exists already
                 raise
 
     def _lose(self, error: Exception) -> None:
+        """Waits for the server to come back, or for one that was emptied to have a group again; else raises."""
+        if not isinstance(error, self._lost) and not str(error).startswith("NOGROUP"):
+            raise self._refusal(error) from None
         if not self._wait:
             log.warning("%s does not answer (%s); trying again until it does.", self._url, error)
         self._wait = min(max(FIRST_WAIT, 2 * self._wait), LONGEST_WAIT)
