@@ -118,6 +118,8 @@ def test_whatever_a_line_holds_it_is_an_event_or_has_a_reason(parser, texts):
         (0, b"1,1,x,nan,u,4", "column 'price' is not finite in single precision"),
         (0, b"1,1,x,3,u,1e39", "column 'wind' is not finite in single precision"),
         (0, b"soon,1,x,3,u,4", "column 'when' is 'soon', no time in ISO 8601 or in seconds since 1970"),
+        (0, b"1e39,1,x,3,u,4", "column 'when' is '1e39', no time in ISO 8601 or in seconds since 1970"),
+        (3, JSON_LINE.replace(b'"when":1', b'"when":-1.1e12'), "column 'when' is -1100000000000.0, no time in ISO"),
         (0, b"1,1,\xff,3,u,4", "is no line of a CSV ('utf-8' codec can't decode byte 0xff in position 4"),
         (0, b'1,1,"x,3,u,4', "is no line of a CSV (unexpected end of data)"),
         (0, b"1,1,x,3, ,4", "column 'who' is empty"),
@@ -158,6 +160,17 @@ def test_a_header_that_comes_again_is_passed_over_unless_it_changed():
         parser.parse_many(lines(b"load,when,note,price,who,wind"))
 
 
+def test_a_header_spelt_in_another_way_is_passed_over_and_a_stray_name_is_malformed():
+    parser = Columns(CSV(), inputs=("load",), target="load").parser(b"load,n")
+    batch = parser.parse_many(lines(b"load, n", b'"load","n"', b"\xef\xbb\xbfload,n", b"load,7", b"1,2"))
+    assert [line.number for line in batch.lines] == [5]
+    assert batch.rejected[0][0].number == 4
+    assert [reason for _, reason in batch.rejected] == ["column 'load' is 'load', not a number"]
+    assert parser(b"load , n") == "is the header once more"
+    with pytest.raises(UserError, match="have changed their places"):
+        parser(b"n, load")
+
+
 def test_bad_columns_and_headers():
     with pytest.raises(ValueError, match="inputs must name at least one column"):
         Columns(CSV(), inputs=(), target="y")
@@ -167,6 +180,10 @@ def test_bad_columns_and_headers():
         Columns(CSV(), inputs=("x",), target="x", classes=("0", "1"))
     with pytest.raises(ValueError, match="at least two different values, got a, a"):
         Columns(CSV(), inputs=("x",), target="y", classes=("a", "a"))
+    for name in ('a"b', "a\\b", "a\tb", "a\udcffb"):
+        with pytest.raises(ValueError, match="must be named without quotes"):
+            Columns(JSONL(), inputs=("x",), target=name)
+    Columns(JSONL(), inputs=("x\x7f", "\xa0"), target="y' z").parser(None)
     with pytest.raises(ValueError, match="must have a header"):
         COLUMNS.parser(None)
     with pytest.raises(ValueError, match="have no header"):

@@ -4,6 +4,7 @@
 an event; called with a single line's text it gives one `Event`, ten times slower.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -14,7 +15,9 @@ import numpy as np
 from .base import FilePosition, Line
 from .formats import CSV as CSV
 from .formats import JSONL as JSONL
-from .formats import Fields, Malformed, Roles
+from .formats import Fields, Malformed, Repeated, Roles
+
+UNSOUND = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')  # what the decoder of JSON takes in no name
 
 
 class Event(NamedTuple):
@@ -60,7 +63,7 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     * `time`: a column of times, in seconds since 1970 or in ISO 8601 (UTC unless it says otherwise), if there is one;
     * `classes`: the values of a categorical target, at least two; without them the target is a number.
 
-    Raises `ValueError` if a column has two parts to play.
+    Raises `ValueError` if a column has two parts to play, or a name that JSON lines cannot be searched for.
 
         >>> columns = Columns(CSV(), inputs=("load", "wind"), target="price")
         >>> parse = columns.parser(b"price,load,wind")
@@ -85,6 +88,10 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"column {name!r} must have one part to play, got it for several.")
+            if isinstance(self.format, JSONL) and UNSOUND.search(name):
+                raise ValueError(
+                    f"columns of JSON lines must be named without quotes, backslashes and controls, got {name!r}."
+                )
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError(f"classes must be at least two different values, got {', '.join(self.classes) or 'none'}.")
 
@@ -99,7 +106,7 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Parser:
     """Makes events of lines; what a line holds never raises, but for a CSV whose columns change their places.
 
-    A line that repeats the header, as the first of every file of a rotated log, is passed over.
+    A line that repeats the header, as the first of every file of a rotated log, is passed over, however it is quoted.
     """
 
     def __init__(self, columns: Columns, header: bytes | None):
@@ -110,11 +117,11 @@ class Parser:
 
     def __call__(self, text: bytes) -> Event | str:
         """The event in one line, or the reason why there is none."""
-        if text == self._header:
-            return "is the header once more"
         batch = self.parse_many([Line(1, text, FilePosition())])
         if batch.rejected:
             return batch.rejected[0][1]
+        if not batch.lines:
+            return "is the header once more"
         return Event(
             batch.x[0],
             batch.y[0].item() if batch.known[0] else None,
@@ -136,6 +143,8 @@ class Parser:
                 rows.append(read(text))
             except Malformed as reason:
                 rejected.append((line, str(reason)))
+            except Repeated:
+                pass
             else:
                 good.append(line)
         numbers, targets, keys, times = zip(*rows, strict=True) if rows else ((), (), (), ())

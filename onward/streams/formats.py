@@ -14,10 +14,15 @@ from ..errors import UserError
 from .cutting import LONGEST
 
 SHOWN = 40  # characters of a bad value that a reason quotes
+LATEST = 1e12  # seconds from 1970, far beyond the year 9999; what is farther is in another unit, or no time
 
 
 class Malformed(Exception):
     """The line is no event; the text says why."""
+
+
+class Repeated(Exception):
+    """The line is the header once more, perhaps spelt in another way."""
 
 
 class Roles(NamedTuple):
@@ -43,7 +48,10 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
     """
 
     def reader(self, roles: Roles, header: bytes | None) -> Reader:
-        """Reads a line's fields, or raises `Malformed`. Raises `UserError` if the header lacks a column."""
+        """Reads a line's fields, or raises `Malformed` or `Repeated`. Raises `UserError` if the header lacks a column.
+
+        A line that holds the header's names in another order raises `UserError` too.
+        """
         if header is None:
             raise ValueError("a CSV must have a header, got None.")
         try:
@@ -83,8 +91,10 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             try:
                 values = decode(b"[" + text + b"]" if numbers_only else "[" + ",".join(pick_numbers(fields)) + "]")
             except msgspec.DecodeError:  # numbers that JSON would not write so, an unknown target, or no numbers
-                fields = [field.strip() for field in split(text)]
-                if wanted <= set(fields):
+                fields = [field.strip().lstrip("\ufeff") for field in split(text)]
+                if fields == names:
+                    raise Repeated from None
+                if sorted(fields) == sorted(names):
                     raise UserError(
                         "the columns have changed their places since the header; start a new run."
                     ) from None
@@ -195,7 +205,7 @@ def _seconds(name: str, value) -> float:
             seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             seconds = math.nan
-    if not math.isfinite(seconds):
+    if not abs(seconds) <= LATEST:
         raise Malformed(f"column {name!r} is {quoted(value)}, no time in ISO 8601 or in seconds since 1970")
     return seconds
 
