@@ -232,6 +232,29 @@ def test_ten_crashes_change_nothing(few, uninterrupted, csv, tmp_path, monkeypat
         assert kill_stream.each_once(crash.path, LINES, header=1)
 
 
+def test_the_largest_numbers_before_anything_is_known_leave_no_trace(few, tmp_path):
+    ys = [0, 3.4e38, *np.sin(np.arange(60.0))]
+    folder, state = follow_numbers(few, tmp_path, ys)
+    scores = state.standing.scores
+    assert 40 < scores.events
+    assert max(scores.error, scores.persistence) < 5 * scores.events
+    assert state.carry.shared.level.spread < 5
+    assert restore(folder, few, COLUMNS, settings="digest").standing.events == len(ys)
+
+
+def test_the_largest_numbers_after_a_constant_leave_a_run_that_goes_on(few, tmp_path):
+    folder, state = follow_numbers(few, tmp_path, [*[0] * 20, 3.4e38, 1, 2, -3.4e38, 3.4e38, 0, 1])
+    assert np.isfinite([state.standing.scores.error, state.standing.scores.persistence]).all()
+    restore(folder, few, COLUMNS, settings="digest")
+
+
+def follow_numbers(engine, folder, ys):
+    """A run over these targets of one key: its folder and how it ended."""
+    (folder / "numbers.csv").write_text("a,y,who\n" + "".join(f"{i % 7},{y},u\n" for i, y in enumerate(ys)))
+    run = StreamFolder.create(folder / "run", Settings())
+    return run, follow(engine, run, folder / "numbers.csv")[1]
+
+
 def test_an_interruption_saves_and_too_many_malformed_lines_stop(few, uninterrupted, csv, tmp_path):
     folder = StreamFolder.create(tmp_path / "run", Settings())
     calls = iter(range(100))

@@ -219,9 +219,9 @@ class Engine:
         return Shared(after.arrays, optimizer, level), row, told
 
     def _value(self, output, base, level):
-        """What the network's output means; an output that is not finite says nothing."""
+        """What the network's output means, finite; an output that is not says nothing."""
         output = jnp.where(jnp.isfinite(output), output, 0)
-        return output if self.classes is not None else base + level.spread * output
+        return jnp.nan_to_num(output if self.classes is not None else base + level.spread * output)
 
 
 def _follow(level: Level, y, base) -> Level:

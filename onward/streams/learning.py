@@ -138,12 +138,12 @@ class _Stream:
         batch = self._parsed(lines)
         for line, reason in batch.rejected:
             self._records.dead_letters.append(line, reason)
-        batch, scaled, quarantined = self._screened(batch)
+        batch, scaled, settled, quarantined = self._screened(batch)
         left_out = len(quarantined)
         standing, scores, errors = self.standing, self.standing.scores, []
         names = [""] * len(batch.lines) if batch.keys is None else batch.keys
         for part in self._keys.parts(names):
-            told = self._told(batch, scaled, names, part)
+            told = self._told(batch, scaled, batch.known & settled, names, part)
             keys = None if batch.keys is None else batch.keys[part]
             learned = Learned(batch.lines[part], keys, batch.y[part], batch.known[part], told)
             scores, *compared = self._records.events(learned, scores)
@@ -185,8 +185,11 @@ class _Stream:
             self._parser = self._columns.parser(self.standing.header)
         return self._parser.parse_many(lines)
 
-    def _screened(self, batch: Batch) -> tuple[Batch, np.ndarray, list[Quarantined]]:
-        """The events whose numbers are ordinary, their inputs scaled, and the others."""
+    def _screened(self, batch: Batch) -> tuple[Batch, np.ndarray, np.ndarray, list[Quarantined]]:
+        """The events whose numbers are ordinary, their inputs scaled, which targets may be learned, and the others.
+
+        A target before the first judgement is not learned: nothing says that it is not absurd.
+        """
         columns, values = self._columns, batch.x
         known = np.ones(values.shape, bool)
         if columns.classes is None:
@@ -196,8 +199,9 @@ class _Stream:
         absurd = known & ~judged.ordinary
         good = ~absurd.any(1)
         scaled = judged.scaled[good, : len(columns.inputs)]
+        settled = judged.settled[good, -1] | (columns.classes is not None)
         if good.all():
-            return batch, scaled, []
+            return batch, scaled, settled, []
         names = [*columns.inputs, columns.target]
         quarantined = []
         for event in np.flatnonzero(~good):
@@ -214,14 +218,15 @@ class _Stream:
             None if batch.times is None else batch.times[good],
             batch.rejected,
         )
-        return batch, scaled, quarantined
+        return batch, scaled, settled, quarantined
 
-    def _told(self, batch: Batch, scaled: np.ndarray, names: Sequence[str], part: slice) -> Told:
-        """What the engine says of some events, whose keys fit into memory."""
+    def _told(self, batch: Batch, scaled: np.ndarray, has: np.ndarray, names: Sequence[str], part: slice) -> Told:
+        """What the engine says of some events, whose keys fit into memory; it sees the targets that it `has`."""
         self._carry, slots = self._keys.bring(self._carry, names[part])
         count = len(slots)
         times = np.full(count, np.nan) if batch.times is None else batch.times[part]
-        events = Events(scaled[part], batch.y[part], batch.known[part], split_time(times))
+        ys = np.where(has, batch.y, 0)
+        events = Events(scaled[part], ys[part], has[part], split_time(times))
         padded = Events(*(_padded(array) for array in events))
         self._carry, told = self._engine(self._carry, padded, _padded(np.array(slots, np.int32)), count)
         return Told(*(array[:count] for array in told))

@@ -56,12 +56,14 @@ class Judged(NamedTuple):
     """What is said of a batch, each [events, columns].
 
     * `ordinary`: whether the number is finite and not absurd;
+    * `settled`: whether there was any number to judge it by; if not, every finite one is ordinary;
     * `scaled`: float32 `(x − mean)/deviation` between −`LIMIT` and `LIMIT`; 0 where there is no deviation yet, and
       where the number is not ordinary;
     * `mean`, `deviation`: float32, those it was scaled with; a deviation of 0 is one that is not known.
     """
 
     ordinary: np.ndarray
+    settled: np.ndarray
     scaled: np.ndarray
     mean: np.ndarray
     deviation: np.ndarray
@@ -113,9 +115,10 @@ def _judge(state: Outliers, values: np.ndarray) -> Judged:
     with np.errstate(invalid="ignore"):
         scaled = (exact - state.mean) * per_deviation
         scaled = np.where(ordinary, np.minimum(np.maximum(scaled, -LIMIT), LIMIT), 0).astype(np.float32)
-    return Judged(
-        ordinary, scaled, np.broadcast_to(state.mean, values.shape), np.broadcast_to(state.deviation, values.shape)
+    settled, mean, deviation = (
+        np.broadcast_to(each, values.shape) for each in (np.isfinite(state.centre), state.mean, state.deviation)
     )
+    return Judged(ordinary, settled, scaled, mean, deviation)
 
 
 def _ordinary(values: np.ndarray, centre: np.ndarray, spread: np.ndarray) -> np.ndarray:

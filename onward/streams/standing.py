@@ -92,7 +92,8 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     * `key`, if there are keys; `forecast`: of the target `horizon` events from here, if that is not the prediction;
     * `probability`, of a class predicted.
 
-    `null`: there is none, as before a key's first `horizon` events, or where the target is not known.
+    `null`: there is none, as before a key's first `horizon` events, or where the target is not known. Targets that are
+    numbers are learned, and forecasts made, from the ninth event on: before, nothing says which of them are absurd.
     """
 
     line: int
