@@ -1,5 +1,7 @@
 """A learner driven one event at a time from Python: its carry in few arrays, so that a call costs little."""
 
+from itertools import chain
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -53,14 +55,15 @@ class Live:
         self._counts = {pair: jnp.array(pair, jnp.int32) for pair in ((0, 1), (1, 1), (1, 2))}
         self.pack = jax.jit(self._pack)
         self.unpack = jax.jit(self._unpack)
-        self._call = jax.jit(self._called, donate_argnums=0)
+        self._call = jax.jit(self._called)
+        self._step = jax.jit(self._called, donate_argnums=0)
         self.extrapolate = jax.jit(self._extrapolated)
 
     def turn(self, state: State, rows: np.ndarray, learned: int) -> tuple[State, np.ndarray]:
         """Learns the first rows, one after another, and predicts each of the others, were it the next event.
 
         `rows`: `[count, inputs + targets]`, float32; the targets of what is predicted are not looked at. `state` is
-        used up. Returns the state after `learned` events, and the flat predictions, `[count - learned, outputs]`.
+        not touched. Returns the state after `learned` events, and the flat predictions, `[count - learned, outputs]`.
         """
         predictions = [np.zeros((0, 1), np.float32)] * (len(rows) == 0)
         for start in range(0, len(rows), BLOCK):
@@ -73,13 +76,15 @@ class Live:
             predictions.append(np.asarray(out)[here : len(block)])
         return state, np.concatenate(predictions)
 
-    def turn_pair(self, state: State, pair: np.ndarray, learned: int, count: int) -> tuple[State, np.ndarray]:
-        """As `turn`, of the first `count` of two rows, given as one vector; returns both rows of predictions.
+    def turn_pair(self, held: list, pair: np.ndarray, learned: int, count: int) -> None:
+        """As `turn`, of the first `count` of two rows, given as one vector, in a list that holds the state.
 
-        Either one event is learned, or one is predicted, or both.
+        Either one event is learned, or one is predicted, or both. Leaves in `held` the state, and both rows of
+        predictions; the state before, which is its first item, is used up.
         """
-        state, out = self._call(state, pair, self._counts[learned, count])
-        return state, np.asarray(out)
+        # One assignment that no signal can come into: Ctrl-C between the call and the keeping of what it returns would
+        # leave nothing but a state that is used up.
+        held[:] = chain.from_iterable(map(self._step, held[:1], (pair,), (self._counts[learned, count],)))
 
     def _called(self, state, rows, counts):
         rows, (learned, count) = rows.astype(self._dtype).reshape(-1, self._width), counts

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+import signal
 import sys
 import types
 
@@ -68,7 +69,7 @@ def test_rivers_own_checks(kind, monkeypatch):
 
 def test_learning_one_by_one_is_the_learner():
     stream, model = events(20), online.Regressor(**SETTINGS, features=NAMES)
-    model._known_to(NAMES)
+    model._begin(model._known_to(NAMES))
     carry, predictions = jax.tree.map(lambda leaf: leaf, model.carry), []
     for x, y in stream:
         predictions.append(model.predict_one(x))
@@ -107,7 +108,7 @@ def test_saved_copied_and_gone_on(kind, tmp_path):
         stream = [(y, x) for x, y in stream]
     model = learned(kind(**SETTINGS), stream[:6])
     model.save(tmp_path / "model.npz")
-    other, twin = kind(**SETTINGS), copy.deepcopy(model)
+    other, twin = learned(kind(**SETTINGS), stream[6:9]), copy.deepcopy(model)  # what it has learned is forgotten
     other.load(tmp_path / "model.npz")
     learned(model, stream[6:])
     assert_same(model, learned(other, stream[6:]))
@@ -164,6 +165,37 @@ def test_a_bad_event_is_named_and_changes_nothing(x, y, match):
     with pytest.raises(ValueError, match=match):
         model.learn_one(x, y)
     assert_same(model, learned(online.Regressor(**SETTINGS), events(2)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refused_first_event_fixes_nothing(kind):
+    model = kind(**SETTINGS)
+    x = {"wrong": float("inf")}
+    with pytest.raises(ValueError, match="feature 'wrong'"):
+        model.learn_one(*((1.0, x) if kind is online.Forecaster else (x, 1.0)))
+    if kind is online.Classifier:
+        assert model.predict_proba_one(x) == {}
+    stream = [(y, x) if kind is online.Forecaster else (x, y) for x, y in events(3)]
+    assert_same(learned(model, stream), learned(kind(**SETTINGS), stream))
+
+
+def test_an_interrupted_estimator_goes_on():
+    stream = itertools.cycle(events(10))
+    model = learned(online.Regressor(**SETTINGS), itertools.islice(stream, 2))
+
+    def until_interrupted(seconds):
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+        yield from stream
+
+    before = signal.signal(signal.SIGVTALRM, signal.default_int_handler)
+    try:
+        for seconds in np.linspace(1e-3, 9e-3, 30):
+            with pytest.raises(KeyboardInterrupt):
+                learned(model, until_interrupted(seconds))
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    assert np.isfinite(model.predict_one(next(stream)[0]))
 
 
 def test_bad_settings_are_named():

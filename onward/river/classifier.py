@@ -73,14 +73,14 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
             index = self._with([y])
         features = self._known_to(x)
         values = features.of(x)
-        self._learn(values, (index[y], len(index)))
+        self._learn(features, values, (index[y], len(index)))
         self._index, features.last = index, values
 
     def predict_proba_one(self, x, **kwargs):
         """The probability of each class seen so far, were `x` the next event; none before anything was learned."""
-        if self._features is None:
+        if not self._index:
             return {}
-        logits = self._predict(self._features.of(x))[: len(self._index)].tolist()
+        logits = self._predict(self._known.of(x))[: len(self._index)].tolist()
         most = max(logits)
         weights = [math.exp(logit - most) for logit in logits]
         total = sum(weights)
@@ -99,7 +99,7 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
         """The probability of each class, a column each, for each row, were it the next event."""
         import pandas as pd  # type: ignore[reportMissingImports]
 
-        if self._features is None:
+        if not self._index:
             return pd.DataFrame(index=X.index)
         logits = self._predict_frame(X)[:, : len(self._index)]
         weights = np.exp(logits - logits.max(1, keepdims=True))

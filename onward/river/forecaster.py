@@ -60,7 +60,9 @@ class Forecaster(Recurrent, RiverForecaster):
         features = self._known_to(x)
         values, series = features.of(x), self._series.after(y)
         if self._series.seen:
-            self._learn((*self._series.inputs, *values), (series.change / series.step,))
+            self._learn(features, (*self._series.inputs, *values), (series.change / series.step,))
+        else:
+            self._begin(features)
         features.last, self._series = values, series
 
     def forecast(self, horizon, xs=None):
@@ -77,7 +79,7 @@ class Forecaster(Recurrent, RiverForecaster):
         self._settle()
         rows = np.array([self._features.of(x) for x in xs or [{}] * horizon], np.float32)
         levels = self._live.extrapolate(
-            self._state, np.array(series.inputs, np.float32), rows, np.float32(series.step / series.spread)
+            self._held[0], np.array(series.inputs, np.float32), rows, np.float32(series.step / series.spread)
         )
         return [series.mean + series.spread * level for level in levels.tolist()]
 

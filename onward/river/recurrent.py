@@ -75,14 +75,13 @@ class Recurrent:
             number("fill", fill, math.isfinite, "a finite number, or None for the last value")
         self._features: Features | None = None
         self._live: Live | None = None
-        self._state: Any = None
+        self._held: list = []  # the state, and the last predictions
         self._waiting: bytes | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # What is compiled is found again by the settings, and shared between all that have the same.
         self._settle()
-        state = jax.tree.map(np.array, self._state)
-        return {**self.__dict__, "_live": None, "_state": state}
+        return {**self.__dict__, "_live": None, "_held": jax.tree.map(np.array, self._held[:1])}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -95,7 +94,7 @@ class Recurrent:
         if self._live is None:
             raise ValueError("nothing has been learned yet; call learn_one first.")
         self._settle()
-        return self._live.unpack(self._state)
+        return self._live.unpack(self._held[0])
 
     def save(self, path: str | PathLike) -> None:
         """Writes all that has been learned to one file, atomically and without a pickle.
@@ -125,9 +124,9 @@ class Recurrent:
             carry, _ = load_checkpoint(found, start(jr.key(0)), settings=kind, standing=Standing)
         except UserError as error:
             raise ValueError(str(error)) from None
-        features.last = tuple(standing.last)
+        features.last, held = tuple(standing.last), [live.pack(carry)]
         self._restore(standing.classes, standing.moments)
-        self._features, self._live, self._state = features, live, live.pack(carry)
+        self._features, self._live, self._held, self._waiting = features, live, held, None
 
     def _classes(self) -> list:
         return []
@@ -143,15 +142,20 @@ class Recurrent:
         return self._features
 
     def _known_to(self, x: Iterable[Hashable]) -> Features:
-        """The features of this stream; the first event, whose names are `x`, fixes them."""
+        """The features of this stream; those of an event whose names are `x`, if it is the first."""
+        if self._features is not None:
+            return self._features
+        features = Features(tuple(x) if self.features is None else self.features, self.fill, self.strict)
+        if len(features.names) + self.extra_inputs == 0:
+            raise ValueError("x must hold at least one feature, got none.")
+        return features
+
+    def _begin(self, features: Features) -> None:
+        """Fixes the features, once an event is accepted; a new network at the first."""
         if self._features is None:
-            features = Features(tuple(x) if self.features is None else self.features, self.fill, self.strict)
-            if len(features.names) + self.extra_inputs == 0:
-                raise ValueError("x must hold at least one feature, got none.")
-            self._live, start = self._programs(len(features.names))
-            self._state = self._live.pack(start(jr.key(secrets.randbits(32) if self.seed is None else self.seed)))
-            self._features = features
-        return self._features
+            live, start = self._programs(len(features.names))
+            state = live.pack(start(jr.key(secrets.randbits(32) if self.seed is None else self.seed)))
+            self._features, self._live, self._held = features, live, [state]
 
     def _programs(self, features: int | None = None) -> tuple[Live, Callable[[PRNGKeyArray], Carry]]:
         size = self.extra_inputs + (len(self._known.names) if features is None else features)
@@ -167,8 +171,9 @@ class Recurrent:
 
     # An event is learned when the next is predicted: one call into the compiled program for both, not two.
 
-    def _learn(self, x: tuple, y: tuple) -> None:
+    def _learn(self, features: Features, x: tuple, y: tuple) -> None:
         event = _packed(x + y)
+        self._begin(features)
         self._settle()
         self._waiting = event
 
@@ -182,11 +187,11 @@ class Recurrent:
 
     def _predict_bytes(self, x: bytes) -> np.ndarray:
         assert self._live is not None
-        waiting, self._waiting = self._waiting, None
-        learned = waiting is not None
-        pair = np.frombuffer((waiting or x) + x, FLOAT32)
-        self._state, predictions = self._live.turn_pair(self._state, pair, learned, 1 + learned)
-        return predictions[int(learned)]
+        learned, held = self._waiting is not None, self._held
+        pair = np.frombuffer((self._waiting or x) + x, FLOAT32)
+        self._live.turn_pair(held, pair, learned, 1 + learned)
+        self._waiting = None
+        return np.asarray(held[1])[int(learned)]
 
     def _learn_frame(self, X, targets: np.ndarray) -> None:
         """Learns the rows of `X`, with `targets[i]` those of row i."""
@@ -195,11 +200,12 @@ class Recurrent:
         if len(X):
             features = self._known_to(X.columns)
             rows = features.of_frame(X)
-            assert self._live is not None
             events = _rows(np.hstack([rows, targets]))
+            self._begin(features)
+            assert self._live is not None
             self._settle()
-            self._state, _ = self._live.turn(self._state, events, len(events))
-            features.last = tuple(rows[-1].tolist())
+            state, _ = self._live.turn(self._held[0], events, len(events))
+            self._held, features.last = [state], tuple(rows[-1].tolist())
 
     def _predict_frame(self, X) -> np.ndarray:
         """The prediction of each row, `[rows, outputs]`, float64."""
@@ -208,8 +214,7 @@ class Recurrent:
         assert self._live is not None
         self._settle()
         rows = np.pad(_rows(self._known.of_frame(X)), ((0, 0), (0, self.targets)))
-        self._state, predictions = self._live.turn(self._state, rows, 0)
-        return predictions.astype(float)
+        return self._live.turn(self._held[0], rows, 0)[1].astype(float)
 
 
 def finite(name: str, value) -> float:

@@ -54,7 +54,7 @@ class Regressor(Recurrent, base.MiniBatchRegressor):
         target = finite("y", y)
         features = self._known_to(x)
         values = features.of(x)
-        self._learn(values, (target,))
+        self._learn(features, values, (target,))
         features.last = values
 
     def predict_one(self, x):
