@@ -9,6 +9,7 @@ from rich.live import Live
 
 from ..streams.base import AbstractSource, RedisPosition
 from ..streams.learning import Report
+from ..streams.standing import StreamStanding
 
 WINDOW = 10_000  # events that "now" averages over
 BETWEEN = 0.25  # seconds between two looks of a terminal's line
@@ -23,7 +24,10 @@ class StreamProgress:
 
     def __init__(self, source: AbstractSource):
         self._source = source
-        self._recent: deque[Report] = deque()
+        # Of each of the last blocks its lines, seconds, predictions scored, and the sums of both errors.
+        self._recent: deque[tuple[int, float, int, float, float]] = deque()
+        self._recent_lines = 0
+        self._standing = StreamStanding()
         self._console = Console(file=sys.stderr, highlight=False)
         self._live = Live("waiting for events ...", console=self._console, auto_refresh=False)
         self._shown = time.monotonic()
@@ -42,9 +46,12 @@ class StreamProgress:
         """Takes in one block."""
         if self._recent:
             self.lines, self.seconds = self.lines + report.lines, self.seconds + report.seconds
-        self._recent.append(report)
-        while sum(block.lines for block in self._recent) - self._recent[0].lines >= WINDOW:
-            self._recent.popleft()
+        errors, persistence = report.errors, report.persistence
+        self._recent.append((report.lines, report.seconds, len(errors), errors.sum(), persistence.sum()))
+        self._recent_lines += report.lines
+        while self._recent_lines - self._recent[0][0] >= WINDOW:
+            self._recent_lines -= self._recent.popleft()[0]
+        self._standing = report.standing
         now = time.monotonic()
         if now - self._shown >= (BETWEEN if self._console.is_terminal else BETWEEN_LINES):
             self._shown = now
@@ -54,14 +61,11 @@ class StreamProgress:
                 print(self._line(), file=sys.stderr, flush=True)
 
     def _line(self) -> str:
-        standing = self._recent[-1].standing
-        speed = sum(block.lines for block in self._recent) / sum(block.seconds for block in self._recent)
-        scored = sum(len(block.errors) for block in self._recent)
-        said = [f"{standing.lines:,} lines", f"{speed:,.0f}/s"]
+        standing = self._standing
+        lines, seconds, scored, error, persistence = (sum(column) for column in zip(*self._recent, strict=True))
+        said = [f"{standing.lines:,} lines", f"{lines / seconds:,.0f}/s"]
         if scored:
-            error = sum(block.errors.sum() for block in self._recent) / scored
-            naive = sum(block.persistence.sum() for block in self._recent) / scored
-            said.append(f"error {error:.4g}, persistence {naive:.4g}")
+            said.append(f"error {error / scored:.4g}, persistence {persistence / scored:.4g}")
         lag = self._source.lag
         if lag is not None:
             unit = "events" if isinstance(standing.position, RedisPosition) else "bytes"
