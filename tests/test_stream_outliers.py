@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onward.streams import outliers
+from onward.streams import kept_out, outliers
+from onward.streams.kept_out import KeptOut
 from onward.streams.outliers import LIMIT, READMITTED, WINDOW, Outliers, init, judge
 
 
@@ -131,3 +132,25 @@ def test_the_state_goes_through_arrays_of_jax_unchanged():
     assert same(state, back)
     again = hostile(np.random.default_rng(7), 500)
     assert same(judge(state, again)[1], judge(back, again)[1])
+
+
+def test_a_key_that_is_always_quarantined_is_named_once(caplog):
+    counted = KeptOut()
+    for n in range(READMITTED):
+        counted.count(["usual", "large", "mixed"], np.array([True, False, n % 100 == 50]))
+    counted.count(["usual"], np.array([True]))
+    assert caplog.records == []
+    for _ in range(2):
+        counted.count(["large", "mixed"] * READMITTED, np.zeros(2 * READMITTED, bool))
+    (record,) = caplog.records
+    assert f"the last {READMITTED + 1} events of key 'large' were all quarantined" in record.getMessage()
+
+
+def test_keys_seen_once_are_forgotten(caplog, monkeypatch):
+    monkeypatch.setattr(kept_out, "KEYS", 2)
+    counted = KeptOut()
+    for n in range(READMITTED):
+        counted.count(["often", f"once {n}"], np.zeros(2, bool))
+    assert len(counted._in_a_row) == 2
+    counted.count(["often"], np.zeros(1, bool))
+    assert "'often'" in caplog.text

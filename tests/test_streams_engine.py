@@ -248,6 +248,13 @@ def test_the_largest_numbers_after_a_constant_leave_a_run_that_goes_on(few, tmp_
     restore(folder, few, COLUMNS, settings="digest")
 
 
+def test_a_key_on_another_scale_is_named(few, tmp_path, caplog):
+    rows = [(np.sin(t), "small") if t % 10 else (1e6 * (2 + np.sin(t)), "large") for t in range(1, 1800)]
+    (tmp_path / "two.csv").write_text("a,y,who\n" + "".join(f"0,{y:.6g},{who}\n" for y, who in rows))
+    follow(few, StreamFolder.create(tmp_path / "run", Settings()), tmp_path / "two.csv")
+    assert "events of key 'large' were all quarantined" in caplog.text
+
+
 def follow_numbers(engine, folder, ys):
     """A run over these targets of one key: its folder and how it ended."""
     (folder / "numbers.csv").write_text("a,y,who\n" + "".join(f"{i % 7},{y},u\n" for i, y in enumerate(ys)))

@@ -18,6 +18,7 @@ from .carry import Events, StreamCarry, Told, split_time
 from .engine import BLOCK, Engine
 from .events import CSV, Batch, Columns, Parser
 from .folder import StreamFolder
+from .kept_out import KeptOut
 from .keys import Keys
 from .records import Learned, Records
 from .spill import Spill
@@ -126,6 +127,7 @@ class _Stream:
         self._engine, self._columns, self._records, self._spill = engine, columns, records, spill
         self._carry, self._judged, self.standing = state
         self._keys = Keys(engine, spill, self.standing.keys)
+        self._kept_out = KeptOut()
         self._parser: Parser | None = None
 
     @property
@@ -198,6 +200,8 @@ class _Stream:
         self._judged, judged = outliers.judge(self._judged, values)
         absurd = known & ~judged.ordinary
         good = ~absurd.any(1)
+        if batch.keys is not None:
+            self._kept_out.count(batch.keys, good)
         scaled = judged.scaled[good, : len(columns.inputs)]
         settled = judged.settled[good, -1] | (columns.classes is not None)
         if good.all():
