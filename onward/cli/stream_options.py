@@ -44,7 +44,7 @@ class StreamOptions:
     classes: Annotated[tuple[str, ...] | None, *option("NAMES", "the target is a number", _names)] = None
     """The values of a target that is a category, with commas between them."""
     key: Annotated[str | None, *option("COLUMN", "one sequence", str)] = None
-    """Each value (a user, a sensor) has its own memory; all share weights. One far off the others' scale is left out."""
+    """Each value (a user, a sensor) has its own memory; all share weights. One far off the rest's scale is left out."""
     keys_in_memory: Annotated[int | None, *option("N", "1000", whole("--keys-in-memory", 1, most=10**6))] = None
     """The memories of the others, least recently used, wait on disk."""
     time: Annotated[str | None, *option("COLUMN", "none", str)] = None
