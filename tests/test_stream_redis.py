@@ -10,6 +10,7 @@ import time
 import pytest
 
 from onward.errors import UserError
+from onward.streams.base import RedisPosition
 from onward.streams.events import JSONL, Columns
 from onward.streams.redis_source import RedisSource
 from onward.streams.sources import FilePosition
@@ -93,6 +94,10 @@ def test_entries_are_read_in_order_and_acknowledged(server, stream):
         source.commit(lines[1].position)
         assert pending(server, stream) == 1
         assert texts(source.read(3, 0.1)) == [b"d", b"e"]
+    server.add(stream, "f")
+    with server.reader(stream) as source:  # stopped cleanly: where the group is as well
+        source.seek(RedisPosition(server.client.xrange(stream)[4][0].decode(), 5))
+        assert source.lag == 1
 
 
 def test_a_read_waits_for_the_first_entry_only_so_long(server, stream):

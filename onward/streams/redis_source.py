@@ -83,7 +83,8 @@ class RedisSource(AbstractSource):
         self._pending = False  # what is pending follows the position too, and comes in its place
         try:
             self._acknowledge(position)
-            self._client.xgroup_setid(self._stream, self._group, position.id)
+            if self._about_group().get("last-delivered-id") != position.id.encode():  # else its lag stays known
+                self._client.xgroup_setid(self._stream, self._group, position.id)
         except self._wrong as error:
             raise self._refusal(error) from None
 
@@ -100,10 +101,9 @@ class RedisSource(AbstractSource):
         if self._wait:
             return None
         try:
-            groups = self._client.xinfo_groups(self._stream)
+            return self._about_group().get("lag")
         except self._wrong:
             return None
-        return next((group.get("lag") for group in groups if group["name"] == self._group.encode()), None)
 
     def close(self) -> None:
         self._client.close()
@@ -143,6 +143,10 @@ class RedisSource(AbstractSource):
             if not pending:
                 return
             self._client.xack(self._stream, self._group, *(entry["message_id"] for entry in pending))
+
+    def _about_group(self) -> dict:
+        groups = self._client.xinfo_groups(self._stream)
+        return next((group for group in groups if group["name"] == self._group.encode()), {})
 
     def _make_group(self) -> None:
         try:
