@@ -155,7 +155,8 @@ def test_a_missing_feature_is_filled_and_a_new_one_ignored():
     [
         ({"a": "1.5"}, 1.0, "feature 'a' must be a finite number, got '1.5'"),
         ({"a": float("inf")}, 1.0, "feature 'a' must be a finite number, got inf"),
-        ({"a": 1e300}, 1.0, "less than 3.4e38"),
+        ({"a": 1e300}, 1.0, "less than 1e9"),
+        ({"a": 1.0}, 1e21, "less than 1e9, got 1e"),
         ({"a": 1.0}, float("nan"), "y must be a finite number, got nan"),
         ({"a": 1.0}, None, "y must be a finite number, got None"),
     ],
@@ -165,6 +166,14 @@ def test_a_bad_event_is_named_and_changes_nothing(x, y, match):
     with pytest.raises(ValueError, match=match):
         model.learn_one(x, y)
     assert_same(model, learned(online.Regressor(**SETTINGS), events(2)))
+
+
+def test_a_value_whose_square_is_no_number_is_refused():
+    model = online.Forecaster(**SETTINGS)
+    model.learn_one(0.0)
+    with pytest.raises(ValueError, match="below 1e150, got 1e"):
+        model.learn_one(1e200)
+    assert model._series.last == 0.0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -59,6 +59,8 @@ class Forecaster(Recurrent, RiverForecaster):
         y, x = finite("y", y), x or {}
         features = self._known_to(x)
         values, series = features.of(x), self._series.after(y)
+        if not math.isfinite(series.squares + series.changes):
+            raise ValueError(f"y must be small enough that its square is a number, below 1e150, got {y!r}; scale it.")
         if self._series.seen:
             self._learn(features, (*self._series.inputs, *values), (series.change / series.step,))
         else:
@@ -105,7 +107,7 @@ class Series(NamedTuple):
         seen, change = self.seen + 1, y - self.last if self.seen else 0.0
         mean = self.mean + (y - self.mean) / seen
         squares = self.squares + (y - self.mean) * (y - mean)
-        return Series(seen, y, change, mean, squares, self.changes + change**2)
+        return Series(seen, y, change, mean, squares, self.changes + change * change)
 
     @property
     def spread(self) -> float:

@@ -34,6 +34,7 @@ DEFAULT_ESTIMATOR = onward.SnAp(order=1)
 DEFAULT_OPTIMIZER = optax.adam(3e-3)
 
 FLOAT32 = np.dtype("<f4")
+TOO_LARGE = 1e9  # the square of the product of two such is beyond float32: the optimiser would not recover
 
 Name = str | int | float | bool
 
@@ -233,20 +234,17 @@ def finite_targets(y) -> np.ndarray:
 
 
 def _rows(values: np.ndarray) -> np.ndarray:
-    """float32. Raises `ValueError` for what that cannot hold."""
-    if np.abs(values).max() > np.finfo(np.float32).max:
-        raise ValueError(
-            f"features and targets must be less than 3.4e38, got {np.abs(values).max()}; scale them first."
-        )
+    """float32. Raises `ValueError` for what is too large to learn from."""
+    if np.abs(values).max() >= TOO_LARGE:
+        raise ValueError(f"features and targets must be less than 1e9, got {np.abs(values).max()}; scale them first.")
     return values.astype(np.float32)
 
 
 def _packed(values: tuple) -> bytes:
-    """float32. Raises `ValueError` for what that cannot hold."""
-    try:
-        return struct.pack(f"<{len(values)}f", *values)  # "<": what is too large is said
-    except OverflowError:
-        raise ValueError(f"features and targets must be less than 3.4e38, got {values}; scale them.") from None
+    """float32. Raises `ValueError` for what is too large to learn from."""
+    if (most := max(map(abs, values))) >= TOO_LARGE:
+        raise ValueError(f"features and targets must be less than 1e9, got {most}; scale them first.")
+    return struct.pack(f"<{len(values)}f", *values)
 
 
 @functools.lru_cache(maxsize=64)
