@@ -199,7 +199,7 @@ class _Stream:
             known = np.concatenate([known, batch.known[:, None]], 1)
         self._judged, judged = outliers.judge(self._judged, values)
         absurd = known & ~judged.ordinary
-        good = ~absurd.any(1)
+        good = ~np.any(absurd, axis=1)
         if batch.keys is not None:
             self._kept_out.count(batch.keys, good)
         scaled = judged.scaled[good, : len(columns.inputs)]
