@@ -103,7 +103,7 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
             return pd.DataFrame(index=X.index)
         logits = self._predict_frame(X)[:, : len(self._index)]
         weights = np.exp(logits - logits.max(1, keepdims=True))
-        return pd.DataFrame(weights / weights.sum(1, keepdims=True), index=X.index, columns=[*self._index])
+        return pd.DataFrame(weights / weights.sum(1, keepdims=True), index=X.index, columns=pd.Index([*self._index]))
 
     def _with(self, labels: list) -> dict[Any, int]:
         """The classes with those of `labels` that are new."""
