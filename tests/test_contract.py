@@ -190,6 +190,7 @@ def test_no_weight_at_all_is_no_gradient(subject):
     assert_same(silent.hidden, subject().hidden)
 
 
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND, indirect=True)
 def test_float32_stays_float32(subject):
     estimator = subject.estimator
     with jax.enable_x64(False):
