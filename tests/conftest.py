@@ -39,6 +39,14 @@ def pytest_sessionstart():
     os.environ["XLA_FLAGS"] = as_in_use  # what the tests start as processes of their own compiles as for users
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """What the command line compiles is shared by the tests of a session and kept apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def precision(request):
     # Doctests run in the same process, so that nothing may be switched for good.

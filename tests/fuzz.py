@@ -283,18 +283,18 @@ def fuzz(home: Path, *, examples: int, start: int, targets=TARGETS, make=Fuzz) -
     return counts
 
 
-def main() -> int:
+def main(targets=TARGETS, make=Fuzz) -> int:
     """Prints what came of the examples."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Mutates what onward is given, and tells what came of it.")
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", choices=[target.__name__ for target in TARGETS])
+    parser.add_argument("--target", choices=[target.__name__ for target in targets])
     chosen = parser.parse_args()
-    targets = [target for target in TARGETS if chosen.target in (None, target.__name__)]
+    targets = [target for target in targets if chosen.target in (None, target.__name__)]
     with tempfile.TemporaryDirectory() as home:
         os.environ["XDG_CACHE_HOME"] = home
         began = time.monotonic()
-        counts = fuzz(Path(home), examples=chosen.examples, start=chosen.seed, targets=targets)
+        counts = fuzz(Path(home), examples=chosen.examples, start=chosen.seed, targets=targets, make=make)
     for (target, code), count in sorted(counts.items()):
         print(f"{target:8} exit code {code}: {count:6,}")
     print(f"{counts.total():,} examples in {time.monotonic() - began:.0f} s, none with a traceback, a hang or a NaN.")

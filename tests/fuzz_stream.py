@@ -4,13 +4,9 @@ never a saved parameter that is not finite.
 python -m tests.fuzz_stream --examples 10000
 """
 
-import argparse
 import contextlib
-import os
 import shutil
 import sys
-import tempfile
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from onward.cli import stream_session
-from tests.fuzz import VALUES, answer, fuzz, mutated_bytes, mutated_checkpoint, mutated_json
+from tests.fuzz import VALUES, answer, main, mutated_bytes, mutated_checkpoint, mutated_json
 
 EVENTS = "who,a,y\n" + "".join(f"u{t % 4},{t % 7},{t % 5}\n" for t in range(60))
 HOSTILE = [b"nan", b"1e38", b"-1e39", b"inf", b"", b'"', b",", b"\xff", b"\r", b"\0", b"1e-45", b"9" * 400, b"u1"]
@@ -106,21 +102,5 @@ def finite(run: Path, code: int) -> int:
 TARGETS = (StreamFuzz.resume, StreamFuzz.events, StreamFuzz.options)
 
 
-def main() -> int:
-    """Prints what came of the examples."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--examples", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["XDG_CACHE_HOME"] = home
-        began = time.monotonic()
-        counts = fuzz(Path(home), examples=chosen.examples, start=chosen.seed, targets=TARGETS, make=StreamFuzz)
-    for (target, code), count in sorted(counts.items()):
-        print(f"{target:8} exit code {code}: {count:6,}")
-    print(f"{counts.total():,} examples in {time.monotonic() - began:.0f} s, none with a traceback, a hang or a NaN.")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(TARGETS, StreamFuzz))

@@ -27,14 +27,6 @@ TEXT = ("To be, or not to be, that is the question: whether 'tis nobler in the m
 TINY = ("--hidden-size", "4", "--sample-length", "20")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """Compiled programs are shared by the tests of a session and kept apart from the user's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "hamlet.txt"

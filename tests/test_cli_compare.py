@@ -14,14 +14,6 @@ from onward.cli.reproduce_options import FIGURES
 METHODS = ("tbptt:3", "sliding:3", "rtrl", "snap", "uoro", "nobacktrack-kalman:2", "rtrl-adam", "tbptt-rmsprop")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Keeps what is compiled apart from the user's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def test_compare_leaves_a_table_a_picture_and_curves(tmp_path, capsys):
     folder = tmp_path / "run"
     words = ("--task", "anbn:1,3", "--methods", "nobacktrack-kalman,tbptt:15", "--budget", "300c", "--seeds", "2")

@@ -16,14 +16,6 @@ from onward.cli import main
 TINY = ("--units", "3", "--cell", "vanilla")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Compiled programs are shared by the tests here and kept apart from the user's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def stream(*options) -> int:
     return main(["stream", *map(str, options)])
 

@@ -28,14 +28,6 @@ WHEEL = cycle_world_task(3)
 POINTS = grid(rate=(0.01, 1.0, 1e9), push=(0.0, 1.0))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Keeps what is compiled apart from the user's own, and compiles nothing here twice."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def make_model(key):
     return onward.Model(onward.VanillaCell(2, 2, key=key), eqx.nn.Linear(2, 2, key=key))
 

@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from ..errors import UserError
+from ..extras import needed
 from .base import AbstractSource, Line, Position, RedisPosition
 
 AT_ONCE = 1000  # entries acknowledged in one command
@@ -35,14 +36,7 @@ class RedisSource(AbstractSource):
     """
 
     def __init__(self, url: str, stream: str, group: str, consumer: str):
-        try:
-            import redis
-            from redis.backoff import NoBackoff
-            from redis.retry import Retry
-        except ImportError:
-            raise UserError(
-                "reading from Redis needs a package that is not here: pip install 'onward[redis]'."
-            ) from None
+        redis = needed("redis", "redis")
         self._lost = (redis.ConnectionError, redis.TimeoutError)
         self._wrong = redis.RedisError
         self._url = re.sub("//.*@", "//", url)  # without a password, for messages
@@ -50,7 +44,10 @@ class RedisSource(AbstractSource):
         # The client must not repeat a command by itself: what the first had delivered would be overtaken.
         try:
             self._client = redis.Redis.from_url(
-                url, retry=Retry(NoBackoff(), 0), socket_timeout=2 * LONGEST_WAIT, socket_connect_timeout=LONGEST_WAIT
+                url,
+                retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+                socket_timeout=2 * LONGEST_WAIT,
+                socket_connect_timeout=LONGEST_WAIT,
             )
         except ValueError as error:
             raise UserError(f"{self._url!r} is no address of a Redis server ({error}).") from None
