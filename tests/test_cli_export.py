@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import struct
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import msgspec
 import numpy as np
@@ -78,6 +80,39 @@ def test_a_run_is_taken_along_and_comes_back(run, tmp_path, capsys):
     assert onward_says(capsys, "export", run, "--to", tmp_path / "onnx", "--layout", "onnx")[0] == 0
     assert (tmp_path / "onnx" / "model.onnx").read_bytes() == onward.to_onnx(model).SerializeToString()
     assert json.loads((tmp_path / "onnx" / "card.json").read_text())["layout"] == "onnx"
+
+
+def test_a_stream_is_taken_along_with_the_scales_of_its_columns(tmp_path, capsys):
+    waves = [("a", 20 + 5 * math.sin(0.5 * t), 3 * t % 7) for t in range(100)]
+    rows = [*waves, ("b", 23.5, 2.0)]  # the only event of its key: its forecast is the last model's first step
+    table, run = tmp_path / "events.csv", tmp_path / "run"
+    table.write_text("key,load,wind\n" + "".join(f"{key},{load},{wind}\n" for key, load, wind in rows))
+    columns = ("--inputs", "load,wind", "--target", "load", "--key", "key", "--units", 4, "--rate", 0.05)
+    assert onward_says(capsys, "stream", "--input", table, *columns, "--run", run)[0] == 0
+    code, said = onward_says(capsys, "export", run, "--to", tmp_path / "out")
+    assert (code, "after 101 events" in said) == (0, True), said
+
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    stream, model = card["stream"], onward.load_model(tmp_path / "out")
+    assert (stream["target"], stream["horizon"], stream["key"], card["events"]) == ("load", 1, "key", 101)
+    assert any("newest known value" in note for note in card["notes"])
+    x = [(value - c["mean"]) / c["deviation"] for value, c in zip(rows[-1][1:], stream["inputs"], strict=True)]
+    output = model.predict(model.cell(model.cell.init_hidden(), jnp.array(x, jnp.float32)))
+    told = json.loads((run / "predictions.jsonl").read_text().splitlines()[-1])
+    forecast = 23.5 + stream["spread"] * float(output[0])
+    assert abs(told["forecast"] - 23.5) > 1e-3  # it has learned something to forecast with
+    np.testing.assert_allclose(told["forecast"], forecast, rtol=1e-6)
+
+
+def test_a_stream_that_has_saved_nothing_is_not_taken_along(tmp_path, capsys):
+    table, run = tmp_path / "events.csv", tmp_path / "run"
+    table.write_text("load\n1\n2\n")
+    assert onward_says(capsys, "stream", "--input", table, "--target", "load", "--run", run)[0] == 0
+    for checkpoint in (run / "checkpoints").glob("*.npz"):
+        checkpoint.unlink()
+    code, said = onward_says(capsys, "export", run, "--to", tmp_path / "out")
+    assert (code, (tmp_path / "out").exists()) == (2, False)
+    assert f"{run} holds no checkpoint yet" in said
 
 
 def test_the_activation_of_an_rnn_travels_in_the_file_or_is_given(tmp_path, capsys):

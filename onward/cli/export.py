@@ -1,6 +1,7 @@
 """`onward export`: the model of a run as files that others read."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 
 from ..errors import UserError
-from ..exports.cards import card_of
+from ..exports.cards import InputCard, StreamCard, card_of
 from ..exports.model_folder import TENSORS, check_new, own_layout, write_folder
 from ..exports.onnx_model import to_onnx
 from ..exports.torch_layout import torch_layout
@@ -18,9 +19,14 @@ from ..model import Model
 from ..runs.checkpoint import load_checkpoint, load_standing
 from ..runs.folder import RunFolder, digest
 from ..runs.standing import Standing
+from ..streams.folder import StreamFolder
+from ..streams.learning import restore
+from ..streams.outliers import LIMIT
 from .build import build_learner, fresh_carry
 from .export_options import ExportOptions
 from .settings import Settings
+from .stream_session import build_engine
+from .stream_settings import StreamSettings
 
 FILES = {
     "onward": (TENSORS, own_layout),
@@ -33,20 +39,69 @@ def export(options: ExportOptions) -> int:
     """Runs the command and returns its exit code."""
     if options.run is None or options.to is None:
         raise UserError("name a run and where its model goes: onward export RUN --to FOLDER.")
-    settings, model, characters = model_of_run(options.run)
+    learned = (_of_stream if _is_stream(options.run) else _of_text)(options.run)
     name, content = FILES[options.layout]
-    shown = msgspec.to_builtins(settings)
-    shown["text"] = settings.text and Path(settings.text).name  # where it lies concerns nobody else
     try:
         check_new(options.to)
-        card = card_of(model, options.layout, alphabet=shown.pop("alphabet"), settings=shown, characters=characters)
-        write_folder(options.to, card, {name: content(model)})
+        card = card_of(learned.model, options.layout, **learned.known)
+        write_folder(options.to, card, {name: content(learned.model)})
     except ValueError as error:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"{options.to} cannot be written ({error.strerror}); name another folder.") from None
-    print(f"{settings.describe()}, after {characters:,} characters: {options.to / name}, with its card beside it.")
+    print(f"{learned.description}: {options.to / name}, with its card beside it.")
     return 0
+
+
+class Learned(NamedTuple):
+    """What a run has learned: a sentence about it, the model, and what the card says besides."""
+
+    description: str
+    model: Model
+    known: dict[str, Any]
+
+
+def _is_stream(path: Path) -> bool:
+    try:
+        return "learning" in msgspec.json.decode(RunFolder(path).settings.read_bytes(), type=dict)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False  # the reader of the other kind says what is wrong
+
+
+def _of_text(path: Path) -> Learned:
+    settings, model, characters = model_of_run(path)
+    shown = msgspec.to_builtins(settings)
+    shown["text"] = settings.text and Path(settings.text).name  # where it lies concerns nobody else
+    known = {"alphabet": shown.pop("alphabet"), "settings": shown, "characters": characters}
+    return Learned(f"{settings.describe()}, after {characters:,} characters", model, known)
+
+
+def _of_stream(path: Path) -> Learned:
+    folder = StreamFolder(path)
+    learning = folder.read_settings(StreamSettings).learning
+    columns = learning.columns
+    if not folder.saved():
+        raise UserError(f"{path} holds no checkpoint yet; let onward stream --resume {path} write one.")
+    engine = build_engine(learning)
+    state = restore(folder, engine, columns, settings=digest(learning))
+    level, judged, events = state.carry.shared.level, state.judged, state.standing.events
+    numeric = columns.classes is None
+    card = StreamCard(
+        inputs=[
+            InputCard(name, float(mean), float(deviation))
+            for name, mean, deviation in zip(columns.inputs, judged.mean, judged.deviation, strict=False)
+        ],
+        clip=LIMIT,
+        target=columns.target,
+        horizon=learning.horizon,
+        classes=None if columns.classes is None else [*columns.classes],
+        level=float(level.mean) if numeric else None,
+        spread=float(level.spread) if numeric else None,
+        key=columns.key,
+    )
+    known = {"stream": card, "settings": msgspec.to_builtins(learning), "events": events}
+    model = jax.tree.map(jnp.asarray, engine.model(state.carry))
+    return Learned(f"{learning.describe()}, after {events:,} events", model, known)
 
 
 def model_of_run(path: Path) -> tuple[Settings, Model, int]:
@@ -57,7 +112,7 @@ def model_of_run(path: Path) -> tuple[Settings, Model, int]:
     """
     folder = RunFolder(path)
     if not folder.settings.is_file():
-        raise UserError(f"{path} holds no run; name the folder of a run of onward train.")
+        raise UserError(f"{path} holds no run; name the folder of a run of onward train or onward stream.")
     settings = folder.read_settings(Settings)
     saved = folder.saved()
     if not saved:

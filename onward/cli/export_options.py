@@ -11,8 +11,9 @@ LAYOUTS = ("onward", "torch", "onnx")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Take along the model of a run of onward train, as its newest checkpoint has it: its numbers in one file, and
-    beside them a card that says what they are, with the alphabet, the settings, and how the state goes in and out.
+    """Take along the model of a run of onward train or onward stream, as its newest checkpoint has it: its numbers in
+    one file, and beside them a card that says what they are, with the alphabet or the scales of the columns, the
+    settings, and how the state goes in and out.
 
     Never a pickle: the numbers are safetensors or ONNX, the card is JSON. Needs: pip install 'onward[export]'.
     """

@@ -96,6 +96,49 @@ CARDS = {
 }
 
 
+class InputCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A column that a stream's model reads: `mean` and `deviation` as the stream had them at last, 0 for none yet."""
+
+    name: str
+    mean: float
+    deviation: float
+
+
+class StreamCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """From a stream's columns to its model's numbers, and from its prediction to the target's unit.
+
+    * `inputs`: in the model's order; `clip`: the most deviations that an input is told of;
+    * `target`, `horizon`: what is predicted, how many events of the key ahead; 0 for the event's own;
+    * `classes`: in the order of the outputs, of a target that is no number;
+    * `level`, `spread`: the running mean of a target that is a number, and what an output of 1 means in its unit;
+    * `key`: the column whose every value has a state of its own, if there is one.
+    """
+
+    inputs: list[InputCard]
+    clip: float
+    target: str
+    horizon: int
+    classes: list[str] | None = None
+    level: float | None = None
+    spread: float | None = None
+    key: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """How to use it, for people."""
+        said = [
+            f"x = (value − mean)/deviation of every column of stream.inputs, within ±{self.clip:g}, and 0 where its "
+            "deviation is 0."
+        ]
+        if self.key is not None:
+            said.append(f"Every value of {self.key!r} has a state of its own.")
+        when = f"{self.horizon} events of it ahead" if self.horizon else "of the same event"
+        if self.classes is not None:
+            return [*said, f"The prediction is the logits of stream.classes, of {self.target!r}, {when}."]
+        base = "the newest known value of it" if self.horizon else "stream.level"
+        return [*said, f"The forecast of {self.target!r}, {when}, is {base} + stream.spread · prediction."]
+
+
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What lies beside the numbers.
 
@@ -103,7 +146,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     * `cell`, `outputs`, `bias`, `dtype`: the model, the last three those of its linear readout;
     * `notes`: how to use it, for people;
     * `alphabet`: for a model of text, the characters in the order of inputs and outputs;
-    * `settings`, `characters`: of the run it comes from, and how many characters it had learned.
+    * `stream`: for a model of a stream, the scales of its columns and its target;
+    * `settings`: of the run it comes from; `characters` or `events`: how many it had learned.
     """
 
     format: Literal["onward model"] = "onward model"
@@ -116,8 +160,10 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     dtype: str
     notes: list[str]
     alphabet: str | None = None
+    stream: StreamCard | None = None
     settings: dict[str, Any] | None = None
     characters: int | None = None
+    events: int | None = None
 
 
 def card_of(model: Model, layout: str, **known: Any) -> Card:
@@ -133,6 +179,8 @@ def card_of(model: Model, layout: str, **known: Any) -> Card:
             "A character is the one-hot vector of its place in the alphabet, all zeros before the first character; "
             "the prediction is the logits of the next one."
         )
+    if known.get("stream") is not None:
+        notes += known["stream"].notes
     return Card(
         layout=layout,
         cell=cell,
