@@ -112,11 +112,12 @@ class Live:
         """Predictions of changes, each fed back: the input is `[level, change, *xs]`, and a level moves by `ratio`
         times the change predicted. `x` is the first level and change; returns the levels."""
         carry = self._unpack(state)
+        x, xs, ratio = (jnp.asarray(each, self._dtype) for each in (x, xs, ratio))
 
         def step(moving, row):
             hidden, level, change = moving
             hidden = carry.model.cell(hidden, jnp.concatenate([jnp.stack([level, change]), row]))
-            change = _flat(carry.model.predict(hidden))[0]
+            change = _flat(carry.model.predict(hidden))[0].astype(level.dtype)
             level = level + ratio * change
             return (hidden, level, change), level
 

@@ -188,6 +188,15 @@ def test_a_refused_first_event_fixes_nothing(kind):
     assert_same(learned(model, stream), learned(kind(**SETTINGS), stream))
 
 
+def test_what_is_not_finite_is_not_saved(tmp_path):
+    model = onward.river.Regressor(hidden_size=2, optimizer=optax.sgd(1e30), seed=0)
+    for t in range(20):
+        model.learn_one({"a": t % 3}, t % 5)
+    with pytest.raises(ValueError, match="not finite"):
+        model.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_estimator_goes_on():
     stream = itertools.cycle(events(10))
     model = learned(online.Regressor(**SETTINGS), itertools.islice(stream, 2))

@@ -28,6 +28,7 @@ from ..learner import Carry, Learner
 from ..live import Live
 from ..model import Model
 from ..runs.checkpoint import load_checkpoint, load_standing, save_checkpoint
+from ..trees import largest
 from .features import Features
 
 DEFAULT_ESTIMATOR = onward.SnAp(order=1)
@@ -100,9 +101,15 @@ class Recurrent:
     def save(self, path: str | PathLike) -> None:
         """Writes all that has been learned to one file, atomically and without a pickle.
 
-        Raises `ValueError` before the first event, and for features or classes that are no text, number or truth value.
+        Raises `ValueError` before the first event, for features or classes that are no text, number or truth value, and
+        if something learned is not finite; then nothing is written.
         """
         carry, features = self.carry, self._known
+        if not jnp.isfinite(largest(eqx.filter(carry, eqx.is_inexact_array))):
+            raise ValueError(
+                "what was learned holds numbers that are not finite; load what was saved before, or begin anew with a "
+                "smaller rate in optimizer."
+            )
         names: list[Any] = [*features.names]
         standing = Standing(names, [*map(float, features.last)], self._classes(), self._moments())
         for name in (*standing.features, *standing.classes):
