@@ -84,3 +84,8 @@ from .transforms.fptt import fptt as fptt
 from .transforms.fptt import fptt_exact as fptt_exact
 from .transforms.fptt import settle as settle
 from .transforms.kalman import quasi_diagonal_kalman as quasi_diagonal_kalman
+from .windows import AbstractObjective as AbstractObjective
+from .windows import EveryStep as EveryStep
+from .windows import Terminal as Terminal
+from .windows import TerminalClasses as TerminalClasses
+from .windows import window_length as window_length

@@ -1,8 +1,10 @@
 """Losses of one step, `loss(prediction, y) -> scalar`, in nats where they are log-likelihoods."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, PyTree
 
 
 def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
@@ -42,3 +44,61 @@ def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"])
     Array(2., dtype=float32)
     """
     return jnp.sum((prediction - y) ** 2)
+
+
+def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
+    """1 where the largest of `prediction` is not that of class `y`, else 0: to measure by, its gradient is zero.
+
+    >>> import jax.numpy as jnp, onward
+    >>> onward.losses.misclassified(jnp.array([1.0, 2.0]), jnp.array(0))
+    Array(1., dtype=float32)
+    """
+    return (jnp.argmax(prediction).astype(int) != y.astype(int)).astype(prediction.dtype)
+
+
+class TerminalTarget(NamedTuple):
+    """What a prediction on the way is compared with, where the target belongs to the end of the sequence.
+
+    * `y`: the sequence's target;
+    * `trust`: β in [0, 1], how far the sequence has come: 1 at its end;
+    * `estimate`: Q, the distribution over the classes that is to be predicted as long as β is below 1; `None` without
+      classes.
+    """
+
+    y: PyTree
+    trust: Float[Array, ""]
+    estimate: Float[Array, " classes"] | None = None
+
+
+def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarget) -> Float[Array, ""]:
+    """`β CE(y, P) + (1 − β) (−Σ_c Q_c log P_c)` with `P = softmax(prediction)`, in nats: the class at the end, learned
+    on the way.
+
+    Section 3 of Kag & Saligrama, *Training recurrent neural networks via forward propagation through time*, ICML 2021,
+    "Intermediate losses for terminal prediction". `onward.TerminalClasses` makes the targets. A class that there is not
+    gives NaN. Raises `ValueError` if the target's `y` is no integer scalar, or it has no estimate.
+
+        >>> import jax.numpy as jnp, onward
+        >>> target = onward.losses.TerminalTarget(jnp.array(0), jnp.array(0.5), jnp.array([0.5, 0.5]))
+        >>> onward.losses.terminal_cross_entropy(jnp.log(jnp.array([0.2, 0.8])), target).round(4)
+        Array(1.2629, dtype=float32)
+    """
+    if y.estimate is None:
+        raise ValueError("ys must hold an estimate of the classes, got None; make them by onward.TerminalClasses.")
+    trust, Q = y.trust.astype(prediction.dtype), y.estimate.astype(prediction.dtype)
+    divergence = -jnp.sum(Q * jax.nn.log_softmax(prediction))
+    return trust * softmax_cross_entropy(prediction, y.y) + (1 - trust) * divergence
+
+
+def terminal_squared_error(prediction: Float[Array, "*shape"], y: TerminalTarget) -> Float[Array, ""]:
+    """`β Σ (prediction − y)²`: the number at the end, learned on the way.
+
+    The form of the paper's add task, with the weight q/K for its window q of K; see `terminal_cross_entropy`.
+    `onward.Terminal` makes the targets.
+
+        >>> import jax.numpy as jnp, onward
+        >>> target = onward.losses.TerminalTarget(jnp.ones(1), jnp.array(0.25))
+        >>> onward.losses.terminal_squared_error(jnp.zeros(1), target)
+        Array(0.25, dtype=float32)
+    """
+    return y.trust.astype(prediction.dtype) * squared_error(prediction, y.y)

@@ -1,0 +1,228 @@
+"""What is learned of a sequence, window by window: which steps carry a loss, how much of it, and towards what."""
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .arguments import whole
+from .losses import TerminalTarget
+
+
+def window_length(steps: int, updates: int) -> int:
+    """`⌊T/K⌋`, the steps of a window where sequences of T = `steps` are learned in K = `updates` windows.
+
+    It is the chunk of a learner that trains by FPTT-K (Kag & Saligrama 2021, section 3). Where K does not divide T,
+    shorter windows are left over: the last one is what remains. Raises `ValueError` unless 1 ≤ K ≤ T.
+
+        >>> window_length(200, 10), window_length(100, 3)                  # the second: 33, 33, 33 and 1
+        (20, 33)
+    """
+    steps, updates = whole("steps", steps), whole("updates", updates)
+    if updates > steps:
+        raise ValueError(f"updates must be at most the {steps} steps of a sequence, got {updates}.")
+    return steps // updates
+
+
+class AbstractObjective(eqx.Module):
+    """Which steps of a sequence carry a loss, for `onward.fit` and `onward.evaluate`.
+
+    A window is so many steps of a sequence, from its start; the last one of a sequence is what remains. Its loss is a
+    mean, so that windows of all lengths weigh alike. What an objective remembers of the predictions is its memory.
+    Lengths are of each sequence of a minibatch, 0 where there is none: steps beyond them carry no loss. Where sequences
+    are missing, the weights of the others grow, so that the learner's mean over the batch is a mean over them.
+    """
+
+    @abstractmethod
+    def init(self, steps: int) -> PyTree:
+        """The memory before the first epoch, for sequences of at most so many steps."""
+
+    @abstractmethod
+    def assign(
+        self, memory: PyTree, ys: PyTree, lengths: Int[Array, " batch"], steps: int
+    ) -> tuple[PyTree, Float[Array, "steps batch"]]:
+        """The targets `[steps, batch, ...]` for the learner's loss, and the weight of each."""
+
+    @abstractmethod
+    def score(self, ys: PyTree, lengths: Int[Array, " batch"], steps: int) -> tuple[PyTree, Bool[Array, "steps batch"]]:
+        """The targets `[steps, batch, ...]` as the data have them, and which of them count in a score."""
+
+    @abstractmethod
+    def remember(self, memory: PyTree, ys: PyTree, lengths: Int[Array, " batch"], predictions: PyTree) -> PyTree:
+        """The memory after a minibatch with these predictions, `[steps, batch, ...]`."""
+
+    @abstractmethod
+    def next_epoch(self, memory: PyTree) -> PyTree:
+        """The memory at the start of another epoch."""
+
+
+class EveryStep(AbstractObjective):
+    """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
+
+    A window's loss is the mean over its steps.
+
+    **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer.
+
+        >>> import jax.numpy as jnp, onward
+        >>> _, weight = onward.EveryStep(3).assign(None, jnp.zeros((2, 4)), jnp.array([4, 2]), 4)
+        >>> (6 * weight.T).tolist()
+        [[2.0, 2.0, 2.0, 6.0], [3.0, 3.0, 0.0, 0.0]]
+    """
+
+    window: int
+
+    def __init__(self, window: int):
+        self.window = whole("window", window)
+
+    def init(self, steps):
+        return None
+
+    def assign(self, memory, ys, lengths, steps):
+        ys, counts = self.score(ys, lengths, steps)
+        before = self.window * (_steps(steps) // self.window)
+        inside = jnp.minimum(before + self.window, lengths) - before
+        weight = jnp.where(counts, 1 / jnp.maximum(inside, 1).astype(float), 0)
+        return ys, weight * _share(lengths)
+
+    def score(self, ys, lengths, steps):
+        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), ys), _steps(steps) < lengths
+
+    def remember(self, memory, ys, lengths, predictions):
+        return None
+
+    def next_epoch(self, memory):
+        return None
+
+
+class Terminal(AbstractObjective):
+    """A target at the end of the sequence, learned at the end of every window with the trust β = q/K in window q of K.
+
+    `ys` are `[batch, ...]`; the learner's loss is `onward.losses.terminal_squared_error`, or another one of a
+    `TerminalTarget`. K is counted for each sequence by its own length. With the learner's chunk for the window, this is
+    the add task of Kag & Saligrama 2021; with a longer chunk, backpropagation with auxiliary losses, their Table 3;
+    with a window of the whole sequence, the plain loss.
+
+    **Arguments:** `window`: its steps, at least 1. Raises `ValueError` for fewer.
+
+        >>> import jax.numpy as jnp, onward
+        >>> ys, weight = onward.Terminal(2).assign(None, jnp.ones((1, 1)), jnp.array([5]), 5)
+        >>> (3 * weight * ys.trust)[:, 0].tolist()
+        [0.0, 1.0, 0.0, 2.0, 3.0]
+    """
+
+    window: int
+
+    def __init__(self, window: int):
+        self.window = whole("window", window)
+
+    def init(self, steps):
+        return None
+
+    def assign(self, memory, ys, lengths, steps):
+        return _terminal(self.window, ys, None, lengths, steps)
+
+    def score(self, ys, lengths, steps):
+        return _at_the_end(ys, lengths, steps)
+
+    def remember(self, memory, ys, lengths, predictions):
+        return None
+
+    def next_epoch(self, memory):
+        return None
+
+
+class Estimates(NamedTuple):
+    """What is known of the predicted classes.
+
+    * `before`: Q of each class and window, by the predictions of the epoch before, uniform where there were none;
+    * `total`, `seen`: the sum of the distributions predicted in this epoch, and their number.
+    """
+
+    before: Float[Array, "classes windows classes"]
+    total: Float[Array, "classes windows classes"]
+    seen: Float[Array, "classes windows"]
+
+
+class TerminalClasses(AbstractObjective):
+    """A class at the end of the sequence, learned at the end of every window, for `losses.terminal_cross_entropy`.
+
+    As `Terminal`; and as long as β is below 1, the rest goes to an estimate Q of the distribution over the classes:
+
+        Q(y, q) = mean of softmax(prediction) at the end of window q, over the last epoch's sequences of class y,
+
+    uniform in the first epoch. The paper says no more than "our estimate in last training epoch"; one for each class
+    and window is its authors' choice, the mean in place of their single samples is ours.
+
+    **Arguments:** `window`: its steps, at least 1; `classes`: how many, at least 2. Raises `ValueError` for fewer. A
+    label outside the classes makes the loss NaN.
+
+        >>> import jax.numpy as jnp, onward
+        >>> objective = onward.TerminalClasses(2, classes=4)
+        >>> ys, _ = objective.assign(objective.init(6), jnp.array([3]), jnp.array([6]), 6)
+        >>> ys.estimate[0, 0].tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
+
+    window: int
+    classes: int
+
+    def __init__(self, window: int, classes: int):
+        self.window, self.classes = whole("window", window), whole("classes", classes, least=2)
+
+    def init(self, steps):
+        shape = self.classes, -(-steps // self.window), self.classes
+        return Estimates(jnp.full(shape, 1 / self.classes), jnp.zeros(shape), jnp.zeros(shape[:2]))
+
+    def assign(self, memory, ys, lengths, steps):
+        estimate = memory.before[ys[None, :], _steps(steps) // self.window]
+        return _terminal(self.window, ys, estimate, lengths, steps)
+
+    def score(self, ys, lengths, steps):
+        return _at_the_end(ys, lengths, steps)
+
+    def remember(self, memory, ys, lengths, predictions):
+        steps = len(predictions)
+        window = _steps(steps) // self.window
+        # The sum over time and batch of each prediction at its class and window; the others go nowhere.
+        here = jnp.where(_window_ends(self.window, lengths, steps), ys[None, :], self.classes)
+        found = jax.nn.softmax(predictions.astype(memory.total.dtype))
+        return Estimates(
+            memory.before,
+            memory.total.at[here, window].add(found, mode="drop"),
+            memory.seen.at[here, window].add(1.0, mode="drop"),
+        )
+
+    def next_epoch(self, memory):
+        seen = memory.seen[..., None]
+        before = jnp.where(seen > 0, memory.total / jnp.maximum(seen, 1), memory.before)
+        return Estimates(before, jnp.zeros_like(memory.total), jnp.zeros_like(memory.seen))
+
+
+def _steps(steps: int) -> Int[Array, "steps 1"]:
+    return jnp.arange(steps, dtype=jnp.int32)[:, None]
+
+
+def _window_ends(window: int, lengths: Int[Array, " batch"], steps: int) -> Bool[Array, "steps batch"]:
+    after = _steps(steps) + 1
+    return (after <= lengths) & ((after % window == 0) | (after == lengths))
+
+
+def _share(lengths: Int[Array, " batch"]) -> Float[Array, ""]:
+    """Of how many sequences each that is there takes the place in the learner's mean."""
+    present = jnp.sum(lengths > 0, dtype=jnp.int32)
+    return len(lengths) / jnp.maximum(present, 1).astype(float)
+
+
+def _terminal(window, ys, estimate, lengths, steps) -> tuple[TerminalTarget, Array]:
+    q, K = _steps(steps) // window + 1, jnp.maximum(-(-lengths // window), 1)
+    trust = jnp.minimum(q.astype(float) / K.astype(float), 1)
+    ys = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), ys)
+    return TerminalTarget(ys, trust, estimate), jnp.where(_window_ends(window, lengths, steps), _share(lengths), 0)
+
+
+def _at_the_end(ys, lengths, steps):
+    ys = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), ys)
+    return ys, _steps(steps) + 1 == lengths
