@@ -78,6 +78,11 @@ from .sweeps import Trial as Trial
 from .sweeps import grid as grid
 from .sweeps import log_uniform as log_uniform
 from .sweeps import sweep as sweep
+from .tasks.sequences import AbstractSequences as AbstractSequences
+from .tasks.sequences import Drawn as Drawn
+from .tasks.sequences import Minibatch as Minibatch
+from .tasks.sequences import Sequences as Sequences
+from .tasks.sequences import Tracks as Tracks
 from .transforms.fptt import FPTTState as FPTTState
 from .transforms.fptt import adopt_average as adopt_average
 from .transforms.fptt import fptt as fptt

@@ -1,23 +1,13 @@
 """A cache of compiled programs between runs of the command line, in the user's cache folder."""
 
-import os
 import platform
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-
-def cache_folder() -> Path:
-    """Where this user's machine keeps what can be made again: the part that is onward's."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "onward"
+from ..caches import cache_folder
 
 
 @contextmanager

@@ -1,0 +1,123 @@
+"""Images read pixel by pixel, to be classified at the end: pixel and permuted MNIST, sequential CIFAR-10."""
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32, UInt8
+
+from .datasets import DataSet
+
+MNIST = DataSet(
+    "MNIST",
+    "mnist",
+    {
+        "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    },
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+CIFAR10 = DataSet(
+    "CIFAR-10",
+    "cifar10",
+    {
+        "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+        "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+        "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+        "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+        "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+        "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+    },
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+)
+HEADERS = 16, 8  # bytes before MNIST's first image, and before its first label
+SIDE = 28
+RECORD = 1 + 3 * 32 * 32  # bytes of a CIFAR-10 image: the label, then red, green and blue
+
+Pixels = UInt8[np.ndarray, "_images steps channels"]
+Labels = Int32[np.ndarray, " _images"]
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Images as sequences of pixels, row by row, and the class of each.
+
+    * `name`: what to call it;
+    * `xs`, `ys`, `test_xs`, `test_ys`: pixels as bytes, classes from 0;
+    * `mean`, `deviation`: of the training images, for each channel, on a scale from 0 to 1.
+    """
+
+    name: str
+    xs: Pixels
+    ys: Labels
+    test_xs: Pixels
+    test_ys: Labels
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return int(self.ys.max()) + 1
+
+    @property
+    def naive_error(self) -> float:
+        """The part of the test images that are not of the class that is the most frequent in training.
+
+        The best possible error is 0 as long as no two images of different classes are the same.
+        """
+        return float(np.mean(self.test_ys != np.argmax(np.bincount(self.ys))))
+
+    def normalised(self, pixels: UInt8[Array, "..."]) -> Float[Array, "..."]:
+        """Bytes as numbers of mean 0 and deviation 1 over the training images: what a network reads."""
+        mean, deviation = (jnp.asarray(numbers, float) for numbers in (self.mean, self.deviation))
+        return (pixels.astype(float) / 255 - mean) / deviation
+
+
+def mnist_digits(part: str) -> tuple[UInt8[np.ndarray, "_images pixels"], Labels]:
+    """The images and labels of MNIST's `train` or `t10k` files, in their order. Raises `UserError` as a `DataSet`."""
+    names = f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"
+    images, labels = (
+        np.frombuffer(gzip.decompress(MNIST.read(name)), np.uint8)[header:]
+        for name, header in zip(names, HEADERS, strict=True)
+    )
+    return images.reshape(-1, SIDE * SIDE), labels.astype(np.int32)
+
+
+def pixel_mnist() -> ImageTask:
+    """MNIST, a pixel a step: 784 steps of one value. Raises `UserError` where the data are missing or wrong."""
+    return _mnist("pixel MNIST", np.arange(SIDE * SIDE))
+
+
+def permuted_mnist() -> ImageTask:
+    """MNIST, a pixel a step, in the order of `permutation(784)`. Raises `UserError` as `pixel_mnist` does."""
+    return _mnist("permuted MNIST", permutation(SIDE * SIDE))
+
+
+def sequential_cifar10() -> ImageTask:
+    """CIFAR-10, a pixel a step: 1024 steps of red, green and blue. Raises `UserError` as `pixel_mnist` does."""
+    *train, test = [np.frombuffer(CIFAR10.read(name), np.uint8).reshape(-1, RECORD) for name in CIFAR10.files]
+    (xs, ys), (test_xs, test_ys) = (
+        (np.moveaxis(records[:, 1:].reshape(-1, 3, 1024), 1, 2), records[:, 0].astype(np.int32))
+        for records in (np.concatenate(train), test)
+    )
+    mean, deviation = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    return ImageTask("sequential CIFAR-10", xs, ys, test_xs, test_ys, mean, deviation)
+
+
+def permutation(length: int) -> np.ndarray:
+    """The numbers below `length` in the order of the SHA-256 of their decimal digits: fixed, whatever the software.
+
+    >>> permutation(5).tolist()
+    [4, 3, 0, 1, 2]
+    """
+    return np.array(sorted(range(length), key=lambda i: hashlib.sha256(str(i).encode()).digest()))
+
+
+def _mnist(name, order) -> ImageTask:
+    (xs, ys), (test_xs, test_ys) = mnist_digits("train"), mnist_digits("t10k")
+    return ImageTask(name, xs[:, order, None], ys, test_xs[:, order, None], test_ys, (0.1307,), (0.3081,))

@@ -1,0 +1,194 @@
+"""Sequences by the minibatch: of a data set in memory, drawn without end, or one long text cut into tracks."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Int, Integer, PRNGKeyArray, PyTree
+
+from ..arguments import whole
+
+
+class Minibatch(NamedTuple):
+    """Some sequences, the batch first.
+
+    * `xs`: inputs, `[batch, steps, ...]`;
+    * `ys`: targets, `[batch, steps, ...]`, or `[batch, ...]` where there is one at the end;
+    * `lengths`: how many steps of each are there; 0 where there is no sequence;
+    * `fresh`: whether they start from the cell's initial state, not from where the last minibatch ended.
+    """
+
+    xs: PyTree
+    ys: PyTree
+    lengths: Int[Array, " batch"]
+    fresh: Bool[Array, ""]
+
+
+class AbstractSequences(eqx.Module):
+    """Where minibatches come from: an epoch is `minibatches` of them, each of `batch` sequences of up to `steps` steps.
+
+    Pure functions of arrays, to compile and scan.
+    """
+
+    batch: eqx.AbstractVar[int]
+    steps: eqx.AbstractVar[int]
+    minibatches: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def order(self, key: PRNGKeyArray) -> PyTree:
+        """What to ask `minibatch` for in an epoch: arrays with a leading axis of `minibatches`."""
+
+    @abstractmethod
+    def minibatch(self, entry: PyTree) -> Minibatch:
+        """The minibatch of one entry of the order."""
+
+
+class Sequences(AbstractSequences):
+    """A data set in memory, shuffled anew in each epoch; in its last minibatch sequences may be missing.
+
+    **Arguments:**
+
+    - `xs`, `ys`: arrays, `[sequences, steps, ...]`; `ys` may be `[sequences, ...]`, one target for each.
+    - `batch`: sequences in a minibatch, at least 1.
+    - `lengths`: of each sequence, integers from 1 to the steps of `xs`; by default all steps.
+    - `classes`: if given, `ys` must be integers below it.
+    - `prepare`: applied to the `xs` of a minibatch, in the compiled program: bytes to numbers, say.
+
+    Raises `ValueError`, naming it, for what does not fit.
+
+        >>> import jax.random as jr, numpy as np, onward
+        >>> data = onward.Sequences(np.zeros((5, 7, 2)), np.arange(5), batch=2, lengths=np.array([7, 7, 3, 7, 7]))
+        >>> data.minibatches, data.minibatch(data.order(jr.key(0))[-1]).xs.shape
+        (3, (2, 7, 2))
+    """
+
+    xs: Array
+    ys: PyTree
+    lengths: Integer[Array, " sequences"]
+    prepare: Callable = eqx.field(static=True)
+    batch: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    minibatches: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        xs: Array | np.ndarray,
+        ys: PyTree,
+        *,
+        batch: int,
+        lengths: Integer[Array | np.ndarray, " sequences"] | None = None,
+        classes: int | None = None,
+        prepare: Callable = lambda xs: xs,
+    ):
+        if np.ndim(xs) < 2 or 0 in np.shape(xs)[:2]:
+            raise ValueError(f"xs must have the shape [sequences, steps, ...], none of them 0, got {np.shape(xs)}.")
+        count, self.steps = np.shape(xs)[:2]
+        for leaf in jax.tree.leaves(ys):
+            if np.shape(leaf)[:1] != (count,):
+                raise ValueError(f"ys must be for the {count} sequences of xs, got the shape {np.shape(leaf)}.")
+        lengths = np.full(count, self.steps) if lengths is None else np.asarray(lengths)
+        _check_each("lengths", lengths, 1, self.steps, count)
+        if classes is not None:
+            _check_each("ys", np.asarray(ys), 0, classes - 1, count)
+        self.xs, self.ys, self.lengths = jnp.asarray(xs), jax.tree.map(jnp.asarray, ys), jnp.asarray(lengths, jnp.int32)
+        self.prepare, self.batch = prepare, whole("batch", batch)
+        self.minibatches = -(-count // self.batch)
+
+    def order(self, key):
+        order = jr.permutation(key, len(self.xs)).astype(jnp.int32)
+        missing = self.batch * self.minibatches - len(self.xs)
+        # What is beyond the last sequence is none.
+        return jnp.pad(order, (0, missing), constant_values=len(self.xs)).reshape(self.minibatches, self.batch)
+
+    def minibatch(self, entry):
+        xs, ys = jax.tree.map(lambda leaf: leaf.at[entry].get(mode="clip"), (self.xs, self.ys))
+        lengths = self.lengths.at[entry].get(mode="fill", fill_value=0)
+        return Minibatch(self.prepare(xs), ys, lengths, jnp.array(True))
+
+
+class Drawn(AbstractSequences):
+    """Sequences drawn without end: an epoch is so many minibatches, each drawn anew.
+
+    **Arguments:** `task`: has `steps`, and `sample(key) -> (xs, ys)` of one sequence, as `onward.tasks.adding.Adding`
+    has; `batch` sequences in a minibatch and `minibatches` in an epoch, at least 1. Raises `ValueError` for fewer.
+
+        >>> import jax.random as jr, onward
+        >>> from onward.tasks.adding import Adding
+        >>> data = onward.Drawn(Adding(steps=7), batch=2, minibatches=10)
+        >>> data.minibatch(data.order(jr.key(0))[0]).xs.shape
+        (2, 7, 2)
+    """
+
+    task: Any
+    batch: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    minibatches: int = eqx.field(static=True)
+
+    def __init__(self, task: Any, *, batch: int, minibatches: int):
+        self.task, self.steps = task, task.steps
+        self.batch, self.minibatches = whole("batch", batch), whole("minibatches", minibatches)
+
+    def order(self, key):
+        return jr.split(key, self.minibatches)
+
+    def minibatch(self, entry):
+        xs, ys = jax.vmap(self.task.sample)(jr.split(entry, self.batch))
+        return Minibatch(xs, ys, jnp.full(self.batch, self.steps, jnp.int32), jnp.array(True))
+
+
+class Tracks(AbstractSequences):
+    """One long sequence of symbols, cut into `batch` tracks that are read side by side; predict the next symbol.
+
+    A minibatch is the next `steps` symbols of each track, and goes on from where the last one ended; the last of an
+    epoch may be shorter. The symbols that fill no track are left out.
+
+    **Arguments:** `symbols`; `batch`, `steps`: at least 1. Raises `ValueError` for fewer, and where there are not two
+    symbols for each track.
+
+        >>> import jax.random as jr, numpy as np, onward
+        >>> data = onward.Tracks(np.arange(23), batch=2, steps=4)
+        >>> last = data.minibatch(data.order(jr.key(0))[-1])
+        >>> data.minibatches, last.xs.tolist(), last.ys[1].tolist(), last.lengths.tolist()
+        (3, [[8, 9, 0, 0], [19, 20, 0, 0]], [20, 21, 0, 0], [2, 2])
+    """
+
+    tracks: Int[Array, "batch length"]
+    batch: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    minibatches: int = eqx.field(static=True)
+
+    def __init__(self, symbols: Integer[Array | np.ndarray, " symbols"], *, batch: int, steps: int):
+        self.batch, self.steps = whole("batch", batch), whole("steps", steps)
+        length = len(symbols) // self.batch
+        if length < 2:
+            raise ValueError(f"symbols must hold at least two for each of {self.batch} tracks, got {len(symbols)}.")
+        self.tracks = jnp.asarray(symbols[: self.batch * length], jnp.int32).reshape(self.batch, length)
+        self.minibatches = -(-(length - 1) // self.steps)
+
+    def order(self, key):
+        return jnp.arange(self.minibatches, dtype=jnp.int32)
+
+    def minibatch(self, entry):
+        length = self.tracks.shape[1]
+        padded = jnp.pad(self.tracks, ((0, 0), (0, self.minibatches * self.steps + 1 - length)))
+        read = jax.lax.dynamic_slice_in_dim(padded, entry * self.steps, self.steps + 1, 1)
+        steps = jnp.minimum(self.steps, length - 1 - entry * self.steps)
+        at = jnp.arange(self.steps, dtype=jnp.int32) < steps
+        xs, ys = (jnp.where(at, part, 0) for part in (read[:, :-1], read[:, 1:]))
+        return Minibatch(xs, ys, jnp.full(self.batch, steps, jnp.int32), entry == 0)
+
+
+def _check_each(name: str, values: np.ndarray, least: int, most: int, count: int) -> None:
+    if values.dtype.kind not in "iu" or values.shape[:1] != (count,):
+        raise ValueError(f"{name} must be integers, {count} of them, got {values.dtype} {values.shape}.")
+    wrong = np.argwhere((values < least) | (values > most))
+    if len(wrong):
+        at = tuple(int(i) for i in wrong[0])
+        raise ValueError(
+            f"{name} must lie between {least} and {most}, got {values[at]} for sequence {at[0]}, counting from 0."
+        )
