@@ -10,7 +10,7 @@ from .options import one_of, option, positive, whole
 FIGURES = (
     *(f"nobacktrack/{figure}" for figure in ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "norms")),
     *(f"fpp/{figure}" for figure in ("fig4.1a", "fig4.1b")),
-    *(f"rbp/{figure}" for figure in ("hopfield", "table-a1")),
+    *(f"rbp/{figure}" for figure in ("hopfield", "table-a1", "hyperparameters")),
 )
 
 
@@ -20,7 +20,8 @@ class ReproduceOptions:
 
     The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for Appendix B.
     Of Nath's thesis (2019): fpp/fig4.1a and fig4.1b, CycleWorld.
-    Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1) and rbp/table-a1; they need MNIST in ONWARD_DATA.
+    Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1), rbp/table-a1 and rbp/hyperparameters (Figures 5 and 6);
+    they need MNIST in ONWARD_DATA.
     """
 
     figure: Annotated[str | None, *option("FIGURE", "none", one_of("figure", FIGURES), positional=True)] = None

@@ -65,7 +65,7 @@ class Experiment:
     """A figure or table that is no comparison on a stream of symbols: it runs as a whole and draws its own pictures.
 
     * `name`, `title`, `claim`, `notes`, `seeds`: as of a `Recipe`;
-    * `length`: passes over the data at full size;
+    * `length`: at full size, in `unit`s: passes over the data, or what it is that the recipe counts;
     * `data`: loads them. Raises `UserError` where they are missing or wrong;
     * `run`: does it, given the data, the length, the number of seeds, and the seed of all randomness.
     """
@@ -78,12 +78,13 @@ class Experiment:
     seeds: int
     data: Callable[[], Any]
     run: Callable[[Any, int, int, int], Findings]
+    unit: str = "passes"
 
     def scaled(self, scale: float, seeds: int) -> "Experiment":
         """The same at `scale` times the length, rounded, with so many seeds, and a title that says so."""
         title, length = self.title, max(1, round(scale * self.length))
         if scale != 1:
-            title = f"{title}, SCALED to {length} of its {self.length} passes"
+            title = f"{title}, SCALED to {length} of its {self.length} {self.unit}"
         return replace(self, title=title + _fewer(seeds, self.seeds), length=length, seeds=seeds)
 
 

@@ -1,4 +1,4 @@
-"""Ten handwritten digits to remember, one of each, and how they are corrupted before they are to be recalled."""
+"""Handwritten digits: MNIST's training set, ten of it to remember, and how these are corrupted to be recalled."""
 
 import gzip
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from ..errors import UserError
 
@@ -20,8 +20,8 @@ FILES = {  # of MNIST's training set, with the SHA-256 of each
 HEADERS = 16, 8  # bytes before the first image, and before the first label
 
 
-def ten_digits() -> Bool[np.ndarray, "10 pixels"]:
-    """The first 0 of MNIST's training set, its first 1, ..., its first 9: which of 28 × 28 pixels are not white paper.
+def training_digits() -> tuple[UInt8[np.ndarray, "60000 pixels"], UInt8[np.ndarray, " 60000"]]:
+    """MNIST's training set: images of 28 × 28 pixels between 0, white paper, and 255, ink; and their labels.
 
     The files are looked for in the folder `mnist` of the one that the environment variable `ONWARD_DATA` names. Raises
     `UserError` where that is not set, or a file cannot be read or is another one than the canonical.
@@ -30,7 +30,15 @@ def ten_digits() -> Bool[np.ndarray, "10 pixels"]:
         np.frombuffer(_verified(name, digest), np.uint8)[header:]
         for (name, digest), header in zip(FILES.items(), HEADERS, strict=True)
     )
-    images = images.reshape(-1, SIDE * SIDE)
+    return images.reshape(-1, SIDE * SIDE), labels
+
+
+def ten_digits() -> Bool[np.ndarray, "10 pixels"]:
+    """The first 0 of MNIST's training set, its first 1, ..., its first 9: which pixels are not white paper.
+
+    Raises `UserError` as `training_digits` does.
+    """
+    images, labels = training_digits()
     return np.stack([images[np.flatnonzero(labels == digit)[0]] > 0 for digit in range(10)])
 
 

@@ -1,0 +1,105 @@
+"""Learned rates and momenta: the training step, its meta-gradients, and what a recipe makes of them."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from problems import QUICK, assert_same
+
+import onward
+from onward.recipes import rates, rbp_rates
+from onward.recipes.rbp_rates import Curves, judge_hyperparameters
+from onward.runs.metalearning import draw_metalearning
+
+KEY = jr.key(4, impl=QUICK)
+RNG = np.random.default_rng(0)
+WEIGHTS = [{"W": RNG.normal(size=(5, 4)), "b": RNG.normal(size=4)}, {"W": RNG.normal(size=(4, 3)), "b": np.zeros(3)}]
+EXAMPLES = RNG.integers(0, 256, (12, 5), np.uint8), RNG.integers(0, 3, 12, np.int32)
+STEP = rates.Step(*map(jnp.asarray, (*EXAMPLES, np.arange(12, dtype=np.int32).reshape(3, 4))))
+LOSS = rates.EndLoss(STEP.images, STEP.labels)
+
+
+def start() -> rates.Training:
+    weights = jax.tree.map(jnp.asarray, WEIGHTS)
+    return rates.Training(weights, jax.tree.map(jnp.zeros_like, weights), jnp.zeros((), jnp.int32))
+
+
+def unrolled(hyperparameters, steps):
+    """The meta-loss, written out for one layer after the other."""
+    weights, speed, _ = start()
+    for t in range(steps):
+        rows = slice(4 * (t % 3), 4 * (t % 3) + 4)
+        slope = jax.grad(rates.mean_loss)(weights, STEP.images[rows], STEP.labels[rows])
+        places = [(layer, name) for layer in range(2) for name in ("W", "b")]
+        speed, weights = ([dict(layer) for layer in layers] for layers in (speed, weights))
+        for layer, name in places:
+            momentum = jax.nn.sigmoid(hyperparameters.momenta[layer][name])
+            rate = jnp.exp(hyperparameters.rates[layer][name])
+            speed[layer][name] = momentum * speed[layer][name] - rate * slope[layer][name]
+            weights[layer][name] = weights[layer][name] + speed[layer][name]
+    return rates.mean_loss(weights, STEP.images, STEP.labels)
+
+
+def test_unrolled_it_is_the_training_written_out():
+    hyperparameters = rates.first_hyperparameters(start())
+    assert len(jax.tree.leaves(hyperparameters)) == 8
+    value, slope = jax.value_and_grad(unrolled)(hyperparameters, 5)
+    found = rates.meta_gradient(STEP, LOSS, hyperparameters, start(), steps=5, adjoint=onward.FullBPTT())
+    assert_same((found.value, found.gradient), (value, slope))
+
+
+def test_a_network_begins_at_rest():
+    begun = rates.begin(KEY)
+    assert [layer["W"].shape for layer in begun.weights] == [(784, 50), (50, 50), (50, 50), (50, 10)]
+    assert jnp.std(begun.weights[0]["W"]) == pytest.approx(784**-0.5, rel=0.02)
+    assert not any(leaf.any() for leaf in jax.tree.leaves((begun.speed, begun.taken)))
+
+
+def test_an_adjoint_at_rest_is_averaged_over_the_mini_batches_that_follow():
+    hyperparameters, adjoint = rates.first_hyperparameters(start()), onward.NeumannRBP(3)
+    found = rates.meta_gradient(STEP, LOSS, hyperparameters, start(), steps=5, adjoint=adjoint)
+    end, losses = rates.train(STEP, hyperparameters, start(), 5)
+    assert losses.shape == (5,)
+    assert_same(found.value, LOSS(end))
+
+    def at(k):
+        moved = end._replace(taken=end.taken + k)
+        return onward.hypergradient(STEP, LOSS, hyperparameters, moved, steps=1, adjoint=adjoint).gradient
+
+    each = [at(k) for k in range(rates.AVERAGED)]
+    assert_same(found.gradient, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each))
+
+
+@pytest.mark.parametrize("adjoint", [onward.FullBPTT(), onward.NeumannRBP(5)], ids=["BPTT", "Neumann-RBP"])
+def test_learning_is_repeatable_and_stops_where_numbers_do(adjoint, monkeypatch):
+    def curves():
+        with jax.numpy_dtype_promotion("standard"):  # as optax's Adam needs
+            return rbp_rates.learn(STEP, LOSS, lambda key: adjoint, start(), key=KEY, steps=6, meta_steps=3)
+
+    first = curves()
+    assert first.sound.all()
+    assert np.isfinite(first.training).all()
+    for one, again in zip(first, curves(), strict=True):
+        np.testing.assert_array_equal(one, again)
+    monkeypatch.setattr(rates, "RATE", 1000.0)  # exp(1000) overflows
+    assert not curves().sound.any()
+
+
+def some(*ends) -> Curves:
+    return Curves(np.array([[1.0, end] for end in ends]), np.ones((len(ends), 4)))
+
+
+def test_the_verdict():
+    good = {"BPTT": some(0.2), "TBPTT": some(0.5), "RBP": some(0.9), "Neumann-RBP": some(0.21)}
+    assert judge_hyperparameters({(2, 1): good}).word == "agrees"
+    assert judge_hyperparameters({(2, 1): good | {"TBPTT": some(0.1)}}).word == "agrees in part"
+    worse = good | {"Neumann-RBP": some(1.5)}
+    verdict = judge_hyperparameters({(2, 1): worse | {"RBP": some(np.nan)}})
+    assert verdict.word == "disagrees"
+    assert "not finite on some seed: RBP" in verdict.why
+
+
+def test_its_picture():
+    curves = {"a": (np.ones((2, 3)), np.ones((2, 60))), "b": (np.full((2, 3), np.nan), np.ones((2, 60)))}
+    assert draw_metalearning({"one": curves, "two": curves}, title="t").startswith(b"\x89PNG")
