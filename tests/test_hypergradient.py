@@ -226,3 +226,13 @@ def test_bad_input_is_named_in_one_sentence(case):
     match, settings = BAD[case]
     with pytest.raises(ValueError, match=match):
         attempt(**settings)
+
+
+@pytest.mark.parametrize("name", ["neumann", "truncated", "full"])
+def test_a_run_that_leaves_the_finite_numbers_says_so(name):
+    def away(w, h):
+        return (w * h) ** 3
+
+    found = onward.hypergradient(away, lambda h: h, jnp.array(9.0), jnp.array(9.0), steps=30, adjoint=ADJOINTS[name])
+    assert not np.isfinite(found.value)
+    assert not np.isfinite(found.gradient)

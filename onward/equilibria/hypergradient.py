@@ -68,7 +68,8 @@ def hypergradient(
     - `steps`: T, at least 1.
     - `adjoint`: how to differentiate, any adjoint of a fixed point.
 
-    Returns an `onward.Hypergradient`. The run is compiled once for each pair of functions `step` and `loss`.
+    Returns an `onward.Hypergradient`. The run is compiled once for each pair of functions `step` and `loss`. One that
+    leaves the finite numbers has a value and a gradient that say so: look before a gradient is applied.
 
     The paper averages the meta-gradient over mini-batches at the end of a run. With an adjoint that keeps h_T alone,
     this is `jax.vmap` over the keys or counts of the end's state, with `steps=1` from there.
@@ -125,7 +126,7 @@ def _run(step, loss, hyperparameters, state, steps, adjoint) -> Hypergradient:
     def ended(differentiated):
         w, adjoint = differentiated
         start = {"numbers": numbers, "t": jnp.zeros(())}
-        h = optx.fixed_point(function, FixedSteps(steps), start, w, max_steps=steps, adjoint=adjoint).value
+        h = optx.fixed_point(function, FixedSteps(steps), start, w, max_steps=steps, adjoint=adjoint, throw=False).value
         return loss(eqx.combine(h["numbers"], last, rest)), h
 
     keeps_the_end = isinstance(adjoint, AbstractRBP)

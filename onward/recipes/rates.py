@@ -123,14 +123,16 @@ def meta_gradient(
     """The meta-loss after `steps` steps, and its gradient along rates and momenta.
 
     An adjoint that keeps the last state alone is solved there at `AVERAGED` mini-batches, of one step further each, and
-    the gradients are averaged, as Section 5.3 of Liao et al. 2018 has it.
+    the gradients are averaged, as Section 5.3 of Liao et al. 2018 has it. A gradient is NaN where training ended so.
     """
     solve = partial(hypergradient, step, loss, hyperparameters, adjoint=adjoint)
     if not isinstance(adjoint, AbstractRBP):
         return solve(start, steps=steps)
     end, _ = train(step, hyperparameters, start, steps)
-    found = jax.vmap(lambda k: solve(end._replace(taken=end.taken + k), steps=1))(
-        jnp.arange(AVERAGED, dtype=end.taken.dtype)
-    )
-    mean = jax.tree.map(lambda leaf: leaf.mean(0), found)
-    return mean._replace(value=loss(end), state=end)
+    value = loss(end)
+    if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(end)):
+        nowhere = jnp.full_like(value, jnp.nan)
+        return Hypergradient(value, jax.tree.map(lambda _: nowhere, hyperparameters), end, nowhere, nowhere)
+    following = jnp.arange(AVERAGED, dtype=end.taken.dtype)
+    found = jax.vmap(lambda k: solve(end._replace(taken=end.taken + k), steps=1))(following)
+    return jax.tree.map(lambda leaf: leaf.mean(0), found)._replace(value=value, state=end)
