@@ -52,6 +52,17 @@ def targets(tables: list[Table]) -> Iterator[Target]:
             promise = f"BrainTrace's UORO (window 1 or 2, the faster) ÷ NoBackTrack, rank 1, at n = {units}"
             ratios = [_slower(t, ours) for t in theirs if t]
             yield Target(promise, min(ratios, key=lambda ratio: ratio.median), 4, at_least=True)
+    for units in (20, 128):
+        layer = _row(tables, "A layer at rest", method="NeumannRBP(20)", units=units)
+        if layer:
+            yield Target(
+                f"A layer at rest: ÷ ImplicitAdjoint with normal CG at n = {units}", Samples(layer["ratio"]), 1
+            )
+    meta = _row(tables, "A meta-gradient", method="Neumann-RBP, K = 50", steps=1000)
+    if meta:
+        promise = "Full BPTT ÷ Neumann-RBP (K = 50), 1000 training steps"
+        yield Target(f"{promise}: time", Samples(tuple(meta["bptt_time_ratio"])), 3, 6, at_least=True)
+        yield Target(f"{promise}: memory", Samples((meta["bptt_memory_ratio"],)), 20, 50, at_least=True)
 
 
 def _slower(one: dict, other: dict) -> Samples:
@@ -61,9 +72,14 @@ def _slower(one: dict, other: dict) -> Samples:
 
 def _find(tables: list[Table], title: str, method: str, units: int) -> dict | None:
     """The scan's figures of a method on one stream of the vanilla cell."""
-    wanted = {"method": method, "units": units, "batch": 1, "cell": "vanilla"}
+    row = _row(tables, title, method=method, units=units, batch=1, cell="vanilla")
+    return row and row.get("scan")
+
+
+def _row(tables: list[Table], title: str, **wanted) -> dict | None:
+    """The figures of the first row, in a table whose title begins so, that has these."""
     for t in tables:
         for figures in t.figures if t.title.startswith(title) else ():
             if all(figures.get(k) == v for k, v in wanted.items()):
-                return figures.get("scan")
+                return figures
     return None
