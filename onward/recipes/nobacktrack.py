@@ -40,10 +40,10 @@ class _Arms:
         """Algorithm 2: γ_t = 1/√t, Λ = 20."""
         return self._arm(estimator, kalman(chunk), "quasi-diagonal Kalman, γ = 1/√t, Λ = 20", chunk)
 
-    def controls(self, same: Contestant) -> dict[str, Contestant]:
-        """TBPTT(1), which is online gradient descent: with the figure's own step, and with RMSProp."""
+    def controls(self, step: Callable[[AbstractEstimator], Contestant], label: str = "") -> dict[str, Contestant]:
+        """TBPTT(1), which is online gradient descent: with the figure's own step, of this label, and with RMSProp."""
         rmsprop = self._arm(BPTT(), clipped_rmsprop(1e-3), "RMSProp 1e-3 (decay 0.999), norm clipped at 1", 1)
-        return {CONTROL: same, f"{CONTROL}, RMSProp": rmsprop}
+        return {f"{label}{CONTROL}": step(BPTT()), f"{CONTROL}, RMSProp": rmsprop}
 
     def _arm(self, estimator, optimizer, words, chunk):
         learner = Learner(estimator, optimizer, loss=softmax_cross_entropy, chunk=chunk)
@@ -59,7 +59,11 @@ def _euclidean_figure(rate: float):
     def contestants(symbols: int) -> dict[str, Contestant]:
         arms = _Arms(VanillaCell, symbols)
         ranks = _ranks(lambda estimator: arms.euclidean(estimator, rate), "NoBackTrack")
-        return ranks | {"RTRL": arms.euclidean(RTRL(), rate)} | arms.controls(arms.euclidean(BPTT(), rate))
+        return (
+            ranks
+            | {"RTRL": arms.euclidean(RTRL(), rate)}
+            | arms.controls(lambda estimator: arms.euclidean(estimator, rate))
+        )
 
     return contestants
 
@@ -67,13 +71,13 @@ def _euclidean_figure(rate: float):
 def _fig3(symbols):
     arms = _Arms(VanillaCell, symbols)
     ranks = _ranks(arms.kalman, "Kalman NoBackTrack")
-    return ranks | {"Kalman RTRL": arms.kalman(RTRL())} | arms.controls(arms.kalman(BPTT()))
+    return ranks | {"Kalman RTRL": arms.kalman(RTRL())} | arms.controls(arms.kalman, "Kalman ")
 
 
 def _against_truncation(symbols):
     arms = _Arms(VanillaCell, symbols)
     others = {"RTRL": arms.euclidean(RTRL(), 1.0), WINDOWED: arms.euclidean(BPTT(), 1.0, chunk=TRUNCATION)}
-    return _ranks(arms.kalman, "Kalman NoBackTrack") | others | arms.controls(arms.kalman(BPTT()))
+    return _ranks(arms.kalman, "Kalman NoBackTrack") | others | arms.controls(arms.kalman, "Kalman ")
 
 
 def _fig5(symbols):
@@ -85,7 +89,7 @@ def _fig5(symbols):
         WINDOWED: arms.euclidean(BPTT(), 1.0, chunk=TRUNCATION),
         f"Kalman {WINDOWED}": arms.kalman(BPTT(), chunk=TRUNCATION),
     }
-    return _ranks(arms.kalman, "Kalman NoBackTrack", (1, 10)) | others | arms.controls(arms.kalman(BPTT()))
+    return _ranks(arms.kalman, "Kalman NoBackTrack", (1, 10)) | others | arms.controls(arms.kalman, "Kalman ")
 
 
 NORMS: dict[str, AbstractNorms] = {
