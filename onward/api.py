@@ -83,6 +83,11 @@ from .tasks.sequences import Drawn as Drawn
 from .tasks.sequences import Minibatch as Minibatch
 from .tasks.sequences import Sequences as Sequences
 from .tasks.sequences import Tracks as Tracks
+from .training import Epoch as Epoch
+from .training import Fitted as Fitted
+from .training import Progress as Progress
+from .training import evaluate as evaluate
+from .training import fit as fit
 from .transforms.fptt import FPTTState as FPTTState
 from .transforms.fptt import adopt_average as adopt_average
 from .transforms.fptt import fptt as fptt

@@ -1,0 +1,292 @@
+"""Training on data sets of sequences: epochs of minibatches, validation, the best model kept, and resuming exactly."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .arguments import whole
+from .extras import needed
+from .learner import Carry, Learner
+from .model import Model
+from .tasks.sequences import AbstractSequences, Minibatch
+from .trees import select
+from .windows import AbstractObjective
+
+
+class Epoch(NamedTuple):
+    """What came out of an epoch: the mean training `loss` of its minibatches, at the steps that count in a score, each
+    before it was learned; and the validation's `score` at its end, `None` without one."""
+
+    loss: float
+    score: float | None
+
+
+class Progress(NamedTuple):
+    """Where a training stands, told after every few minibatches.
+
+    * `epoch`: counting from 0; `minibatch`: how many of its `minibatches` are learned;
+    * `loss`: the mean training loss of the latest few;
+    * `history`: the epochs that are over.
+    """
+
+    epoch: int
+    minibatch: int
+    minibatches: int
+    loss: float
+    history: tuple[Epoch, ...]
+
+
+class Fitted(NamedTuple):
+    """What `fit` returns.
+
+    * `carry`: at the end, to go on with;
+    * `best`: the model with the lowest score, the last one where nothing was validated;
+    * `history`: every epoch that was finished;
+    * `diverged_at`: the epoch and the minibatch in it, both counted from 0, by which numbers were not finite any more;
+      `carry` is then of a few minibatches before. `None` where all went well.
+    """
+
+    carry: Carry
+    best: Model
+    history: tuple[Epoch, ...]
+    diverged_at: tuple[int, int] | None = None
+
+
+class _State(eqx.Module):
+    """All that a training carries on: the learner's carry, the objective's memory, the arrays of the best model."""
+
+    carry: Carry
+    memory: PyTree
+    best: PyTree
+
+
+class _Place(NamedTuple):
+    """Where it stands: so many minibatches into an epoch, the sum of their losses, and the epochs before."""
+
+    epoch: int = 0
+    minibatch: int = 0
+    loss: float = 0.0
+    history: tuple[Epoch, ...] = ()
+
+
+def fit(
+    learner: Learner,
+    carry: Carry,
+    data: AbstractSequences,
+    objective: AbstractObjective,
+    *,
+    epochs: int,
+    key: PRNGKeyArray,
+    validate: Callable[[Model], float] | None = None,
+    at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None,
+    until: Callable[[tuple[Epoch, ...]], bool] | None = None,
+    report: Callable[[Progress], None] | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: float = 60.0,
+    block: int = 16,
+) -> Fitted:
+    """Trains on so many epochs of `data`: the learner runs over each minibatch in its chunks, one update a chunk.
+
+    A learner with `onward.BPTT()` and a chunk of the objective's window updates K times a sequence, the hidden state
+    carried on and detached between the windows: FPTT-K with `onward.fptt` before its optimiser (Kag & Saligrama 2021,
+    Algorithm 2), its ablation without the regulariser otherwise. With a chunk of the whole sequence it is
+    backpropagation through time, Algorithm 1.
+
+    **Arguments:**
+
+    - `learner`, `carry`: the carry from `learner.init`, or from a fit before. The learner's batch must be the data's.
+    - `data`: an `onward.Sequences`, `onward.Drawn` or `onward.Tracks`; `objective`: which steps carry a loss.
+    - `epochs`: at least 1. `key`: decides the order of the minibatches, or what is drawn.
+    - `validate`: a score of a model, lower is better, taken at the end of each epoch; see `onward.evaluate`.
+    - `at_epoch_end`: makes the carry that the next epoch begins with, from the one at the end and the history so far:
+      for `onward.adopt_average`, or a rate that is lowered where the score stalls.
+    - `until`: whether to end, asked after each epoch.
+    - `report`: told the progress after every `block` minibatches.
+    - `checkpoint`: a file. It is written every `checkpoint_every` seconds and at the end of each epoch, and where it is
+      there, the training goes on from it and ends in the same bits as if it had never been stopped. It must be of a
+      training by the same arguments (`epochs` may grow); it needs `onward[cli]`.
+    - `block`: minibatches learned in one call of the compiled program. It changes no number.
+
+    Where a loss, or a number of the carry, is not finite any more, training ends with the carry from before.
+
+    Raises `ValueError` for numbers out of range and a batch that differs, and as `Learner.run` does. Raises `UserError`
+    for a checkpoint that is damaged or belongs to other arguments.
+
+        >>> import equinox as eqx, jax.random as jr, onward, optax
+        >>> from onward.tasks.adding import Adding
+        >>> data = onward.Drawn(Adding(8), batch=16, minibatches=100)
+        >>> window = onward.window_length(8, 2)                            # K = 2 updates a sequence
+        >>> optimizer = optax.chain(onward.fptt(alpha=0.01), optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+        >>> loss = onward.losses.terminal_squared_error
+        >>> learner = onward.Learner(onward.BPTT(), optimizer, loss=loss, chunk=window, batch=16)
+        >>> model = onward.Model(onward.LSTMCell(2, 16, key=jr.key(0)), eqx.nn.Linear(16, 1, key=jr.key(1)))
+        >>> carry = learner.init(model, key=jr.key(2))
+        >>> fitted = onward.fit(learner, carry, data, onward.Terminal(window), epochs=3, key=jr.key(3))
+        >>> fitted.history[-1].loss < 0.1 < fitted.history[0].loss
+        True
+    """
+    epochs, block = whole("epochs", epochs), whole("block", block)
+    if learner.batch != data.batch:
+        raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
+    state, place = _State(carry, objective.init(data.steps), carry.arrays), _Place()
+    saving = None if checkpoint is None else _Saving(checkpoint, learner, data, objective, key)
+    if saving is not None:
+        state, place = saving.load(state, place)
+    saved = time.perf_counter()
+    while place.epoch < epochs and not (place.minibatch == 0 and place.history and until and until(place.history)):
+        order = data.order(jr.fold_in(key, place.epoch))
+        while place.minibatch < data.minibatches:
+            count = min(block, data.minibatches - place.minibatch)
+            begin, number = jnp.asarray(place.minibatch, jnp.int32), jnp.asarray(count, jnp.int32)
+            after, losses, finite = _learn(learner, objective, data, state, order, block, begin, number)
+            losses = np.asarray(losses, np.float64)[:count]
+            if not (finite and np.isfinite(losses).all()):
+                first = np.argmin(np.isfinite(losses)) if not np.isfinite(losses).all() else count - 1
+                return _fitted(state, place, (place.epoch, place.minibatch + int(first)))
+            state = after
+            # One after another, so that it is the same sum however the minibatches are cut into blocks.
+            place = place._replace(minibatch=place.minibatch + count, loss=float(sum(losses, start=place.loss)))
+            if report is not None:
+                mean = float(losses.mean())
+                report(Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history))
+            if saving is not None and time.perf_counter() - saved >= checkpoint_every:
+                saving.save(state, place)
+                saved = time.perf_counter()
+        score = None if validate is None else float(validate(state.carry.model))
+        if score is not None and not math.isfinite(score):
+            return _fitted(state, place, (place.epoch, data.minibatches - 1))
+        earlier = [epoch.score for epoch in place.history if epoch.score is not None]
+        if score is None or score < min(earlier, default=math.inf):
+            state = eqx.tree_at(lambda s: s.best, state, state.carry.arrays)
+        history = (*place.history, Epoch(place.loss / data.minibatches, score))
+        carry = state.carry if at_epoch_end is None else at_epoch_end(state.carry, history)
+        state = _State(carry, objective.next_epoch(state.memory), state.best)
+        place = _Place(place.epoch + 1, history=history)
+        if saving is not None:
+            saving.save(state, place)
+    return _fitted(state, place)
+
+
+def evaluate(
+    model: Model,
+    data: AbstractSequences,
+    objective: AbstractObjective,
+    measure: Callable[[PyTree, PyTree], Float[Array, ""]],
+    *,
+    key: PRNGKeyArray,
+) -> float:
+    """The mean of `measure(prediction, y)` over the steps of an epoch of `data` that count, the parameters fixed.
+
+    These are all steps of the sequences, or their last ones, as the `objective` has it; `y` is as in the data.
+    `measure` may be one of `onward.losses`, such as `misclassified`; `key` decides what is drawn.
+
+        >>> import equinox as eqx, jax.random as jr, onward
+        >>> from onward.tasks.adding import Adding
+        >>> model = onward.Model(onward.LSTMCell(2, 4, key=jr.key(0)), eqx.nn.Linear(4, 1, key=jr.key(1)))
+        >>> data = onward.Drawn(Adding(8), batch=50, minibatches=4)
+        >>> score = onward.evaluate(model, data, onward.Terminal(8), onward.losses.squared_error, key=jr.key(2))
+        >>> score > Adding(8).naive_error
+        True
+    """
+    total, count = _measure(model, data, objective, measure, data.order(key))
+    return float(total) / float(count)
+
+
+@eqx.filter_jit
+def _learn(learner, objective, data, state: _State, order, block: int, begin, count):
+    """`count` of at most `block` minibatches, from `begin` on: the state after them, the loss of each, and whether all
+    numbers of the carry are finite.
+
+    Both are arrays, not known to the compiler, so that there is one program for all blocks and it gives the same bits
+    however the minibatches are cut into blocks.
+    """
+
+    def one(i, loop):
+        carry, memory, losses = loop
+        minibatch = data.minibatch(jax.tree.map(lambda leaf: leaf[begin + i], order))
+        carry, memory, loss = _learn_one(learner, objective, carry, memory, minibatch, data.steps)
+        return carry, memory, losses.at[i].set(loss.astype(losses.dtype))
+
+    loop = state.carry, state.memory, jnp.zeros(block)
+    carry, memory, losses = jax.lax.fori_loop(0, count, one, loop)
+    numbers = [leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)]
+    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+    return _State(carry, memory, state.best), losses, finite
+
+
+def _learn_one(learner, objective, carry, memory, minibatch: Minibatch, steps):
+    ys, weight = objective.assign(memory, minibatch.ys, minibatch.lengths, steps)
+    _, counts = objective.score(minibatch.ys, minibatch.lengths, steps)
+    reset = jnp.zeros(counts.shape, bool).at[0].set(minibatch.fresh)
+    # Predictions are kept only for an objective that remembers something of them.
+    kept = bool(jax.tree.leaves(memory))
+    carry, metrics = learner.run(carry, _time_first(minibatch.xs), ys, reset=reset, weight=weight, predictions=kept)
+    memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
+    weight = weight.astype(metrics.losses.dtype)
+    return carry, memory, jnp.sum(jnp.where(counts, metrics.losses / weight, 0)) / jnp.sum(counts)
+
+
+@eqx.filter_jit
+def _measure(model, data, objective, measure, order):
+    fresh = jax.tree.map(lambda h: jnp.broadcast_to(h, (data.batch, *h.shape)), model.cell.init_hidden())
+
+    def one(loop, entry):
+        minibatch = data.minibatch(entry)
+        ys, counts = objective.score(minibatch.ys, minibatch.lengths, data.steps)
+
+        def step(loop, inputs):
+            hidden, total = loop
+            x, y, counted = inputs
+            hidden = jax.vmap(model.cell)(hidden, x)
+            values = jax.vmap(lambda h, y: measure(model.predict(h), y))(hidden, y)
+            return (hidden, total + jnp.sum(jnp.where(counted, values, 0)).astype(total.dtype)), None
+
+        hidden, total, count = loop
+        hidden = select(minibatch.fresh, fresh, hidden)
+        (hidden, here), _ = jax.lax.scan(step, (hidden, jnp.zeros(())), (_time_first(minibatch.xs), ys, counts))
+        return (hidden, total + here, count + jnp.sum(counts, dtype=jnp.int32)), None
+
+    return jax.lax.scan(one, (fresh, jnp.zeros(()), jnp.zeros((), jnp.int32)), order)[0][1:]
+
+
+def _time_first(tree):
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree)
+
+
+def _fitted(state: _State, place: _Place, diverged_at=None) -> Fitted:
+    best = eqx.combine(state.best, state.carry.skeleton)
+    return Fitted(state.carry, best, place.history, diverged_at)
+
+
+class _Saving:
+    """A checkpoint file, and the digest of what the training in it must agree with."""
+
+    def __init__(self, path: Path, learner: Learner, data, objective, key):
+        needed("msgspec", "cli")
+        from .runs.fitting import load_fit, save_fit
+
+        self._load, self._save, self._path = load_fit, save_fit, path
+        sizes = data.batch, data.steps, data.minibatches, learner.chunk
+        digest = hashlib.sha256(repr((learner.estimator, sizes, type(data), objective)).encode())
+        for leaf in (*jax.tree.leaves(eqx.filter(data, eqx.is_array)), jr.key_data(key)):
+            digest.update(np.asarray(leaf).tobytes())
+        self._settings = digest.hexdigest()
+
+    def load(self, state: _State, place: _Place) -> tuple[_State, _Place]:
+        if not self._path.exists():
+            return state, place
+        state, (epoch, minibatch, loss, history) = self._load(self._path, state, self._settings)
+        return state, _Place(epoch, minibatch, loss, tuple(Epoch(*epoch) for epoch in history))
+
+    def save(self, state: _State, place: _Place) -> None:
+        self._save(self._path, state, tuple(place), self._settings)

@@ -1,0 +1,244 @@
+"""Training on data sets of sequences, and doing so exactly: against plain loops, cut anywhere, killed and resumed."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from problems import assert_identical, assert_same, problem
+
+import onward
+from onward.errors import UserError
+from onward.losses import misclassified, softmax_cross_entropy, terminal_cross_entropy
+
+UNITS, STEPS, WINDOW, BATCH, CLASSES = 3, 5, 2, 2, 2
+LENGTHS = np.array([5, 3, 5, 1, 4])
+MINIBATCHES = 3
+OBJECTIVE = onward.TerminalClasses(WINDOW, CLASSES)
+KEY = jr.key(5)
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """Optax multiplies by Python's numbers and counts in integers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+TRACED = []
+
+
+def traced_loss(prediction, y):
+    TRACED.append(1)
+    return terminal_cross_entropy(prediction, y)
+
+
+@functools.cache
+def learner():
+    optimizer = optax.chain(onward.fptt(0.5), optax.adam(0.1))
+    return onward.Learner(onward.BPTT(), optimizer, loss=traced_loss, chunk=WINDOW, batch=BATCH)
+
+
+def model():
+    return problem("vanilla", units=UNITS, steps=STEPS).model
+
+
+def start():
+    return learner().init(model(), key=jr.key(0))
+
+
+@functools.cache
+def arrays():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(len(LENGTHS), STEPS, 2)), np.array([0, 1, 1, 0, 1])
+
+
+@functools.cache
+def data():
+    xs, ys = arrays()
+    return onward.Sequences(xs, ys, batch=BATCH, lengths=LENGTHS, classes=CLASSES)
+
+
+def fit(*, epochs=3, validate=lambda model: 0.0, **arguments):
+    return onward.fit(learner(), start(), data(), OBJECTIVE, epochs=epochs, key=KEY, validate=validate, **arguments)
+
+
+def weights_score(model):
+    """Some number of the model's own that changes from epoch to epoch."""
+    return float(jnp.sum(jnp.sin(50 * model.readout.weight)))
+
+
+class TestFit:
+    def test_it_is_the_learner_on_each_minibatch(self):
+        @jax.jit
+        def one(carry, memory, entry):
+            xs, ys, lengths, _ = data().minibatch(entry)
+            targets, weight = OBJECTIVE.assign(memory, ys, lengths, STEPS)
+            reset = jnp.zeros((STEPS, BATCH), bool).at[0].set(True)
+            xs = jnp.moveaxis(xs, 1, 0)
+            carry, metrics = learner().run(carry, xs, targets, reset=reset, weight=weight, predictions=True)
+            return carry, OBJECTIVE.remember(memory, ys, lengths, metrics.predictions), metrics.losses, lengths
+
+        carry, memory, losses = start(), OBJECTIVE.init(STEPS), []
+        for epoch in range(2):
+            for entry in data().order(jr.fold_in(KEY, epoch)):
+                carry, memory, steps, lengths = one(carry, memory, entry)
+                there = np.flatnonzero(lengths)
+                last = steps[lengths[there] - 1, there] / (BATCH / len(there))
+                losses.append(float(last.mean()))
+            memory = OBJECTIVE.next_epoch(memory)
+        found = fit(epochs=2, validate=None)
+        assert_same(found.carry, carry)
+        assert_same(found.best, carry.model)
+        np.testing.assert_allclose([epoch.loss for epoch in found.history], np.mean(np.reshape(losses, (2, -1)), 1))
+        assert [epoch.score for epoch in found.history] == [None, None]
+
+    def test_blocks_and_seeds_are_one_program_and_change_no_number(self):
+        seen = []
+        expected = fit(report=seen.append)
+        assert [(p.epoch, p.minibatch, p.minibatches) for p in seen] == [(0, 3, 3), (1, 3, 3), (2, 3, 3)]
+        np.testing.assert_allclose([p.loss for p in seen], [epoch.loss for epoch in expected.history])
+        before = len(TRACED)
+        again = onward.fit(learner(), start(), data(), OBJECTIVE, epochs=1, key=jr.key(9))
+        assert len(TRACED) == before
+        assert again.history[0].loss != expected.history[0].loss
+        found = fit(block=2)
+        assert_identical(found.carry, expected.carry)
+        assert found.history == expected.history
+
+    def test_killed_inside_an_epoch_it_goes_on_in_the_same_bits(self, tmp_path):
+        expected = fit(block=1, validate=weights_score)
+        file = tmp_path / "checkpoint.npz"
+        told = []
+
+        def kill(progress):
+            told.append((progress.epoch, progress.minibatch))
+            if len(told) in (2, 4):
+                raise KeyboardInterrupt
+
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                fit(block=1, validate=weights_score, report=kill, checkpoint=file, checkpoint_every=0.0)
+        found = fit(block=1, validate=weights_score, report=kill, checkpoint=file, checkpoint_every=0.0)
+        # What was told of last was not yet saved, and is learned once more.
+        assert told == [(0, 1), (0, 2), (0, 2), (0, 3), (0, 3), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+        assert_identical((found.carry, found.best), (expected.carry, expected.best))
+        assert found.history == expected.history
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
+        longer = fit(epochs=4, block=1, validate=weights_score, checkpoint=file)
+        assert longer.history[:3] == expected.history
+        assert len(longer.history) == 4
+
+    def test_the_best_model_is_kept(self):
+        scores, models = [0.3, 0.1, 0.2], []
+
+        def validate(model):
+            models.append(model)
+            return scores[len(models) - 1]
+
+        found = fit(validate=validate)
+        assert [epoch.score for epoch in found.history] == scores
+        assert_identical(found.best, models[1])
+        assert_identical(found.carry.model, models[2])
+
+    def test_what_is_done_between_epochs(self):
+        def at_epoch_end(carry, history):
+            assert len(history) == 1
+            arrays, optimizer = onward.adopt_average(carry.arrays, carry.optimizer)
+            return onward.Carry(arrays, carry.skeleton, carry.hidden, carry.estimator, optimizer)
+
+        found = fit(epochs=1, at_epoch_end=at_epoch_end).carry
+        plain = fit(epochs=1).carry
+        _, average = onward.settle(plain.arrays, plain.optimizer)
+        assert_same(found.arrays, average)
+
+    def test_it_ends_when_told(self):
+        found = fit(epochs=9, until=lambda history: len(history) == 2)
+        assert_identical(found.carry, fit(epochs=2).carry)
+
+    def test_numbers_that_are_not_finite_end_it_with_the_last_good_state(self):
+        xs, ys = arrays()
+        broken = xs.copy()
+        broken[3, 0, 0] = np.nan
+        sequences = onward.Sequences(broken, ys, batch=BATCH, lengths=LENGTHS)
+        order = data().order(jr.fold_in(KEY, 0))
+        place = int(np.argwhere(np.asarray(order) == 3)[0, 0])
+        found = onward.fit(learner(), start(), sequences, OBJECTIVE, epochs=2, key=KEY, block=1)
+        assert found.diverged_at == (0, place)
+        assert found.history == ()
+        good = onward.fit(learner(), start(), data(), OBJECTIVE, epochs=1, key=KEY, block=1)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.carry.arrays))
+        steps = jax.tree.leaves(found.carry.optimizer)[0], jax.tree.leaves(good.carry.optimizer)[0]
+        assert int(steps[0]) < int(steps[1])
+
+    def test_a_score_that_is_no_number_ends_it(self):
+        found = fit(validate=lambda model: float("nan"))
+        assert found.diverged_at == (0, MINIBATCHES - 1)
+        assert found.history == ()
+
+
+@pytest.mark.usefixtures("as_in_use")
+class TestBadInput:
+    def test_numbers_that_cannot_be(self):
+        with pytest.raises(ValueError, match="epochs must be an integer of at least 1, got 0"):
+            fit(epochs=0)
+        with pytest.raises(ValueError, match="block must be an integer of at least 1, got 0"):
+            fit(block=0)
+
+    def test_another_batch(self):
+        xs, ys = arrays()
+        with pytest.raises(ValueError, match="the learner's batch must be the data's 3, got 2"):
+            onward.fit(learner(), start(), onward.Sequences(xs, ys, batch=3), OBJECTIVE, epochs=1, key=KEY)
+
+    def test_a_checkpoint_of_something_else(self, tmp_path):
+        file = tmp_path / "checkpoint.npz"
+        fit(epochs=1, checkpoint=file)
+        with pytest.raises(UserError, match="belongs to a run with other settings"):
+            onward.fit(learner(), start(), data(), OBJECTIVE, epochs=2, key=jr.key(6), checkpoint=file)
+        file.write_bytes(b"damaged")
+        with pytest.raises(UserError, match="is damaged or no checkpoint at all"):
+            fit(epochs=1, checkpoint=file)
+
+
+class TestEvaluate:
+    def predictions(self, xs):
+        m = model()
+        hidden, found = m.cell.init_hidden(), []
+        for x in xs:
+            hidden = m.cell(hidden, x)
+            found.append(m.predict(hidden))
+        return found
+
+    def test_a_target_at_the_end_of_each_sequence(self):
+        xs, ys = arrays()
+        ends = [self.predictions(jnp.asarray(x[:n]))[-1] for x, n in zip(xs, LENGTHS, strict=True)]
+        expected = [float(softmax_cross_entropy(p, jnp.asarray(y))) for p, y in zip(ends, ys, strict=True)]
+        found = onward.evaluate(model(), data(), OBJECTIVE, softmax_cross_entropy, key=KEY)
+        np.testing.assert_allclose(found, np.mean(expected), rtol=1e-10)
+        wrong = onward.evaluate(model(), data(), OBJECTIVE, misclassified, key=KEY)
+        np.testing.assert_allclose(wrong, np.mean([int(np.argmax(p)) != y for p, y in zip(ends, ys, strict=True)]))
+
+    def test_tracks_are_read_through(self):
+        symbols = np.array([0, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0, 1, 0, 1])
+
+        class Symbols(onward.Tracks):
+            def minibatch(self, entry):
+                minibatch = super().minibatch(entry)
+                return minibatch._replace(xs=jax.nn.one_hot(minibatch.xs, 2))
+
+        tracks = Symbols(symbols, batch=2, steps=4)
+        losses = []
+        for track in symbols.reshape(2, 7):
+            predictions = self.predictions(jax.nn.one_hot(track[:-1], 2))
+            losses += [softmax_cross_entropy(p, jnp.asarray(y)) for p, y in zip(predictions, track[1:], strict=True)]
+        found = onward.evaluate(model(), tracks, onward.EveryStep(4), softmax_cross_entropy, key=KEY)
+        np.testing.assert_allclose(found, np.mean(losses), rtol=1e-10)
+        still = onward.Learner(onward.BPTT(), optax.sgd(0.0), loss=softmax_cross_entropy, chunk=4, batch=2)
+        carry = still.init(model(), key=KEY)
+        fitted = onward.fit(still, carry, tracks, onward.EveryStep(4), epochs=1, key=KEY)
+        # An epoch's loss is the mean of its minibatches', the last of which is shorter.
+        first, second = np.mean(np.reshape(losses, (2, 6))[:, :4]), np.mean(np.reshape(losses, (2, 6))[:, 4:])
+        np.testing.assert_allclose(fitted.history[0].loss, (first + second) / 2, rtol=1e-10)
