@@ -13,7 +13,7 @@ import msgspec
 from .. import __version__
 from ..comparison import Comparison
 from ..errors import UserError
-from ..recipes import fpp, nobacktrack, rbp, rbp_rates
+from ..recipes import fpp, fptt, nobacktrack, rbp, rbp_rates
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import table
 from ..runs.files import write_atomically
@@ -22,7 +22,9 @@ from .compare import run, use_all_cores
 from .compilation_cache import compilation_cache
 from .reproduce_options import ReproduceOptions
 
-RECIPES: dict[str, Recipe | Experiment] = nobacktrack.RECIPES | fpp.RECIPES | rbp.RECIPES | rbp_rates.RECIPES
+RECIPES: dict[str, Recipe | Experiment] = (
+    nobacktrack.RECIPES | fpp.RECIPES | rbp.RECIPES | rbp_rates.RECIPES | fptt.RECIPES
+)
 
 
 def reproduce(options: ReproduceOptions) -> int:

@@ -1,0 +1,127 @@
+"""FPTT's recipes: their arms are what they say, and made-up results that agree with the paper or not are told apart."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from problems import assert_same
+
+import onward
+from onward.losses import squared_error, terminal_squared_error
+from onward.recipes.fptt import ALPHAS, LENGTHS, judge_add
+from onward.recipes.fptt_arms import Scores, arms, exact, running, train
+from onward.runs.scores import draw_scores
+from onward.tasks.adding import Adding
+
+STEPS, BATCH, EPOCHS = 6, 2, 2
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.01))
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """Optax multiplies by Python's numbers and counts in integers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@eqx.filter_jit
+def model(key):
+    cell_key, readout_key = jr.split(key)
+    return onward.Model(onward.VanillaCell(2, 3, key=cell_key), eqx.nn.Linear(3, 1, key=readout_key))
+
+
+def made(alphas=(0.5, 0.1)):
+    return arms(OPTIMIZER, terminal_squared_error, onward.Terminal, steps=STEPS, updates=3, batch=BATCH, alphas=alphas)
+
+
+class TestArms:
+    def test_alpha_is_set_where_the_training_starts(self):
+        data = onward.Drawn(Adding(STEPS), batch=BATCH, minibatches=2)
+        arm = made()[running(0.1)]
+        found = onward.fit(
+            arm.learner, arm.start(model(jr.key(0)), jr.key(1)), data, arm.objective, epochs=1, key=jr.key(2)
+        )
+        optimizer = optax.chain(onward.fptt(0.1), OPTIMIZER)
+        plain = onward.Learner(onward.BPTT(), optimizer, loss=terminal_squared_error, chunk=2, batch=BATCH)
+        carry = plain.init(model(jr.key(0)), key=jr.key(1))
+        expected = onward.fit(plain, carry, data, onward.Terminal(2), epochs=1, key=jr.key(2))
+        assert_same(found.carry.model, expected.carry.model)
+        assert found.history == expected.history
+
+    def test_methods_differ_in_their_windows_and_updates_alone(self):
+        methods = made((0.5,))
+        assert list(methods) == ["BPTT", "OGD", "FPTT, α = 0.5", "FPTT exact, α = 0.5"]
+        assert [arm.learner.chunk for arm in methods.values()] == [6, 2, 2, 2]
+        assert [arm.objective.window for arm in methods.values()] == [6, 2, 2, 2]
+        assert [running(0.5), exact(0.5)] == list(methods)[2:]
+
+    def test_trainings_end_when_told_and_keep_their_last_score(self):
+        data = onward.Drawn(Adding(STEPS), batch=BATCH, minibatches=2)
+        found = train(
+            made()["OGD"],
+            model,
+            data,
+            data,
+            squared_error,
+            epochs=4,
+            keys=jr.split(jr.key(0), 2),
+            until=lambda history: len(history) == 2,
+        )
+        assert found.epochs.tolist() == [2, 2]
+        np.testing.assert_array_equal(found.scores[:, 2:], found.scores[:, [1, 1]])
+        assert len(np.unique(found.scores[:, :2])) == 4
+
+    def test_a_training_that_diverges_has_no_score_from_there_on(self):
+        data = onward.Drawn(Adding(STEPS), batch=BATCH, minibatches=2)
+
+        def broken(key):
+            return eqx.tree_at(lambda m: m.readout.bias, model(key), jnp.full(1, jnp.nan))
+
+        arm = made()["OGD"]
+        found = train(
+            arm, broken, data, data, squared_error, epochs=2, keys=jr.split(jr.key(0), 1), until=lambda history: False
+        )
+        assert np.isnan(found.scores).all()
+        assert found.reached(1.0).tolist() == [0]
+
+
+def scores(*epochs, most=40):
+    """Scores of seeds that learned at these epochs, 0 for never."""
+    rows = [np.where((np.arange(most) + 1 >= at) & (at > 0), 0.001, 0.1) for at in epochs]
+    return Scores(np.array(rows), np.full(len(rows), most))
+
+
+def judged(ours, online, plain):
+    slow = {name(alpha): scores(0, 0, 0) for name in (running, exact) for alpha in ALPHAS}
+    methods = slow | {"OGD": scores(*online), "BPTT": scores(*plain), running(0.01): scores(*ours)}
+    return judge_add(dict.fromkeys(LENGTHS, methods))
+
+
+@pytest.mark.parametrize(
+    ("ours", "online", "plain", "word"),
+    [
+        ((10, 11, 12), (20, 21, 22), (0, 0, 0), "agrees"),
+        ((10, 11, 12), (11, 12, 0), (0, 30, 0), "agrees"),
+        ((10, 11, 12), (9, 11, 13), (0, 0, 0), "agrees in part"),
+        ((10, 11, 12), (20, 21, 22), (8, 9, 10), "disagrees"),
+        ((10, 11, 0), (20, 21, 22), (0, 0, 0), "agrees in part"),
+        ((0, 0, 0), (20, 21, 22), (0, 0, 0), "disagrees"),
+    ],
+)
+def test_the_verdict_on_adding(ours, online, plain, word):
+    assert judged(ours, online, plain).word == word
+
+
+def test_the_verdict_says_where_the_gain_comes_from():
+    assert "The regulariser helps beyond its windows." in judged((10, 11, 12), (20, 21, 22), (0, 0, 0)).why
+    assert "the gain over BPTT comes from the windows" in judged((10, 11, 12), (9, 11, 13), (0, 0, 0)).why
+
+
+def test_the_picture():
+    rows = np.random.default_rng(0).uniform(0.01, 1, (2, 3))
+    panels = {"T = 5": {str(i): rows for i in range(10)}, "T = 6": {"a": rows}}
+    drawn = draw_scores(panels, every=50, levels={"always 1": 0.5}, score="error", title="t", bold=["1"])
+    assert drawn.startswith(b"\x89PNG")
