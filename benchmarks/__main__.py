@@ -7,7 +7,7 @@ Time a learning step of every estimator against the forward pass, measure memory
 libraries where they are installed. On one thread of one core; give it a quiet machine and about half an hour.
 """
 
-SECTIONS = ("steps", "memory", "peers", "live", "equilibria")
+SECTIONS = ("steps", "memory", "peers", "live", "equilibria", "fpp")
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
         parser.error(str(error))
 
     # JAX comes in only now that the threads are settled.
-    from . import equilibria, live, memory, peers, report, steps, targets
+    from . import equilibria, fpp, live, memory, peers, report, steps, targets
     from .contest import Effort
 
     effort = Effort.quick() if options.quick else Effort()
@@ -40,6 +40,7 @@ def main() -> None:
         "memory": lambda: memory.tables(memory.LENGTHS[:2], 1) if options.quick else memory.tables(),
         "peers": lambda: peers.tables(effort),
         "live": lambda: live.tables(effort),
+        "fpp": lambda: fpp.tables(effort),
         "equilibria": lambda: equilibria.tables(effort, quick=options.quick),
     }
     tables = []

@@ -99,4 +99,4 @@ def _deep_river():
         def forward(self, x):
             return self.readout(self.cell(x)[0][-1])
 
-    return RollingRegressor(module=LSTM, loss_fn="mse", optimizer_fn="sgd", window_size=1, append_predict=False)
+    return RollingRegressor(module=LSTM(), loss_fn="mse", optimizer_fn="sgd", window_size=1, append_predict=False)
