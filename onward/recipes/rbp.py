@@ -10,7 +10,8 @@ import numpy as np
 
 from ..runs.comparing import mean_and_error
 from ..runs.memories import draw_curves, draw_recalled, draw_successes
-from ..tasks.digits import SIDE, ten_digits
+from ..tasks.digits import ten_digits
+from ..tasks.images import SIDE
 from .memories import Digits, Setting, Trained, adjoints, train
 from .recipe import Experiment, Findings, Verdict
 

@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..runs.comparing import mean_and_error
 from ..runs.metalearning import draw_metalearning
-from ..tasks.digits import training_digits
+from ..tasks.images import mnist_digits
 from . import rates
 from .memories import Adjoint, adjoints
 from .recipe import Experiment, Findings, Verdict
@@ -178,7 +178,7 @@ def judge_hyperparameters(found: dict[tuple[int, int], dict[str, Curves]]) -> Ve
 
 
 def _examples():
-    images, labels = training_digits()
+    images, labels = mnist_digits("train")
     return jnp.asarray(images[:EXAMPLES]), jnp.asarray(labels[:EXAMPLES], jnp.int32)
 
 
