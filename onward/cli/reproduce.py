@@ -13,7 +13,7 @@ import msgspec
 from .. import __version__
 from ..comparison import Comparison
 from ..errors import UserError
-from ..recipes import fpp, fptt, nobacktrack, rbp, rbp_rates
+from ..recipes import fpp, fptt, nobacktrack, rbp, rbp_rates, streams
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import table
 from ..runs.files import write_atomically
@@ -23,7 +23,7 @@ from .compilation_cache import compilation_cache
 from .reproduce_options import ReproduceOptions
 
 RECIPES: dict[str, Recipe | Experiment] = (
-    nobacktrack.RECIPES | fpp.RECIPES | rbp.RECIPES | rbp_rates.RECIPES | fptt.RECIPES
+    nobacktrack.RECIPES | fpp.RECIPES | rbp.RECIPES | rbp_rates.RECIPES | fptt.RECIPES | streams.RECIPES
 )
 
 
@@ -47,7 +47,7 @@ def reproduce(options: ReproduceOptions) -> int:
         write_atomically(folder / name, content)
     write_atomically(folder / "report.md", report(recipe, options, found).encode())
     write_atomically(folder / "result.json", _result(recipe, options, found))
-    print(f"\nThe paper: {recipe.claim}\nVerdict: {found.verdict.word}. {found.verdict.why}")
+    print(f"\n{recipe.claimant}: {recipe.claim}\nVerdict: {found.verdict.word}. {found.verdict.why}")
     return 0
 
 
@@ -85,7 +85,7 @@ def report(recipe: Recipe | Experiment, options: ReproduceOptions, found: Findin
     lines = [
         f"# {recipe.title}",
         "",
-        f"**The paper:** {recipe.claim}",
+        f"**{recipe.claimant}:** {recipe.claim}",
         "",
         f"**Verdict: {found.verdict.word}.** {found.verdict.why}",
         "",

@@ -12,6 +12,7 @@ FIGURES = (
     *(f"fpp/{figure}" for figure in ("fig4.1a", "fig4.1b")),
     *(f"rbp/{figure}" for figure in ("hopfield", "table-a1", "hyperparameters")),
     *(f"fptt/{figure}" for figure in ("add",)),
+    "streams/forecast",
 )
 
 
@@ -24,6 +25,7 @@ class ReproduceOptions:
     Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1), rbp/table-a1 and rbp/hyperparameters (Figures 5 and 6);
     they need MNIST in ONWARD_DATA.
     Of Kag & Saligrama (2021): fptt/add (Figures 1 and 2, scaled).
+    Of no paper: streams/forecast, online forecasts of four data sets; it needs the extra river.
     """
 
     figure: Annotated[str | None, *option("FIGURE", "none", one_of("figure", FIGURES), positional=True)] = None

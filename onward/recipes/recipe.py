@@ -25,7 +25,8 @@ class Recipe:
     * `task`, `contestants`: built when the recipe runs; `contestants` takes the number of symbols;
     * `budget`, `seeds`: at full size;
     * `judge`: the verdict on a comparison;
-    * `rate_factors`: what each method's rate is multiplied by, one result each.
+    * `rate_factors`: what each method's rate is multiplied by, one result each;
+    * `claimant`: whose claim it is.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Recipe:
     seeds: int
     judge: Callable[[Comparison], Verdict]
     rate_factors: tuple[float, ...] = (1.0,)
+    claimant: str = "The paper"
 
     def scaled(self, scale: float, seeds: int) -> "Recipe":
         """The same with `scale` times the budget and so many seeds, and a title that says so where that is less."""
@@ -64,7 +66,7 @@ class Findings(NamedTuple):
 class Experiment:
     """A figure or table that is no comparison on a stream of symbols: it runs as a whole and draws its own pictures.
 
-    * `name`, `title`, `claim`, `notes`, `seeds`: as of a `Recipe`;
+    * `name`, `title`, `claim`, `notes`, `seeds`, `claimant`: as of a `Recipe`;
     * `length`: at full size, in `unit`s: passes over the data, or what it is that the recipe counts;
     * `data`: loads them. Raises `UserError` where they are missing or wrong;
     * `run`: does it, given the data, the length, the number of seeds, and the seed of all randomness.
@@ -79,6 +81,7 @@ class Experiment:
     data: Callable[[], Any]
     run: Callable[[Any, int, int, int], Findings]
     unit: str = "passes"
+    claimant: str = "The paper"
 
     def scaled(self, scale: float, seeds: int) -> "Experiment":
         """The same at `scale` times the length, rounded, with so many seeds, and a title that says so."""

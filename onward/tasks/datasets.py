@@ -7,6 +7,7 @@ import os
 import sys
 import tarfile
 import urllib.request
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ class DataSet:
 
     * `name`: what to call it; `folder`: where its files lie, below the folder that `ONWARD_DATA` names;
     * `files`: the SHA-256 of each file's content, by name;
-    * `source`: the address of the archive `.tar.gz` that holds the files, or what their names are appended to.
+    * `source`: the address of the archive, `.tar.gz` or `.zip`, that holds the files, or what their names are appended
+      to.
 
     A file is looked for in `ONWARD_DATA`, there also compressed as `.xz`, then among what was fetched before, in the
     user's cache folder, and is fetched otherwise.
@@ -76,14 +78,14 @@ class DataSet:
 
     def _fetch(self, file: str, theirs: Path | None) -> None:
         """Puts the file, and what else its archive holds, into the cache folder, checked only when it is read."""
-        archive = self.source.endswith(".tar.gz")
+        archive = self.source.endswith((".tar.gz", ".zip"))
         address = self.source if archive else self.source + file
         print(f"fetching {address}", file=sys.stderr)
         try:
             with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
                 content = answer.read()
             contents = _members(content, self.files) if archive else {file: content}
-        except (OSError, tarfile.TarError) as error:
+        except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
             reason = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
             place = (
                 f"put {file} at {theirs}"
@@ -104,11 +106,15 @@ class DataSet:
 def _members(archive: bytes, wanted: Mapping[str, str]) -> dict[str, bytes]:
     """The wanted files of an archive, whatever folder they are in."""
     found = {}
-    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
-        for member in opened:
-            name = Path(member.name).name
-            if name in wanted and (file := opened.extractfile(member)) is not None:
-                found[name] = file.read()
+    if zipfile.is_zipfile(io.BytesIO(archive)):
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            found = {Path(name).name: opened.read(name) for name in opened.namelist() if Path(name).name in wanted}
+    else:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+            for member in opened:
+                name = Path(member.name).name
+                if name in wanted and (file := opened.extractfile(member)) is not None:
+                    found[name] = file.read()
     if missing := set(wanted) - set(found):
         raise tarfile.TarError(f"its archive lacks {min(missing)}")
     return found
