@@ -1,5 +1,6 @@
 """The methods that FPTT is compared with, on the same windows: and their trainings, some seeds of each."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -50,34 +51,41 @@ def exact(alpha: float) -> str:
     return f"FPTT exact, α = {alpha:g}"
 
 
-def arms(
-    optimizer: optax.GradientTransformation,
-    loss: Callable,
-    objective: Callable[[int], AbstractObjective],
-    *,
-    steps: int,
-    updates: int,
-    batch: int,
-    alphas: Sequence[float],
-) -> dict[str, Arm]:
-    """BPTT, one update a sequence; OGD, an update a window; FPTT on the same windows, running and exact, at each α.
+class Problem(NamedTuple):
+    """What methods are compared on.
 
-    `optimizer` comes after the regulariser and holds the clip; `objective` is made with the steps of a window.
+    * `data`, `test`: sequences to learn from, and to be scored on by `measure`, lower is better;
+    * `loss`: the learner's; `objective`: made with the steps of a window;
+    * `updates`: K, of each sequence; `optimizer`: what comes after the regulariser, and holds the clip;
+    * `make_model`: a model from a key.
     """
-    window = window_length(steps, updates)
-    before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0), optimizer)
-    around = optax.inject_hyperparams(fptt_exact)(optimizer, alpha=1.0)
 
-    def learner(optimizer, chunk):
-        return Learner(BPTT(), optimizer, loss=loss, chunk=chunk, batch=batch)
+    data: AbstractSequences
+    test: AbstractSequences
+    measure: Callable
+    loss: Callable
+    objective: Callable[[int], AbstractObjective]
+    updates: int
+    optimizer: optax.GradientTransformation
+    make_model: Callable[[PRNGKeyArray], Model]
 
-    by_window = objective(window)
-    regularised = {running: learner(before, window), exact: learner(around, window)}
-    return {
-        PLAIN: Arm(learner(optimizer, steps), objective(steps)),
-        ONLINE: Arm(learner(optimizer, window), by_window),
-        **{name(alpha): Arm(ours, by_window, alpha) for name, ours in regularised.items() for alpha in alphas},
-    }
+    def arms(self, alphas: Sequence[float]) -> dict[str, Arm]:
+        """BPTT, an update a sequence; OGD, an update a window; on the same windows FPTT, running and exact."""
+        steps = self.data.steps
+        window = window_length(steps, self.updates)
+        before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0), self.optimizer)
+        around = optax.inject_hyperparams(fptt_exact)(self.optimizer, alpha=1.0)
+
+        def learner(optimizer, chunk):
+            return Learner(BPTT(), optimizer, loss=self.loss, chunk=chunk, batch=self.data.batch)
+
+        by_window = self.objective(window)
+        regularised = {running: learner(before, window), exact: learner(around, window)}
+        return {
+            PLAIN: Arm(learner(self.optimizer, steps), self.objective(steps)),
+            ONLINE: Arm(learner(self.optimizer, window), by_window),
+            **{name(alpha): Arm(ours, by_window, alpha) for name, ours in regularised.items() for alpha in alphas},
+        }
 
 
 class Scores(NamedTuple):
@@ -93,31 +101,54 @@ class Scores(NamedTuple):
         return np.where(below.any(1), np.argmax(below, 1) + 1, 0)
 
 
+class Timed(NamedTuple):
+    """An arm's scores, and the seconds that its trainings took, compilation included."""
+
+    scores: Scores
+    seconds: float
+
+
+def compare(
+    problem: Problem,
+    alphas: Sequence[float],
+    *,
+    epochs: int,
+    keys: Sequence[PRNGKeyArray] | Array,
+    until: Callable[[tuple[Epoch, ...]], bool],
+    report: Callable[[str, Timed], None],
+) -> dict[str, Timed]:
+    """All arms on a problem, one after the other, in the order of `Problem.arms`; `report` is told each."""
+    found = {}
+    for name, arm in problem.arms(alphas).items():
+        began = time.perf_counter()
+        scores = train(arm, problem, epochs=epochs, keys=keys, until=until)
+        found[name] = Timed(scores, time.perf_counter() - began)
+        report(name, found[name])
+    return found
+
+
 def train(
     arm: Arm,
-    make_model: Callable[[PRNGKeyArray], Model],
-    data: AbstractSequences,
-    test: AbstractSequences,
-    measure: Callable,
+    problem: Problem,
     *,
     epochs: int,
     keys: Sequence[PRNGKeyArray] | Array,
     until: Callable[[tuple[Epoch, ...]], bool],
 ) -> Scores:
-    """Trainings of an arm, one for each key, scored by `measure` on the same epoch of `test`, each one's own."""
+    """Trainings of an arm, one for each key, which decides the weights, the sequences and those of the test."""
     scores = np.full((len(keys), epochs), np.nan)
     counts = np.zeros(len(keys), np.int64)
     for i, key in enumerate(keys):
         model_key, learner_key, data_key, test_key = jr.split(key, 4)
 
         def validate(model, test_key=test_key):
-            return evaluate(model, test, arm.objective, measure, key=test_key)
+            return evaluate(model, problem.test, arm.objective, problem.measure, key=test_key)
 
-        carry = arm.start(make_model(model_key), learner_key)
+        carry = arm.start(problem.make_model(model_key), learner_key)
         fitted = fit(
             arm.learner,
             carry,
-            data,
+            problem.data,
             arm.objective,
             epochs=epochs,
             key=data_key,
