@@ -19,7 +19,7 @@ from ..training import Epoch, evaluate, fit
 from ..transforms.fptt import fptt, fptt_exact
 from ..windows import AbstractObjective, window_length
 
-PLAIN, ONLINE = "BPTT", "OGD"
+PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
 
 
 class Arm(NamedTuple):
@@ -56,7 +56,8 @@ class Problem(NamedTuple):
 
     * `data`, `test`: sequences to learn from, and to be scored on by `measure`, lower is better;
     * `loss`: the learner's; `objective`: made with the steps of a window;
-    * `updates`: K, of each sequence; `optimizer`: what comes after the regulariser, and holds the clip;
+    * `updates`: K, of each sequence; `optimizer`: made with the number of updates a minibatch, what comes after the
+      regulariser, and holds the clip;
     * `make_model`: a model from a key.
     """
 
@@ -66,24 +67,27 @@ class Problem(NamedTuple):
     loss: Callable
     objective: Callable[[int], AbstractObjective]
     updates: int
-    optimizer: optax.GradientTransformation
+    optimizer: Callable[[int], optax.GradientTransformation]
     make_model: Callable[[PRNGKeyArray], Model]
 
     def arms(self, alphas: Sequence[float]) -> dict[str, Arm]:
-        """BPTT, an update a sequence; OGD, an update a window; on the same windows FPTT, running and exact."""
+        """BPTT, an update a sequence, with its loss at the end alone and with those of all windows; OGD, an update a
+        window; on the same windows FPTT, running and exact."""
         steps = self.data.steps
         window = window_length(steps, self.updates)
-        before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0), self.optimizer)
-        around = optax.inject_hyperparams(fptt_exact)(self.optimizer, alpha=1.0)
+        optimizer = self.optimizer(-(-steps // window))
+        before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0), optimizer)
+        around = optax.inject_hyperparams(fptt_exact)(optimizer, alpha=1.0)
 
         def learner(optimizer, chunk):
             return Learner(BPTT(), optimizer, loss=self.loss, chunk=chunk, batch=self.data.batch)
 
-        by_window = self.objective(window)
+        plain, by_window = learner(self.optimizer(1), steps), self.objective(window)
         regularised = {running: learner(before, window), exact: learner(around, window)}
         return {
-            PLAIN: Arm(learner(self.optimizer, steps), self.objective(steps)),
-            ONLINE: Arm(learner(self.optimizer, window), by_window),
+            PLAIN: Arm(plain, self.objective(steps)),
+            AUXILIARY: Arm(plain, by_window),
+            ONLINE: Arm(learner(optimizer, window), by_window),
             **{name(alpha): Arm(ours, by_window, alpha) for name, ours in regularised.items() for alpha in alphas},
         }
 
