@@ -19,14 +19,14 @@ ETT = DataSet(
     "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/",
 )
 WEATHER = DataSet(
-    "the weather of Jena",
+    "the Jena weather",
     "weather",
     {"weather.csv": "34ee981d07313e51da2a50bb600072c8ae4a69cb4b0651f4cb93a069d7a2ba63"},
     "https://raw.githubusercontent.com/aspire-zero/long_term_forecast_data/"
     "0045b460bd65c402f91e738b4b5ac826433b00b0/weather.zip",
 )
 EXCHANGE = DataSet(
-    "the exchange rates",
+    "the exchange rate set",
     "exchange_rate",
     {"exchange_rate.txt.gz": "6a4fbb561dcdee43f071a83badbeec9223a335552278348656738b556f1c2e9d"},
     "https://raw.githubusercontent.com/laiguokun/multivariate-time-series-data/master/exchange_rate/",
