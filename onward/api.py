@@ -51,6 +51,7 @@ from .estimators import BPTT as BPTT
 from .estimators import FPP as FPP
 from .estimators import RTRL as RTRL
 from .estimators import UORO as UORO
+from .estimators import AbstractBackwardEstimator as AbstractBackwardEstimator
 from .estimators import AbstractEstimator as AbstractEstimator
 from .estimators import AbstractForwardEstimator as AbstractForwardEstimator
 from .estimators import AbstractReplayEstimator as AbstractReplayEstimator

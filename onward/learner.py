@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from .arguments import whole
 from .cells.affine import constants_at_zero
 from .checks import check_model, check_step, check_stream
-from .estimators.base import AbstractEstimator, AbstractReplayEstimator, inexact
+from .estimators.backward import AbstractBackwardEstimator
+from .estimators.base import AbstractEstimator, AbstractReplayEstimator, any_active, inexact
 from .model import Model
 from .transforms.kalman import information_of
 from .trees import mean_of_leading, select
@@ -245,6 +246,8 @@ class Learner:
         """Metrics, gradient, hidden and estimator state, activity of the chunk; over a batch, the mean gradient."""
 
         model, metric = carry.model, information_of(carry.optimizer)
+        if self.batch is not None and isinstance(self.estimator, AbstractBackwardEstimator):
+            return self._mean_estimate(self.estimator, carry, xs, ys, reset, weight, noise)
 
         def grad(hidden, state, xs, ys, reset, weight, noise):
             e = self.estimator.grad(
@@ -259,6 +262,25 @@ class Learner:
             carry.hidden, carry.estimator, xs, ys, reset, weight, noise
         )
         return metrics, mean_of_leading(grads), hidden, state, active.any(0)
+
+    def _mean_estimate(self, estimator, carry, xs, ys, reset, weight, noise):
+        """As `_estimate`, with the mean over the streams differentiated as one function."""
+
+        def mean(parameters):
+            model = eqx.combine(parameters, carry.model)
+
+            def unroll(hidden, state, xs, ys, reset, weight, noise):
+                unrolled = estimator.unroll(
+                    model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise
+                )
+                return Metrics(unrolled.losses, unrolled.predictions), unrolled.hidden, unrolled.state
+
+            over_streams = jax.vmap(unroll, in_axes=(0, 0, 1, 1, 1, 1, 1), out_axes=(1, 0, 0))
+            metrics, hidden, state = over_streams(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
+            return metrics.losses.sum(0).mean(), (metrics, hidden, state)
+
+        (_, (metrics, hidden, state)), grads = jax.value_and_grad(mean, has_aux=True)(inexact(carry.arrays))
+        return metrics, grads, hidden, state, any_active(weight)
 
     def _replay(self, carry, noise, turn) -> tuple[None, Any, PyTree, PyTree, Array]:
         """As `_estimate`, without metrics, of what the estimator's state remembers."""

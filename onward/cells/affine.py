@@ -109,9 +109,9 @@ class AbstractAffineGatedCell(AbstractCell):
 
     @abstractmethod
     def gate(
-        self, hidden: PyTree[Float[Array, " units"]], preactivations: tuple[Float[Array, "_rows units"], ...]
+        self, hidden: PyTree[Float[Array, " units"]], preactivations: tuple[tuple[Float[Array, " units"], ...], ...]
     ) -> PyTree[Float[Array, " units"]]:
-        """The next hidden state, unit by unit, from the hidden state and `W z` of each group."""
+        """The next hidden state, unit by unit, from the hidden state and the rows of `W z` of each group."""
 
     def features(self, hidden: PyTree, x: Float[Array, " inputs"]) -> tuple[Float[Array, " _features"], ...]:
         """`z` of each group."""
@@ -125,8 +125,7 @@ class AbstractAffineGatedCell(AbstractCell):
 
     def __call__(self, hidden: PyTree, x: Float[Array, " inputs"]) -> PyTree:
         check_input(self, x)
-        z = self.features(hidden, x)
-        return self.gate(hidden, tuple(W @ z_g for W, z_g in zip(self.weights, z, strict=True)))
+        return self.gate(hidden, preactivations(self, self.features(hidden, x)))
 
 
 def check_input(cell: AbstractAffineGatedCell, x) -> None:
@@ -139,31 +138,42 @@ def check_input(cell: AbstractAffineGatedCell, x) -> None:
         )
 
 
+def preactivations(
+    cell: AbstractAffineGatedCell, z: tuple[Array, ...]
+) -> tuple[tuple[Float[Array, " units"], ...], ...]:
+    """The rows of `W z` of each group, from its features."""
+    return tuple(tuple(W @ z_g) for W, z_g in zip(cell.weights, z, strict=True))
+
+
 def linearize(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array) -> tuple[PyTree, Rows]:
     """One step and its sparse rows: `(hidden', Rows)`."""
     z = cell.features(hidden, x)
-    u = tuple(W @ z_g for W, z_g in zip(cell.weights, z, strict=True))
+    u = preactivations(cell, z)
     return cell.gate(hidden, u), Rows(gate_factors(cell, hidden, u), z)
 
 
-def gate_factors(cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[Array, ...]) -> tuple[PyTree, ...]:
+def gate_factors(cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[tuple[Array, ...], ...]) -> tuple[PyTree, ...]:
     """`D`: the derivative of each state component of a unit by each of its own pre-activations."""
 
     # The gate acts unit by unit, so one forward derivative along a row of ones holds the whole diagonal.
     def along(group, row):
-        tangent = tuple(
-            jnp.zeros_like(u_g).at[row].set(1) if g == group else jnp.zeros_like(u_g) for g, u_g in enumerate(u)
-        )
-        return jax.jvp(lambda u: cell.gate(hidden, u), (u,), (tangent,))[1]
+        def gate(u_r):
+            rows = [list(u_g) for u_g in u]
+            rows[group][row] = u_r
+            return cell.gate(hidden, tuple(map(tuple, rows)))
+
+        return jax.jvp(gate, (u[group][row],), (jnp.ones_like(u[group][row]),))[1]
 
     def factor(group):
-        rows = [along(group, row) for row in range(u[group].shape[0])]
+        rows = [along(group, row) for row in range(len(u[group]))]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
     return tuple(factor(group) for group in range(len(u)))
 
 
-def gate_by_state(cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[Array, ...]) -> tuple[PyTree, ...]:
+def gate_by_state(
+    cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[tuple[Array, ...], ...]
+) -> tuple[PyTree, ...]:
     """The gate's derivative by its own unit's state: for each component s', a hidden-shaped `∂hidden'/∂hidden_s'`."""
     leaves, structure = jax.tree.flatten(hidden)
 
@@ -184,14 +194,6 @@ def recurrent_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "_row
     """The columns of each group's weights that act on the recurrent features, `None` where it does not see them."""
     n = cell.hidden_size
     return tuple(W[..., :n] if group.sees_hidden else None for group, W in zip(cell.groups, cell.weights, strict=True))
-
-
-def input_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "_rows units inputs"] | None, ...]:
-    """The columns of each group's weights that act on the input, `None` where a group does not see it."""
-    d = cell.input_size
-    return tuple(
-        W[..., -1 - d : -1] if group.sees_input else None for group, W in zip(cell.groups, cell.weights, strict=True)
-    )
 
 
 def constants_at_zero(updates: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """Estimators: how a chunk of a stream becomes a gradient."""
 
 from .artbp import ARTBP as ARTBP
+from .backward import AbstractBackwardEstimator as AbstractBackwardEstimator
 from .base import AbstractEstimator as AbstractEstimator
 from .base import AbstractForwardEstimator as AbstractForwardEstimator
 from .base import AbstractReplayEstimator as AbstractReplayEstimator

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..rollouts import restarted
-from .base import AbstractEstimator, Estimate, any_active, inexact, length, weighted_loss
+from .backward import AbstractBackwardEstimator, Unrolled
+from .base import length, weighted_loss
 from .noise import Counter, uniform
 
 
-class ARTBP(AbstractEstimator):
+class ARTBP(AbstractBackwardEstimator):
     """Backpropagation through the chunk with random cuts (Tallec & Ollivier 2017). With cut probability c at each step:
 
         δ_s = ∂loss_s/∂h_s + [not cut] (1 − c)⁻¹ (∂h_(s+1)/∂h_s)ᵀ δ_(s+1).
@@ -45,28 +46,20 @@ class ARTBP(AbstractEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
-        if noise is None:
-            noise = self.draw(state, length(xs))
+    def unroll(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
         # The factor on the cotangent that passes from a step back into the state before it.
         passed = jnp.where(uniform(noise[:, 0]) < self.cut, 0, 1 / (1 - self.cut))
 
-        def unroll(parameters):
-            m = eqx.combine(parameters, model)
+        def step(hidden, inputs):
+            x, y, restart, weight, factor = inputs
+            hidden = jax.tree.map(lambda h: _scale_cotangent(h, factor.astype(h.dtype)), hidden)
+            hidden = model.cell(restarted(model.cell, hidden, restart), x)
+            prediction = model.predict(hidden)
+            return hidden, (weighted_loss(loss, prediction, y, weight), prediction)
 
-            def step(hidden, inputs):
-                x, y, restart, weight, factor = inputs
-                hidden = jax.tree.map(lambda h: _scale_cotangent(h, factor.astype(h.dtype)), hidden)
-                hidden = m.cell(restarted(m.cell, hidden, restart), x)
-                prediction = m.predict(hidden)
-                return hidden, (weighted_loss(loss, prediction, y, weight), prediction)
-
-            last, (losses, predictions) = jax.lax.scan(step, hidden, (xs, ys, reset, weight, passed))
-            return jnp.asarray(losses).sum(), (losses, last, predictions)
-
-        (_, (losses, last, predictions)), grads = jax.value_and_grad(unroll, has_aux=True)(inexact(model))
+        last, (losses, predictions) = jax.lax.scan(step, hidden, (xs, ys, reset, weight, passed))
         state = Counter(state.key, state.steps + jnp.uint32(length(xs)))
-        return Estimate(losses, grads, last, state, predictions, any_active(weight))
+        return Unrolled(jnp.asarray(losses), last, state, predictions)
 
 
 @jax.custom_vjp

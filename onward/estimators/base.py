@@ -154,7 +154,7 @@ def _weighted_backward(loss, gradient, cotangent):
 weighted_loss.defvjp(_weighted_forward, _weighted_backward)
 
 
-def any_active(weight: Float[Array, " steps"] | None) -> Bool[Array, ""]:
+def any_active(weight: Float[Array, "steps *batch"] | None) -> Bool[Array, ""]:
     """Whether any step of the chunk carries a loss."""
     return jnp.array(True) if weight is None else jnp.any(weight != 0)
 

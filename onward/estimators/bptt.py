@@ -1,14 +1,14 @@
 """Backpropagation through time: exact within a chunk, truncated at its ends."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ..rollouts import rollout
-from .base import AbstractEstimator, Estimate, any_active, inexact, weighted_loss
+from .backward import AbstractBackwardEstimator, Unrolled
+from .base import weighted_loss
 
 
-class BPTT(AbstractEstimator):
+class BPTT(AbstractBackwardEstimator):
     """Backpropagation through the chunk; the hidden state is carried to the next one, its gradient is not.
 
     With a whole sequence as the chunk this is full backpropagation; with a chunk of S steps of a stream it is truncated
@@ -35,14 +35,8 @@ class BPTT(AbstractEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
-        def unroll(parameters):
-            m = eqx.combine(parameters, model)
-            states = rollout(m.cell, hidden, xs, reset=reset)
-            predictions = jax.vmap(m.predict)(states)
-            losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, ys, weight)
-            return losses.sum(), (losses, states, predictions)
-
-        (_, (losses, states, predictions)), grads = jax.value_and_grad(unroll, has_aux=True)(inexact(model))
-        last = jax.tree.map(lambda leaf: leaf[-1], states)
-        return Estimate(losses, grads, last, state, predictions, any_active(weight))
+    def unroll(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
+        states = rollout(model.cell, hidden, xs, reset=reset)
+        predictions = jax.vmap(model.predict)(states)
+        losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, ys, weight)
+        return Unrolled(losses, jax.tree.map(lambda leaf: leaf[-1], states), state, predictions)

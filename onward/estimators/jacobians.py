@@ -7,7 +7,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell, AbstractCell
-from ..cells.affine import Rows, gate_by_state, linearize, recurrent_by_state, recurrent_weights
+from ..cells.affine import Rows, gate_by_state, linearize, preactivations, recurrent_by_state, recurrent_weights
 from ..trees import total, zeros_like
 from .base import inexact
 
@@ -40,8 +40,7 @@ def _affine_state_jacobian(cell, hidden, x):
 
 
 def _own_unit(cell, hidden, x):
-    z = cell.features(hidden, x)
-    u = tuple(W @ z_g for W, z_g in zip(cell.weights, z, strict=True))
+    u = preactivations(cell, cell.features(hidden, x))
     return gate_by_state(cell, hidden, u), recurrent_by_state(cell, hidden)[1]
 
 
