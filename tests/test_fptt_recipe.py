@@ -12,9 +12,12 @@ from problems import assert_same
 import onward
 from onward.losses import squared_error, terminal_squared_error
 from onward.recipes.fptt import ADDING, ALPHAS
-from onward.recipes.fptt_arms import Problem, Scores, compare, exact, running, train
+from onward.recipes.fptt_arms import Problem, Scores, Timed, compare, exact, running, train
+from onward.recipes.fptt_images import RECIPES as IMAGES
+from onward.recipes.fptt_images import _Table as Table
 from onward.runs.scores import draw_scores
 from onward.tasks.adding import Adding
+from onward.tasks.images import ImageTask
 
 STEPS, BATCH, EPOCHS = 6, 2, 2
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.01))
@@ -127,3 +130,46 @@ def test_the_picture():
     methods = {str(i): rows for i in range(10)}
     drawn = draw_scores(methods, every=50, levels={"always 1": 0.5}, score="error", title="t", bold=["1"])
     assert drawn.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("plain", "auxiliary", "online", "word"),
+    [
+        (3.0, 2.5, 2.4, "agrees"),
+        (3.0, 2.5, 2.0, "agrees in part"),
+        (3.0, 1.9, 2.4, "agrees in part"),
+        (2.0, 2.5, 2.4, "disagrees"),
+        (float("nan"), 2.5, 2.4, "not decided"),
+    ],
+)
+def test_the_verdict_on_images(plain, auxiliary, online, word):
+    means = {"BPTT": plain, "BPTT, all losses": auxiliary, "OGD": online, running(0.1): 2.0, exact(0.1): 2.2}
+    found = Table({}).judge({name: mean + np.array([-0.05, 0.0, 0.05]) for name, mean in means.items()})
+    assert found.word == word
+
+
+def test_a_table_of_images_is_measured_and_drawn(monkeypatch):
+    for name, value in {"UNITS": 3, "BATCH": 4, "UPDATES": 2}.items():
+        monkeypatch.setattr(f"onward.recipes.fptt_images.{name}", value)
+
+    def one_arm(problem, alphas, *, epochs, keys, until, report):
+        # Only OGD is trained: compiling all of them takes long.
+        methods = problem.arms(alphas)
+        trained = Timed(train(methods["OGD"], problem, epochs=epochs, keys=keys, until=until), 1.0)
+        report("OGD", trained)
+        return dict.fromkeys(methods, trained)
+
+    monkeypatch.setattr("onward.recipes.fptt_images.compare", one_arm)
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (6, 5, 1)).astype(np.uint8), np.array([0, 1, 1, 0, 1, 0], np.int32)
+    task = ImageTask("tiny", pixels, labels, pixels, labels, (0.5,), (0.3,))
+    found = IMAGES["fptt/pixel-mnist"].run(task, 2, 1, 0)
+    rows = found.table.splitlines()[1:6]
+    names = ["BPTT", "BPTT, all losses", "OGD", running(0.1), exact(0.1)]
+    assert [row[:24].rstrip() for row in rows] == names
+    assert "97.71" in rows[0]
+    assert "98.67" in rows[3]
+    wrong = found.numbers["trainings"][2]["wrong_percent"]
+    assert np.shape(wrong) == (1, 2)
+    np.testing.assert_allclose(np.array(wrong) * 6 / 100, np.round(np.array(wrong) * 6 / 100), atol=1e-9)
+    assert f"{100 - wrong[0][-1]:.2f}" in rows[2]

@@ -13,7 +13,7 @@ import msgspec
 from .. import __version__
 from ..comparison import Comparison
 from ..errors import UserError
-from ..recipes import fpp, fptt, nobacktrack, rbp, rbp_rates, streams
+from ..recipes import fpp, fptt, fptt_images, nobacktrack, rbp, rbp_rates, streams
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import table
 from ..runs.files import write_atomically
@@ -23,7 +23,13 @@ from .compilation_cache import compilation_cache
 from .reproduce_options import ReproduceOptions
 
 RECIPES: dict[str, Recipe | Experiment] = (
-    nobacktrack.RECIPES | fpp.RECIPES | rbp.RECIPES | rbp_rates.RECIPES | fptt.RECIPES | streams.RECIPES
+    nobacktrack.RECIPES
+    | fpp.RECIPES
+    | rbp.RECIPES
+    | rbp_rates.RECIPES
+    | fptt.RECIPES
+    | fptt_images.RECIPES
+    | streams.RECIPES
 )
 
 
