@@ -8,6 +8,7 @@ from .cells import AbstractAffineGatedCell as AbstractAffineGatedCell
 from .cells import AbstractCell as AbstractCell
 from .cells import AdaptedCell as AdaptedCell
 from .cells import AntisymmetricCell as AntisymmetricCell
+from .cells import EmbeddedCell as EmbeddedCell
 from .cells import GRUCell as GRUCell
 from .cells import LeakyCell as LeakyCell
 from .cells import LSTMCell as LSTMCell

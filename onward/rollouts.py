@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .cells import AbstractAffineGatedCell, AbstractCell, StackedCell
+from .cells import AbstractAffineGatedCell, AbstractCell, EmbeddedCell, StackedCell
 from .cells.affine import check_input, recurrent_weights
 from .trees import select, total, without_gradient
 
@@ -17,8 +17,8 @@ def rollout(cell: AbstractCell, hidden: PyTree, xs: PyTree, *, reset: Bool[Array
 
     Where `reset` is true a new sequence starts: the step leaves from `cell.init_hidden()`. Differentiable in reverse
     mode. An affine-gated cell carries only the small cotangent of its state backward through time, and sums its
-    weights' gradient in one product over time; a stack runs layer after layer; any other cell is scanned and
-    differentiated by JAX. All three give the same numbers.
+    weights' gradient in one product over time; a stack runs layer after layer, an embedding before the cell behind it;
+    any other cell is scanned and differentiated by JAX. All give the same numbers.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 2, key=jr.key(0))
@@ -31,6 +31,9 @@ def rollout(cell: AbstractCell, hidden: PyTree, xs: PyTree, *, reset: Bool[Array
             states.append(rollout(layer, state, xs, reset=reset))
             xs = jax.vmap(layer.output)(states[-1])
         return tuple(states)
+    if isinstance(cell, EmbeddedCell):
+        # All vectors at once: their gradient is one sum over the steps, and the cell within keeps its backward pass.
+        return rollout(cell.cell, hidden, cell.embed(xs), reset=reset)
     steps = jax.tree.leaves(xs)[0].shape[0]
     if steps > 1 and isinstance(cell, AbstractAffineGatedCell):
         check_input(cell, jax.tree.map(lambda leaf: leaf[0], xs))

@@ -5,6 +5,7 @@ from .affine import AbstractAffineGatedCell as AbstractAffineGatedCell
 from .affine import RowGroup as RowGroup
 from .antisymmetric import AntisymmetricCell as AntisymmetricCell
 from .base import AbstractCell as AbstractCell
+from .embedded import EmbeddedCell as EmbeddedCell
 from .gru import GRUCell as GRUCell
 from .leaky import LeakyCell as LeakyCell
 from .lstm import LSTMCell as LSTMCell

@@ -1,0 +1,56 @@
+"""A cell that reads symbols, each as a learned vector."""
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
+
+from ..arguments import whole
+from .base import AbstractCell
+
+
+class EmbeddedCell(AbstractCell):
+    """A cell behind an embedding: `hidden' = cell(hidden, E[x])`, for a symbol x, an integer from 0.
+
+    The vectors are learned with the cell. A symbol that there is not makes the state NaN.
+
+    **Arguments:**
+
+    - `symbols`: how many there are, at least 1.
+    - `cell`: what reads the vectors; its input size is theirs.
+    - `size`: of a vector, at least 1.
+    - `scale`: they are uniform in ±scale at the start.
+    - `key`: decides them.
+
+    Raises `ValueError` for a cell that is none, or numbers out of range.
+
+        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> cell = onward.EmbeddedCell(10, onward.LSTMCell(3, 2, key=jr.key(0)), size=3, key=jr.key(1))
+        >>> cell(cell.init_hidden(), jnp.array(7)).hidden.shape
+        (2,)
+    """
+
+    embedding: Float[Array, "symbols size"]
+    cell: AbstractCell
+
+    def __init__(self, symbols: int, cell: AbstractCell, *, size: int, key: PRNGKeyArray, scale: float = 0.1):
+        if not isinstance(cell, AbstractCell):
+            raise ValueError(f"cell must be an onward cell; wrap the {type(cell).__name__} in onward.AdaptedCell.")
+        shape = whole("symbols", symbols), whole("size", size)
+        self.embedding = jr.uniform(key, shape, minval=-scale, maxval=scale)
+        self.cell = cell
+
+    def embed(self, x: Integer[Array, "*steps"]) -> Float[Array, "*steps size"]:
+        """The vectors of some symbols."""
+        if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+            raise ValueError(f"xs must be symbols, integers from 0, got {jnp.result_type(x)}.")
+        known = (x >= 0) & (x < len(self.embedding))
+        return jnp.where(known[..., None], self.embedding[x], jnp.nan)
+
+    def __call__(self, hidden, x):
+        return self.cell(hidden, self.embed(x))
+
+    def init_hidden(self):
+        return self.cell.init_hidden()
+
+    def output(self, hidden):
+        return self.cell.output(hidden)
