@@ -155,6 +155,14 @@ class TestFit:
         _, average = onward.settle(plain.arrays, plain.optimizer)
         assert_same(found.arrays, average)
 
+    def test_any_estimator_will_do(self):
+        objective, carries = onward.TerminalClasses(STEPS, CLASSES), []
+        for estimator in (onward.BPTT(), onward.RTRL()):
+            exact = onward.Learner(estimator, optax.sgd(0.5), loss=terminal_cross_entropy, chunk=STEPS, batch=BATCH)
+            carry = exact.init(model(), key=jr.key(0))
+            carries.append(onward.fit(exact, carry, data(), objective, epochs=1, key=KEY).carry)
+        assert_same(carries[1].model, carries[0].model)
+
     def test_it_ends_when_told(self):
         found = fit(epochs=9, until=lambda history: len(history) == 2)
         assert_identical(found.carry, fit(epochs=2).carry)
