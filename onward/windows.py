@@ -174,7 +174,7 @@ class TerminalClasses(AbstractObjective):
 
     def init(self, steps):
         shape = self.classes, -(-steps // self.window), self.classes
-        return Estimates(jnp.full(shape, 1 / self.classes), jnp.zeros(shape), jnp.zeros(shape[:2]))
+        return Estimates(jnp.full(shape, 1 / self.classes, float), jnp.zeros(shape), jnp.zeros(shape[:2]))
 
     def assign(self, memory, ys, lengths, steps):
         estimate = memory.before[ys[None, :], _steps(steps) // self.window]

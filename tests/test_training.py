@@ -97,8 +97,14 @@ class TestFit:
         assert [epoch.score for epoch in found.history] == [None, None]
 
     def test_blocks_and_seeds_are_one_program_and_change_no_number(self):
-        seen = []
-        expected = fit(report=seen.append)
+        seen, traced = [], []
+
+        def report(progress):
+            seen.append(progress)
+            traced.append(len(TRACED))
+
+        expected = fit(report=report)
+        assert traced == [traced[0]] * 3
         assert [(p.epoch, p.minibatch, p.minibatches) for p in seen] == [(0, 3, 3), (1, 3, 3), (2, 3, 3)]
         np.testing.assert_allclose([p.loss for p in seen], [epoch.loss for epoch in expected.history])
         before = len(TRACED)
