@@ -66,7 +66,8 @@ NOTES = (
     f"{LINEAR_RATE:g}) or BayesianLinearRegression as it comes; they forecast the change from the last value, from "
     f"the last {LAGS} changes, the change to the season before, and the clock. The networks of the stream engine: "
     f"a GRU of {UNITS} units that reads the value, its last change and the clock, the gradient's norm clipped at "
-    "1; Adam, or for TBPTT(1) RMSProp with a decay of 0.999. 'As it comes' is onward stream with no option but "
+    "1, and Adam; TBPTT(1) with that, which tells the gradient from the steps, and with RMSProp with a decay of "
+    "0.999. 'As it comes' is onward stream with no option but "
     f"the target and the horizon: it reads the value alone, at a rate of {RATE:g}. onward.river.Forecaster as it "
     "comes, with the clock: it learns to forecast one step, and reads its own forecasts for the others. What was "
     "chosen by looking, with one seed, at the first 6,000 to 20,000 rows of ETTh1, ETTm1 and weather and at one "
@@ -93,6 +94,7 @@ ARMS = {
     "River LinearRegression": Arm("River", regression(linear_regression)),
     "River BayesianLinearRegression": Arm("River", regression(bayesian_regression)),
     "TBPTT(1), RMSProp": Arm("TBPTT(1)", network(Network(BPTT(), clipped_rmsprop, _rate))),
+    "TBPTT(1), Adam": Arm("TBPTT(1)", network(Network(BPTT(), clipped_adam, _rate))),
     "onward stream, as it comes": Arm(
         ONWARD, network(Network(SnAp(order=1), clipped_adam, lambda horizon: RATE, wide=False))
     ),
