@@ -91,16 +91,14 @@ class _Figure:
         for name, (s, seconds) in found.items():
             end, each = mean_and_error(s.scores[:, -1]), seconds / max(1, EVERY * s.epochs.sum())
             lines.append(f"{name:24}{self._reached(s):>28}{end:>22}{each:16.4f}")
+        naive = " and ".join(f"{name} has {level:.4f}" for name, level in self.naive.items())
         lines += [
             "",
-            f"Scores are the {self.score} of {TESTED} new sequences every {EVERY} iterations; the best possible",
+            f"Mean ± standard error over {seeds} seeds, or over those that got there. The score is the",
+            f"{self.score} of {TESTED} new sequences, taken every {EVERY} iterations; {naive},",
+            f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:g}. The seconds",
+            "hold the scores and a share of compiling, on a machine that did other things as well.",
         ]
-        lines += [f"is 0, and {', '.join(f'{name} has {level:.4f}' for name, level in self.naive.items())}."]
-        lines += ["Mean ± standard error over the seeds that got there; a training ends"]
-        lines += [
-            f"{PATIENCE} iterations after a score below {self.solved:g}. Seconds are of a single training, with its"
-        ]
-        lines += ["scores and a share of what compiling took, on a machine that did other things as well."]
         numbers = [
             {
                 "method": name,
@@ -181,7 +179,7 @@ COPYING = _Figure(
     naive={"who remembers nothing": Copying(30).naive_loss},
     learned=0.1,
     solved=0.02,
-    score="mean cross-entropy, nats a step,",
+    score="mean cross-entropy, in nats a step,",
 )
 SETTINGS = (
     f"K = {UPDATES} windows, Adam at {RATE:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
@@ -201,7 +199,7 @@ def _adding_recipe(steps: int) -> Experiment:
         notes=SETTINGS + "The paper has LSTM-128, batch 128, T from 200 to 1000, α = 0.01. Window q of K weighs q/K; "
         "with all losses, BPTT has those of all windows in its one update. The authors' own script for this task has "
         "no regulariser at all, leaves out the last window, and weighs window q by q − 1 + 1/K.",
-        length=2000,
+        length=3000,
         seeds=3,
         data=lambda: None,
         run=ADDING[steps].run,
