@@ -4,10 +4,11 @@ import argparse
 
 DESCRIPTION = """
 Time a learning step of every estimator against the forward pass, measure memory, and run the same task in other
-libraries where they are installed. On one thread of one core; give it a quiet machine and about half an hour.
+libraries where they are installed. On one thread of one core, but for the sequences, which take two; give it a quiet
+machine and about half an hour.
 """
 
-SECTIONS = ("steps", "memory", "peers", "live", "equilibria", "fpp")
+SECTIONS = ("steps", "memory", "peers", "live", "equilibria", "fpp", "sequences")
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
         parser.error(str(error))
 
     # JAX comes in only now that the threads are settled.
-    from . import equilibria, fpp, live, memory, peers, report, steps, targets
+    from . import equilibria, fpp, live, memory, peers, report, sequences, steps, targets
     from .contest import Effort
 
     effort = Effort.quick() if options.quick else Effort()
@@ -42,6 +43,7 @@ def main() -> None:
         "live": lambda: live.tables(effort),
         "fpp": lambda: fpp.tables(effort),
         "equilibria": lambda: equilibria.tables(effort, quick=options.quick),
+        "sequences": lambda: sequences.tables(rounds=2) if options.quick else sequences.tables(),
     }
     tables = []
     for section in sections:
@@ -54,6 +56,7 @@ def main() -> None:
         print(promises)
     if options.record:
         print("Recorded: " + ", ".join(str(path) for path in report.record(options.record, around, tables)))
+        sequences.draw(tables, report.RESULTS / f"{options.record}.png")
 
 
 if __name__ == "__main__":

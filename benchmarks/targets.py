@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from . import sequences
 from .report import Table
 from .timing import Samples
 
@@ -63,6 +64,17 @@ def targets(tables: list[Table]) -> Iterator[Target]:
         promise = "Full BPTT ÷ Neumann-RBP (K = 50), 1000 training steps"
         yield Target(f"{promise}: time", Samples(tuple(meta["bptt_time_ratio"])), 3, 6, at_least=True)
         yield Target(f"{promise}: memory", Samples((meta["bptt_memory_ratio"],)), 20, 50, at_least=True)
+    for t in tables:
+        peaks = {(r["method"], r["steps"]): [run["peak"] for run in r["runs"]] for r in t.figures if "runs" in r}
+        if t.title == sequences.MEMORY:
+            lengths = sorted({steps for _, steps in peaks})
+            least, most = (peaks[sequences.FPTT, steps] for steps in (lengths[0], lengths[-1]))
+            growth = Samples(tuple(b / a for a, b in zip(least, most, strict=True)))
+            yield Target(f"{sequences.FPTT}: peak memory at T = {lengths[-1]} ÷ at {lengths[0]}", growth, 1.02)
+        for figures in t.figures if t.title == sequences.TIMES else ():
+            if figures["method"] in (sequences.ON_CORES, sequences.ON_DEVICES):
+                promise = f"FPTT, add T = 200, LSTM-128, batch 128, {figures['cores']} cores: ms, {figures['method']}"
+                yield Target(promise, Samples(tuple(figures["ms"])), 110, 60)
 
 
 def _slower(one: dict, other: dict) -> Samples:

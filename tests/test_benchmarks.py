@@ -5,11 +5,25 @@ import json
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+import pytest
 
 import onward
-from benchmarks import counts, memory_child, methods, reference, report, steps, targets
+from benchmarks import (
+    counts,
+    memory_child,
+    methods,
+    reference,
+    report,
+    sequences,
+    sequences_memory,
+    sequences_onward,
+    steps,
+    targets,
+)
 from benchmarks.contest import Effort
 from benchmarks.counts import Sizes
+from benchmarks.sequences_task import Sequences
 from benchmarks.task import Setting, learner_for
 
 TINY = Setting("vanilla", 3)
@@ -68,3 +82,38 @@ def test_memory_of_a_short_stream():
     found = memory_child.learn("SnAp(1)", memory_child.BLOCK, 3)
     assert found["peak"] >= found["before"] > 0
     assert jnp.isfinite(found["mean_loss"])
+
+
+def test_an_iteration_of_fptt_is_what_its_numbers_say():
+    """The first loss in one window, by the equations of the LSTM in NumPy; then it learns."""
+    setting = Sequences(steps=6, windows=1, units=3, batch=5)
+    (xs, sums), (W, readout) = setting.data(), setting.weights()
+    h = c = np.zeros((5, 3))
+    for x in xs:
+        i, f, g, o = np.split(np.concatenate([h, x, np.ones((5, 1))], 1) @ W.T, 4, 1)
+        c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+        h = np.tanh(c) / (1 + np.exp(-o))
+    iterate = sequences_onward.iteration(setting, 1)
+    losses = [iterate() for _ in range(20)]
+    assert losses[0] == pytest.approx(np.mean((h @ readout[:-1, None] + readout[-1] - sums) ** 2), rel=1e-5)
+    assert losses[-1] < losses[0]
+    learned = W.size + readout.size
+    assert sequences.count(setting).shared_operations == 20 * learned / 6
+
+
+def test_memory_of_sequences_is_judged_and_drawn(tmp_path):
+    found = sequences_memory.learn(sequences.FPTT, sequences_memory.BLOCK)
+    assert found["peak"] >= found["before"] > 0 < found["mean_loss"] < 1
+
+    peaks = {sequences.FPTT: (100, 101), sequences.WHOLE: (100, 900)}
+    figures = [
+        {"method": name, "steps": steps, "runs": [{"peak": peak * 2**20}] * 3}
+        for name, both in peaks.items()
+        for steps, peak in zip((10, 1000), both, strict=True)
+    ]
+    table = report.Table(sequences.MEMORY, (), [], (), figures)
+    ((promise, ratio, _, kept),) = targets.table([table]).rows
+    assert promise.startswith("FPTT")
+    assert (ratio, kept) == ("1.01 (1.01..1.01)", "kept")
+    sequences.draw([table], tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").stat().st_size > 1000
