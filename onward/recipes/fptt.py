@@ -96,8 +96,8 @@ class _Figure:
             "",
             f"Mean ± standard error over {seeds} seeds, or over those that got there. The score is the",
             f"{self.score} of {TESTED} new sequences, taken every {EVERY} iterations; {naive},",
-            f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:g}. The seconds",
-            "hold the scores and a share of compiling, on a machine that did other things as well.",
+            f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:g}.",
+            "Seconds hold the scores and a share of compiling, on a machine that did other things as well.",
         ]
         numbers = [
             {
