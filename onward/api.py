@@ -64,6 +64,7 @@ from .estimators.norms import AbstractNorms as AbstractNorms
 from .estimators.norms import EuclideanNorms as EuclideanNorms
 from .estimators.norms import HalfInvariantNorms as HalfInvariantNorms
 from .estimators.norms import InvariantNorms as InvariantNorms
+from .evaluation import evaluate as evaluate
 from .exports import from_torch as from_torch
 from .exports import load_model as load_model
 from .exports import save_model as save_model
@@ -88,7 +89,6 @@ from .tasks.sequences import Tracks as Tracks
 from .training import Epoch as Epoch
 from .training import Fitted as Fitted
 from .training import Progress as Progress
-from .training import evaluate as evaluate
 from .training import fit as fit
 from .transforms.fptt import FPTTState as FPTTState
 from .transforms.fptt import adopt_average as adopt_average

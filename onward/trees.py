@@ -25,6 +25,11 @@ def zeros_like(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
+def time_first(tree: PyTree) -> PyTree:
+    """The tree with its two leading axes, of a batch and of time, exchanged."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree)
+
+
 def without_gradient(tree: PyTree) -> PyTree:
     """The tree, functions that close over arrays included, without a gradient."""
     arrays, others = eqx.partition(tree, eqx.is_array)

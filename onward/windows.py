@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .arguments import whole
 from .losses import TerminalTarget
+from .trees import time_first
 
 
 def window_length(steps: int, updates: int) -> int:
@@ -88,7 +89,7 @@ class EveryStep(AbstractObjective):
         return ys, weight * _share(lengths)
 
     def score(self, ys, lengths, steps):
-        return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), ys), _steps(steps) < lengths
+        return time_first(ys), _steps(steps) < lengths
 
     def remember(self, memory, ys, lengths, predictions):
         return None

@@ -12,10 +12,11 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..estimators import BPTT
+from ..evaluation import evaluate
 from ..learner import Carry, Learner
 from ..model import Model
 from ..tasks.sequences import AbstractSequences
-from ..training import Epoch, evaluate, fit
+from ..training import Epoch, fit
 from ..transforms.fptt import fptt, fptt_exact
 from ..windows import AbstractObjective, window_length
 
