@@ -52,7 +52,7 @@ def times(setting: Sequences, rounds: int, iterations: int) -> Table:
     if torch := installed("torch"):
         contestants |= {f"torch {torch}, {k} thread{'s' * (k > 1)}": ("torch", k) for k in sorted({1, cores})}
     numbers = [setting.steps, setting.windows, setting.units, setting.batch]
-    running = {name: _Contestant(library, [*numbers, *more]) for name, (library, *more) in contestants.items()}
+    running = {name: Contestant(library, [*numbers, *more]) for name, (library, *more) in contestants.items()}
     try:
         measured: dict[str, list[float]] = {name: [] for name in running}
         for name in chain.from_iterable([running] * rounds):
@@ -101,7 +101,7 @@ def times(setting: Sequences, rounds: int, iterations: int) -> Table:
     return Table(TIMES, headings, rows, remarks, figures)
 
 
-class _Contestant:
+class Contestant:
     """A process that iterates when told to."""
 
     def __init__(self, library: str, numbers: list[int]):

@@ -69,7 +69,9 @@ class Learner:
       `onward.fptt_exact`, is given `grad_fn`: the same gradient at other parameters, from the same carry.
     - `loss`: `loss(prediction, y) -> scalar`, of one step of one stream.
     - `chunk`: S, the number of steps between updates, at least 1.
-    - `batch`: the number of streams; `None` for a single one without a batch axis.
+    - `batch`: the number of streams; `None` for a single one without a batch axis. Where `xs`, `ys` and what goes with
+      them are sharded along the batch over several devices, each device learns from its own streams: on CPU, a device
+      for each core is faster than threads (see `benchmarks/sequences.py`).
 
     Raises `ValueError` for a chunk or batch below 1.
 

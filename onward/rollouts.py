@@ -95,11 +95,12 @@ def _forward(cell, hidden, xs, reset):
 
 def _with_one(parts, like):
     """`[*parts, 1]` of every step of `like`, by padding: to concatenate, JAX would first transpose a batch."""
-    size, start = 1 + sum(part.shape[1] for part in parts), 0
-    z = jnp.broadcast_to((jnp.arange(size) == size - 1).astype(like.dtype), (len(like), size))
-    for part in parts:
-        z = z + jnp.pad(part, ((0, 0), (start, size - start - part.shape[1])))
-        start += part.shape[1]
+    if not parts:
+        return jnp.ones((len(like), 1), like.dtype)
+    *parts, last = parts
+    z = jnp.pad(last, ((0, 0), (0, 1)), constant_values=1)
+    for part in reversed(parts):
+        z = jnp.pad(part, ((0, 0), (0, z.shape[1]))) + jnp.pad(z, ((0, 0), (part.shape[1], 0)))
     return z
 
 

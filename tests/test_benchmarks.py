@@ -86,11 +86,11 @@ def test_memory_of_a_short_stream():
 
 def test_an_iteration_of_fptt_is_what_its_numbers_say():
     """The first loss in one window, by the equations of the LSTM in NumPy; then it learns."""
-    setting = Sequences(steps=6, windows=1, units=3, batch=5)
+    setting = Sequences(steps=6, windows=1, units=3, batch=4)
     (xs, sums), (W, readout) = setting.data(), setting.weights()
-    h = c = np.zeros((5, 3))
+    h = c = np.zeros((4, 3))
     for x in xs:
-        i, f, g, o = np.split(np.concatenate([h, x, np.ones((5, 1))], 1) @ W.T, 4, 1)
+        i, f, g, o = np.split(np.concatenate([h, x, np.ones((4, 1))], 1) @ W.T, 4, 1)
         c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
         h = np.tanh(c) / (1 + np.exp(-o))
     iterate = sequences_onward.iteration(setting, 1)
@@ -99,6 +99,11 @@ def test_an_iteration_of_fptt_is_what_its_numbers_say():
     assert losses[-1] < losses[0]
     learned = W.size + readout.size
     assert sequences.count(setting).shared_operations == 20 * learned / 6
+
+    on_two_devices = sequences.Contestant("onward", [6, 1, 3, 4, 2, 2])
+    assert on_two_devices.losses == pytest.approx(losses[: len(on_two_devices.losses)], rel=1e-4)
+    assert min(on_two_devices.milliseconds(2)) > 0
+    on_two_devices.close()
 
 
 def test_memory_of_sequences_is_judged_and_drawn(tmp_path):
