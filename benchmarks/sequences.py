@@ -144,12 +144,11 @@ def memory(lengths, repeats: int) -> Table:
                 for steps, each, first in zip(lengths, runs, compiling, strict=True)
             ]
     headings = ("peak of the process, MiB", *(f"T = {steps:_}".replace("_", " ") for steps in lengths), "growth")
-    of_fptt = [f"{row['compiling'] / MiB:.0f}" for row in figures if row["method"] == FPTT]
     remarks = (
         f"LSTM-{UNITS}, {BATCH} sequences, one pass over T steps; fresh processes (ru_maxrss), median of {repeats}. "
         f"FPTT is fed blocks of {BLOCK} steps, BPTT the sequence.",
-        "The programs come compiled, from a cache. A process that compiles FPTT's, of the same size for every T, peaks "
-        f"while it does, give or take what XLA's threads happen to do at once: {', '.join(of_fptt)} MiB, one each.",
+        "The programs come compiled, from a cache. FPTT's is the same for every T; the process that compiled it peaked "
+        f"at {figures[0]['compiling'] / MiB:.0f} MiB.",
     )
     return Table(MEMORY, headings, rows, remarks, figures)
 
