@@ -27,13 +27,14 @@ from onward.recipes.streams_forecasters import (
 from onward.recipes.streams_networks import Network, _write, clipped_adam, network
 from onward.recipes.streams_scores import Standing, absolute_errors, ahead, judge, relative, told, warm_up, windowed
 from onward.runs.files import read_json_lines
+from onward.streams.engine import usual_rate
 from onward.streams.standing import Prediction
 from onward.tasks import datasets, series
 from onward.tasks.datasets import DataSet
 from onward.tasks.series import SeriesTask
 
 ROWS, HORIZON, SEEDS = 220, 3, (0, 1)
-AS_IT_COMES = Network(SnAp(order=1), clipped_adam, lambda horizon: streams.RATE, wide=False)
+AS_IT_COMES = Network(SnAp(order=1), clipped_adam, usual_rate, wide=False)
 
 
 @pytest.fixture(autouse=True, scope="module")

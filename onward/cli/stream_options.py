@@ -59,7 +59,7 @@ class StreamOptions:
     """The recurrent cell: vanilla, leaky, lstm, gru or antisymmetric."""
     units: Annotated[int | None, *option("N", "16", whole("--units", 1, most=10**5))] = None
     """Units of the cell."""
-    rate: Annotated[float | None, *option("R", "0.002", positive("--rate"))] = None
+    rate: Annotated[float | None, *option("R", "0.002/√horizon", positive("--rate"))] = None
     """Step size of the optimiser (Adam)."""
     seed: Annotated[int | None, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = None
     """Decides the initial weights and all else that is random."""

@@ -10,6 +10,7 @@ import msgspec
 
 from ..errors import UserError
 from ..streams.base import AbstractSource
+from ..streams.engine import usual_rate
 from ..streams.events import CSV, JSONL, Columns
 from ..streams.followed import FollowedSource
 from ..streams.redis_source import RedisSource
@@ -18,7 +19,7 @@ from .methods import Count, Method, Positive
 from .settings import chosen_method, other_settings
 from .stream_options import StreamOptions
 
-METHOD, CELL, UNITS, RATE, KEYS_IN_MEMORY = "snap", "gru", 16, 0.002, 1000
+METHOD, CELL, UNITS, KEYS_IN_MEMORY = "snap", "gru", 16, 1000
 
 
 class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,7 +79,10 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
         raise UserError(f"{error}") from None
     name = options.method or METHOD
     method = chosen_method(
-        name, cell=options.cell or CELL, hidden_size=options.units or UNITS, rate=options.rate or RATE
+        name,
+        cell=options.cell or CELL,
+        hidden_size=options.units or UNITS,
+        rate=options.rate or usual_rate(horizon),
     )
     where = options.input or "-"
     return StreamSettings(

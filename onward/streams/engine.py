@@ -1,5 +1,6 @@
 """Events predicted, then learned, one after another in one compiled loop, each key with a state of its own."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,6 +24,17 @@ from .caution import cautious, less_cautious, more_cautious
 BLOCK = 256  # events in one call
 SWAP = 64  # keys moved in or out of memory in one call
 MEMORY = 1000  # events that the running level and spread of the target look back
+
+
+def usual_rate(horizon: int) -> float:
+    """Adam's step where none is given: 0.002, and 0.002/√h for a target h ≥ 1 events ahead.
+
+    Changes over h events overlap with those before: as many gradients in a row say nearly the same.
+
+    >>> [round(usual_rate(horizon), 5) for horizon in (0, 1, 25)]
+    [0.002, 0.002, 0.0004]
+    """
+    return 0.002 / math.sqrt(max(horizon, 1))
 
 
 class Engine:
