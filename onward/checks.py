@@ -74,7 +74,7 @@ def check_step(model, hidden, loss, x, y) -> None:
 def _shapes(name, complaint, thing, function, *arguments):
     try:
         return jax.eval_shape(function, *arguments)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{name}: {complaint} {_describe(thing)}: {reason}") from error
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .arguments import whole
+from .errors import UserError
 from .extras import needed
 from .learner import Carry, Learner
 from .model import Model
@@ -50,7 +51,8 @@ class Fitted(NamedTuple):
     """What `fit` returns.
 
     * `carry`: at the end, to go on with;
-    * `best`: the model with the lowest score, the last one where nothing was validated;
+    * `best`: of the models at the end of an epoch, the one with the lowest score, the last one where nothing was
+      validated; the one that training began with where no epoch was finished;
     * `history`: every epoch that was finished;
     * `diverged_at`: the epoch and the minibatch in it, both counted from 0, by which numbers were not finite any more;
       `carry` is then of a few minibatches before. `None` where all went well.
@@ -117,10 +119,11 @@ def fit(
       training by the same arguments (`epochs` may grow); it needs `onward[cli]`.
     - `block`: minibatches learned in one call of the compiled program. It changes no number.
 
-    Where a loss, or a number of the carry, is not finite any more, training ends with the carry from before.
+    Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
 
     Raises `ValueError` for numbers out of range and a batch that differs, and as `Learner.run` does. Raises `UserError`
-    for a checkpoint that is damaged or belongs to other arguments.
+    for a checkpoint that is damaged, cannot be written, or differs in the model, the estimator, the chunk, the
+    objective, the key or the arrays of `data`; another loss or optimiser of the same shape is not noticed.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.tasks.adding import Adding
@@ -169,7 +172,10 @@ def fit(
         if score is None or score < min(earlier, default=math.inf):
             state = eqx.tree_at(lambda s: s.best, state, state.carry.arrays)
         history = (*place.history, Epoch(place.loss / data.minibatches, score))
-        carry = state.carry if at_epoch_end is None else at_epoch_end(state.carry, history)
+        carry = state.carry
+        if at_epoch_end is not None:
+            # A rate that was set to one of Python's numbers would compile all anew, and be missing in the checkpoint.
+            carry = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), at_epoch_end(carry, history), carry)
         state = _State(carry, objective.next_epoch(state.memory), state.best)
         place = _Place(place.epoch + 1, history=history)
         if saving is not None:
@@ -201,14 +207,25 @@ def _learn(learner, objective, data, state: _State, order, block: int, begin, co
 
 def _learn_one(learner, objective, carry, memory, minibatch: Minibatch, steps):
     ys, weight = objective.assign(memory, minibatch.ys, minibatch.lengths, steps)
+    xs = _without_padding(time_first(minibatch.xs), minibatch.lengths)
     _, counts = objective.score(minibatch.ys, minibatch.lengths, steps)
     reset = jnp.zeros(counts.shape, bool).at[0].set(minibatch.fresh)
     # Predictions are kept only for an objective that remembers something of them.
     kept = bool(jax.tree.leaves(memory))
-    carry, metrics = learner.run(carry, time_first(minibatch.xs), ys, reset=reset, weight=weight, predictions=kept)
+    carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept)
     memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
     weight = weight.astype(metrics.losses.dtype)
     return carry, memory, jnp.sum(jnp.where(counts, metrics.losses / weight, 0)) / jnp.sum(counts)
+
+
+def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:
+    """Zeros beyond each sequence's end: NaN there would enter the gradient, which is zero times a step's derivative."""
+
+    def cut(leaf):
+        there = jnp.arange(len(leaf), dtype=jnp.int32)[:, None] < lengths
+        return jnp.where(there.reshape(*there.shape, *[1] * (leaf.ndim - 2)), leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(cut, xs)
 
 
 def _fitted(state: _State, place: _Place, diverged_at=None) -> Fitted:
@@ -223,6 +240,10 @@ class _Saving:
         needed("msgspec", "cli")
         from .runs.fitting import load_fit, save_fit
 
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path} cannot hold a checkpoint ({error.strerror}); name another file.") from None
         self._load, self._save, self._path = load_fit, save_fit, path
         sizes = data.batch, data.steps, data.minibatches, learner.chunk
         digest = hashlib.sha256(repr((learner.estimator, sizes, type(data), objective)).encode())

@@ -17,7 +17,8 @@ def window_length(steps: int, updates: int) -> int:
     """`⌊T/K⌋`, the steps of a window where sequences of T = `steps` are learned in K = `updates` windows.
 
     It is the chunk of a learner that trains by FPTT-K (Kag & Saligrama 2021, section 3). Where K does not divide T,
-    shorter windows are left over: the last one is what remains. Raises `ValueError` unless 1 ≤ K ≤ T.
+    what remains is learned too, in more than K updates: ⌈T/⌊T/K⌋⌉, the last window being the shorter one, as in the
+    authors' script for images. Raises `ValueError` unless 1 ≤ K ≤ T.
 
         >>> window_length(200, 10), window_length(100, 3)                  # the second: 33, 33, 33 and 1
         (20, 33)

@@ -78,7 +78,7 @@ class TestFit:
             xs, ys, lengths, _ = data().minibatch(entry)
             targets, weight = OBJECTIVE.assign(memory, ys, lengths, STEPS)
             reset = jnp.zeros((STEPS, BATCH), bool).at[0].set(True)
-            xs = jnp.moveaxis(xs, 1, 0)
+            xs = jnp.moveaxis(xs, 1, 0) * (jnp.arange(STEPS)[:, None] < lengths)[..., None]
             carry, metrics = learner().run(carry, xs, targets, reset=reset, weight=weight, predictions=True)
             return carry, OBJECTIVE.remember(memory, ys, lengths, metrics.predictions), metrics.losses, lengths
 
@@ -169,6 +169,38 @@ class TestFit:
             carries.append(onward.fit(exact, carry, data(), objective, epochs=1, key=KEY).carry)
         assert_same(carries[1].model, carries[0].model)
 
+    def test_a_rate_set_between_epochs_is_the_same_program_and_checkpoint(self, tmp_path):
+        rated = optax.inject_hyperparams(optax.sgd)(0.5)
+        ours = onward.Learner(onward.BPTT(), rated, loss=traced_loss, chunk=WINDOW, batch=BATCH)
+        traced, rates = [], []
+
+        def lowered(carry, history):
+            optimizer = optax.tree.set(carry.optimizer, learning_rate=0.25)
+            return onward.Carry(carry.arrays, carry.skeleton, carry.hidden, carry.estimator, optimizer)
+
+        def validate(model):
+            traced.append(len(TRACED))
+            return 0.0
+
+        def epochs(count):
+            carry, file = ours.init(model(), key=jr.key(0)), tmp_path / "new" / "checkpoint.npz"
+            arguments = {"validate": validate, "at_epoch_end": lowered, "checkpoint": file}
+            return onward.fit(ours, carry, data(), OBJECTIVE, epochs=count, key=KEY, **arguments)
+
+        for count in (1, 3):
+            rates.append(float(optax.tree.get(epochs(count).carry.optimizer, "learning_rate")))
+        assert rates == [0.25, 0.25]
+        assert traced == [traced[0]] * 3
+
+    def test_what_lies_beyond_the_ends_does_not_matter(self):
+        xs, ys = arrays()
+        beyond = np.arange(STEPS)[:, None] >= LENGTHS[:, None, None]
+        padded = onward.Sequences(np.where(beyond, np.nan, xs), ys, batch=BATCH, lengths=LENGTHS)
+        found = onward.fit(learner(), start(), padded, OBJECTIVE, epochs=3, key=KEY)
+        expected = fit(validate=None)
+        assert_identical(found.carry.arrays, expected.carry.arrays)
+        assert found.history == expected.history
+
     def test_it_ends_when_told(self):
         found = fit(epochs=9, until=lambda history: len(history) == 2)
         assert_identical(found.carry, fit(epochs=2).carry)
@@ -215,6 +247,17 @@ class TestBadInput:
         file.write_bytes(b"damaged")
         with pytest.raises(UserError, match="is damaged or no checkpoint at all"):
             fit(epochs=1, checkpoint=file)
+
+    def test_a_checkpoint_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match=r"c.npz cannot hold a checkpoint \(.*\); name another file."):
+            fit(checkpoint=tmp_path / "file" / "c.npz")
+
+    def test_a_loss_for_other_targets(self):
+        every = onward.EveryStep(WINDOW)
+        sequences = onward.Sequences(arrays()[0], np.zeros((len(LENGTHS), STEPS), np.int32), batch=BATCH)
+        with pytest.raises(ValueError, match="ys: the loss cannot compare the prediction with int32"):
+            onward.fit(learner(), start(), sequences, every, epochs=1, key=KEY)
 
 
 class TestEvaluate:
