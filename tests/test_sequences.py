@@ -1,11 +1,13 @@
 """Where sequences come from: minibatches, the adding and copying problems, data sets that are what they should be."""
 
 import dataclasses
+import gzip
 import hashlib
 import io
 import lzma
 import os
 import tarfile
+from http.client import IncompleteRead
 
 import jax
 import jax.numpy as jnp
@@ -231,6 +233,27 @@ class TestDataSet:
         (tmp_path / "all.tar.gz").write_bytes(packed.getvalue())
         archived = dataclasses.replace(data, source=(tmp_path / "all.tar.gz").as_uri())
         assert archived.read("a.txt") == GOOD
+
+    def test_an_archive_that_was_cut_off(self, places, tmp_path):
+        *_, data = places
+        packed = gzip.compress(bytes(1024))
+        for name, content in (("cut", packed[: len(packed) // 2]), ("none", b"nothing of the kind")):
+            path = tmp_path / f"{name}.tar.gz"
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=r"cannot be fetched from") as caught:
+                dataclasses.replace(data, source=path.as_uri()).read("a.txt")
+            assert "\n" not in str(caught.value)
+
+    def test_a_connection_that_was_cut_off(self, places, monkeypatch):
+        class Answer(io.BytesIO):
+            def read(self, *_):
+                raise IncompleteRead(b"all", 8)
+
+        monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Answer())
+        with pytest.raises(
+            UserError, match=r"cannot be fetched from .* \(IncompleteRead\(3 bytes read, 8 more expected"
+        ):
+            places[-1].read("a.txt")
 
     def test_an_archive_that_lacks_it(self, places, tmp_path):
         *_, data = places

@@ -8,8 +8,10 @@ import sys
 import tarfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from ..caches import cache_folder
@@ -85,8 +87,9 @@ class DataSet:
             with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
                 content = answer.read()
             contents = _members(content, self.files) if archive else {file: content}
-        except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, zlib.error, HTTPException, tarfile.TarError, zipfile.BadZipFile) as error:
             reason = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
+            reason = " ".join(reason.split())  # tarfile's has many lines
             place = (
                 f"put {file} at {theirs}"
                 if theirs
