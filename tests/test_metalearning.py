@@ -98,6 +98,9 @@ def test_the_verdict():
     verdict = judge_hyperparameters({(2, 1): worse | {"RBP": some(np.nan)}})
     assert verdict.word == "disagrees"
     assert "not finite on some seed: RBP" in verdict.why
+    survivors = good | {"Neumann-RBP": some(0.21, np.nan)}
+    assert judge_hyperparameters({(2, 1): survivors}).word == "disagrees"
+    assert judge_hyperparameters({(2, 1): good | {"BPTT": some(np.nan)}}).word == "agrees in part"
 
 
 def test_its_picture():

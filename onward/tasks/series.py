@@ -79,7 +79,7 @@ def weather() -> SeriesTask:
     """The air temperature over Jena in 2020, 52,696 values.
 
     The copy in common use has a last column `OT`, which is no temperature, and lacks 50 of its values; this one lacks
-    none. Eight rows of the year are missing, and nothing is put in their place.
+    none. Nine rows of the year, on 29 May, are missing, and nothing is put in their place; one of 12 May stands twice.
     """
     what = "air temperature in °C, every 10 minutes"
     return _dated("weather", what, WEATHER.read("weather.csv"), "T (degC)", season=144)
