@@ -103,6 +103,13 @@ def test_a_stream_is_taken_along_with_the_scales_of_its_columns(tmp_path, capsys
     assert abs(told["forecast"] - 23.5) > 1e-3  # it has learned something to forecast with
     np.testing.assert_allclose(told["forecast"], forecast, rtol=1e-6)
 
+    settings = json.loads((run / "settings.json").read_text())
+    settings["learning"]["method"] |= {"estimator": "artbp", "cut": 2.0}
+    (run / "settings.json").write_text(json.dumps(settings))
+    code, said = onward_says(capsys, "export", run, "--to", tmp_path / "again")
+    assert (code, (tmp_path / "again").exists()) == (2, False)
+    assert f"{run}: cut must be a probability of at least 0 and below 1, got 2.0." in said
+
 
 def test_a_stream_that_has_saved_nothing_is_not_taken_along(tmp_path, capsys):
     table, run = tmp_path / "events.csv", tmp_path / "run"

@@ -39,7 +39,10 @@ def export(options: ExportOptions) -> int:
     """Runs the command and returns its exit code."""
     if options.run is None or options.to is None:
         raise UserError("name a run and where its model goes: onward export RUN --to FOLDER.")
-    learned = (_of_stream if _is_stream(options.run) else _of_text)(options.run)
+    try:
+        learned = (_of_stream if _is_stream(options.run) else _of_text)(options.run)
+    except ValueError as error:  # settings that were changed by hand
+        raise UserError(f"{options.run}: {error}") from None
     name, content = FILES[options.layout]
     try:
         check_new(options.to)
