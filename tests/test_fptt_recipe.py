@@ -10,13 +10,14 @@ import pytest
 from problems import assert_same
 
 import onward
-from onward.losses import squared_error, terminal_squared_error
+from onward.losses import softmax_cross_entropy, squared_error, terminal_squared_error
 from onward.recipes.fptt import ADDING, ALPHAS
 from onward.recipes.fptt_arms import Problem, Scores, Timed, compare, exact, running, train
 from onward.recipes.fptt_images import RECIPES as IMAGES
 from onward.recipes.fptt_images import _Table as Table
 from onward.runs.scores import draw_scores
 from onward.tasks.adding import Adding
+from onward.tasks.copying import Copying
 from onward.tasks.images import ImageTask
 
 STEPS, BATCH, EPOCHS = 6, 2, 2
@@ -67,6 +68,18 @@ class TestArms:
         assert [arm.objective.window for arm in methods.values()] == [6, 2, 2, 2, 2]
         assert [running(0.5), exact(0.5)] == list(methods)[3:]
 
+    def test_with_a_target_at_every_step_the_losses_of_all_windows_are_those_of_the_sequence(self):
+        data = onward.Drawn(Copying(10), batch=BATCH, minibatches=2)
+        loss, updates = softmax_cross_entropy, 3
+        copying = Problem(data, data, loss, loss, onward.EveryStep, updates, lambda updates: OPTIMIZER, model)
+        assert list(copying.arms(())) == ["BPTT", "OGD"]
+        minibatch = data.minibatch(data.order(jr.key(0))[0])
+        weights = [
+            onward.EveryStep(window).assign(None, minibatch.ys, minibatch.lengths, data.steps)[1]
+            for window in (data.steps, data.steps // updates)
+        ]
+        assert_same(updates * weights[0], weights[1])
+
     def test_trainings_end_when_told_and_keep_their_last_score(self):
         told = []
         found = compare(
@@ -112,6 +125,8 @@ def judged(ours, online, plain):
         ((10, 11, 12), (11, 12, 0), (0, 30, 0), "agrees"),
         ((10, 11, 12), (9, 11, 13), (0, 0, 0), "agrees in part"),
         ((10, 11, 12), (20, 21, 22), (8, 9, 10), "disagrees"),
+        ((10, 11, 12), (20, 21, 22), (11, 12, 13), "disagrees"),
+        ((10, 11, 0), (20, 21, 22), (11, 12, 0), "disagrees"),
         ((10, 11, 0), (20, 21, 22), (0, 0, 0), "agrees in part"),
         ((0, 0, 0), (20, 21, 22), (0, 0, 0), "disagrees"),
     ],
@@ -123,6 +138,7 @@ def test_the_verdict_on_adding(ours, online, plain, word):
 def test_the_verdict_says_where_the_gain_comes_from():
     assert "The regulariser helps beyond its windows." in judged((10, 11, 12), (20, 21, 22), (0, 0, 0)).why
     assert "OGD is as quick, or within the spread" in judged((10, 11, 12), (9, 11, 13), (0, 0, 0)).why
+    assert "BPTT is as quick, or within the spread." in judged((10, 11, 12), (20, 21, 22), (11, 12, 13)).why
 
 
 def test_the_picture():

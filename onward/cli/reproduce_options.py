@@ -24,7 +24,7 @@ class ReproduceOptions:
     Of Nath's thesis (2019): fpp/fig4.1a and fig4.1b, CycleWorld.
     Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1), rbp/table-a1 and rbp/hyperparameters (Figures 5 and 6);
     they need MNIST in ONWARD_DATA.
-    Of Kag & Saligrama (2021): fptt/add-100 and add-200 (Figures 1 and 2), fptt/copy (Figure 5), scaled;
+    Of Kag & Saligrama (2021): fptt/add-100 and add-200 (Figure 1), fptt/copy (Figure 5), scaled;
     fptt/pixel-mnist, permuted-mnist and cifar10 (Tables 3 and 6), which fetch their data.
     Of no paper: streams/forecast, online forecasts of four data sets; it needs the extra river.
     """

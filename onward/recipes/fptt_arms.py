@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..cells import LSTMCell
 from ..estimators import BPTT
 from ..evaluation import evaluate
 from ..learner import Carry, Learner
@@ -18,7 +19,7 @@ from ..model import Model
 from ..tasks.sequences import AbstractSequences
 from ..training import Epoch, fit
 from ..transforms.fptt import fptt, fptt_exact
-from ..windows import AbstractObjective, window_length
+from ..windows import AbstractObjective, EveryStep, window_length
 
 PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
 
@@ -73,7 +74,9 @@ class Problem(NamedTuple):
 
     def arms(self, alphas: Sequence[float]) -> dict[str, Arm]:
         """BPTT, an update a sequence, with its loss at the end alone and with those of all windows; OGD, an update a
-        window; on the same windows FPTT, running and exact."""
+        window; on the same windows FPTT, running and exact.
+
+        With a target at every step there is no second BPTT: the losses of all windows are those of the sequence."""
         steps = self.data.steps
         window = window_length(steps, self.updates)
         optimizer = self.optimizer(-(-steps // window))
@@ -87,7 +90,7 @@ class Problem(NamedTuple):
         regularised = {running: learner(before, window), exact: learner(around, window)}
         return {
             PLAIN: Arm(plain, self.objective(steps)),
-            AUXILIARY: Arm(plain, by_window),
+            **({} if isinstance(by_window, EveryStep) else {AUXILIARY: Arm(plain, by_window)}),
             ONLINE: Arm(learner(optimizer, window), by_window),
             **{name(alpha): Arm(ours, by_window, alpha) for name, ours in regularised.items() for alpha in alphas},
         }
@@ -104,6 +107,27 @@ class Scores(NamedTuple):
         """The epoch, counting from 1, at whose end a score was first below `level`, for each seed; 0 for none."""
         below = self.scores < level
         return np.where(below.any(1), np.argmax(below, 1) + 1, 0)
+
+
+def below(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether the mean is lower by over two standard errors of the difference; of single seeds, whether it is lower."""
+    if ours.size == 1:
+        return bool(ours[0] < theirs[0])
+    variances = [values.var(ddof=1) / values.size for values in (ours, theirs)]
+    return bool(theirs.mean() - ours.mean() > 2 * np.sqrt(sum(variances)))
+
+
+def lstm(inputs: int, units: int, outputs: int) -> Callable[[PRNGKeyArray], Model]:
+    """What makes a model with one layer of LSTM and a linear readout from a key."""
+
+    @eqx.filter_jit
+    def make(key):
+        cell_key, readout_key = jr.split(key)
+        # As in the authors' library: no bias that keeps the memory before anything is learned.
+        cell = LSTMCell(inputs, units, key=cell_key, forget_bias=0.0)
+        return Model(cell, eqx.nn.Linear(units, outputs, key=readout_key))
+
+    return make
 
 
 class Timed(NamedTuple):
