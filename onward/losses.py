@@ -37,12 +37,14 @@ def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array) -> Float
 
 
 def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """`Σ (prediction − y)²` over the outputs.
+    """`Σ (prediction − y)²` over the outputs. Raises `ValueError` unless both have the same shape.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.squared_error(jnp.zeros(2), jnp.ones(2))
     Array(2., dtype=float32)
     """
+    if jnp.shape(prediction) != jnp.shape(y):
+        raise ValueError(f"y must have the shape of the prediction, {jnp.shape(prediction)}, got {jnp.shape(y)}.")
     return jnp.sum((prediction - y) ** 2)
 
 

@@ -66,7 +66,8 @@ class EveryStep(AbstractObjective):
 
     A window's loss is the mean over its steps.
 
-    **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer.
+    **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer, and in
+    use for `ys` of another shape.
 
         >>> import jax.numpy as jnp, onward
         >>> _, weight = onward.EveryStep(3).assign(None, jnp.zeros((2, 4)), jnp.array([4, 2]), 4)
@@ -90,6 +91,12 @@ class EveryStep(AbstractObjective):
         return ys, weight * _share(lengths)
 
     def score(self, ys, lengths, steps):
+        for leaf in jax.tree.leaves(ys):
+            if leaf.shape[:2] != (len(lengths), steps):
+                raise ValueError(
+                    f"ys must have a target at every step, the shape [{len(lengths)}, {steps}, ...], got {leaf.shape}; "
+                    "for one at the end there are onward.Terminal and onward.TerminalClasses."
+                )
         return time_first(ys), _steps(steps) < lengths
 
     def remember(self, memory, ys, lengths, predictions):

@@ -119,6 +119,12 @@ class TestEveryStep:
         assert ys.shape == (STEPS, 4, 2)
         assert counts.sum(0).tolist() == LENGTHS
 
+    @pytest.mark.parametrize("shape", [(4,), (4, STEPS - 1), (STEPS, 4)])
+    def test_targets_that_are_not_at_every_step(self, shape):
+        with pytest.raises(ValueError, match=r"ys must have a target at every step, the shape \[4, 7, ...\], got") as e:
+            onward.EveryStep(WINDOW).assign(None, jnp.zeros(shape), jnp.array(LENGTHS), STEPS)
+        assert f"got {shape}; for one at the end" in str(e.value)
+
 
 class TestTerminal:
     def test_the_trust_in_the_target_grows_to_one_at_each_sequences_end(self):
@@ -217,6 +223,14 @@ class TestLosses:
     def test_no_estimate(self):
         with pytest.raises(ValueError, match="ys must hold an estimate of the classes, got None"):
             terminal_cross_entropy(jnp.asarray(self.LOGITS), TerminalTarget(jnp.array(1), jnp.array(0.5)))
+
+    @pytest.mark.usefixtures("as_in_use")
+    def test_a_target_of_another_shape_is_not_stretched(self):
+        sentence = r"y must have the shape of the prediction, \(2,\), got \(\)\."
+        with pytest.raises(ValueError, match=sentence):
+            onward.losses.squared_error(jnp.zeros(2), jnp.ones(()))
+        with pytest.raises(ValueError, match=sentence):
+            terminal_squared_error(jnp.zeros(2), TerminalTarget(jnp.ones(()), jnp.array(0.5)))
 
     def test_misclassified(self):
         prediction = jnp.array([0.1, 0.7, 0.2])
