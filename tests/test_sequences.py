@@ -84,6 +84,13 @@ class TestTracks:
         with pytest.raises(ValueError, match="symbols must hold at least two for each of 3 tracks, got 5"):
             onward.Tracks(np.arange(5), batch=3, steps=4)
 
+    @pytest.mark.usefixtures("as_in_use")
+    def test_symbols_that_are_none(self):
+        with pytest.raises(ValueError, match=r"symbols must be integers in one axis, got float64 \(5,\)\."):
+            onward.Tracks(np.array([0.0, 1.5, 2.0, 3.0, 4.0]), batch=2, steps=4)
+        with pytest.raises(ValueError, match=r"symbols must be integers in one axis, got int64 \(5, 1\)\."):
+            onward.Tracks(np.arange(5)[:, None], batch=2, steps=4)
+
 
 class TestDrawn:
     def test_every_minibatch_is_new_and_the_same_for_the_same_key(self):
@@ -254,6 +261,16 @@ class TestDataSet:
             UserError, match=r"cannot be fetched from .* \(IncompleteRead\(3 bytes read, 8 more expected"
         ):
             places[-1].read("a.txt")
+
+    def test_a_cache_that_cannot_be_written(self, places, tmp_path):
+        theirs, ours, source, data = places
+        source.write_bytes(GOOD)
+        (tmp_path / "cache").touch()
+        with pytest.raises(UserError) as caught:
+            data.read("a.txt")
+        said = str(caught.value)
+        assert said.startswith(f"Tiny's a.txt cannot be kept at {ours} (")
+        assert said.endswith(f"); make its folder writable, or put a.txt at {theirs}.")
 
     def test_an_archive_that_lacks_it(self, places, tmp_path):
         *_, data = places

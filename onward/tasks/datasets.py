@@ -42,7 +42,7 @@ class DataSet:
         """The content of one of the files.
 
         Raises `UserError` where a file is another one than the canonical: it is not used; what was fetched is kept
-        aside, a file in `ONWARD_DATA` stays where it is. And where there is none and it cannot be fetched.
+        aside, a file in `ONWARD_DATA` stays where it is. And where there is none and it cannot be fetched, or not kept.
         """
         named = os.environ.get("ONWARD_DATA")
         theirs, ours = Path(named) / self.folder / file if named else None, self._kept(file)
@@ -82,6 +82,8 @@ class DataSet:
         """Puts the file, and what else its archive holds, into the cache folder, checked only when it is read."""
         archive = self.source.endswith((".tar.gz", ".zip"))
         address = self.source if archive else self.source + file
+        named = f"let ONWARD_DATA name the folder that holds {self.folder}/{file}"
+        place = f"put {file} at {theirs}" if theirs else named
         print(f"fetching {address}", file=sys.stderr)
         try:
             with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
@@ -90,20 +92,21 @@ class DataSet:
         except (OSError, EOFError, zlib.error, HTTPException, tarfile.TarError, zipfile.BadZipFile) as error:
             reason = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
             reason = " ".join(reason.split())  # tarfile's has many lines
-            place = (
-                f"put {file} at {theirs}"
-                if theirs
-                else f"let ONWARD_DATA name the folder that holds {self.folder}/{file}"
-            )
             raise UserError(
                 f"{self.name}'s {file} is not there and cannot be fetched from {address} ({reason}); {place}."
             ) from None
         for name, data in contents.items():
             path = self._kept(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{name}.{os.getpid()}.part")
-            part.write_bytes(data)
-            os.replace(part, path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part.write_bytes(data)
+                os.replace(part, path)
+            except OSError as error:
+                raise UserError(
+                    f"{self.name}'s {name} cannot be kept at {path} ({error.strerror}); make its folder writable, or "
+                    f"{place}."
+                ) from None
 
 
 def _members(archive: bytes, wanted: Mapping[str, str]) -> dict[str, bytes]:

@@ -147,8 +147,8 @@ class Tracks(AbstractSequences):
     A minibatch is the next `steps` symbols of each track, and goes on from where the last one ended; the last of an
     epoch may be shorter. The symbols that fill no track are left out.
 
-    **Arguments:** `symbols`; `batch`, `steps`: at least 1. Raises `ValueError` for fewer, and where there are not two
-    symbols for each track.
+    **Arguments:** `symbols`: integers; `batch`, `steps`: at least 1. Raises `ValueError` for fewer, for other symbols,
+    and where there are not two for each track.
 
         >>> import jax.random as jr, numpy as np, onward
         >>> data = onward.Tracks(np.arange(23), batch=2, steps=4)
@@ -164,6 +164,9 @@ class Tracks(AbstractSequences):
 
     def __init__(self, symbols: Integer[Array | np.ndarray, " symbols"], *, batch: int, steps: int):
         self.batch, self.steps = whole("batch", batch), whole("steps", steps)
+        symbols = np.asarray(symbols)
+        if symbols.dtype.kind not in "iu" or symbols.ndim != 1:
+            raise ValueError(f"symbols must be integers in one axis, got {symbols.dtype} {symbols.shape}.")
         length = len(symbols) // self.batch
         if length < 2:
             raise ValueError(f"symbols must hold at least two for each of {self.batch} tracks, got {len(symbols)}.")
