@@ -117,11 +117,11 @@ def _recipe(name: str, title: str, table: str, load: Callable[[], ImageTask], pa
         f"at {CLIP:g}, batch {BATCH}, K = {UPDATES} windows of ⌊T/K⌋ steps and what remains, normalised pixels. The "
         f"paper tunes the rate, the batch and α on a tenth of the training images; here α = {ALPHAS[0]:g}, the default "
         "of its authors' script, and all are trained on. Q is the mean prediction for a class and window in the epoch "
-        "before, uniform in the first, and its term a sum over the classes, as the paper prints it. All this is unlike "
-        "that script, which takes the mean over the classes, a tenth of that sum, keeps Q uniform for 20 epochs, has "
-        "dropout and a head of two layers, and sets the parameters to their average after each epoch. Added are OGD, "
-        "the same windows and losses without the regulariser, BPTT with the same losses, and the exact form. FPTT is "
-        "judged at the better of its two forms by the very test errors that are compared, which favours it.",
+        "before, uniform in the first, and its term the paper's sum over the classes, where that script takes a mean, "
+        "a tenth of it. Unlike that script, Q is not uniform for 20 epochs, there is no dropout, the head is a single "
+        "layer, and the parameters are not set to their average after each epoch. Added are OGD, the same windows and "
+        "losses without the regulariser, BPTT with the same losses, and the exact form. FPTT is judged at the better "
+        "of its two forms by the very test errors that are compared, which favours it.",
         length=200,
         seeds=3,
         data=load,
