@@ -24,7 +24,8 @@ def evaluate(
     """The mean of `measure(prediction, y)` over the steps of an epoch of `data` that count, the parameters fixed.
 
     These are all steps of the sequences, or their last ones, as the `objective` has it; `y` is as in the data.
-    `measure` may be one of `onward.losses`, such as `misclassified`; `key` decides what is drawn.
+    `measure` may be one of `onward.losses`, such as `misclassified`; one that is made anew at each call, a lambda or a
+    closure, compiles anew each time. `key` decides what is drawn.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> from onward.tasks.adding import Adding

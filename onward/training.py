@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,7 +94,7 @@ def fit(
     at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None,
     until: Callable[[tuple[Epoch, ...]], bool] | None = None,
     report: Callable[[Progress], None] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
     block: int = 16,
 ) -> Fitted:
@@ -107,7 +108,8 @@ def fit(
     **Arguments:**
 
     - `learner`, `carry`: the carry from `learner.init`, or from a fit before. The learner's batch must be the data's.
-    - `data`: an `onward.Sequences`, `onward.Drawn` or `onward.Tracks`; `objective`: which steps carry a loss.
+    - `data`: an `onward.Sequences`, `onward.Drawn` or `onward.Tracks`; `objective`: which steps carry a loss. What
+      it remembers is not in the carry: a fit that goes on from an earlier one's begins with a uniform Q again.
     - `epochs`: at least 1. `key`: decides the order of the minibatches, or what is drawn.
     - `validate`: a score of a model, lower is better, taken at the end of each epoch; see `onward.evaluate`.
     - `at_epoch_end`: makes the carry that the next epoch begins with, from the one at the end and the history so far:
@@ -142,7 +144,7 @@ def fit(
     if learner.batch != data.batch:
         raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
     state, place = _State(carry, objective.init(data.steps), carry.arrays), _Place()
-    saving = None if checkpoint is None else _Saving(checkpoint, learner, data, objective, key)
+    saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, key)
     if saving is not None:
         state, place = saving.load(state, place)
     saved = time.perf_counter()

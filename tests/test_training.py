@@ -253,6 +253,11 @@ class TestBadInput:
         with pytest.raises(UserError, match=r"c.npz cannot hold a checkpoint \(.*\); name another file."):
             fit(checkpoint=tmp_path / "file" / "c.npz")
 
+    def test_a_checkpoint_by_its_name_alone(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        fit(epochs=1, checkpoint="checkpoint.npz")
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
+
     def test_a_loss_for_other_targets(self):
         every = onward.EveryStep(WINDOW)
         sequences = onward.Sequences(arrays()[0], np.zeros((len(LENGTHS), STEPS), np.int32), batch=BATCH)
