@@ -45,7 +45,9 @@ def test_unrolled_it_is_the_training_written_out():
     hyperparameters = rates.first_hyperparameters(start())
     assert len(jax.tree.leaves(hyperparameters)) == 8
     value, slope = jax.value_and_grad(unrolled)(hyperparameters, 5)
-    found = rates.meta_gradient(STEP, LOSS, hyperparameters, start(), steps=5, adjoint=onward.FullBPTT())
+    found = rates.meta_gradient(
+        STEP, LOSS, hyperparameters, start(), steps=5, adjoint=lambda key: onward.FullBPTT(), key=KEY
+    )
     assert_same((found.value, found.gradient), (value, slope))
 
 
@@ -57,15 +59,21 @@ def test_a_network_begins_at_rest():
 
 
 def test_an_adjoint_at_rest_is_averaged_over_the_mini_batches_that_follow():
-    hyperparameters, adjoint = rates.first_hyperparameters(start()), onward.NeumannRBP(3)
-    found = rates.meta_gradient(STEP, LOSS, hyperparameters, start(), steps=5, adjoint=adjoint)
+    hyperparameters, key = rates.first_hyperparameters(start()), jr.key(4)
+
+    def adjoint(key):  # whose start is drawn anew at each mini-batch
+        return onward.RBP(3, key=key)
+
+    found = rates.meta_gradient(STEP, LOSS, hyperparameters, start(), steps=5, adjoint=adjoint, key=key)
     end, losses = rates.train(STEP, hyperparameters, start(), 5)
     assert losses.shape == (5,)
     assert_same(found.value, LOSS(end))
 
     def at(k):
         moved = end._replace(taken=end.taken + k)
-        return onward.hypergradient(STEP, LOSS, hyperparameters, moved, steps=1, adjoint=adjoint).gradient
+        return onward.hypergradient(
+            STEP, LOSS, hyperparameters, moved, steps=1, adjoint=adjoint(jr.fold_in(key, k))
+        ).gradient
 
     each = [at(k) for k in range(rates.AVERAGED)]
     assert_same(found.gradient, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each))
@@ -87,7 +95,7 @@ def test_learning_is_repeatable_and_stops_where_numbers_do(adjoint, monkeypatch)
 
 
 def some(*ends) -> Curves:
-    return Curves(np.array([[1.0, end] for end in ends]), np.ones((len(ends), 4)))
+    return Curves(np.array([[1.0, end] for end in ends]), np.ones((len(ends), 4)), np.ones((len(ends), 2)))
 
 
 def test_the_verdict():

@@ -97,7 +97,7 @@ def _optimizer(name: str, chunk: int, settings: Settings) -> tuple[optax.Gradien
             at_one, words = _kalman(chunk, settings["decay"], settings["prior"])
             words += f", times {size}" * (size != "1")
         case "rmsprop":
-            at_one, words = clipped_rmsprop(1.0), f"RMSProp {size}, norm clipped at 1"
+            at_one, words = clipped_rmsprop(1.0), f"RMSProp {size} (decay 0.999), norm clipped at 1"
         case "fptt":
             alpha, beta = settings["alpha"], settings["beta"]
             at_one = optax.chain(onward.fptt(alpha, beta), clip, optax.adam(1.0))

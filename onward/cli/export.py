@@ -101,6 +101,8 @@ def _of_stream(path: Path) -> Learned:
         level=float(level.mean) if numeric else None,
         spread=float(level.spread) if numeric else None,
         key=columns.key,
+        time=columns.time,
+        gap=learning.gap,
     )
     known = {"stream": card, "settings": msgspec.to_builtins(learning), "events": events}
     model = jax.tree.map(jnp.asarray, engine.model(state.carry))

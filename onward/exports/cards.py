@@ -111,7 +111,8 @@ class StreamCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     * `target`, `horizon`: what is predicted, how many events of the key ahead; 0 for the event's own;
     * `classes`: in the order of the outputs, of a target that is no number;
     * `level`, `spread`: the running mean of a target that is a number, and what an output of 1 means in its unit;
-    * `key`: the column whose every value has a state of its own, if there is one.
+    * `key`: the column whose every value has a state of its own, if there is one; `gap`: the seconds after which such a
+      state begins anew, by the column `time`, if it does.
     """
 
     inputs: list[InputCard]
@@ -122,6 +123,8 @@ class StreamCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     level: float | None = None
     spread: float | None = None
     key: str | None = None
+    time: str | None = None
+    gap: float | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -132,7 +135,10 @@ class StreamCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         ]
         if self.key is not None:
             said.append(f"Every value of {self.key!r} has a state of its own.")
-        when = f"{self.horizon} events of it ahead" if self.horizon else "of the same event"
+        if self.gap is not None:
+            said.append(f"The state begins anew where more than {self.gap:g} s of {self.time!r} have passed.")
+        later = f"{self.horizon} event{'s' * (self.horizon > 1)} of the same sequence later"
+        when = later if self.horizon else "of the same event"
         if self.classes is not None:
             return [*said, f"The prediction is the logits of stream.classes, of {self.target!r}, {when}."]
         base = "the newest known value of it" if self.horizon else "stream.level"

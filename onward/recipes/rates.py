@@ -1,5 +1,6 @@
 """A small network whose learning rates and momenta are learned: its training as a recurrent system."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -118,21 +119,24 @@ def meta_gradient(
     start: Training,
     *,
     steps: int,
-    adjoint: optx.AbstractAdjoint,
+    adjoint: Callable[[PRNGKeyArray], optx.AbstractAdjoint],
+    key: PRNGKeyArray,
 ) -> Hypergradient:
-    """The meta-loss after `steps` steps, and its gradient along rates and momenta.
+    """The meta-loss after `steps` steps, and its gradient along rates and momenta; `key` is for what an adjoint draws.
 
     An adjoint that keeps the last state alone is solved there at `AVERAGED` mini-batches, of one step further each, and
     the gradients are averaged, as Section 5.3 of Liao et al. 2018 has it. A gradient is NaN where training ended so.
     """
-    solve = partial(hypergradient, step, loss, hyperparameters, adjoint=adjoint)
-    if not isinstance(adjoint, AbstractRBP):
-        return solve(start, steps=steps)
+    solve = partial(hypergradient, step, loss, hyperparameters)
+    if not isinstance(adjoint(key), AbstractRBP):
+        return solve(start, steps=steps, adjoint=adjoint(key))
     end, _ = train(step, hyperparameters, start, steps)
     value = loss(end)
     if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(end)):
         nowhere = jnp.full_like(value, jnp.nan)
         return Hypergradient(value, jax.tree.map(lambda _: nowhere, hyperparameters), end, nowhere, nowhere)
     following = jnp.arange(AVERAGED, dtype=end.taken.dtype)
-    found = jax.vmap(lambda k: solve(end._replace(taken=end.taken + k), steps=1))(following)
+    found = jax.vmap(lambda k: solve(end._replace(taken=end.taken + k), steps=1, adjoint=adjoint(jr.fold_in(key, k))))(
+        following
+    )
     return jax.tree.map(lambda leaf: leaf.mean(0), found)._replace(value=value, state=end)

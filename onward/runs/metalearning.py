@@ -8,7 +8,7 @@ import numpy as np
 from .comparing import COLOURS
 
 
-def draw_metalearning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], *, title: str) -> bytes:
+def draw_metalearning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, ...]]], *, title: str) -> bytes:
     """Two rows of panels, a column for each of `panels`, a line for each method, as PNG.
 
     Above the meta-loss against meta steps, below the loss of the last training against its steps, smoothed. A method's
@@ -19,11 +19,11 @@ def draw_metalearning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.nda
     figure = Figure(figsize=(5.6 * len(panels) + 1, 8), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False, sharey="row")
     for (name, methods), above, below in zip(panels.items(), grid[0], grid[1], strict=True):
-        for (method, (meta, training)), colour in zip(methods.items(), COLOURS, strict=False):
+        for (method, (meta, training, *_)), colour in zip(methods.items(), COLOURS, strict=False):
             window = max(1, training.shape[1] // 50)
             smooth = training[:, : training.shape[1] // window * window].reshape(len(training), -1, window).mean(2)
             for axes, rows, every in ((above, meta, 1), (below, smooth, window)):
-                at = every * (1 + np.arange(rows.shape[1]))
+                at = every * np.arange(rows.shape[1])
                 axes.plot(at, rows.mean(0), color=colour, linewidth=1.6, label=method)
                 axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)
         above.set_title(name, loc="left", fontsize=10)
