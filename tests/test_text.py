@@ -145,3 +145,8 @@ def test_samples_are_the_same_for_the_same_key():
     first, again = (sample_text(model, "abc", length=50, key=jr.key(1)) for _ in range(2))
     other = sample_text(model, "abc", length=50, key=jr.key(2))
     assert first == again != other
+
+
+def test_a_name_that_no_file_can_have_is_said_in_one_sentence():
+    with pytest.raises(UserError, match="no file's name"):
+        text_file("a\0b")
