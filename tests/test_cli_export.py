@@ -122,6 +122,17 @@ def test_a_stream_that_has_saved_nothing_is_not_taken_along(tmp_path, capsys):
     assert f"{run} holds no checkpoint yet" in said
 
 
+def test_a_run_whose_settings_lack_one_does_not_begin(text, tmp_path, capsys):
+    run = write_run(tmp_path / "run", text, method="nobacktrack")
+    settings = json.loads((run / "settings.json").read_text())
+    del settings["method"]["rank"]
+    (run / "settings.json").write_text(json.dumps(settings))
+    next((run / "checkpoints").iterdir()).unlink()
+    code, said = onward_says(capsys, "train", "--resume", run)
+    assert (code, said.count("\n")) == (2, 1), said
+    assert "rank must be an integer of at least 1, got None" in said
+
+
 def test_the_activation_of_an_rnn_travels_in_the_file_or_is_given(tmp_path, capsys):
     file = tmp_path / "relu.safetensors"
     file.write_bytes(torch_layout(model_of(ALL["vanilla relu, activation"])))

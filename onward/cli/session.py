@@ -11,6 +11,7 @@ import jax.random as jr
 import msgspec
 
 from .. import __version__
+from ..errors import UserError
 from ..runs.curve import CurveLabels, draw_curve
 from ..runs.files import read_json_lines, write_atomically
 from ..runs.folder import RunFolder, digest
@@ -29,11 +30,17 @@ TEMPERATURE = 0.7  # of the sample: a little below 1 reads better and is still t
 
 
 class Session:
-    """A training with all of it built and nothing written yet. Raises `UserError` if it does not fit into memory."""
+    """A training with all of it built and nothing written yet.
+
+    Raises `UserError` if it does not fit into memory, or its settings, changed by hand, build no network.
+    """
 
     def __init__(self, settings: Settings, text: Text, survey: Survey):
         self._settings, self._text, self._survey = settings, text, survey
-        learner = build_learner(settings.method)
+        try:
+            learner = build_learner(settings.method)
+        except ValueError as error:
+            raise UserError(f"the settings of this run are no settings of {settings.method_name}: {error}") from None
         start = eqx.filter_jit(fresh_carry)  # one program to compile instead of dozens
         start_key, self._sample_key = jr.split(jr.key(settings.seed))
         with in_memory(self._settings.method_name, self._settings.method):
