@@ -122,6 +122,7 @@ def test_a_stream_that_has_saved_nothing_is_not_taken_along(tmp_path, capsys):
     assert f"{run} holds no checkpoint yet" in said
 
 
+@pytest.mark.usefixtures("as_in_use")
 def test_a_run_whose_settings_lack_one_does_not_begin(text, tmp_path, capsys):
     run = write_run(tmp_path / "run", text, method="nobacktrack")
     settings = json.loads((run / "settings.json").read_text())
