@@ -33,14 +33,15 @@ class AbstractObjective(eqx.Module):
     """Which steps of a sequence carry a loss, for `onward.fit` and `onward.evaluate`.
 
     A window is so many steps of a sequence, from its start; the last one of a sequence is what remains. Its loss is a
-    mean, so that windows of all lengths weigh alike. What an objective remembers of the predictions is its memory.
-    Lengths are of each sequence of a minibatch, 0 where there is none: steps beyond them carry no loss. Where sequences
-    are missing, the weights of the others grow, so that the learner's mean over the batch is a mean over them.
+    mean, so that windows of all lengths weigh alike. What an objective remembers of the predictions is its memory; one
+    that says nothing of it has none. Lengths are of each sequence of a minibatch, 0 where there is none: steps beyond
+    them carry no loss. Where sequences are missing, the weights of the others grow, so that the learner's mean over the
+    batch is a mean over them.
     """
 
-    @abstractmethod
     def init(self, steps: int) -> PyTree:
         """The memory before the first epoch, for sequences of at most so many steps."""
+        return None
 
     @abstractmethod
     def assign(
@@ -52,13 +53,13 @@ class AbstractObjective(eqx.Module):
     def score(self, ys: PyTree, lengths: Int[Array, " batch"], steps: int) -> tuple[PyTree, Bool[Array, "steps batch"]]:
         """The targets `[steps, batch, ...]` as the data have them, and which of them count in a score."""
 
-    @abstractmethod
     def remember(self, memory: PyTree, ys: PyTree, lengths: Int[Array, " batch"], predictions: PyTree) -> PyTree:
         """The memory after a minibatch with these predictions, `[steps, batch, ...]`."""
+        return memory
 
-    @abstractmethod
     def next_epoch(self, memory: PyTree) -> PyTree:
         """The memory at the start of another epoch."""
+        return memory
 
 
 class EveryStep(AbstractObjective):
@@ -80,9 +81,6 @@ class EveryStep(AbstractObjective):
     def __init__(self, window: int):
         self.window = whole("window", window)
 
-    def init(self, steps):
-        return None
-
     def assign(self, memory, ys, lengths, steps):
         ys, counts = self.score(ys, lengths, steps)
         before = self.window * (_steps(steps) // self.window)
@@ -98,12 +96,6 @@ class EveryStep(AbstractObjective):
                     "for one at the end there are onward.Terminal and onward.TerminalClasses."
                 )
         return time_first(ys), _steps(steps) < lengths
-
-    def remember(self, memory, ys, lengths, predictions):
-        return None
-
-    def next_epoch(self, memory):
-        return None
 
 
 class Terminal(AbstractObjective):
@@ -127,20 +119,11 @@ class Terminal(AbstractObjective):
     def __init__(self, window: int):
         self.window = whole("window", window)
 
-    def init(self, steps):
-        return None
-
     def assign(self, memory, ys, lengths, steps):
         return _terminal(self.window, ys, None, lengths, steps)
 
     def score(self, ys, lengths, steps):
         return _at_the_end(ys, lengths, steps)
-
-    def remember(self, memory, ys, lengths, predictions):
-        return None
-
-    def next_epoch(self, memory):
-        return None
 
 
 class Estimates(NamedTuple):
