@@ -11,7 +11,7 @@ from problems import assert_same
 
 import onward
 from onward.losses import softmax_cross_entropy, squared_error, terminal_squared_error
-from onward.recipes.fptt import ADDING, ALPHAS
+from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS
 from onward.recipes.fptt_arms import Problem, Scores, Timed, compare, exact, running, train
 from onward.recipes.fptt_images import RECIPES as IMAGES
 from onward.recipes.fptt_images import _Table as Table
@@ -139,6 +139,30 @@ def test_the_verdict_says_where_the_gain_comes_from():
     assert "The regulariser helps beyond its windows." in judged((10, 11, 12), (20, 21, 22), (0, 0, 0)).why
     assert "OGD is as quick, or within the spread" in judged((10, 11, 12), (9, 11, 13), (0, 0, 0)).why
     assert "BPTT is as quick, or within the spread." in judged((10, 11, 12), (20, 21, 22), (11, 12, 13)).why
+
+
+@pytest.mark.parametrize(
+    ("ours", "online", "plain", "word", "why"),
+    [
+        (5, 5, 20, "agrees in part", "sooner than BPTT, and no sooner than OGD"),
+        (5, 9, 20, "agrees in part", "sooner than BPTT, and sooner than OGD"),
+        (20, 9, 20, "disagrees", "no sooner than BPTT, and no sooner than OGD"),
+        (0, 0, 0, "disagrees", "never (0 of 3)"),
+    ],
+)
+def test_copying_is_judged_by_who_comes_near_to_the_baseline_too(ours, online, plain, word, why):
+    figure = COPYING[30]
+
+    def near(at):
+        rows = np.full((3, 40), 2 * figure.near)
+        rows[:, at - 1 if at else 40 :] = 0.99 * figure.near
+        return Scores(rows, np.full(3, 40))
+
+    methods = {name(alpha): near(0) for name in (running, exact) for alpha in FEW_ALPHAS}
+    found = figure.judge(methods | {"OGD": near(online), "BPTT": near(plain), running(0.01): near(ours)})
+    assert found.word == word
+    assert why in found.why
+    assert "FPTT does not learn on all seeds." in found.why
 
 
 def test_the_picture():

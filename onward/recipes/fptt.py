@@ -14,12 +14,13 @@ from ..runs.scores import draw_scores
 from ..tasks.adding import Adding
 from ..tasks.copying import Copying
 from ..tasks.sequences import Drawn
-from ..windows import EveryStep, Terminal
+from ..windows import EveryStep, Terminal, window_length
 from .fptt_arms import AUXILIARY, ONLINE, PLAIN, Problem, Scores, Timed, below, compare, exact, lstm, running
 from .recipe import Experiment, Findings, Verdict
 
 UNITS, BATCH, UPDATES = 48, 48, 10
-ALPHAS = (0.5, 0.1, 0.01, 0.001)
+ALPHAS = (0.5, 0.1, 0.05, 0.01, 0.001)  # the paper's grid for images; for adding it names 0.01 alone
+FEW_ALPHAS = (0.1, 0.01, 0.001)  # where a training takes long
 RATE, CLIP = 1e-3, 1.0
 EVERY = 50  # iterations between two scores
 TESTED = 480  # sequences of a score
@@ -30,36 +31,37 @@ PATIENCE = 200  # iterations that a training goes on once it has solved the prob
 class _Figure:
     """What a figure shows.
 
-    * `problem`: what is to be learned;
+    * `problem`: what is to be learned; `alphas`: by FPTT with which α;
     * `naive`: the score of who has learned nothing, by what that is;
     * `learned`, `solved`: the scores that are waited for, and below which a training soon ends;
-    * `score`: what is measured.
+    * `score`: what is measured;
+    * `near`: a score that is waited for as well, where coming near to the naive one is part of the claim.
     """
 
     problem: Callable[[], Problem]
+    alphas: tuple[float, ...]
     naive: Mapping[str, float]
     learned: float
     solved: float
     score: str
+    near: float | None = None
 
     def run(self, _, iterations: int, seeds: int, seed: int) -> Findings:
         def report(name, timed):
-            print(f"{name}: {self._reached(timed.scores)}, {timed.seconds:.0f} s", file=sys.stderr)
+            print(f"{name}: {_reached(timed.scores, self.learned)}, {timed.seconds:.0f} s", file=sys.stderr)
 
         keys, epochs = jr.split(jr.key(seed), seeds), max(1, iterations // EVERY)
-        found = compare(self.problem(), ALPHAS, epochs=epochs, keys=keys, until=self._until, report=report)
+        found = compare(self.problem(), self.alphas, epochs=epochs, keys=keys, until=self._until, report=report)
         return self._findings(found, seeds)
 
     def judge(self, found: Mapping[str, Scores]) -> Verdict:
         """FPTT at some α learns on all seeds, and sooner than BPTT; only in part where it is not sooner than OGD, for
-        then the gain comes from the windows and not from the regulariser."""
-        names = [name(alpha) for name in (running, exact) for alpha in ALPHAS]
-        best = min(names, key=lambda name: self._order(found[name]))
+        then the gain comes from the windows and not from the regulariser; in part as well where FPTT does not learn,
+        but comes near to the naive score sooner."""
+        best = self._best(found, self.learned)
         solved = bool((found[best].reached(self.learned) > 0).all())
-        sooner, helps = (self._sooner(found[best], found[name]) for name in (PLAIN, ONLINE))
-        others = [name for name in (ONLINE, PLAIN, AUXILIARY) if name in found]
-        times = ", ".join(f"{name} {self._reached(found[name])}" for name in (best, *others))
-        why = f"iterations to a score below {self.learned:g}, FPTT at the best of its settings: {times}. "
+        sooner, helps = (_sooner(found[best], found[name], self.learned) for name in (PLAIN, ONLINE))
+        why = self._times(found, best, self.learned)
         if not solved:
             why += "FPTT does not learn on all seeds."
         elif not sooner:
@@ -70,7 +72,23 @@ class _Figure:
             why += "Without the regulariser, on the same windows, OGD is as quick, or within the spread."
         if solved and sooner:
             return Verdict("agrees" if helps else "agrees in part", why)
+        if self.near is not None:
+            first = self._best(found, self.near)
+            nearer, helps = (_sooner(found[first], found[name], self.near) for name in (PLAIN, ONLINE))
+            why += f" Near to the naive score, {self._times(found, first, self.near)}"
+            why += "FPTT comes there " + ("sooner than" if nearer else "no sooner than") + " BPTT, and "
+            why += ("sooner than" if helps else "no sooner than") + " OGD."
+            sooner = sooner or nearer
         return Verdict("agrees in part" if sooner else "disagrees", why)
+
+    def _best(self, found: Mapping[str, Scores], level: float) -> str:
+        names = [name(alpha) for name in (running, exact) for alpha in self.alphas]
+        return min(names, key=lambda name: _order(found[name], level))
+
+    def _times(self, found: Mapping[str, Scores], best: str, level: float) -> str:
+        others = [name for name in (ONLINE, PLAIN, AUXILIARY) if name in found]
+        times = ", ".join(f"{name} {_reached(found[name], level)}" for name in (best, *others))
+        return f"iterations to a score below {level:.3g}, FPTT at the best of its settings: {times}. "
 
     def _findings(self, found: Mapping[str, Timed], seeds: int) -> Findings:
         scores = {name: timed.scores for name, timed in found.items()}
@@ -78,22 +96,24 @@ class _Figure:
             {name: s.scores for name, s in scores.items()},
             every=EVERY,
             levels={**self.naive, "learned": self.learned},
-            score=f"{self.score} of {TESTED} new sequences (lower is better)",
-            title=f"LSTM-{UNITS}, batch {BATCH}, K = {UPDATES}: means of {seeds} seeds, thick lines shaded from the "
-            "best to the worst",
+            score=f"{self.score} (lower is better)",
+            title=f"LSTM-{UNITS}, batch {BATCH}, K = {UPDATES}; {TESTED} new sequences; means of {seeds} seeds, thick "
+            "lines shaded from the best to the worst",
             bold=(PLAIN, ONLINE, running(0.01)),
         )
-        head = f"{'method':24}{f'iterations to {self.learned:g}':>28}{'score at the end':>22}{'s an iteration':>16}"
-        lines = [head]
+        waited = [level for level in (self.near, self.learned) if level is not None]
+        heads = "".join(f"{f'iterations to {level:.3g}':>24}" for level in waited)
+        lines = [f"{'method':24}{heads}{'score at the end':>20}{'s an iteration':>16}"]
         for name, (s, seconds) in found.items():
             end, each = mean_and_error(s.scores[:, -1]), seconds / max(1, EVERY * s.epochs.sum())
-            lines.append(f"{name:24}{self._reached(s):>28}{end:>22}{each:16.4f}")
+            there = "".join(f"{_reached(s, level):>24}" for level in waited)
+            lines.append(f"{name:24}{there}{end:>20}{each:16.4f}")
         naive = " and ".join(f"{name} has {level:.4f}" for name, level in self.naive.items())
         lines += [
             "",
             f"Mean ± standard error over {seeds} seeds, or over those that got there. The score is the",
-            f"{self.score} of {TESTED} new sequences, taken every {EVERY} iterations; {naive},",
-            f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:g}.",
+            f"{self.score}, of {TESTED} new sequences, taken every {EVERY} iterations; {naive},",
+            f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:.3g}.",
             "Seconds hold the scores and a share of compiling, on a machine that did other things as well.",
         ]
         numbers = [
@@ -109,28 +129,31 @@ class _Figure:
         result = {"every": EVERY, "trainings": numbers}
         return Findings(self.judge(scores), "\n".join(lines), pictures, result, {"curve.png": picture})
 
-    def _sooner(self, ours: Scores, theirs: Scores) -> bool:
-        """Whether more seeds learned; of as many, whether they did so sooner by over two standard errors."""
-        ours_there, theirs_there = (r[r > 0] for r in (s.reached(self.learned) for s in (ours, theirs)))
-        if ours_there.size != theirs_there.size or not ours_there.size:
-            return ours_there.size > theirs_there.size
-        return below(ours_there, theirs_there)
-
-    def _order(self, scores: Scores) -> tuple[int, float]:
-        """Sorts, best first: by how many seeds learned, then how soon, then by the score at the end."""
-        reached, ends = scores.reached(self.learned), scores.scores[:, -1]
-        there, finite = reached[reached > 0], ends[np.isfinite(ends)]
-        return -there.size, float(there.mean() if there.size else finite.mean() if finite.size else np.inf)
-
-    def _reached(self, scores: Scores) -> str:
-        reached = EVERY * scores.reached(self.learned)
-        there = reached[reached > 0]
-        of = f"{there.size} of {reached.size}"
-        return f"{mean_and_error(there, 0)} ({of})" if there.size else f"never ({of})"
-
     def _until(self, history) -> bool:
         solved = [i for i, epoch in enumerate(history) if epoch.score < self.solved]
         return bool(solved) and len(history) - 1 - solved[0] >= PATIENCE // EVERY
+
+
+def _sooner(ours: Scores, theirs: Scores, level: float) -> bool:
+    """Whether more seeds got there; of as many, whether they did so sooner by over two standard errors."""
+    ours_there, theirs_there = (r[r > 0] for r in (s.reached(level) for s in (ours, theirs)))
+    if ours_there.size != theirs_there.size or not ours_there.size:
+        return ours_there.size > theirs_there.size
+    return below(ours_there, theirs_there)
+
+
+def _order(scores: Scores, level: float) -> tuple[int, float]:
+    """Sorts, best first: by how many seeds got there, then how soon, then by the score at the end."""
+    reached, ends = scores.reached(level), scores.scores[:, -1]
+    there, finite = reached[reached > 0], ends[np.isfinite(ends)]
+    return -there.size, float(there.mean() if there.size else finite.mean() if finite.size else np.inf)
+
+
+def _reached(scores: Scores, level: float) -> str:
+    reached = EVERY * scores.reached(level)
+    there = reached[reached > 0]
+    of = f"{there.size} of {reached.size}"
+    return f"{mean_and_error(there, 0)} ({of})" if there.size else f"never ({of})"
 
 
 def _problem(task, measure, loss, objective, outputs: int) -> Problem:
@@ -146,9 +169,10 @@ def _problem(task, measure, loss, objective, outputs: int) -> Problem:
     )
 
 
-def _adding(steps: int) -> _Figure:
+def _adding(steps: int, alphas: tuple[float, ...]) -> _Figure:
     return _Figure(
         problem=lambda: _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1),
+        alphas=alphas,
         naive={"who always says 1": Adding(steps).naive_error},
         learned=0.01,
         solved=0.005,
@@ -156,14 +180,21 @@ def _adding(steps: int) -> _Figure:
     )
 
 
-ADDING = {steps: _adding(steps) for steps in (100, 200)}
-COPYING = _Figure(
-    problem=lambda: _problem(Copying(30), softmax_cross_entropy, softmax_cross_entropy, EveryStep, 10),
-    naive={"who remembers nothing": Copying(30).naive_loss},
-    learned=0.1,
-    solved=0.02,
-    score="mean cross-entropy, in nats a step,",
-)
+def _copying(delay: int, alphas: tuple[float, ...]) -> _Figure:
+    naive = Copying(delay).naive_loss
+    return _Figure(
+        problem=lambda: _problem(Copying(delay), softmax_cross_entropy, softmax_cross_entropy, EveryStep, 10),
+        alphas=alphas,
+        naive={"who remembers nothing": naive},
+        learned=naive / 2,
+        solved=naive / 20,
+        score="mean cross-entropy in nats a step",
+        near=1.05 * naive,
+    )
+
+
+ADDING = {100: _adding(100, ALPHAS), 200: _adding(200, FEW_ALPHAS[1:])}
+COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[:2])}
 SETTINGS = (
     f"K = {UPDATES} windows, Adam at {RATE:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
     f"±1/√{UNITS}; every minibatch is drawn anew, the same ones for all methods. Added are OGD, the same windows and "
@@ -173,7 +204,7 @@ SETTINGS = (
 )
 
 
-def _adding_recipe(steps: int) -> Experiment:
+def _adding_recipe(steps: int, length: int) -> Experiment:
     return Experiment(
         name=f"fptt/add-{steps}",
         title=f"FPTT Figure 1, SCALED to LSTM-48, batch 48, T = {steps}: the adding problem",
@@ -181,7 +212,7 @@ def _adding_recipe(steps: int) -> Experiment:
         notes=SETTINGS + "The paper's figure has LSTM-128, batch 128, T = 500, α = 0.01. Window q of K weighs q/K; "
         "with all losses, BPTT has those of all windows in its one update. The authors' own script for this task has "
         "no regulariser at all, leaves out the last window, and weighs window q by q − 1 + 1/K.",
-        length=3000,
+        length=length,
         seeds=3,
         data=lambda: None,
         run=ADDING[steps].run,
@@ -189,22 +220,30 @@ def _adding_recipe(steps: int) -> Experiment:
     )
 
 
+def _copying_recipe(name: str, part: str, delay: int, length: int, printed: float) -> Experiment:
+    return Experiment(
+        name=f"fptt/{name}",
+        title=f"FPTT Figure 5 ({part}), SCALED to LSTM-48, batch 48: the copying problem, T = {delay}",
+        claim="BPTT stays close to the memoryless baseline for quite a while; FPTT reaches it quickly and converges "
+        "much faster.",
+        notes=SETTINGS + "The paper has LSTM-128, batch 100, Adam at 2e-4, and does not give K. It prints "
+        f"{printed:g} for the baseline, which is {Copying(delay).naive_loss:.3g}. Near is 5 % above the baseline, "
+        f"learned is half of it. A window is {window_length(delay + 20, UPDATES)} steps: no gradient reaches from "
+        "where a symbol is to be said to where it was read, in any method with windows.",
+        length=length,
+        seeds=3,
+        data=lambda: None,
+        run=COPYING[delay].run,
+        unit="iterations",
+    )
+
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        *map(_adding_recipe, ADDING),
-        Experiment(
-            name="fptt/copy",
-            title="FPTT Figure 5 (a), SCALED to LSTM-48, batch 48: the copying problem, T = 30",
-            claim="BPTT stays close to the memoryless baseline for quite a while; FPTT reaches it quickly and "
-            "converges much faster.",
-            notes=SETTINGS + "The paper has LSTM-128, batch 100, Adam at 2e-4, and does not give K. It prints 0.39 for "
-            "the baseline, which is 0.416.",
-            length=2000,
-            seeds=3,
-            data=lambda: None,
-            run=COPYING.run,
-            unit="iterations",
-        ),
+        _adding_recipe(100, 3000),
+        _adding_recipe(200, 4000),
+        _copying_recipe("copy", "a", 30, 5000, 0.39),
+        _copying_recipe("copy-200", "b", 200, 2000, 0.09),
     )
 }

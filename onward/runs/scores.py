@@ -34,6 +34,7 @@ def draw_scores(
             axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3g}")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
         axes.set_xlabel("iterations, one minibatch each")
         axes.set_ylabel(score)
         axes.grid(which="major", color="0.92", linewidth=0.6)
