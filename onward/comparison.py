@@ -1,4 +1,4 @@
-"""Methods side by side on one stream of symbols: the same budget for each, all seeds in one compiled program."""
+"""Methods side by side on streams of symbols: the same budget for each, all seeds in one compiled program."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -97,7 +97,8 @@ def compare(
 
     **Arguments:**
 
-    - `contestants`: by name. Their learners have no batch axis, and read one-hot symbols (all zeros before the first).
+    - `contestants`: by name. Their learners read one-hot symbols, all zeros before the first; one with a batch, of as
+      many streams, each its own.
     - `task`: such as those of `onward.tasks`.
     - `budget`: of each method.
     - `key`, `seeds`: seed s has a model, signs and a stream of its own, the same stream for every method.
@@ -105,8 +106,7 @@ def compare(
     - `report`: called while a method runs with its name, the part of the budget used, and bits over the latest block.
     - `finished`: called with each result as soon as it is there.
 
-    Raises `ValueError` for no contestants, fewer seeds or rates than one, a learner with a batch axis, or a chunk that
-    is longer than the budget.
+    Raises `ValueError` for no contestants, fewer seeds or rates than one, or a chunk that is longer than the budget.
     """
     if not contestants:
         raise ValueError("contestants must name at least one method, got none.")
@@ -136,9 +136,10 @@ def _race(
 
     def make(factor):
         optimizer = optax.chain(learner.optimizer, scaled(factor))
-        return contestant._replace(
-            learner=Learner(learner.estimator, optimizer, loss=learner.loss, chunk=learner.chunk)
+        scaled_learner = Learner(
+            learner.estimator, optimizer, loss=learner.loss, chunk=learner.chunk, batch=learner.batch
         )
+        return contestant._replace(learner=scaled_learner)
 
     program = Program(make, learner.chunk, task, budget)
     factors = jnp.repeat(jnp.asarray(rate_factors, float), seeds)

@@ -1,4 +1,4 @@
-"""Many runs of learners side by side on one stream of symbols: each a lane of one compiled program."""
+"""Many runs of learners side by side on streams of symbols: each a lane of one compiled program."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from .learner import Carry, Learner
 from .losses import softmax_cross_entropy
 from .model import Model
 from .tasks.symbols import SymbolTask
-from .trees import select
+from .trees import row_sums, select
 
 BLOCK = 1000  # symbols read between two looks at the clock, rounded up to whole chunks
 POINTS_PER_DECADE = 25
@@ -57,7 +57,8 @@ class Contestant(NamedTuple):
     """A method to run: its learner, how its model is made from a key, and its settings in words.
 
     Comparisons and sweeps put bits, −log₂ of the probability of the symbol, in place of the learner's loss: a rate that
-    was chosen for nats acts 1.44 times as large where steps are proportional to the gradient.
+    was chosen for nats acts 1.44 times as large where steps are proportional to the gradient. A learner with a batch
+    reads as many streams of its own side by side; its bits are their mean.
     """
 
     learner: Learner
@@ -66,9 +67,7 @@ class Contestant(NamedTuple):
 
 
 def check_contestant(name: str, learner: Learner, budget: Budget) -> None:
-    """Raises `ValueError`, naming it, for a learner with a batch axis, or a chunk that is longer than the budget."""
-    if learner.batch is not None:
-        raise ValueError(f"{name}: the learner must have no batch axis, got batch={learner.batch}.")
+    """Raises `ValueError`, naming it, for a learner whose chunk is longer than the budget."""
     if budget.characters is not None and learner.chunk > budget.characters:
         raise ValueError(
             f"{name}: one chunk of {learner.chunk:,} characters is more than the budget of {budget.characters:,}."
@@ -121,12 +120,11 @@ def joined(parts: Sequence[Fates]) -> Fates:
 
 
 class _Lane(NamedTuple):
-    """One run: the values its learner is made with, its carry, where the stream stands, and the symbol read last."""
+    """One run: the values its learner is made with, its carry, and where its stream, or its batch of them, stands."""
 
     values: PyTree
     carry: Carry
     source: PyTree
-    last: Array
 
 
 class Program:
@@ -187,23 +185,24 @@ class Program:
 
     def _learner(self, values) -> tuple[Learner, Callable[[PRNGKeyArray], Model]]:
         learner, make_model, _ = self._make(values)
-        return Learner(learner.estimator, learner.optimizer, loss=_bits, chunk=learner.chunk), make_model
+        in_bits = Learner(learner.estimator, learner.optimizer, loss=_bits, chunk=learner.chunk, batch=learner.batch)
+        return in_bits, make_model
 
     def _begin(self, key, values) -> _Lane:
         learner, make_model = self._learner(values)
         model_key, learner_key, source_key = jr.split(key, 3)
         example = (jnp.zeros(len(self._task.alphabet)), jnp.zeros((), jnp.int32))
         carry = learner.init(make_model(model_key), key=learner_key, example=example)
-        return _Lane(values, carry, self._task.source.start(key=source_key), jnp.full((), -1, jnp.int32))
+        return _Lane(values, carry, self._task.examples(learner.batch).start(key=source_key))
 
     def _block(self, lane: _Lane):
         learner, _ = self._learner(lane.values)
-        source, symbols = self._task.source.sample(lane.source, self._size)
-        before = jnp.concatenate([lane.last[None], symbols[:-1]])
-        carry, metrics = learner.run(lane.carry, jax.nn.one_hot(before, len(self._task.alphabet)), symbols)
+        source, (xs, ys) = self._task.examples(learner.batch).sample(lane.source, self._size)
+        carry, metrics = learner.run(lane.carry, jax.nn.one_hot(xs, len(self._task.alphabet)), ys)
+        bits = metrics.losses if learner.batch is None else row_sums(metrics.losses) / learner.batch
         numbers = [leaf for leaf in jax.tree.leaves((carry, metrics)) if eqx.is_inexact_array(leaf)]
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
-        return _Lane(lane.values, select(finite, carry, lane.carry), source, symbols[-1]), metrics.losses, finite
+        return _Lane(lane.values, select(finite, carry, lane.carry), source), bits, finite
 
 
 class Log:

@@ -23,13 +23,14 @@ from onward.tasks.symbols import Cycle, SymbolTask
 WHEEL = SymbolTask("a wheel", "abcd", Cycle(np.arange(4)), {"entropy rate": 0.0})
 
 
-def contestant(optimizer, chunk=1):
+def contestant(optimizer, chunk=1, batch=None, symbols=4):
     def make(key):
         cell_key, readout_key = jr.split(key)
-        cell = onward.VanillaCell(4, 6, key=cell_key)
-        return onward.Model(cell, eqx.nn.Linear(6, 4, key=readout_key))
+        cell = onward.VanillaCell(symbols, 6, key=cell_key)
+        return onward.Model(cell, eqx.nn.Linear(6, symbols, key=readout_key))
 
-    learner = onward.Learner(onward.BPTT(), optimizer, loss=onward.losses.softmax_cross_entropy, chunk=chunk)
+    loss = onward.losses.softmax_cross_entropy
+    learner = onward.Learner(onward.BPTT(), optimizer, loss=loss, chunk=chunk, batch=batch)
     return Contestant(learner, make, "a small network")
 
 
@@ -84,6 +85,24 @@ def test_the_losses_are_those_of_a_learner_run_alone():
     xs = jax.nn.one_hot(jnp.concatenate([jnp.array([-1]), ys[:-1]]), 4)
     _, metrics = learner.run(learner.init(c.make_model(model_key), key=learner_key), xs, ys)
     np.testing.assert_allclose(found.results[0].whole[1], metrics.losses.mean(), rtol=1e-6)
+
+
+def test_a_batch_is_so_many_streams_of_each_seed_and_its_bits_their_mean():
+    task = anbn_task(1, 3)
+    arms = {"batch": contestant(optax.adam(1e-2), batch=3, symbols=3)}
+    (result,) = compare(arms, task, budget=Budget(characters=60), key=jr.key(0), seeds=2).results
+    loss = lambda p, y: onward.losses.softmax_cross_entropy(p, y) / math.log(2)  # noqa: E731
+    learner = onward.Learner(onward.BPTT(), optax.adam(1e-2), loss=loss, batch=3)
+    model_key, learner_key, source_key = jr.split(jr.split(jr.key(0), 2)[1], 3)
+    streams = []
+    for key in jr.split(source_key, 3):
+        symbols = task.source.sample(task.source.start(key=key), 60)[1]
+        streams.append((jnp.concatenate([jnp.array([-1]), symbols[:-1]]), symbols))
+    assert len({tuple(np.asarray(symbols)) for _, symbols in streams}) > 1
+    xs, ys = (jnp.stack(parts, 1) for parts in zip(*streams, strict=True))
+    carry = learner.init(arms["batch"].make_model(model_key), key=learner_key)
+    _, metrics = learner.run(carry, jax.nn.one_hot(xs, 3), ys)
+    np.testing.assert_allclose(result.whole[1], metrics.losses.mean(), rtol=1e-6)
 
 
 def test_seeds_that_diverge_are_counted_and_never_averaged():

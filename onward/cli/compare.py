@@ -31,7 +31,13 @@ def compare(options: CompareOptions) -> int:
     with compilation_cache():
         task = build_task(options.task)
         contestants = {
-            method: build_contestant(method, cell=cell, hidden_size=options.hidden_size, symbols=len(task.alphabet))
+            method: build_contestant(
+                method,
+                cell=cell,
+                hidden_size=options.hidden_size,
+                symbols=len(task.alphabet),
+                streams=options.streams,
+            )
             for method in options.methods
         }
         budget = Budget(*options.budget)

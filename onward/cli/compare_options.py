@@ -45,6 +45,7 @@ TASKS = {
     "cycle-world": "cycle-world:P",
     "music": "music",
     "shakespeare": "shakespeare",
+    "stochastic-world": "stochastic-world",
     "text": "text:FILE",
 }
 CELLS = ("vanilla", "leaky", "lstm", "gru")
@@ -92,7 +93,7 @@ def split_task(word: str) -> tuple[str, str]:
     """`NAME[:SETTINGS]` as its parts. Raises `UserError`, listing what there is, for what there is not."""
     name, _, settings = word.partition(":")
     one_of("task", tuple(TASKS))(name)
-    if settings and name in ("music", "shakespeare"):
+    if settings and name in ("music", "shakespeare", "stochastic-world"):
         raise UserError(f"--task {word}: {name} takes no settings; leave :{settings} out.")
     if name == "text" and not settings:
         raise UserError("--task text needs the path of a file; write it as text:FILE.")
@@ -149,8 +150,8 @@ class CompareOptions:
 
     A method is ESTIMATOR[-OPTIMIZER][:SIZE]: tbptt:15 (windows of 15), sliding:8 (looking back 8 steps), rtrl, snap:1
     (order 1), uoro, nobacktrack:2 (rank 2), fpp:5 (horizon 5); with -kalman, -adam, -rmsprop, -fptt (its regulariser
-    before Adam), or gradient descent at 1/√t without. A task is anbn:K,L, brackets:S,K,A, cycle-world:P, music,
-    shakespeare or text:FILE.
+    before Adam), or gradient descent at 1/√t without. A task is anbn:K,L, brackets:S,K,A, cycle-world:P,
+    stochastic-world, music, shakespeare or text:FILE.
     """
 
     methods: Annotated[tuple[str, ...], *option("A,B,...", "these three", _methods)] = (
@@ -173,6 +174,8 @@ class CompareOptions:
     """The recurrent cell of all methods: vanilla, leaky, lstm or gru."""
     hidden_size: Annotated[int, *option("N", "20", whole("--hidden-size", 1, most=10**5))] = 20
     """Its units."""
+    streams: Annotated[int, *option("N", "1", whole("--streams", 1, most=10**5))] = 1
+    """Streams that each run learns from side by side, their gradients averaged."""
     seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
     """Decides the weights, the signs and the streams."""
     run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None

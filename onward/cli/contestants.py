@@ -13,7 +13,15 @@ from ..errors import UserError
 from ..lanes import Contestant, scaled
 from ..losses import softmax_cross_entropy
 from ..recipes.networks import clipped_rmsprop, descent, one_hot_model, sigmoid
-from ..tasks.prediction import anbn_task, brackets_task, cycle_world_task, music_task, shakespeare, text_task
+from ..tasks.prediction import (
+    anbn_task,
+    brackets_task,
+    cycle_world_task,
+    music_task,
+    shakespeare,
+    stochastic_world_task,
+    text_task,
+)
 from ..tasks.symbols import SymbolTask
 from ..tasks.text import text_file
 from .compare_options import ESTIMATORS, TASKS, default_settings, split_method, split_task
@@ -58,6 +66,8 @@ def build_task(word: str) -> SymbolTask:
         return text_task(shakespeare())
     if name == "music":
         return music_task()
+    if name == "stochastic-world":
+        return stochastic_world_task()
     build, most = NUMBERED[name]
     numbers = _whole_numbers(word, settings)
     if len(numbers) > most:
@@ -68,7 +78,9 @@ def build_task(word: str) -> SymbolTask:
         raise UserError(f"--task {word}: {error}") from None
 
 
-def build_contestant(method: str, *, cell: str, hidden_size: int, symbols: int, **settings) -> Contestant:
+def build_contestant(
+    method: str, *, cell: str, hidden_size: int, symbols: int, streams: int = 1, **settings
+) -> Contestant:
     """The contestant that `ESTIMATOR[-OPTIMIZER][:SIZE]` stands for, on this cell, with these of its settings changed.
 
     Raises `ValueError` for a number out of range, unless it is traced.
@@ -78,10 +90,14 @@ def build_contestant(method: str, *, cell: str, hidden_size: int, symbols: int, 
     way, kind = WAYS[estimator], ESTIMATORS[estimator]
     chunk = way.chunk(settings)
     transformation, step = _optimizer(optimizer, chunk, settings)
-    learner = onward.Learner(way.estimator(settings), transformation, loss=softmax_cross_entropy, chunk=chunk)
+    batch = None if streams == 1 else streams
+    learner = onward.Learner(
+        way.estimator(settings), transformation, loss=softmax_cross_entropy, chunk=chunk, batch=batch
+    )
     own = [name for name in (kind.size, *kind.others) if name is not None]
     words = ", ".join(f"{name.replace('_', ' ')} {_shown(settings[name])}" for name in own)
     description = f"{estimator}{words and f' ({words})'}, {cell} cell with {hidden_size} units, {step}"
+    description += f", {streams} streams side by side" * (batch is not None)
     return Contestant(learner, one_hot_model(CELLS[cell], symbols, hidden_size), description)
 
 

@@ -37,7 +37,8 @@ def sweep(options: SweepOptions) -> int:
 
     def make(**settings):
         named = {"cell": options.cell or default_cell(options.task), "hidden_size": options.hidden_size}
-        return build_contestant(options.method, symbols=len(task.alphabet), **(named | settings))
+        symbols, streams = len(task.alphabet), options.streams
+        return build_contestant(options.method, symbols=symbols, streams=streams, **(named | settings))
 
     for point in points:
         try:

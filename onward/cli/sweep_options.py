@@ -124,7 +124,7 @@ class SweepOptions:
     method: Annotated[str, *option("NAME", "rtrl", _method)] = "rtrl"
     """ESTIMATOR[-OPTIMIZER][:SIZE], as in onward compare."""
     task: Annotated[str, *option("NAME", "cycle-world", _task)] = "cycle-world"
-    """What to predict: anbn:K,L, brackets:S,K,A, cycle-world:P, music, shakespeare or text:FILE."""
+    """What to predict: anbn:K,L, brackets:S,K,A, cycle-world:P, stochastic-world, music, shakespeare or text:FILE."""
     characters: Annotated[int, *option("N", "10000", whole("--characters", 1))] = 10_000
     """How many each run reads."""
     seeds: Annotated[int, *option("N", "4", whole("--seeds", 1, most=10**4))] = 4
@@ -139,6 +139,8 @@ class SweepOptions:
     """Its units, unless they are swept."""
     lanes: Annotated[int | None, *option("N", "what fits into memory", whole("--lanes", 1))] = None
     """At most so many runs side by side: what is finished is saved after each such part."""
+    streams: Annotated[int, *option("N", "1", whole("--streams", 1, most=10**5))] = 1
+    """Streams that each run learns from side by side, their gradients averaged."""
     seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
     """Decides the weights, the signs, the streams and the points drawn."""
     run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None

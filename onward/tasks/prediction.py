@@ -17,7 +17,7 @@ from .brackets import distant_brackets
 from .music import synthetic_music
 from .symbols import Cycle, SymbolTask
 from .text import Text, blocks, embedded_text, survey
-from .worlds import CycleWorld
+from .worlds import LAGS, CycleWorld, StochasticSymbols
 
 COMPRESSED = 100_000  # symbols given to the compressors where the source is endless
 CTW_DEPTH = 8
@@ -66,6 +66,22 @@ def cycle_world_task(period: int = 6) -> SymbolTask:
     observed = np.asarray(world.sample(world.start(key=jr.key(0)), world.period)[1][0][:, 0], np.int32)
     order_0 = float(entr(np.bincount(observed) / world.period).sum() / np.log(2))
     return SymbolTask(f"{world.period}-CycleWorld", "01", Cycle(observed), {"entropy rate": 0.0, ORDER_0: order_0})
+
+
+def stochastic_world_task() -> SymbolTask:
+    """StochasticWorld of the FPP thesis: read coins, predict another that follows those 5 and 12 steps back.
+
+    Its levels are the least possible losses of who knows both, one or none of them, in bits; the thesis has nats.
+
+    >>> {name: round(bits, 4) for name, bits in stochastic_world_task().levels.items()}
+    {'both dependencies (0.4545 nats)': 0.6556, 't−5 alone (0.5192 nats)': 0.749,
+     't−12 alone (0.6277 nats)': 0.9056, 'no dependency (0.6616 nats)': 0.9544}
+    """
+    examples = StochasticSymbols()
+    names = {LAGS: "both dependencies", LAGS[:1]: "t−5 alone", LAGS[1:]: "t−12 alone", (): "no dependency"}
+    nats = {name: examples.world.cross_entropy(*known) for known, name in names.items()}
+    levels = {f"{name} ({least:.4f} nats)": least / float(np.log(2)) for name, least in nats.items()}
+    return SymbolTask("StochasticWorld", "01", examples, levels)
 
 
 def text_task(text: Text) -> SymbolTask:

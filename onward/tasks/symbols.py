@@ -1,11 +1,14 @@
-"""Tasks of predicting the next symbol: a stream of symbols, and the levels that a loss on it is held against."""
+"""Tasks of predicting symbols: where they come from, and the levels that a loss on them is held against."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Int32, Integer, PRNGKeyArray, PyTree, UInt32
 
@@ -51,17 +54,72 @@ class Cycle(eqx.Module):
         return (source_state + jnp.uint32(steps)) % length, self.symbols[at]
 
 
+class AbstractExamples(eqx.Module):
+    """Symbols to read and symbols to predict, without end: pure functions, to compile and `vmap`."""
+
+    @abstractmethod
+    def start(self, *, key: PRNGKeyArray) -> PyTree:
+        """The beginning of the stream that belongs to `key`."""
+
+    @abstractmethod
+    def sample(self, state: PyTree, steps: int) -> tuple[PyTree, tuple[Int32[Array, " steps"], Int32[Array, " steps"]]]:
+        """What is read and what is to be predicted then, for the next `steps` steps, and where the stream then stands.
+
+        In any chunking the same. A symbol of −1 is read as nothing.
+        """
+
+
+class NextSymbol(AbstractExamples):
+    """Each symbol of a source read in order to predict the next one; before the first, nothing is read.
+
+    >>> import jax.random as jr, numpy as np
+    >>> wheel = NextSymbol(Cycle(np.array([0, 1, 2])))
+    >>> state, (xs, ys) = wheel.sample(wheel.start(key=jr.key(0)), 4)
+    >>> xs.tolist(), ys.tolist()
+    ([-1, 0, 1, 2], [0, 1, 2, 0])
+    """
+
+    source: Source
+
+    def start(self, *, key):
+        return self.source.start(key=key), jnp.full((), -1, jnp.int32)
+
+    def sample(self, state, steps):
+        at, last = state
+        at, symbols = self.source.sample(at, steps)
+        return (at, symbols[-1]), (jnp.concatenate([last[None], symbols[:-1]]), symbols)
+
+
+class SideBySide(AbstractExamples):
+    """So many streams of the same examples, each with a key of its own: symbols `[steps, streams]`."""
+
+    examples: AbstractExamples
+    streams: int = eqx.field(static=True)
+
+    def start(self, *, key):
+        return jax.vmap(lambda key: self.examples.start(key=key))(jr.split(key, self.streams))
+
+    def sample(self, state, steps):
+        return jax.vmap(lambda state: self.examples.sample(state, steps), out_axes=(0, 1))(state)
+
+
 @dataclass(frozen=True)
 class SymbolTask:
     """A stream of symbols to predict one by one.
 
     * `name`: what to call it;
     * `alphabet`: the character of each symbol;
-    * `source`: where the symbols come from;
+    * `source`: where the symbols come from, each to be predicted from those before it; or examples, where what is read
+      and what is predicted are two streams;
     * `levels`: bits per symbol to hold a loss against, by name: an entropy rate, what compressors need.
     """
 
     name: str
     alphabet: str
-    source: Source
+    source: Source | AbstractExamples
     levels: Mapping[str, float]
+
+    def examples(self, streams: int | None = None) -> AbstractExamples:
+        """What a learner reads and predicts; of so many streams side by side."""
+        one = self.source if isinstance(self.source, AbstractExamples) else NextSymbol(self.source)
+        return one if streams is None else SideBySide(one, streams)

@@ -10,6 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, UInt32
 
 from ..arguments import whole
+from .symbols import AbstractExamples
 
 LAGS = (5, 12)  # of the observations that a target of StochasticWorld depends on
 SHIFTS = (0.5, -0.25)  # of its probability of being 1, where the observation was 1
@@ -115,6 +116,19 @@ class StochasticWorld(eqx.Module):
             alike = [odds[case] for case, s in zip(cases, seen, strict=True) if s == what]
             total += len(alike) / len(cases) * _entropy(sum(alike) / len(alike))
         return total
+
+
+class StochasticSymbols(AbstractExamples):
+    """The coins of StochasticWorld as symbols: X to be read, Y to be predicted."""
+
+    world: StochasticWorld = StochasticWorld()
+
+    def start(self, *, key):
+        return self.world.start(key=key)
+
+    def sample(self, state, steps):
+        state, (xs, ys) = self.world.sample(state, steps)
+        return state, (xs[:, 0].astype(jnp.int32), ys)
 
 
 def _entropy(p: float) -> float:
