@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .devices import on_all, shared_evenly
 from .model import Model
-from .tasks.sequences import AbstractSequences
+from .tasks.sequences import AbstractSequences, shared_minibatch
 from .trees import select, time_first
 from .windows import AbstractObjective
 
@@ -25,7 +26,7 @@ def evaluate(
 
     These are all steps of the sequences, or their last ones, as the `objective` has it; `y` is as in the data.
     `measure` may be one of `onward.losses`, such as `misclassified`; one that is made anew at each call, a lambda or a
-    closure, compiles anew each time. `key` decides what is drawn.
+    closure, compiles anew each time. `key` decides what is drawn. Devices share the sequences as in `onward.fit`.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> from onward.tasks.adding import Adding
@@ -35,16 +36,18 @@ def evaluate(
         >>> score > Adding(8).naive_error
         True
     """
-    total, count = _measure(model, data, objective, measure, data.order(key))
+    shared = shared_evenly(data.batch, "sequences")
+    model, data, order = on_all((model, data, data.order(key)), shared)
+    total, count = _measure(model, data, objective, measure, order, shared)
     return float(total) / float(count)
 
 
 @eqx.filter_jit
-def _measure(model, data, objective, measure, order):
+def _measure(model, data, objective, measure, order, shared):
     fresh = jax.tree.map(lambda h: jnp.broadcast_to(h, (data.batch, *h.shape)), model.cell.init_hidden())
 
     def one(loop, entry):
-        minibatch = data.minibatch(entry)
+        minibatch = shared_minibatch(data.minibatch(entry), shared)
         ys, counts = objective.score(minibatch.ys, minibatch.lengths, data.steps)
 
         def step(loop, inputs):

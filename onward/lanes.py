@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .arguments import whole
+from .devices import shared_evenly
 from .learner import Carry, Learner
 from .losses import softmax_cross_entropy
 from .model import Model
@@ -149,7 +149,7 @@ class Program:
         `values` have an axis of lanes, `report` is told the part of the budget used, and bits over the latest block.
         """
         compiled = self.compile(keys, values)
-        lanes = jax.device_put(self._start(keys, values), _spread(len(keys)))
+        lanes = jax.device_put(self._start(keys, values), shared_evenly(len(keys), "lanes"))
         log = Log(len(keys), len(self._task.alphabet))
         while not log.finished(self._budget):
             began = time.perf_counter()
@@ -166,14 +166,14 @@ class Program:
         analysis = self.compile(keys, values).memory_analysis()
         # The lanes are given away to the program, which writes them back where they were.
         mine = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-        return _spread(len(keys)).mesh.size * (mine + analysis.temp_size_in_bytes)
+        return shared_evenly(len(keys), "lanes").mesh.size * (mine + analysis.temp_size_in_bytes)
 
     def compile(self, keys: Key[Array, " lanes"], values: PyTree):
         """The program of a block of so many lanes, spread over as many devices as share them evenly."""
         count = len(keys)
         if count not in self._compiled:
             began = time.perf_counter()
-            spread = _spread(count)
+            spread = shared_evenly(count, "lanes")
             shapes = jax.eval_shape(self._start, keys, values)
             shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spread), shapes)
             block = jax.shard_map(
@@ -283,10 +283,3 @@ class Log:
 def _bits(prediction, y):
     """The paper's loss: −log₂ of the probability of the symbol that came."""
     return softmax_cross_entropy(prediction, y) / math.log(2)
-
-
-def _spread(count: int) -> NamedSharding:
-    """So many lanes, spread over as many devices as share them evenly."""
-    devices = next(d for d in range(min(count, jax.device_count()), 0, -1) if count % d == 0)
-    mesh: Mesh = jax.make_mesh((devices,), ("lanes",), (AxisType.Auto,), devices=jax.devices()[:devices])
-    return NamedSharding(mesh, PartitionSpec("lanes"))

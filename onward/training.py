@@ -13,14 +13,16 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .arguments import whole
+from .devices import on_all, on_first, shared_evenly
 from .errors import UserError
 from .extras import needed
 from .learner import Carry, Learner
 from .model import Model
-from .tasks.sequences import AbstractSequences, Minibatch
+from .tasks.sequences import AbstractSequences, Minibatch, shared_minibatch
 from .trees import time_first
 from .windows import AbstractObjective
 
@@ -121,6 +123,13 @@ def fit(
       training by the same arguments (`epochs` may grow); it needs `onward[cli]`.
     - `block`: minibatches learned in one call of the compiled program. It changes no number.
 
+    Where there are several devices, each learns from its share of every minibatch, over as many of them as share it
+    evenly; the parameters are on all. On CPU a device for each core is faster than threads:
+    `jax.config.update("jax_num_cpu_devices", 2)`, before anything is computed. What is drawn, and its order, stay the
+    same; the mean of the gradients is summed in another order, so that their last bits, and all that grows out of
+    them, go with the number of devices: a checkpoint goes on in the same bits on as many. What comes out is on the
+    first one.
+
     Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
 
     Raises `ValueError` for numbers out of range and a batch that differs, and as `Learner.run` does. Raises `UserError`
@@ -148,16 +157,19 @@ def fit(
     if saving is not None:
         state, place = saving.load(state, place)
     saved = time.perf_counter()
+    shared = shared_evenly(data.batch, "sequences")
+    data = on_all(data, shared)
     while place.epoch < epochs and not (place.minibatch == 0 and place.history and until and until(place.history)):
-        order = data.order(jr.fold_in(key, place.epoch))
+        order = on_all(data.order(jr.fold_in(key, place.epoch)), shared)
         while place.minibatch < data.minibatches:
             count = min(block, data.minibatches - place.minibatch)
             begin, number = jnp.asarray(place.minibatch, jnp.int32), jnp.asarray(count, jnp.int32)
-            after, losses, finite = _learn(learner, objective, data, state, order, block, begin, number)
+            spread = _spread(state, shared)
+            after, losses, finite = _learn(learner, objective, data, spread, order, block, begin, number, shared)
             losses = np.asarray(losses, np.float64)[:count]
             if not (finite and np.isfinite(losses).all()):
                 first = np.argmin(np.isfinite(losses)) if not np.isfinite(losses).all() else count - 1
-                return _fitted(state, place, (place.epoch, place.minibatch + int(first)))
+                return _fitted(on_first(state, shared), place, (place.epoch, place.minibatch + int(first)))
             state = after
             # One after another, so that it is the same sum however the minibatches are cut into blocks.
             place = place._replace(minibatch=place.minibatch + count, loss=float(sum(losses, start=place.loss)))
@@ -167,6 +179,7 @@ def fit(
             if saving is not None and time.perf_counter() - saved >= checkpoint_every:
                 saving.save(state, place)
                 saved = time.perf_counter()
+        state = on_first(state, shared)
         score = None if validate is None else float(validate(state.carry.model))
         if score is not None and not math.isfinite(score):
             return _fitted(state, place, (place.epoch, data.minibatches - 1))
@@ -185,8 +198,18 @@ def fit(
     return _fitted(state, place)
 
 
+def _spread(state: _State, shared: NamedSharding) -> _State:
+    """The state on all devices, what each stream has of its own on the stream's."""
+    if shared.mesh.size == 1:
+        return state
+    carry = state.carry
+    hidden, estimator = jax.device_put((carry.hidden, carry.estimator), shared)
+    arrays, optimizer, memory, best = on_all((carry.arrays, carry.optimizer, state.memory, state.best), shared)
+    return _State(Carry(arrays, carry.skeleton, hidden, estimator, optimizer), memory, best)
+
+
 @eqx.filter_jit
-def _learn(learner, objective, data, state: _State, order, block: int, begin, count):
+def _learn(learner, objective, data, state: _State, order, block: int, begin, count, shared: NamedSharding):
     """`count` of at most `block` minibatches, from `begin` on: the state after them, the loss of each, and whether all
     numbers of the carry are finite.
 
@@ -196,7 +219,7 @@ def _learn(learner, objective, data, state: _State, order, block: int, begin, co
 
     def one(i, loop):
         carry, memory, losses = loop
-        minibatch = data.minibatch(jax.tree.map(lambda leaf: leaf[begin + i], order))
+        minibatch = shared_minibatch(data.minibatch(jax.tree.map(lambda leaf: leaf[begin + i], order)), shared)
         carry, memory, loss = _learn_one(learner, objective, carry, memory, minibatch, data.steps)
         return carry, memory, losses.at[i].set(loss.astype(losses.dtype))
 

@@ -1,16 +1,15 @@
 """`onward compare`: methods side by side, as a table and a picture."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import jax
 import jax.random as jr
 
 from ..comparison import Budget, Comparison, Contestant, Result
 from ..comparison import compare as run_comparison
+from ..devices import use_all_cores
 from ..errors import UserError
 from ..runs.comparing import table
 from ..runs.folder import check_unused
@@ -100,15 +99,6 @@ def run(
         )
     print(f"\n{table(comparison, title)}\nPicture, table and curves: {folder}")
     return comparison
-
-
-def use_all_cores() -> None:
-    """Makes each core a device of its own, to share the seeds between them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        jax.config.update("jax_num_cpu_devices", cores)
-    except RuntimeError:
-        pass  # something was computed in this process before: it keeps the devices it has, and all else is the same
 
 
 @contextmanager

@@ -12,13 +12,14 @@ import msgspec
 
 from .. import __version__
 from ..comparison import Comparison
+from ..devices import use_all_cores
 from ..errors import UserError
 from ..recipes import fpp, fptt, fptt_images, nobacktrack, rbp, rbp_rates, streams
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import table
 from ..runs.files import write_atomically
 from ..runs.folder import check_unused
-from .compare import run, use_all_cores
+from .compare import run
 from .compilation_cache import compilation_cache
 from .reproduce_options import ReproduceOptions
 
@@ -41,6 +42,7 @@ def reproduce(options: ReproduceOptions) -> int:
     recipe = full.scaled(options.scale, options.seeds or full.seeds)
     folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
     check_unused(folder)
+    use_all_cores()
     with compilation_cache():
         if isinstance(recipe, Recipe):
             found = _compare(recipe, options.seed, folder)
@@ -58,7 +60,6 @@ def reproduce(options: ReproduceOptions) -> int:
 
 
 def _compare(recipe: Recipe, seed: int, folder: Path) -> Findings:
-    use_all_cores()
     task = recipe.task()
     comparison = run(
         dict(recipe.contestants(len(task.alphabet))),

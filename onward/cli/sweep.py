@@ -7,13 +7,14 @@ from pathlib import Path
 import jax.random as jr
 
 from ..comparison import Budget
+from ..devices import use_all_cores
 from ..errors import UserError
 from ..runs.folder import RunFolder, check_unused
 from ..runs.sweeping import table
 from ..sweeps import grid, log_uniform
 from ..sweeps import sweep as run_sweep
 from .build import enough_memory
-from .compare import check_chunks, use_all_cores
+from .compare import check_chunks
 from .compare_options import default_cell
 from .comparison_progress import ComparisonProgress
 from .compilation_cache import compilation_cache

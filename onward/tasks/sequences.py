@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Int, Integer, PRNGKeyArray, PyTree
 
 from ..arguments import whole
+from ..devices import held_along
 
 
 class Minibatch(NamedTuple):
@@ -27,6 +29,12 @@ class Minibatch(NamedTuple):
     ys: PyTree
     lengths: Int[Array, " batch"]
     fresh: Bool[Array, ""]
+
+
+def shared_minibatch(minibatch: Minibatch, shared: NamedSharding) -> Minibatch:
+    """The same, its sequences spread over devices."""
+    xs, ys, lengths = held_along((minibatch.xs, minibatch.ys, minibatch.lengths), shared)
+    return Minibatch(xs, ys, lengths, minibatch.fresh)
 
 
 class AbstractSequences(eqx.Module):

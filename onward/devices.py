@@ -1,0 +1,56 @@
+"""Sharing work over the devices there are: on CPU, a device for each core is faster than threads within operations."""
+
+import os
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+Tree = TypeVar("Tree", bound=PyTree)
+
+
+def use_all_cores() -> None:
+    """Makes each core a device of its own, if nothing was computed in this process before.
+
+    Otherwise it keeps the devices it has, and all else is the same.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:
+        pass
+
+
+def shared_evenly(count: int, axis: str) -> NamedSharding:
+    """So many things along the leading axis, over as many devices as share them evenly.
+
+    >>> from onward.devices import shared_evenly
+    >>> shared_evenly(3, "lanes").spec
+    PartitionSpec('lanes',)
+    """
+    devices = next(d for d in range(min(count, jax.device_count()), 0, -1) if count % d == 0)
+    mesh: Mesh = jax.make_mesh((devices,), (axis,), (AxisType.Auto,), devices=jax.devices()[:devices])
+    return NamedSharding(mesh, PartitionSpec(axis))
+
+
+def held_along(tree: Tree, shared: NamedSharding, axis: int = 0) -> Tree:
+    """The arrays of a program, their given axis spread as `shared` says; as they are on a single device."""
+    if shared.mesh.size == 1:
+        return tree
+    spread = NamedSharding(shared.mesh, PartitionSpec(*[None] * axis, *shared.spec))
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, spread), tree)
+
+
+def on_all(tree: Tree, shared: NamedSharding) -> Tree:
+    """A copy of all arrays on each device of `shared`; as they are for a single device."""
+    if shared.mesh.size == 1:
+        return tree
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, NamedSharding(shared.mesh, PartitionSpec())), rest)
+
+
+def on_first(tree: Tree, shared: NamedSharding) -> Tree:
+    """All arrays on the first device of `shared`, where others' arrays are; as they are for a single device."""
+    return tree if shared.mesh.size == 1 else jax.device_put(tree, jax.devices()[0])

@@ -1,0 +1,58 @@
+"""A process with two devices that trains as `test_training` does, and saves what came out: `devices_child FOLDER`."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from conftest import COMPILE_QUICKLY
+
+import onward.training
+from onward.losses import softmax_cross_entropy
+
+os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {os.environ['XLA_FLAGS']}"
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_enable_x64", True)
+
+from test_training import KEY, OBJECTIVE, data, fit, weights_score  # noqa: E402  (it computes)
+
+
+def main(folder: Path) -> None:
+    learn_one, devices, traced = onward.training._learn_one, [], []
+
+    def looked_at(learner, objective, carry, memory, minibatch, steps):
+        jax.debug.inspect_array_sharding(minibatch.xs, callback=lambda found: devices.append(len(found.device_set)))
+        traced.append(minibatch)
+        return learn_one(learner, objective, carry, memory, minibatch, steps)
+
+    onward.training._learn_one = looked_at
+    whole = fit(block=1, validate=weights_score)
+
+    def kill(progress):
+        if (progress.epoch, progress.minibatch) == (1, 2):
+            raise KeyboardInterrupt
+
+    again = {"validate": weights_score, "checkpoint": folder / "checkpoint.npz", "checkpoint_every": 0.0}
+    try:
+        fit(block=1, report=kill, **again)
+    except KeyboardInterrupt:
+        pass
+    resumed = fit(block=1, **again)
+    score = onward.evaluate(whole.best, data(), OBJECTIVE, softmax_cross_entropy, key=KEY)
+    places = {leaf.sharding for leaf in jax.tree.leaves((whole.carry, whole.best, resumed.carry))}
+    np.savez(
+        folder / "found.npz",
+        *jax.tree.leaves(whole.carry.arrays),
+        resumed=np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(resumed.carry.arrays)]),
+        history=whole.history,
+        resumed_history=resumed.history,
+        devices=devices,
+        programs=len(traced),
+        score=score,
+        places=[len(place.device_set) for place in places],
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
