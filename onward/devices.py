@@ -27,7 +27,7 @@ def shared_evenly(count: int, axis: str) -> NamedSharding:
     """So many things along the leading axis, over as many devices as share them evenly.
 
     >>> from onward.devices import shared_evenly
-    >>> shared_evenly(3, "lanes").spec
+    >>> shared_evenly(3, "lanes").mesh.axis_names
     PartitionSpec('lanes',)
     """
     devices = next(d for d in range(min(count, jax.device_count()), 0, -1) if count % d == 0)
