@@ -28,7 +28,7 @@ def shared_evenly(count: int, axis: str) -> NamedSharding:
 
     >>> from onward.devices import shared_evenly
     >>> shared_evenly(3, "lanes").mesh.axis_names
-    PartitionSpec('lanes',)
+    ('lanes',)
     """
     devices = next(d for d in range(min(count, jax.device_count()), 0, -1) if count % d == 0)
     mesh: Mesh = jax.make_mesh((devices,), (axis,), (AxisType.Auto,), devices=jax.devices()[:devices])
