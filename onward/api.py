@@ -30,9 +30,12 @@ from .equilibria import Equilibrium as Equilibrium
 from .equilibria import EquilibriumWarning as EquilibriumWarning
 from .equilibria import FixedSteps as FixedSteps
 from .equilibria import FullBPTT as FullBPTT
+from .equilibria import Graph as Graph
+from .equilibria import GraphNetwork as GraphNetwork
 from .equilibria import HopfieldMemory as HopfieldMemory
 from .equilibria import Hypergradient as Hypergradient
 from .equilibria import NeumannRBP as NeumannRBP
+from .equilibria import NodeStates as NodeStates
 from .equilibria import PoissonCut as PoissonCut
 from .equilibria import RandomlyTruncatedBPTT as RandomlyTruncatedBPTT
 from .equilibria import Recall as Recall

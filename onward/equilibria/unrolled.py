@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optimistix as optx
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..arguments import whole
-from ..trees import without_gradient
+from ..trees import without_gradient, zeros_like
 from .cuts import AbstractCut
 
 
@@ -18,6 +18,9 @@ class FullBPTT(optx.AbstractAdjoint):
     """Backpropagation through every step of the solver: exact for the steps that were taken, with memory for all.
 
     Memory is reserved for `max_steps` of the solve, which must be given. The initial state has a gradient too.
+
+    **Arguments:** `recompute`: with `True`, only the states are remembered, and each step is computed again on the way
+    back. Less memory for more operations; where a step reads and writes much, it is quicker, too.
 
         >>> import jax, jax.numpy as jnp, onward, optimistix
         >>> def after(w):
@@ -30,12 +33,14 @@ class FullBPTT(optx.AbstractAdjoint):
         2.0
     """
 
+    recompute: bool = eqx.field(static=True, default=False, kw_only=True)
+
     def apply(self, primal_fn, rewrite_fn, inputs, tags):
         del rewrite_fn, tags
 
         def loop(cond_fun, body_fun, init, *, max_steps):
             length = _bound(max_steps, self)
-            return _unroll(cond_fun, body_fun, jax.tree.map(jnp.asarray, init), length)
+            return _unroll(cond_fun, body_fun, jax.tree.map(jnp.asarray, init), length, self.recompute)
 
         return primal_fn((*inputs, loop))
 
@@ -46,7 +51,7 @@ class TruncatedBPTT(optx.AbstractAdjoint):
     Memory for `steps` states; the last steps are run twice. `steps` counts the applications of the map, so that at a
     fixed point `steps = K + 1` is `onward.NeumannRBP(steps=K)` (Proposition 2 of Liao et al. 2018).
 
-    **Arguments:** `steps`, at least 1. Raises `ValueError` otherwise.
+    **Arguments:** `steps`, at least 1, or it raises `ValueError`; `recompute` as for `onward.FullBPTT`.
 
         >>> import jax, jax.numpy as jnp, onward, optimistix
         >>> def after(w):
@@ -60,6 +65,7 @@ class TruncatedBPTT(optx.AbstractAdjoint):
     """
 
     steps: int = eqx.field(static=True, converter=partial(whole, "steps"))
+    recompute: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def apply(self, primal_fn, rewrite_fn, inputs, tags):
         del rewrite_fn, tags
@@ -73,9 +79,9 @@ class TruncatedBPTT(optx.AbstractAdjoint):
             def remember(t, carry, ring):
                 return jax.tree.map(lambda kept, leaf: kept.at[t % steps].set(leaf), ring, carry)
 
-            t, ring = _run(cond_fun, body_fun, init, max_steps, remember, ring)
+            t, _, ring = _run(cond_fun, body_fun, init, max_steps, remember, ring)
             oldest = jnp.where(t >= steps, t % steps, 0)
-            return _unroll(cond_fun, body_fun, jax.tree.map(lambda kept: kept[oldest], ring), steps)
+            return _unroll(cond_fun, body_fun, jax.tree.map(lambda kept: kept[oldest], ring), steps, self.recompute)
 
         return primal_fn((*inputs, loop))
 
@@ -94,7 +100,8 @@ class RandomlyTruncatedBPTT(optx.AbstractAdjoint):
     - `cut`: the distribution of N over 1, ..., max_steps: `onward.UniformCut()` or `onward.PoissonCut(mean=5.0)`.
     - `key`: the random key of N. In a `vmap`, give each example its own, or all are cut alike.
 
-    Memory is reserved for `max_steps` of the solve, which must be given; the steps are run twice.
+    Memory is reserved for the states of `max_steps` of the solve, which must be given. On the way back the N steps are
+    computed again, each from its state, and no others: a backward pass costs what it keeps.
 
         >>> import jax, jax.numpy as jnp, jax.random as jr, onward, optimistix
         >>> def after(w, key):
@@ -121,19 +128,64 @@ class RandomlyTruncatedBPTT(optx.AbstractAdjoint):
         def loop(cond_fun, body_fun, init, *, max_steps):
             steps = _bound(max_steps, self)
             init = jax.tree.map(jnp.asarray, init)
-            taken, _ = _run(cond_fun, body_fun, init, max_steps, lambda t, carry, kept: kept, None)
-            kept = self.draw(steps)
-            # log P(N > k) for k = 0, ..., steps − 1; logarithms because a Poisson tail underflows.
-            tail = jax.lax.cumlogsumexp(self.cut.log_probabilities(steps), reverse=True)
-            raised = jnp.append(jnp.exp(tail[:-1] - tail[1:]), 1)
-            t = jnp.arange(steps)
-            k = jnp.clip(taken - 1 - t, 0, steps - 1)  # step t is the one that lies k steps back from the last
-            passed = jnp.where(k + 1 < kept, raised[k], 0)
-            # Nothing is cut before the first step (the initial state is no step), nor where nothing was run.
-            passed = jnp.where((t == 0) | (t >= taken), 1, passed)
-            return _unroll(cond_fun, body_fun, init, steps, passed)
+            body_fun = eqx.filter_closure_convert(body_fun, init)
+            cond_fun = without_gradient(eqx.filter_closure_convert(cond_fun, init))
+            return _from_the_end((body_fun, init), cond_fun, steps, self)
 
         return primal_fn((*inputs, loop))
+
+    def raises(self, steps: int) -> Float[Array, " steps"]:
+        """By what a cotangent is multiplied that goes back over one more step: `P(N > k − 1) / P(N > k)` at place k."""
+        # Logarithms because a Poisson tail underflows.
+        tail = jax.lax.cumlogsumexp(self.cut.log_probabilities(steps), reverse=True)
+        return jnp.concatenate([jnp.ones(1, tail.dtype), jnp.exp(tail[:-1] - tail[1:])])
+
+
+@eqx.filter_custom_vjp
+def _from_the_end(body_fun_and_init, cond_fun, steps, adjoint):
+    body_fun, init = body_fun_and_init
+    return _run(cond_fun, body_fun, init, steps, lambda t, carry, kept: kept, None)[1]
+
+
+def _from_the_end_forward(perturbed, body_fun_and_init, cond_fun, steps, adjoint):
+    body_fun, init = body_fun_and_init
+    states = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), init)
+
+    def remember(t, carry, states):
+        return jax.tree.map(lambda kept, leaf: kept.at[t].set(leaf), states, carry)
+
+    taken, end, states = _run(cond_fun, body_fun, init, steps, remember, states)
+    return end, (taken, states)
+
+
+def _from_the_end_backward(remembered, cotangents, perturbed, body_fun_and_init, cond_fun, steps, adjoint):
+    taken, states = remembered
+    parameters, rest = eqx.partition(body_fun_and_init[0], eqx.is_inexact_array)
+    raised, kept = adjoint.raises(steps), adjoint.draw(steps)
+    ends = eqx.filter(jax.tree.map(lambda kept: kept[0], states), eqx.is_inexact_array)
+    delta = jax.tree.map(lambda h, c: jnp.zeros_like(h) if c is None else c, ends, cotangents)
+
+    def back(carry):
+        k, delta, summed = carry
+        before, others = eqx.partition(jax.tree.map(lambda kept: kept[taken - 1 - k], states), eqx.is_inexact_array)
+
+        def step(parameters, before):
+            now = eqx.combine(before, others)
+            return eqx.filter(_cast(eqx.combine(parameters, rest)(now), now), eqx.is_inexact_array)
+
+        _, pull = jax.vjp(step, parameters, before)
+        delta = jax.tree.map(lambda leaf: raised[k].astype(leaf.dtype) * leaf, delta)
+        gradient, delta = pull(delta)
+        return k + 1, delta, jax.tree.map(jnp.add, summed, gradient)
+
+    start = jnp.array(0), delta, zeros_like(parameters)
+    k, delta, gradient = jax.lax.while_loop(lambda carry: carry[0] < jnp.minimum(kept, taken), back, start)
+    # The initial state is no step: nothing is cut before the first one, and nothing weighed.
+    return gradient, jax.tree.map(lambda leaf: jnp.where(k == taken, leaf, 0), delta)
+
+
+_from_the_end.def_fwd(_from_the_end_forward)
+_from_the_end.def_bwd(_from_the_end_backward)
 
 
 def _bound(max_steps, adjoint):
@@ -145,7 +197,7 @@ def _bound(max_steps, adjoint):
 
 
 def _run(cond_fun, body_fun, init, max_steps, remember, memory):
-    """Run to the end, `memory = remember(t, carry, memory)` before every step. Returns the number of steps as well."""
+    """Run to the end, `memory = remember(t, carry, memory)` before every step: how many steps, the end, the memory."""
     body_fun = without_gradient(eqx.filter_closure_convert(body_fun, init))
 
     def unfinished(carry):
@@ -156,32 +208,17 @@ def _run(cond_fun, body_fun, init, max_steps, remember, memory):
         t, now, memory = carry
         return t + 1, _cast(body_fun(now), now), remember(t, now, memory)
 
-    taken, _, memory = jax.lax.while_loop(unfinished, step, (jnp.array(0), without_gradient(init), memory))
-    return taken, memory
+    return jax.lax.while_loop(unfinished, step, (jnp.array(0), without_gradient(init), memory))
 
 
-def _unroll(cond_fun, body_fun, init, steps, passed=None):
-    """At most `steps` steps in a loop that can be differentiated; cotangents leave step t multiplied by `passed[t]`."""
+def _unroll(cond_fun, body_fun, init, steps, recompute):
+    """At most `steps` steps in a loop that can be differentiated."""
 
-    def step(carry, factor):
-        if factor is not None:
-            carry = jax.tree.map(
-                lambda leaf: _scale_cotangent(leaf, factor) if eqx.is_inexact_array(leaf) else leaf, carry
-            )
+    def step(carry, _):
         return jax.lax.cond(cond_fun(carry), lambda c: _cast(body_fun(c), c), lambda c: c, carry), None
 
-    return jax.lax.scan(step, init, passed, length=steps)[0]
+    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if recompute else step, init, length=steps)[0]
 
 
 def _cast(tree, like):
     return jax.tree.map(lambda leaf, old: jnp.asarray(leaf, old.dtype), tree, like)
-
-
-@jax.custom_vjp
-def _scale_cotangent(leaf, factor):
-    return leaf
-
-
-_scale_cotangent.defvjp(
-    lambda leaf, factor: (leaf, factor), lambda factor, cotangent: (factor.astype(cotangent.dtype) * cotangent, None)
-)
