@@ -25,7 +25,7 @@ def apart(tmp_path, monkeypatch):
 def tiny(monkeypatch):
     """An experiment that says what it was asked for."""
 
-    def run(data, length, seeds, seed):
+    def run(data, length, seeds, seed, parts):
         numbers = {"asked": [data, length, seeds, seed]}
         return Findings(Verdict("agrees", "so."), "a table", {"curve.png": "a line"}, numbers, {"curve.png": PNG})
 

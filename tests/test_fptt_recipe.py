@@ -203,7 +203,7 @@ def test_a_table_of_images_is_measured_and_drawn(monkeypatch):
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (6, 5, 1)).astype(np.uint8), np.array([0, 1, 1, 0, 1, 0], np.int32)
     task = ImageTask("tiny", pixels, labels, pixels, labels, (0.5,), (0.3,))
-    found = IMAGES["fptt/pixel-mnist"].run(task, 2, 1, 0)
+    found = IMAGES["fptt/pixel-mnist"].run(task, 2, 1, 0, None)
     rows = found.table.splitlines()[1:6]
     names = ["BPTT", "BPTT, all losses", "OGD", running(0.1), exact(0.1)]
     assert [row[:24].rstrip() for row in rows] == names

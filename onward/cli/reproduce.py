@@ -14,11 +14,12 @@ from .. import __version__
 from ..comparison import Comparison
 from ..devices import use_all_cores
 from ..errors import UserError
-from ..recipes import fpp, fptt, fptt_images, nobacktrack, rbp, rbp_rates, streams
+from ..recipes import fpp, fptt, fptt_images, nobacktrack, rbp, rbp_citations, rbp_rates, streams
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import table
 from ..runs.files import write_atomically
 from ..runs.folder import check_unused
+from ..runs.parts import Parts
 from .compare import run
 from .compilation_cache import compilation_cache
 from .reproduce_options import ReproduceOptions
@@ -28,6 +29,7 @@ RECIPES: dict[str, Recipe | Experiment] = (
     | fpp.RECIPES
     | rbp.RECIPES
     | rbp_rates.RECIPES
+    | rbp_citations.RECIPES
     | fptt.RECIPES
     | fptt_images.RECIPES
     | streams.RECIPES
@@ -41,13 +43,14 @@ def reproduce(options: ReproduceOptions) -> int:
     full = RECIPES[options.figure]
     recipe = full.scaled(options.scale, options.seeds or full.seeds)
     folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
-    check_unused(folder)
     use_all_cores()
     with compilation_cache():
         if isinstance(recipe, Recipe):
-            found = _compare(recipe, options.seed, folder)
+            check_unused(folder)
+            found, parts = _compare(recipe, options.seed, folder), None
         else:
-            found = _experiment(recipe, options.seed, folder)
+            parts = Parts(folder, {"figure": recipe.name, "length": recipe.length, "seed": options.seed})
+            found = _experiment(recipe, options.seed, folder, parts)
     if options.scale != 1 or recipe.seeds < full.seeds:
         why = f"this run is smaller than the figure. Of it: {found.verdict.word}; {found.verdict.why}"
         found = found._replace(verdict=Verdict("not decided", why))
@@ -55,6 +58,8 @@ def reproduce(options: ReproduceOptions) -> int:
         write_atomically(folder / name, content)
     write_atomically(folder / "report.md", report(recipe, options, found).encode())
     write_atomically(folder / "result.json", _result(recipe, options, found))
+    if parts is not None:
+        parts.drop()
     print(f"\n{recipe.claimant}: {recipe.claim}\nVerdict: {found.verdict.word}. {found.verdict.why}")
     return 0
 
@@ -76,13 +81,10 @@ def _compare(recipe: Recipe, seed: int, folder: Path) -> Findings:
     return Findings(verdict, table(comparison, recipe.title).rstrip(), pictures, numbers, files={})
 
 
-def _experiment(recipe: Experiment, seed: int, folder: Path) -> Findings:
+def _experiment(recipe: Experiment, seed: int, folder: Path, parts: Parts) -> Findings:
     data = recipe.data()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot hold a report ({error.strerror}); name another folder.") from None
-    found = recipe.run(data, recipe.length, recipe.seeds, seed)
+    parts.begin()
+    found = recipe.run(data, recipe.length, recipe.seeds, seed, parts)
     print(f"{recipe.title}\n\n{found.table}\n\nReport, pictures and numbers: {folder}")
     return found
 

@@ -46,7 +46,7 @@ class _Figure:
     score: str
     near: float | None = None
 
-    def run(self, _, iterations: int, seeds: int, seed: int) -> Findings:
+    def run(self, _, iterations: int, seeds: int, seed: int, _parts) -> Findings:
         def report(name, timed):
             print(f"{name}: {_reached(timed.scores, self.learned)}, {timed.seconds:.0f} s", file=sys.stderr)
 

@@ -29,7 +29,7 @@ class _Table:
 
     paper: Mapping[str, float]
 
-    def run(self, task: ImageTask, epochs: int, seeds: int, seed: int) -> Findings:
+    def run(self, task: ImageTask, epochs: int, seeds: int, seed: int, _parts) -> Findings:
         def report(name, timed):
             ends = 100 * (1 - timed.scores.scores[:, -1])
             print(f"{name}: {mean_and_error(ends, 2)} %, {timed.seconds:.0f} s", file=sys.stderr)

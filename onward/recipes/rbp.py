@@ -40,7 +40,7 @@ CHOICES = (
 )
 
 
-def _hopfield(digits: Digits, passes: int, seeds: int, seed: int) -> Findings:
+def _hopfield(digits: Digits, passes: int, seeds: int, seed: int, _parts) -> Findings:
     keys = jr.split(jr.key(seed), seeds)
     methods = adjoints(STEPS_BACK)
     settings = {name: Setting(adjoint, passes, SCALE) for name, adjoint in methods.items()}
@@ -114,7 +114,7 @@ def judge_hopfield(losses: dict[str, np.ndarray], recalled: float, shown: float)
     return Verdict("agrees in part" if alike or blown or behind > BEHIND else "disagrees", why)
 
 
-def _table_a1(digits: Digits, passes: int, seeds: int, seed: int) -> Findings:
+def _table_a1(digits: Digits, passes: int, seeds: int, seed: int, _parts) -> Findings:
     keys = jr.split(jr.key(seed), seeds)
     first, end, rates = {}, {}, {}
     for name in TABLE_METHODS:

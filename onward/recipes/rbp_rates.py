@@ -1,9 +1,6 @@
 """Section 5.3 of Liao et al., *Reviving and Improving Recurrent Back-Propagation* (2018): learned rates and momenta."""
 
-import sys
-import time
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +11,10 @@ from jaxtyping import PRNGKeyArray
 
 from ..runs.comparing import mean_and_error
 from ..runs.metalearning import draw_metalearning
+from ..runs.parts import Parts
 from ..tasks.images import mnist_digits
 from . import rates
+from .jobs import Job, Report, run_all
 from .memories import Adjoint, adjoints
 from .recipe import Experiment, Findings, Verdict
 
@@ -24,7 +23,7 @@ SETTINGS = ((500, 50), (1000, 100))  # training steps of a meta step, and steps 
 BPTT, NEUMANN = "BPTT", "Neumann-RBP"
 METHODS = (BPTT, "TBPTT", "RBP", NEUMANN)
 OPTIMIZER = optax.adam(0.05)  # of the hyperparameters
-REPORT_EVERY = 10  # meta steps
+COSTS = {BPTT: 4.0}  # of a meta step, times that of another method
 ALIKE = 1.1  # times another's meta-loss: not worse
 
 
@@ -54,7 +53,7 @@ def learn(
     key: PRNGKeyArray,
     steps: int,
     meta_steps: int,
-    report: Callable[[int, float], None] = lambda done, value: None,
+    report: Report = lambda done, words: None,
 ) -> Curves:
     """The curves of one seed, that of `key`: learns the hyperparameters with Adam, every training from `start`."""
     hyperparameters = rates.first_hyperparameters(start)
@@ -69,7 +68,7 @@ def learn(
         curves.meta[0, i] = found.value
         if found.adjoint_residual is not None:
             curves.residual[0, i] = found.adjoint_residual
-        report(i + 1, float(found.value))
+        report((i + 1) / meta_steps, f"meta step {i + 1}, meta-loss {found.value:.4f}")
         if i == meta_steps - 1:
             curves.training[0] = rates.train(step, hyperparameters, start, steps)[1]
         hyperparameters, state = _moved(hyperparameters, found.gradient, state)
@@ -82,33 +81,41 @@ def _moved(hyperparameters, gradient, state):
     return optax.apply_updates(hyperparameters, updates), state
 
 
-def _hyperparameters(data, meta_steps: int, seeds: int, seed: int) -> Findings:
+def _hyperparameters(data, meta_steps: int, seeds: int, seed: int, parts: Parts) -> Findings:
     images, labels = data
-    loss, progress = rates.EndLoss(images, labels), _Progress(seeds * meta_steps)
-    found: dict[tuple[int, int], dict[str, Curves]] = {}
-    for steps, back in SETTINGS:
-        found[steps, back] = {}
-        for name in METHODS:
-            rows = []
-            for i in range(seeds):
-                key, start_key, order_key = jr.split(jr.fold_in(jr.key(seed), i), 3)
-                batches = jr.permutation(order_key, len(images)).reshape(-1, rates.BATCH)
-                report = progress.of(f"{steps} steps, {back} back, {name}, seed {i + 1} of {seeds}", steps)
-                adjoint = adjoints(back)[name]
-                step = rates.Step(images, labels, batches)
-                curves = learn(
-                    step,
-                    loss,
-                    adjoint,
-                    rates.begin(start_key),
-                    key=key,
-                    steps=steps,
-                    meta_steps=meta_steps,
-                    report=report,
-                )
-                rows.append(curves)
-                progress.end(steps * meta_steps)
-            found[steps, back][name] = Curves(*(np.concatenate(part) for part in zip(*rows, strict=True)))
+    loss = rates.EndLoss(images, labels)
+
+    def job(steps: int, back: int, method: str, i: int) -> Job:
+        def run(report: Report) -> dict[str, Any]:
+            key, start_key, order_key = jr.split(jr.fold_in(jr.key(seed), i), 3)
+            batches = jr.permutation(order_key, len(images)).reshape(-1, rates.BATCH)
+            curves = learn(
+                rates.Step(images, labels, batches),
+                loss,
+                adjoints(back)[method],
+                rates.begin(start_key),
+                key=key,
+                steps=steps,
+                meta_steps=meta_steps,
+                report=report,
+            )
+            return {name: rows[0].tolist() for name, rows in curves._asdict().items()}
+
+        return Job(run, steps * COSTS.get(method, 1.0))
+
+    names = {
+        (steps, back, method): [f"{steps} steps, {back} back, {method}, seed {i + 1}" for i in range(seeds)]
+        for steps, back in SETTINGS
+        for method in METHODS
+    }
+    jobs = {name: job(*setting, i) for setting, rows in names.items() for i, name in enumerate(rows)}
+    trained = run_all(jobs, parts)
+
+    def of_setting(*setting) -> Curves:
+        rows = [trained[name] for name in names[setting]]
+        return Curves(*(np.array([row[what] for row in rows], float) for what in Curves._fields))
+
+    found = {(steps, back): {method: of_setting(steps, back, method) for method in METHODS} for steps, back in SETTINGS}
     title = "Rates and momenta of an MNIST network, learned by the gradient of its training's end"
     panels = {f"{steps} training steps, {back} back": curves for (steps, back), curves in found.items()}
     picture = draw_metalearning(panels, title=title)
@@ -149,26 +156,6 @@ def _hyperparameters(data, meta_steps: int, seeds: int, seed: int) -> Findings:
     pictures = {"curve.png": "meta-loss against meta steps, and the losses of the last training"}
     verdict = judge_hyperparameters(found)
     return Findings(verdict, "\n".join(lines), pictures, {"curves": numbers}, {"curve.png": picture})
-
-
-class _Progress:
-    """Says how far all is; what a meta step costs is taken to be proportional to its training steps."""
-
-    def __init__(self, meta_steps: int):
-        self._began, self._done = time.perf_counter(), 0
-        self._total = meta_steps * len(METHODS) * sum(steps for steps, _ in SETTINGS)
-
-    def of(self, what: str, steps: int) -> Callable[[int, float], None]:
-        def report(meta_step: int, value: float):
-            if meta_step % REPORT_EVERY == 0:
-                part = (self._done + meta_step * steps) / self._total
-                left = (time.perf_counter() - self._began) * (1 / part - 1) / 60
-                print(f"{what}: meta step {meta_step}, meta-loss {value:.4f}; {left:.0f} min left", file=sys.stderr)
-
-        return report
-
-    def end(self, steps: int) -> None:
-        self._done += steps
 
 
 def judge_hyperparameters(found: dict[tuple[int, int], dict[str, Curves]]) -> Verdict:

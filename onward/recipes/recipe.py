@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ..comparison import Budget, Comparison, Contestant
+from ..runs.parts import Parts
 from ..tasks.symbols import SymbolTask
 
 
@@ -69,7 +70,8 @@ class Experiment:
     * `name`, `title`, `claim`, `notes`, `seeds`, `claimant`: as of a `Recipe`;
     * `length`: at full size, in `unit`s: passes over the data, or what it is that the recipe counts;
     * `data`: loads them. Raises `UserError` where they are missing or wrong;
-    * `run`: does it, given the data, the length, the number of seeds, and the seed of all randomness.
+    * `run`: does it, given the data, the length, the number of seeds, the seed of all randomness, and where to keep
+      finished parts, for one that takes long.
     """
 
     name: str
@@ -79,7 +81,7 @@ class Experiment:
     length: int
     seeds: int
     data: Callable[[], Any]
-    run: Callable[[Any, int, int, int], Findings]
+    run: Callable[[Any, int, int, int, Parts], Findings]
     unit: str = "passes"
     claimant: str = "The paper"
 

@@ -144,7 +144,7 @@ def forecast_all(task: SeriesTask, arms: Mapping[str, Arm], seeds: Sequence[int]
     return Outcome(standings, picture)
 
 
-def _forecast(tasks: Sequence[SeriesTask], length: int, seeds: int, seed: int) -> Findings:
+def _forecast(tasks: Sequence[SeriesTask], length: int, seeds: int, seed: int, _parts) -> Findings:
     if length < FEWEST:
         raise UserError(f"streams/forecast needs at least {FEWEST} rows of each series, got {length}; scale it less.")
     tasks = [task.first(length) for task in tasks]

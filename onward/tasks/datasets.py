@@ -27,7 +27,7 @@ class DataSet:
     * `name`: what to call it; `folder`: where its files lie, below the folder that `ONWARD_DATA` names;
     * `files`: the SHA-256 of each file's content, by name;
     * `source`: the address of the archive, `.tar.gz` or `.zip`, that holds the files, or what their names are appended
-      to.
+      to; `None` where nobody offers them in this form.
 
     A file is looked for in `ONWARD_DATA`, there also compressed as `.xz`, then among what was fetched before, in the
     user's cache folder, and is fetched otherwise.
@@ -36,7 +36,7 @@ class DataSet:
     name: str
     folder: str
     files: Mapping[str, str]
-    source: str
+    source: str | None
 
     def read(self, file: str) -> bytes:
         """The content of one of the files.
@@ -80,10 +80,12 @@ class DataSet:
 
     def _fetch(self, file: str, theirs: Path | None) -> None:
         """Puts the file, and what else its archive holds, into the cache folder, checked only when it is read."""
-        archive = self.source.endswith((".tar.gz", ".zip"))
-        address = self.source if archive else self.source + file
         named = f"let ONWARD_DATA name the folder that holds {self.folder}/{file}"
         place = f"put {file} at {theirs}" if theirs else named
+        if self.source is None:
+            raise UserError(f"{self.name}'s {file} is not there and cannot be fetched; {place}.")
+        archive = self.source.endswith((".tar.gz", ".zip"))
+        address = self.source if archive else self.source + file
         print(f"fetching {address}", file=sys.stderr)
         try:
             with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:

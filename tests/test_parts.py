@@ -1,0 +1,96 @@
+"""Long experiments in parts: what is finished is kept, whatever stops the rest."""
+
+import jax
+import pytest
+
+from onward.errors import UserError
+from onward.recipes.jobs import Job, run_all
+from onward.runs.parts import Parts
+
+SETTINGS = {"figure": "fig", "length": 3, "seed": 0}
+
+
+def begun(folder, settings) -> Parts:
+    parts = Parts(folder, settings)
+    parts.begin()
+    return parts
+
+
+def test_what_failed_is_made_again_and_nothing_else(tmp_path):
+    made = []
+
+    def job(name, broken=False):
+        def run(report):
+            report(0.5, "half")
+            made.append(name)
+            if broken:
+                raise RuntimeError("cut off")
+            return {"name": name, "nan": float("nan")}
+
+        return Job(run, 1.0)
+
+    with pytest.raises(RuntimeError, match="cut off"):
+        run_all({"a": job("a"), "b": job("b", broken=True)}, begun(tmp_path / "run", SETTINGS))
+    assert "a" in made
+    found = run_all({"b": job("b"), "a": job("a")}, begun(tmp_path / "run", SETTINGS))
+    assert found == {"b": {"name": "b", "nan": None}, "a": {"name": "a", "nan": None}}
+    assert list(found) == ["b", "a"]
+    assert made.count("a") == 1
+
+
+def test_the_costliest_begin_and_each_has_a_device_of_its_own(tmp_path):
+    seen = []
+
+    def job(name, cost):
+        return Job(lambda report: seen.append((name, str(jax.numpy.zeros(()).devices()))), cost)
+
+    run_all({"short": job("short", 1.0), "long": job("long", 5.0)}, begun(tmp_path / "run", SETTINGS))
+    assert [name for name, _ in seen] == ["long", "short"]
+    assert {devices for _, devices in seen} <= {str({device}) for device in jax.local_devices()}
+
+
+def test_where_one_fails_the_others_end_at_their_next_report(tmp_path):
+    def endless(report):
+        while True:
+            report(0.1, "on and on")
+
+    def fails(report):
+        raise RuntimeError("cut off")
+
+    jobs = {"fails": Job(fails, 2.0), "endless": Job(endless, 1.0)}
+    with pytest.raises(RuntimeError, match="cut off"):
+        run_all(jobs, begun(tmp_path / "run", SETTINGS))
+
+
+def test_progress_says_how_long_it_takes_and_who_is_done(tmp_path, capsys):
+    parts = begun(tmp_path / "run", SETTINGS)
+    run_all({"BPTT, seed 1": Job(lambda report: 1, 3.0)}, parts)
+    run_all({"BPTT, seed 1": Job(lambda report: 1, 3.0), "RBP, seed 1": Job(lambda report: 2, 1.0)}, parts)
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2] == " 75 %: BPTT, seed 1: done"
+    assert said[-1] == "100 %, 0 min left: RBP, seed 1: done"
+
+
+@pytest.mark.parametrize(("name", "value"), [("figure", "other"), ("length", 4), ("seed", 1)])
+def test_parts_of_another_experiment_are_refused(tmp_path, name, value):
+    begun(tmp_path / "run", SETTINGS)
+    with pytest.raises(UserError, match=f"whose {name} is {SETTINGS[name]}, not {value}; name another folder"):
+        begun(tmp_path / "run", SETTINGS | {name: value})
+
+
+def test_a_finished_experiment_and_a_strangers_folder_are_refused(tmp_path):
+    begun(tmp_path / "run", SETTINGS)
+    (tmp_path / "run" / "report.md").touch()
+    with pytest.raises(UserError):
+        begun(tmp_path / "run", SETTINGS)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError):
+        begun(tmp_path / "file", SETTINGS)
+
+
+def test_a_damaged_part_says_what_to_do(tmp_path):
+    parts = begun(tmp_path / "run", SETTINGS)
+    parts.part("a", lambda: 1)
+    (tmp_path / "run" / "parts" / "a.json").write_bytes(b"{")
+    with pytest.raises(UserError, match="remove it, and that part is made anew"):
+        parts.part("a", lambda: 1)
