@@ -59,6 +59,7 @@ from .estimators import AbstractBackwardEstimator as AbstractBackwardEstimator
 from .estimators import AbstractEstimator as AbstractEstimator
 from .estimators import AbstractForwardEstimator as AbstractForwardEstimator
 from .estimators import AbstractReplayEstimator as AbstractReplayEstimator
+from .estimators import DropoutBPTT as DropoutBPTT
 from .estimators import Estimate as Estimate
 from .estimators import NoBackTrack as NoBackTrack
 from .estimators import SlidingBPTT as SlidingBPTT

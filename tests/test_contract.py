@@ -15,6 +15,7 @@ ESTIMATORS = {
     "bptt": onward.BPTT(),
     "sliding": onward.SlidingBPTT(horizon=3),
     "artbp": onward.ARTBP(cut=0.3),
+    "dropout": onward.DropoutBPTT(rate=0.3),
     "rtrl": onward.RTRL(),
     "uoro": onward.UORO(),
     "nobacktrack": onward.NoBackTrack(),
@@ -36,10 +37,10 @@ CELLS = [
 ]
 
 # Backward through the chunk: where it is cut changes the gradient, by definition.
-BOUND_TO_THEIR_CHUNK = {"bptt", "artbp"}
+BOUND_TO_THEIR_CHUNK = {"bptt", "artbp", "dropout"}
 
 # These carry no influence forward.
-GO_BACKWARD = {"bptt", "sliding", "artbp"}
+GO_BACKWARD = {"bptt", "sliding", "artbp", "dropout"}
 
 # Some tests are about what surrounds an estimator; one cell of each kind is enough for those.
 ONE_OF_EACH_KIND = ["gru", "own", "stack-generic"]
@@ -92,6 +93,8 @@ def cell(request):
 @pytest.fixture(scope="module", params=ESTIMATORS)
 def subject(request, cell):
     """All tests of one estimator and cell run in a row, on one compiled program."""
+    if request.param == "dropout" and cell not in ONE_OF_EACH_KIND:
+        pytest.skip("as bptt, but for its masks")
     return subject_of(request.param, cell)
 
 

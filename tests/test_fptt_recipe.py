@@ -15,10 +15,13 @@ from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS
 from onward.recipes.fptt_arms import Problem, Scores, Timed, compare, exact, running, train
 from onward.recipes.fptt_images import RECIPES as IMAGES
 from onward.recipes.fptt_images import _Table as Table
+from onward.recipes.fptt_words import _Table as LanguageTable
+from onward.recipes.fptt_words import halved_where_it_stalls, words_problem
 from onward.runs.scores import draw_scores
 from onward.tasks.adding import Adding
 from onward.tasks.copying import Copying
 from onward.tasks.images import ImageTask
+from onward.tasks.words import WordTask
 
 STEPS, BATCH, EPOCHS = 6, 2, 2
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.01))
@@ -213,3 +216,58 @@ def test_a_table_of_images_is_measured_and_drawn(monkeypatch):
     assert np.shape(wrong) == (1, 2)
     np.testing.assert_allclose(np.array(wrong) * 6 / 100, np.round(np.array(wrong) * 6 / 100), atol=1e-9)
     assert f"{100 - wrong[0][-1]:.2f}" in rows[2]
+
+
+WORDS = WordTask(("a", "b", "c"), *(np.random.default_rng(i).integers(0, 3, 61).astype(np.int32) for i in range(3)))
+
+
+@pytest.fixture
+def small_words(monkeypatch):
+    for name, value in {"UNITS": 3, "BATCH": 4, "STEPS": 6, "UPDATES": 2}.items():
+        monkeypatch.setattr(f"onward.recipes.fptt_words.{name}", value)
+
+
+@pytest.mark.usefixtures("small_words")
+def test_words_are_learned_measured_and_drawn():
+    found = LanguageTable({}, alphas=(1.0, 0.5), validation=True).run(WORDS, 2, 1, 0)
+    rows = found.numbers["trainings"]
+    assert [row["method"] for row in rows] == [running(1.0), running(0.5)]
+    assert np.shape(rows[0]["validation"]) == (1, 2)
+    assert 1 < rows[0]["test"][0] < 10
+    assert found.files["curve.png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("small_words")
+def test_the_rate_is_halved_where_the_validation_stalls():
+    arm = words_problem(WORDS).arms((0.5,))[exact(0.5)]
+    carry = arm.start(words_problem(WORDS).make_model(jr.key(0)), jr.key(1))
+    rates, history = [], ()
+    for score in (3.0, 2.0, 2.0, 1.9, 1.95):
+        history = (*history, onward.Epoch(1.0, score))
+        carry = halved_where_it_stalls(carry, history)
+        rates.append(float(optax.tree.get(carry.optimizer, "learning_rate")))
+    assert rates == [2.0, 2.0, 1.0, 1.0, 0.5]
+
+
+def judged_words(table, **test):
+    names = {"ours": running(0.5), "exact": exact(0.5), "online": "OGD", "plain": "BPTT"}
+    rows = {names[name]: np.log(value + np.array([[-0.5], [0.0], [0.5]])) for name, value in test.items()}
+    return table.judge({k: Timed(Scores(v, np.ones(3, int), v[:, 0]), 1.0) for k, v in rows.items()})
+
+
+@pytest.mark.parametrize(
+    ("online", "plain", "word"),
+    [(115, 117, "agrees"), (105, 117, "agrees in part"), (117, 105, "disagrees"), (115, np.nan, "not decided")],
+)
+def test_the_verdict_on_words(online, plain, word):
+    assert judged_words(LanguageTable({}), ours=106, exact=120, online=online, plain=plain).word == word
+
+
+@pytest.mark.parametrize(("large", "middle", "word"), [(200, 105, "agrees"), (200, 130, "agrees in part")])
+def test_the_verdict_on_the_sensitivity_to_alpha(large, middle, word):
+    values = {1.0: large, 0.5: 100, 0.1: middle}
+    found = {
+        running(alpha): Timed(Scores(np.log(np.full((2, 3), float(value))), np.full(2, 3), np.zeros(2)), 1.0)
+        for alpha, value in values.items()
+    }
+    assert LanguageTable({}, alphas=tuple(values), validation=True).judge(found).word == word

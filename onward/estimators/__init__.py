@@ -7,6 +7,7 @@ from .base import AbstractForwardEstimator as AbstractForwardEstimator
 from .base import AbstractReplayEstimator as AbstractReplayEstimator
 from .base import Estimate as Estimate
 from .bptt import BPTT as BPTT
+from .dropout import DropoutBPTT as DropoutBPTT
 from .fpp import FPP as FPP
 from .nobacktrack import NoBackTrack as NoBackTrack
 from .rtrl import RTRL as RTRL

@@ -1,7 +1,7 @@
 """The methods that FPTT is compared with, on the same windows: and their trainings, some seeds of each."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..cells import LSTMCell
-from ..estimators import BPTT
+from ..estimators import BPTT, AbstractEstimator
 from ..evaluation import evaluate
 from ..learner import Carry, Learner
 from ..model import Model
@@ -60,7 +60,10 @@ class Problem(NamedTuple):
     * `loss`: the learner's; `objective`: made with the steps of a window;
     * `updates`: K, of each sequence; `optimizer`: made with the number of updates a minibatch, what comes after the
       regulariser, and holds the clip;
-    * `make_model`: a model from a key.
+    * `make_model`: a model from a key;
+    * `estimator`: of the gradient of a window; `proximal`: the factor of FPTT's proximal term;
+    * `at_epoch_end`: as of `onward.fit`;
+    * `final`: if given, what the best model by its test is measured on in the end.
     """
 
     data: AbstractSequences
@@ -71,6 +74,10 @@ class Problem(NamedTuple):
     updates: int
     optimizer: Callable[[int], optax.GradientTransformation]
     make_model: Callable[[PRNGKeyArray], Model]
+    estimator: AbstractEstimator = BPTT()
+    proximal: float = 1.0
+    at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None
+    final: AbstractSequences | None = None
 
     def arms(self, alphas: Sequence[float]) -> dict[str, Arm]:
         """BPTT, an update a sequence, with its loss at the end alone and with those of all windows; OGD, an update a
@@ -80,11 +87,11 @@ class Problem(NamedTuple):
         steps = self.data.steps
         window = window_length(steps, self.updates)
         optimizer = self.optimizer(-(-steps // window))
-        before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0), optimizer)
-        around = optax.inject_hyperparams(fptt_exact)(optimizer, alpha=1.0)
+        before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0, proximal=self.proximal), optimizer)
+        around = optax.inject_hyperparams(fptt_exact)(optimizer, alpha=1.0, proximal=self.proximal)
 
         def learner(optimizer, chunk):
-            return Learner(BPTT(), optimizer, loss=self.loss, chunk=chunk, batch=self.data.batch)
+            return Learner(self.estimator, optimizer, loss=self.loss, chunk=chunk, batch=self.data.batch)
 
         plain, by_window = learner(self.optimizer(1), steps), self.objective(window)
         regularised = {running: learner(before, window), exact: learner(around, window)}
@@ -98,10 +105,11 @@ class Problem(NamedTuple):
 
 class Scores(NamedTuple):
     """The score at the end of each epoch of each seed; of a training that ended before, its last; NaN where a number
-    was not finite. `epochs`: how many there were."""
+    was not finite. `epochs`: how many there were; `final`: of the best model of each seed, where that is measured."""
 
     scores: Float[np.ndarray, "seeds epochs"]
     epochs: np.ndarray
+    final: np.ndarray | None = None
 
     def reached(self, level: float) -> np.ndarray:
         """The epoch, counting from 1, at whose end a score was first below `level`, for each seed; 0 for none."""
@@ -136,6 +144,11 @@ class Timed(NamedTuple):
     scores: Scores
     seconds: float
 
+    @property
+    def sound(self) -> bool:
+        """Whether all numbers of all seeds were finite."""
+        return bool(np.isfinite(self.scores.scores).all())
+
 
 def compare(
     problem: Problem,
@@ -145,10 +158,14 @@ def compare(
     keys: Sequence[PRNGKeyArray] | Array,
     until: Callable[[tuple[Epoch, ...]], bool],
     report: Callable[[str, Timed], None],
+    only: Collection[str] | None = None,
 ) -> dict[str, Timed]:
-    """All arms on a problem, one after the other, in the order of `Problem.arms`; `report` is told each."""
+    """All arms on a problem, or `only` some, one after the other, in the order of `Problem.arms`; `report` is told
+    each."""
     found = {}
     for name, arm in problem.arms(alphas).items():
+        if only is not None and name not in only:
+            continue
         began = time.perf_counter()
         scores = train(arm, problem, epochs=epochs, keys=keys, until=until)
         found[name] = Timed(scores, time.perf_counter() - began)
@@ -166,7 +183,7 @@ def train(
 ) -> Scores:
     """Trainings of an arm, one for each key, which decides the weights, the sequences and those of the test."""
     scores = np.full((len(keys), epochs), np.nan)
-    counts = np.zeros(len(keys), np.int64)
+    counts, finals = np.zeros(len(keys), np.int64), np.full(len(keys), np.nan)
     for i, key in enumerate(keys):
         model_key, learner_key, data_key, test_key = jr.split(key, 4)
 
@@ -182,6 +199,7 @@ def train(
             epochs=epochs,
             key=data_key,
             validate=validate,
+            at_epoch_end=problem.at_epoch_end,
             until=until,
         )
         found = [epoch.score for epoch in fitted.history]
@@ -189,4 +207,6 @@ def train(
         scores[i, : len(found)] = found
         if fitted.diverged_at is None:
             scores[i, len(found) :] = found[-1]
-    return Scores(scores, counts)
+            if problem.final is not None:
+                finals[i] = evaluate(fitted.best, problem.final, arm.objective, problem.measure, key=test_key)
+    return Scores(scores, counts, None if problem.final is None else finals)

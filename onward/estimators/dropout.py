@@ -1,0 +1,78 @@
+"""Backpropagation through time with dropout, which is part of learning and not of the model."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, PyTree, UInt32
+
+from ..arguments import number
+from ..cells import EmbeddedCell
+from ..rollouts import rollout
+from .backward import AbstractBackwardEstimator, Unrolled
+from .base import length, weighted_loss
+from .noise import Counter
+
+
+class DropoutBPTT(AbstractBackwardEstimator):
+    """`onward.BPTT` where, at every step anew, some of what the cell reads and of what the readout reads are left out:
+
+        x_t ← x_t ⊙ m_t / (1 − p),    prediction_t = readout(output(hidden_t) ⊙ m'_t / (1 − p))
+
+    with the numbers of m, m' independently 0 with probability p, else 1 (Srivastava et al. 2014; not on the recurrent
+    connections, as in Zaremba, Sutskever & Vinyals 2014). Behind an embedding it is the vectors that are left out.
+    Symbols, and other integers, are read as they are. The masks come from the carry's keys, one a stream: the same
+    for any chunking, and in the second gradient of `onward.fptt_exact` as in the first. The model knows nothing of it:
+    `onward.evaluate` has no dropout.
+
+    **Arguments:** `rate`: p, at least 0 and below 1. Raises `ValueError` otherwise.
+
+        >>> import equinox as eqx, jax, jax.random as jr, onward, optax
+        >>> cell = onward.EmbeddedCell(4, onward.LSTMCell(8, 8, key=jr.key(0)), size=8, key=jr.key(1))
+        >>> model = onward.Model(cell, eqx.nn.Linear(8, 4, key=jr.key(2)))
+        >>> loss = onward.losses.softmax_cross_entropy
+        >>> learner = onward.Learner(onward.DropoutBPTT(rate=0.2), optax.adam(3e-2), loss=loss, chunk=10)
+        >>> words = jax.numpy.arange(401) % 4                              # a wheel: predict the next symbol
+        >>> carry, metrics = learner.run(learner.init(model, key=jr.key(3)), words[:-1], words[1:])
+        >>> metrics.losses[:20].mean() > 1 > metrics.losses[-20:].mean()
+        Array(True, dtype=bool)
+    """
+
+    rate: float
+
+    def __init__(self, rate: float):
+        self.rate = float(number("rate", rate, holds=lambda p: 0 <= p < 1, wanted="at least 0 and below 1"))
+
+    def init(self, model, hidden, *, key, example=None):
+        return Counter.start(key)
+
+    def draw(self, state, steps):
+        return state.draw(steps, 2)
+
+    def influence_norm(self, state):
+        return jnp.zeros(())
+
+    def unroll(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
+        cell, steps = model.cell, length(xs)
+        if isinstance(cell, EmbeddedCell):
+            xs, cell = cell.embed(xs), cell.cell
+        states = rollout(cell, hidden, self._dropped(xs, noise, 0), reset=reset)
+        predictions = jax.vmap(model.readout)(self._dropped(jax.vmap(cell.output)(states), noise, 1))
+        losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, ys, weight)
+        last = jax.tree.map(lambda leaf: leaf[-1], states)
+        return Unrolled(losses, last, Counter(state.key, state.steps + jnp.uint32(steps)), predictions)
+
+    def _dropped(self, tree: PyTree, noise: UInt32[Array, "steps 2"], place: int) -> PyTree:
+        """The arrays of numbers in `tree`, `[steps, ...]`, with some left out, and the others larger for it."""
+
+        def dropped(number_of_leaf, leaf):
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                return leaf
+
+            def kept(words):
+                key = jr.fold_in(jr.wrap_key_data(words, impl="threefry2x32"), 2 * number_of_leaf + place)
+                return jr.bernoulli(key, 1 - self.rate, leaf.shape[1:])
+
+            return jnp.where(jax.vmap(kept)(noise), leaf / jnp.asarray(1 - self.rate, leaf.dtype), 0)
+
+        leaves, structure = jax.tree.flatten(tree)
+        return structure.unflatten([dropped(i, leaf) for i, leaf in enumerate(leaves)])
