@@ -229,7 +229,7 @@ def small_words(monkeypatch):
 
 @pytest.mark.usefixtures("small_words")
 def test_words_are_learned_measured_and_drawn():
-    found = LanguageTable({}, alphas=(1.0, 0.5), validation=True).run(WORDS, 2, 1, 0)
+    found = LanguageTable({}, alphas=(1.0, 0.5), validation=True).run(WORDS, 2, 1, 0, None)
     rows = found.numbers["trainings"]
     assert [row["method"] for row in rows] == [running(1.0), running(0.5)]
     assert np.shape(rows[0]["validation"]) == (1, 2)

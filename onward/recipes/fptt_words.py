@@ -37,7 +37,7 @@ class _Table:
     alphas: tuple[float, ...] = (BEST,)
     validation: bool = False
 
-    def run(self, task: WordTask, epochs: int, seeds: int, seed: int) -> Findings:
+    def run(self, task: WordTask, epochs: int, seeds: int, seed: int, _parts) -> Findings:
         def report(name, timed):
             print(f"{name}: validation {self._best(timed)}, {timed.seconds:.0f} s", file=sys.stderr)
 
