@@ -24,14 +24,17 @@ def use_all_cores() -> None:
 
 
 def shared_evenly(count: int, axis: str) -> NamedSharding:
-    """So many things along the leading axis, over as many devices as share them evenly.
+    """So many things along the leading axis, over as many devices as share them evenly; over the default device alone
+    where one was chosen by `jax.default_device`.
 
     >>> from onward.devices import shared_evenly
     >>> shared_evenly(3, "lanes").mesh.axis_names
     ('lanes',)
     """
-    devices = next(d for d in range(min(count, jax.device_count()), 0, -1) if count % d == 0)
-    mesh: Mesh = jax.make_mesh((devices,), (axis,), (AxisType.Auto,), devices=jax.devices()[:devices])
+    chosen = jax.config.jax_default_device  # type: ignore[reportAttributeAccessIssue]
+    there = [chosen] if isinstance(chosen, jax.Device) else jax.devices(chosen)
+    devices = next(d for d in range(min(count, len(there)), 0, -1) if count % d == 0)
+    mesh: Mesh = jax.make_mesh((devices,), (axis,), (AxisType.Auto,), devices=there[:devices])
     return NamedSharding(mesh, PartitionSpec(axis))
 
 
@@ -53,4 +56,5 @@ def on_all(tree: Tree, shared: NamedSharding) -> Tree:
 
 def on_first(tree: Tree, shared: NamedSharding) -> Tree:
     """All arrays on the first device of `shared`, where others' arrays are; as they are for a single device."""
-    return tree if shared.mesh.size == 1 else jax.device_put(tree, jax.devices()[0])
+    first = min(shared.device_set, key=lambda device: device.id)
+    return tree if shared.mesh.size == 1 else jax.device_put(tree, first)

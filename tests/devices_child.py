@@ -9,6 +9,7 @@ import numpy as np
 from conftest import COMPILE_QUICKLY
 
 import onward.training
+from onward.devices import shared_evenly
 from onward.losses import softmax_cross_entropy
 
 os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {os.environ['XLA_FLAGS']}"
@@ -41,6 +42,8 @@ def main(folder: Path) -> None:
     resumed = fit(block=1, **again)
     score = onward.evaluate(whole.best, data(), OBJECTIVE, softmax_cross_entropy, key=KEY)
     places = {leaf.sharding for leaf in jax.tree.leaves((whole.carry, whole.best, resumed.carry))}
+    with jax.default_device(jax.devices()[1]):
+        chosen = [device.id for device in shared_evenly(2, "sequences").device_set]
     np.savez(
         folder / "found.npz",
         *jax.tree.leaves(whole.carry.arrays),
@@ -50,6 +53,7 @@ def main(folder: Path) -> None:
         devices=devices,
         programs=len(traced),
         score=score,
+        chosen=chosen,
         places=[len(place.device_set) for place in places],
     )
 

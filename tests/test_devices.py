@@ -44,6 +44,10 @@ def test_what_comes_out_is_on_one_device_and_goes_in_again_without_compiling_ane
     assert found["programs"] == 1
 
 
+def test_a_chosen_device_is_the_only_one(found):
+    assert found["chosen"].tolist() == [1]
+
+
 def test_killed_inside_an_epoch_it_goes_on_in_the_same_bits(found):
     arrays = [found[name].ravel() for name in found.files if name.startswith("arr_")]
     np.testing.assert_array_equal(found["resumed"], np.concatenate(arrays))

@@ -11,12 +11,16 @@ from problems import assert_same
 
 import onward
 from onward.losses import softmax_cross_entropy, squared_error, terminal_squared_error
-from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS
-from onward.recipes.fptt_arms import Problem, Scores, Timed, compare, exact, running, train
+from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, adding_problem
+from onward.recipes.fptt_adding import NUMBERS_OF_UPDATES
+from onward.recipes.fptt_adding import _Updates as Updates
+from onward.recipes.fptt_arms import Problem, Scores, Timed, compare, exact, running
+from onward.recipes.fptt_convergence import _Convergence as Convergence
 from onward.recipes.fptt_images import RECIPES as IMAGES
 from onward.recipes.fptt_images import _Table as Table
 from onward.recipes.fptt_words import _Table as LanguageTable
 from onward.recipes.fptt_words import halved_where_it_stalls, words_problem
+from onward.runs.parts import Parts
 from onward.runs.scores import draw_scores
 from onward.tasks.adding import Adding
 from onward.tasks.copying import Copying
@@ -45,6 +49,13 @@ def problem(make_model=model):
     return Problem(
         data, data, squared_error, terminal_squared_error, onward.Terminal, 3, lambda updates: OPTIMIZER, make_model
     )
+
+
+@pytest.fixture
+def parts(tmp_path):
+    parts = Parts(tmp_path / "run", {"figure": "a test"})
+    parts.begin()
+    return parts
 
 
 def never(history):
@@ -83,30 +94,30 @@ class TestArms:
         ]
         assert_same(updates * weights[0], weights[1])
 
-    def test_trainings_end_when_told_and_keep_their_last_score(self):
-        told = []
-        found = compare(
-            problem(),
-            (),
-            epochs=4,
-            keys=jr.split(jr.key(0), 2),
-            until=lambda history: len(history) == 2,
-            report=lambda name, timed: told.append(name),
-        )
-        assert told == list(found) == ["BPTT", "BPTT, all losses", "OGD"]
-        scores, epochs = found["OGD"].scores
+    def test_trainings_end_when_told_keep_their_last_score_and_are_not_made_twice(self, parts):
+        def found(until):
+            return compare(
+                problem(), problem().arms(()), epochs=4, keys=jr.split(jr.key(0), 2), until=until, parts=parts
+            )
+
+        first = found(lambda history: len(history) == 2)
+        assert list(first) == ["BPTT", "BPTT, all losses", "OGD"]
+        scores, epochs, final = first["OGD"].scores
         assert epochs.tolist() == [2, 2]
         np.testing.assert_array_equal(scores[:, 2:], scores[:, [1, 1]])
         assert len(np.unique(scores[:, :2])) == 4
+        assert np.isnan(final).all()
+        np.testing.assert_array_equal(found(never)["OGD"].scores.scores, scores)
 
-    def test_a_training_that_diverges_has_no_score_from_there_on(self):
+    def test_a_training_that_diverges_has_no_score_from_there_on(self, parts):
         def broken(key):
             return eqx.tree_at(lambda m: m.readout.bias, model(key), jnp.full(1, jnp.nan))
 
-        arm = problem().arms(())["OGD"]
-        found = train(arm, problem(broken), epochs=2, keys=jr.split(jr.key(0), 1), until=never)
-        assert np.isnan(found.scores).all()
-        assert found.reached(1.0).tolist() == [0]
+        keys = jr.split(jr.key(0), 1)
+        arms = {"OGD": problem(broken).arms(())["OGD"]}
+        found = compare(problem(broken), arms, epochs=2, keys=keys, until=never, parts=parts)
+        assert np.isnan(found["OGD"].scores.scores).all()
+        assert found["OGD"].scores.reached(1.0).tolist() == [0]
 
 
 def scores(*epochs, most=40):
@@ -191,22 +202,19 @@ def test_the_verdict_on_images(plain, auxiliary, online, word):
     assert found.word == word
 
 
-def test_a_table_of_images_is_measured_and_drawn(monkeypatch):
+def test_a_table_of_images_is_measured_and_drawn(monkeypatch, parts):
     for name, value in {"UNITS": 3, "BATCH": 4, "UPDATES": 2}.items():
         monkeypatch.setattr(f"onward.recipes.fptt_images.{name}", value)
 
-    def one_arm(problem, alphas, *, epochs, keys, until, report):
+    def one_arm(problem, arms, **arguments):
         # Only OGD is trained: compiling all of them takes long.
-        methods = problem.arms(alphas)
-        trained = Timed(train(methods["OGD"], problem, epochs=epochs, keys=keys, until=until), 1.0)
-        report("OGD", trained)
-        return dict.fromkeys(methods, trained)
+        return dict.fromkeys(arms, compare(problem, {"OGD": arms["OGD"]}, **arguments)["OGD"])
 
     monkeypatch.setattr("onward.recipes.fptt_images.compare", one_arm)
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (6, 5, 1)).astype(np.uint8), np.array([0, 1, 1, 0, 1, 0], np.int32)
     task = ImageTask("tiny", pixels, labels, pixels, labels, (0.5,), (0.3,))
-    found = IMAGES["fptt/pixel-mnist"].run(task, 2, 1, 0, None)
+    found = IMAGES["fptt/pixel-mnist"].run(task, 2, 1, 0, parts)
     rows = found.table.splitlines()[1:6]
     names = ["BPTT", "BPTT, all losses", "OGD", running(0.1), exact(0.1)]
     assert [row[:24].rstrip() for row in rows] == names
@@ -228,8 +236,8 @@ def small_words(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_words")
-def test_words_are_learned_measured_and_drawn():
-    found = LanguageTable({}, alphas=(1.0, 0.5), validation=True).run(WORDS, 2, 1, 0, None)
+def test_words_are_learned_measured_and_drawn(parts):
+    found = LanguageTable({}, alphas=(1.0, 0.5), validation=True).run(WORDS, 2, 1, 0, parts)
     rows = found.numbers["trainings"]
     assert [row["method"] for row in rows] == [running(1.0), running(0.5)]
     assert np.shape(rows[0]["validation"]) == (1, 2)
@@ -271,3 +279,49 @@ def test_the_verdict_on_the_sensitivity_to_alpha(large, middle, word):
         for alpha, value in values.items()
     }
     assert LanguageTable({}, alphas=tuple(values), validation=True).judge(found).word == word
+
+
+@pytest.fixture
+def small_adding(monkeypatch):
+    for module in ("fptt_adding", "fptt_convergence"):
+        for name in ("UNITS", "BATCH"):
+            monkeypatch.setattr(f"onward.recipes.{module}.{name}", 3)
+
+
+@pytest.mark.usefixtures("small_adding")
+def test_updates_are_compared_with_the_same_windows_without_the_regulariser():
+    figure = Updates(ADDING[100], 12)
+    arms = figure.arms(adding_problem(200, 3, 3))
+    assert list(arms)[:3] == ["BPTT, K = 1", "FPTT, K = 3", "OGD, K = 3"]
+    assert [arm.learner.chunk for arm in arms.values()] == [200, 66, 66, 40, 40, 20, 20, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "word"),
+    [((0, 30, 20, 10, 10, 5), "agrees"), ((0, 30, 20, 10, 12, 5), "agrees in part"), ((3, 4, 5, 6, 7, 8), "disagrees")],
+)
+def test_the_verdict_on_the_number_of_updates(epochs, word):
+    names = ["BPTT, K = 1", *(f"FPTT, K = {k}" for k in NUMBERS_OF_UPDATES[1:])]
+    found = {name: scores(at, at, at) for name, at in zip(names, epochs, strict=True)}
+    assert Updates(ADDING[100], 12).judge(found).word == word
+
+
+@pytest.mark.usefixtures("small_adding")
+def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeypatch, parts):
+    monkeypatch.setattr("onward.recipes.fptt.EVERY", 2)
+    monkeypatch.setattr("onward.recipes.fptt.TESTED", 2)
+    figure = Convergence(10)
+    found = figure.run(None, 100, 1, 0, parts)
+    for training in found.numbers["trainings"]:
+        (row,) = training["seeds"]
+        assert len(row["gap"]) == len(row["gradient"]) == len(row["scores"]) == 2
+        assert min(row["gap"] + row["gradient"]) > 0
+    assert found.files["curve.png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("gap", "gradient", "word"), [(0.05, 0.02, "agrees"), (0.05, 0.5, "agrees in part"), (0.2, 0.5, "disagrees")]
+)
+def test_the_verdict_on_coming_to_rest(gap, gradient, word):
+    found = Convergence(10).judge({(running(0.01), "gap"): gap, (running(0.01), "gradient"): gradient})
+    assert found.word == word

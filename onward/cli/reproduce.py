@@ -14,7 +14,19 @@ from .. import __version__
 from ..comparison import Comparison
 from ..devices import use_all_cores
 from ..errors import UserError
-from ..recipes import fpp, fptt, fptt_images, fptt_words, nobacktrack, rbp, rbp_citations, rbp_rates, streams
+from ..recipes import (
+    fpp,
+    fptt,
+    fptt_adding,
+    fptt_convergence,
+    fptt_images,
+    fptt_words,
+    nobacktrack,
+    rbp,
+    rbp_citations,
+    rbp_rates,
+    streams,
+)
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import table
 from ..runs.files import write_atomically
@@ -31,6 +43,8 @@ RECIPES: dict[str, Recipe | Experiment] = (
     | rbp_rates.RECIPES
     | rbp_citations.RECIPES
     | fptt.RECIPES
+    | fptt_adding.RECIPES
+    | fptt_convergence.RECIPES
     | fptt_images.RECIPES
     | fptt_words.RECIPES
     | streams.RECIPES

@@ -1,8 +1,8 @@
 """Adding and copying, of Kag & Saligrama, *Training recurrent neural networks via forward propagation through time*."""
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax.random as jr
 import numpy as np
@@ -10,6 +10,7 @@ import optax
 
 from ..losses import softmax_cross_entropy, squared_error, terminal_squared_error
 from ..runs.comparing import mean_and_error
+from ..runs.parts import Parts
 from ..runs.scores import draw_scores
 from ..tasks.adding import Adding
 from ..tasks.copying import Copying
@@ -28,31 +29,35 @@ PATIENCE = 200  # iterations that a training goes on once it has solved the prob
 
 
 @dataclass(frozen=True)
-class _Figure:
+class Figure:
     """What a figure shows.
 
-    * `problem`: what is to be learned; `alphas`: by FPTT with which α;
+    * `problem`: what is to be learned, by so many units, in minibatches of so many; `alphas`: by FPTT with which α;
     * `naive`: the score of who has learned nothing, by what that is;
     * `learned`, `solved`: the scores that are waited for, and below which a training soon ends;
     * `score`: what is measured;
-    * `near`: a score that is waited for as well, where coming near to the naive one is part of the claim.
+    * `near`: a score that is waited for as well, where coming near to the naive one is part of the claim;
+    * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods that are left out.
     """
 
-    problem: Callable[[], Problem]
+    problem: Callable[[int, int], Problem]
     alphas: tuple[float, ...]
     naive: Mapping[str, float]
     learned: float
     solved: float
     score: str
     near: float | None = None
+    units: int = UNITS
+    batch: int = BATCH
+    without: tuple[str, ...] = ()
 
-    def run(self, _, iterations: int, seeds: int, seed: int, _parts) -> Findings:
-        def report(name, timed):
-            print(f"{name}: {_reached(timed.scores, self.learned)}, {timed.seconds:.0f} s", file=sys.stderr)
-
+    def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
         keys, epochs = jr.split(jr.key(seed), seeds), max(1, iterations // EVERY)
-        found = compare(self.problem(), self.alphas, epochs=epochs, keys=keys, until=self._until, report=report)
-        return self._findings(found, seeds)
+        problem = self.problem(self.units, self.batch)
+        arms = {name: arm for name, arm in problem.arms(self.alphas).items() if name not in self.without}
+        found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
+        verdict = self.judge({name: timed.scores for name, timed in found.items()})
+        return self.findings(found, verdict, seeds, str(UPDATES), (PLAIN, ONLINE, running(0.01)))
 
     def judge(self, found: Mapping[str, Scores]) -> Verdict:
         """FPTT at some α learns on all seeds, and sooner than BPTT; only in part where it is not sooner than OGD, for
@@ -83,30 +88,32 @@ class _Figure:
 
     def _best(self, found: Mapping[str, Scores], level: float) -> str:
         names = [name(alpha) for name in (running, exact) for alpha in self.alphas]
-        return min(names, key=lambda name: _order(found[name], level))
+        names = [name for name in names if name in found]
+        return min(names, key=lambda name: order(found[name], level))
 
     def _times(self, found: Mapping[str, Scores], best: str, level: float) -> str:
         others = [name for name in (ONLINE, PLAIN, AUXILIARY) if name in found]
-        times = ", ".join(f"{name} {_reached(found[name], level)}" for name in (best, *others))
+        times = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in (best, *others))
         return f"iterations to a score below {level:.3g}, FPTT at the best of its settings: {times}. "
 
-    def _findings(self, found: Mapping[str, Timed], seeds: int) -> Findings:
+    def findings(self, found: Mapping[str, Timed], verdict: Verdict, seeds: int, updates: str, bold) -> Findings:
+        """What trainings with so many `updates` a sequence tell; the methods in `bold` stand out in the picture."""
         scores = {name: timed.scores for name, timed in found.items()}
         picture = draw_scores(
             {name: s.scores for name, s in scores.items()},
             every=EVERY,
             levels={**self.naive, "learned": self.learned},
             score=f"{self.score} (lower is better)",
-            title=f"LSTM-{UNITS}, batch {BATCH}, K = {UPDATES}; {TESTED} new sequences; means of {seeds} seeds, thick "
-            "lines shaded from the best to the worst",
-            bold=(PLAIN, ONLINE, running(0.01)),
+            title=f"LSTM-{self.units}, batch {self.batch}, K = {updates}; {TESTED} new sequences; means of {seeds} "
+            "seeds, thick lines shaded from the best to the worst",
+            bold=bold,
         )
         waited = [level for level in (self.near, self.learned) if level is not None]
         heads = "".join(f"{f'iterations to {level:.3g}':>24}" for level in waited)
         lines = [f"{'method':24}{heads}{'score at the end':>20}{'s an iteration':>16}"]
         for name, (s, seconds) in found.items():
             end, each = mean_and_error(s.scores[:, -1]), seconds / max(1, EVERY * s.epochs.sum())
-            there = "".join(f"{_reached(s, level):>24}" for level in waited)
+            there = "".join(f"{reached_in_words(s, level):>24}" for level in waited)
             lines.append(f"{name:24}{there}{end:>20}{each:16.4f}")
         naive = " and ".join(f"{name} has {level:.4f}" for name, level in self.naive.items())
         lines += [
@@ -127,9 +134,10 @@ class _Figure:
         ]
         pictures = {"curve.png": f"{self.score} against iterations, a line a method"}
         result = {"every": EVERY, "trainings": numbers}
-        return Findings(self.judge(scores), "\n".join(lines), pictures, result, {"curve.png": picture})
+        return Findings(verdict, "\n".join(lines), pictures, result, {"curve.png": picture})
 
-    def _until(self, history) -> bool:
+    def until(self, history) -> bool:
+        """Whether a training has been at the problem's solution for long enough."""
         solved = [i for i, epoch in enumerate(history) if epoch.score < self.solved]
         return bool(solved) and len(history) - 1 - solved[0] >= PATIENCE // EVERY
 
@@ -142,48 +150,55 @@ def _sooner(ours: Scores, theirs: Scores, level: float) -> bool:
     return below(ours_there, theirs_there)
 
 
-def _order(scores: Scores, level: float) -> tuple[int, float]:
+def order(scores: Scores, level: float) -> tuple[int, float]:
     """Sorts, best first: by how many seeds got there, then how soon, then by the score at the end."""
     reached, ends = scores.reached(level), scores.scores[:, -1]
     there, finite = reached[reached > 0], ends[np.isfinite(ends)]
     return -there.size, float(there.mean() if there.size else finite.mean() if finite.size else np.inf)
 
 
-def _reached(scores: Scores, level: float) -> str:
+def reached_in_words(scores: Scores, level: float) -> str:
     reached = EVERY * scores.reached(level)
     there = reached[reached > 0]
     of = f"{there.size} of {reached.size}"
     return f"{mean_and_error(there, 0)} ({of})" if there.size else f"never ({of})"
 
 
-def _problem(task, measure, loss, objective, outputs: int) -> Problem:
+def _problem(task, measure, loss, objective, outputs: int, units: int, batch: int) -> Problem:
     return Problem(
-        data=Drawn(task, batch=BATCH, minibatches=EVERY),
+        data=Drawn(task, batch=batch, minibatches=EVERY),
         test=Drawn(task, batch=TESTED, minibatches=1),
         measure=measure,
         loss=loss,
         objective=objective,
         updates=UPDATES,
         optimizer=lambda updates: optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(RATE)),
-        make_model=lstm(task.sample(jr.key(0))[0].shape[1], UNITS, outputs),
+        make_model=lstm(task.sample(jr.key(0))[0].shape[1], units, outputs),
     )
 
 
-def _adding(steps: int, alphas: tuple[float, ...]) -> _Figure:
-    return _Figure(
-        problem=lambda: _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1),
+def adding_problem(steps: int, units: int, batch: int) -> Problem:
+    """The sum of two numbers, with a loss at the end of every window."""
+    return _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1, units, batch)
+
+
+def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:
+    """Who learns to add, and how soon."""
+    return Figure(
+        problem=partial(adding_problem, steps),
         alphas=alphas,
         naive={"who always says 1": Adding(steps).naive_error},
         learned=0.01,
         solved=0.005,
         score="mean squared error",
+        **arguments,
     )
 
 
-def _copying(delay: int, alphas: tuple[float, ...]) -> _Figure:
+def _copying(delay: int, alphas: tuple[float, ...]) -> Figure:
     naive = Copying(delay).naive_loss
-    return _Figure(
-        problem=lambda: _problem(Copying(delay), softmax_cross_entropy, softmax_cross_entropy, EveryStep, 10),
+    return Figure(
+        problem=partial(_problem, Copying(delay), softmax_cross_entropy, softmax_cross_entropy, EveryStep, 10),
         alphas=alphas,
         naive={"who remembers nothing": naive},
         learned=naive / 2,
@@ -193,15 +208,22 @@ def _copying(delay: int, alphas: tuple[float, ...]) -> _Figure:
     )
 
 
-ADDING = {100: _adding(100, ALPHAS), 200: _adding(200, FEW_ALPHAS[1:])}
+ADDING = {100: adding(100, ALPHAS), 200: adding(200, FEW_ALPHAS[1:])}
 COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[:2])}
-SETTINGS = (
-    f"K = {UPDATES} windows, Adam at {RATE:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
-    f"±1/√{UNITS}; every minibatch is drawn anew, the same ones for all methods. Added are OGD, the same windows and "
-    "losses without the regulariser, as in the paper's Table 9, and the exact form, which takes a second gradient a "
-    "window; α are out of the paper's grids. FPTT is judged at the best of its settings on these very seeds, which "
-    "favours it. "
-)
+
+
+def settings(units: int, alphas: str) -> str:
+    """What all of these trainings share."""
+    return (
+        f"K = {UPDATES} windows, Adam at {RATE:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
+        f"±1/√{units}; every minibatch is drawn anew, the same ones for all methods. Added are OGD, the same windows "
+        "and losses without the regulariser, as in the paper's Table 9, and the exact form, which takes a second "
+        f"gradient a window; {alphas}. FPTT is judged at the best of its settings on these very seeds, which favours "
+        "it. "
+    )
+
+
+SETTINGS = settings(UNITS, "α are out of the paper's grids")
 
 
 def _adding_recipe(steps: int, length: int) -> Experiment:

@@ -1,8 +1,9 @@
 """The methods that FPTT is compared with, on the same windows: and their trainings, some seeds of each."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,16 +17,18 @@ from ..estimators import BPTT, AbstractEstimator
 from ..evaluation import evaluate
 from ..learner import Carry, Learner
 from ..model import Model
+from ..runs.parts import Parts
 from ..tasks.sequences import AbstractSequences
-from ..training import Epoch, fit
+from ..training import Epoch, Progress, fit
 from ..transforms.fptt import fptt, fptt_exact
 from ..windows import AbstractObjective, EveryStep, window_length
+from .jobs import Job, Report, run_all
 
 PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
 
 
 class Arm(NamedTuple):
-    """A method: its learner, which steps carry a loss, and α where there is one.
+    """A method: its learner, which steps carry a loss, α where there is one, and about how long an iteration takes.
 
     Arms that differ in α alone share their learner, which compiles once: α is set in the carry.
     """
@@ -33,6 +36,7 @@ class Arm(NamedTuple):
     learner: Learner
     objective: AbstractObjective
     alpha: float | None = None
+    cost: float = 1.0
 
     def start(self, model: Model, key: PRNGKeyArray) -> Carry:
         """The carry that a training begins with."""
@@ -99,17 +103,22 @@ class Problem(NamedTuple):
             PLAIN: Arm(plain, self.objective(steps)),
             **({} if isinstance(by_window, EveryStep) else {AUXILIARY: Arm(plain, by_window)}),
             ONLINE: Arm(learner(optimizer, window), by_window),
-            **{name(alpha): Arm(ours, by_window, alpha) for name, ours in regularised.items() for alpha in alphas},
+            **{
+                name(alpha): Arm(ours, by_window, alpha, cost=2.0 if name is exact else 1.0)
+                for name, ours in regularised.items()
+                for alpha in alphas
+            },
         }
 
 
 class Scores(NamedTuple):
     """The score at the end of each epoch of each seed; of a training that ended before, its last; NaN where a number
-    was not finite. `epochs`: how many there were; `final`: of the best model of each seed, where that is measured."""
+    was not finite. `epochs`: how many there were; `final`: of the best model of each seed, NaN where that is not
+    measured."""
 
     scores: Float[np.ndarray, "seeds epochs"]
     epochs: np.ndarray
-    final: np.ndarray | None = None
+    final: np.ndarray = np.full((), np.nan)
 
     def reached(self, level: float) -> np.ndarray:
         """The epoch, counting from 1, at whose end a score was first below `level`, for each seed; 0 for none."""
@@ -152,61 +161,72 @@ class Timed(NamedTuple):
 
 def compare(
     problem: Problem,
-    alphas: Sequence[float],
+    arms: Mapping[str, Arm],
     *,
     epochs: int,
     keys: Sequence[PRNGKeyArray] | Array,
     until: Callable[[tuple[Epoch, ...]], bool],
-    report: Callable[[str, Timed], None],
-    only: Collection[str] | None = None,
+    parts: Parts,
 ) -> dict[str, Timed]:
-    """All arms on a problem, or `only` some, one after the other, in the order of `Problem.arms`; `report` is told
-    each."""
-    found = {}
-    for name, arm in problem.arms(alphas).items():
-        if only is not None and name not in only:
-            continue
-        began = time.perf_counter()
-        scores = train(arm, problem, epochs=epochs, keys=keys, until=until)
-        found[name] = Timed(scores, time.perf_counter() - began)
-        report(name, found[name])
-    return found
+    """Some arms on a problem, a training for each key."""
+    names = {name: [f"{name}, seed {i}" for i in range(len(keys))] for name in arms}
+    jobs = {
+        names[name][i]: Job(partial(train, arm, problem, epochs, key, until), arm.cost)
+        for name, arm in arms.items()
+        for i, key in enumerate(keys)
+    }
+    found = run_all(jobs, parts)
+    return {name: gathered([found[each] for each in rows], epochs) for name, rows in names.items()}
 
 
 def train(
     arm: Arm,
     problem: Problem,
-    *,
     epochs: int,
-    keys: Sequence[PRNGKeyArray] | Array,
+    key: PRNGKeyArray,
     until: Callable[[tuple[Epoch, ...]], bool],
-) -> Scores:
-    """Trainings of an arm, one for each key, which decides the weights, the sequences and those of the test."""
-    scores = np.full((len(keys), epochs), np.nan)
-    counts, finals = np.zeros(len(keys), np.int64), np.full(len(keys), np.nan)
-    for i, key in enumerate(keys):
-        model_key, learner_key, data_key, test_key = jr.split(key, 4)
+    report: Report,
+) -> dict[str, Any]:
+    """One training of an arm, by a key which decides the weights, the sequences and those of the test."""
+    began = time.perf_counter()
+    model_key, learner_key, data_key, test_key = jr.split(key, 4)
 
-        def validate(model, test_key=test_key):
-            return evaluate(model, problem.test, arm.objective, problem.measure, key=test_key)
+    def score(model, data):
+        return evaluate(model, data, arm.objective, problem.measure, key=test_key)
 
-        carry = arm.start(problem.make_model(model_key), learner_key)
-        fitted = fit(
-            arm.learner,
-            carry,
-            problem.data,
-            arm.objective,
-            epochs=epochs,
-            key=data_key,
-            validate=validate,
-            at_epoch_end=problem.at_epoch_end,
-            until=until,
-        )
-        found = [epoch.score for epoch in fitted.history]
-        counts[i] = len(found)
-        scores[i, : len(found)] = found
-        if fitted.diverged_at is None:
-            scores[i, len(found) :] = found[-1]
-            if problem.final is not None:
-                finals[i] = evaluate(fitted.best, problem.final, arm.objective, problem.measure, key=test_key)
-    return Scores(scores, counts, None if problem.final is None else finals)
+    def progress(p: Progress):
+        last = f", score {p.history[-1].score:.4g}" if p.history else ""
+        report((p.epoch + p.minibatch / p.minibatches) / epochs, f"loss {p.loss:.4g}{last}")
+
+    fitted = fit(
+        arm.learner,
+        arm.start(problem.make_model(model_key), learner_key),
+        problem.data,
+        arm.objective,
+        epochs=epochs,
+        key=data_key,
+        validate=lambda model: score(model, problem.test),
+        at_epoch_end=problem.at_epoch_end,
+        until=until,
+        report=progress,
+    )
+    diverged = fitted.diverged_at is not None
+    return {
+        "scores": [epoch.score for epoch in fitted.history],
+        "diverged": diverged,
+        "final": None if problem.final is None or diverged else score(fitted.best, problem.final),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def gathered(trainings: Sequence[Mapping[str, Any]], epochs: int) -> Timed:
+    """Trainings of an arm, as `train` returns them."""
+    scores = np.full((len(trainings), epochs), np.nan)
+    for row, training in zip(scores, trainings, strict=True):
+        found = training["scores"]
+        row[: len(found)] = found
+        if not training["diverged"]:
+            row[len(found) :] = found[-1]
+    counts = np.array([len(training["scores"]) for training in trainings])
+    final = np.array([training["final"] for training in trainings], float)
+    return Timed(Scores(scores, counts, final), sum(training["seconds"] for training in trainings))

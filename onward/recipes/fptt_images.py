@@ -1,6 +1,5 @@
 """The images of Kag & Saligrama 2021, a pixel a step: Tables 2, 3 and 6."""
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import optax
 
 from ..losses import misclassified, terminal_cross_entropy
 from ..runs.comparing import mean_and_error
+from ..runs.parts import Parts
 from ..runs.scores import draw_scores
 from ..tasks.images import ImageTask, permuted_mnist, pixel_mnist, sequential_cifar10
 from ..tasks.sequences import Sequences
@@ -29,13 +29,12 @@ class _Table:
 
     paper: Mapping[str, float]
 
-    def run(self, task: ImageTask, epochs: int, seeds: int, seed: int, _parts) -> Findings:
-        def report(name, timed):
-            ends = 100 * (1 - timed.scores.scores[:, -1])
-            print(f"{name}: {mean_and_error(ends, 2)} %, {timed.seconds:.0f} s", file=sys.stderr)
-
+    def run(self, task: ImageTask, epochs: int, seeds: int, seed: int, parts: Parts) -> Findings:
         keys = jr.split(jr.key(seed), seeds)
-        found = compare(_problem(task), ALPHAS, epochs=epochs, keys=keys, until=lambda history: False, report=report)
+        problem = _problem(task)
+        found = compare(
+            problem, problem.arms(ALPHAS), epochs=epochs, keys=keys, until=lambda history: False, parts=parts
+        )
         errors = {name: 100 * timed.scores.scores for name, timed in found.items()}
         picture = draw_scores(
             errors,

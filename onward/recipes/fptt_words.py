@@ -1,6 +1,5 @@
 """Words of the Penn Treebank in stretches of 300, of Kag & Saligrama 2021: Tables 4, 8 and 9."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from ..learner import Carry
 from ..losses import softmax_cross_entropy
 from ..model import Model
 from ..runs.comparing import mean_and_error
+from ..runs.parts import Parts
 from ..runs.scores import draw_scores
 from ..tasks.sequences import Tracks
 from ..tasks.words import WordTask, penn_treebank
@@ -37,15 +37,12 @@ class _Table:
     alphas: tuple[float, ...] = (BEST,)
     validation: bool = False
 
-    def run(self, task: WordTask, epochs: int, seeds: int, seed: int, _parts) -> Findings:
-        def report(name, timed):
-            print(f"{name}: validation {self._best(timed)}, {timed.seconds:.0f} s", file=sys.stderr)
-
+    def run(self, task: WordTask, epochs: int, seeds: int, seed: int, parts: Parts) -> Findings:
         problem, keys = words_problem(task), jr.split(jr.key(seed), seeds)
-        names = [running(alpha) for alpha in self.alphas] if self.validation else None
-        found = compare(
-            problem, self.alphas, epochs=epochs, keys=keys, until=lambda history: False, report=report, only=names
-        )
+        arms = problem.arms(self.alphas)
+        if self.validation:
+            arms = {running(alpha): arms[running(alpha)] for alpha in self.alphas}
+        found = compare(problem, arms, epochs=epochs, keys=keys, until=lambda history: False, parts=parts)
         curves = {name: np.exp(timed.scores.scores) for name, timed in found.items()}
         picture = draw_scores(
             curves,
@@ -121,7 +118,6 @@ class _Table:
 
 def _test(timed: Timed) -> np.ndarray:
     """The perplexities of the test words, one a seed."""
-    assert timed.scores.final is not None
     return np.exp(timed.scores.final)
 
 
