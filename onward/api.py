@@ -94,6 +94,8 @@ from .training import Epoch as Epoch
 from .training import Fitted as Fitted
 from .training import Progress as Progress
 from .training import fit as fit
+from .transforms.feature_rms import FeatureRMSState as FeatureRMSState
+from .transforms.feature_rms import scale_by_feature_rms as scale_by_feature_rms
 from .transforms.fptt import FPTTState as FPTTState
 from .transforms.fptt import adopt_average as adopt_average
 from .transforms.fptt import fptt as fptt

@@ -72,7 +72,7 @@ class Live:
             # Any number of rows up to the next power of two runs the same program.
             padded = np.zeros((max(2, 1 << (len(block) - 1).bit_length()), self._width), np.float32)
             padded[: len(block)] = block
-            state, out = self._call(state, padded, jnp.array((here, len(block)), jnp.int32))
+            state, out = self._call(state, padded, np.array((here, len(block)), np.int32))
             predictions.append(np.asarray(out)[here : len(block)])
         return state, np.concatenate(predictions)
 

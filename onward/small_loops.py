@@ -8,14 +8,17 @@ LIMIT = 2**20
 
 OPTION = "xla_backend_extra_options"
 
+# LLVM unrolls a short loop, as over the features of a row, to its last turn before it looks for what a vector could
+# hold, and then goes number by number: a step of an LSTM of 32 units with momentum took 7.7 µs instead of 5.1.
+OPTIONS = f"xla_cpu_small_while_loop_byte_threshold={LIMIT},xla_cpu_disable_loop_unrolling=true"
+
 
 def compile_small_loops_whole() -> None:
-    """Set the option in `XLA_FLAGS`, unless that names it already, as it may to choose another limit or none (0).
+    """Set the options in `XLA_FLAGS`, unless that names them already, as it may to choose another limit or none (0).
 
     XLA reads the variable once, when the first array is made or function compiled; later it is too late, and harmless.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if OPTION not in flags:
         # In front: XLA stops reading at the first word that does not start with two dashes.
-        flag = f"--{OPTION}=xla_cpu_small_while_loop_byte_threshold={LIMIT}"
-        os.environ["XLA_FLAGS"] = f"{flag} {flags}".rstrip()
+        os.environ["XLA_FLAGS"] = f"--{OPTION}={OPTIONS} {flags}".rstrip()

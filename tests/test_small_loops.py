@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from problems import AS_FOR_USERS
 
-from onward.small_loops import LIMIT, compile_small_loops_whole
+from onward.small_loops import OPTIONS, compile_small_loops_whole
 
-OURS = f"--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold={LIMIT}"
+OURS = f"--xla_backend_extra_options={OPTIONS}"
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="an option of the CPU's compiler")

@@ -58,6 +58,13 @@ def own_unit_jacobian(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array, r
     )
 
 
+def seen(cell: AbstractCell, hidden: PyTree) -> list[bool]:
+    """Whether the output reads it, for each component of the state: by any other, no loss has a derivative."""
+    jaxpr = jax.make_jaxpr(cell.output)(hidden).jaxpr
+    read = [*jaxpr.outvars, *(variable for equation in jaxpr.eqns for variable in equation.invars)]
+    return [any(component is variable for variable in read) for component in jaxpr.invars]
+
+
 def parameter_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> PyTree[Float[Array, "state ..."]]:
     """`∂hidden'/∂θ`: shaped like the cell's inexact arrays, with the flattened state as a leading axis."""
     return jax.jacrev(lambda parameters: ravel_pytree(eqx.combine(parameters, cell)(hidden, x))[0])(inexact(cell))

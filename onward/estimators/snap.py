@@ -12,7 +12,7 @@ from ..cells import AbstractAffineGatedCell
 from ..cells.affine import linearize
 from ..trees import norm, total
 from .base import AbstractForwardEstimator, inexact
-from .jacobians import cell_gradient, own_unit_jacobian, parameter_jacobian, state_jacobian
+from .jacobians import cell_gradient, own_unit_jacobian, parameter_jacobian, seen, state_jacobian
 
 PROBES = 16  # random points at which a cell is asked what reaches what
 
@@ -96,9 +96,13 @@ def _advance_by_unit(cell, hidden, state, x):
 
     influence = tuple(carry(M, fresh) for M, fresh in zip(state.influence, rows.per_component(), strict=True))
 
+    # XLA would multiply the influence on what no loss sees, an LSTM's memory, by zeros: a twentieth of a step.
+    components = seen(cell, hidden)
+
     def contract(H):
         def weigh(M):
-            return total(jax.tree.leaves(jax.tree.map(lambda h, m: h[:, None] * m, H, M)))
+            pairs = zip(jax.tree.leaves(H), jax.tree.leaves(M), components, strict=True)
+            return total(h[:, None] * m for h, m, is_seen in pairs if is_seen)
 
         return cell_gradient(cell, tuple(weigh(M) for M in influence))
 

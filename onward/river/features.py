@@ -61,7 +61,8 @@ class Features:
         if self.strict and (new := set(X.columns).difference(self.names)):
             raise ValueError(f"X holds a new feature {min(new, key=str)!r}; known are {_listed(self.names)}.")
         try:
-            values = X.reindex(columns=list(self.names)).to_numpy(np.float64, na_value=np.nan)
+            known = X if tuple(X.columns) == self.names else X.reindex(columns=list(self.names))
+            values = known.to_numpy(np.float64, na_value=np.nan)
         except (TypeError, ValueError) as error:
             raise ValueError(f"X must hold finite numbers only ({error}); encode what is no number first.") from None
         missing = np.isnan(values)

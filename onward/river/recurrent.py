@@ -32,7 +32,7 @@ from ..trees import largest
 from .features import Features
 
 DEFAULT_ESTIMATOR = onward.SnAp(order=1)
-DEFAULT_OPTIMIZER = optax.adam(3e-3)
+DEFAULT_OPTIMIZER = optax.chain(onward.scale_by_feature_rms(), optax.scale_by_learning_rate(3e-3))
 
 FLOAT32 = np.dtype("<f4")
 TOO_LARGE = 1e9  # the square of the product of two such is beyond float32: the optimiser would not recover
@@ -237,6 +237,9 @@ def finite(name: str, value) -> float:
 
 def finite_targets(y) -> np.ndarray:
     """A series as numbers. Raises `ValueError` unless all are finite."""
+    values = np.asarray(y)
+    if values.dtype.kind in "fiu" and np.isfinite(values).all():
+        return values.astype(float)
     return np.array([finite("y", value) for value in y.tolist()])
 
 

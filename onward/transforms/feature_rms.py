@@ -1,0 +1,58 @@
+"""RMSProp with one mean square for each feature of a cell: for streams, where every event pays for an update."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from ..arguments import above_zero, number
+from ..trees import mean_of_leading
+
+
+class FeatureRMSState(NamedTuple):
+    """`mean_square`: ν, shaped like the parameters, of arrays of three axes or more only the last."""
+
+    mean_square: PyTree
+
+
+def scale_by_feature_rms(decay: float = 0.999, eps: float = 1e-16) -> optax.GradientTransformation:
+    """Divides a gradient by the root of its mean square over the last updates, one for each feature of a cell:
+
+        ν'_k = decay ν_k + (1 − decay) mean_(r,i) g_(r,i,k)²,    update_(r,i,k) = g_(r,i,k) / sqrt(ν'_k + eps)
+
+    for an affine-gated cell's weights g, `[rows, units, features]`, and any other array of three axes or more. One of
+    fewer has a mean square for each number: `optax.scale_by_rms` (Tieleman & Hinton, *Lecture 6.5*, 2012) whose ν this
+    averages. Gradients differ most in scale from feature to feature, where one is rare or small, and every number's own
+    root and division are a third of an LSTM's step. ν starts at 0 and is not corrected for it: the first steps are the
+    longest.
+
+    **Arguments:** `decay`, at least 0 and less than 1: 0.999 averages over about 1,000 updates; `eps`, finite and above
+    0. Raises `ValueError` otherwise.
+
+        >>> import jax.numpy as jnp, onward
+        >>> scale = onward.scale_by_feature_rms(decay=0.0)
+        >>> gradient = {"cell": jnp.array([[[1.0, 4.0], [7.0, 4.0]]]), "readout": jnp.array([[2.0, -3.0]])}
+        >>> updates, state = scale.update(gradient, scale.init(gradient))
+        >>> updates["cell"][0, :, 0], updates["readout"][0]
+        (Array([0.2, 1.4], dtype=float32), Array([ 1., -1.], dtype=float32))
+    """
+    number("decay", decay, lambda value: 0 <= value < 1, "at least 0 and less than 1")
+    above_zero("eps", eps)
+
+    def init(params):
+        return FeatureRMSState(jax.tree.map(lambda p: jnp.zeros_like(_mean(p)), params))
+
+    def update(updates, state, params=None):
+        del params
+        mean_square = jax.tree.map(lambda v, g: decay * v + (1 - decay) * _mean(g * g), state.mean_square, updates)
+        scaled = jax.tree.map(lambda g, v: g * jax.lax.rsqrt(v + eps), updates, mean_square)
+        return scaled, FeatureRMSState(mean_square)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _mean(squares: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Over all but the last of three axes or more."""
+    return mean_of_leading(squares.reshape(-1, squares.shape[-1])) if squares.ndim > 2 else squares
