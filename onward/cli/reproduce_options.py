@@ -42,4 +42,4 @@ class ReproduceOptions:
     seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
     """Decides the weights, the signs and the streams."""
     run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
-    """Where the report goes."""
+    """Where the report goes. Of an experiment that was stopped, it keeps the finished parts, and goes on from them."""
