@@ -1,5 +1,7 @@
 """Learned rates and momenta: the training step, its meta-gradients, and what a recipe makes of them."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -8,9 +10,10 @@ import pytest
 from problems import QUICK, assert_same
 
 import onward
+from onward.extras import MissingExtra
 from onward.recipes import rates, rbp_rates
 from onward.recipes.rbp_rates import Curves, judge_hyperparameters
-from onward.runs.metalearning import draw_metalearning
+from onward.runs.metalearning import draw_metalearning, draw_paths
 
 KEY = jr.key(4, impl=QUICK)
 RNG = np.random.default_rng(0)
@@ -94,8 +97,42 @@ def test_learning_is_repeatable_and_stops_where_numbers_do(adjoint, monkeypatch)
     assert not curves().sound.any()
 
 
+def test_a_path_is_the_weights_seen_along_fixed_directions(monkeypatch):
+    monkeypatch.setattr(rates, "POINTS", 3)
+    hyperparameters = rates.first_hyperparameters(start())
+    found = rates.path(STEP, hyperparameters, start(), 6)
+    ends = [rates.train(STEP, hyperparameters, start(), steps)[0].weights for steps in (2, 4, 6)]
+    assert found.shape == (3, rates.DIRECTIONS)
+
+    def between(a, b):
+        return np.sqrt(sum(jnp.sum((p - q) ** 2) for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)))
+
+    # Fifty directions keep a distance to a tenth; that they are linear shows in equal parts of a straight way.
+    ratio = np.linalg.norm(found[2] - found[0]) / between(ends[2], ends[0])
+    assert ratio == pytest.approx(1, abs=0.35)
+
+
+def paths() -> np.ndarray:
+    found = np.full((2, 12, 5), np.nan)  # of two meta steps the second was not reached
+    found[0] = np.random.default_rng(0).normal(size=(12, 5)).cumsum(0)
+    return found
+
+
+def test_a_picture_of_paths():
+    pytest.importorskip("sklearn.manifold")
+    assert draw_paths({"a": paths(), "b": paths() + 1}, meta_steps=(20, 40), title="t").startswith(b"\x89PNG")
+
+
+def test_without_scikit_learn_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(MissingExtra, match=r"onward\[tsne\]"):
+        draw_paths({"a": paths()}, meta_steps=(20, 40), title="t")
+
+
 def some(*ends) -> Curves:
-    return Curves(np.array([[1.0, end] for end in ends]), np.ones((len(ends), 4)), np.ones((len(ends), 2)))
+    return Curves(
+        np.array([[1.0, end] for end in ends]), np.ones((len(ends), 4)), np.ones((len(ends), 2)), np.ones((1, 1, 1, 1))
+    )
 
 
 def test_the_verdict():

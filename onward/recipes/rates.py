@@ -1,5 +1,6 @@
 """A small network whose learning rates and momenta are learned: its training as a recurrent system."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -15,12 +16,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ..equilibria import Hypergradient, hypergradient
 from ..equilibria.steady import AbstractRBP
 from ..losses import softmax_cross_entropy
+from ..trees import total
 
 LAYERS = (784, 50, 50, 50, 10)
 BATCH = 200
 RATE, MOMENTUM = -1.0, 0.0  # a logarithm and a logit: a rate of 0.37 and a momentum of 0.5
 AVERAGED = 4  # mini-batches at whose Jacobians the adjoints of a state at rest are solved
 FULL = 255
+POINTS, DIRECTIONS = 100, 50  # of a path
 
 Weights = list[dict[str, Float[Array, "..."]]]  # of each layer, its W and its b
 
@@ -110,6 +113,28 @@ def train(step: Step, hyperparameters: Hyperparameters, state: Training, steps: 
         return step(hyperparameters, state), step.batch_loss(state.weights, state.taken)
 
     return jax.lax.scan(one, state, length=steps)
+
+
+@eqx.filter_jit
+def path(step: Step, hyperparameters: Hyperparameters, state: Training, steps: int):
+    """Where training leads: the weights after every so many steps, `POINTS` times, in `DIRECTIONS` numbers each.
+
+    They are products with fixed random directions, which keep the distances between points: about 1/√50 of each is
+    lost or gained.
+    """
+    key = jr.key(0)
+
+    def seen(weights):
+        leaves = jax.tree.leaves(weights)
+        keys = jr.split(key, len(leaves))
+        drawn = (leaf.ravel() @ jr.normal(k, (leaf.size, DIRECTIONS)) for k, leaf in zip(keys, leaves, strict=True))
+        return total(drawn) / math.sqrt(DIRECTIONS)
+
+    def some(state, _):
+        state = jax.lax.fori_loop(0, max(1, steps // POINTS), lambda _, state: step(hyperparameters, state), state)
+        return state, seen(state.weights)
+
+    return jax.lax.scan(some, state, length=min(POINTS, steps))[1]
 
 
 def meta_gradient(

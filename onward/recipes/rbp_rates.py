@@ -1,5 +1,6 @@
 """Section 5.3 of Liao et al., *Reviving and Improving Recurrent Back-Propagation* (2018): learned rates and momenta."""
 
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from ..extras import MissingExtra
 from ..runs.comparing import mean_and_error
-from ..runs.metalearning import draw_metalearning
+from ..runs.metalearning import draw_metalearning, draw_paths
 from ..runs.parts import Parts
 from ..tasks.images import mnist_digits
 from . import rates
@@ -22,7 +24,9 @@ EXAMPLES = 10_000
 SETTINGS = ((500, 50), (1000, 100))  # training steps of a meta step, and steps back
 BPTT, NEUMANN = "BPTT", "Neumann-RBP"
 METHODS = (BPTT, "TBPTT", "RBP", NEUMANN)
+DRAWN = "TBPTT", NEUMANN  # in the picture of paths
 OPTIMIZER = optax.adam(0.05)  # of the hyperparameters
+SNAPSHOTS = (20, 40)  # meta steps
 COSTS = {BPTT: 4.0}  # of a meta step, times that of another method
 ALIKE = 1.1  # times another's meta-loss: not worse
 
@@ -31,12 +35,14 @@ class Curves(NamedTuple):
     """A row for each seed, NaN from where a number was not finite.
 
     * `meta`: the meta-loss before each meta step; `training`: the losses of the last training's mini-batches;
-    * `residual`: of each meta step's adjoint solve, relative; NaN for what is unrolled.
+    * `residual`: of each meta step's adjoint solve, relative; NaN for what is unrolled;
+    * `paths`: where the trainings of the meta steps `SNAPSHOTS` led, as `rates.path` tells it.
     """
 
     meta: np.ndarray
     training: np.ndarray
     residual: np.ndarray
+    paths: np.ndarray
 
     @property
     def sound(self) -> np.ndarray:
@@ -58,7 +64,8 @@ def learn(
     """The curves of one seed, that of `key`: learns the hyperparameters with Adam, every training from `start`."""
     hyperparameters = rates.first_hyperparameters(start)
     state = OPTIMIZER.init(hyperparameters)
-    curves = Curves(*(np.full((1, count), np.nan) for count in (meta_steps, steps, meta_steps)))
+    path_shape = len(SNAPSHOTS), min(rates.POINTS, steps), rates.DIRECTIONS
+    curves = Curves(*(np.full((1, *shape), np.nan) for shape in ((meta_steps,), (steps,), (meta_steps,), path_shape)))
     for i in range(meta_steps):
         found = rates.meta_gradient(
             step, loss, hyperparameters, start, steps=steps, adjoint=adjoint, key=jr.fold_in(key, i)
@@ -69,6 +76,8 @@ def learn(
         if found.adjoint_residual is not None:
             curves.residual[0, i] = found.adjoint_residual
         report((i + 1) / meta_steps, f"meta step {i + 1}, meta-loss {found.value:.4f}")
+        if i + 1 in SNAPSHOTS:
+            curves.paths[0, SNAPSHOTS.index(i + 1)] = rates.path(step, hyperparameters, start, steps)
         if i == meta_steps - 1:
             curves.training[0] = rates.train(step, hyperparameters, start, steps)[1]
         hyperparameters, state = _moved(hyperparameters, found.gradient, state)
@@ -124,7 +133,7 @@ def _hyperparameters(data, meta_steps: int, seeds: int, seed: int, parts: Parts)
         f"{'residual':>12}{'finite':>10}"
     ]
     for (steps, back), curves in found.items():
-        for name, (meta, training, residual) in curves.items():
+        for name, (meta, training, residual, _) in curves.items():
             sound = curves[name].sound
             tail = training[sound, -max(1, steps // 10) :].mean(1)
             cells = [mean_and_error(values) for values in (meta[sound, 0], meta[sound, -1], tail)]
@@ -155,7 +164,17 @@ def _hyperparameters(data, meta_steps: int, seeds: int, seed: int, parts: Parts)
     ]
     pictures = {"curve.png": "meta-loss against meta steps, and the losses of the last training"}
     verdict = judge_hyperparameters(found)
-    return Findings(verdict, "\n".join(lines), pictures, {"curves": numbers}, {"curve.png": picture})
+    files = {"curve.png": picture}
+    try:
+        files["paths.png"] = draw_paths(
+            {name: found[SETTINGS[0]][name].paths[0] for name in DRAWN},
+            meta_steps=SNAPSHOTS,
+            title=f"Where {SETTINGS[0][0]} training steps lead the network's weights (first seed)",
+        )
+        pictures["paths.png"] = "the network's weights while it is trained, in two dimensions by t-SNE"
+    except MissingExtra as missing:
+        print(f"paths.png is left out: {missing}", file=sys.stderr)
+    return Findings(verdict, "\n".join(lines), pictures, {"curves": numbers}, files)
 
 
 def judge_hyperparameters(found: dict[tuple[int, int], dict[str, Curves]]) -> Verdict:
@@ -188,7 +207,7 @@ def _examples():
 RECIPES = {
     "rbp/hyperparameters": Experiment(
         name="rbp/hyperparameters",
-        title="Recurrent backpropagation Figures 5 and 6: learning rates and momenta of an MNIST network",
+        title="Recurrent backpropagation Figures 4 to 6: learning rates and momenta of an MNIST network",
         claim="The meta-loss falls with Neumann-RBP, which generally matches BPTT and does better than the original "
         "RBP and TBPTT.",
         notes="784-50-50-50-10 tanh units, the cross entropy of the ten classes, mini-batches of 200 of the first "

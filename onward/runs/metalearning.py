@@ -1,11 +1,12 @@
 """Pictures of hyperparameters that are learned: the meta-loss, and the training it leads to."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .comparing import COLOURS
+from ..extras import needed
+from .comparing import COLOURS, picture
 
 
 def draw_metalearning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, ...]]], *, title: str) -> bytes:
@@ -44,3 +45,37 @@ def draw_metalearning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, ...]]]
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)
     return picture.getvalue()
+
+
+def draw_paths(paths: Mapping[str, np.ndarray], *, meta_steps: Sequence[int], title: str) -> bytes:
+    """Paths in two dimensions by t-SNE (van der Maaten & Hinton 2008), a panel for each meta step, as PNG.
+
+    A method's paths are `[meta steps, points, numbers]`; of each panel all methods' points are placed together. Raises
+    `MissingExtra` without scikit-learn.
+    """
+    manifold = needed("sklearn.manifold", "tsne")
+    with picture((5.4 * len(meta_steps) + 1, 5.4), "png") as (figure, finished):
+        panels = figure.subplots(1, len(meta_steps), squeeze=False)[0]
+        for i, (meta_step, axes) in enumerate(zip(meta_steps, panels, strict=True)):
+            there = {name: path[i] for name, path in paths.items() if np.isfinite(path[i]).all()}
+            axes.set_title(f"meta step {meta_step}", loc="left", fontsize=10)
+            axes.set_xlabel("t-SNE, first dimension (only neighbourhoods mean something)")
+            axes.set_ylabel("t-SNE, second dimension")
+            if not there:
+                axes.text(0.5, 0.5, "not reached, or not finite", ha="center", transform=axes.transAxes)
+                continue
+            points = np.concatenate([*there.values()])
+            perplexity = min(30.0, (len(points) - 1) / 3)
+            # Exact: quick for some hundred points, where the approximation's threads wait for each other on busy cores.
+            tsne = manifold.TSNE(perplexity=perplexity, init="pca", method="exact", random_state=0)
+            placed = tsne.fit_transform(points)
+            for name, rows, marker in zip(there, np.split(placed, len(there)), "os^D", strict=False):
+                over = 100 * (1 + np.arange(len(rows))) / len(rows)
+                shown = axes.scatter(*rows.T, c=over, cmap="viridis", marker=marker, s=18, label=name)
+                axes.plot(*rows.T, color="0.8", linewidth=0.6, zorder=0)
+                axes.annotate(f"{name}, end", rows[-1], fontsize=8.5, xytext=(6, 6), textcoords="offset points")
+                if name == [*there][-1]:
+                    figure.colorbar(shown, ax=axes, label="% of the training that is over")
+            axes.legend(frameon=False, fontsize=8.5)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return finished.getvalue()
