@@ -101,12 +101,6 @@ def test_a_frame_is_its_rows():
         assert_same(learned(one, ((dict(row), 1.0) for _, row in X.iterrows())), many)
 
 
-def test_a_frame_with_a_column_twice_is_refused():
-    pd = pytest.importorskip("pandas")
-    with pytest.raises(ValueError, match="duplicate"):
-        online.Regressor(**SETTINGS).learn_many(pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), pd.Series([1.0]))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_copied_and_gone_on(kind, tmp_path):
     stream = [(x, round(y)) for x, y in events(12)]

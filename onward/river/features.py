@@ -62,8 +62,7 @@ class Features:
             raise ValueError(f"X holds a new feature {min(new, key=str)!r}; known are {_listed(self.names)}.")
         try:
             # In their order already, as mostly, the columns need no reindexing, which takes as long as 20 events.
-            ordered = tuple(X.columns) == self.names and X.columns.is_unique
-            known = X if ordered else X.reindex(columns=list(self.names))
+            known = X if tuple(X.columns) == self.names else X.reindex(columns=list(self.names))
             values = known.to_numpy(np.float64, na_value=np.nan)
         except (TypeError, ValueError) as error:
             raise ValueError(f"X must hold finite numbers only ({error}); encode what is no number first.") from None
