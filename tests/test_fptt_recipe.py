@@ -15,9 +15,11 @@ from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, adding_prob
 from onward.recipes.fptt_adding import NUMBERS_OF_UPDATES
 from onward.recipes.fptt_adding import _Updates as Updates
 from onward.recipes.fptt_arms import Problem, Scores, Timed, compare, exact, running
+from onward.recipes.fptt_cells import CELLS
+from onward.recipes.fptt_cells import judge as judge_cells
 from onward.recipes.fptt_convergence import _Convergence as Convergence
 from onward.recipes.fptt_images import RECIPES as IMAGES
-from onward.recipes.fptt_images import _Table as Table
+from onward.recipes.fptt_images import Table
 from onward.recipes.fptt_words import _Table as LanguageTable
 from onward.recipes.fptt_words import halved_where_it_stalls, words_problem
 from onward.runs.parts import Parts
@@ -200,6 +202,25 @@ def test_the_verdict_on_images(plain, auxiliary, online, word):
     means = {"BPTT": plain, "BPTT, all losses": auxiliary, "OGD": online, running(0.1): 2.0, exact(0.1): 2.2}
     found = Table({}).judge({name: mean + np.array([-0.05, 0.0, 0.05]) for name, mean in means.items()})
     assert found.word == word
+
+
+@pytest.mark.parametrize(
+    ("errors", "word"),
+    [
+        ((40, 40, 40), "agrees"),
+        ((40, 40, 30), "agrees in part"),
+        ((30, 30, 30), "disagrees"),
+        ((np.nan, 40, 40), "not decided"),
+    ],
+)
+def test_the_verdict_on_other_cells(errors, word):
+    ends = {f"{cell}: {name}": 0.35 for cell in CELLS for name in ("OGD", running(0.1))}
+    ends |= {f"{cell}: BPTT": error / 100 for cell, error in zip(CELLS, errors, strict=True)}
+    rows = {name: end + np.array([[-0.001], [0.0], [0.001]]) for name, end in ends.items()}
+    found = judge_cells({name: Timed(Scores(values, np.ones(3, int)), 1.0) for name, values in rows.items()})
+    assert found.word == word
+    if word == "agrees in part":
+        assert "ahead of BPTT with LSTM and GRU, of OGD with no cell" in found.why
 
 
 def test_a_table_of_images_is_measured_and_drawn(monkeypatch, parts):

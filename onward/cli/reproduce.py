@@ -18,6 +18,7 @@ from ..recipes import (
     fpp,
     fptt,
     fptt_adding,
+    fptt_cells,
     fptt_convergence,
     fptt_images,
     fptt_words,
@@ -46,6 +47,7 @@ RECIPES: dict[str, Recipe | Experiment] = (
     | fptt_adding.RECIPES
     | fptt_convergence.RECIPES
     | fptt_images.RECIPES
+    | fptt_cells.RECIPES
     | fptt_words.RECIPES
     | streams.RECIPES
 )

@@ -16,7 +16,20 @@ from ..tasks.adding import Adding
 from ..tasks.copying import Copying
 from ..tasks.sequences import Drawn
 from ..windows import EveryStep, Terminal, window_length
-from .fptt_arms import AUXILIARY, ONLINE, PLAIN, Problem, Scores, Timed, below, compare, exact, lstm, running
+from .fptt_arms import (
+    AUXILIARY,
+    ONLINE,
+    PLAIN,
+    Problem,
+    Scores,
+    Timed,
+    below,
+    compare,
+    exact,
+    layer,
+    lstm_cell,
+    running,
+)
 from .recipe import Experiment, Findings, Verdict
 
 UNITS, BATCH, UPDATES = 48, 48, 10
@@ -173,7 +186,7 @@ def _problem(task, measure, loss, objective, outputs: int, units: int, batch: in
         objective=objective,
         updates=UPDATES,
         optimizer=lambda updates: optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(RATE)),
-        make_model=lstm(task.sample(jr.key(0))[0].shape[1], units, outputs),
+        make_model=layer(lstm_cell, task.sample(jr.key(0))[0].shape[1], units, outputs),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..cells import LSTMCell
+from ..cells import AbstractCell, LSTMCell
 from ..estimators import BPTT, AbstractEstimator
 from ..evaluation import evaluate
 from ..learner import Carry, Learner
@@ -134,17 +134,19 @@ def below(ours: np.ndarray, theirs: np.ndarray) -> bool:
     return bool(theirs.mean() - ours.mean() > 2 * np.sqrt(sum(variances)))
 
 
-def lstm(inputs: int, units: int, outputs: int) -> Callable[[PRNGKeyArray], Model]:
-    """What makes a model with one layer of LSTM and a linear readout from a key."""
+def layer(make_cell: Callable[..., AbstractCell], inputs: int, units: int, outputs: int) -> Callable:
+    """What makes a model with one layer of `make_cell(inputs, units, key=...)` and a linear readout from a key."""
 
     @eqx.filter_jit
-    def make(key):
+    def make(key: PRNGKeyArray) -> Model:
         cell_key, readout_key = jr.split(key)
-        # As in the authors' library: no bias that keeps the memory before anything is learned.
-        cell = LSTMCell(inputs, units, key=cell_key, forget_bias=0.0)
-        return Model(cell, eqx.nn.Linear(units, outputs, key=readout_key))
+        return Model(make_cell(inputs, units, key=cell_key), eqx.nn.Linear(units, outputs, key=readout_key))
 
     return make
+
+
+# As in the authors' library: no bias that keeps the memory before anything is learned.
+lstm_cell = partial(LSTMCell, forget_bias=0.0)
 
 
 class Timed(NamedTuple):

@@ -7,6 +7,7 @@ import jax.random as jr
 import numpy as np
 import optax
 
+from ..cells import AbstractCell
 from ..losses import misclassified, terminal_cross_entropy
 from ..runs.comparing import mean_and_error
 from ..runs.parts import Parts
@@ -14,7 +15,7 @@ from ..runs.scores import draw_scores
 from ..tasks.images import ImageTask, permuted_mnist, pixel_mnist, sequential_cifar10
 from ..tasks.sequences import Sequences
 from ..windows import TerminalClasses
-from .fptt_arms import AUXILIARY, ONLINE, PLAIN, Problem, below, compare, exact, lstm, running
+from .fptt_arms import AUXILIARY, ONLINE, PLAIN, Problem, Timed, below, compare, exact, layer, lstm_cell, running
 from .recipe import Experiment, Findings, Verdict
 
 UNITS, BATCH, UPDATES = 128, 128, 20
@@ -24,31 +25,37 @@ HALVED = (60, 90, 120)  # epochs after which the rate is half of what it was
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """A data set's rows of the tables, in per cent of right answers: BPTT's, with all losses if given, FPTT's."""
 
     paper: Mapping[str, float]
 
     def run(self, task: ImageTask, epochs: int, seeds: int, seed: int, parts: Parts) -> Findings:
         keys = jr.split(jr.key(seed), seeds)
-        problem = _problem(task)
+        problem = image_problem(task, lstm_cell)
         found = compare(
             problem, problem.arms(ALPHAS), epochs=epochs, keys=keys, until=lambda history: False, parts=parts
         )
+        verdict = self.judge({name: 100 * timed.scores.scores[:, -1] for name, timed in found.items()})
+        return self.findings(task, found, verdict, f"LSTM-{UNITS}", (PLAIN, ONLINE, running(ALPHAS[0])))
+
+    def findings(self, task: ImageTask, found: Mapping[str, Timed], verdict: Verdict, network: str, bold) -> Findings:
+        """What trainings of a `network` tell; the methods in `bold` stand out in the picture."""
+        seeds, epochs = next(iter(found.values())).scores.scores.shape
         errors = {name: 100 * timed.scores.scores for name, timed in found.items()}
         picture = draw_scores(
             errors,
             every=-(-len(task.xs) // BATCH),
             levels={"the most frequent class": 100 * task.naive_error},
             score="test images misclassified, % (lower is better)",
-            title=f"{task.name}: LSTM-{UNITS}, batch {BATCH}, K = {UPDATES}; means of {seeds} seeds",
-            bold=(PLAIN, ONLINE, running(ALPHAS[0])),
+            title=f"{task.name}: {network}, batch {BATCH}, K = {UPDATES}; means of {seeds} seeds",
+            bold=bold,
         )
-        lines = [f"{'method':24}{'right, %':>20}{'the paper, %':>16}{'minutes an epoch':>20}"]
+        lines = [f"{'method':36}{'right, %':>20}{'the paper, %':>16}{'minutes an epoch':>20}"]
         for name, (_, seconds) in found.items():
             theirs = f"{self.paper[name]:.2f}" if name in self.paper else ""
             minutes = seconds / 60 / seeds / epochs
-            lines.append(f"{name:24}{mean_and_error(100 - errors[name][:, -1], 2):>20}{theirs:>16}{minutes:20.1f}")
+            lines.append(f"{name:36}{mean_and_error(100 - errors[name][:, -1], 2):>20}{theirs:>16}{minutes:20.1f}")
         lines += [
             "",
             f"On the {len(task.test_xs):,} test images after {epochs} of the paper's 200 epochs, mean ± standard",
@@ -61,7 +68,7 @@ class _Table:
         ]
         pictures = {"curve.png": "misclassified test images after each epoch"}
         return Findings(
-            self.judge({name: rows[:, -1] for name, rows in errors.items()}),
+            verdict,
             "\n".join(lines),
             pictures,
             {"paper_percent": dict(self.paper), "trainings": numbers},
@@ -85,7 +92,8 @@ class _Table:
         return Verdict("agrees in part" if ahead[PLAIN] else "disagrees", why)
 
 
-def _problem(task: ImageTask) -> Problem:
+def image_problem(task: ImageTask, make_cell: Callable[..., AbstractCell]) -> Problem:
+    """The class of an image, by a layer of such cells."""
     data = Sequences(task.xs, task.ys, batch=BATCH, classes=task.classes, prepare=task.normalised)
 
     def optimizer(updates: int):
@@ -100,8 +108,21 @@ def _problem(task: ImageTask) -> Problem:
         objective=lambda window: TerminalClasses(window, task.classes),
         updates=UPDATES,
         optimizer=optimizer,
-        make_model=lstm(task.xs.shape[2], UNITS, task.classes),
+        make_model=layer(make_cell, task.xs.shape[2], UNITS, task.classes),
     )
+
+
+NOTES = (
+    f"Adam at {RATE:g}, halved after {', '.join(map(str, HALVED))} epochs, norm of the full gradient clipped "
+    f"at {CLIP:g}, batch {BATCH}, K = {UPDATES} windows of ⌊T/K⌋ steps and what remains, normalised pixels. The "
+    f"paper tunes the rate, the batch and α on a tenth of the training images; here α = {ALPHAS[0]:g}, the default "
+    "of its authors' script, and all are trained on. Q is the mean prediction for a class and window in the epoch "
+    "before, uniform in the first, and its term the paper's sum over the classes, where that script takes a mean, "
+    "a tenth of it. Unlike that script, Q is not uniform for 20 epochs, there is no dropout, the head is a single "
+    "layer, and the parameters are not set to their average after each epoch. Added are OGD, the same windows and "
+    "losses without the regulariser, BPTT with the same losses, and the exact form. FPTT is judged at the better "
+    "of its two forms by the very test errors that are compared, which favours it."
+)
 
 
 def _recipe(name: str, title: str, table: str, load: Callable[[], ImageTask], paper: dict[str, float]) -> Experiment:
@@ -112,19 +133,11 @@ def _recipe(name: str, title: str, table: str, load: Callable[[], ImageTask], pa
         title=f"FPTT {table}: {title}",
         claim=f"An LSTM-{UNITS} by FPTT is right on {paper[ours]:g} % of the test images, by BPTT on {paper[plain]:g} %"
         f"{aside}.",
-        notes=f"Adam at {RATE:g}, halved after {', '.join(map(str, HALVED))} epochs, norm of the full gradient clipped "
-        f"at {CLIP:g}, batch {BATCH}, K = {UPDATES} windows of ⌊T/K⌋ steps and what remains, normalised pixels. The "
-        f"paper tunes the rate, the batch and α on a tenth of the training images; here α = {ALPHAS[0]:g}, the default "
-        "of its authors' script, and all are trained on. Q is the mean prediction for a class and window in the epoch "
-        "before, uniform in the first, and its term the paper's sum over the classes, where that script takes a mean, "
-        "a tenth of it. Unlike that script, Q is not uniform for 20 epochs, there is no dropout, the head is a single "
-        "layer, and the parameters are not set to their average after each epoch. Added are OGD, the same windows and "
-        "losses without the regulariser, BPTT with the same losses, and the exact form. FPTT is judged at the better "
-        "of its two forms by the very test errors that are compared, which favours it.",
+        notes=NOTES,
         length=200,
         seeds=3,
         data=load,
-        run=_Table(paper).run,
+        run=Table(paper).run,
     )
 
 
