@@ -1,6 +1,7 @@
 """The public names, in one list; `import onward` offers them all."""
 
 from . import losses as losses
+from . import schedules as schedules
 from .audits import Audit as Audit
 from .audits import AuditRow as AuditRow
 from .audits import audit as audit
@@ -58,6 +59,7 @@ from .estimators import UORO as UORO
 from .estimators import AbstractBackwardEstimator as AbstractBackwardEstimator
 from .estimators import AbstractEstimator as AbstractEstimator
 from .estimators import AbstractForwardEstimator as AbstractForwardEstimator
+from .estimators import AbstractPosingEstimator as AbstractPosingEstimator
 from .estimators import AbstractReplayEstimator as AbstractReplayEstimator
 from .estimators import DropoutBPTT as DropoutBPTT
 from .estimators import Estimate as Estimate

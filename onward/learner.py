@@ -16,7 +16,8 @@ from .arguments import whole
 from .cells.affine import constants_at_zero
 from .checks import check_model, check_step, check_stream
 from .estimators.backward import AbstractBackwardEstimator
-from .estimators.base import AbstractEstimator, AbstractReplayEstimator, any_active, inexact
+from .estimators.base import AbstractEstimator, any_active, inexact
+from .estimators.posing import AbstractPosingEstimator, AbstractReplayEstimator, derivatives
 from .model import Model
 from .transforms.kalman import information_of
 from .trees import mean_of_leading, select
@@ -250,6 +251,8 @@ class Learner:
         model, metric = carry.model, information_of(carry.optimizer)
         if self.batch is not None and isinstance(self.estimator, AbstractBackwardEstimator):
             return self._mean_estimate(self.estimator, carry, xs, ys, reset, weight, noise)
+        if self.batch is not None and isinstance(self.estimator, AbstractPosingEstimator):
+            return self._posed_estimate(self.estimator, carry, xs, ys, reset, weight, noise)
 
         def grad(hidden, state, xs, ys, reset, weight, noise):
             e = self.estimator.grad(
@@ -284,19 +287,35 @@ class Learner:
         (_, (metrics, hidden, state)), grads = jax.value_and_grad(mean, has_aux=True)(inexact(carry.arrays))
         return metrics, grads, hidden, state, any_active(weight)
 
+    def _posed_estimate(self, estimator, carry, xs, ys, reset, weight, noise):
+        """As `_estimate`, with all streams' objectives differentiated as one function."""
+
+        def advance(hidden, state, xs, ys, reset, weight, noise):
+            a = estimator.advance(
+                carry.model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise
+            )
+            return Metrics(a.losses, a.predictions), a.state, a.posed
+
+        over_streams = jax.vmap(advance, in_axes=(0, 0, 1, 1, 1, 1, 1), out_axes=(1, 0, 0))
+        metrics, state, posed = over_streams(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
+        return metrics, *self._settled(carry.model, estimator, state, posed)
+
+    def _settled(self, model, estimator, state, posed):
+        """The mean gradient of what the streams pose, and what they go on with."""
+        grads, by_variables = derivatives(estimator, model, self.loss, posed, self.batch)
+        hidden, state = jax.vmap(estimator.settle)(state, posed, by_variables)
+        return grads, hidden, state, posed.active.any(0)
+
     def _replay(self, carry, noise, turn) -> tuple[None, Any, PyTree, PyTree, Array]:
         """As `_estimate`, without metrics, of what the estimator's state remembers."""
 
         model, estimator = carry.model, cast(AbstractReplayEstimator, self.estimator)
-
-        def replay(state, noise):
-            r = estimator.replay(model, self.loss, state, turn, noise=noise)
-            return r.grads, r.hidden, r.state, r.active
-
         if self.batch is None:
-            return None, *replay(carry.estimator, noise)
-        grads, hidden, state, active = jax.vmap(replay, in_axes=(0, 1))(carry.estimator, noise)
-        return None, mean_of_leading(grads), hidden, state, active.any(0)
+            r = estimator.replay(model, self.loss, carry.estimator, turn, noise=noise)
+            return None, r.grads, r.hidden, r.state, r.active
+        pose = jax.vmap(lambda state, noise: estimator.pose_again(model, state, turn, noise=noise), in_axes=(0, 1))
+        posed = pose(carry.estimator, noise)
+        return None, *self._settled(model, estimator, carry.estimator, posed)
 
 
 def _loop(step, carry, stream, size, count):

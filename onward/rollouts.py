@@ -8,6 +8,10 @@ from .cells import AbstractAffineGatedCell, AbstractCell, EmbeddedCell, StackedC
 from .cells.affine import check_input, recurrent_weights
 from .trees import select, total, without_gradient
 
+# The most steps that are quicker written out one after another than in a loop, if they are run over and over: 6 of 4
+# units take 0.9 µs with their gradient, and 1.5 in a loop; 10 of 32 units in 100 streams 330 and 450.
+SHORT = 16
+
 # A backward pass computes these again sooner than it reads them back.
 SUMS_AND_PRODUCTS = {jax.lax.add_p, jax.lax.sub_p, jax.lax.mul_p, jax.lax.neg_p}
 

@@ -217,5 +217,5 @@ def test_a_recipe_names_its_scale_and_keeps_everything_else(name):
     half = recipe.scaled(0.5, 2)
     assert half.title.endswith(f"SCALED to 50 % of its length, 2 of its {recipe.seeds} seeds")
     assert half.budget.characters == recipe.budget.characters // 2
-    arms = recipe.contestants(3)
+    arms = recipe.contestants(3, recipe.budget)
     assert all(contestant.learner.chunk in (1, 15) for contestant in arms.values())

@@ -16,7 +16,8 @@ from problems import AS_FOR_USERS, QUICK, assert_identical, assert_same, loss
 from problems import problem as new_problem
 
 import onward
-from onward.estimators.fpp import Ring
+from onward.estimators.ring import Ring
+from onward.rollouts import SHORT
 
 
 @pytest.fixture(autouse=True)
@@ -50,13 +51,14 @@ def gradients(model, *arguments):
 
 
 HORIZONS = [(cell, T) for cell in ("vanilla", "lstm", "gru", "equinox-gru", "stack") for T in (1, 3, 5)]
+IN_A_LOOP = SHORT + 1
 
 
-@pytest.mark.parametrize(("cell", "horizon"), [*HORIZONS, ("lstm", 6), ("equinox-gru", 6)])
+@pytest.mark.parametrize(("cell", "horizon"), [*HORIZONS, ("lstm", IN_A_LOOP), ("equinox-gru", IN_A_LOOP)])
 def test_gradients_are_those_of_the_objective(cell, horizon):
     """(3.7), in the weights and in both states, of a slice of states from anywhere."""
-    p = problem(cell, steps=12)
-    estimator = onward.FPP(horizon, 15, penalty=0.7, state_rate=0.3)
+    p = problem(cell, steps=12 if horizon < IN_A_LOOP else IN_A_LOOP + 3)
+    estimator = onward.FPP(horizon, p.steps + 3, penalty=0.7, state_rate=0.3)
     i, j, weight = horizon + 3, 3, jnp.linspace(0.5, 2.0, p.steps)  # the fourth slice; s_t is in slot t
 
     @jax.jit
@@ -68,7 +70,7 @@ def test_gradients_are_those_of_the_objective(cell, horizon):
             hidden = jax.tree.map(lambda h: jnp.sin(h + t + jnp.arange(h.size)), p.hidden)
             return ring.push(hidden, x, y, weight, jnp.array(False)), None
 
-        ring, _ = jax.lax.scan(push, state.ring, (jnp.arange(12.0), p.xs, p.ys, weight))
+        ring, _ = jax.lax.scan(push, state.ring, (jnp.arange(float(p.steps)), p.xs, p.ys, weight))
         state = eqx.tree_at(lambda s: s.ring, state, ring)
         expected = gradients(p.model, ring.state(j), ring.state(i), p.xs[j:i], p.ys[i - 1], weight[i - 1], 0.7)
         return estimator.replay(p.model, loss, state, 0, noise=jnp.array([[3]], jnp.uint32)), ring.states, expected
@@ -114,10 +116,10 @@ class TestTheRing:
                 t, start = inputs
                 ring = ring.push(t, t, t, t, start)
                 words = jnp.arange(2 * buffer, dtype=jnp.uint32)
-                return ring, (ring.count, jax.vmap(lambda word: ring.states[ring.draw(word)])(words))
+                return ring, (ring.slices[0].count, jax.vmap(lambda word: ring.states[ring.draw(word)[0]])(words))
 
             zero = jnp.zeros(())
-            ring = Ring.begin(horizon, buffer, zero, zero, zero)
+            ring = Ring.begin((horizon,), buffer, zero, zero, zero)
             return jax.lax.scan(step, ring, (jnp.arange(1.0, len(starts) + 1), starts))[1]
 
         return run
@@ -337,6 +339,17 @@ def test_a_batch_has_its_updates_in_turn():
     assert metrics.losses.shape == (12, 3)
     newest = carry.estimator.ring.newest[0]
     assert_identical(carry.hidden, carry.estimator.ring.states[:, newest])
+
+
+def test_a_batch_of_one_has_the_updates_of_its_stream_alone():
+    learner, carry, xs, ys = small(onward.FPP(2, 6, updates=3), batch=1)
+    alone, single, *_ = small(onward.FPP(2, 6, updates=3))
+    only = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)  # noqa: E731
+    start = eqx.tree_at(lambda c: c.estimator, single, only(carry.estimator))
+    after, metrics = quickly(learner)(carry, xs[:, :1], ys[:, :1])
+    end, own = quickly(alone)(start, xs[:, 0], ys[:, 0])
+    assert_same((metrics.losses[:, 0], after.arrays, after.optimizer), (own.losses, end.arrays, end.optimizer))
+    assert_same((only(after.hidden), only(after.estimator.ring.states)), (end.hidden, end.estimator.ring.states))
 
 
 def test_penalty_and_state_rate_are_numbers_in_the_carry_or_schedules():

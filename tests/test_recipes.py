@@ -1,12 +1,17 @@
 """Verdicts: made-up results that agree with the thesis, in part, or not, are told apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from onward.cli.reproduce import RECIPES as ALL
+from onward.cli.reproduce_options import FIGURES
 from onward.comparison import Comparison, Result
 from onward.lanes import Budget
 from onward.recipes.fpp import RECIPES
-from onward.tasks.prediction import cycle_world_task
+from onward.recipes.fpp_verdicts import ahead, best, judged_by, on_a_par, reaches
+from onward.tasks.prediction import cycle_world_task, stochastic_world_task
 
 SEEDS = 3
 SPREAD = np.array([-1.0, 0.0, 1.0]) * 1e-3
@@ -71,3 +76,59 @@ def test_seeds_that_are_missing_leave_it_open():
     found = verdict(result("FPP(5)", 0.01, lost=True), *others)
     assert found.word == "not decided"
     assert "1 of 3 of FPP(5)" in found.why
+
+
+class TestStatements:
+    """Of two methods at two rates: which of them count is chosen for the end of a run and for the whole of it apart."""
+
+    @staticmethod
+    def verdict(*statements, first=0.01, second=0.2, **more):
+        comparison = Comparison(
+            cycle_world_task(10), Budget(characters=10), SEEDS, (result("a", first, **more), result("b", second))
+        )
+        return judged_by(*statements)(comparison)
+
+    def test_all_some_or_none_may_hold(self):
+        assert self.verdict(ahead("a", "b")).word == "agrees"
+        found = self.verdict(ahead("a", "b"), on_a_par("b", "a"))
+        assert found.word == "agrees in part"
+        assert found.why.startswith("it is so: a ahead of b. it is not so: b as good as a. last tenths,")
+        assert self.verdict(ahead("b", "a"), on_a_par("b", "a")).word == "disagrees"
+
+    def test_what_is_ahead_is_so_by_its_spread_and_a_par_is_within_a_twentieth_of_a_bit(self):
+        assert self.verdict(ahead("a", "b"), second=0.0105).word == "disagrees"
+        assert self.verdict(ahead("a", "b"), second=0.012).word == "agrees"
+        assert self.verdict(on_a_par("b", "a"), second=0.059).word == "agrees"
+        assert self.verdict(on_a_par("b", "a"), second=0.061).word == "disagrees"
+
+    def test_seeds_that_are_missing_leave_it_undecided(self):
+        assert self.verdict(ahead("a", "b"), lost=True).word == "not decided"
+
+    def test_a_level_is_reached_from_halfway_to_the_one_above(self):
+        task = stochastic_world_task()
+        both, first = (next(v for k, v in task.levels.items() if k.startswith(w)) for w in ("both", "t−5"))
+
+        def word(bits, **does):
+            comparison = Comparison(task, Budget(characters=10), SEEDS, (result("a", bits),))
+            return judged_by(reaches("a", "both dependencies", **does))(comparison).word
+
+        middle = (both + first) / 2
+        assert word(middle - 0.01) == word(middle + 0.01, does=False) == "agrees"
+        assert word(middle + 0.01) == word(middle - 0.01, does=False) == "disagrees"
+
+    def test_whole_runs_are_judged_at_the_rate_that_is_best_for_them(self):
+        fast_then_poor = replace(result("a", 0.3), whole=0.1 + SPREAD, means=(0.1 + SPREAD)[:, None])
+        slow_then_good = replace(result("a", 0.0, factor=0.1), whole=0.4 + SPREAD, means=(0.4 + SPREAD)[:, None])
+        results = fast_then_poor, slow_then_good, result("b", 0.2)
+        comparison = Comparison(cycle_world_task(10), Budget(characters=10), SEEDS, results)
+        assert judged_by(ahead("a", "b"), ahead("a", "b", whole=True))(comparison).word == "agrees"
+        assert best(comparison, "a").rate_factor == 0.1
+        assert best(comparison, "a", whole=True).rate_factor == 1.0
+
+
+def test_every_figure_that_is_offered_is_there_and_schedules_go_by_its_length():
+    assert set(ALL) == set(FIGURES)
+    recipe = RECIPES["fpp/fig4.6b"].scaled(0.1, 2)
+    arms = recipe.contestants(2, recipe.budget)
+    assert arms["Decay-FPP(10)"].learner.estimator.schedule.steps == 10_000
+    assert arms["Random-FPP(5)"].learner.estimator.schedule.steps == 10_000

@@ -16,6 +16,8 @@ from ..devices import use_all_cores
 from ..errors import UserError
 from ..recipes import (
     fpp,
+    fpp_grid,
+    fpp_tables,
     fptt,
     fptt_adding,
     fptt_cells,
@@ -40,6 +42,8 @@ from .reproduce_options import ReproduceOptions
 RECIPES: dict[str, Recipe | Experiment] = (
     nobacktrack.RECIPES
     | fpp.RECIPES
+    | fpp_grid.RECIPES
+    | fpp_tables.RECIPES
     | rbp.RECIPES
     | rbp_rates.RECIPES
     | rbp_citations.RECIPES
@@ -84,7 +88,7 @@ def reproduce(options: ReproduceOptions) -> int:
 def _compare(recipe: Recipe, seed: int, folder: Path) -> Findings:
     task = recipe.task()
     comparison = run(
-        dict(recipe.contestants(len(task.alphabet))),
+        dict(recipe.contestants(len(task.alphabet), recipe.budget)),
         task,
         recipe.budget,
         seed=seed,

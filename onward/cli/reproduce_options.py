@@ -9,7 +9,8 @@ from .options import one_of, option, positive, whole
 # The figures by name, so that help and mistakes are answered without loading what runs them.
 FIGURES = (
     *(f"nobacktrack/{figure}" for figure in ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "norms")),
-    *(f"fpp/{figure}" for figure in ("fig4.1a", "fig4.1b")),
+    *(f"fpp/fig4.{figure}{world}" for figure in (1, 3, 6) for world in "abc"),
+    *(f"fpp/{figure}" for figure in ("fig4.2a", "fig4.2b", "fig4.8a", "fig4.8c", "table4.1", "table4.2")),
     *(f"rbp/{figure}" for figure in ("hopfield", "table-a1", "hyperparameters", "cora", "pubmed")),
     *(f"fptt/{figure}" for figure in ("add-100", "add-200", "copy", "copy-200")),
     *(f"fptt/{figure}" for figure in ("fig1", "fig1-200", "fig2", "fig3a", "fig3b", "fig4")),
@@ -23,7 +24,8 @@ class ReproduceOptions:
     """Run a figure of a paper with frozen settings, and hold what comes out against what the paper reports.
 
     The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for Appendix B.
-    Of Nath's thesis (2019): fpp/fig4.1a and fig4.1b, CycleWorld.
+    Of Nath's thesis (2019): fpp/fig4.1, 4.2, 4.3 (to 4.5), 4.6 (and 4.7) and 4.8, with a or b for CycleWorld, c for
+    StochasticWorld; fpp/table4.1 and table4.2, scaled, which fetch their data.
     Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1), rbp/table-a1 and rbp/hyperparameters (Figures 5 and 6)
     need MNIST in ONWARD_DATA; rbp/cora and rbp/pubmed (Figure 3, Tables 1 and A3) need Planetoid there.
     Of Kag & Saligrama (2021): fptt/add-100 and add-200 (Figure 1), fptt/copy and copy-200 (Figure 5), scaled;

@@ -4,12 +4,13 @@ from .artbp import ARTBP as ARTBP
 from .backward import AbstractBackwardEstimator as AbstractBackwardEstimator
 from .base import AbstractEstimator as AbstractEstimator
 from .base import AbstractForwardEstimator as AbstractForwardEstimator
-from .base import AbstractReplayEstimator as AbstractReplayEstimator
 from .base import Estimate as Estimate
 from .bptt import BPTT as BPTT
 from .dropout import DropoutBPTT as DropoutBPTT
 from .fpp import FPP as FPP
 from .nobacktrack import NoBackTrack as NoBackTrack
+from .posing import AbstractPosingEstimator as AbstractPosingEstimator
+from .posing import AbstractReplayEstimator as AbstractReplayEstimator
 from .rtrl import RTRL as RTRL
 from .sliding import SlidingBPTT as SlidingBPTT
 from .snap import SnAp as SnAp

@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt32
 
 from ..cells import AbstractCell
 from ..model import Model
@@ -85,40 +85,6 @@ class AbstractEstimator(eqx.Module):
     @abstractmethod
     def influence_norm(self, state: PyTree) -> Float[Array, ""]:
         """The norm of the carried approximation of ∂hidden/∂θ, to watch before it overflows; 0 without one."""
-
-
-class Replay(eqx.Module):
-    """What an estimator says of the past once more; all as in `Estimate`."""
-
-    grads: Model
-    hidden: PyTree
-    state: PyTree
-    active: Bool[Array, "*updates"]
-
-
-class AbstractReplayEstimator(AbstractEstimator):
-    """An estimator that has more to say of a chunk once the parameters have moved.
-
-    After the chunk's own update the learner calls `replay` `replays` times, each time with the model as the update
-    before has left it, and applies each gradient in turn.
-    """
-
-    @property
-    @abstractmethod
-    def replays(self) -> int:
-        """How many more gradients there are, at least 0."""
-
-    @abstractmethod
-    def replay(
-        self,
-        model: Model,
-        loss: Callable,
-        state: PyTree,
-        turn: int | Int[Array, ""],
-        *,
-        noise: UInt32[Array, "steps words"],
-    ) -> Replay:
-        """One more gradient, of what `state` remembers: the `turn`-th, from 1. `noise` is the chunk's, as in `grad`."""
 
 
 def inexact(tree: PyTree) -> PyTree:

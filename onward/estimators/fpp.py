@@ -1,98 +1,22 @@
 """Fixed point propagation: the states of the last stretch of the stream are variables, learned beside the weights."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree, Shaped, UInt32
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ..arguments import at_least_zero, unless_traced, whole
-from ..rollouts import restarted, rollout
-from ..trees import inner, select, zeros_like
-from .base import AbstractReplayEstimator, Estimate, Replay, inexact, length, weighted_loss
-from .noise import Counter
+from ..rollouts import SHORT, restarted, rollout
+from ..schedules import AbstractSchedule, Stage
+from ..trees import inner, select
+from .base import length, weighted_loss
+from .noise import Counter, uniform
+from .posing import AbstractReplayEstimator, Advanced, Posed
+from .ring import Ring
 from .sliding import _scan
-
-
-class Ring(eqx.Module):
-    """The last N entries `(s_t, o_t, y_t)` of a stream, and the slices among them.
-
-    A slice is T + 1 neighbouring entries, the last T of them transitions of one sequence. It is known by the slot of
-    its last entry.
-
-    * `states`, `xs`, `ys`, `weight`: s_t, what led to it, its target and its loss's weight;
-    * `start`: whether a sequence starts with the transition, which then leaves from the cell's initial state;
-    * `ends`: where the slices end, a queue: `count` of them, the oldest at `oldest`;
-    * `newest`: the slot written last;
-    * `run`: how many transitions the sequence has had, at most T.
-    """
-
-    states: PyTree[Float[Array, "buffer ..."]]
-    xs: PyTree[Shaped[Array, "buffer ..."]]
-    ys: PyTree[Shaped[Array, "buffer ..."]]
-    weight: Float[Array, " buffer"]
-    start: Bool[Array, " buffer"]
-    ends: UInt32[Array, " slices"]
-    count: UInt32[Array, ""]
-    oldest: UInt32[Array, ""]
-    newest: UInt32[Array, ""]
-    run: UInt32[Array, ""]
-
-    @classmethod
-    def begin(cls, horizon: int, buffer: int, hidden: PyTree, x: PyTree, y: PyTree) -> "Ring":
-        """With one entry, the state a stream starts from: the first transition may leave from it."""
-
-        def repeat(leaf):
-            leaf = jnp.asarray(leaf)
-            return jnp.broadcast_to(leaf.astype(leaf.dtype), (buffer, *leaf.shape))
-
-        # Filled with the example, not with zeros: what is never used must still be differentiable.
-        states, xs, ys = jax.tree.map(repeat, (hidden, x, y))
-        weight, start, ends = jnp.ones(buffer, float), jnp.zeros(buffer, bool), jnp.zeros(buffer - horizon, jnp.uint32)
-        zero = jnp.zeros((), jnp.uint32)
-        return cls(states, xs, ys, weight, start, ends, count=zero, oldest=zero, newest=zero, run=zero)
-
-    @property
-    def horizon(self) -> int:
-        return len(self.weight) - len(self.ends)
-
-    def push(self, hidden: PyTree, x: PyTree, y: PyTree, weight: Array, start: Bool[Array, ""]) -> "Ring":
-        """With one entry more, and the oldest lost once the ring is full."""
-        N, slices = len(self.weight), len(self.ends)
-        newest = (self.newest + 1) % N
-        run = jnp.where(start, 1, jnp.minimum(self.run + 1, self.horizon))
-        # With an entry at most one slice is lost, the oldest: the one whose first entry it was.
-        lost = (self.count > 0) & ((newest + N - self.ends[self.oldest]) % N == slices)
-        lost = lost.astype(jnp.uint32)
-        oldest, count = (self.oldest + lost) % slices, self.count - lost
-        last = (oldest + count) % slices
-        gained = run == self.horizon
-        ends = self.ends.at[last].set(jnp.where(gained, newest, self.ends[last]))
-
-        entry = (hidden, x, y, jnp.asarray(weight, float), start)
-        stored = (self.states, self.xs, self.ys, self.weight, self.start)
-        states, xs, ys, weights, starts = jax.tree.map(lambda old, new: old.at[newest].set(new), stored, entry)
-        count = count + gained.astype(jnp.uint32)
-        return Ring(states, xs, ys, weights, starts, ends, count, oldest, newest, run)
-
-    def draw(self, word: UInt32[Array, ""]) -> UInt32[Array, " entries"]:
-        """The slots of one of the slices, in order of time: the k-th oldest for `word` = k, and round again.
-
-        Of `count` slices each has its share of the 2³² words, up to one.
-        """
-        N = len(self.weight)
-        end = self.ends[(self.oldest + word % jnp.maximum(self.count, 1)) % len(self.ends)]
-        return (end + (N - self.horizon) + jnp.arange(self.horizon + 1, dtype=jnp.uint32)) % N
-
-    def moved(self, slots: UInt32[Array, "*changes"], changes: PyTree) -> "Ring":
-        """With `changes` added to the states in `slots`."""
-        states = jax.tree.map(lambda s, c: s.at[slots].add(c), self.states, changes)
-        return eqx.tree_at(lambda ring: ring.states, self, states)
-
-    def state(self, slot: int | UInt32[Array, ""]) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[slot], self.states)
 
 
 class FPPState(eqx.Module):
@@ -102,6 +26,23 @@ class FPPState(eqx.Module):
     counter: Counter
     penalty: Float[Array, ""]
     state_rate: Float[Array, ""]
+
+
+class Given(NamedTuple):
+    """A slice drawn: the slots of its two ends, what happened along it, and the settings at this step.
+
+    * `steps`: how many of the last transitions are its own, `None` for all;
+    * `start`: whether its first one starts a sequence.
+    """
+
+    ends: UInt32[Array, "2"]
+    xs: PyTree[Array]
+    y: PyTree[Array]
+    weight: Float[Array, ""]
+    start: Bool[Array, ""]
+    steps: Int[Array, ""] | None
+    penalty: Float[Array, ""]
+    there: Bool[Array, ""]
 
 
 class FPP(AbstractReplayEstimator):
@@ -139,6 +80,9 @@ class FPP(AbstractReplayEstimator):
       are applied one after another (section 4.4), those of a state twice drawn added. With `False` each update sees
       what the one before has done. Which is quicker depends on the sizes: measure it.
 
+    - `schedule`: how slices grow shorter than T and updates more, `onward.schedules.Decay(...)` or `Random(...)`
+      (section 4.5), in place of `updates`. Slices of each length are drawn from all of that length.
+
     Raises `ValueError` for an argument out of range, and at `init` if no `example` is given.
 
         >>> import equinox as eqx, jax, jax.random as jr, onward, optax
@@ -161,6 +105,7 @@ class FPP(AbstractReplayEstimator):
     state_rate: float | Float[Array, ""] | Callable
     learn_states: bool = eqx.field(static=True)
     parallel: bool = eqx.field(static=True)
+    schedule: AbstractSchedule | None
 
     def __init__(
         self,
@@ -172,6 +117,7 @@ class FPP(AbstractReplayEstimator):
         *,
         learn_states: bool = True,
         parallel: bool = False,
+        schedule: AbstractSchedule | None = None,
     ):
         self.horizon, self.buffer = whole("horizon", horizon), whole("buffer", buffer)
         if self.buffer <= self.horizon:
@@ -179,27 +125,50 @@ class FPP(AbstractReplayEstimator):
         self.updates = whole("updates", updates)
         self.penalty, self.state_rate = _checked("penalty", penalty), _checked("state_rate", state_rate)
         self.learn_states, self.parallel = bool(learn_states), bool(parallel)
+        if schedule is not None and not isinstance(schedule, AbstractSchedule):
+            raise ValueError(f"schedule must be one such as onward.schedules.Decay(steps=...), got {schedule!r}.")
+        if schedule is not None and self.updates != 1:
+            raise ValueError(f"updates must be left at 1 with a schedule, which decides on them, got {updates}.")
+        self.schedule = schedule
+
+    @property
+    def several(self) -> bool:
+        return self.parallel
 
     @property
     def replays(self) -> int:
-        return 0 if self.parallel else self.updates - 1
+        return 0 if self.parallel else self._most - 1
+
+    @property
+    def _stages(self) -> tuple[Stage, ...]:
+        if self.schedule is None:
+            return (Stage(self.horizon, self.updates),)
+        return self.schedule.stages(self.horizon)
+
+    @property
+    def _lengths(self) -> tuple[int, ...]:
+        """Of slices, all different, T first."""
+        return tuple(sorted({self.horizon, *(stage.length for stage in self._stages)}, reverse=True))
+
+    @property
+    def _most(self) -> int:
+        return max(stage.updates for stage in self._stages)
 
     def init(self, model, hidden, *, key, example=None):
         if example is None:
             raise ValueError("example must be given, one (x, y) of the stream: FPP stores steps of that shape.")
-        ring = Ring.begin(self.horizon, self.buffer, hidden, *example)
+        ring = Ring.begin(self._lengths, self.buffer, hidden, *example)
         counter = Counter.start(key)
         return FPPState(ring, counter, _at(self.penalty, counter.steps), _at(self.state_rate, counter.steps))
 
     def draw(self, state, steps):
-        return state.counter.draw(steps, self.updates)
+        # A schedule's chance comes last: the words before it are those that FPP draws without one.
+        return state.counter.draw(steps, self._most + (self.schedule is not None))
 
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
-        if noise is None:
-            noise = self.draw(state, length(xs))
+    def advance(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
         _check_entries(state.ring, xs, ys)
 
         def step(carry, inputs):
@@ -220,64 +189,75 @@ class FPP(AbstractReplayEstimator):
             for given, now in ((self.penalty, state.penalty), (self.state_rate, state.state_rate))
         )
         state = FPPState(ring, counter, penalty, rate)
-        replay = self._update(model, loss, state, noise[-1] if self.parallel else noise[-1, 0])
-        return Estimate(losses, replay.grads, replay.hidden, replay.state, predictions, replay.active)
+        if self.parallel:
+            turns = jnp.arange(self._most, dtype=jnp.int32)
+            posed = jax.vmap(lambda turn: self._pose(state, noise[-1], turn))(turns)
+        else:
+            posed = self._pose(state, noise[-1], 0)
+        return Advanced(losses, state, predictions, posed)
 
-    def replay(self, model, loss, state, turn, *, noise):
-        return self._update(model, loss, state, noise[-1, turn])
+    def pose_again(self, model, state, turn, *, noise):
+        return self._pose(state, noise[-1], turn)
 
-    def _update(self, model, loss, state, word) -> Replay:
-        """What the slice that `word` draws has to say; with an axis of words, all of their slices at once."""
-
-        def one(word):
-            return self._slice(model, loss, state, word)
-
-        slots, changes, grads, active = one(word) if word.ndim == 0 else jax.vmap(one)(word)
-        ring = state.ring
-        if self.learn_states:
-            ring = ring.moved(slots, changes)
-        state = FPPState(ring, state.counter, state.penalty, state.state_rate)
-        return Replay(grads, ring.state(ring.newest), state, active)
-
-    def _slice(self, model, loss, state, word):
-        """Of the slice drawn: the slots of `s_(i−T)` and `s_i`, their steps, the gradient, and whether it counts."""
-        ring = state.ring
-        slots = ring.draw(word)
-        first, last = slots[0], slots[-1]
+    def _pose(self, state: FPPState, words: UInt32[Array, " words"], turn: int | Int[Array, ""]) -> Posed:
+        """L_i of the slice that the `turn`-th of a step's words draws."""
+        ring, T = state.ring, self.horizon
+        there, steps, first = jnp.array(True), None, 0
+        if self.schedule is None:
+            slots, count = ring.draw(words[turn])
+        else:
+            now = self.schedule.at(state.counter.steps - jnp.uint32(1), uniform(words[-1]))
+            slots, count = ring.draw(words[turn], jnp.array([self._lengths.index(s.length) for s in self._stages])[now])
+            there = turn < jnp.array([stage.updates for stage in self._stages])[now]
+            if len(self._lengths) > 1:
+                steps = jnp.array([stage.length for stage in self._stages])[now]
+                first = T - steps
         xs = jax.tree.map(lambda leaf: leaf[slots[1:]], ring.xs)
         # Not `leaf[last]`, a slice by one number: of many draws at once, each would copy its whole buffer.
         y, weight = jax.tree.map(lambda leaf: leaf[slots][-1], (ring.ys, ring.weight))
-
-        def objective(parameters, states):
-            m = eqx.combine(parameters, model)
-            before, target = (jax.tree.map(lambda leaf, k=k: leaf[k], states) for k in range(2))
-            rolled = _roll(m.cell, restarted(m.cell, before, ring.start[slots[1]]), xs)
-            value = jnp.asarray(weighted_loss(loss, m.predict(rolled), y, weight))
-            if self.learn_states:
-                gap = jax.tree.map(jnp.subtract, target, rolled)
-                value = value + state.penalty.astype(value.dtype) / 2 * inner(gap, gap)
-            return value
-
-        ends = jnp.stack([first, last])
-        states = jax.tree.map(lambda leaf: leaf[ends], ring.states)
-        grads = jax.grad(objective, argnums=(0, 1))(inexact(model), states)
-        stored = ring.count > 0
-        grads, by_state = select(stored, grads, zeros_like(grads))
-        changes = jax.tree.map(lambda g: -state.state_rate.astype(jnp.result_type(g)) * g, by_state)
+        ends = jnp.stack([slots[first], slots[-1]])
+        there = there & (count > 0)
         active = weight != 0
         if self.learn_states:
             active = active | (state.penalty != 0)
-        return ends, changes, grads, stored & active
+        states = jax.tree.map(lambda leaf: leaf[ends], ring.states)
+        given = Given(ends, xs, y, weight, ring.start[slots[1 + first]], steps, state.penalty, there)
+        return Posed(states, given, there & active)
+
+    def objective(self, model, loss, variables, given):
+        before, target = (jax.tree.map(lambda leaf, k=k: leaf[k], variables) for k in range(2))
+        rolled = _roll(model.cell, restarted(model.cell, before, given.start), given.xs, given.steps)
+        value = jnp.asarray(weighted_loss(loss, model.predict(rolled), given.y, given.weight))
+        if self.learn_states:
+            gap = jax.tree.map(jnp.subtract, target, rolled)
+            value = value + given.penalty.astype(value.dtype) / 2 * inner(gap, gap)
+        return jnp.where(given.there, value, 0)
+
+    def settle(self, state, posed, by_variables):
+        ring = state.ring
+        if self.learn_states:
+            changes = jax.tree.map(lambda g: -state.state_rate.astype(jnp.result_type(g)) * g, by_variables)
+            ring = ring.moved(posed.given.ends, changes)
+        state = FPPState(ring, state.counter, state.penalty, state.state_rate)
+        return ring.state(ring.newest), state
 
 
-def _roll(cell, hidden, xs):
-    """The state after the last of `xs`."""
-    if length(xs) > 5:
+def _roll(cell, hidden, xs, steps):
+    """The state after the last of `xs`, of which the last `steps` count; `None` for all."""
+    T = length(xs)
+    if steps is None and T > SHORT:
         return jax.tree.map(lambda leaf: leaf[-1], rollout(cell, hidden, xs))
-    # So short a slice is quicker without a loop: 5 steps of 4 units take 5 µs with their gradient, and 12 in one.
-    for t in range(length(xs)):
-        hidden = cell(hidden, jax.tree.map(lambda leaf, t=t: leaf[t], xs))
-    return hidden
+
+    def step(hidden, inputs):
+        t, x = inputs
+        after = cell(hidden, x)
+        return after if steps is None else select(t >= T - steps, after, hidden)
+
+    if T <= SHORT:
+        for t in range(T):
+            hidden = step(hidden, (t, jax.tree.map(lambda leaf, t=t: leaf[t], xs)))
+        return hidden
+    return jax.lax.scan(lambda h, inputs: (step(h, inputs), None), hidden, (jnp.arange(T), xs))[0]
 
 
 def _at(setting, step: UInt32[Array, ""]) -> Float[Array, ""]:

@@ -39,6 +39,6 @@ def signs(words: UInt32[Array, " words"], template: PyTree) -> PyTree:
     return unravel(1 - 2 * bits.reshape(-1)[: flat.size].astype(flat.dtype))
 
 
-def uniform(words: UInt32[Array, " steps"]) -> Float[Array, " steps"]:
+def uniform(words: UInt32[Array, "*steps"]) -> Float[Array, "*steps"]:
     """Uniform numbers in [0, 1), one from each word."""
     return (words >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)

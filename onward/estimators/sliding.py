@@ -1,14 +1,17 @@
 """Sliding truncated backpropagation: at every step, backward through the last few steps for the newest loss alone."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..arguments import whole
-from ..rollouts import restarted
+from ..rollouts import SHORT, restarted
 from ..trees import select
-from .base import AbstractEstimator, Estimate, any_active, inexact, length, weighted_loss
+from .base import any_active, length, weighted_loss
+from .posing import AbstractPosingEstimator, Advanced, Posed
 
 
 class Window(eqx.Module):
@@ -26,7 +29,16 @@ class SlidingState(eqx.Module):
     begun: Bool[Array, ""]
 
 
-class SlidingBPTT(AbstractEstimator):
+class Given(NamedTuple):
+    """A chunk's windows, each the stretch that a step's loss goes back over, and the state after the chunk."""
+
+    windows: Window
+    ys: PyTree[Array]
+    weight: Float[Array, " steps"] | None
+    hidden: PyTree
+
+
+class SlidingBPTT(AbstractPosingEstimator):
     """Sliding truncated backpropagation, TBPTT(T) with T = `horizon`: the gradient of each step's loss through T steps.
 
     The last T steps are rolled again, with the current parameters, from the state stored T steps ago; fewer while the
@@ -71,7 +83,11 @@ class SlidingBPTT(AbstractEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
+    @property
+    def several(self) -> bool:
+        return False
+
+    def advance(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
         def forward(hidden, inputs):
             x, restart = inputs
             before = restarted(model.cell, hidden, restart)
@@ -87,30 +103,36 @@ class SlidingBPTT(AbstractEstimator):
         start = start.at[0].set(start[0] | ~state.begun)
         line = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), state.window, Window(before, xs, start))
 
-        def one(s, y, weight):
-            window = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, s + 1, self.horizon), line)
+        def window(s):
+            return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, s + 1, self.horizon), line)
 
-            def newest(parameters):
-                m = eqx.combine(parameters, model)
-
-                def step(hidden, inputs):
-                    before, x, start = inputs
-                    return m.cell(select(start, before, hidden), x), None
-
-                first = jax.tree.map(lambda leaf: leaf[0], window.before)
-                rolled, _ = jax.lax.scan(step, first, (window.before, window.xs, window.start))
-                return weighted_loss(loss, m.predict(rolled), y, weight)
-
-            return jax.grad(newest)(inexact(model))
-
+        newest = window(length(xs) - 1)
         if length(xs) == 1:
-            grads = one(0, *jax.tree.map(lambda leaf: leaf[0], (ys, weight)))
+            windows = jax.tree.map(lambda leaf: leaf[None], newest)
         else:
-            grads = jax.vmap(one)(jnp.arange(length(xs)), ys, weight)
-            grads = jax.tree.map(lambda leaf: leaf.sum(0), grads)
+            windows = jax.vmap(window)(jnp.arange(length(xs)))
         last = jax.tree.map(lambda leaf: leaf[-1], after)
-        window = jax.tree.map(lambda leaf: leaf[-self.horizon :], line)
-        return Estimate(losses, grads, last, SlidingState(window, jnp.array(True)), predictions, any_active(weight))
+        posed = Posed(None, Given(windows, ys, weight, last), any_active(weight))
+        return Advanced(losses, SlidingState(newest, jnp.array(True)), predictions, posed)
+
+    def objective(self, model, loss, variables, given):
+        def newest(window, y, weight):
+            def step(hidden, inputs):
+                before, x, start = inputs
+                return model.cell(select(start, before, hidden), x), None
+
+            first = jax.tree.map(lambda leaf: leaf[0], window.before)
+            stretch = window.before, window.xs, window.start
+            rolled, _ = jax.lax.scan(step, first, stretch, unroll=self.horizon <= SHORT)
+            return jnp.asarray(weighted_loss(loss, model.predict(rolled), y, weight))
+
+        each = given.windows, given.ys, given.weight
+        if length(given.windows) == 1:
+            return newest(*jax.tree.map(lambda leaf: leaf[0], each))
+        return jax.vmap(newest)(*each).sum()
+
+    def settle(self, state, posed, by_variables):
+        return posed.given.hidden, state
 
 
 def _scan(step, hidden, inputs):

@@ -56,7 +56,7 @@ def _ranks(arm: Callable, label: str, ranks: Iterable[int] = (1, 2, 10)) -> dict
 
 
 def _euclidean_figure(rate: float):
-    def contestants(symbols: int) -> dict[str, Contestant]:
+    def contestants(symbols: int, budget: Budget) -> dict[str, Contestant]:
         arms = _Arms(VanillaCell, symbols)
         ranks = _ranks(lambda estimator: arms.euclidean(estimator, rate), "NoBackTrack")
         return (
@@ -74,13 +74,13 @@ def _fig3(symbols):
     return ranks | {"Kalman RTRL": arms.kalman(RTRL())} | arms.controls(arms.kalman, "Kalman ")
 
 
-def _against_truncation(symbols):
+def _against_truncation(symbols: int, budget: Budget):
     arms = _Arms(VanillaCell, symbols)
     others = {"RTRL": arms.euclidean(RTRL(), 1.0), WINDOWED: arms.euclidean(BPTT(), 1.0, chunk=TRUNCATION)}
     return _ranks(arms.kalman, "Kalman NoBackTrack") | others | arms.controls(arms.kalman, "Kalman ")
 
 
-def _fig5(symbols):
+def _fig5(symbols: int, budget: Budget):
     arms = _Arms(LeakyCell, symbols)
     others = {
         "NoBackTrack rank 1": arms.euclidean(NoBackTrack(), 1.0),
@@ -100,7 +100,7 @@ NORMS: dict[str, AbstractNorms] = {
 }
 
 
-def _norms(symbols):
+def _norms(symbols: int, budget: Budget):
     arms = _Arms(LeakyCell, symbols)
     return {name: arms.kalman(NoBackTrack(norms=norms)) for name, norms in NORMS.items()}
 

@@ -23,7 +23,7 @@ class Recipe:
 
     * `name`: as typed; `title`: on the picture;
     * `claim`: what the paper reports; `notes`: what it leaves open and was chosen here;
-    * `task`, `contestants`: built when the recipe runs; `contestants` takes the number of symbols;
+    * `task`, `contestants`: built when the recipe runs; `contestants` takes the number of symbols and the budget;
     * `budget`, `seeds`: at full size;
     * `judge`: the verdict on a comparison;
     * `rate_factors`: what each method's rate is multiplied by, one result each;
@@ -35,7 +35,7 @@ class Recipe:
     claim: str
     notes: str
     task: Callable[[], SymbolTask]
-    contestants: Callable[[int], Mapping[str, Contestant]]
+    contestants: Callable[[int, Budget], Mapping[str, Contestant]]
     budget: Budget
     seeds: int
     judge: Callable[[Comparison], Verdict]

@@ -15,8 +15,10 @@ def draw_scores(
     score: str,
     title: str,
     bold: Sequence[str] = (),
+    axis: str = "iterations, one minibatch each",
+    logarithmic: bool = True,
 ) -> bytes:
-    """A line a method on a logarithmic axis, as PNG.
+    """A line a method, as PNG; the scores' axis is logarithmic unless that is not wanted.
 
     A method's scores hold a row for each seed and a column for every so many iterations; `levels` are drawn across, the
     methods in `bold` stand out.
@@ -32,10 +34,11 @@ def draw_scores(
                 axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)
         for (name, level), style in zip(levels.items(), LEVEL_STYLES, strict=False):
             axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3g}")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
-        axes.set_xlabel("iterations, one minibatch each")
+        if logarithmic:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
+        axes.set_xlabel(axis)
         axes.set_ylabel(score)
         axes.grid(which="major", color="0.92", linewidth=0.6)
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1, 1))

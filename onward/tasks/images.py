@@ -1,4 +1,4 @@
-"""Images read pixel by pixel, to be classified at the end: pixel and permuted MNIST, sequential CIFAR-10."""
+"""Images read pixel by pixel or row by row, to be classified: MNIST, permuted too, and sequential CIFAR-10."""
 
 import gzip
 import hashlib
@@ -90,12 +90,17 @@ def mnist_digits(part: str) -> tuple[UInt8[np.ndarray, "_images pixels"], Labels
 
 def pixel_mnist() -> ImageTask:
     """MNIST, a pixel a step: 784 steps of one value. Raises `UserError` where the data are missing or wrong."""
-    return _mnist("pixel MNIST", np.arange(SIDE * SIDE))
+    return _mnist("pixel MNIST", np.arange(SIDE * SIDE)[:, None])
+
+
+def row_mnist() -> ImageTask:
+    """MNIST, a row of 28 pixels a step: 28 steps. Raises `UserError` as `pixel_mnist` does."""
+    return _mnist("row MNIST", np.arange(SIDE * SIDE).reshape(SIDE, SIDE))
 
 
 def permuted_mnist() -> ImageTask:
     """MNIST, a pixel a step, in the order of `permutation(784)`. Raises `UserError` as `pixel_mnist` does."""
-    return _mnist("permuted MNIST", permutation(SIDE * SIDE))
+    return _mnist("permuted MNIST", permutation(SIDE * SIDE)[:, None])
 
 
 def sequential_cifar10() -> ImageTask:
@@ -120,4 +125,4 @@ def permutation(length: int) -> np.ndarray:
 
 def _mnist(name, order) -> ImageTask:
     (xs, ys), (test_xs, test_ys) = mnist_digits("train"), mnist_digits("t10k")
-    return ImageTask(name, xs[:, order, None], ys, test_xs[:, order, None], test_ys, (0.1307,), (0.3081,))
+    return ImageTask(name, xs[:, order], ys, test_xs[:, order], test_ys, (0.1307,), (0.3081,))

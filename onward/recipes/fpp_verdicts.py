@@ -1,0 +1,77 @@
+"""What the FPP thesis says of its curves, statement by statement, and the verdict on all of them together."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ..comparison import Comparison, Result
+from .measures import PAR, Bits, in_words, unsound
+from .recipe import Verdict
+
+
+class Statement(NamedTuple):
+    """One thing that is said, in `words`, of the methods `names`: `holds` or not, of their bits and the task's levels.
+
+    `whole`: of the whole run, how soon something is learned; else of its last tenth.
+    """
+
+    words: str
+    names: tuple[str, ...]
+    holds: Callable[[Mapping[str, Bits], Mapping[str, float]], bool]
+    whole: bool = False
+
+
+def ahead(first: str, second: str, *, whole: bool = False) -> Statement:
+    """The first ahead of the second by more than two standard errors."""
+    words = f"{first} ahead of {second}{_when(whole)}"
+    return Statement(words, (first, second), lambda bits, _: bits[first].apart(bits[second]) < -2, whole)
+
+
+def on_a_par(first: str, second: str, *, whole: bool = False) -> Statement:
+    """The first as good as the second, or better."""
+    words = f"{first} as good as {second}{_when(whole)}"
+    return Statement(words, (first, second), lambda bits, _: bits[first].mean - bits[second].mean < PAR, whole)
+
+
+def reaches(name: str, level: str, *, does: bool = True) -> Statement:
+    """The method comes to a level of the task, which counts from halfway below the level above it; or does not."""
+
+    def holds(bits, levels):
+        least = next(value for words, value in levels.items() if words.startswith(level))
+        above = min(value for value in levels.values() if value > least)
+        return (bits[name].mean < (least + above) / 2) == does
+
+    return Statement(f"{name} {'reaches' if does else 'does not reach'} the level of {level}", (name,), holds)
+
+
+def judged_by(*statements: Statement):
+    """A verdict: agrees where all hold, disagrees where none does, no verdict where seeds are missing."""
+
+    def judge(comparison: Comparison) -> Verdict:
+        used = {(s.whole, name): best(comparison, name, s.whole) for s in statements for name in s.names}
+        if missing := unsound(used.values()):
+            return missing
+        bits: dict[bool, dict[str, Bits]] = {False: {}, True: {}}
+        for (whole, name), result in used.items():
+            bits[whole][name] = Bits(result, result.characters if whole else None)
+        held = [s.words for s in statements if s.holds(bits[s.whole], comparison.task.levels)]
+        broken = [s.words for s in statements if s.words not in held]
+        parts = [f"{what}: {'; '.join(some)}" for what, some in (("it is so", held), ("it is not so", broken)) if some]
+        for whole, words in ((False, "last tenths"), (True, "whole runs")):
+            if bits[whole]:
+                parts.append(f"{words}, each method at its best rate: {in_words(bits[whole])}")
+        word = "agrees" if not broken else "agrees in part" if held else "disagrees"
+        return Verdict(word, f"{'. '.join(parts)}.")
+
+    return judge
+
+
+def best(comparison: Comparison, name: str, whole: bool = False) -> Result:
+    """A method at its best rate: of the fewest unsound seeds, then of the least bits."""
+    of_name = [result for result in comparison.results if result.name == name]
+    if not whole:
+        return min(of_name, key=lambda r: r.order)
+    return min(of_name, key=lambda r: (r.order[0], float(r.whole[r.sound].mean()) if r.sound.any() else 0.0))
+
+
+def _when(whole: bool) -> str:
+    return " over the whole run" * whole
