@@ -15,7 +15,7 @@ from ..tasks.words import WordTask, penn_treebank
 from .fpp_streams import BUFFER, Block, Contest
 from .recipe import Experiment, Findings
 
-DIGITS = {"units": 100, "batch": 32, "rates": (1e-3, 3e-3)}  # the thesis: 512, 100
+DIGITS = {"units": 100, "batch": 32, "rates": (3e-4, 1e-3, 3e-3)}  # the thesis: 512, 100
 WORDS = {"units": 50, "batch": 20, "rates": (1e-3, 3e-3)}  # the thesis: 200, 20
 BLOCK = 100  # words of each track between two looks at the loss
 TESTED = 2000  # images at a time

@@ -68,7 +68,7 @@ def _euclidean_figure(rate: float):
     return contestants
 
 
-def _fig3(symbols):
+def _fig3(symbols: int, budget: Budget):
     arms = _Arms(VanillaCell, symbols)
     ranks = _ranks(arms.kalman, "Kalman NoBackTrack")
     return ranks | {"Kalman RTRL": arms.kalman(RTRL())} | arms.controls(arms.kalman, "Kalman ")
