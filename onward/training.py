@@ -220,7 +220,7 @@ def _learn(learner, objective, data, state: _State, order, block: int, begin, co
     def one(i, loop):
         carry, memory, losses = loop
         minibatch = shared_minibatch(data.minibatch(jax.tree.map(lambda leaf: leaf[begin + i], order)), shared)
-        carry, memory, loss = _learn_one(learner, objective, carry, memory, minibatch, data.steps)
+        carry, memory, loss = learn_minibatch(learner, objective, carry, memory, minibatch, data.steps)
         return carry, memory, losses.at[i].set(loss.astype(losses.dtype))
 
     loop = state.carry, state.memory, jnp.zeros(block)
@@ -230,7 +230,8 @@ def _learn(learner, objective, data, state: _State, order, block: int, begin, co
     return _State(carry, memory, state.best), losses, finite
 
 
-def _learn_one(learner, objective, carry, memory, minibatch: Minibatch, steps):
+def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memory, minibatch: Minibatch, steps: int):
+    """A minibatch learned in the learner's chunks: the carry, the objective's memory, and the mean loss before."""
     ys, weight = objective.assign(memory, minibatch.ys, minibatch.lengths, steps)
     xs = _without_padding(time_first(minibatch.xs), minibatch.lengths)
     _, counts = objective.score(minibatch.ys, minibatch.lengths, steps)

@@ -20,14 +20,14 @@ from test_training import KEY, OBJECTIVE, data, fit, weights_score  # noqa: E402
 
 
 def main(folder: Path) -> None:
-    learn_one, devices, traced = onward.training._learn_one, [], []
+    learn_one, devices, traced = onward.training.learn_minibatch, [], []
 
     def looked_at(learner, objective, carry, memory, minibatch, steps):
         jax.debug.inspect_array_sharding(minibatch.xs, callback=lambda found: devices.append(len(found.device_set)))
         traced.append(minibatch)
         return learn_one(learner, objective, carry, memory, minibatch, steps)
 
-    onward.training._learn_one = looked_at
+    onward.training.learn_minibatch = looked_at
     whole = fit(block=1, validate=weights_score)
 
     def kill(progress):

@@ -18,6 +18,8 @@ from onward.recipes.fptt_arms import Problem, Scores, Timed, compare, exact, run
 from onward.recipes.fptt_cells import CELLS
 from onward.recipes.fptt_cells import judge as judge_cells
 from onward.recipes.fptt_convergence import _Convergence as Convergence
+from onward.recipes.fptt_costs import judge as judge_costs
+from onward.recipes.fptt_costs import measure
 from onward.recipes.fptt_images import RECIPES as IMAGES
 from onward.recipes.fptt_images import Table
 from onward.recipes.fptt_words import _Table as LanguageTable
@@ -346,3 +348,18 @@ def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeyp
 def test_the_verdict_on_coming_to_rest(gap, gradient, word):
     found = Convergence(10).judge({(running(0.01), "gap"): gap, (running(0.01), "gradient"): gradient})
     assert found.word == word
+
+
+def test_what_an_iteration_costs_is_measured():
+    arms = problem().arms(())
+    costs = {name: measure(arms[name], problem(), 2, jr.key(0)) for name in ("BPTT", "OGD")}
+    assert all(cost["seconds"] > 0 for cost in costs.values())
+    assert costs["OGD"]["bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size", "word"), [(1.1, 0.2, "agrees"), (1.5, 0.2, "agrees in part"), (1.5, 0.8, "disagrees")]
+)
+def test_the_verdict_on_costs(seconds, size, word):
+    plain, ours = {"seconds": 2.0, "bytes": 100.0}, {"seconds": 2 * seconds, "bytes": 100 * size}
+    assert judge_costs({"adding": {"BPTT": plain, "FPTT": ours}}).word == word

@@ -22,6 +22,7 @@ from ..recipes import (
     fptt_adding,
     fptt_cells,
     fptt_convergence,
+    fptt_costs,
     fptt_images,
     fptt_words,
     nobacktrack,
@@ -50,6 +51,7 @@ RECIPES: dict[str, Recipe | Experiment] = (
     | fptt.RECIPES
     | fptt_adding.RECIPES
     | fptt_convergence.RECIPES
+    | fptt_costs.RECIPES
     | fptt_images.RECIPES
     | fptt_cells.RECIPES
     | fptt_words.RECIPES
