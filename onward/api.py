@@ -31,7 +31,6 @@ from .equilibria import Equilibrium as Equilibrium
 from .equilibria import EquilibriumWarning as EquilibriumWarning
 from .equilibria import FixedSteps as FixedSteps
 from .equilibria import FullBPTT as FullBPTT
-from .equilibria import Graph as Graph
 from .equilibria import GraphNetwork as GraphNetwork
 from .equilibria import HopfieldMemory as HopfieldMemory
 from .equilibria import Hypergradient as Hypergradient
@@ -76,6 +75,7 @@ from .exports import load_model as load_model
 from .exports import save_model as save_model
 from .exports import to_onnx as to_onnx
 from .exports import to_torch as to_torch
+from .graphs import Graph as Graph
 from .learner import Carry as Carry
 from .learner import Learner as Learner
 from .learner import Metrics as Metrics

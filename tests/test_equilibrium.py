@@ -334,8 +334,12 @@ def test_memory_does_not_grow_with_the_forward_steps(adjoint):
         assert memory(1000, equilibria.FullBPTT()) > 20 * memory(1000, EXACT[adjoint]())
 
 
-def test_what_a_map_closes_over_has_a_gradient():
+@pytest.mark.parametrize("adjoint", ["neumann", "full", "random"])
+def test_what_a_map_closes_over_has_a_gradient(adjoint):
+    """The same as where it is given as an argument."""
     function, h, (W, x), b, _ = problem("vanilla")
+    random = equilibria.RandomlyTruncatedBPTT(equilibria.UniformCut(), key=KEY)
+    made, solver = random if adjoint == "random" else EXACT[adjoint](), equilibria.FixedSteps(5)
 
     class Map(eqx.Module):
         W: jax.Array
@@ -345,14 +349,31 @@ def test_what_a_map_closes_over_has_a_gradient():
 
     def closed(weights):
         W, x = weights
-        return loss(None, lambda h, _: function(h, (W, x)), h, b, EXACT["neumann"](), equilibria.FixedSteps(1))
+        return loss(None, lambda h, _: function(h, (W, x)), h, b, made, solver, 5)
 
     def module(weights):
         W, x = weights
-        return loss(x, Map(W), h, b, EXACT["neumann"](), equilibria.FixedSteps(1))
+        return loss(x, Map(W), h, b, made, solver, 5)
 
-    assert_same(jax.jit(jax.grad(closed))((W, x)), dense("vanilla"))
-    assert_same(jax.jit(jax.grad(module))((W, x)), dense("vanilla"))
+    given = jax.jit(jax.grad(lambda args: loss(args, function, h, b, made, solver, 5)))((W, x))
+    assert_same(jax.jit(jax.grad(closed))((W, x)), given)
+    assert_same(jax.jit(jax.grad(module))((W, x)), given)
+
+
+def test_random_truncation_computes_no_more_steps_again_than_it_keeps():
+    function, h, args, b, _ = problem("vanilla")
+    called = []
+
+    def counting(h, args):
+        jax.debug.callback(lambda: called.append(1))
+        return function(h, args)
+
+    for key in jr.split(jr.key(0), 4):
+        adjoint = equilibria.RandomlyTruncatedBPTT(equilibria.UniformCut(), key=key)
+        called.clear()
+        jax.block_until_ready(gradient(args, counting, h, b, adjoint, equilibria.FixedSteps(20), 20))
+        jax.effects_barrier()
+        assert len(called) == 20 + int(adjoint.draw(20))
 
 
 def test_a_steady_state_forgets_where_it_came_from():

@@ -115,6 +115,14 @@ def test_a_network_that_does_not_settle_says_so():
     assert net(graph(), features(), steps=50).move > 1e-3
 
 
+def test_states_at_zero_are_at_rest_and_those_beyond_all_bounds_say_nan():
+    net = network()
+    still = eqx.tree_at(lambda n: n.cell.weights, net, jax.tree.map(jnp.zeros_like, net.cell.weights))
+    assert still(graph(), jnp.zeros((NODES, UNITS)), steps=3).move == 0
+    endless = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.inf), net)
+    assert jnp.isnan(jax.jit(lambda: endless(graph(), features(), steps=3).move)())
+
+
 def test_a_batch_of_features_is_each_of_them():
     net, batch = network(), jnp.stack([features(), -features()])
     together_, alone = (
@@ -137,6 +145,12 @@ def test_a_batch_of_features_is_each_of_them():
         (lambda: onward.Graph(np.array([0]), np.array([1]), 0), "nodes must be an integer of at least 1"),
         (lambda: onward.Graph.undirected(np.zeros((3, 3), int), 4), r"shape \[edges, 2\]"),
         (lambda: network()(graph(), features()[:, :3]), r"features must have the shape \(7, 4\), got \(7, 3\)"),
+        (lambda: graph().sum_of_neighbours(features()[1:]), "states must be of the graph's 7 nodes, got 6"),
+        (lambda: network()(graph(), features().at[2, 1].set(np.nan)), "features must be finite, got nan for 1 of 28"),
+        (
+            lambda: onward.GraphNetwork(onward.LSTMCell(4, 4, key=jr.key(0)), jnp.sum)(graph(), features()),
+            "cell must have one vector for its hidden state, got .* of LSTMCell",
+        ),
         (lambda: network()(graph(), features(), steps=0), "steps must be an integer of at least 1"),
     ],
 )

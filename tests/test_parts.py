@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from onward.errors import UserError
-from onward.recipes.jobs import Job, run_all
+from onward.recipes.jobs import Job, costliest_first, run_all
+from onward.runs.folder import unlock
 from onward.runs.parts import Parts
 
 SETTINGS = {"figure": "fig", "length": 3, "seed": 0}
@@ -32,19 +33,20 @@ def test_what_failed_is_made_again_and_nothing_else(tmp_path):
     with pytest.raises(RuntimeError, match="cut off"):
         run_all({"a": job("a"), "b": job("b", broken=True)}, begun(tmp_path / "run", SETTINGS))
     assert "a" in made
-    found = run_all({"b": job("b"), "a": job("a")}, begun(tmp_path / "run", SETTINGS))
+    found = run_all({"b": job("b"), "a": job("a")}, Parts(tmp_path / "run", SETTINGS))
     assert found == {"b": {"name": "b", "nan": None}, "a": {"name": "a", "nan": None}}
     assert list(found) == ["b", "a"]
     assert made.count("a") == 1
 
 
-def test_the_costliest_begin_and_each_has_a_device_of_its_own(tmp_path):
+def test_jobs_begin_in_their_order_and_each_has_a_device_of_its_own(tmp_path):
     seen = []
 
     def job(name, cost):
         return Job(lambda report: seen.append((name, str(jax.numpy.zeros(()).devices()))), cost)
 
-    run_all({"short": job("short", 1.0), "long": job("long", 5.0)}, begun(tmp_path / "run", SETTINGS))
+    jobs = {"short": job("short", 1.0), "long": job("long", 5.0)}
+    run_all(costliest_first(jobs), begun(tmp_path / "run", SETTINGS))
     assert [name for name, _ in seen] == ["long", "short"]
     assert {devices for _, devices in seen} <= {str({device}) for device in jax.local_devices()}
 
@@ -71,16 +73,47 @@ def test_progress_says_how_long_it_takes_and_who_is_done(tmp_path, capsys):
     assert said[-1] == "100 %, 0 min left: RBP, seed 1: done"
 
 
+def test_killed_between_the_report_and_the_result_it_goes_on(tmp_path):
+    parts = begun(tmp_path / "run", SETTINGS)
+    parts.part("a", lambda: 1)
+    (tmp_path / "run" / "report.md").touch()
+    unlock(parts._lock)
+    assert begun(tmp_path / "run", SETTINGS).part("a", lambda: 2) == 1
+
+
+def test_killed_while_it_began_it_begins_anew(tmp_path):
+    (tmp_path / "run" / "parts").mkdir(parents=True)
+    assert begun(tmp_path / "run", SETTINGS).part("a", lambda: 2) == 2
+
+
+def test_two_processes_do_not_work_at_the_same_experiment(tmp_path):
+    first = begun(tmp_path / "run", SETTINGS)
+    second = Parts(tmp_path / "run", SETTINGS)
+    with pytest.raises(UserError, match="in use by another process"):
+        second.begin()
+    unlock(first._lock)
+    second.begin()
+
+
+def test_names_that_differ_in_a_sign_are_two_parts(tmp_path):
+    parts = begun(tmp_path / "run", SETTINGS)
+    assert [parts.part(name, lambda name=name: name) for name in ("α=0.5", "α 0/5", "α 0.5")] == [
+        "α=0.5",
+        "α 0/5",
+        "α 0.5",
+    ]
+
+
 @pytest.mark.parametrize(("name", "value"), [("figure", "other"), ("length", 4), ("seed", 1)])
 def test_parts_of_another_experiment_are_refused(tmp_path, name, value):
     begun(tmp_path / "run", SETTINGS)
     with pytest.raises(UserError, match=f"whose {name} is {SETTINGS[name]}, not {value}; name another folder"):
-        begun(tmp_path / "run", SETTINGS | {name: value})
+        Parts(tmp_path / "run", SETTINGS | {name: value})
 
 
 def test_a_finished_experiment_and_a_strangers_folder_are_refused(tmp_path):
     begun(tmp_path / "run", SETTINGS)
-    (tmp_path / "run" / "report.md").touch()
+    (tmp_path / "run" / "result.json").touch()
     with pytest.raises(UserError):
         begun(tmp_path / "run", SETTINGS)
     (tmp_path / "file").touch()

@@ -148,8 +148,8 @@ def preactivations(
 def together(cell: AbstractCell, hidden: PyTree, x: Array) -> PyTree:
     """One step of many examples, each from its own state by its own input: as `jax.vmap(cell)`.
 
-    What all groups of an affine-gated cell see of the states is one product, and what they see of the inputs another;
-    no features are put together example by example. For 2,708 GRUs of 64 units it takes 2.0 ms in place of 2.7.
+    What all groups of an affine-gated cell see of the states is one product, and what they see of the inputs another:
+    no features are put together example by example.
     """
     if not isinstance(cell, AbstractAffineGatedCell):
         return jax.vmap(cell)(hidden, x)

@@ -2,6 +2,7 @@
 
 import platform
 import shlex
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -72,7 +73,8 @@ def reproduce(options: ReproduceOptions) -> int:
             check_unused(folder)
             found, parts = _compare(recipe, options.seed, folder), None
         else:
-            parts = Parts(folder, {"figure": recipe.name, "length": recipe.length, "seed": options.seed})
+            settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed, "version": __version__}
+            parts = Parts(folder, settings)
             found = _experiment(recipe, options.seed, folder, parts)
     if options.scale != 1 or recipe.seeds < full.seeds:
         why = f"this run is smaller than the figure. Of it: {found.verdict.word}; {found.verdict.why}"
@@ -107,7 +109,13 @@ def _compare(recipe: Recipe, seed: int, folder: Path) -> Findings:
 def _experiment(recipe: Experiment, seed: int, folder: Path, parts: Parts) -> Findings:
     data = recipe.data()
     parts.begin()
-    found = recipe.run(data, recipe.length, recipe.seeds, seed, parts)
+    print(f"What is finished is kept in {folder}.", file=sys.stderr)
+    try:
+        found = recipe.run(data, recipe.length, recipe.seeds, seed, parts)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped; the same command with --run {folder} goes on from what is finished."
+        ) from None
     print(f"{recipe.title}\n\n{found.table}\n\nReport, pictures and numbers: {folder}")
     return found
 

@@ -29,7 +29,7 @@ class ReproduceOptions:
     The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for Appendix B.
     Of Nath's thesis (2019): fpp/fig4.1, 4.2, 4.3 (to 4.5), 4.6 (and 4.7) and 4.8, with a or b for CycleWorld, c for
     StochasticWorld; fpp/table4.1 and table4.2, scaled, which fetch their data.
-    Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1), rbp/table-a1 and rbp/hyperparameters (Figures 5 and 6)
+    Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1), rbp/table-a1 and rbp/hyperparameters (Figures 4 to 6)
     need MNIST in ONWARD_DATA; rbp/cora and rbp/pubmed (Figure 3, Tables 1 and A3) need Planetoid there.
     Of Kag & Saligrama (2021): fptt/add-100 and add-200 (Figure 1), fptt/copy and copy-200 (Figure 5), scaled;
     fptt/fig1, fig1-200, fig2, fig3a, fig3b and fig4 at full size: many hours;

@@ -6,7 +6,6 @@ from .adjoints import NeumannRBP as NeumannRBP
 from .cuts import AbstractCut as AbstractCut
 from .cuts import PoissonCut as PoissonCut
 from .cuts import UniformCut as UniformCut
-from .graphs import Graph as Graph
 from .graphs import GraphNetwork as GraphNetwork
 from .graphs import NodeStates as NodeStates
 from .hopfield import HopfieldMemory as HopfieldMemory

@@ -5,84 +5,23 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optimistix as optx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float
 
-from ..arguments import whole
 from ..cells import AbstractCell
 from ..cells.affine import together
-from ..trees import norm
+from ..graphs import Graph
+from ..trees import norm, without_gradient
 from .adjoints import NeumannRBP
+from .arguments import check_finite
+from .jacobian import describe
 from .solvers import FixedSteps
-
-
-class Graph(eqx.Module):
-    """A directed graph, along whose edges messages are passed.
-
-    **Arguments:**
-
-    - `senders`, `receivers`: the nodes that each edge leads from and to, integers from 0 to `nodes` − 1, in any order.
-    - `nodes`: how many nodes there are, at least 1.
-
-    Raises `ValueError`, naming it, for an edge to a node that does not exist.
-
-        >>> import jax.numpy as jnp, numpy as np, onward
-        >>> path = onward.Graph.undirected(np.array([[0, 1], [1, 2]]), nodes=3)
-        >>> path.sum_of_neighbours(jnp.array([[1.0], [10.0], [100.0]])).ravel().tolist()
-        [10.0, 101.0, 10.0]
-    """
-
-    senders: Int32[Array, " edges"]
-    receivers: Int32[Array, " edges"]
-    nodes: int = eqx.field(static=True)
-
-    def __init__(
-        self,
-        senders: Array | np.ndarray,
-        receivers: Array | np.ndarray,
-        nodes: int,
-    ):
-        self.nodes = whole("nodes", nodes)
-        ends = {"senders": np.asarray(senders), "receivers": np.asarray(receivers)}
-        for name, values in ends.items():
-            if values.dtype.kind not in "iu" or values.ndim != 1:
-                raise ValueError(f"{name} must be integers in one axis, got {values.dtype} {values.shape}.")
-            wrong = np.flatnonzero((values < 0) | (values >= self.nodes))
-            if wrong.size:
-                raise ValueError(
-                    f"{name} must lie between 0 and {self.nodes - 1}, got {values[wrong[0]]} for edge {wrong[0]}, "
-                    "counting from 0."
-                )
-        if len(ends["senders"]) != len(ends["receivers"]):
-            raise ValueError(
-                "senders and receivers must be of the same edges, "
-                f"got {len(ends['senders'])} and {len(ends['receivers'])}."
-            )
-        # By receiver, so that sums are written one after another.
-        order = np.argsort(ends["receivers"], kind="stable")
-        self.senders, self.receivers = (jnp.asarray(values[order], jnp.int32) for values in ends.values())
-
-    @classmethod
-    def undirected(cls, edges: Array | np.ndarray, nodes: int) -> "Graph":
-        """The graph whose every edge leads both ways: rows of two nodes, each edge once."""
-        edges = np.asarray(edges)
-        if edges.ndim != 2 or edges.shape[1] != 2:
-            raise ValueError(f"edges must have the shape [edges, 2], got {edges.shape}.")
-        return cls(edges.T.ravel(), edges[:, ::-1].T.ravel(), nodes)
-
-    def sum_of_neighbours(self, states: Float[Array, "nodes units"]) -> Float[Array, "nodes units"]:
-        """`m_v = Σ_(u → v) h_u` for every node v; 0 where no edge leads to it.
-
-        In memory for the edges, not for pairs of nodes. Differentiable in both modes.
-        """
-        messages = states[self.senders]
-        return jax.ops.segment_sum(messages, self.receivers, self.nodes, indices_are_sorted=True)
 
 
 class NodeStates(eqx.Module):
     """Where a graph network has come to: the `states` and `predictions` of all nodes, and `move`, by which part of
-    their length, `‖F(h) − h‖₂ / ‖F(h)‖₂`, a step more would move the states: how far they are from rest."""
+    their length, `‖F(h) − h‖₂ / ‖F(h)‖₂`, a step more would move the states: how far they are from rest. It is NaN
+    where they are not finite."""
 
     states: Float[Array, "nodes units"]
     predictions: Float[Array, "nodes ..."]
@@ -133,19 +72,28 @@ class GraphNetwork(eqx.Module):
         - `adjoint`: how it is differentiated with respect to all parameters, any adjoint of a fixed point;
           `onward.NeumannRBP(steps=20)` if left out. Only the unrolled ones have a gradient with respect to features.
 
-        Raises `ValueError` for features of another shape, or steps below 1.
+        Raises `ValueError` for features of another shape or not finite, a cell with another kind of hidden state, or
+        steps below 1.
         """
-        units = jnp.shape(self.cell.init_hidden())
-        if jnp.shape(features) != (graph.nodes, *units):
-            raise ValueError(f"features must have the shape {(graph.nodes, *units)}, got {jnp.shape(features)}.")
+        hidden = self.cell.init_hidden()
+        if not isinstance(hidden, Array) or hidden.ndim != 1:
+            raise ValueError(
+                f"cell must have one vector for its hidden state, got {describe(hidden)} of {type(self.cell).__name__}."
+            )
+        if jnp.shape(features) != (graph.nodes, *hidden.shape):
+            raise ValueError(f"features must have the shape {(graph.nodes, *hidden.shape)}, got {jnp.shape(features)}.")
+        check_finite("features", features)
         solver = FixedSteps(steps)
 
         def move(states, network):
             return network.step(graph, states)
 
+        # What is not finite comes back: `move` says so.
         states = optx.fixed_point(
-            move, solver, features, self, max_steps=solver.steps, adjoint=adjoint or NeumannRBP(steps=20)
+            move, solver, features, self, max_steps=solver.steps, adjoint=adjoint or NeumannRBP(steps=20), throw=False
         ).value
-        still, network = jax.lax.stop_gradient((states, eqx.filter(self, eqx.is_array)))
-        after = move(still, eqx.combine(network, self))
-        return NodeStates(states, jax.vmap(self.readout)(states), norm(after - still) / norm(after))
+        still, network = without_gradient((states, self))
+        after = move(still, network)
+        length = norm(after)
+        moved = norm(after - still) / jnp.where(length == 0, jnp.ones_like(length), length)
+        return NodeStates(states, jax.vmap(self.readout)(states), moved)

@@ -101,7 +101,7 @@ class RandomlyTruncatedBPTT(optx.AbstractAdjoint):
     - `key`: the random key of N. In a `vmap`, give each example its own, or all are cut alike.
 
     Memory is reserved for the states of `max_steps` of the solve, which must be given. On the way back the N steps are
-    computed again, each from its state, and no others: a backward pass costs what it keeps.
+    computed again, each from its state, and no others: a backward pass costs what it keeps. Reverse mode only, once.
 
         >>> import jax, jax.numpy as jnp, jax.random as jr, onward, optimistix
         >>> def after(w, key):

@@ -14,8 +14,9 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..cells import GRUCell
-from ..equilibria import Graph, GraphNetwork, adjoint_residual
+from ..equilibria import GraphNetwork, adjoint_residual
 from ..equilibria.steady import AbstractRBP
+from ..graphs import Graph
 from ..losses import softmax_cross_entropy
 from ..tasks.citation import NodeTask, Split
 from ..trees import norm
@@ -99,7 +100,10 @@ def train(
         keys = jr.split(jr.fold_in(key, begin), min(EVERY, epochs - begin))
         model, state, scores = _advance(model, state, documents, keys, adjoint)
         rows.append([float(number[0]) for number in scores])
-        report(begin / epochs, f"epoch {begin}, loss {rows[-1][0]:.3f}, validation {100 * rows[-1][1]:.1f} %")
+        report(
+            min(begin + EVERY, epochs) / epochs,
+            f"epoch {begin}, loss {rows[-1][0]:.3f}, validation {100 * rows[-1][1]:.1f} %",
+        )
         if not np.isfinite(np.asarray(scores.loss)).all():
             break
     rows.append([float(number) for number in _scores(model, documents, None)[1]])

@@ -22,7 +22,7 @@ from ..tasks.sequences import AbstractSequences
 from ..training import Epoch, Progress, fit
 from ..transforms.fptt import fptt, fptt_exact
 from ..windows import AbstractObjective, EveryStep, window_length
-from .jobs import Job, Report, run_all
+from .jobs import Job, Report, costliest_first, run_all
 
 PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
 
@@ -177,7 +177,7 @@ def compare(
         for name, arm in arms.items()
         for i, key in enumerate(keys)
     }
-    found = run_all(jobs, parts)
+    found = run_all(costliest_first(jobs), parts)
     return {name: gathered([found[each] for each in rows], epochs) for name, rows in names.items()}
 
 

@@ -21,7 +21,7 @@ from ..transforms.fptt import settle
 from .fptt import EVERY, adding_problem
 from .fptt_adding import ALPHA, BATCH, NOTES, UNITS
 from .fptt_arms import Arm, exact, gathered, running, train
-from .jobs import Job, Report, run_all
+from .jobs import Job, Report, costliest_first, run_all
 from .recipe import Experiment, Findings, Verdict
 
 NORMS = {"gap": "‖W − W̄‖", "gradient": "‖gradient‖"}
@@ -55,7 +55,7 @@ class _Convergence:
             return Job(learn, arm.cost)
 
         jobs = {f"{name}, seed {i}": job(arm, key) for name, arm in arms.items() for i, key in enumerate(keys)}
-        rows = run_all(jobs, parts)
+        rows = run_all(costliest_first(jobs), parts)
         found = {name: [rows[f"{name}, seed {i}"] for i in range(seeds)] for name in arms}
         return self.findings(found, epochs, seeds)
 
@@ -63,7 +63,10 @@ class _Convergence:
         """What trainings tell, some seeds of each form."""
         curves = {
             (name, what): np.array(
-                [np.pad(row[what], (0, epochs - len(row[what])), constant_values=np.nan) for row in rows]
+                [
+                    np.pad(np.array(row[what], float), (0, epochs - len(row[what])), constant_values=np.nan)
+                    for row in rows
+                ]
             )
             for name, rows in found.items()
             for what in ("gap", "gradient")

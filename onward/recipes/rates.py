@@ -119,8 +119,7 @@ def train(step: Step, hyperparameters: Hyperparameters, state: Training, steps: 
 def path(step: Step, hyperparameters: Hyperparameters, state: Training, steps: int):
     """Where training leads: the weights after every so many steps, `POINTS` times, in `DIRECTIONS` numbers each.
 
-    They are products with fixed random directions, which keep the distances between points: about 1/√50 of each is
-    lost or gained.
+    They are products with fixed random directions, which keep the distances between points to about a tenth.
     """
     key = jr.key(0)
 

@@ -29,6 +29,8 @@ ARMS: dict[str, Adjoint | None] = adjoints(STEPS_BACK) | {
     POISSON: lambda key: RandomlyTruncatedBPTT(PoissonCut(float(STEPS_BACK)), key=key),
     BASELINE: None,
 }
+PAR = 2.0  # per cent of all documents
+NOT_AT_REST = 1.0  # per cent of its length that a step moves a state
 COSTS = {"BPTT": 3.3, UNIFORM: 2.0, BASELINE: 0.01}  # times that of another arm
 
 
@@ -45,9 +47,9 @@ class _Table:
             return Job(lambda report: learn(report=report), COSTS.get(name, 1.0))
 
         names = {name: [f"{name}, seed {i + 1}" for i in range(seeds)] for name in self.paper}
-        found = {}
-        for i in range(seeds):  # one seed of all before the next, so that what is stopped has whole ones
-            found |= run_all({names[name][i]: job(name, i) for name in self.paper}, parts)
+        # One seed of all before the next, so that what is stopped has whole ones; the costliest of a seed begin.
+        order = sorted(self.paper, key=lambda name: -COSTS.get(name, 1.0))
+        found = run_all({names[name][i]: job(name, i) for i in range(seeds) for name in order}, parts)
         return self.findings(task, epochs, {name: [found[each] for each in rows] for name, rows in names.items()})
 
     def findings(self, task: NodeTask, epochs: int, found: Mapping[str, list[dict[str, Any]]]) -> Findings:
@@ -59,7 +61,9 @@ class _Table:
             for name, rows in found.items()
         }
         best = {name: _at_the_best(c["validation"], c["test"]) for name, c in curves.items()}
-        moves = {name: np.array([row["moves"] for row in rows]) for name, rows in found.items() if name != BASELINE}
+        moves = {
+            name: np.array([row["moves"] for row in rows], float) for name, rows in found.items() if name != BASELINE
+        }
         lines = [
             f"{'method':22}{'test, %':>16}{'the paper, %':>16}{'at the end':>16}{'validation':>16}{'loss':>16}"
             f"{'move':>9}{'residual':>10}"
@@ -102,26 +106,30 @@ class _Table:
         return Findings(verdict, "\n".join(lines), pictures, numbers, {"curve.png": picture})
 
     def judge(self, best: Mapping[str, np.ndarray], moves: Mapping[str, float]) -> Verdict:
-        """Neumann-RBP on par with TBPTT, and both ahead of all others by two standard errors, as in the paper.
+        """Neumann-RBP on par with TBPTT, and both ahead of all others by two standard errors of the seeds' differences.
 
-        From test accuracies in per cent, a number for each seed, and how far states are from rest at the end.
+        On par: within two standard errors and `PAR` per cent. From test accuracies in per cent, a number for each seed,
+        and how far states are from rest at the end.
         """
         if lost := [name for name, values in best.items() if not np.isfinite(values).all()]:
             return Verdict("not decided", f"seeds diverged: {', '.join(lost)}.")
+        ours = best[NEUMANN], best["TBPTT"]
         others = [name for name in best if name not in (NEUMANN, "TBPTT")]
-        behind = {name: _apart(best[NEUMANN], best[name]) for name in others}
-        not_ahead = [name for name, gap in behind.items() if gap <= 2]
-        par = abs(_apart(best[NEUMANN], best["TBPTT"])) <= 2
+        not_ahead = [name for name in others if min(_apart(each, best[name]) for each in ours) <= 2]
+        par = abs(_apart(*ours)) <= 2 and abs(float(np.mean(ours[0] - ours[1]))) <= PAR
         shown = ", ".join(f"{name} {_cell(values)} %" for name, values in best.items())
-        why = f"right on the test half: {shown}. Neumann-RBP is {'on par with' if par else 'apart from'} TBPTT"
-        why += ", and ahead of all others" if not not_ahead else f", and not clearly ahead of {' and '.join(not_ahead)}"
+        why = f"right on the test half: {shown}. Neumann-RBP is {'on par with' if par else 'apart from'} TBPTT; "
         why += (
-            f". States are not at rest: the last step still moves them by {100 * max(moves.values()):.1f} % at most, "
+            f"not both are clearly ahead of {' and '.join(not_ahead)}" if not_ahead else "both are ahead of all others"
         )
-        why += f"{100 * min(moves.values()):.1f} % at least, of their length, means over the seeds of a method."
+        most, least = 100 * max(moves.values()), 100 * min(moves.values())
+        why += (
+            f". The last propagation step moves the states by {least:.1f} to {most:.1f} % of their length, means over "
+        )
+        why += "the seeds of a method" + (": they are not at rest." if most > NOT_AT_REST else ".")
         if par and not not_ahead:
             return Verdict("agrees", why)
-        return Verdict("agrees in part" if par or len(not_ahead) < len(others) else "disagrees", why)
+        return Verdict("agrees in part" if par and len(not_ahead) < len(others) else "disagrees", why)
 
 
 def _at_the_best(validation: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -155,10 +163,10 @@ NOTES = (
     "a document's words, which enter as the first state only; a linear readout; weights normal with variance 2/inputs, "
     "biases 0; gradient descent on all training documents at once, rate {rate:g}, momentum {momentum:g}, weight decay "
     "{decay:g}: the authors' script. They ship none for the test: here it is the model that was best in validation. "
-    "TBPTT goes {back} steps back, CG-RBP, RBP and Neumann-RBP take {back} products with Jᵀ, so that Neumann-RBP has "
-    "one term more. J is taken at the last state, in that script at the one before. Each citation counts once, in both "
-    "directions. That script's difference norm is divided by the number of entries of the state: what looks like 0 in "
-    "the paper's figure is the move of this table. "
+    "TBPTT goes {back} steps back; CG-RBP, RBP and Neumann-RBP take {back} products with Jᵀ, so that Neumann-RBP has "
+    "one term more, and CG-RBP as many with J. J is taken at the last state, in that script at the one before. Each "
+    "citation counts once, in both directions. That script's difference norm is divided by the number of entries of "
+    "the state: what looks like 0 in the paper's figure is the move of this table. "
 )
 
 
@@ -209,8 +217,16 @@ RECIPES = {
             CORA,
             "Figure 3, Tables 1 and A3",
             "ARTBP draws one cut, uniform over the steps or Poisson with a mean of 5 steps kept, where the paper's has "
-            "its mean 'roughly at the 95th' of 100. Three seeds of the paper's ten.",
+            "its mean 'roughly at the 95th' of 100. The text calls Table A3's numbers validation accuracies, the table "
+            "test accuracies. Three seeds of the paper's ten.",
         ),
-        _recipe("pubmed", pubmed, 16, PUBMED, "Figure 3 and Table 1", "Three seeds of the paper's ten."),
+        _recipe(
+            "pubmed",
+            pubmed,
+            16,
+            PUBMED,
+            "Figure 3 and Table 1",
+            "The script has seven outputs for three classes. Three seeds of the paper's ten.",
+        ),
     )
 }

@@ -10,13 +10,13 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from ..extras import MissingExtra
+from ..extras import MissingExtra, needed
 from ..runs.comparing import mean_and_error
 from ..runs.metalearning import draw_metalearning, draw_paths
 from ..runs.parts import Parts
 from ..tasks.images import mnist_digits
 from . import rates
-from .jobs import Job, Report, run_all
+from .jobs import Job, Report, costliest_first, run_all
 from .memories import Adjoint, adjoints
 from .recipe import Experiment, Findings, Verdict
 
@@ -91,6 +91,10 @@ def _moved(hyperparameters, gradient, state):
 
 
 def _hyperparameters(data, meta_steps: int, seeds: int, seed: int, parts: Parts) -> Findings:
+    try:
+        needed("sklearn.manifold", "tsne")
+    except MissingExtra as missing:
+        print(f"There will be no picture of paths: {missing}", file=sys.stderr)
     images, labels = data
     loss = rates.EndLoss(images, labels)
 
@@ -118,7 +122,7 @@ def _hyperparameters(data, meta_steps: int, seeds: int, seed: int, parts: Parts)
         for method in METHODS
     }
     jobs = {name: job(*setting, i) for setting, rows in names.items() for i, name in enumerate(rows)}
-    trained = run_all(jobs, parts)
+    trained = run_all(costliest_first(jobs), parts)
 
     def of_setting(*setting) -> Curves:
         rows = [trained[name] for name in names[setting]]

@@ -88,21 +88,35 @@ class RunFolder:
             path.unlink()
 
     def _prepare(self) -> None:
-        # The lock is the kernel's and ends with the process, however it ends: a kill leaves nothing to clean up.
-        self._lock = os.open(self.settings, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise UserError(f"{self.path} is in use by another process; wait for it, or stop it first.") from None
-        except OSError:
-            pass  # a file system without locks: then it is up to the user
+        self._lock = lock(self.settings, self.path)
 
     def close(self) -> None:
         """Lets another process have the run."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        unlock(self._lock)
+        self._lock = None
+
+
+def lock(file: Path, folder: Path) -> int:
+    """Locks a file that is there, for this process; what it returns is for `unlock`.
+
+    The lock is the kernel's and ends with the process, however it ends: a kill leaves nothing to clean up. Raises
+    `UserError`, naming the folder, if another process has it.
+    """
+    taken = os.open(file, os.O_RDONLY)
+    try:
+        fcntl.flock(taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(taken)
+        raise UserError(f"{folder} is in use by another process; wait for it, or stop it first.") from None
+    except OSError:
+        pass  # a file system without locks: then it is up to the user
+    return taken
+
+
+def unlock(taken: int | None) -> None:
+    """Lets another process have what `lock` took, if it took anything."""
+    if taken is not None:
+        os.close(taken)
 
 
 def check_unused(path: Path) -> None:

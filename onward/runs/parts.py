@@ -4,12 +4,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from ..errors import UserError
 from .files import write_atomically
-from .folder import check_unused
+from .folder import check_unused, lock, unlock
 
 
 class Parts:
@@ -28,15 +29,18 @@ class Parts:
         {'loss': [0.5]}
 
     **Arguments:** `folder`, of the experiment, and what it is: its `settings`, numbers and text. Raises `UserError` for
-    a folder that holds anything but unfinished parts of the same. Nothing is written before `begin`.
+    a folder that holds anything but unfinished parts of the same: it is finished where `result.json` is. Nothing is
+    written before `begin`.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
-        self._folder, self._settings = folder / "parts", settings
-        if not self._kept.is_file() or (folder / "report.md").exists():
-            check_unused(folder)
+        self._folder, self._settings, self._lock = folder / "parts", settings, None
+        if not self._kept.is_file() or (folder / "result.json").exists():
+            # A process killed while it began leaves an empty folder in an empty one.
+            if not (_is_empty(self._folder) and [*folder.iterdir()] == [self._folder]):
+                check_unused(folder)
             return
-        found = _read(self._kept)
+        found = _read(self._kept, f"remove {folder}, and begin anew")
         for name, value in settings.items():
             if found.get(name) != value:
                 raise UserError(
@@ -49,14 +53,19 @@ class Parts:
         return self._folder / "settings.json"
 
     def begin(self) -> None:
-        """Makes the folder. Raises `UserError` where it cannot be written."""
+        """Makes the folder, and keeps others from it until this process ends or drops it.
+
+        Raises `UserError` where it cannot be written, or another process is at it.
+        """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._kept, _written(self._settings))
+            if not self._kept.exists():
+                write_atomically(self._kept, _written(self._settings))
         except OSError as error:
             raise UserError(
                 f"{self._folder.parent} cannot hold a report ({error.strerror}); name another folder."
             ) from None
+        self._lock = lock(self._kept, self._folder.parent)
 
     def part(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` returns, numbers, text, lists and dictionaries of them; read back where it was finished before.
@@ -66,25 +75,30 @@ class Parts:
         path = self._path(name)
         if not path.exists():
             write_atomically(path, _written(make()))
-        return _read(path)
+        return _read(path, "remove it, and that part is made anew")
 
     def __contains__(self, name: str) -> bool:
         return self._path(name).exists()
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{''.join(c if c.isalnum() else '-' for c in name)}.json"
+        return self._folder / f"{quote(name, safe=' ,=()')}.json"
 
     def drop(self) -> None:
         """Removes them, once all that they hold is written elsewhere."""
         shutil.rmtree(self._folder)
+        unlock(self._lock)
 
 
 def _written(value: Any) -> bytes:
     return msgspec.json.encode(value) + b"\n"
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, remedy: str) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove it, and that part is made anew.") from None
+        raise UserError(f"{path} cannot be read ({error}); {remedy}.") from None
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

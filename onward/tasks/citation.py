@@ -1,6 +1,7 @@
 """Documents that cite each other: which of a few subjects each is about, known of one in a hundred."""
 
 import io
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, PRNGKeyArray
 
 from ..arguments import whole
-from ..equilibria import Graph
+from ..graphs import Graph
 from .datasets import DataSet
 
 # Planetoid's own files are pickles, which are never loaded. These hold the same arrays without one.
@@ -67,10 +68,15 @@ class NodeTask:
         return float(np.bincount(self.labels).max() / len(self.labels))
 
     def split(self, *, key: PRNGKeyArray) -> Split:
-        """A random 1 % of the nodes for training, 49 % for validation, the rest for testing, as Liao et al. 2018."""
+        """A random 1 % of the nodes for training, 49 % for validation, the rest for testing, as Liao et al. 2018.
+
+        Raises `ValueError` where 1 % are none.
+        """
         count = len(self.labels)
         order = np.asarray(jr.permutation(key, count))
         trained, validated = int(TRAINED * count), int(VALIDATED * count)
+        if not trained:
+            raise ValueError(f"a task must have at least {math.ceil(1 / TRAINED)} nodes to be split, got {count}.")
         place = np.empty(count, int)
         place[order] = np.arange(count)
         return Split(place < trained, (place >= trained) & (place < trained + validated), place >= trained + validated)

@@ -48,7 +48,7 @@ class DataSet:
         theirs, ours = Path(named) / self.folder / file if named else None, self._kept(file)
         for path in [theirs.with_name(file + ".xz"), theirs] if theirs else []:
             if path.exists():
-                return self._checked(path, file, "fetch it anew")
+                return self._checked(path, file, "put the right one there" if self.source is None else "fetch it anew")
         if not ours.exists():
             self._fetch(file, theirs)
         return self._checked(ours, file, "it is fetched anew the next time")
