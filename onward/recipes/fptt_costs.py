@@ -79,7 +79,8 @@ def measure(arm: Arm, problem: Problem, iterations: int, key) -> dict[str, Any]:
         began = time.perf_counter()
         carry, memory = jax.block_until_ready(compiled(carry, memory, order[i % data.minibatches]))
         seconds.append(time.perf_counter() - began)
-    return {"seconds": float(np.median(seconds[1:])), "bytes": compiled.memory_analysis().temp_size_in_bytes}
+    analysis: Any = compiled.memory_analysis()
+    return {"seconds": float(np.median(seconds[1:])), "bytes": analysis.temp_size_in_bytes}
 
 
 def judge(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Verdict:
