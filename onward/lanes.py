@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .arguments import whole
 from .devices import shared_evenly
+from .estimators import AbstractPosingEstimator
 from .learner import Carry, Learner
 from .losses import softmax_cross_entropy
 from .model import Model
@@ -66,8 +67,20 @@ class Contestant(NamedTuple):
     description: str
 
 
+def least_characters(learner: Learner) -> int:
+    """How many a stream must have for the learner to store what it learns from, and predict once more."""
+    estimator = learner.estimator
+    return estimator.least_steps if isinstance(estimator, AbstractPosingEstimator) else 1
+
+
 def check_contestant(name: str, learner: Learner, budget: Budget) -> None:
-    """Raises `ValueError`, naming it, for a learner whose chunk is longer than the budget."""
+    """Raises `ValueError`, naming it, for a learner whose chunk, or the least that it learns from, is longer than the
+    budget."""
+    if budget.characters is not None and budget.characters < (least := least_characters(learner)):
+        raise ValueError(
+            f"{name}: {budget.characters:,} characters are fewer than the {least:,} that it takes to store a slice and "
+            "predict once more."
+        )
     if budget.characters is not None and learner.chunk > budget.characters:
         raise ValueError(
             f"{name}: one chunk of {learner.chunk:,} characters is more than the budget of {budget.characters:,}."

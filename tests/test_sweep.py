@@ -224,6 +224,8 @@ WRONG = [
     (["buffer=3", "--method", "fpp"], "buffer must be at least horizon + 1 = 6 states, got 3."),
     (["decay=2", "--method", "rtrl-kalman"], "decay must be a number from 0 to 1, or a schedule, got 2.0."),
     (["window=30", "--method", "tbptt", "--characters", "20"], "--characters 20 has 20 characters, fewer than the 30"),
+    (["updates=0", "--method", "fpp"], "updates must be a whole number of at least 1, got '0'."),
+    (["horizon=20", "--method", "fpp", "--characters", "20"], "--characters 20 is too short for fpp, which stores a"),
     (["--task", "cycle-world:1"], "--task cycle-world:1: period must be an integer of at least 2, got 1."),
     (["--method", "rtlr"], "there is no method 'rtlr'; did you mean rtrl?"),
     (["--charactres", "5"], "there is no option --charactres; did you mean --characters?"),

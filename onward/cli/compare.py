@@ -11,6 +11,7 @@ from ..comparison import Budget, Comparison, Contestant, Result
 from ..comparison import compare as run_comparison
 from ..devices import use_all_cores
 from ..errors import UserError
+from ..lanes import least_characters
 from ..runs.comparing import table
 from ..runs.folder import check_unused
 from ..tasks.symbols import Cycle, SymbolTask
@@ -58,6 +59,13 @@ def check_chunks(task: SymbolTask, budget: Budget, contestants: dict[str, Contes
     limits = [] if budget.characters is None else [(option, budget.characters)]
     if isinstance(task.source, Cycle):
         limits.append((task.name, len(task.source.symbols)))
+    for name, contestant in contestants.items():
+        least = least_characters(contestant.learner)
+        if budget.characters is not None and budget.characters < least:
+            raise UserError(
+                f"{option} is too short for {name}, which stores a slice before it learns and predicts: give at least "
+                f"{least:,} characters, or a shorter horizon."
+            )
     for what, length in limits:
         for name, contestant in contestants.items():
             if length < contestant.learner.chunk:

@@ -136,6 +136,10 @@ class FPP(AbstractReplayEstimator):
         return self.parallel
 
     @property
+    def least_steps(self) -> int:
+        return self.horizon + 1
+
+    @property
     def replays(self) -> int:
         return 0 if self.parallel else self._most - 1
 

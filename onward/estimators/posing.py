@@ -55,6 +55,11 @@ class AbstractPosingEstimator(AbstractEstimator):
     def several(self) -> bool:
         """Whether several objectives are posed at a time, along a leading axis of all that is `Posed`."""
 
+    @property
+    @abstractmethod
+    def least_steps(self) -> int:
+        """How long a stream must be at least for anything that is learned to be of use in it."""
+
     @abstractmethod
     def advance(
         self,

@@ -87,6 +87,10 @@ class SlidingBPTT(AbstractPosingEstimator):
     def several(self) -> bool:
         return False
 
+    @property
+    def least_steps(self) -> int:
+        return 1
+
     def advance(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
         def forward(hidden, inputs):
             x, restart = inputs

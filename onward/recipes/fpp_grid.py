@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from ..comparison import Contestant
 from ..learner import Learner
-from ..runs.comparing import mean_and_error
+from ..runs.comparing import counted, mean_and_error
 from ..runs.parts import Parts
 from ..runs.sensitivity import draw_lines
 from ..sweeps import grid, sweep
@@ -62,7 +62,7 @@ class _Grid:
             levels=task.levels,
             axis="T, transitions of a slice",
             score="bits per character over the last tenth (lower is better)",
-            title=f"{task.name}, {steps:,} steps; FPP at the best rate for each point, {seeds} seeds",
+            title=f"{task.name}, {steps:,} steps; FPP at the best rate for each point, {counted(seeds, 'seed')}",
         )
         numbers = [
             {

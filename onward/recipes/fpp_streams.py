@@ -19,7 +19,7 @@ from ..estimators import FPP, AbstractEstimator, SlidingBPTT
 from ..learner import Carry, Learner, Metrics
 from ..losses import softmax_cross_entropy
 from ..model import Model
-from ..runs.comparing import mean_and_error
+from ..runs.comparing import counted, mean_and_error
 from ..runs.parts import Parts
 from ..runs.scores import draw_scores
 from .fptt_arms import below
@@ -89,7 +89,7 @@ class Contest:
             every=1,
             levels=self.levels,
             score=f"{self.unit} ({'higher' if self.larger_is_better else 'lower'} is better)",
-            title=f"{self.title}; means of {seeds} seeds",
+            title=f"{self.title}; means of {counted(seeds, 'seed')}",
             axis=f"{self.axis} (predicted before they are learned)",
             logarithmic=False,
         )
@@ -144,7 +144,10 @@ class Contest:
             row += "".join(f"{mean_and_error(np.array([t.test[e] for t in runs]), 2):>18}" for e in extra)
             lines.append(f"{row}{self.paper[name]:14.3f}")
         levels = "; ".join(f"{name}: {level:.3f}" for name, level in self.levels.items())
-        lines += ["", f"{self.unit[0].upper()}{self.unit[1:]}, mean ± standard error over {seeds} seeds; 'last tenth'"]
+        lines += [
+            "",
+            f"{self.unit[0].upper()}{self.unit[1:]}, mean ± standard error over {counted(seeds, 'seed')}; 'last tenth'",
+        ]
         return [*lines, "of what was predicted before it was learned.", f"To compare with: {levels}."]
 
     def _judge(self, found, sign: int) -> Verdict:
