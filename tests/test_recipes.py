@@ -10,6 +10,7 @@ from onward.cli.reproduce_options import FIGURES
 from onward.comparison import Comparison, Result
 from onward.lanes import Budget
 from onward.recipes.fpp import RECIPES
+from onward.recipes.fpp_grid import BUFFERS, Cell
 from onward.recipes.fpp_verdicts import ahead, best, judged_by, on_a_par, reaches
 from onward.tasks.prediction import cycle_world_task, stochastic_world_task
 
@@ -132,3 +133,22 @@ def test_every_figure_that_is_offered_is_there_and_schedules_go_by_its_length():
     arms = recipe.contestants(2, recipe.budget)
     assert arms["Decay-FPP(10)"].learner.estimator.schedule.steps == 10_000
     assert arms["Random-FPP(5)"].learner.estimator.schedule.steps == 10_000
+
+
+class TestTheGrid:
+    """Figure 4.8's verdict: whether long slices and all buffers are alike, and the shortest slice behind."""
+
+    @staticmethod
+    def verdict(change):
+        grid = ALL["fpp/fig4.8a"].run.__self__
+        bits = {(N, T): 0.4 if T == 1 else 0.01 for N in BUFFERS for T in grid.horizons}
+        return grid.judge({at: Cell(0.01, b + SPREAD) for at, b in (bits | change).items()})
+
+    def test_parts_of_it_are_told_apart(self):
+        assert self.verdict({}).word == "agrees"
+        assert self.verdict({(100, 15): 0.1}).word == "agrees in part"
+        assert self.verdict({(100, 15): 0.1} | {(N, 1): 0.01 for N in BUFFERS}).word == "disagrees"
+
+    def test_seeds_that_are_missing_leave_it_undecided(self):
+        found = self.verdict({(1000, 5): np.nan})
+        assert (found.word, found.why) == ("not decided", "seeds diverged or lost their way at N = 1000, T = 5.")
