@@ -67,17 +67,17 @@ def measure(arm: Arm, problem: Problem, iterations: int, key) -> dict[str, Any]:
     data, objective = problem.data, arm.objective
 
     @jax.jit
-    def iterate(carry, memory, entry):
-        carry, memory, _ = learn_minibatch(arm.learner, objective, carry, memory, data.minibatch(entry), data.steps)
-        return carry, memory
+    def iterate(carry, memory, data, entry):
+        minibatch = data.minibatch(entry)
+        return learn_minibatch(arm.learner, objective, carry, memory, minibatch, data.steps)[:2]
 
     model_key, learner_key, data_key = jr.split(key, 3)
     carry, memory = arm.start(problem.make_model(model_key), learner_key), objective.init(data.steps)
     order, seconds = data.order(data_key), []
-    compiled = iterate.lower(carry, memory, order[0]).compile()
+    compiled = iterate.lower(carry, memory, data, order[0]).compile()
     for i in range(1 + iterations):
         began = time.perf_counter()
-        carry, memory = jax.block_until_ready(compiled(carry, memory, order[i % data.minibatches]))
+        carry, memory = jax.block_until_ready(compiled(carry, memory, data, order[i % data.minibatches]))
         seconds.append(time.perf_counter() - began)
     analysis: Any = compiled.memory_analysis()
     return {"seconds": float(np.median(seconds[1:])), "bytes": analysis.temp_size_in_bytes}
