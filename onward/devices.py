@@ -14,8 +14,11 @@ Tree = TypeVar("Tree", bound=PyTree)
 def use_all_cores() -> None:
     """Makes each core a device of its own, if nothing was computed in this process before.
 
-    Otherwise it keeps the devices it has, and all else is the same.
+    Otherwise, and where the user has said how many there are to be, it keeps the devices there are, and all else is the
+    same.
     """
+    if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[reportAttributeAccessIssue]
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         jax.config.update("jax_num_cpu_devices", cores)
@@ -38,12 +41,11 @@ def shared_evenly(count: int, axis: str) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(axis))
 
 
-def held_along(tree: Tree, shared: NamedSharding, axis: int = 0) -> Tree:
-    """The arrays of a program, their given axis spread as `shared` says; as they are on a single device."""
+def held_along(tree: Tree, shared: NamedSharding) -> Tree:
+    """The arrays of a program, spread as `shared` says; as they are on a single device."""
     if shared.mesh.size == 1:
         return tree
-    spread = NamedSharding(shared.mesh, PartitionSpec(*[None] * axis, *shared.spec))
-    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, spread), tree)
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, shared), tree)
 
 
 def on_all(tree: Tree, shared: NamedSharding) -> Tree:

@@ -70,6 +70,9 @@ class Random(AbstractSchedule):
 
     The thesis starts "with a high probability", which falls by 20 % at every fifth of the training; here from 1.
 
+    Each stream of a batch tosses its own coin. As all of them have the same parameters, a step makes T updates as soon
+    as one stream's coin falls so, those after the first with the gradients of these streams alone in the batch's mean.
+
     **Arguments:** `steps`: of the whole training, `parts`: both at least 1; `fall`: from 0 to 1. Raises `ValueError`
     for others.
 

@@ -124,11 +124,11 @@ def fit(
     - `block`: minibatches learned in one call of the compiled program. It changes no number.
 
     Where there are several devices, each learns from its share of every minibatch, over as many of them as share it
-    evenly, or on the one alone that `jax.default_device` chooses; the parameters are on all. On CPU a device for each
-    core is faster than threads: `jax.config.update("jax_num_cpu_devices", 2)`, before anything is computed. What is
-    drawn, and its order, stay the same; the mean of the gradients is summed in another order, so that their last bits,
-    and all that grows out of them, go with the number of devices: a checkpoint goes on in the same bits on as many.
-    What comes out is on the first one.
+    evenly, or on the one alone that `jax.default_device` chooses; parameters and data are on all. On CPU a device for
+    each core is faster than threads: `jax.config.update("jax_num_cpu_devices", 2)`, before anything is computed. What
+    is drawn, and its order, stay the same; the mean of the gradients is summed in another order, so that their last
+    bits, and all that grows out of them, go with the number of devices: a checkpoint goes on in the same bits on as
+    many. What comes out is on the first one.
 
     Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
 

@@ -207,21 +207,22 @@ def test_the_verdict_on_images(plain, auxiliary, online, word):
 
 
 @pytest.mark.parametrize(
-    ("errors", "word"),
+    ("errors", "online", "word"),
     [
-        ((40, 40, 40), "agrees"),
-        ((40, 40, 30), "agrees in part"),
-        ((30, 30, 30), "disagrees"),
-        ((np.nan, 40, 40), "not decided"),
+        ((40, 40, 40), 40, "agrees"),
+        ((40, 40, 40), 35, "agrees in part"),
+        ((40, 40, 30), 35, "agrees in part"),
+        ((30, 30, 30), 40, "disagrees"),
+        ((np.nan, 40, 40), 40, "not decided"),
     ],
 )
-def test_the_verdict_on_other_cells(errors, word):
-    ends = {f"{cell}: {name}": 0.35 for cell in CELLS for name in ("OGD", running(0.1))}
+def test_the_verdict_on_other_cells(errors, online, word):
+    ends = {f"{cell}: {running(0.1)}": 0.35 for cell in CELLS} | {f"{cell}: OGD": online / 100 for cell in CELLS}
     ends |= {f"{cell}: BPTT": error / 100 for cell, error in zip(CELLS, errors, strict=True)}
     rows = {name: end + np.array([[-0.001], [0.0], [0.001]]) for name, end in ends.items()}
     found = judge_cells({name: Timed(Scores(values, np.ones(3, int)), 1.0) for name, values in rows.items()})
     assert found.word == word
-    if word == "agrees in part":
+    if errors == (40, 40, 30):
         assert "ahead of BPTT with LSTM and GRU, of OGD with no cell" in found.why
 
 
@@ -320,13 +321,22 @@ def test_updates_are_compared_with_the_same_windows_without_the_regulariser():
 
 
 @pytest.mark.parametrize(
-    ("epochs", "word"),
-    [((0, 30, 20, 10, 10, 5), "agrees"), ((0, 30, 20, 10, 12, 5), "agrees in part"), ((3, 4, 5, 6, 7, 8), "disagrees")],
+    ("epochs", "later", "word"),
+    [
+        ((0, 30, 20, 10, 10, 5), 1, "agrees"),
+        ((0, 30, 20, 10, 10, 5), 0, "agrees in part"),
+        ((0, 30, 20, 10, 12, 5), 1, "agrees in part"),
+        ((3, 4, 5, 6, 7, 8), 1, "disagrees"),
+    ],
 )
-def test_the_verdict_on_the_number_of_updates(epochs, word):
+def test_the_verdict_on_the_number_of_updates(epochs, later, word):
     names = ["BPTT, K = 1", *(f"FPTT, K = {k}" for k in NUMBERS_OF_UPDATES[1:])]
     found = {name: scores(at, at, at) for name, at in zip(names, epochs, strict=True)}
-    assert Updates(ADDING[100], 12).judge(found).word == word
+    online = [f"OGD, K = {k}" for k in NUMBERS_OF_UPDATES[1:]]
+    found |= {name: scores(*[at + later] * 3) for name, at in zip(online, epochs[1:], strict=True)}
+    verdict = Updates(ADDING[100], 12).judge(found)
+    assert verdict.word == word
+    assert ("OGD does as well" in verdict.why) == (later == 0)
 
 
 @pytest.mark.usefixtures("small_adding")

@@ -56,6 +56,17 @@ def test_a_masked_slice_is_that_of_the_estimator_of_its_length(cell, horizon, mo
         assert_same(run(jnp.array(which)), alone())
 
 
+def test_a_schedule_is_told_the_step_it_is_at():
+    """From the tenth step on there are three updates a step: the optimiser has counted all of them."""
+    p = problem("vanilla", units=2, steps=20)
+    plain, decayed = (
+        trained("vanilla", onward.FPP(3, 7, schedule=schedule), p)[2] for schedule in (None, Decay(20, parts=2))
+    )
+    before, after = plain[0].count - 10, 10
+    assert 0 < before < 10
+    assert decayed[0].count == before + 3 * after
+
+
 @pytest.mark.parametrize("parallel", [False, True])
 def test_a_schedule_of_one_stage_is_the_estimator_without_one_bit_for_bit(parallel):
     p = problem("vanilla", units=2, steps=10)
@@ -159,6 +170,7 @@ def test_one_program_serves_all_stages():
         (lambda: Decay(steps=9, less=0), r"^less must be an integer of at least 1, got 0\.$"),
         (lambda: Random(steps=9, fall=1.5), r"^fall must be a number from 0 to 1, got 1\.5\.$"),
         (lambda: onward.FPP(3, 6, updates=4, schedule=Decay(steps=9)), r"^updates must be left at 1 with a schedule,"),
+        (lambda: onward.FPP(1, 6, schedule=Always(0)), "^schedule must have stages of 1 to 1 steps and at least 1 upd"),
         (lambda: onward.FPP(3, 6, schedule="decay"), r"^schedule must be one such as onward\.schedules\.Decay\(st"),
     ],
 )

@@ -61,9 +61,10 @@ class FPP(AbstractReplayEstimator):
     What the thesis leaves open is here as follows. The online state is the newest stored one, updates included. The
     state a sequence starts from is the cell's own and not a variable: no L_i has it for a target. (That at the start of
     a stream without a `reset` is stored like any other.) No slice crosses the write head or a reset, but slices of the
-    sequences before a reset stay in use until they are overwritten. Until a slice is stored nothing is updated. A
-    step's `weight` multiplies its loss whenever that is drawn; λ's term stays, and moves the weights even where no step
-    has a loss. The losses reported are the online state's. In a chunk of S steps, S are stored, then M updates made.
+    sequences before a reset stay in use until they are overwritten. Until a slice is stored nothing is updated: of the
+    losses of a sequence's first T − 1 steps nothing is learned. A step's `weight` multiplies its loss whenever that is
+    drawn; λ's term stays, and moves the weights even where no step has a loss. The losses reported are the online
+    state's. In a chunk of S steps, S are stored, then M updates made.
 
     **Arguments:**
 
@@ -129,6 +130,11 @@ class FPP(AbstractReplayEstimator):
             raise ValueError(f"schedule must be one such as onward.schedules.Decay(steps=...), got {schedule!r}.")
         if schedule is not None and self.updates != 1:
             raise ValueError(f"updates must be left at 1 with a schedule, which decides on them, got {updates}.")
+        for stage in () if schedule is None else schedule.stages(self.horizon):
+            if not (1 <= stage.length <= self.horizon and stage.updates >= 1):
+                raise ValueError(
+                    f"schedule must have stages of 1 to {self.horizon} steps and at least 1 update, got {stage}."
+                )
         self.schedule = schedule
 
     @property
