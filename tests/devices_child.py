@@ -12,14 +12,13 @@ import onward.training
 from onward.devices import shared_evenly
 from onward.losses import softmax_cross_entropy
 
-os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {os.environ['XLA_FLAGS']}"
-jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_enable_x64", True)
-
-from test_training import KEY, OBJECTIVE, data, fit, weights_score  # noqa: E402  (it computes)
-
 
 def main(folder: Path) -> None:
+    os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {os.environ['XLA_FLAGS']}"
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_enable_x64", True)
+    from test_training import KEY, OBJECTIVE, data, fit, weights_score  # it computes
+
     learn_one, devices, traced = onward.training.learn_minibatch, [], []
 
     def looked_at(learner, objective, carry, memory, minibatch, steps):
