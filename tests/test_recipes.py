@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,9 +11,15 @@ from onward.cli.reproduce_options import FIGURES
 from onward.comparison import Comparison, Result
 from onward.lanes import Budget
 from onward.recipes.fpp import RECIPES
+from onward.recipes.fpp_arms import CYCLE_WORLD
 from onward.recipes.fpp_grid import BUFFERS, Cell
-from onward.recipes.fpp_verdicts import ahead, best, judged_by, on_a_par, reaches
+from onward.recipes.fpp_grid import _Grid as Grid
+from onward.recipes.fpp_streams import Contest
+from onward.recipes.fpp_verdicts import ahead, best, gains_more, judged_by, on_a_par, reaches
+from onward.runs.parts import Parts
+from onward.tasks.images import ImageTask
 from onward.tasks.prediction import cycle_world_task, stochastic_world_task
+from onward.tasks.words import WordTask
 
 SEEDS = 3
 SPREAD = np.array([-1.0, 0.0, 1.0]) * 1e-3
@@ -37,6 +44,20 @@ def result(name, closing, *, factor=1.0, lost=False):
         windows=curve,
         means=curve,
     )
+
+
+@pytest.fixture
+def promotion():
+    """As users have it: these are not the numbers that strict types guard."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def parts(tmp_path):
+    parts = Parts(tmp_path / "run", {"figure": "a test"})
+    parts.begin()
+    return parts
 
 
 def verdict(*results):
@@ -102,6 +123,18 @@ class TestStatements:
         assert self.verdict(on_a_par("b", "a"), second=0.059).word == "agrees"
         assert self.verdict(on_a_par("b", "a"), second=0.061).word == "disagrees"
 
+    def test_a_gain_is_larger_by_the_spread_of_all_four(self):
+        def word(*bits):
+            names = "one", "many", "ablated one", "ablated many"
+            results = [result(name, b) for name, b in zip(names, bits, strict=True)]
+            comparison = Comparison(cycle_world_task(10), Budget(characters=10), SEEDS, tuple(results))
+            return judged_by(gains_more(names[:2], names[2:]))(comparison).word
+
+        assert word(0.3, 0.1, 0.3, 0.2) == "agrees"
+        assert word(0.3, 0.1, 0.4, 0.2) == "disagrees"
+        # Twice the standard error of four means is 0.0023.
+        assert (word(0.302, 0.1, 0.4, 0.2), word(0.303, 0.1, 0.4, 0.2)) == ("disagrees", "agrees")
+
     def test_seeds_that_are_missing_leave_it_undecided(self):
         assert self.verdict(ahead("a", "b"), lost=True).word == "not decided"
 
@@ -152,3 +185,48 @@ class TestTheGrid:
     def test_seeds_that_are_missing_leave_it_undecided(self):
         found = self.verdict({(1000, 5): np.nan})
         assert (found.word, found.why) == ("not decided", "seeds diverged or lost their way at N = 1000, T = 5.")
+
+    def test_it_runs_keeps_its_points_and_draws(self, monkeypatch, parts):
+        monkeypatch.setattr("onward.recipes.fpp_grid.BUFFERS", (100,))
+        found = Grid(CYCLE_WORLD, (1e-2,), (1, 10)).run(cycle_world_task(4), 400, 2, 0, parts)
+        assert [cell["horizon"] for cell in found.numbers["cells"]] == [1, 10]
+        assert all(np.isfinite(cell["closing_bits"]).all() for cell in found.numbers["cells"])
+        assert found.files["grid.png"].startswith(b"\x89PNG")
+        assert "T = 1, N = 100, 2 seeds" in parts
+
+
+class TestTables:
+    """Tables 4.1 and 4.2: what is read, and what comes out of it."""
+
+    @pytest.mark.usefixtures("promotion")
+    def test_rows_of_images_are_learned_measured_and_drawn(self, monkeypatch, parts):
+        monkeypatch.setattr("onward.recipes.fpp_tables.DIGITS", {"units": 3, "batch": 2, "rates": (1e-3, 1e-2)})
+        rng = np.random.default_rng(0)
+        pixels, labels = rng.integers(0, 256, (5, 21, 2)).astype(np.uint8), np.array([0, 1, 1, 0, 1], np.int32)
+        task = ImageTask("tiny", pixels, labels, pixels, labels, (0.5, 0.5), (0.3, 0.3))
+        found = ALL["fpp/table4.1"].run(task, 3, 2, 0, parts)
+        methods = found.numbers["methods"]
+        assert [row["method"] for row in methods] == ["TBPTT(10)", "TBPTT(20)", "FPP(10)", "FPP(20)"]
+        for row in methods:
+            assert [(t["rate"], len(t["online"])) for t in row["trainings"]] == [(1e-3, 3)] * 2 + [(1e-2, 3)] * 2
+            # Of 21 rows of two images, and of 5 images.
+            right = np.array(row["trainings"][0]["online"]) * 42 / 100
+            np.testing.assert_allclose(right, np.round(right), atol=1e-4)
+            assert row["trainings"][0]["test, last row"] in (0, 20, 40, 60, 80, 100)
+        assert found.table.splitlines()[1].startswith("TBPTT(10)")
+        assert "59.670" in found.table
+        assert found.files["curve.png"].startswith(b"\x89PNG")
+
+    def test_words_are_read_in_order_and_begin_again_at_the_end(self, monkeypatch):
+        monkeypatch.setattr("onward.recipes.fpp_tables.WORDS", {"units": 3, "batch": 2, "rates": (1e-3,)})
+        monkeypatch.setattr(Contest, "findings", lambda contest, *_: contest)
+        words = np.random.default_rng(0).integers(0, 3, 450).astype(np.int32)
+        contest = ALL["fpp/table4.2"].run(WordTask(("a", "b", "c"), words, words, words), 12, 1, 0, None)
+        blocks = [*contest.blocks(None)]
+        assert len(blocks) == 12
+        np.testing.assert_array_equal(blocks[0].xs.T, [words[:100], words[225:325]])
+        np.testing.assert_array_equal(blocks[1].ys.T, [words[101:201], words[326:426]])
+        np.testing.assert_array_equal(blocks[2].xs, blocks[0].xs)
+        frequencies = np.bincount(words) / 450
+        level = -np.log(frequencies[blocks[11].ys]).mean()
+        np.testing.assert_allclose(contest.levels["the words' frequencies, on the last tenth"], level)

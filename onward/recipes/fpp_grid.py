@@ -135,7 +135,7 @@ def _recipe(part: str, title: str, task: Callable[[], SymbolTask], of: _Grid, se
         title=f"FPP Figure 4.8{title}",
         claim="FPP is robust to the buffer from 100 states on and to T, but for very small T; too large a buffer with "
         "few updates costs a little.",
-        notes=f"{notes} Rates are of RMSProp, λ = 1, and a state rate of 1 beside it.",
+        notes=f"{notes} Rates are of RMSProp; a state rate of 1 beside λ = 1.",
         length=of.setting.steps,
         seeds=seeds,
         data=task,
@@ -153,7 +153,7 @@ RECIPES = {
             lambda: cycle_world_task(10),
             _Grid(CYCLE_WORLD, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1, 3, 5, 10, 15, 50)),
             30,
-            "Four tanh units, 100,000 steps, 30 seeds, seven rates from 1e-4 to 1e-1, as in Figure 4.1.",
+            "Four tanh units, 100,000 steps, 30 seeds, seven rates from 1e-4 to 1e-1, the loss in bits, as in Figure 4.1.",
         ),
         _recipe(
             "c",
@@ -161,7 +161,7 @@ RECIPES = {
             stochastic_world_task,
             _Grid(STOCHASTIC_WORLD._replace(batch=10, steps=50_000), (1e-3,), (1, 3, 5, 10, 15, 50)),
             3,
-            "32 tanh units, 10 streams side by side where the thesis has 100, 50,000 of its million steps.",
+            "32 tanh units, 10 streams side by side where the thesis has 100, 50,000 of its million steps, the loss in nats.",
         ),
     )
 }

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from ..comparison import Comparison, Result
 from .measures import PAR, Bits, in_words, unsound
 from .recipe import Verdict
@@ -30,6 +32,19 @@ def on_a_par(first: str, second: str, *, whole: bool = False) -> Statement:
     """The first as good as the second, or better."""
     words = f"{first} as good as {second}{_when(whole)}"
     return Statement(words, (first, second), lambda bits, _: bits[first].mean - bits[second].mean < PAR, whole)
+
+
+def gains_more(first: tuple[str, str], second: tuple[str, str]) -> Statement:
+    """Of two methods, each before and after a change, the first gains more over the whole run by more than two standard
+    errors."""
+
+    def holds(bits, _):
+        gains = [bits[before].mean - bits[after].mean for before, after in (first, second)]
+        error = np.sqrt(sum(bits[name].error ** 2 for name in (*first, *second)))
+        return gains[0] - gains[1] > 2 * error
+
+    words = f"{first[1]} gains more on {first[0]} than {second[1]} on {second[0]}{_when(True)}"
+    return Statement(words, (*first, *second), holds, whole=True)
 
 
 def reaches(name: str, level: str, *, does: bool = True) -> Statement:
