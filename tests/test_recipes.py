@@ -217,11 +217,11 @@ class TestTables:
         assert "59.670" in found.table
         assert found.files["curve.png"].startswith(b"\x89PNG")
 
-    def test_words_are_read_in_order_and_begin_again_at_the_end(self, monkeypatch):
+    def test_words_are_read_in_order_and_begin_again_at_the_end(self, monkeypatch, parts):
         monkeypatch.setattr("onward.recipes.fpp_tables.WORDS", {"units": 3, "batch": 2, "rates": (1e-3,)})
         monkeypatch.setattr(Contest, "findings", lambda contest, *_: contest)
         words = np.random.default_rng(0).integers(0, 3, 450).astype(np.int32)
-        contest = ALL["fpp/table4.2"].run(WordTask(("a", "b", "c"), words, words, words), 12, 1, 0, None)
+        contest = ALL["fpp/table4.2"].run(WordTask(("a", "b", "c"), words, words, words), 12, 1, 0, parts)
         blocks = [*contest.blocks(None)]
         assert len(blocks) == 12
         np.testing.assert_array_equal(blocks[0].xs.T, [words[:100], words[225:325]])

@@ -153,7 +153,7 @@ RECIPES = {
             lambda: cycle_world_task(10),
             _Grid(CYCLE_WORLD, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1, 3, 5, 10, 15, 50)),
             30,
-            "Four tanh units, 100,000 steps, 30 seeds, seven rates from 1e-4 to 1e-1, the loss in bits, as in Figure 4.1.",
+            "Four tanh units, 100,000 steps, 30 seeds, the loss in bits, seven rates from 1e-4 to 1e-1, as Figure 4.1.",
         ),
         _recipe(
             "c",
@@ -161,7 +161,8 @@ RECIPES = {
             stochastic_world_task,
             _Grid(STOCHASTIC_WORLD._replace(batch=10, steps=50_000), (1e-3,), (1, 3, 5, 10, 15, 50)),
             3,
-            "32 tanh units, 10 streams side by side where the thesis has 100, 50,000 of its million steps, the loss in nats.",
+            "32 tanh units, the loss in nats, 10 streams side by side where the thesis has 100, 50,000 of its million "
+            "steps.",
         ),
     )
 }
