@@ -19,6 +19,7 @@ METHODS = {
     "TBPTT(1), SGD": (onward.BPTT(), optax.sgd(1e-3)),
     "TBPTT(1), Adam": (onward.BPTT(), optax.adam(1e-3)),
     "SnAp(1), Adam": (None, optax.adam(1e-3)),
+    "SnAp(1), RMSProp": (None, optax.rmsprop(1e-3)),
     "the default": (None, None),  # SnAp(1), and RMSProp with a mean square for each feature
 }
 

@@ -53,11 +53,16 @@ class Live:
         self._forms = [jax.eval_shape(_bare, leaf) for leaf in leaves]
         self._dtype = jnp.result_type(*jax.tree.leaves(carry.hidden))
         self._counts = {pair: jnp.array(pair, jnp.int32) for pair in ((0, 1), (1, 1), (1, 2))}
+        self._packed = [_form(leaf) for leaf in jax.eval_shape(self._pack, carry)]
         self.pack = jax.jit(self._pack)
         self.unpack = jax.jit(self._unpack)
         self._call = jax.jit(self._called)
         self._step = jax.jit(self._called, donate_argnums=0)
         self.extrapolate = jax.jit(self._extrapolated)
+
+    def fits(self, state: State) -> bool:
+        """Whether this is a state of this learner, by its shapes and dtypes."""
+        return [_form(leaf) for leaf in state] == self._packed
 
     def turn(self, state: State, rows: np.ndarray, learned: int) -> tuple[State, np.ndarray]:
         """Learns the first rows, one after another, and predicts each of the others, were it the next event.
@@ -144,6 +149,10 @@ class Live:
 
 def _flat(prediction: PyTree) -> Float[Array, " outputs"]:
     return jnp.concatenate([leaf.astype(jnp.float32).ravel() for leaf in jax.tree.leaves(prediction)])
+
+
+def _form(leaf) -> tuple:
+    return leaf.shape, np.dtype(leaf.dtype)
 
 
 def _is_key(leaf) -> bool:

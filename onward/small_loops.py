@@ -14,11 +14,12 @@ OPTIONS = f"xla_cpu_small_while_loop_byte_threshold={LIMIT},xla_cpu_disable_loop
 
 
 def compile_small_loops_whole() -> None:
-    """Set the options in `XLA_FLAGS`, unless that names them already, as it may to choose another limit or none (0).
+    """Set the options in `XLA_FLAGS`, unless that names them already, as it may to choose another limit or none (0), or
+    is the name of a file of flags, which does not begin with a dash.
 
     XLA reads the variable once, when the first array is made or function compiled; later it is too late, and harmless.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if OPTION not in flags:
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if OPTION not in flags and (not flags or flags.startswith("-")):
         # In front: XLA stops reading at the first word that does not start with two dashes.
         os.environ["XLA_FLAGS"] = f"--{OPTION}={OPTIONS} {flags}".rstrip()

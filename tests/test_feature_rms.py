@@ -53,6 +53,17 @@ def test_a_gradient_of_zero_is_an_update_of_zero():
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(updates))
 
 
+def test_a_setting_may_be_traced_and_an_array_empty():
+    grads = {"cell": gradients(1)["cell"][0], "empty": jnp.zeros((2, 3, 0))}
+
+    def update(decay, eps):
+        transformation = onward.scale_by_feature_rms(decay, eps)
+        return transformation.update(grads, transformation.init(grads))[0]
+
+    found = jax.jit(jax.vmap(update))(jnp.array([0.5, 0.9]), jnp.array([0.2, 0.1]))
+    assert_same(jax.tree.map(lambda leaf: leaf[1], found), update(0.9, 0.1))
+
+
 @pytest.mark.parametrize("setting", [{"decay": 1.0}, {"decay": -0.1}, {"eps": 0.0}, {"eps": float("nan")}])
 def test_settings_out_of_range(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):

@@ -168,12 +168,71 @@ def test_a_bad_event_is_named_and_changes_nothing(x, y, match):
     assert_same(model, learned(online.Regressor(**SETTINGS), events(2)))
 
 
-def test_a_value_whose_square_is_no_number_is_refused():
+@pytest.mark.parametrize("first", [True, False])
+def test_a_value_whose_square_is_no_number_is_refused(first):
     model = online.Forecaster(**SETTINGS)
-    model.learn_one(0.0)
-    with pytest.raises(ValueError, match="below 1e150, got 1e"):
-        model.learn_one(1e200)
+    if not first:
+        model.learn_one(0.0)
+    with pytest.raises(ValueError, match=r"y must be less than 1e\+140.*, got 1e\+160"):
+        model.learn_one(1e160)
     assert model._series.last == 0.0
+    model.learn_one(1.0)
+
+
+def test_a_series_whose_squares_are_too_small_for_numbers_is_one_that_stands_still():
+    model = online.Forecaster(**SETTINGS)
+    for y in (0.0, 3e-162, 1.0, 1.0):
+        model.learn_one(y)
+    assert np.isfinite(model.forecast(2)).all()
+
+
+def test_what_is_known_of_the_time_that_is_forecast_must_not_be_too_large():
+    model = online.Forecaster(**SETTINGS)
+    for t in range(3):
+        model.learn_one(t, {"a": 1.0})
+    with pytest.raises(ValueError, match="less than 1e9"):
+        model.forecast(1, [{"a": 1e300}])
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "y", "match"),
+    [
+        (["b", "a", "a"], [[1.0, 2.0, 3.0]], [1.0], "each feature must be named once, got 'a' twice"),
+        (["a", "a"], [[1.0, 2.0]], [1.0], "each feature must be named once, got 'a' twice"),
+        (["a", "b"], [[1.0, "1.5"]], [1.0], "feature 'b' must hold numbers, got text"),
+        (["a"], [[1.0], [2.0]], [1.0, float("nan")], "y must be a finite number, got nan"),
+        (["a"], [[1.0]], [[1.0, 2.0]], r"y must hold one number for each row, got an array of shape \(1, 2\)"),
+    ],
+)
+def test_a_bad_frame_is_named(columns, rows, y, match):
+    pd = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match=match):
+        online.Regressor(**SETTINGS).learn_many(pd.DataFrame(rows, columns=columns), y)
+
+
+def test_a_feature_named_twice_is_refused():
+    with pytest.raises(ValueError, match="each feature must be named once, got 'a' twice"):
+        online.Regressor(**SETTINGS, features=("a", "b", "a")).learn_one({"a": 1.0, "b": 1.0}, 1.0)
+
+
+@pytest.mark.parametrize("label", [[1], None, float("nan")])
+def test_what_is_no_class_is_refused(label):
+    pd = pytest.importorskip("pandas")
+    model = online.Classifier(**SETTINGS)
+    with pytest.raises(ValueError, match="y must be a class, got"):
+        model.learn_one({"a": 1.0}, label)
+    with pytest.raises(ValueError, match="y must be a class, got"):
+        model.learn_many(pd.DataFrame({"a": [1.0]}), pd.Series([label], dtype=object))
+
+
+def test_what_was_learned_by_another_optimiser_is_not_taken_for_ones_own(tmp_path):
+    other = learned(online.Regressor(**{**SETTINGS, "optimizer": optax.adam(3e-3)}), events(3))
+    other.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"of another model, its .*mean_square.* name the settings that it was saved"):
+        online.Regressor(**{**SETTINGS, "optimizer": None}).load(tmp_path / "model")
+    stored = {**other.__getstate__(), "optimizer": None}
+    with pytest.raises(ValueError, match="stored by a version of onward whose default settings were others"):
+        online.Regressor(**SETTINGS).__setstate__(stored)
 
 
 @pytest.mark.parametrize("kind", KINDS)

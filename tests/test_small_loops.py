@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from problems import AS_FOR_USERS
 
-from onward.small_loops import OPTIONS, compile_small_loops_whole
+from onward.small_loops import compile_small_loops_whole
 
-OURS = f"--xla_backend_extra_options={OPTIONS}"
+OURS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1048576,xla_cpu_disable_loop_unrolling=true"
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="an option of the CPU's compiler")
@@ -32,7 +32,8 @@ def test_a_small_loop_is_one_function():
     ("before", "after"),
     [
         ("", OURS),
-        ("intra_op_parallelism_threads=1", f"{OURS} intra_op_parallelism_threads=1"),
+        (" --xla_cpu_multi_thread_eigen=false a=1", f"{OURS} --xla_cpu_multi_thread_eigen=false a=1"),
+        ("/a/file/of/flags.txt", None),
         ("--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=0", None),
         ("--xla_backend_extra_options=something=1", None),
     ],

@@ -69,7 +69,11 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
 
     def learn_one(self, x, y):
         index = self._index
-        if y not in index:
+        try:
+            known = y in index
+        except TypeError:
+            known = False
+        if not known:
             index = self._with([y])
         features = self._known_to(x)
         values = features.of(x)
@@ -111,7 +115,11 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
         for label in labels:
             if isinstance(label, np.generic):
                 label = label.item()
-            if label not in index:
+            try:
+                known = label in index
+            except TypeError:
+                raise ValueError(f"y must be a class, got {label!r}.") from None
+            if not known:
                 if label is None or label != label:
                     raise ValueError(f"y must be a class, got {label!r}.")
                 if len(index) == self.max_classes:

@@ -17,11 +17,12 @@ class Features:
       feature is missing where it is not in the dict, `None` or NaN.
     - `strict`: if true, a missing or a new feature is refused; otherwise a new one is ignored.
 
-    Raises `ValueError` if a feature is refused or is no finite number.
+    Raises `ValueError` if a feature is refused, is no finite number, or is named twice.
     """
 
     def __init__(self, names: Sequence[Hashable], fill: float | None, strict: bool):
         self.names = tuple(sorted(names, key=str))
+        _once(self.names)
         self.fill, self.strict = fill, strict
         self.last = (0.0,) * len(self.names)
 
@@ -58,6 +59,10 @@ class Features:
 
     def of_frame(self, X) -> np.ndarray:
         """The numbers of each row of a data frame, `[rows, features]`, float64."""
+        _once(tuple(X.columns))
+        for name, kind in X.dtypes.items():
+            if kind.kind == "O" and name in self.names and any(isinstance(value, str) for value in X[name]):
+                raise ValueError(f"feature {name!r} must hold numbers, got text; encode what is no number first.")
         if self.strict and (new := set(X.columns).difference(self.names)):
             raise ValueError(f"X holds a new feature {min(new, key=str)!r}; known are {_listed(self.names)}.")
         try:
@@ -78,6 +83,12 @@ class Features:
         values, missing = np.vstack([self.last, values]), np.vstack([np.zeros_like(missing[:1]), missing])
         seen = np.maximum.accumulate(np.where(missing, 0, np.arange(len(values))[:, None]))
         return np.take_along_axis(values, seen, 0)[1:]
+
+
+def _once(names: Sequence[Hashable]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"each feature must be named once, got {twice!r} twice.")
 
 
 def _listed(names: Sequence[Hashable]) -> str:

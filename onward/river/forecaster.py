@@ -10,7 +10,9 @@ import onward
 
 from ..arguments import whole
 from ..losses import squared_error
-from .recurrent import Recurrent, finite
+from .recurrent import Recurrent, finite, float32_rows
+
+TOO_FAR = 1e140
 
 
 class Forecaster(Recurrent, RiverForecaster):
@@ -57,10 +59,10 @@ class Forecaster(Recurrent, RiverForecaster):
     def learn_one(self, y, x=None):
         """Makes `y` the last value of the series, at a time of which `x` is known, and learns from it."""
         y, x = finite("y", y), x or {}
+        if abs(y) >= TOO_FAR:
+            raise ValueError(f"y must be less than {TOO_FAR:g}, that sums of squares are numbers, got {y!r}; scale it.")
         features = self._known_to(x)
         values, series = features.of(x), self._series.after(y)
-        if not math.isfinite(series.squares + series.changes):
-            raise ValueError(f"y must be small enough that its square is a number, below 1e150, got {y!r}; scale it.")
         if self._series.seen:
             self._learn(features, (*self._series.inputs, *values), (series.change / series.step,))
         else:
@@ -79,7 +81,7 @@ class Forecaster(Recurrent, RiverForecaster):
         if self._features is None or self._live is None:
             return [0.0] * horizon
         self._settle()
-        rows = np.array([self._features.of(x) for x in xs or [{}] * horizon], np.float32)
+        rows = float32_rows(np.array([self._features.of(x) for x in xs or [{}] * horizon]))
         levels = self._live.extrapolate(
             self._held[0], np.array(series.inputs, np.float32), rows, np.float32(series.step / series.spread)
         )
@@ -112,12 +114,12 @@ class Series(NamedTuple):
     @property
     def spread(self) -> float:
         """The standard deviation, 1 while there is none."""
-        return math.sqrt(self.squares / self.seen) if self.squares > 0 else 1.0
+        return math.sqrt(self.squares / max(self.seen, 1)) or 1.0
 
     @property
     def step(self) -> float:
         """The root mean square of the changes, 1 while there are none."""
-        return math.sqrt(self.changes / (self.seen - 1)) if self.changes > 0 else 1.0
+        return math.sqrt(self.changes / max(self.seen - 1, 1)) or 1.0
 
     @property
     def inputs(self) -> tuple[float, float]:

@@ -35,7 +35,7 @@ DEFAULT_ESTIMATOR = onward.SnAp(order=1)
 DEFAULT_OPTIMIZER = optax.chain(onward.scale_by_feature_rms(), optax.scale_by_learning_rate(3e-3))
 
 FLOAT32 = np.dtype("<f4")
-TOO_LARGE = 1e9  # the square of the product of two such is beyond float32: the optimiser would not recover
+TOO_LARGE = 1e9  # a gradient may hold the product of two such, and the optimiser its square: 1e36 of float32's 3e38
 
 Name = str | int | float | bool
 
@@ -89,6 +89,11 @@ class Recurrent:
         self.__dict__.update(state)
         if self._features is not None:
             self._live = self._programs()[0]
+            if not self._live.fits(self._held[0]):
+                raise ValueError(
+                    f"this {type(self).__name__} was stored by a version of onward whose default settings were others; "
+                    "load it with that one, and name them."
+                )
 
     @property
     def carry(self) -> Carry:
@@ -208,7 +213,7 @@ class Recurrent:
         if len(X):
             features = self._known_to(X.columns)
             rows = features.of_frame(X)
-            events = _rows(np.hstack([rows, targets]))
+            events = float32_rows(np.hstack([rows, targets]))
             self._begin(features)
             assert self._live is not None
             self._settle()
@@ -221,7 +226,7 @@ class Recurrent:
             return np.zeros((0, self.outputs))
         assert self._live is not None
         self._settle()
-        rows = np.pad(_rows(self._known.of_frame(X)), ((0, 0), (0, self.targets)))
+        rows = np.pad(float32_rows(self._known.of_frame(X)), ((0, 0), (0, self.targets)))
         return self._live.turn(self._held[0], rows, 0)[1].astype(float)
 
 
@@ -236,17 +241,19 @@ def finite(name: str, value) -> float:
 
 
 def finite_targets(y) -> np.ndarray:
-    """A series as numbers. Raises `ValueError` unless all are finite."""
+    """A series as numbers. Raises `ValueError` unless it holds one for each row, and all are finite."""
     values = np.asarray(y)
+    if values.ndim != 1:
+        raise ValueError(f"y must hold one number for each row, got an array of shape {values.shape}.")
     if values.dtype.kind in "fiu" and np.isfinite(values).all():
         return values.astype(float)
-    return np.array([finite("y", value) for value in y.tolist()])
+    return np.array([finite("y", value) for value in values.tolist()])
 
 
-def _rows(values: np.ndarray) -> np.ndarray:
+def float32_rows(values: np.ndarray) -> np.ndarray:
     """float32. Raises `ValueError` for what is too large to learn from."""
-    if np.abs(values).max() >= TOO_LARGE:
-        raise ValueError(f"features and targets must be less than 1e9, got {np.abs(values).max()}; scale them first.")
+    if (most := np.abs(values).max(initial=0.0)) >= TOO_LARGE:
+        raise ValueError(f"features and targets must be less than 1e9, got {most}; scale them first.")
     return values.astype(np.float32)
 
 

@@ -13,8 +13,9 @@ class Regressor(Recurrent, base.MiniBatchRegressor):
     The hidden state goes on from event to event. `predict_one(x)` predicts the target of `x` were it the next event,
     and changes nothing; `learn_one(x, y)` makes it the last one, and moves the parameters by one step of the estimator
     and the optimiser. Features and targets should be of the size of one: put a `preprocessing.StandardScaler` in front,
-    and a `preprocessing.TargetStandardScaler` around. One of 1e9 or more raises `ValueError`: nothing could be learned
-    after it.
+    and a `preprocessing.TargetStandardScaler` around. One of 1e9 or more raises `ValueError`. A far smaller outlier is
+    accepted, and felt for long: after a target a thousand times the usual the default optimiser learns slowly for some
+    thousands of events. Clip where such may come.
 
     Parameters
     ----------

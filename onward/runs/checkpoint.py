@@ -66,7 +66,7 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
         if found != wanted:
             raise UserError(
                 f"{path} is of another model, its {name} being {found} where {wanted} is needed; "
-                f"delete it to go on from an older one."
+                "name the settings that it was saved with."
             )
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     try:
