@@ -53,6 +53,7 @@ def main(folder: Path) -> None:
         programs=len(traced),
         score=score,
         chosen=chosen,
+        sizes=[shared_evenly(count, "sequences").mesh.size for count in (1, 2, 3, 4)],
         places=[len(place.device_set) for place in places],
     )
 

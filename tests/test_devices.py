@@ -48,6 +48,10 @@ def test_a_chosen_device_is_the_only_one(found):
     assert found["chosen"].tolist() == [1]
 
 
+def test_what_the_devices_do_not_divide_is_left_to_one(found):
+    assert found["sizes"].tolist() == [1, 2, 1, 2]
+
+
 def test_killed_inside_an_epoch_it_goes_on_in_the_same_bits(found):
     arrays = [found[name].ravel() for name in found.files if name.startswith("arr_")]
     np.testing.assert_array_equal(found["resumed"], np.concatenate(arrays))

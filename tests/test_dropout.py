@@ -57,6 +57,7 @@ def test_streams_and_steps_have_masks_of_their_own_and_about_a_fifth_is_left_out
     estimator = onward.DropoutBPTT(0.2)
     noise = [estimator.draw(estimator.init(None, None, key=jr.key(i)), 50) for i in range(2)]
     kept = np.array([estimator._dropped(jnp.ones((50, 100)), n, 0) for n in noise]) > 0
+    assert (kept[0] != np.array(estimator._dropped(jnp.ones((50, 100)), noise[0], 1) > 0)).any()
     left_out = 1 - kept.mean()
     assert abs(left_out - 0.2) < 4 * np.sqrt(0.2 * 0.8 / kept.size)
     assert len(np.unique(kept.reshape(100, 100), axis=0)) == 100

@@ -140,7 +140,8 @@ def judged(ours, online, plain):
     ("ours", "online", "plain", "word"),
     [
         ((10, 11, 12), (20, 21, 22), (0, 0, 0), "agrees"),
-        ((10, 11, 12), (11, 12, 0), (0, 30, 0), "agrees"),
+        ((10, 11, 12), (11, 12, 0), (0, 30, 0), "agrees in part"),
+        ((10, 11, 12), (20, 21, 22), (11, 12, 0), "agrees in part"),
         ((10, 11, 12), (9, 11, 13), (0, 0, 0), "agrees in part"),
         ((10, 11, 12), (20, 21, 22), (8, 9, 10), "disagrees"),
         ((10, 11, 12), (20, 21, 22), (11, 12, 13), "disagrees"),
@@ -305,6 +306,18 @@ def test_the_verdict_on_the_sensitivity_to_alpha(large, middle, word):
     assert LanguageTable({}, alphas=tuple(values), validation=True).judge(found).word == word
 
 
+@pytest.mark.parametrize(("middle", "word"), [(105, "agrees"), (130, "agrees in part"), (np.nan, "not decided")])
+def test_a_large_alpha_may_diverge_and_fails_so(middle, word):
+    values = {1.0: np.nan, 0.5: 100.0, 0.1: middle}
+    found = {
+        running(alpha): Timed(Scores(np.log(np.full((2, 3), value)), np.full(2, 3), np.zeros(2)), 1.0)
+        for alpha, value in values.items()
+    }
+    verdict = LanguageTable({}, alphas=tuple(values), validation=True).judge(found)
+    assert verdict.word == word
+    assert ("α = 1 diverges" in verdict.why) == (word != "not decided")
+
+
 @pytest.fixture
 def small_adding(monkeypatch):
     for module in ("fptt_adding", "fptt_convergence"):
@@ -347,8 +360,10 @@ def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeyp
     found = figure.run(None, 100, 1, 0, parts)
     for training in found.numbers["trainings"]:
         (row,) = training["seeds"]
-        assert len(row["gap"]) == len(row["gradient"]) == len(row["scores"]) == 2
+        assert len(row["gradient"]) == len(row["scores"]) == 2
+        assert len(row["gap"]) == (0 if training["method"] == "OGD" else 2)
         assert min(row["gap"] + row["gradient"]) > 0
+    assert [training["method"] for training in found.numbers["trainings"]] == [running(0.01), exact(0.01), "OGD"]
     assert found.files["curve.png"].startswith(b"\x89PNG")
 
 
@@ -356,8 +371,10 @@ def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeyp
     ("gap", "gradient", "word"), [(0.05, 0.02, "agrees"), (0.05, 0.5, "agrees in part"), (0.2, 0.5, "disagrees")]
 )
 def test_the_verdict_on_coming_to_rest(gap, gradient, word):
-    found = Convergence(10).judge({(running(0.01), "gap"): gap, (running(0.01), "gradient"): gradient})
+    shrunk = {(running(0.01), "gap"): gap, (running(0.01), "gradient"): gradient, ("OGD", "gradient"): 0.25}
+    found = Convergence(10).judge(shrunk)
     assert found.word == word
+    assert "25 % of its own by OGD" in found.why
 
 
 def test_what_an_iteration_costs_is_measured():
