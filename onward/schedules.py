@@ -30,7 +30,8 @@ class AbstractSchedule(eqx.Module):
 
     @abstractmethod
     def at(self, step: UInt32[Array, ""], chance: Float[Array, ""]) -> Int32[Array, ""]:
-        """Which of the stages it is at a step, counted from 0; `chance` is uniform in [0, 1), anew at every step."""
+        """Which of the stages it is at a step, counted from 0; `chance` is uniform in [0, 1), anew at every step, and
+        the same for all streams."""
 
 
 class Decay(AbstractSchedule):
@@ -70,8 +71,8 @@ class Random(AbstractSchedule):
 
     The thesis starts "with a high probability", which falls by 20 % at every fifth of the training; here from 1.
 
-    Each stream of a batch tosses its own coin. As all of them have the same parameters, a step makes T updates as soon
-    as one stream's coin falls so, those after the first with the gradients of these streams alone in the batch's mean.
+    The coin is one for all streams of a batch, which have one model to update, and depends on the step alone, not on a
+    learner's key: two runs have the same stages at the same steps.
 
     **Arguments:** `steps`: of the whole training, `parts`: both at least 1; `fall`: from 0 to 1. Raises `ValueError`
     for others.

@@ -135,12 +135,16 @@ def test_random_falls_from_certainty_by_a_fifth_at_every_fifth():
             assert abs(float(jnp.mean(chosen == 0)) - often) <= 0.001
 
 
-def test_a_step_draws_one_word_more_for_its_chance_and_the_others_as_without():
+def test_a_step_draws_one_word_more_for_a_chance_that_all_streams_share_and_the_others_as_without():
     p = problem("vanilla", units=2, steps=4)
     scheduled, plain = onward.FPP(3, 8, schedule=Random(steps=4)), onward.FPP(3, 8, updates=3)
     words, same = (estimator.draw(p.state(estimator), 500) for estimator in (scheduled, plain))
     assert words.shape == (500, 4)
     assert np.array_equal(words[:, :3], same)
+    kind = jr.key_impl(p.state(scheduled).counter.key)
+    other = scheduled.draw(p.state(scheduled, jr.key(7, impl=kind)), 500)
+    assert np.array_equal(words[:, 3], other[:, 3])
+    assert not np.isin(words[:, 0], other[:, 0]).any()
     chances = np.asarray(uniform(words[:, 3]))
     assert abs(chances.mean() - 0.5) < 4 * (1 / 12 / 500) ** 0.5
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ..arguments import at_least_zero, unless_traced, whole
@@ -172,8 +173,12 @@ class FPP(AbstractReplayEstimator):
         return FPPState(ring, counter, _at(self.penalty, counter.steps), _at(self.state_rate, counter.steps))
 
     def draw(self, state, steps):
-        # A schedule's chance comes last: the words before it are those that FPP draws without one.
-        return state.counter.draw(steps, self._most + (self.schedule is not None))
+        words = state.counter.draw(steps, self._most)
+        if self.schedule is None:
+            return words
+        # A schedule's chance, last, is the step's and no stream's own: a batch's streams are at the same stage.
+        common = Counter(jr.key(0, impl=jr.key_impl(state.counter.key)), state.counter.steps)
+        return jnp.concatenate([words, common.draw(steps, 1)], 1)
 
     def influence_norm(self, state):
         return jnp.zeros(())
