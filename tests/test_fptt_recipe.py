@@ -140,8 +140,11 @@ def judged(ours, online, plain):
     ("ours", "online", "plain", "word"),
     [
         ((10, 11, 12), (20, 21, 22), (0, 0, 0), "agrees"),
+        ((10, 11, 12), (13, 14, 0), (0, 30, 0), "agrees"),
         ((10, 11, 12), (11, 12, 0), (0, 30, 0), "agrees in part"),
-        ((10, 11, 12), (20, 21, 22), (11, 12, 0), "agrees in part"),
+        ((10, 11, 12), (20, 21, 22), (13, 14, 0), "agrees"),
+        ((10, 11, 12), (20, 21, 22), (11, 12, 0), "disagrees"),
+        ((10, 11, 12), (20, 21, 22), (11, 0, 0), "agrees in part"),
         ((10, 11, 12), (9, 11, 13), (0, 0, 0), "agrees in part"),
         ((10, 11, 12), (20, 21, 22), (8, 9, 10), "disagrees"),
         ((10, 11, 12), (20, 21, 22), (11, 12, 13), "disagrees"),
@@ -158,6 +161,8 @@ def test_the_verdict_says_where_the_gain_comes_from():
     assert "The regulariser helps beyond its windows." in judged((10, 11, 12), (20, 21, 22), (0, 0, 0)).why
     assert "OGD is as quick, or within the spread" in judged((10, 11, 12), (9, 11, 13), (0, 0, 0)).why
     assert "BPTT is as quick, or within the spread." in judged((10, 11, 12), (20, 21, 22), (11, 12, 13)).why
+    assert judged((10, 11, 12), (20, 21, 22), (11, 0, 0)).why.endswith("FPTT learns on 3 seeds, BPTT on 1.")
+    assert judged((10, 11, 0), (20, 21, 22), (0, 0, 0)).why.endswith("all seeds. FPTT learns on 2 seeds, BPTT on 0.")
 
 
 @pytest.mark.parametrize(
@@ -306,9 +311,17 @@ def test_the_verdict_on_the_sensitivity_to_alpha(large, middle, word):
     assert LanguageTable({}, alphas=tuple(values), validation=True).judge(found).word == word
 
 
-@pytest.mark.parametrize(("middle", "word"), [(105, "agrees"), (130, "agrees in part"), (np.nan, "not decided")])
-def test_a_large_alpha_may_diverge_and_fails_so(middle, word):
-    values = {1.0: np.nan, 0.5: 100.0, 0.1: middle}
+@pytest.mark.parametrize(
+    ("large", "middle", "word"),
+    [
+        ((np.nan, np.nan), 105, "agrees"),
+        ((np.nan, np.nan), 130, "agrees in part"),
+        ((np.nan, np.nan), np.nan, "not decided"),
+        ((100, np.nan), 105, "not decided"),
+    ],
+)
+def test_a_large_alpha_may_diverge_and_fails_so(large, middle, word):
+    values = {1.0: np.array(large)[:, None], 0.5: 100.0, 0.1: middle}
     found = {
         running(alpha): Timed(Scores(np.log(np.full((2, 3), value)), np.full(2, 3), np.zeros(2)), 1.0)
         for alpha, value in values.items()

@@ -123,7 +123,7 @@ class TestStatements:
         assert self.verdict(on_a_par("b", "a"), second=0.059).word == "agrees"
         assert self.verdict(on_a_par("b", "a"), second=0.061).word == "disagrees"
 
-    def test_a_gain_is_larger_by_the_spread_of_all_four(self):
+    def test_a_larger_part_is_saved_by_the_spread_of_all_four(self):
         def word(*bits):
             names = "one", "many", "ablated one", "ablated many"
             results = [result(name, b) for name, b in zip(names, bits, strict=True)]
@@ -131,9 +131,10 @@ class TestStatements:
             return judged_by(gains_more(names[:2], names[2:]))(comparison).word
 
         assert word(0.3, 0.1, 0.3, 0.2) == "agrees"
-        assert word(0.3, 0.1, 0.4, 0.2) == "disagrees"
-        # Twice the standard error of four means is 0.0023.
-        assert (word(0.302, 0.1, 0.4, 0.2), word(0.303, 0.1, 0.4, 0.2)) == ("disagrees", "agrees")
+        assert word(0.03, 0.01, 0.4, 0.2) == "agrees"
+        assert word(0.2, 0.1, 0.4, 0.2) == "disagrees"
+        # Twice the standard error of log(before/after) of the one less the other is here 0.0148.
+        assert (word(0.202, 0.1, 0.4, 0.2), word(0.204, 0.1, 0.4, 0.2)) == ("disagrees", "agrees")
 
     def test_seeds_that_are_missing_leave_it_undecided(self):
         assert self.verdict(ahead("a", "b"), lost=True).word == "not decided"

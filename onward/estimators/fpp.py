@@ -19,6 +19,8 @@ from .posing import AbstractReplayEstimator, Advanced, Posed
 from .ring import Ring
 from .sliding import _scan
 
+COIN = 4051  # sets a schedule's chances apart from what a key of 0 draws
+
 
 class FPPState(eqx.Module):
     """`ring` and `counter`; `penalty` and `state_rate`, λ and the states' rate as they are at this step."""
@@ -177,7 +179,7 @@ class FPP(AbstractReplayEstimator):
         if self.schedule is None:
             return words
         # A schedule's chance, last, is the step's and no stream's own: a batch's streams are at the same stage.
-        common = Counter(jr.key(0, impl=jr.key_impl(state.counter.key)), state.counter.steps)
+        common = Counter(jr.fold_in(jr.key(0, impl="threefry2x32"), COIN), state.counter.steps)
         return jnp.concatenate([words, common.draw(steps, 1)], 1)
 
     def influence_norm(self, state):

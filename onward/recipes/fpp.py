@@ -24,7 +24,8 @@ CHOICES = (
 ABLATION = " An arm is added: the thesis' ablation, whose states are stored but not learned."
 WHOLE_RUN = (
     " How soon something is learned is judged by the bits over the whole run, each method at the rate that is best for "
-    "that; the picture shows each at the rate that is best in the end."
+    "that; the picture shows each at the rate that is best in the end. What updates gain is the part of the bits that "
+    "they save."
 )
 SCHEDULES = (
     " Decay takes 2 steps off the slices and adds 2 updates at every fifth of the run, down to one step; from T = 10 "
@@ -134,7 +135,7 @@ def _figures_4_1_to_4_7(period: int, short: int, first_claim: str) -> list[Recip
             judged_by(
                 *(ahead(fpp(T, MANY).name, fpp(T).name, whole=True) for T in both),
                 *(ahead(fpp(T, MANY).name, truncated(T).name, whole=True) for T in both),
-                *(_gained(T) for T in both),
+                _gained(short),
             ),
             WHOLE_RUN,
             figures="Figures 4.3 to 4.5",

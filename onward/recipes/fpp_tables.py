@@ -150,9 +150,10 @@ RECIPES = {
             notes="An embedding as large as the LSTM, RMSProp at the best of "
             f"{', '.join(f'{rate:g}' for rate in WORDS['rates'])} for each method by the loss over the whole run, a "
             f"buffer of {BUFFER} states, λ = 1 and a state rate of 1. The thesis says neither how long it trains nor "
-            "which words its cross-entropy is of; here it is that of words before they are learned, over the last "
-            "tenth of the run; one of more than 464 begins again from the front. Its numbers sit about where the mere "
-            "frequencies of words are: they show a trend early in training, no language model, and so do these.",
+            "which words its cross-entropy is of; here it is that of words predicted before they are learned, over the "
+            "last tenth of the run; a run of more than 464 hundreds begins again from the front. Its numbers sit about "
+            "where the mere frequencies of words are: they show a trend early in training, no language model, and so "
+            "do these.",
             length=40,
             seeds=3,
             data=penn_treebank,

@@ -35,16 +35,16 @@ def on_a_par(first: str, second: str, *, whole: bool = False) -> Statement:
 
 
 def gains_more(first: tuple[str, str], second: tuple[str, str]) -> Statement:
-    """Of two methods, each before and after a change, the first gains more over the whole run by more than two standard
-    errors."""
+    """Of two methods, each before and after a change, the first is rid of a larger part of its bits over the whole run,
+    by more than two standard errors of log(before/after)."""
 
     def holds(bits, _):
-        gains = [bits[before].mean - bits[after].mean for before, after in (first, second)]
-        error = np.sqrt(sum(bits[name].error ** 2 for name in (*first, *second)))
-        return gains[0] - gains[1] > 2 * error
+        gains = [np.log(bits[before].mean / bits[after].mean) for before, after in (first, second)]
+        error = np.sqrt(sum((bits[name].error / bits[name].mean) ** 2 for name in (*first, *second)))
+        return bool(gains[0] - gains[1] > 2 * error)
 
-    words = f"{first[1]} gains more on {first[0]} than {second[1]} on {second[0]}{_when(True)}"
-    return Statement(words, (*first, *second), holds, whole=True)
+    words = f"{first[1]} is rid of a larger part of the bits of {first[0]} than {second[1]} of those of {second[0]}"
+    return Statement(words + _when(True), (*first, *second), holds, whole=True)
 
 
 def reaches(name: str, level: str, *, does: bool = True) -> Statement:

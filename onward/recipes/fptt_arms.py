@@ -158,7 +158,12 @@ class Timed(NamedTuple):
     @property
     def sound(self) -> bool:
         """Whether all numbers of all seeds were finite."""
-        return bool(np.isfinite(self.scores.scores).all())
+        return bool(self.sound_seeds.all())
+
+    @property
+    def sound_seeds(self) -> np.ndarray:
+        """For each seed whether all its numbers were finite."""
+        return np.isfinite(self.scores.scores).all(1)
 
 
 def compare(

@@ -51,11 +51,10 @@ class Table:
             title=f"{task.name}: {network}, batch {BATCH}, K = {UPDATES}; means of {seeds} seeds",
             bold=bold,
         )
-        lines = [f"{'method':36}{'right, %':>20}{'the paper, %':>16}{'minutes an epoch':>20}"]
-        for name, (_, seconds) in found.items():
+        lines = [f"{'method':36}{'right, %':>20}{'the paper, %':>16}"]
+        for name in found:
             theirs = f"{self.paper[name]:.2f}" if name in self.paper else ""
-            minutes = seconds / 60 / seeds / epochs
-            lines.append(f"{name:36}{mean_and_error(100 - errors[name][:, -1], 2):>20}{theirs:>16}{minutes:20.1f}")
+            lines.append(f"{name:36}{mean_and_error(100 - errors[name][:, -1], 2):>20}{theirs:>16}")
         lines += [
             "",
             f"On the {len(task.test_xs):,} test images after {epochs} of the paper's 200 epochs, mean ± standard",

@@ -116,12 +116,12 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
             if isinstance(label, np.generic):
                 label = label.item()
             try:
-                known = label in index
-            except TypeError:
-                raise ValueError(f"y must be a class, got {label!r}.") from None
+                known, none = label in index, label is None or bool(label != label)
+            except TypeError:  # what cannot be a key of a dict, or is neither equal to itself nor not
+                known, none = False, True
+            if none:
+                raise ValueError(f"y must be a class, got {label!r}.")
             if not known:
-                if label is None or label != label:
-                    raise ValueError(f"y must be a class, got {label!r}.")
                 if len(index) == self.max_classes:
                     raise ValueError(
                         f"y is a new class, {label!r}, beyond the {self.max_classes} that max_classes allows."

@@ -60,14 +60,15 @@ class Features:
     def of_frame(self, X) -> np.ndarray:
         """The numbers of each row of a data frame, `[rows, features]`, float64."""
         _once(tuple(X.columns))
-        for name, kind in X.dtypes.items():
-            if kind.kind == "O" and name in self.names and any(isinstance(value, str) for value in X[name]):
-                raise ValueError(f"feature {name!r} must hold numbers, got text; encode what is no number first.")
         if self.strict and (new := set(X.columns).difference(self.names)):
             raise ValueError(f"X holds a new feature {min(new, key=str)!r}; known are {_listed(self.names)}.")
         try:
             # In their order already, as mostly, the columns need no reindexing, which takes as long as 20 events.
             known = X if tuple(X.columns) == self.names else X.reindex(columns=list(self.names))
+            if known.to_numpy().dtype == object:
+                for name in self.names:
+                    if any(isinstance(value, str) for value in known[name]):
+                        raise ValueError(f"{name!r} holds text")
             values = known.to_numpy(np.float64, na_value=np.nan)
         except (TypeError, ValueError) as error:
             raise ValueError(f"X must hold finite numbers only ({error}); encode what is no number first.") from None

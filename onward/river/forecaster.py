@@ -60,7 +60,7 @@ class Forecaster(Recurrent, RiverForecaster):
         """Makes `y` the last value of the series, at a time of which `x` is known, and learns from it."""
         y, x = finite("y", y), x or {}
         if abs(y) >= TOO_FAR:
-            raise ValueError(f"y must be less than {TOO_FAR:g}, that sums of squares are numbers, got {y!r}; scale it.")
+            raise ValueError(f"y must be of a size below {TOO_FAR:g}, so that its square is a number, got {y!r}.")
         features = self._known_to(x)
         values, series = features.of(x), self._series.after(y)
         if self._series.seen:
@@ -114,12 +114,12 @@ class Series(NamedTuple):
     @property
     def spread(self) -> float:
         """The standard deviation, 1 while there is none."""
-        return math.sqrt(self.squares / max(self.seen, 1)) or 1.0
+        return math.sqrt(self.squares / self.seen) or 1.0 if self.squares > 0 else 1.0
 
     @property
     def step(self) -> float:
         """The root mean square of the changes, 1 while there are none."""
-        return math.sqrt(self.changes / max(self.seen - 1, 1)) or 1.0
+        return math.sqrt(self.changes / (self.seen - 1)) or 1.0 if self.changes > 0 else 1.0
 
     @property
     def inputs(self) -> tuple[float, float]:

@@ -245,6 +245,8 @@ def finite_targets(y) -> np.ndarray:
     values = np.asarray(y)
     if values.ndim != 1:
         raise ValueError(f"y must hold one number for each row, got an array of shape {values.shape}.")
+    if values.dtype.kind in "mM":
+        raise ValueError(f"y must hold numbers, got {values.dtype}.")
     if values.dtype.kind in "fiu" and np.isfinite(values).all():
         return values.astype(float)
     return np.array([finite("y", value) for value in values.tolist()])

@@ -65,8 +65,8 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
         found, wanted = _describe(arrays.get(name)), _describe(expected.get(name))
         if found != wanted:
             raise UserError(
-                f"{path} is of another model, its {name} being {found} where {wanted} is needed; "
-                "name the settings that it was saved with."
+                f"{path} is of another model, its {name} being {found} where {wanted} is needed; it was saved with "
+                "other settings, or by another version of onward."
             )
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     try:

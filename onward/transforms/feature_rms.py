@@ -25,15 +25,17 @@ def scale_by_feature_rms(
 
         ν'_k = decay ν_k + (1 − decay) mean_(r,i) g_(r,i,k)²,    update_(r,i,k) = g_(r,i,k) / sqrt(ν'_k + eps)
 
-    for an affine-gated cell's weights g, `[rows, units, features]`, and any other array of three axes or more, as of
-    models stacked without `jax.vmap`. One of fewer has a mean square for each number: `optax.scale_by_rms` (Tieleman &
-    Hinton, *Lecture 6.5*, 2012) whose ν this averages. Gradients differ most in scale from feature to feature, where
-    one is rare or small, and every number's own root and division are dear in a step that is small.
+    for an affine-gated cell's weights g, `[rows, units, features]`, and any other array of three axes or more; models
+    stacked on a leading axis want `jax.vmap`, or they share theirs. One of fewer has a mean square for each number:
+    `optax.scale_by_rms` (Tieleman & Hinton, *Lecture 6.5*, 2012) whose ν this averages. Gradients differ most in scale
+    from feature to feature, where one is rare or small, and every number's own root and division are dear in a step
+    that is small.
 
     ν starts at 0 and is not corrected for it, so that the first steps are the longest; so are those of a feature when
-    it is first seen, however late. An update is never longer than sqrt(rows units / (1 − decay)), which one number may
-    take alone, 358 for an LSTM of 32 units. A far outlier slows learning for as long as its part of ν outweighs the
-    rest: a gradient a thousand times the usual, for 7,000 updates. Clip in front where such may come.
+    it is first seen, however late. A feature's part of an update is never longer than sqrt(rows units / (1 − decay)),
+    which one number may take alone, 358 for an LSTM of 32 units. A far outlier slows learning for as long as its part
+    of ν outweighs the rest: a gradient a thousand times the usual, for 7,000 updates. Clip in front where such may
+    come.
 
     **Arguments:** `decay`, at least 0 and less than 1: 0.999 averages over about 1,000 updates; `eps`, finite and above
     0. Raises `ValueError` otherwise; a traced one, as in a sweep, is not looked at.
