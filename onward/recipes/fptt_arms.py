@@ -163,7 +163,7 @@ class Timed(NamedTuple):
     @property
     def sound_seeds(self) -> np.ndarray:
         """For each seed whether all its numbers were finite."""
-        return np.isfinite(self.scores.scores).all(1)
+        return np.asarray(np.isfinite(self.scores.scores).all(1))
 
 
 def compare(
