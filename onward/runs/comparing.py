@@ -107,8 +107,8 @@ def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> byte
     with picture((9.0, 5.4), kind) as (figure, finished):
         axes = figure.add_subplot()
         best = comparison.best_of_each()
-        for result, colour in zip(best, COLOURS * len(best), strict=False):
-            _draw_result(axes, result, colour)
+        for i, result in enumerate(best):
+            _draw_result(axes, result, COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--")
         draw_levels(axes, comparison.task)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda characters, _: f"{characters:,.0f}")
@@ -157,15 +157,15 @@ def save(comparison: Comparison, folder: Path, *, title: str | None = None) -> N
         write_atomically(folder / f"curve.{kind}", draw(comparison, kind, title=title))
 
 
-def _draw_result(axes, result: Result, colour: str) -> None:
+def _draw_result(axes, result: Result, colour: str, style: str) -> None:
     label = result.label
     if result.sound.any():
         windows = result.windows[result.sound]
         label += f": {result.closing[result.sound].mean():.3f} in its last tenth"
         axes.fill_between(result.ends, windows.min(0), windows.max(0), color=colour, alpha=0.15, linewidth=0)
-        line = axes.plot(result.ends, windows.mean(0), color=colour, linewidth=1.6)[0]
+        line = axes.plot(result.ends, windows.mean(0), style, color=colour, linewidth=1.6)[0]
     else:
-        line = axes.plot([], [], color=colour)[0]
+        line = axes.plot([], [], style, color=colour)[0]
     for windows in result.windows[~result.sound]:
         axes.plot(result.ends, windows, color=colour, linewidth=0.8)
         last = np.flatnonzero(np.isfinite(windows))
