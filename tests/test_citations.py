@@ -157,11 +157,24 @@ def test_the_best_in_validation_is_tested_and_the_verdict_reads_off_the_order():
     assert findings({NEUMANN: 0.2, "TBPTT": 0.6}).verdict.word == "disagrees"
 
 
-def test_a_seed_that_diverged_decides_nothing():
-    found = {name: trained(0.5) for name in CORA}
-    found["RBP"][1]["validation"] = [0.1, None, None]
-    found["RBP"][1]["test"] = [0.1, None, None]
-    found["RBP"][1]["moves"] = [[0.3, 0.2], [None, None]]
-    result = _Table(CORA).findings(task(), 40, found)
-    assert result.verdict.word == "not decided"
-    assert "RBP" in result.verdict.why
+def diverged(row: dict) -> dict:
+    return row | {"validation": [0.1, None, None], "test": [0.1, None, None], "moves": [[0.3, 0.2], [None, None]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds", "word"),
+    [
+        ("RBP", [1], "agrees"),
+        ("RBP", [0, 1], "not decided"),
+        (NEUMANN, [1], "not decided"),
+        ("TBPTT", [2], "not decided"),
+    ],
+)
+def test_a_seed_that_diverged_is_left_out_where_two_stay_and_named(name, seeds, word):
+    found = {each: trained(0.6 if each in (NEUMANN, "TBPTT") else 0.3) for each in CORA}
+    for i in seeds:
+        found[name][i] = diverged(found[name][i])
+    verdict = _Table(CORA).findings(task(), 40, found).verdict
+    assert verdict.word == word
+    assert (f"{len(seeds)} of 3 seeds of {name} diverged" if word == "agrees" else name) in verdict.why
+    assert "nan" not in verdict.why
