@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import onward
-from onward.cells.affine import together
+from onward.cells.affine import Together
 
 NODES, UNITS = 7, 4
 EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 1], [4, 5]])  # node 6 stands alone
@@ -69,6 +69,9 @@ def test_a_step_of_many_is_that_of_each(kind):
 
     def each(cell, hidden, xs):
         return jax.vmap(cell)(hidden, xs)
+
+    def together(cell, hidden, xs):
+        return Together(cell)(hidden, xs)
 
     ours, theirs = (
         (step(cell, hidden, xs), eqx.filter_grad(lambda args, step=step: summed(step, *args))((cell, hidden, xs)))

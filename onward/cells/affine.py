@@ -17,7 +17,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..arguments import whole
-from ..trees import row_sums, total, zeros_like
+from ..trees import row_sums, total, without_gradient, zeros_like
 from .base import AbstractCell
 
 
@@ -145,37 +145,66 @@ def preactivations(
     return tuple(tuple(W @ z_g) for W, z_g in zip(cell.weights, z, strict=True))
 
 
-def together(cell: AbstractCell, hidden: PyTree, x: Array) -> PyTree:
-    """One step of many examples, each from its own state by its own input: as `jax.vmap(cell)`.
+class Together(eqx.Module):
+    """A cell laid out for one step of many examples, each from its own state by its own input: as `jax.vmap(cell)`.
 
-    What all groups of an affine-gated cell see of the states is one product, and what they see of the inputs another:
-    no features are put together example by example.
+    Of an affine-gated cell, what all groups see of the states is one product, and what they see of the inputs another:
+    no features are put together example by example. Laid out once outside a loop, the loop reads the weights, and adds
+    up their gradient, as they lie; where it must take the biases out of them, 2,708 GRUs of 64 units wait 1.0 ms for
+    their gates instead of 0.3.
+
+    * `by_state`, `by_input`: the weights of all groups that see it, `[its size, rows of all groups × units]`;
+    * `biases`: for each group, `[rows, units]`.
     """
-    if not isinstance(cell, AbstractAffineGatedCell):
-        return jax.vmap(cell)(hidden, x)
-    check_input(cell, jax.eval_shape(lambda x: x[0], x))
-    by_input = tuple(
-        W[..., -1 - cell.input_size : -1] if group.sees_input else None
-        for group, W in zip(cell.groups, cell.weights, strict=True)
-    )
-    parts = _products(jax.vmap(cell.recurrent)(hidden), recurrent_weights(cell)), _products(x, by_input)
 
-    def rows(W, *seen):
-        biases = (jnp.broadcast_to(W_r[:, -1], (len(x), cell.hidden_size)) for W_r in W)
-        return tuple(total((b, *(part[r] for part in seen if part))) for r, b in enumerate(biases))
+    cell: AbstractCell
+    by_state: Float[Array, "units _rows"] | None = None
+    by_input: Float[Array, "inputs _rows"] | None = None
+    biases: tuple[Float[Array, "_rows_g units"], ...] = ()
 
-    return jax.vmap(cell.gate)(hidden, tuple(map(rows, cell.weights, *parts)))
+    def __init__(self, cell: AbstractCell):
+        self.cell = cell
+        if isinstance(cell, AbstractAffineGatedCell):
+            n = cell.hidden_size
+            groups = list(zip(cell.weights, cell.groups, strict=True))
+            self.by_state = _side_by_side([W[..., :n] for W, group in groups if group.sees_hidden])
+            self.by_input = _side_by_side(
+                [W[..., group.sees_hidden * n : -1] for W, group in groups if group.sees_input]
+            )
+            self.biases = tuple(W[..., -1] for W in cell.weights)
+            self.cell = without_gradient(cell)
+
+    def __call__(self, hidden: PyTree, x: Array) -> PyTree:
+        cell = self.cell
+        if not isinstance(cell, AbstractAffineGatedCell):
+            return jax.vmap(cell)(hidden, x)
+        check_input(cell, jax.eval_shape(lambda x: x[0], x))
+        by_state = iter(self._rows(jax.vmap(cell.recurrent)(hidden), self.by_state))
+        by_input = iter(self._rows(x, self.by_input))
+
+        def preactivation(group, bias):
+            u = jnp.broadcast_to(bias, (len(x), cell.hidden_size))
+            if group.sees_hidden:
+                u = u + next(by_state)
+            return u + next(by_input) if group.sees_input else u
+
+        u = tuple(
+            tuple(preactivation(group, bias) for bias in biases)
+            for group, biases in zip(cell.groups, self.biases, strict=True)
+        )
+        return jax.vmap(cell.gate)(hidden, u)
+
+    def _rows(self, seen: Array, weights: Array | None) -> list[Array]:
+        """The products of what is seen with the rows of all groups that see it, one after another."""
+        if weights is None:
+            return []
+        return jnp.split(seen @ weights, weights.shape[1] // self.cell.hidden_size, axis=1)
 
 
-def _products(part: Array, columns: tuple[Array | None, ...]) -> list[list[Array]]:
-    """For each group the products of its rows with `part`, all groups' at once; none where it does not see it."""
-    flat = [W.reshape(-1, W.shape[-1]) for W in columns if W is not None]
-    if not flat:
-        return [[] for _ in columns]
-    units = next(W.shape[1] for W in columns if W is not None)
-    u = part @ jnp.concatenate(flat).T
-    rows = iter(jnp.split(u, u.shape[1] // units, axis=1))
-    return [[] if W is None else [next(rows) for _ in W] for W in columns]
+def _side_by_side(weights: list[Array]) -> Array | None:
+    """Weights `[rows, units, features]` of several groups as one array `[features, rows of all groups × units]`."""
+    # This way round, not its transpose: XLA on CPU takes half as long for the gradient.
+    return jnp.concatenate([W.reshape(-1, W.shape[-1]).T for W in weights], axis=1) if weights else None
 
 
 def linearize(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array) -> tuple[PyTree, Rows]:

@@ -1,6 +1,7 @@
 """Networks on graphs that settle: every node's state is updated from those of its neighbours until nothing moves."""
 
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from ..cells import AbstractCell
-from ..cells.affine import together
+from ..cells.affine import Together
 from ..graphs import Graph
 from ..trees import norm, without_gradient
 from .adjoints import NeumannRBP
@@ -53,7 +54,7 @@ class GraphNetwork(eqx.Module):
 
     def step(self, graph: Graph, states: Float[Array, "nodes units"]) -> Float[Array, "nodes units"]:
         """One step of all nodes at once: F."""
-        return together(self.cell, states, graph.sum_of_neighbours(states))
+        return _move(graph, states, Together(self.cell))
 
     def __call__(
         self,
@@ -85,15 +86,18 @@ class GraphNetwork(eqx.Module):
         check_finite("features", features)
         solver = FixedSteps(steps)
 
-        def move(states, network):
-            return network.step(graph, states)
-
+        move = partial(_move, graph)
+        cells = Together(self.cell)
         # What is not finite comes back: `move` says so.
         states = optx.fixed_point(
-            move, solver, features, self, max_steps=solver.steps, adjoint=adjoint or NeumannRBP(steps=20), throw=False
+            move, solver, features, cells, max_steps=solver.steps, adjoint=adjoint or NeumannRBP(steps=20), throw=False
         ).value
-        still, network = without_gradient((states, self))
-        after = move(still, network)
+        still, cells = without_gradient((states, cells))
+        after = move(still, cells)
         length = norm(after)
         moved = norm(after - still) / jnp.where(length == 0, jnp.ones_like(length), length)
         return NodeStates(states, jax.vmap(self.readout)(states), moved)
+
+
+def _move(graph: Graph, states: Array, cells: Together) -> Array:
+    return cells(states, graph.sum_of_neighbours(states))
