@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -83,9 +84,10 @@ def compare(
     budget: Budget,
     key: PRNGKeyArray,
     seeds: int = 4,
-    rate_factors: tuple[float, ...] = (1.0,),
+    rate_factors: tuple[float, ...] | Mapping[str, tuple[float, ...]] = (1.0,),
     report: Callable[[str, float, float], None] = lambda name, done, bits: None,
     finished: Callable[[Result], None] = lambda result: None,
+    kept: Callable[[str, Callable[[], list[Result]]], list[Result]] = lambda name, run: run(),
 ) -> Comparison:
     """Lets each method learn the task for the same budget, several seeds at once, and says how it fared.
 
@@ -102,9 +104,11 @@ def compare(
     - `task`: such as those of `onward.tasks`.
     - `budget`: of each method.
     - `key`, `seeds`: seed s has a model, signs and a stream of its own, the same stream for every method.
-    - `rate_factors`: to sweep learning rates: each method runs with its updates multiplied by each of these.
+    - `rate_factors`: to sweep learning rates: each method runs with its updates multiplied by each of these, or by
+      each of its own, by name.
     - `report`: called while a method runs with its name, the part of the budget used, and bits over the latest block.
     - `finished`: called with each result as soon as it is there.
+    - `kept`: called with a method's name and what runs it, gives its results: it may have kept those of before.
 
     Raises `ValueError` for no contestants, fewer seeds or rates than one, or a chunk that is longer than the budget.
     """
@@ -112,12 +116,15 @@ def compare(
         raise ValueError("contestants must name at least one method, got none.")
     for name, contestant in contestants.items():
         check_contestant(name, contestant.learner, budget)
-    if not rate_factors or not all(0 < factor < math.inf for factor in rate_factors):
-        raise ValueError(f"rate_factors must be finite numbers above 0, got {rate_factors!r}.")
+    factors = {name: rate_factors[name] if isinstance(rate_factors, Mapping) else rate_factors for name in contestants}
+    for given in factors.values():
+        if not given or not all(0 < factor < math.inf for factor in given):
+            raise ValueError(f"rate_factors must be finite numbers above 0, got {given!r}.")
     keys = jr.split(key, whole("seeds", seeds))
     results = []
     for name, contestant in contestants.items():
-        for result in _race(name, contestant, task, budget, keys, rate_factors, report):
+        race = partial(_race, name, contestant, task, budget, keys, factors[name], report)
+        for result in kept(name, race):
             finished(result)
             results.append(result)
     return Comparison(task, budget, seeds, tuple(results))

@@ -1,4 +1,4 @@
-"""`onward reproduce` for experiments on data: what is left behind, and what is refused in one sentence."""
+"""`onward reproduce`: what is left behind, and what is refused in one sentence."""
 
 import dataclasses
 import json
@@ -7,7 +7,10 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
+from onward import comparison
 from onward.cli import main, reproduce
+from onward.lanes import Budget
+from onward.recipes.fpp_arms import CYCLE_WORLD, truncated
 from onward.recipes.recipe import Findings, Verdict
 from onward.runs.memories import draw_curves, draw_recalled, draw_successes
 
@@ -60,6 +63,83 @@ def test_a_smaller_run_decides_nothing(tmp_path, capsys):
     title = (folder / "report.md").read_text().splitlines()[0]
     assert title.endswith("ten digits, SCALED to 2 of its 20 passes, 2 of its 3 seeds")
     assert json.loads((folder / "result.json").read_text())["asked"] == ["data", 2, 2, 5]
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """A figure of two methods at three rates, chosen on a fifth of its length; the races begun, in order."""
+    full = reproduce.RECIPES["fpp/fig4.1a"]
+    monkeypatch.setitem(
+        reproduce.RECIPES,
+        "fpp/fig4.1a",
+        dataclasses.replace(
+            full,
+            contestants=CYCLE_WORLD.contestants([truncated(1), truncated(2)]),
+            budget=Budget(characters=500),
+            seeds=2,
+            rate_factors=(0.1, 1.0, 3.0),
+            pilot=0.2,
+            judge=lambda found: Verdict("agrees", "so."),
+        ),
+    )
+    begun, race = [], comparison._race
+
+    def counted(name, contestant, task, budget, keys, factors, report):
+        begun.append((name, budget.characters, factors))
+        return race(name, contestant, task, budget, keys, factors, report)
+
+    monkeypatch.setattr(comparison, "_race", counted)
+    return begun
+
+
+def test_a_pilot_chooses_the_rate_that_runs_at_full_length(figure, tmp_path):
+    folder = tmp_path / "run"
+    assert main(["reproduce", "fpp/fig4.1a", "--run", str(folder)]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert [(m["name"], m["rate_factor"], m["characters"]) for m in result["pilot"]] == [
+        (f"TBPTT({T})", factor, 100) for T in (1, 2) for factor in (0.1, 1.0, 3.0)
+    ]
+    best = {T: min((m for m in result["pilot"] if m["name"] == f"TBPTT({T})"), key=_closing) for T in (1, 2)}
+    assert [(m["rate_factor"], m["characters"]) for m in result["methods"]] == [
+        (best[T]["rate_factor"], 500) for T in (1, 2)
+    ]
+    assert [(characters, len(factors)) for _, characters, factors in figure] == [(100, 3)] * 2 + [(500, 1)] * 2
+    assert (folder / "pilot" / "table.txt").exists()
+    assert not (folder / "parts").exists()
+
+
+def _closing(method):
+    return np.mean(method["closing_bits"])
+
+
+@pytest.mark.parametrize("races", range(4))
+def test_a_figure_that_was_stopped_goes_on_from_its_finished_methods(races, figure, tmp_path, monkeypatch, capsys):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main(["reproduce", "fpp/fig4.1a", "--run", str(whole)]) == 0
+    figure.clear()
+    with monkeypatch.context() as m:
+        race = comparison._race
+
+        def until(*arguments):
+            if len(figure) == races:
+                raise KeyboardInterrupt
+            return race(*arguments)
+
+        m.setattr(comparison, "_race", until)
+        assert main(["reproduce", "fpp/fig4.1a", "--run", str(stopped)]) == 130
+        assert f"the same command with --run {stopped} goes on" in capsys.readouterr().err
+    assert main(["reproduce", "fpp/fig4.1a", "--run", str(stopped)]) == 0
+    assert len(figure) == 4
+    assert (stopped / "curves.jsonl").read_text() == (whole / "curves.jsonl").read_text()
+    first, second = (_without_times(json.loads((f / "result.json").read_text())) for f in (whole, stopped))
+    assert first == second
+
+
+def _without_times(result):
+    result.pop("date")
+    for method in result["methods"] + result["pilot"]:
+        del method["seconds"], method["compile_seconds"]
+    return result
 
 
 NAME = "train-images-idx3-ubyte.gz"

@@ -1,7 +1,7 @@
 """`onward compare`: methods side by side, as a table and a picture."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,10 +83,11 @@ def run(
     seed: int,
     seeds: int,
     folder: Path,
-    rate_factors: tuple[float, ...] = (1.0,),
+    rate_factors: tuple[float, ...] | Mapping[str, tuple[float, ...]] = (1.0,),
     title: str | None = None,
+    kept: Callable[[str, Callable[[], list[Result]]], list[Result]] = lambda name, run: run(),
 ) -> Comparison:
-    """Compares with a live line, and saves what there is whenever a method is through."""
+    """Compares with a live line, and saves what there is whenever a method is through; `kept` as for `compare`."""
     results: list[Result] = []
     too_large = "the comparison does not fit into memory; choose smaller networks, ranks or windows, or fewer seeds."
     with _made(folder), ComparisonProgress(list(contestants)) as progress, enough_memory(too_large):
@@ -104,6 +105,7 @@ def run(
             rate_factors=rate_factors,
             report=progress.update,
             finished=finished,
+            kept=kept,
         )
     print(f"\n{table(comparison, title)}\nPicture, table and curves: {folder}")
     return comparison

@@ -4,6 +4,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import msgspec
 
 from .. import __version__
-from ..comparison import Comparison
+from ..comparison import Comparison, Result
 from ..devices import use_all_cores
 from ..errors import UserError
 from ..recipes import (
@@ -33,9 +34,8 @@ from ..recipes import (
     streams,
 )
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
-from ..runs.comparing import table
+from ..runs.comparing import described, result_from, table
 from ..runs.files import write_atomically
-from ..runs.folder import check_unused
 from ..runs.parts import Parts
 from .compare import run
 from .compilation_cache import compilation_cache
@@ -67,57 +67,71 @@ def reproduce(options: ReproduceOptions) -> int:
     full = RECIPES[options.figure]
     recipe = full.scaled(options.scale, options.seeds or full.seeds)
     folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
+    settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed, "version": __version__}
     use_all_cores()
-    with compilation_cache():
-        if isinstance(recipe, Recipe):
-            check_unused(folder)
-            found, parts = _compare(recipe, options.seed, folder), None
-        else:
-            settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed, "version": __version__}
-            parts = Parts(folder, settings)
-            found = _experiment(recipe, options.seed, folder, parts)
-    if options.scale != 1 or recipe.seeds < full.seeds:
-        why = f"this run is smaller than the figure. Of it: {found.verdict.word}; {found.verdict.why}"
-        found = found._replace(verdict=Verdict("not decided", why))
-    for name, content in found.files.items():
-        write_atomically(folder / name, content)
-    write_atomically(folder / "report.md", report(recipe, options, found).encode())
-    write_atomically(folder / "result.json", _result(recipe, options, found))
-    if parts is not None:
+    with compilation_cache(), Parts(folder, settings) as parts:
+        try:
+            found = (_compare if isinstance(recipe, Recipe) else _experiment)(recipe, options.seed, folder, parts)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped; the same command with --run {folder} goes on from what is finished."
+            ) from None
+        if options.scale != 1 or recipe.seeds < full.seeds:
+            why = f"this run is smaller than the figure. Of it: {found.verdict.word}; {found.verdict.why}"
+            found = found._replace(verdict=Verdict("not decided", why))
+        for name, content in found.files.items():
+            write_atomically(folder / name, content)
+        write_atomically(folder / "report.md", report(recipe, options, found).encode())
+        write_atomically(folder / "result.json", _result(recipe, options, found))
         parts.drop()
     print(f"\n{recipe.claimant}: {recipe.claim}\nVerdict: {found.verdict.word}. {found.verdict.why}")
     return 0
 
 
-def _compare(recipe: Recipe, seed: int, folder: Path) -> Findings:
+def _compare(recipe: Recipe, seed: int, folder: Path, parts: Parts) -> Findings:
     task = recipe.task()
-    comparison = run(
-        dict(recipe.contestants(len(task.alphabet), recipe.budget)),
-        task,
-        recipe.budget,
-        seed=seed,
-        seeds=recipe.seeds,
-        folder=folder,
-        rate_factors=recipe.rate_factors,
-        title=recipe.title,
-    )
+    contestants = dict(recipe.contestants(len(task.alphabet), recipe.budget))
+    _begin(folder, parts)
+
+    def compared(recipe: Recipe, folder: Path, rate_factors, before: str = "") -> Comparison:
+        def kept(name: str, race: Callable[[], list[Result]]) -> list[Result]:
+            part = parts.part(f"{before}{name}, {recipe.seeds} seeds", lambda: [described(each) for each in race()])
+            return [result_from(each) for each in part]
+
+        return run(
+            contestants,
+            task,
+            recipe.budget,
+            seed=seed,
+            seeds=recipe.seeds,
+            folder=folder,
+            rate_factors=rate_factors,
+            title=recipe.title,
+            kept=kept,
+        )
+
+    if recipe.pilot is None:
+        comparison, more = compared(recipe, folder, recipe.rate_factors), {}
+    else:
+        first = compared(recipe.scaled(recipe.pilot, recipe.seeds), folder / "pilot", recipe.rate_factors, "pilot: ")
+        chosen = {result.name: (result.rate_factor,) for result in first.best_of_each()}
+        comparison, more = compared(recipe, folder, chosen), {"pilot": _numbers(first)["methods"]}
     pictures = {"curve.png": "bits per character against characters read"}
-    verdict, numbers = recipe.judge(comparison), _numbers(comparison)
-    return Findings(verdict, table(comparison, recipe.title).rstrip(), pictures, numbers, files={})
+    shown = table(comparison, recipe.title).rstrip()
+    return Findings(recipe.judge(comparison), shown, pictures, _numbers(comparison) | more, files={})
 
 
 def _experiment(recipe: Experiment, seed: int, folder: Path, parts: Parts) -> Findings:
     data = recipe.data()
-    parts.begin()
-    print(f"What is finished is kept in {folder}.", file=sys.stderr)
-    try:
-        found = recipe.run(data, recipe.length, recipe.seeds, seed, parts)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped; the same command with --run {folder} goes on from what is finished."
-        ) from None
+    _begin(folder, parts)
+    found = recipe.run(data, recipe.length, recipe.seeds, seed, parts)
     print(f"{recipe.title}\n\n{found.table}\n\nReport, pictures and numbers: {folder}")
     return found
+
+
+def _begin(folder: Path, parts: Parts) -> None:
+    parts.begin()
+    print(f"What is finished is kept in {folder}.", file=sys.stderr)
 
 
 def report(recipe: Recipe | Experiment, options: ReproduceOptions, found: Findings) -> str:

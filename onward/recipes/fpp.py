@@ -37,10 +37,10 @@ SHORTER = (
     "slices of T steps throughout"
 )
 COINS = (
-    "32 tanh units, 100 streams side by side, a million steps, RMSProp for all methods at the best of three rates, "
-    "3e-4, 1e-3 and 3e-3, a buffer of 1000 states a stream, λ = 1 with the loss in nats and a state rate of 1 beside "
-    "it. The thesis has seven rates from 1e-4 to 1e-1 and 30 runs. A level counts as reached halfway from the one "
-    "above it."
+    "32 tanh units, 100 streams side by side, a million steps, RMSProp for all methods, a buffer of 1000 states a "
+    "stream, λ = 1 with the loss in nats and a state rate of 1 beside it. Each method's rate is the best of 3e-4, 1e-3 "
+    "and 3e-3 by the last tenth of runs of a tenth of the length (the folder `pilot`). The thesis has seven rates from "
+    "1e-4 to 1e-1 at full length and 30 runs. A level counts as reached halfway from the one above it."
 )
 
 
@@ -167,9 +167,10 @@ def _stochastic_world(number: str, figures: str, arms: Sequence[Arm], claim: str
         task=stochastic_world_task,
         contestants=STOCHASTIC_WORLD.contestants(arms),
         budget=Budget(characters=STOCHASTIC_WORLD.steps),
-        seeds=5,
+        seeds=6,  # two devices share them
         judge=judged_by(*statements),
         rate_factors=FEW_FACTORS,
+        pilot=0.1,
     )
 
 

@@ -27,6 +27,8 @@ class Recipe:
     * `budget`, `seeds`: at full size;
     * `judge`: the verdict on a comparison;
     * `rate_factors`: what each method's rate is multiplied by, one result each;
+    * `pilot`: the part of the budget by which each method's rate is chosen of these, then to run alone; `None` for all
+      of them at full length;
     * `claimant`: whose claim it is.
     """
 
@@ -40,7 +42,13 @@ class Recipe:
     seeds: int
     judge: Callable[[Comparison], Verdict]
     rate_factors: tuple[float, ...] = (1.0,)
+    pilot: float | None = None
     claimant: str = "The paper"
+
+    @property
+    def length(self) -> str:
+        """How long it runs, in words."""
+        return str(self.budget)
 
     def scaled(self, scale: float, seeds: int) -> "Recipe":
         """The same with `scale` times the budget and so many seeds, and a title that says so where that is less."""

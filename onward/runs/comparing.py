@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def curve_points(result: Result) -> Iterator[CurvePoint]:
         for end, window, mean in zip(result.ends, windows, means, strict=True):
             bits, mean_bits = (float(window), float(mean)) if np.isfinite(window) else (None, None)
             yield CurvePoint(result.name, result.rate_factor, seed, int(end), bits, mean_bits)
+
+
+def described(result: Result) -> dict[str, Any]:
+    """A result as numbers, text and lists of them."""
+    values = {field.name: getattr(result, field.name) for field in fields(Result)}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def result_from(description: dict[str, Any]) -> Result:
+    """The result of a description whose numbers that are not finite may have become `None`."""
+
+    def array(values: list) -> np.ndarray:
+        found = np.asarray(values)
+        return found.astype(float) if found.dtype == object else found
+
+    return Result(**{name: array(v) if isinstance(v, list) else v for name, v in description.items()})
 
 
 def table(comparison: Comparison, title: str | None = None) -> str:

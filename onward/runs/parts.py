@@ -53,7 +53,7 @@ class Parts:
         return self._folder / "settings.json"
 
     def begin(self) -> None:
-        """Makes the folder, and keeps others from it until this process ends or drops it.
+        """Makes the folder, and keeps others from it until this process ends, or the end of a `with` of it.
 
         Raises `UserError` where it cannot be written, or another process is at it.
         """
@@ -86,7 +86,13 @@ class Parts:
     def drop(self) -> None:
         """Removes them, once all that they hold is written elsewhere."""
         shutil.rmtree(self._folder)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
         unlock(self._lock)
+        self._lock = None
 
 
 def _written(value: Any) -> bytes:
