@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ..arguments import whole
 from ..trees import row_sums, total, without_gradient, zeros_like
 from .base import AbstractCell
+from .products import rows_of_product
 
 
 class RowGroup(NamedTuple):
@@ -142,7 +143,7 @@ def preactivations(
     cell: AbstractAffineGatedCell, z: tuple[Array, ...]
 ) -> tuple[tuple[Float[Array, " units"], ...], ...]:
     """The rows of `W z` of each group, from its features."""
-    return tuple(tuple(W @ z_g) for W, z_g in zip(cell.weights, z, strict=True))
+    return tuple(rows_of_product(W, z_g) for W, z_g in zip(cell.weights, z, strict=True))
 
 
 class Together(eqx.Module):
