@@ -180,8 +180,8 @@ class Together(eqx.Module):
         if not isinstance(cell, AbstractAffineGatedCell):
             return jax.vmap(cell)(hidden, x)
         check_input(cell, jax.eval_shape(lambda x: x[0], x))
-        by_state = iter(self._rows(jax.vmap(cell.recurrent)(hidden), self.by_state))
-        by_input = iter(self._rows(x, self.by_input))
+        by_state = iter(_split(jax.vmap(cell.recurrent)(hidden), self.by_state, cell.hidden_size))
+        by_input = iter(_split(x, self.by_input, cell.hidden_size))
 
         def preactivation(group, bias):
             u = jnp.broadcast_to(bias, (len(x), cell.hidden_size))
@@ -195,11 +195,10 @@ class Together(eqx.Module):
         )
         return jax.vmap(cell.gate)(hidden, u)
 
-    def _rows(self, seen: Array, weights: Array | None) -> list[Array]:
-        """The products of what is seen with the rows of all groups that see it, one after another."""
-        if weights is None:
-            return []
-        return jnp.split(seen @ weights, weights.shape[1] // self.cell.hidden_size, axis=1)
+
+def _split(seen: Array, weights: Array | None, units: int) -> list[Array]:
+    """The products of what is seen with the rows of all groups that see it, one after another."""
+    return [] if weights is None else jnp.split(seen @ weights, weights.shape[1] // units, axis=1)
 
 
 def _side_by_side(weights: list[Array]) -> Array | None:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
@@ -26,7 +27,7 @@ def _plain(W, z):
 _rows = Primitive("rows_of_product")
 _rows.multiple_results = True
 _rows.def_impl(jax.jit(_plain))
-_rows.def_abstract_eval(lambda W, z: [jax.core.ShapedArray(W.shape[1:2], W.dtype)] * W.shape[0])
+_rows.def_abstract_eval(lambda W, z: [ShapedArray(W.shape[1:2], W.dtype)] * W.shape[0])
 mlir.register_lowering(_rows, mlir.lower_fun(_plain, multiple_results=True))
 
 

@@ -71,7 +71,10 @@ def reproduce(options: ReproduceOptions) -> int:
     use_all_cores()
     with compilation_cache(), Parts(folder, settings) as parts:
         try:
-            found = (_compare if isinstance(recipe, Recipe) else _experiment)(recipe, options.seed, folder, parts)
+            if isinstance(recipe, Recipe):
+                found = _compare(recipe, options.seed, folder, parts)
+            else:
+                found = _experiment(recipe, options.seed, folder, parts)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"stopped; the same command with --run {folder} goes on from what is finished."

@@ -49,11 +49,13 @@ def described(result: Result) -> dict[str, Any]:
 def result_from(description: dict[str, Any]) -> Result:
     """The result of a description whose numbers that are not finite may have become `None`."""
 
-    def array(values: list) -> np.ndarray:
-        found = np.asarray(values)
+    def read(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        found = np.asarray(value)
         return found.astype(float) if found.dtype == object else found
 
-    return Result(**{name: array(v) if isinstance(v, list) else v for name, v in description.items()})
+    return Result(**{name: read(value) for name, value in description.items()})
 
 
 def table(comparison: Comparison, title: str | None = None) -> str:
