@@ -74,7 +74,7 @@ class _Table:
             lines.append(
                 f"{name:22}{_cell(best[name]):>16}{theirs:>16}{_cell(c['test'][:, -1]):>16}"
                 f"{_cell(c['validation'].max(1)):>16}{_cell(c['loss'][:, -1], 3):>16}"
-                + (f"{moves[name][:, 1, -1].mean():9.1e}" if name in moves else " " * 9)
+                + (f"{_mean(moves[name][:, 1, -1]):9.1e}" if name in moves else " " * 9)
                 + (f"{np.median(residuals):10.1e}" if residuals else "")
             )
         lines += [
@@ -102,7 +102,7 @@ class _Table:
             "test_percent": {name: values.tolist() for name, values in best.items()},
             "trainings": dict(found),
         }
-        verdict = self.judge(best, {name: float(np.nanmean(m[:, 1, -1])) for name, m in moves.items()})
+        verdict = self.judge(best, {name: _mean(m[:, 1, -1]) for name, m in moves.items()})
         return Findings(verdict, "\n".join(lines), pictures, numbers, {"curve.png": picture})
 
     def judge(self, best: Mapping[str, np.ndarray], moves: Mapping[str, float]) -> Verdict:
