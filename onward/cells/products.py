@@ -27,7 +27,7 @@ def _plain(W, z):
 _rows = Primitive("rows_of_product")
 _rows.multiple_results = True
 _rows.def_impl(jax.jit(_plain))
-_rows.def_abstract_eval(lambda W, z: [ShapedArray(W.shape[1:2], W.dtype)] * W.shape[0])
+_rows.def_abstract_eval(lambda W, z: [ShapedArray(W.shape[1:2], jnp.result_type(W, z))] * W.shape[0])
 mlir.register_lowering(_rows, mlir.lower_fun(_plain, multiple_results=True))
 
 
