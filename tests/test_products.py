@@ -1,4 +1,4 @@
-"""The product of a matrix and a vector, laid out for many vectors: the same numbers, however it is transformed."""
+"""The product of a matrix and a vector, or a sequence of them: the same numbers, however it is transformed."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from onward.cells import products
 from onward.cells.products import rows_of_product
 
 ROWS, UNITS, FEATURES, MANY = 3, 4, 5, 7
@@ -18,7 +19,7 @@ def drawn():
 
 
 def plain(W, z):
-    return tuple(W @ z)
+    return tuple(jnp.moveaxis(W @ z.T, -1, 1) if z.ndim == 2 else W @ z)
 
 
 def summed(product):
@@ -60,7 +61,32 @@ TRANSFORMED = {
 
 @pytest.mark.parametrize("how", TRANSFORMED)
 def test_it_is_the_plain_product_however_transformed(how):
-    ours, theirs = (TRANSFORMED[how](product, *drawn()) for product in (rows_of_product, plain))
+    assert_alike(*(TRANSFORMED[how](product, *drawn()) for product in (rows_of_product, plain)))
+
+
+def of_sequences(how, product):
+    """`how` on sequences of three steps in the place of vectors."""
+    W, z, WS, ZS = drawn()
+    steps = jnp.arange(1.0, 4.0)[:, None]
+    return SEQUENCES[how](product, W, z * steps, WS, ZS[:, None] * steps)
+
+
+SEQUENCES = {how: TRANSFORMED[how] for how in TRANSFORMED if how not in ("many z, along another axis", "in a loop")} | {
+    "many z, along another axis": lambda f, W, Z, WS, ZS: jax.vmap(f, (None, 2), 2)(W, jnp.moveaxis(ZS, 0, 2)),
+    "reverse of many of many": lambda f, W, Z, WS, ZS: jax.grad(
+        lambda W, ZS: jax.vmap(lambda c: over_streams(f)(W, c * ZS))(jnp.arange(2.0)).sum(), (0, 1)
+    )(W, ZS),
+}
+
+
+@pytest.mark.parametrize("turned", ["cotangents", "vectors"])
+@pytest.mark.parametrize("how", SEQUENCES)
+def test_of_sequences_too_whatever_the_gradient_turns_over(how, turned, monkeypatch):
+    monkeypatch.setattr(products, "MANY", 1 if turned == "vectors" else 1000)
+    assert_alike(*(of_sequences(how, product) for product in (rows_of_product, plain)))
+
+
+def assert_alike(ours, theirs):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
@@ -75,3 +101,10 @@ def test_of_many_vectors_no_array_is_turned_over(direction):
     turned = [line for line in text.splitlines() if "transpose" in line and f"tensor<{MANY}x" in line]
     assert not turned
     assert "dot_general" in text
+
+
+def test_of_many_sequences_the_gradient_is_one_product_a_row():
+    W, _, _, ZS = drawn()
+    text = str(jax.make_jaxpr(jax.grad(over_streams(rows_of_product)))(W, ZS[:, None] * jnp.ones((3, 1))))
+    by_weights = [line for line in text.splitlines() if "dot_general" in line and "([0, 1], [0, 1])" in line]
+    assert len(by_weights) == ROWS
