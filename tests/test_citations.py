@@ -178,3 +178,11 @@ def test_a_seed_that_diverged_is_left_out_where_two_stay_and_named(name, seeds, 
     assert verdict.word == word
     assert (f"{len(seeds)} of 3 seeds of {name} diverged" if word == "agrees" else name) in verdict.why
     assert "nan" not in verdict.why
+
+
+def test_one_seed_decides_nothing():
+    found = {each: trained(0.6 if each in (NEUMANN, "TBPTT") else 0.3, seeds=1) for each in CORA}
+    found = _Table(CORA).findings(task(), 40, found)
+    assert found.verdict.word == "not decided"
+    assert "60.00 %" in found.verdict.why
+    assert "over\n1 seed," in found.table

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from ..losses import softmax_cross_entropy, squared_error, terminal_squared_error
-from ..runs.comparing import mean_and_error
+from ..runs.comparing import counted, mean_and_error
 from ..runs.parts import Parts
 from ..runs.scores import draw_scores
 from ..tasks.adding import Adding
@@ -134,7 +134,7 @@ class Figure:
         naive = " and ".join(f"{name} has {level:.4f}" for name, level in self.naive.items())
         lines += [
             "",
-            f"Mean ± standard error over {seeds} seeds, or over those that got there. The score is the",
+            f"Mean ± standard error over {counted(seeds, 'seed')}, or over those that got there. The score is the",
             f"{self.score}, of {TESTED} new sequences, taken every {EVERY} iterations; {naive},",
             f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:.3g}.",
         ]

@@ -15,7 +15,7 @@ from ..learner import Carry
 from ..losses import squared_error
 from ..model import Model
 from ..rollouts import rollout
-from ..runs.comparing import COLOURS, mean_and_error, picture
+from ..runs.comparing import COLOURS, counted, mean_and_error, picture
 from ..runs.parts import Parts
 from ..transforms.fptt import settle
 from .fptt import EVERY, adding_problem
@@ -90,8 +90,9 @@ class _Convergence:
             lines.append(f"{name:24}{end:>20}{numbers}")
         lines += [
             "",
-            f"Means over {seeds} seeds; at the end: over the last twentieth. The gradient is that of the mean squared",
-            f"error at the end of {BATCH} sequences that stay the same, by BPTT; both every {EVERY} iterations.",
+            f"Means over {counted(seeds, 'seed')}; at the end: over the last twentieth. The gradient is that of the",
+            f"mean squared error at the end of {BATCH} sequences that stay the same, by BPTT; both every {EVERY}",
+            "iterations.",
         ]
         return Findings(
             self.judge({key: values.mean() for key, values in shrunk.items()}),

@@ -9,7 +9,7 @@ import optax
 
 from ..cells import AbstractCell
 from ..losses import misclassified, terminal_cross_entropy
-from ..runs.comparing import mean_and_error
+from ..runs.comparing import counted, mean_and_error
 from ..runs.parts import Parts
 from ..runs.scores import draw_scores
 from ..tasks.images import ImageTask, permuted_mnist, pixel_mnist, sequential_cifar10
@@ -59,7 +59,7 @@ class Table:
             "",
             f"On the {len(task.test_xs):,} test images after {epochs} of the paper's 200 epochs, mean ± standard",
         ]
-        lines += [f"error over {seeds} seeds. Who names the most frequent class is right in "]
+        lines += [f"error over {counted(seeds, 'seed')}. Who names the most frequent class is right in "]
         lines[-1] += f"{100 - 100 * task.naive_error:.2f} %."
         numbers = [
             {"method": name, "wrong_percent": errors[name].tolist(), "seconds": seconds}

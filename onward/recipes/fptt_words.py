@@ -13,7 +13,7 @@ from ..estimators import DropoutBPTT
 from ..learner import Carry
 from ..losses import softmax_cross_entropy
 from ..model import Model
-from ..runs.comparing import mean_and_error
+from ..runs.comparing import counted, mean_and_error
 from ..runs.parts import Parts
 from ..runs.scores import draw_scores
 from ..tasks.sequences import Tracks
@@ -62,9 +62,10 @@ class _Table:
         of = "validation" if self.validation else "test"
         lines += [
             "",
-            f"Perplexities after {epochs} of the paper's 100 epochs, mean ± standard error over {seeds} seeds; of each",
-            "seed the model with the best validation. The paper's are of the " + of + " words. Who knows no more than",
-            f"the frequencies of words has {task.naive_perplexity:.1f}; the best possible is not known.",
+            f"Perplexities after {epochs} of the paper's 100 epochs, mean ± standard error over",
+            f"{counted(seeds, 'seed')}; of each the model with the best validation. The paper's are of the",
+            f"{of} words. Who knows no more than the frequencies of words has {task.naive_perplexity:.1f}; the best",
+            "possible is not known.",
         ]
         numbers = [
             {

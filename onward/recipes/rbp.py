@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ..runs.comparing import mean_and_error
+from ..runs.comparing import counted, mean_and_error
 from ..runs.memories import draw_curves, draw_recalled, draw_successes
 from ..tasks.digits import ten_digits
 from ..tasks.images import SIDE
@@ -67,7 +67,8 @@ def _hopfield(digits: Digits, passes: int, seeds: int, seed: int, _parts) -> Fin
             for name in found
         ),
         "",
-        f"Mean ± standard error over {seeds} seeds. Of the pixels of the digits as shown, {unlike:.2f} % are wrong.",
+        f"Mean ± standard error over {counted(seeds, 'seed')}. Of the pixels of the digits as shown,",
+        f"{unlike:.2f} % are wrong.",
     ]
     numbers = {
         name: {

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..equilibria import FullBPTT, PoissonCut, RandomlyTruncatedBPTT, TruncatedBPTT, UniformCut
 from ..runs.citations import draw_citations
-from ..runs.comparing import mean_and_error
+from ..runs.comparing import counted, mean_and_error
 from ..tasks.citation import NodeTask, cora, pubmed
 from .citations import DECAY, EVERY, MOMENTUM, RATE, STEPS, train
 from .jobs import Job, run_all
@@ -79,12 +79,12 @@ class _Table:
             )
         lines += [
             "",
-            f"Right answers on half of the documents after {epochs} epochs, mean ± standard error over {seeds} seeds,",
-            f"by the model that was best on the validation half, looked at every {EVERY} epochs, and by the last. Who",
-            f"names the most frequent class has {100 * task.naive_accuracy:.2f} %. Loss: of the documents trained on,",
-            "at the end. Move: ‖h' − h‖/‖h'‖ of the last propagation step, at the end: a state at rest has 0.",
-            "Residual: of the adjoint solve there, ‖b + Jᵀz − z‖/‖b‖, the median: above 1 it is worse than z = 0.",
-            "The paper does not say what its ± is.",
+            f"Right answers on half of the documents after {epochs} epochs, mean ± standard error over",
+            f"{counted(seeds, 'seed')}, by the model that was best on the validation half, looked at every {EVERY}",
+            f"epochs, and by the last. Who names the most frequent class has {100 * task.naive_accuracy:.2f} %. Loss:",
+            "of the documents trained on, at the end. Move: ‖h' − h‖/‖h'‖ of the last propagation step, at the end: a",
+            "state at rest has 0. Residual: of the adjoint solve there, ‖b + Jᵀz − z‖/‖b‖, the median: above 1 it is",
+            "worse than z = 0. The paper does not say what its ± is.",
         ]
         picture = draw_citations(
             curves,
@@ -110,7 +110,7 @@ class _Table:
 
         On par: within two standard errors and `PAR` per cent. From test accuracies in per cent, a number for each seed,
         and how far states are from rest at the end. Of another method the seeds that diverged are left out, where two
-        stayed.
+        stayed. A single seed decides nothing: it has no spread.
         """
         ours = best[NEUMANN], best["TBPTT"]
         others = [name for name in best if name not in (NEUMANN, "TBPTT")]
@@ -118,10 +118,13 @@ class _Table:
         lost = {name: len(best[name]) - stayed for name, stayed in left.items() if stayed < len(best[name])}
         if undecided := [name for name in lost if name not in others or left[name] < 2]:
             return Verdict("not decided", f"seeds diverged: {', '.join(undecided)}.")
+        shown = ", ".join(f"{name} {_cell(values)} %" for name, values in best.items())
+        why = f"right on the test half: {shown}. "
+        if len(ours[0]) < 2:
+            return Verdict("not decided", f"{why}One seed has no spread to tell them apart by.")
         not_ahead = [name for name in others if min(_apart(each, best[name]) for each in ours) <= 2]
         par = abs(_apart(*ours)) <= 2 and abs(float(np.mean(ours[0] - ours[1]))) <= PAR
-        shown = ", ".join(f"{name} {_cell(values)} %" for name, values in best.items())
-        why = f"right on the test half: {shown}. Neumann-RBP is {'on par with' if par else 'apart from'} TBPTT; "
+        why += f"Neumann-RBP is {'on par with' if par else 'apart from'} TBPTT; "
         why += (
             f"not both are clearly ahead of {' and '.join(not_ahead)}" if not_ahead else "both are ahead of all others"
         )
@@ -146,9 +149,9 @@ def _at_the_best(validation: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    """By how many standard errors of the mean difference a is above b, seed by seed; of one seed, by its sign."""
+    """By how many standard errors of the mean difference a is above b, seed by seed, of two seeds or more."""
     difference = (a - b)[np.isfinite(a - b)]
-    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
     if error == 0:
         return float(np.copysign(np.inf, difference.mean())) if difference.any() else 0.0
     return float(difference.mean() / error)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .comparing import COLOURS, LEVEL_STYLES, picture
+from .comparing import COLOURS, LEVEL_STYLES, counted, picture
 
 
 def draw_citations(
@@ -61,6 +61,6 @@ def draw_citations(
         middle.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower right")
         right.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper right")
         seeds = len(next(iter(curves.values()))["loss"])
-        below = f"mean of {seeds} seeds, of those that have not diverged, shaded from the best to the worst"
+        below = f"mean of {counted(seeds, 'seed')}, of those that have not diverged, shaded from the best to the worst"
         figure.suptitle(f"{title}\n{below}", x=0.01, ha="left", fontsize=11)
     return finished.getvalue()
