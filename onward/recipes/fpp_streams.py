@@ -159,9 +159,11 @@ class Contest:
         for T in self.horizons:
             ours, theirs = f"FPP({T})", f"TBPTT({T})"
             is_ahead = below(sign * closing[ours], sign * closing[theirs])
+            is_behind = below(sign * closing[theirs], sign * closing[ours])
             agreed.append(is_ahead == (sign * self.paper[ours] < sign * self.paper[theirs]))
             shown = f"{mean_and_error(closing[ours], 2)} and {mean_and_error(closing[theirs], 2)}"
-            words.append(f"at T = {T} FPP {'is' if is_ahead else 'is not'} clearly ahead, {shown}")
+            place = "clearly ahead" if is_ahead else "clearly behind" if is_behind else "about as good"
+            words.append(f"at T = {T} FPP is {place}, {shown}")
         word = "agrees" if all(agreed) else "agrees in part" if any(agreed) else "disagrees"
         return Verdict(word, f"{self.unit} over the last tenth: {'; '.join(words)}.")
 
