@@ -69,7 +69,10 @@ def _affine_rollout(
     # compiler leaves them out; what remains is their derivative: each row of weights gets its gradient in one product
     # over time, and over a batch where a batch is differentiated as one.
     def preactivations(group, W):
-        return rows_of_product(W, _with_one([a] * group.sees_hidden + [xs] * group.sees_input, xs))
+        z = _with_one([a] * group.sees_hidden + [xs] * group.sees_input, xs)
+        # The axis of one has that product sum over two axes even without a batch. XLA on CPU takes it then to faster
+        # code: 10 to 15 % of a step of 20 units.
+        return tuple(u_r[:, 0] for u_r in rows_of_product(W, z[:, None]))
 
     u = tuple(preactivations(group, W) for group, W in zip(cell.groups, cell.weights, strict=True))
     return _given(hidden, u, states, (without_gradient(recurrent_weights(cell)), pullbacks, reset))

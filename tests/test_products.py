@@ -1,11 +1,13 @@
 """The product of a matrix and a vector, or a sequence of them: the same numbers, however it is transformed."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
+import onward
 from onward.cells import products
 from onward.cells.products import rows_of_product
 
@@ -103,8 +105,39 @@ def test_of_many_vectors_no_array_is_turned_over(direction):
     assert "dot_general" in text
 
 
-def test_of_many_sequences_the_gradient_is_one_product_a_row():
+@pytest.mark.parametrize(("many", "products_of"), [(1000, 1), (1, ROWS)])
+def test_of_many_sequences_the_gradient_is_one_product_of_all_steps(many, products_of, monkeypatch):
+    monkeypatch.setattr(products, "MANY", many)
     W, _, _, ZS = drawn()
     text = str(jax.make_jaxpr(jax.grad(over_streams(rows_of_product)))(W, ZS[:, None] * jnp.ones((3, 1))))
     by_weights = [line for line in text.splitlines() if "dot_general" in line and "([0, 1], [0, 1])" in line]
-    assert len(by_weights) == ROWS
+    assert len(by_weights) == products_of
+
+
+@pytest.mark.parametrize("readout", [{}, {"use_bias": False}, {"out_features": "scalar"}])
+def test_a_model_reads_as_its_linear_readout_does(readout):
+    cell = onward.VanillaCell(2, UNITS, key=jr.key(0))
+    linear = eqx.nn.Linear(**{"in_features": UNITS, "out_features": 3, "key": jr.key(1)} | readout)
+    outputs = jr.normal(jr.key(2), (MANY, UNITS))
+
+    def read(how):
+        def total(linear, outputs):
+            return jnp.sin(jax.vmap(how(linear))(outputs)).sum()
+
+        return jax.vmap(how(linear))(outputs), how(linear)(outputs[0]), jax.grad(total, (0, 1))(linear, outputs)
+
+    def of_model(linear):
+        return onward.Model(cell, linear).read
+
+    for ours, theirs in zip(jax.tree.leaves(read(of_model)), jax.tree.leaves(read(lambda linear: linear)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_readout_of_another_kind_reads_by_itself():
+    class Doubling(eqx.nn.Linear):
+        def __call__(self, x, *, key=None):
+            return 2 * super().__call__(x)
+
+    cell = onward.VanillaCell(2, UNITS, key=jr.key(0))
+    linear = Doubling(UNITS, 3, key=jr.key(1))
+    np.testing.assert_array_equal(onward.Model(cell, linear).read(jnp.ones(UNITS)), linear(jnp.ones(UNITS)))

@@ -56,7 +56,7 @@ class DropoutBPTT(AbstractBackwardEstimator):
         if isinstance(cell, EmbeddedCell):
             xs, cell = cell.embed(xs), cell.cell
         states = rollout(cell, hidden, self._dropped(xs, noise, 0), reset=reset)
-        predictions = jax.vmap(model.readout)(self._dropped(jax.vmap(cell.output)(states), noise, 1))
+        predictions = jax.vmap(model.read)(self._dropped(jax.vmap(cell.output)(states), noise, 1))
         losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, ys, weight)
         last = jax.tree.map(lambda leaf: leaf[-1], states)
         return Unrolled(losses, last, Counter(state.key, state.steps + jnp.uint32(steps)), predictions)
