@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .cells import AbstractCell
@@ -48,7 +49,12 @@ class Model(eqx.Module):
     def read(self, output: PyTree) -> PyTree:
         """The prediction made from an output of the cell."""
         readout: Any = self.readout
-        if type(readout) is not eqx.nn.Linear or "scalar" in (readout.in_features, readout.out_features):
+        if (
+            type(readout) is not eqx.nn.Linear
+            or "scalar" in (readout.in_features, readout.out_features)
+            or not eqx.is_array(readout.weight)
+            or jnp.ndim(output) != 1
+        ):
             return readout(output)
         # Of many outputs one product that nobody turns over: it takes 30 % off a window of 600 words among 10,000.
         (prediction,) = rows_of_product(readout.weight[None], output)

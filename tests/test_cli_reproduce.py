@@ -10,7 +10,7 @@ import pytest
 from onward import comparison
 from onward.cli import main, reproduce
 from onward.lanes import Budget
-from onward.recipes.fpp_arms import CYCLE_WORLD, truncated
+from onward.recipes.fpp_arms import CYCLE_WORLD, decaying, truncated
 from onward.recipes.recipe import Findings, Verdict
 from onward.runs.memories import draw_curves, draw_recalled, draw_successes
 
@@ -110,6 +110,34 @@ def test_a_pilot_chooses_the_rate_that_runs_at_full_length(figure, tmp_path):
 
 def _closing(method):
     return np.mean(method["closing_bits"])
+
+
+def test_a_pilot_chooses_by_the_whole_run_where_the_claim_is_of_that(figure, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        reproduce.RECIPES, "fpp/fig4.1a", dataclasses.replace(reproduce.RECIPES["fpp/fig4.1a"], whole=True)
+    )
+    folder = tmp_path / "run"
+    assert main(["reproduce", "fpp/fig4.1a", "--run", str(folder)]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    for found in result["methods"]:
+        of_method = [m for m in result["pilot"] if m["name"] == found["name"]]
+        assert found["rate_factor"] == min(of_method, key=lambda m: np.mean(m["bits"]))["rate_factor"]
+
+
+def test_a_pilot_runs_schedules_of_its_own_length(figure, tmp_path, monkeypatch):
+    full = dataclasses.replace(
+        reproduce.RECIPES["fpp/fig4.1a"], contestants=CYCLE_WORLD.contestants([decaying(3)]), rate_factors=(1.0,)
+    )
+    monkeypatch.setitem(reproduce.RECIPES, "fpp/fig4.1a", full)
+    lengths, race = [], comparison._race
+
+    def seen(name, contestant, task, budget, *rest):
+        lengths.append((contestant.learner.estimator.schedule.steps, budget.characters))
+        return race(name, contestant, task, budget, *rest)
+
+    monkeypatch.setattr(comparison, "_race", seen)
+    assert main(["reproduce", "fpp/fig4.1a", "--run", str(tmp_path / "run")]) == 0
+    assert lengths == [(100, 100), (500, 500)]
 
 
 @pytest.mark.parametrize("races", range(4))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import onward
 from onward.cells import products
@@ -141,3 +142,83 @@ def test_a_readout_of_another_kind_reads_by_itself():
     cell = onward.VanillaCell(2, UNITS, key=jr.key(0))
     linear = Doubling(UNITS, 3, key=jr.key(1))
     np.testing.assert_array_equal(onward.Model(cell, linear).read(jnp.ones(UNITS)), linear(jnp.ones(UNITS)))
+
+
+@pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("float16", "float32"), ("bfloat16", "bfloat16")])
+@pytest.mark.parametrize("many", [1, 1000])
+def test_dtypes_are_those_of_plain_jax(dtypes, many, monkeypatch):
+    monkeypatch.setattr(products, "MANY", many)
+    W, _, _, ZS = drawn()
+    W, ZS = W.astype(dtypes[0]), ZS.astype(dtypes[1])
+    with jax.numpy_dtype_promotion("standard"):
+        ours, theirs = (
+            (jax.vmap(product, (None, 0))(W, ZS), jax.grad(over_streams(product), (0, 1))(W, ZS))
+            for product in (rows_of_product, plain)
+        )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=0.1, atol=0.1)
+
+
+def a_mesh(kind):
+    return jax.make_mesh((1,), ("streams",), axis_types=(kind,))
+
+
+def test_under_shard_map_its_gradient_is_plain_and_a_wrong_placement_refused():
+    W, _, _, ZS = drawn()
+    mesh, over = a_mesh(AxisType.Auto), PartitionSpec("streams")
+
+    def total(product):
+        def of_device(W, zs):
+            return jax.lax.psum(over_streams(product)(W, zs), "streams")
+
+        return jax.shard_map(of_device, mesh=mesh, in_specs=(PartitionSpec(), over), out_specs=PartitionSpec())
+
+    assert_alike(*(jax.jit(jax.grad(total(product), (0, 1)))(W, ZS) for product in (rows_of_product, plain)))
+
+    def of_device(W, zs):
+        return jax.vmap(rows_of_product, (None, 0))(W, zs)
+
+    with pytest.raises(ValueError, match="out_specs"):
+        jax.shard_map(of_device, mesh=mesh, in_specs=(PartitionSpec(), over), out_specs=PartitionSpec())(W, ZS)
+
+
+def test_on_a_mesh_with_explicit_axes_it_is_plain():
+    W, _, _, ZS = drawn()
+    mesh = a_mesh(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        W = jax.device_put(W, NamedSharding(mesh, PartitionSpec()))
+        ZS = jax.device_put(ZS, NamedSharding(mesh, PartitionSpec("streams")))
+        found = [jax.jit(jax.grad(over_streams(product), (0, 1)))(W, ZS) for product in (rows_of_product, plain)]
+    assert_alike(*found)
+
+
+def test_a_precision_that_is_asked_for_inside_is_kept():
+    W, z, _, _ = drawn()
+
+    def precise(W, z):
+        with jax.default_matmul_precision("highest"):
+            return rows_of_product(W, z)
+
+    assert "HIGHEST" in jax.jit(precise).lower(W, z).as_text()
+
+
+def test_the_gradient_of_many_turns_the_vectors_over_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(products, "MANY", 1)
+    W, _, _, ZS = drawn()
+    steps = jnp.ones((3, 1))
+    text = str(jax.make_jaxpr(jax.grad(over_streams(rows_of_product)))(W, ZS[:, None] * steps))
+    assert text.count("optimization_barrier") == ROWS
+    first = str(jax.make_jaxpr(jax.vmap(rows_of_product, (None, 1), 1))(W, jnp.ones((3, MANY, FEATURES))))
+    assert f"[3,{MANY},{UNITS}]" in first  # a step's stay together
+    assert "transpose" not in first
+
+
+def test_predictions_are_made_by_it():
+    model = onward.Model(onward.VanillaCell(2, UNITS, key=jr.key(0)), eqx.nn.Linear(UNITS, 3, key=jr.key(1)))
+    assert "rows_of_product" in str(jax.make_jaxpr(model.predict)(jnp.ones(UNITS)))
+    square = jr.normal(jr.key(2), (UNITS, UNITS))
+    np.testing.assert_array_equal(model.read(square[:, 0]), model.readout(square[:, 0]))
+    for output in (square, square[:, :2]):  # not a vector: as the readout does it
+        linear = eqx.nn.Linear(UNITS, 3, use_bias=False, key=jr.key(1))
+        np.testing.assert_array_equal(onward.Model(model.cell, linear).read(output), linear(output))

@@ -33,6 +33,7 @@ from ..recipes import (
     rbp_rates,
     streams,
 )
+from ..recipes.fpp_verdicts import best
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import described, result_from, table
 from ..runs.files import write_atomically
@@ -93,13 +94,17 @@ def reproduce(options: ReproduceOptions) -> int:
 
 def _compare(recipe: Recipe, seed: int, folder: Path, parts: Parts) -> Findings:
     task = recipe.task()
-    contestants = dict(recipe.contestants(len(task.alphabet), recipe.budget))
     _begin(folder, parts)
 
     def compared(recipe: Recipe, folder: Path, rate_factors, before: str = "") -> Comparison:
+        # Of its own budget: a schedule goes by that.
+        contestants = dict(recipe.contestants(len(task.alphabet), recipe.budget))
+
         def kept(name: str, race: Callable[[], list[Result]]) -> list[Result]:
-            part = parts.part(f"{before}{name}, {recipe.seeds} seeds", lambda: [described(each) for each in race()])
-            return [result_from(each) for each in part]
+            factors = rate_factors[name] if isinstance(rate_factors, dict) else rate_factors
+            rates = " ".join(f"{factor:g}" for factor in factors)
+            part = f"{before}{name}, rates {rates}, {recipe.seeds} seeds"
+            return [result_from(each) for each in parts.part(part, lambda: [described(each) for each in race()])]
 
         return run(
             contestants,
@@ -117,7 +122,8 @@ def _compare(recipe: Recipe, seed: int, folder: Path, parts: Parts) -> Findings:
         comparison, more = compared(recipe, folder, recipe.rate_factors), {}
     else:
         first = compared(recipe.scaled(recipe.pilot, recipe.seeds), folder / "pilot", recipe.rate_factors, "pilot: ")
-        chosen = {result.name: (result.rate_factor,) for result in first.best_of_each()}
+        names = dict.fromkeys(result.name for result in first.results)
+        chosen = {name: (best(first, name, recipe.whole).rate_factor,) for name in names}
         comparison, more = compared(recipe, folder, chosen), {"pilot": _numbers(first)["methods"]}
     pictures = {"curve.png": "bits per character against characters read"}
     shown = table(comparison, recipe.title).rstrip()

@@ -160,7 +160,7 @@ class Contest:
             ours, theirs = f"FPP({T})", f"TBPTT({T})"
             is_ahead = below(sign * closing[ours], sign * closing[theirs])
             is_behind = below(sign * closing[theirs], sign * closing[ours])
-            agreed.append(is_ahead == (sign * self.paper[ours] < sign * self.paper[theirs]))
+            agreed.append(is_ahead if sign * self.paper[ours] < sign * self.paper[theirs] else is_behind)
             shown = f"{mean_and_error(closing[ours], 2)} and {mean_and_error(closing[theirs], 2)}"
             place = "clearly ahead" if is_ahead else "clearly behind" if is_behind else "about as good"
             words.append(f"at T = {T} FPP is {place}, {shown}")

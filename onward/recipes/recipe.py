@@ -28,7 +28,7 @@ class Recipe:
     * `judge`: the verdict on a comparison;
     * `rate_factors`: what each method's rate is multiplied by, one result each;
     * `pilot`: the part of the budget by which each method's rate is chosen of these, then to run alone; `None` for all
-      of them at full length;
+      of them at full length; `whole`: by its whole run, as where the claim is of that, and not by its last tenth;
     * `claimant`: whose claim it is.
     """
 
@@ -43,6 +43,7 @@ class Recipe:
     judge: Callable[[Comparison], Verdict]
     rate_factors: tuple[float, ...] = (1.0,)
     pilot: float | None = None
+    whole: bool = False
     claimant: str = "The paper"
 
     @property
