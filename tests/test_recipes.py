@@ -15,7 +15,7 @@ from onward.recipes.fpp_arms import CYCLE_WORLD
 from onward.recipes.fpp_grid import BUFFERS, Cell
 from onward.recipes.fpp_grid import _Grid as Grid
 from onward.recipes.fpp_streams import Contest
-from onward.recipes.fpp_verdicts import ahead, best, gains_more, judged_by, on_a_par, reaches
+from onward.recipes.fpp_verdicts import ahead, gains_more, judged_by, on_a_par, reaches
 from onward.recipes.recipe import Findings, Verdict
 from onward.runs.parts import Parts
 from onward.tasks.images import ImageTask
@@ -158,8 +158,8 @@ class TestStatements:
         results = fast_then_poor, slow_then_good, result("b", 0.2)
         comparison = Comparison(cycle_world_task(10), Budget(characters=10), SEEDS, results)
         assert judged_by(ahead("a", "b"), ahead("a", "b", whole=True))(comparison).word == "agrees"
-        assert best(comparison, "a").rate_factor == 0.1
-        assert best(comparison, "a", whole=True).rate_factor == 1.0
+        assert comparison.best_of_each()[0].rate_factor == 0.1
+        assert comparison.best_of_each(whole=True)[0].rate_factor == 1.0
 
 
 def test_every_figure_that_is_offered_is_there_and_schedules_go_by_its_length():

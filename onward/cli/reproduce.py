@@ -33,7 +33,6 @@ from ..recipes import (
     rbp_rates,
     streams,
 )
-from ..recipes.fpp_verdicts import best
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import described, result_from, table
 from ..runs.files import write_atomically
@@ -122,8 +121,7 @@ def _compare(recipe: Recipe, seed: int, folder: Path, parts: Parts) -> Findings:
         comparison, more = compared(recipe, folder, recipe.rate_factors), {}
     else:
         first = compared(recipe.scaled(recipe.pilot, recipe.seeds), folder / "pilot", recipe.rate_factors, "pilot: ")
-        names = dict.fromkeys(result.name for result in first.results)
-        chosen = {name: (best(first, name, recipe.whole).rate_factor,) for name in names}
+        chosen = {result.name: (result.rate_factor,) for result in first.best_of_each(whole=recipe.whole)}
         comparison, more = compared(recipe, folder, chosen), {"pilot": _numbers(first)["methods"]}
     pictures = {"curve.png": "bits per character against characters read"}
     shown = table(comparison, recipe.title).rstrip()

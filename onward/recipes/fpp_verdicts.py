@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..comparison import Comparison, Result
+from ..comparison import Comparison
 from .measures import PAR, Bits, in_words, unsound
 from .recipe import Verdict
 
@@ -62,7 +62,8 @@ def judged_by(*statements: Statement):
     """A verdict: agrees where all hold, disagrees where none does, no verdict where seeds are missing."""
 
     def judge(comparison: Comparison) -> Verdict:
-        used = {(s.whole, name): best(comparison, name, s.whole) for s in statements for name in s.names}
+        best = {whole: {r.name: r for r in comparison.best_of_each(whole=whole)} for whole in (False, True)}
+        used = {(s.whole, name): best[s.whole][name] for s in statements for name in s.names}
         if missing := unsound(used.values()):
             return missing
         bits: dict[bool, dict[str, Bits]] = {False: {}, True: {}}
@@ -78,14 +79,6 @@ def judged_by(*statements: Statement):
         return Verdict(word, f"{'. '.join(parts)}.")
 
     return judge
-
-
-def best(comparison: Comparison, name: str, whole: bool = False) -> Result:
-    """A method at its best rate: of the fewest unsound seeds, then of the least bits."""
-    of_name = [result for result in comparison.results if result.name == name]
-    if not whole:
-        return min(of_name, key=lambda r: r.order)
-    return min(of_name, key=lambda r: (r.order[0], float(r.whole[r.sound].mean()) if r.sound.any() else 0.0))
 
 
 def _when(whole: bool) -> str:
