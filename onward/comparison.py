@@ -117,12 +117,15 @@ def compare(
     - `finished`: called with each result as soon as it is there.
     - `kept`: called with a method's name and what runs it, gives its results: it may have kept those of before.
 
-    Raises `ValueError` for no contestants, fewer seeds or rates than one, or a chunk that is longer than the budget.
+    Raises `ValueError` for no contestants, fewer seeds or rates than one, a method without rates, or a chunk that is
+    longer than the budget.
     """
     if not contestants:
         raise ValueError("contestants must name at least one method, got none.")
     for name, contestant in contestants.items():
         check_contestant(name, contestant.learner, budget)
+    if isinstance(rate_factors, Mapping) and (missing := [name for name in contestants if name not in rate_factors]):
+        raise ValueError(f"rate_factors by name must name every method; {missing[0]} is missing.")
     factors = {name: rate_factors[name] if isinstance(rate_factors, Mapping) else rate_factors for name in contestants}
     for given in factors.values():
         if not given or not all(0 < factor < math.inf for factor in given):

@@ -10,7 +10,7 @@ import pytest
 from onward import comparison
 from onward.cli import main, reproduce
 from onward.lanes import Budget
-from onward.recipes.fpp_arms import CYCLE_WORLD, decaying, truncated
+from onward.recipes.fpp_arms import CYCLE_WORLD, decaying, fpp, truncated
 from onward.recipes.recipe import Findings, Verdict
 from onward.runs.memories import draw_curves, draw_recalled, draw_successes
 
@@ -106,6 +106,23 @@ def test_a_pilot_chooses_the_rate_that_runs_at_full_length(figure, tmp_path):
     assert [(characters, len(factors)) for _, characters, factors in figure] == [(100, 3)] * 2 + [(500, 1)] * 2
     assert (folder / "pilot" / "table.txt").exists()
     assert not (folder / "parts").exists()
+
+
+def test_a_pilot_too_short_for_a_method_is_said_before_anything_is_written(figure, tmp_path, monkeypatch, capsys):
+    full = dataclasses.replace(reproduce.RECIPES["fpp/fig4.1a"], contestants=CYCLE_WORLD.contestants([fpp(10)]))
+    monkeypatch.setitem(reproduce.RECIPES, "fpp/fig4.1a", full)
+    folder = tmp_path / "run"
+    assert main(["reproduce", "fpp/fig4.1a", "--scale", "0.1", "--run", str(folder)]) == 2  # 10 steps are the pilot's
+    assert capsys.readouterr().err.startswith("onward: --scale 0.1 (10 characters) is too short for FPP(10), which")
+    assert not folder.exists()
+    assert not figure
+
+
+def test_the_title_of_a_pilot_says_once_that_it_is_one():
+    recipe = reproduce.RECIPES["fpp/fig4.1c"].scaled(0.1, 6)
+    assert recipe.piloted.title == f"{recipe.title}: pilot"
+    assert recipe.piloted.budget == Budget(characters=10_000)
+    assert reproduce.RECIPES["fpp/fig4.1a"].piloted is reproduce.RECIPES["fpp/fig4.1a"]
 
 
 def _closing(method):

@@ -192,6 +192,8 @@ def test_nothing_to_compare_is_said():
         compare({"long": contestant(optax.sgd(0.1), chunk=30)}, WHEEL, budget=Budget(characters=10), key=jr.key(0))
     with pytest.raises(ValueError, match=r"rate_factors must be finite numbers above 0, got \(1.0, 0.0\)"):
         compare(arms, WHEEL, budget=Budget(characters=10), key=jr.key(0), rate_factors=(1.0, 0.0))
+    with pytest.raises(ValueError, match=f"rate_factors by name must name every method; {next(iter(arms))} is missing"):
+        compare(arms, WHEEL, budget=Budget(characters=10), key=jr.key(0), rate_factors={})
 
 
 def test_a_cycle_goes_round():

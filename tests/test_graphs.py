@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import onward
-from onward.cells.affine import Together
+from onward.cells.affine import SideBySide
 
 NODES, UNITS = 7, 4
 EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 1], [4, 5]])  # node 6 stands alone
@@ -71,7 +71,7 @@ def test_a_step_of_many_is_that_of_each(kind):
         return jax.vmap(cell)(hidden, xs)
 
     def together(cell, hidden, xs):
-        return Together(cell)(hidden, xs)
+        return SideBySide(cell)(hidden, xs)
 
     ours, theirs = (
         (step(cell, hidden, xs), eqx.filter_grad(lambda args, step=step: summed(step, *args))((cell, hidden, xs)))

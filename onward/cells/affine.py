@@ -146,7 +146,7 @@ def preactivations(
     return tuple(rows_of_product(W, z_g) for W, z_g in zip(cell.weights, z, strict=True))
 
 
-class Together(eqx.Module):
+class SideBySide(eqx.Module):
     """A cell laid out for one step of many examples, each from its own state by its own input: as `jax.vmap(cell)`.
 
     Of an affine-gated cell, what all groups see of the states is one product, and what they see of the inputs another:

@@ -13,7 +13,7 @@ import jax
 import msgspec
 
 from .. import __version__
-from ..comparison import Comparison, Result
+from ..comparison import Comparison, Contestant, Result
 from ..devices import use_all_cores
 from ..errors import UserError
 from ..recipes import (
@@ -37,7 +37,7 @@ from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
 from ..runs.comparing import described, result_from, table
 from ..runs.files import write_atomically
 from ..runs.parts import Parts
-from .compare import run
+from .compare import check_chunks, run
 from .compilation_cache import compilation_cache
 from .reproduce_options import ReproduceOptions
 
@@ -72,7 +72,7 @@ def reproduce(options: ReproduceOptions) -> int:
     with compilation_cache(), Parts(folder, settings) as parts:
         try:
             if isinstance(recipe, Recipe):
-                found = _compare(recipe, options.seed, folder, parts)
+                found = _compare(recipe, options, folder, parts)
             else:
                 found = _experiment(recipe, options.seed, folder, parts)
         except KeyboardInterrupt:
@@ -91,13 +91,18 @@ def reproduce(options: ReproduceOptions) -> int:
     return 0
 
 
-def _compare(recipe: Recipe, seed: int, folder: Path, parts: Parts) -> Findings:
+def _compare(recipe: Recipe, options: ReproduceOptions, folder: Path, parts: Parts) -> Findings:
     task = recipe.task()
+
+    def contestants(recipe: Recipe) -> dict[str, Contestant]:
+        # Of its own budget: a schedule goes by that.
+        return dict(recipe.contestants(len(task.alphabet), recipe.budget))
+
+    shortest = recipe.piloted
+    check_chunks(task, shortest.budget, contestants(shortest), option=f"--scale {options.scale:g} ({shortest.budget})")
     _begin(folder, parts)
 
     def compared(recipe: Recipe, folder: Path, rate_factors, before: str = "") -> Comparison:
-        # Of its own budget: a schedule goes by that.
-        contestants = dict(recipe.contestants(len(task.alphabet), recipe.budget))
 
         def kept(name: str, race: Callable[[], list[Result]]) -> list[Result]:
             factors = rate_factors[name] if isinstance(rate_factors, dict) else rate_factors
@@ -106,10 +111,10 @@ def _compare(recipe: Recipe, seed: int, folder: Path, parts: Parts) -> Findings:
             return [result_from(each) for each in parts.part(part, lambda: [described(each) for each in race()])]
 
         return run(
-            contestants,
+            contestants(recipe),
             task,
             recipe.budget,
-            seed=seed,
+            seed=options.seed,
             seeds=recipe.seeds,
             folder=folder,
             rate_factors=rate_factors,
@@ -120,7 +125,7 @@ def _compare(recipe: Recipe, seed: int, folder: Path, parts: Parts) -> Findings:
     if recipe.pilot is None:
         comparison, more = compared(recipe, folder, recipe.rate_factors), {}
     else:
-        first = compared(recipe.scaled(recipe.pilot, recipe.seeds), folder / "pilot", recipe.rate_factors, "pilot: ")
+        first = compared(recipe.piloted, folder / "pilot", recipe.rate_factors, "pilot: ")
         chosen = {result.name: (result.rate_factor,) for result in first.best_of_each(whole=recipe.whole)}
         comparison, more = compared(recipe, folder, chosen), {"pilot": _numbers(first)["methods"]}
     pictures = {"curve.png": "bits per character against characters read"}

@@ -10,7 +10,7 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from ..cells import AbstractCell
-from ..cells.affine import Together
+from ..cells.affine import SideBySide
 from ..graphs import Graph
 from ..trees import norm, without_gradient
 from .adjoints import NeumannRBP
@@ -54,7 +54,7 @@ class GraphNetwork(eqx.Module):
 
     def step(self, graph: Graph, states: Float[Array, "nodes units"]) -> Float[Array, "nodes units"]:
         """One step of all nodes at once: F."""
-        return _move(graph, states, Together(self.cell))
+        return _move(graph, states, SideBySide(self.cell))
 
     def __call__(
         self,
@@ -87,7 +87,7 @@ class GraphNetwork(eqx.Module):
         solver = FixedSteps(steps)
 
         move = partial(_move, graph)
-        cells = Together(self.cell)
+        cells = SideBySide(self.cell)
         # What is not finite comes back: `move` says so.
         states = optx.fixed_point(
             move, solver, features, cells, max_steps=solver.steps, adjoint=adjoint or NeumannRBP(steps=20), throw=False
@@ -99,5 +99,5 @@ class GraphNetwork(eqx.Module):
         return NodeStates(states, jax.vmap(self.readout)(states), moved)
 
 
-def _move(graph: Graph, states: Array, cells: Together) -> Array:
+def _move(graph: Graph, states: Array, cells: SideBySide) -> Array:
     return cells(states, graph.sum_of_neighbours(states))

@@ -60,6 +60,13 @@ class Recipe:
             title, budget = f"{title}, SCALED to {100 * scale:g} % of its length", Budget(seconds, characters)
         return replace(self, title=title + _fewer(seeds, self.seeds), budget=budget, seeds=seeds)
 
+    @property
+    def piloted(self) -> "Recipe":
+        """What is to run first: the pilot, of its own length and title; the recipe itself where it has none."""
+        return (
+            self if self.pilot is None else replace(self.scaled(self.pilot, self.seeds), title=f"{self.title}: pilot")
+        )
+
 
 class Findings(NamedTuple):
     """What came out of a recipe: the verdict; a table for people; pictures, each file's name with a description; the
