@@ -185,4 +185,4 @@ def test_one_seed_decides_nothing():
     found = _Table(CORA).findings(task(), 40, found)
     assert found.verdict.word == "not decided"
     assert "60.00 %" in found.verdict.why
-    assert "over\n1 seed," in found.table
+    assert "over\n1 seed without" in found.table
