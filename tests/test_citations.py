@@ -180,6 +180,14 @@ def test_a_seed_that_diverged_is_left_out_where_two_stay_and_named(name, seeds, 
     assert "nan" not in verdict.why
 
 
+def test_a_method_whose_seeds_all_diverged_has_no_numbers():
+    found = {each: trained(0.3) for each in CORA}
+    found["RBP"] = [diverged(row) for row in found["RBP"]]
+    row = next(line for line in _Table(CORA).findings(task(), 40, found).table.splitlines() if line.startswith("RBP"))
+    assert row.split()[-2] == "none"  # its move
+    assert "inf" not in row
+
+
 def test_one_seed_decides_nothing():
     found = {each: trained(0.6 if each in (NEUMANN, "TBPTT") else 0.3, seeds=1) for each in CORA}
     found = _Table(CORA).findings(task(), 40, found)

@@ -113,7 +113,9 @@ def test_a_pilot_too_short_for_a_method_is_said_before_anything_is_written(figur
     monkeypatch.setitem(reproduce.RECIPES, "fpp/fig4.1a", full)
     folder = tmp_path / "run"
     assert main(["reproduce", "fpp/fig4.1a", "--scale", "0.1", "--run", str(folder)]) == 2  # 10 steps are the pilot's
-    assert capsys.readouterr().err.startswith("onward: --scale 0.1 (10 characters) is too short for FPP(10), which")
+    assert capsys.readouterr().err.startswith(
+        "onward: --scale 0.1, a pilot of 10 characters, is too short for FPP(10),"
+    )
     assert not folder.exists()
     assert not figure
 

@@ -99,11 +99,11 @@ def _compare(recipe: Recipe, options: ReproduceOptions, folder: Path, parts: Par
         return dict(recipe.contestants(len(task.alphabet), recipe.budget))
 
     shortest = recipe.piloted
-    check_chunks(task, shortest.budget, contestants(shortest), option=f"--scale {options.scale:g} ({shortest.budget})")
+    runs = f"--scale {options.scale:g}, {'' if recipe.pilot is None else 'a pilot of '}{shortest.budget},"
+    check_chunks(task, shortest.budget, contestants(shortest), option=runs)
     _begin(folder, parts)
 
     def compared(recipe: Recipe, folder: Path, rate_factors, before: str = "") -> Comparison:
-
         def kept(name: str, race: Callable[[], list[Result]]) -> list[Result]:
             factors = rate_factors[name] if isinstance(rate_factors, dict) else rate_factors
             rates = " ".join(f"{factor:g}" for factor in factors)

@@ -63,9 +63,9 @@ class Recipe:
     @property
     def piloted(self) -> "Recipe":
         """What is to run first: the pilot, of its own length and title; the recipe itself where it has none."""
-        return (
-            self if self.pilot is None else replace(self.scaled(self.pilot, self.seeds), title=f"{self.title}: pilot")
-        )
+        if self.pilot is None:
+            return self
+        return replace(self.scaled(self.pilot, self.seeds), title=f"{self.title}: pilot")
 
 
 class Findings(NamedTuple):
