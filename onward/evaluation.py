@@ -28,6 +28,9 @@ def evaluate(
     `measure` may be one of `onward.losses`, such as `misclassified`; one that is made anew at each call, a lambda or a
     closure, compiles anew each time. `key` decides what is drawn. Devices share the sequences as in `onward.fit`.
 
+    Raises `ValueError` for labels outside the objective's classes and for targets that it does not fit, and what
+    `measure` and the cell raise.
+
         >>> import equinox as eqx, jax.random as jr, onward
         >>> from onward.tasks.adding import Adding
         >>> model = onward.Model(onward.LSTMCell(2, 4, key=jr.key(0)), eqx.nn.Linear(4, 1, key=jr.key(1)))
@@ -36,6 +39,7 @@ def evaluate(
         >>> score > Adding(8).naive_error
         True
     """
+    objective.check(data)
     shared = shared_evenly(data.batch, "sequences")
     model, data, order = on_all((model, data, data.order(key)), shared)
     total, count = _measure(model, data, objective, measure, order, shared)

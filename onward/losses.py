@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Integer, PyTree
 def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
     """`−log softmax(prediction)[y]`, in nats: `prediction` are logits, `y` the class, an integer from 0.
 
-    A class that there is not gives NaN. Raises `ValueError` if `y` is no integer scalar.
+    A class that there is not gives NaN, the gradient too. Raises `ValueError` if `y` is no integer scalar.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.softmax_cross_entropy(jnp.zeros(2), jnp.array(1)).round(4)
@@ -21,8 +21,9 @@ def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array
     shifted = prediction - jax.lax.stop_gradient(prediction.max())
     # A comparison, not an index: its gradient is dense arithmetic instead of a scatter.
     chosen = jnp.arange(prediction.shape[-1]) == y.astype(int)
-    target = jnp.where((y >= 0) & (y < prediction.shape[-1]), jnp.sum(jnp.where(chosen, shifted, 0)), jnp.nan)
-    return jnp.log(jnp.sum(jnp.exp(shifted))) - target
+    loss = jnp.log(jnp.sum(jnp.exp(shifted))) - jnp.sum(jnp.where(chosen, shifted, 0))
+    # A factor, not a choice: the gradient is to be NaN as well.
+    return loss * jnp.where((y >= 0) & (y < prediction.shape[-1]), 1, jnp.nan).astype(loss.dtype)
 
 
 def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array) -> Float[Array, ""]:
@@ -95,8 +96,9 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
 def terminal_squared_error(prediction: Float[Array, "*shape"], y: TerminalTarget) -> Float[Array, ""]:
     """`β Σ (prediction − y)²`: the number at the end, learned on the way.
 
-    The form of the paper's add task, with the weight q/K for its window q of K; see `terminal_cross_entropy`.
-    `onward.Terminal` makes the targets.
+    What `terminal_cross_entropy` is without classes to estimate, with β = q/K for window q of K: Kag & Saligrama give
+    the form for classes only, and learn to add by it. `onward.Terminal` makes the targets. Raises `ValueError` unless
+    the prediction and the target's `y` have the same shape.
 
         >>> import jax.numpy as jnp, onward
         >>> target = onward.losses.TerminalTarget(jnp.ones(1), jnp.array(0.25))

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 import time
 from collections.abc import Callable
 from os import PathLike
@@ -132,9 +133,10 @@ def fit(
 
     Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
 
-    Raises `ValueError` for numbers out of range and a batch that differs, and as `Learner.run` does. Raises `UserError`
-    for a checkpoint that is damaged, cannot be written, or differs in the model, the estimator, the chunk, the
-    objective, the key or the arrays of `data`; another loss or optimiser of the same shape is not noticed.
+    Raises `ValueError` for numbers out of range, a batch that differs and labels outside the objective's classes, and
+    as `Learner.run` does. Raises `UserError` for a checkpoint that is damaged, cannot be written, or differs in the
+    model, the estimator, the chunk, the objective, the key or the data; another loss or optimiser of the same shape is
+    not noticed, nor is another body of a function such as the data's `prepare`.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.tasks.adding import Adding
@@ -152,6 +154,7 @@ def fit(
     epochs, block = whole("epochs", epochs), whole("block", block)
     if learner.batch != data.batch:
         raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
+    objective.check(data)
     state, place = _State(carry, objective.init(data.steps), carry.arrays), _Place()
     saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, key)
     if saving is not None:
@@ -213,8 +216,9 @@ def _learn(learner, objective, data, state: _State, order, block: int, begin, co
     """`count` of at most `block` minibatches, from `begin` on: the state after them, the loss of each, and whether all
     numbers of the carry are finite.
 
-    Both are arrays, not known to the compiler, so that there is one program for all blocks and it gives the same bits
-    however the minibatches are cut into blocks.
+    The state is not donated: it is what is kept where they are not. `begin` and `count` are arrays, not known to the
+    compiler, so that there is one program for all blocks and it gives the same bits however the minibatches are cut
+    into blocks.
     """
 
     def one(i, loop):
@@ -272,7 +276,8 @@ class _Saving:
             raise UserError(f"{path} cannot hold a checkpoint ({error.strerror}); name another file.") from None
         self._load, self._save, self._path = load_fit, save_fit, path
         sizes = data.batch, data.steps, data.minibatches, learner.chunk
-        digest = hashlib.sha256(repr((learner.estimator, sizes, type(data), objective)).encode())
+        said = re.sub(" at 0x[0-9a-f]+", "", eqx.tree_pformat((learner.estimator, sizes, data, objective)))
+        digest = hashlib.sha256(said.encode())
         for leaf in (*jax.tree.leaves(eqx.filter(data, eqx.is_array)), jr.key_data(key)):
             digest.update(np.asarray(leaf).tobytes())
         self._settings = digest.hexdigest()

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .arguments import whole
 from .losses import TerminalTarget
+from .tasks.sequences import AbstractSequences, Sequences, check_classes
 from .trees import time_first
 
 
@@ -43,6 +44,9 @@ class AbstractObjective(eqx.Module):
         """The memory before the first epoch, for sequences of at most so many steps."""
         return None
 
+    def check(self, data: AbstractSequences) -> None:
+        """Raises `ValueError`, naming it, for what is no target of this objective and can be seen before it is used."""
+
     @abstractmethod
     def assign(
         self, memory: PyTree, ys: PyTree, lengths: Int[Array, " batch"], steps: int
@@ -65,7 +69,8 @@ class AbstractObjective(eqx.Module):
 class EveryStep(AbstractObjective):
     """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
 
-    A window's loss is the mean over its steps.
+    A window's loss is the mean over its steps. With the learner's chunk for the window this is FPTT-K of Kag &
+    Saligrama 2021, section 3, where the losses are those of all steps.
 
     **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer, and in
     use for `ys` of another shape.
@@ -103,8 +108,8 @@ class Terminal(AbstractObjective):
 
     `ys` are `[batch, ...]`; the learner's loss is `onward.losses.terminal_squared_error`, or another one of a
     `TerminalTarget`. K is counted for each sequence by its own length. With the learner's chunk for the window, this is
-    the add task of Kag & Saligrama 2021; with a longer chunk, backpropagation with auxiliary losses, their Table 3;
-    with a window of the whole sequence, the plain loss.
+    how we read the add task of Kag & Saligrama 2021, whose section 3 gives β for classes only; with a longer chunk,
+    backpropagation with auxiliary losses, their Table 3; with a window of the whole sequence, the plain loss.
 
     **Arguments:** `window`: its steps, at least 1. Raises `ValueError` for fewer.
 
@@ -141,15 +146,16 @@ class Estimates(NamedTuple):
 class TerminalClasses(AbstractObjective):
     """A class at the end of the sequence, learned at the end of every window, for `losses.terminal_cross_entropy`.
 
-    As `Terminal`; and as long as β is below 1, the rest goes to an estimate Q of the distribution over the classes:
+    As `Terminal`, with the loss `β CE(y, P) + (1 − β) (−Σ_c Q_c log P_c)`, β = q/K, at the end of window q of K; the
+    part of 1 − β goes to an estimate Q of the distribution over the classes:
 
         Q(y, q) = mean of softmax(prediction) at the end of window q, over the last epoch's sequences of class y,
 
-    uniform in the first epoch. The paper says no more than "our estimate in last training epoch"; one for each class
-    and window is its authors' choice, the mean in place of their single samples is ours.
+    uniform in the first epoch. Section 3 of Kag & Saligrama 2021 says no more than "our estimate in last training
+    epoch"; one for each class and window is its authors' choice, the mean in place of their single samples is ours.
 
-    **Arguments:** `window`: its steps, at least 1; `classes`: how many, at least 2. Raises `ValueError` for fewer. A
-    label outside the classes makes the loss NaN.
+    **Arguments:** `window`: its steps, at least 1; `classes`: how many, at least 2. Raises `ValueError` for fewer, and
+    from `onward.fit` for labels of `onward.Sequences` outside the classes; any other such label makes the loss NaN.
 
         >>> import jax.numpy as jnp, onward
         >>> objective = onward.TerminalClasses(2, classes=4)
@@ -167,6 +173,10 @@ class TerminalClasses(AbstractObjective):
     def init(self, steps):
         shape = self.classes, -(-steps // self.window), self.classes
         return Estimates(jnp.full(shape, 1 / self.classes, float), jnp.zeros(shape), jnp.zeros(shape[:2]))
+
+    def check(self, data):
+        if isinstance(data, Sequences):
+            check_classes(data.ys, self.classes, data.lengths, data.steps)
 
     def assign(self, memory, ys, lengths, steps):
         estimate = memory.before[ys[None, :], _steps(steps) // self.window]

@@ -390,11 +390,29 @@ def test_the_verdict_on_coming_to_rest(gap, gradient, word):
     assert "25 % of its own by OGD" in found.why
 
 
+def test_a_seed_that_diverged_leaves_coming_to_rest_undecided():
+    good = {"scores": [0.1, 0.1], "gap": [1.0, 0.1], "gradient": [1.0, 0.1], "diverged": False, "seconds": 1.0}
+    lost = {"scores": [0.1], "gap": [1.0], "gradient": [1.0], "diverged": True, "seconds": 1.0}
+    for row in (good, lost):
+        row["final"] = None
+    rows = {running(0.01): [good, lost], exact(0.01): [good, good], "OGD": [good, good]}
+    found = Convergence(10).findings(rows, 2, 2)
+    assert (found.verdict.word, found.verdict.why) == ("not decided", f"seeds diverged: {running(0.01)}.")
+
+
 def test_what_an_iteration_costs_is_measured():
-    arms = problem().arms(())
-    costs = {name: measure(arms[name], problem(), 2, jr.key(0)) for name in ("BPTT", "OGD")}
-    assert all(cost["seconds"] > 0 for cost in costs.values())
-    assert costs["OGD"]["bytes"] > 0
+    """Windows take less for their steps; the regulariser remembers two numbers more of each parameter."""
+    data = onward.Drawn(Adding(200), batch=BATCH, minibatches=2)
+    long = problem()._replace(data=data, test=data, updates=20)
+    arms = {name: arm for name, arm in long.arms((0.1,)).items() if name in ("BPTT", "OGD", running(0.1))}
+    costs = {name: measure(arm, long, 2, jr.key(0)) for name, arm in arms.items()}
+    for cost in costs.values():
+        assert 0 < cost["least"] <= cost["seconds"] <= cost["most"]
+    besides = {name: cost["bytes"] - cost["kept_bytes"] for name, cost in costs.items()}
+    assert 0 < besides["OGD"] < besides["BPTT"] / 2
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(model(jr.key(0)), eqx.is_inexact_array)))
+    more = costs[running(0.1)]["kept_bytes"] - costs["OGD"]["kept_bytes"]
+    assert 2 * parameters < more < 2 * parameters + 100
 
 
 @pytest.mark.parametrize(

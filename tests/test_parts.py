@@ -1,5 +1,8 @@
 """Long experiments in parts: what is finished is kept, whatever stops the rest."""
 
+from functools import partial
+from threading import Barrier
+
 import jax
 import pytest
 
@@ -39,16 +42,27 @@ def test_what_failed_is_made_again_and_nothing_else(tmp_path):
     assert made.count("a") == 1
 
 
+def test_the_costliest_jobs_come_first():
+    jobs = {name: Job(lambda report: None, cost) for name, cost in (("short", 1.0), ("long", 5.0), ("middle", 2.0))}
+    assert list(costliest_first(jobs)) == ["long", "middle", "short"]
+
+
 def test_jobs_begin_in_their_order_and_each_has_a_device_of_its_own(tmp_path):
-    seen = []
+    devices, began = jax.local_devices(), []
+    together = Barrier(len(devices), timeout=60.0)
 
-    def job(name, cost):
-        return Job(lambda report: seen.append((name, str(jax.numpy.zeros(()).devices()))), cost)
+    def run(report, name):
+        began.append(name)
+        together.wait()  # as many jobs at a time as there are devices
+        (device,) = jax.numpy.zeros(()).devices()
+        return device.id
 
-    jobs = {"short": job("short", 1.0), "long": job("long", 5.0)}
-    run_all(costliest_first(jobs), begun(tmp_path / "run", SETTINGS))
-    assert [name for name, _ in seen] == ["long", "short"]
-    assert {devices for _, devices in seen} <= {str({device}) for device in jax.local_devices()}
+    names = [str(i) for i in range(2 * len(devices))]
+    jobs = {name: Job(partial(run, name=name), 1.0) for name in names}
+    found = run_all(jobs, begun(tmp_path / "run", SETTINGS))
+    for half in (names[: len(devices)], names[len(devices) :]):
+        assert {found[name] for name in half} == {device.id for device in devices}
+    assert set(began[: len(devices)]) == set(names[: len(devices)])
 
 
 def test_where_one_fails_the_others_end_at_their_next_report(tmp_path):

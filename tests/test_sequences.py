@@ -20,7 +20,14 @@ from onward.errors import UserError
 from onward.tasks.adding import Adding
 from onward.tasks.copying import Copying
 from onward.tasks.datasets import DataSet
-from onward.tasks.images import ImageTask, permutation, pixel_mnist
+from onward.tasks.images import (
+    ImageTask,
+    permutation,
+    permuted_mnist,
+    pixel_mnist,
+    row_mnist,
+    sequential_cifar10,
+)
 from onward.tasks.words import WordTask, penn_treebank
 
 HAS_DATA = pytest.mark.skipif(not os.environ.get("ONWARD_DATA"), reason="needs the data sets")
@@ -64,6 +71,14 @@ class TestSequences:
         with pytest.raises(ValueError, match=sentence):
             onward.Sequences(**{**good, **change})
 
+    @pytest.mark.usefixtures("as_in_use")
+    def test_labels_beyond_the_ends_are_none(self):
+        ys, lengths = np.array([[0, 1, -1], [1, 1, 0]]), np.array([2, 3])
+        data = onward.Sequences(np.zeros((2, 3, 1)), ys, batch=1, lengths=lengths, classes=2)
+        assert data.ys.tolist() == ys.tolist()
+        with pytest.raises(ValueError, match="ys must lie between 0 and 1, got -1 for sequence 0"):
+            onward.Sequences(np.zeros((2, 3, 1)), ys, batch=1, classes=2)
+
 
 class TestTracks:
     def test_they_are_read_on_and_on_to_their_ends(self):
@@ -90,6 +105,10 @@ class TestTracks:
             onward.Tracks(np.array([0.0, 1.5, 2.0, 3.0, 4.0]), batch=2, steps=4)
         with pytest.raises(ValueError, match=r"symbols must be integers in one axis, got int64 \(5, 1\)\."):
             onward.Tracks(np.arange(5)[:, None], batch=2, steps=4)
+        with pytest.raises(ValueError, match="symbols must lie between 0 and 2147483647, got -1 at place 2, counting"):
+            onward.Tracks(np.array([0, 1, -1, 0]), batch=2, steps=1)
+        with pytest.raises(ValueError, match="symbols must lie between 0 and 2, got 3 at place 3, counting"):
+            onward.Tracks(np.arange(5), batch=2, steps=1, classes=3)
 
 
 class TestDrawn:
@@ -159,6 +178,31 @@ class TestLevels:
         train, test = np.array([0, 0, 0, 1], np.int32), np.array([0, 1], np.int32)
         naive = WordTask(("a", "b"), train, test, test).naive_perplexity
         np.testing.assert_allclose(naive, (3 / 4 * 1 / 4) ** -0.5)
+
+    def test_pictures_are_read_pixel_by_pixel_each_with_its_three_colours(self, tmp_path, monkeypatch):
+        records = np.random.default_rng(0).integers(0, 256, (2, 3, 1 + 3 * 1024)).astype(np.uint8)
+        (tmp_path / "tiny").mkdir()
+        for name, part in zip(("train.bin", "test.bin"), records, strict=True):
+            (tmp_path / "tiny" / name).write_bytes(part.tobytes())
+        digests = {
+            name: hashlib.sha256(part.tobytes()).hexdigest()
+            for name, part in zip(("train.bin", "test.bin"), records, strict=True)
+        }
+        monkeypatch.setenv("ONWARD_DATA", str(tmp_path))
+        monkeypatch.setattr("onward.tasks.images.CIFAR10", DataSet("Tiny", "tiny", digests, None))
+        task = sequential_cifar10()
+        for part, xs, ys in zip(records, (task.xs, task.test_xs), (task.ys, task.test_ys), strict=True):
+            assert xs.shape == (3, 1024, 3)
+            assert ys.tolist() == part[:, 0].tolist()
+            row, column = 5, 7
+            colours = [part[:, 1 + colour * 1024 + row * 32 + column] for colour in range(3)]
+            np.testing.assert_array_equal(xs[:, row * 32 + column], np.stack(colours, 1))
+
+    def test_digits_are_read_by_pixels_in_the_permuted_order_or_by_rows(self, monkeypatch):
+        pixels, labels = np.arange(2 * 784).reshape(2, 784).astype(np.uint8), np.array([3, 5], np.int32)
+        monkeypatch.setattr("onward.tasks.images.mnist_digits", lambda part: (pixels, labels))
+        np.testing.assert_array_equal(permuted_mnist().xs[..., 0], pixels[:, permutation(784)])
+        np.testing.assert_array_equal(row_mnist().xs, pixels.reshape(2, 28, 28))
 
     def test_the_permutation_is_the_recorded_one(self):
         order = permutation(784)
@@ -301,6 +345,13 @@ class TestDataSet:
         assert not ours.exists()
         source.write_bytes(GOOD)
         assert data.read("a.txt") == GOOD
+
+    def test_another_file_that_was_fetched_and_cannot_be_put_aside(self, places):
+        _, ours, source, data = places
+        source.write_bytes(b"something else")
+        ours.with_name("a.txt.wrong").mkdir(parents=True)
+        with pytest.raises(UserError, match=r"it cannot be put aside \(.*\): remove it\.$"):
+            data.read("a.txt")
 
     def test_a_damaged_archive_of_the_users(self, places):
         theirs, _, _, data = places

@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -60,6 +61,16 @@ def arrays():
 def data():
     xs, ys = arrays()
     return onward.Sequences(xs, ys, batch=BATCH, lengths=LENGTHS, classes=CLASSES)
+
+
+class Marked(eqx.Module):
+    """A task that another one differs from in a number that is no array."""
+
+    steps: int = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
+
+    def sample(self, key):
+        return self.scale * jr.normal(key, (self.steps, 2)), jnp.array(1)
 
 
 def fit(*, epochs=3, validate=lambda model: 0.0, **arguments):
@@ -257,6 +268,28 @@ class TestBadInput:
         monkeypatch.chdir(tmp_path)
         fit(epochs=1, checkpoint="checkpoint.npz")
         assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
+
+    def test_a_checkpoint_of_another_task(self, tmp_path):
+        def learn(scale):
+            sequences, file = (
+                onward.Drawn(Marked(STEPS, scale), batch=BATCH, minibatches=1),
+                tmp_path / "checkpoint.npz",
+            )
+            return onward.fit(learner(), start(), sequences, OBJECTIVE, epochs=1, key=KEY, checkpoint=file).history
+
+        assert learn(1.0) == learn(1.0)
+        with pytest.raises(UserError, match="belongs to a run with other settings"):
+            learn(2.0)
+
+    def test_labels_outside_the_classes(self):
+        xs = arrays()[0]
+        wrong = onward.Sequences(xs, np.full(len(xs), 5, np.int32), batch=BATCH)
+        objective = onward.TerminalClasses(WINDOW, classes=3)
+        sentence = "ys must lie between 0 and 2, got 5 for sequence 0, counting from 0."
+        with pytest.raises(ValueError, match=sentence):
+            onward.fit(learner(), start(), wrong, objective, epochs=1, key=KEY)
+        with pytest.raises(ValueError, match=sentence):
+            onward.evaluate(model(), wrong, objective, onward.losses.misclassified, key=KEY)
 
     def test_a_loss_for_other_targets(self):
         every = onward.EveryStep(WINDOW)

@@ -219,6 +219,8 @@ class TestLosses:
     def test_a_label_outside_the_classes_is_not_a_number(self):
         assert np.isnan(self.value(3, 0.5, [1 / 3] * 3))
         assert np.isnan(self.value(-1, 1.0, [1 / 3] * 3))
+        for y in (3, -1):
+            assert np.isnan(jax.grad(onward.losses.softmax_cross_entropy)(jnp.asarray(self.LOGITS), jnp.array(y))).all()
 
     def test_no_estimate(self):
         with pytest.raises(ValueError, match="ys must hold an estimate of the classes, got None"):

@@ -79,28 +79,30 @@ class Figure:
         best = self._best(found, self.learned)
         there, theirs = (int((found[name].reached(self.learned) > 0).sum()) for name in (best, PLAIN))
         solved = there == len(found[best].scores)
-        sooner, helps = (_sooner(found[best], found[name], self.learned) for name in (PLAIN, ONLINE))
+        ahead, helps = (sooner(found[best], found[name], self.learned) for name in (PLAIN, ONLINE))
         why = self._times(found, best, self.learned)
         if not solved:
             why += "FPTT does not learn on all seeds."
-        elif not sooner:
+        elif not ahead:
             why += "BPTT is as quick, or within the spread."
         elif helps:
             why += "The regulariser helps beyond its windows."
         else:
             why += "Without the regulariser, on the same windows, OGD is as quick, or within the spread."
-        if solved and sooner:
+        if solved and ahead:
             return Verdict("agrees" if helps else "agrees in part", why)
         if self.near is not None:
             first = self._best(found, self.near)
-            nearer, helps = (_sooner(found[first], found[name], self.near) for name in (PLAIN, ONLINE))
+            nearer, helps = (sooner(found[first], found[name], self.near) for name in (PLAIN, ONLINE))
             why += f" Near to the naive score, {self._times(found, first, self.near)}"
             why += "FPTT comes there " + ("sooner than" if nearer else "no sooner than") + " BPTT, and "
             why += ("sooner than" if helps else "no sooner than") + " OGD."
-            sooner = sooner or nearer
+            ahead = ahead or nearer
+            if below(found[PLAIN].scores[:, -1], found[first].scores[:, -1]):
+                why += " At the end BPTT is ahead."
         more = there >= theirs + 2
         why += f" FPTT learns on {there} seeds, BPTT on {theirs}." * more
-        return Verdict("agrees in part" if sooner or more else "disagrees", why)
+        return Verdict("agrees in part" if ahead or more else "disagrees", why)
 
     def _best(self, found: Mapping[str, Scores], level: float) -> str:
         names = [name(alpha) for name in (running, exact) for alpha in self.alphas]
@@ -157,7 +159,7 @@ class Figure:
         return bool(solved) and len(history) - 1 - solved[0] >= PATIENCE // EVERY
 
 
-def _sooner(ours: Scores, theirs: Scores, level: float) -> bool:
+def sooner(ours: Scores, theirs: Scores, level: float) -> bool:
     """Whether it got there sooner by over two standard errors; where seeds never did, in every seed sooner than the
     other in any."""
     reached = [s.reached(level) for s in (ours, theirs)]
@@ -225,7 +227,7 @@ def _copying(delay: int, alphas: tuple[float, ...]) -> Figure:
     )
 
 
-ADDING = {100: adding(100, ALPHAS), 200: adding(200, FEW_ALPHAS[1:])}
+ADDING = {steps: adding(steps, ALPHAS) for steps in (100, 200)}
 COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[1:])}
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import jax.random as jr
 
 from ..runs.parts import Parts
-from .fptt import EVERY, Figure, adding, adding_problem, order, reached_in_words, settings
+from .fptt import EVERY, Figure, adding, adding_problem, reached_in_words, settings, sooner
 from .fptt_arms import AUXILIARY, ONLINE, PLAIN, Arm, Problem, Scores, compare, exact, running
 from .recipe import Experiment, Findings, Verdict
 
@@ -50,19 +50,19 @@ class _Updates:
         return found
 
     def judge(self, found: Mapping[str, Scores]) -> Verdict:
-        """The more updates the sooner FPTT learns, or the lower its score where it does not; in part where that only
-        holds of the most against none, or OGD does as well with every K."""
-        names = [_name("BPTT" if k == 1 else "FPTT", k) for k in NUMBERS_OF_UPDATES]
-        places = [order(found[name], self.figure.learned) for name in names]
-        words = ", ".join(f"{name} {reached_in_words(found[name], self.figure.learned)}" for name in names)
-        why = f"iterations to a score below {self.figure.learned:g}: {words}. "
-        level = self.figure.learned
-        online = [order(found[_name("OGD", k)], level) for k in NUMBERS_OF_UPDATES[1:]]
-        alike = all(theirs <= ours for ours, theirs in zip(places[1:], online, strict=True))
+        """With the most updates FPTT learns sooner than with none, and with none of the numbers sooner than with the
+        next greater one; in part where only the former holds, or OGD does as well with every K; all beyond the spread,
+        see `sooner`."""
+        names, level = [_name("BPTT" if k == 1 else "FPTT", k) for k in NUMBERS_OF_UPDATES], self.figure.learned
+        words = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in names)
+        why = f"iterations to a score below {level:g}: {words}. "
+        pairs = [(found[_name("FPTT", k)], found[_name("OGD", k)]) for k in NUMBERS_OF_UPDATES[1:]]
+        alike = not any(sooner(ours, theirs, level) for ours, theirs in pairs)
         why += "OGD does as well with every K." if alike else "OGD does not do as well with every K."
-        if all(b <= a for a, b in pairwise(places)):
-            return Verdict("agrees in part" if alike else "agrees", why)
-        return Verdict("agrees in part" if places[-1] < places[0] else "disagrees", why)
+        if not sooner(found[names[-1]], found[names[0]], level):
+            return Verdict("disagrees", why)
+        in_order = not any(sooner(found[fewer], found[more], level) for fewer, more in pairwise(names))
+        return Verdict("agrees" if in_order and not alike else "agrees in part", why)
 
 
 def _name(method: str, updates: int) -> str:
@@ -74,11 +74,11 @@ NOTES = settings(UNITS, f"α = {ALPHA:g}, the paper's") + WEIGHTS
 BOTH = f"α = {ALPHA:g}, the paper's, and {SMALLER:g}, the best with LSTM-48, of which the exact form is left out"
 
 
-def _against(figure: str, steps: int, length: int, paper: str = "") -> Experiment:
+def _against(figure: str, steps: int, length: int, paper: str = "", of: str = "") -> Experiment:
     return Experiment(
         name=f"fptt/{figure}",
         title=f"FPTT Figure {figure[3]}: the adding problem, T = {steps}",
-        claim=f"FPTT learns to add, BPTT stays near the error of always saying 1 (0.167) at T = {steps}.",
+        claim=f"FPTT learns to add, BPTT stays near the error of always saying 1 (0.167) at T = {of or steps}.",
         notes=settings(UNITS, BOTH)
         + WEIGHTS
         + paper
@@ -97,7 +97,11 @@ RECIPES = {
     for recipe in (
         _against("fig1", 500, 5000),
         _against(
-            "fig1-200", 200, 5000, "The paper has this figure for T = 500; that it is so at T = 200 is for us to see. "
+            "fig1-200",
+            200,
+            5000,
+            "The paper has this figure for T = 500; that it is so at T = 200 is for us to see. ",
+            of="500, 750 and 1000",
         ),
         Experiment(
             name="fptt/fig2",

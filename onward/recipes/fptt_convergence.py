@@ -94,8 +94,13 @@ class _Convergence:
             f"mean squared error at the end of {BATCH} sequences that stay the same, by BPTT; both every {EVERY}",
             "iterations.",
         ]
+        lost = [name for name, rows in found.items() if any(row["diverged"] for row in rows)]
+        if lost:
+            verdict = Verdict("not decided", f"seeds diverged: {', '.join(lost)}.")
+        else:
+            verdict = self.judge({key: values.mean() for key, values in shrunk.items()})
         return Findings(
-            self.judge({key: values.mean() for key, values in shrunk.items()}),
+            verdict,
             "\n".join(lines),
             {"curve.png": "the norms of W − W̄ and of the gradient against iterations"},
             {"every": EVERY, "trainings": [{"method": name, "seeds": rows} for name, rows in found.items()]},

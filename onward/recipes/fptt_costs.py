@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
@@ -46,24 +47,28 @@ def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed
         for name, arm in arms.items():
             cost = parts.part(f"{task}, {name}", lambda a=arm, p=problem: measure(a, p, iterations, jr.key(seed)))
             found.setdefault(task, {})[_without_alpha(name)] = cost
-    lines = [f"{'task':18}{'method':14}{'s an iteration':>16}{'÷ BPTT':>9}{'the paper':>11}{'MiB':>10}{'÷ BPTT':>9}"]
+    heads = f"{'s an iteration':>22}{'÷ BPTT':>9}{'the paper':>11}{'MiB':>10}{'÷ BPTT':>9}"
+    lines = [f"{'task':18}{'method':14}{heads}"]
     for task, costs in found.items():
         for name, cost in costs.items():
             seconds, size = (cost[what] / costs[PLAIN][what] for what in ("seconds", "bytes"))
             paper = f"{HOURS[task][1] / HOURS[task][0]:.2f}" if name == "FPTT" else ""
-            row = f"{cost['seconds']:16.3f}{seconds:9.2f}{paper:>11}{cost['bytes'] / MiB:10.1f}{size:9.2f}"
+            times = f"{cost['seconds']:.3f} ({cost['least']:.2f}..{cost['most']:.2f})"
+            row = f"{times:>22}{seconds:9.2f}{paper:>11}{cost['bytes'] / MiB:10.1f}{size:9.2f}"
             lines.append(f"{task:18}{name:14}{row}")
     lines += [
         "",
-        f"Medians of {iterations} iterations of a minibatch each, after one that is not counted. MiB: what the",
-        "compiled iteration needs besides the parameters, the optimiser's state and the data. The paper's ratio is",
-        "that of its hours of training, on a GPU; it does not say for which T it adds.",
+        f"Medians (least..most) of {iterations} iterations of a minibatch each, after one that is not counted.",
+        "MiB: the parameters, what optimiser and regulariser remember, and what the compiled iteration takes",
+        "besides, without the data. The paper's ratio is that of its hours of training, on a GPU; it does not say",
+        "for which T it adds.",
     ]
     return Findings(judge(found), "\n".join(lines), {}, {"costs": found, "paper_hours": HOURS}, {})
 
 
 def measure(arm: Arm, problem: Problem, iterations: int, key) -> dict[str, Any]:
-    """The median time of an iteration, in seconds, and the bytes that it needs."""
+    """The median, the least and the greatest time of an iteration, in seconds, and the bytes that it needs: those of
+    the parameters and of what the optimiser and the regulariser remember, and those that the program takes besides."""
     data, objective = problem.data, arm.objective
 
     @jax.jit
@@ -80,7 +85,14 @@ def measure(arm: Arm, problem: Problem, iterations: int, key) -> dict[str, Any]:
         carry, memory = jax.block_until_ready(compiled(carry, memory, data, order[i % data.minibatches]))
         seconds.append(time.perf_counter() - began)
     analysis: Any = compiled.memory_analysis()
-    return {"seconds": float(np.median(seconds[1:])), "bytes": analysis.temp_size_in_bytes}
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(carry) if eqx.is_array(leaf))
+    return {
+        "seconds": float(np.median(seconds[1:])),
+        "least": min(seconds[1:]),
+        "most": max(seconds[1:]),
+        "bytes": kept + analysis.temp_size_in_bytes,
+        "kept_bytes": kept,
+    }
 
 
 def judge(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Verdict:

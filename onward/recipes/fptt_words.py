@@ -128,7 +128,7 @@ def words_problem(task: WordTask) -> Problem:
     has not improved on the best so far."""
 
     def tracks(words):
-        return Tracks(words, batch=BATCH, steps=STEPS)
+        return Tracks(words, batch=BATCH, steps=STEPS, classes=len(task.vocabulary))
 
     def optimizer(updates: int):
         sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=RATE, momentum=MOMENTUM)

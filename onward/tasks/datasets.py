@@ -47,7 +47,7 @@ class DataSet:
         named = os.environ.get("ONWARD_DATA")
         theirs, ours = Path(named) / self.folder / file if named else None, self._kept(file)
         for path in [theirs.with_name(file + ".xz"), theirs] if theirs else []:
-            if path.exists():
+            if os.path.exists(path):  # Path.exists raises where a folder may not be searched
                 return self._checked(path, file, "put the right one there" if self.source is None else "fetch it anew")
         if not ours.exists():
             self._fetch(file, theirs)
@@ -67,8 +67,11 @@ class DataSet:
         if found != right:
             if path == self._kept(file):
                 aside = path.with_name(file + ".wrong")
-                os.replace(path, aside)
-                remedy = f"it is kept aside as {aside.name}, and {remedy}"
+                try:
+                    os.replace(path, aside)
+                    remedy = f"it is kept aside as {aside.name}, and {remedy}"
+                except OSError as error:
+                    remedy = f"it cannot be put aside ({error.strerror}): remove it"
             raise UserError(
                 f"{path} is not {self.name}'s file, its SHA-256 beginning with {found[:8]} where {right[:8]} is right; "
                 f"{remedy}."

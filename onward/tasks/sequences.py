@@ -64,7 +64,7 @@ class Sequences(AbstractSequences):
     - `xs`, `ys`: arrays, `[sequences, steps, ...]`; `ys` may be `[sequences, ...]`, one target for each.
     - `batch`: sequences in a minibatch, at least 1.
     - `lengths`: of each sequence, integers from 1 to the steps of `xs`; by default all steps.
-    - `classes`: if given, `ys` must be integers below it.
+    - `classes`: if given, `ys` must be integers from 0 and below it, but for steps beyond a sequence's length.
     - `prepare`: applied to the `xs` of a minibatch, in the compiled program: bytes to numbers, say.
 
     Raises `ValueError`, naming it, for what does not fit.
@@ -102,7 +102,7 @@ class Sequences(AbstractSequences):
         lengths = np.full(count, self.steps) if lengths is None else np.asarray(lengths)
         _check_each("lengths", lengths, 1, self.steps, count)
         if classes is not None:
-            _check_each("ys", np.asarray(ys), 0, classes - 1, count)
+            check_classes(ys, classes, lengths, self.steps)
         self.xs, self.ys, self.lengths = jnp.asarray(xs), jax.tree.map(jnp.asarray, ys), jnp.asarray(lengths, jnp.int32)
         self.prepare, self.batch = prepare, whole("batch", batch)
         self.minibatches = -(-count // self.batch)
@@ -155,8 +155,8 @@ class Tracks(AbstractSequences):
     A minibatch is the next `steps` symbols of each track, and goes on from where the last one ended; the last of an
     epoch may be shorter. The symbols that fill no track are left out.
 
-    **Arguments:** `symbols`: integers; `batch`, `steps`: at least 1. Raises `ValueError` for fewer, for other symbols,
-    and where there are not two for each track.
+    **Arguments:** `symbols`: integers from 0, below `classes` if that is given; `batch`, `steps`: at least 1. Raises
+    `ValueError` for fewer, for other symbols, and where there are not two for each track.
 
         >>> import jax.random as jr, numpy as np, onward
         >>> data = onward.Tracks(np.arange(23), batch=2, steps=4)
@@ -170,11 +170,19 @@ class Tracks(AbstractSequences):
     steps: int = eqx.field(static=True)
     minibatches: int = eqx.field(static=True)
 
-    def __init__(self, symbols: Integer[Array | np.ndarray, " symbols"], *, batch: int, steps: int):
+    def __init__(
+        self, symbols: Integer[Array | np.ndarray, " symbols"], *, batch: int, steps: int, classes: int | None = None
+    ):
         self.batch, self.steps = whole("batch", batch), whole("steps", steps)
         symbols = np.asarray(symbols)
         if symbols.dtype.kind not in "iu" or symbols.ndim != 1:
             raise ValueError(f"symbols must be integers in one axis, got {symbols.dtype} {symbols.shape}.")
+        most = np.iinfo(np.int32).max if classes is None else classes - 1
+        if len(wrong := np.flatnonzero((symbols < 0) | (symbols > most))):
+            place = wrong[0]
+            raise ValueError(
+                f"symbols must lie between 0 and {most}, got {symbols[place]} at place {place}, counting from 0."
+            )
         length = len(symbols) // self.batch
         if length < 2:
             raise ValueError(f"symbols must hold at least two for each of {self.batch} tracks, got {len(symbols)}.")
@@ -192,6 +200,15 @@ class Tracks(AbstractSequences):
         at = jnp.arange(self.steps, dtype=jnp.int32) < steps
         xs, ys = (jnp.where(at, part, 0) for part in (read[:, :-1], read[:, 1:]))
         return Minibatch(xs, ys, jnp.full(self.batch, steps, jnp.int32), entry == 0)
+
+
+def check_classes(ys: PyTree, classes: int, lengths: Array | np.ndarray, steps: int) -> None:
+    """Raises `ValueError` for labels, `[sequences]` or `[sequences, steps, ...]`, that are not from 0 to `classes`."""
+    ys = np.asarray(ys)
+    if ys.ndim > 1 and ys.shape[1] == steps:  # what lies beyond a sequence's end is none
+        beyond = np.arange(steps) >= np.asarray(lengths)[:, None]
+        ys = np.where(beyond.reshape(*beyond.shape, *[1] * (ys.ndim - 2)), np.zeros_like(ys), ys)
+    _check_each("ys", ys, 0, classes - 1, len(lengths))
 
 
 def _check_each(name: str, values: np.ndarray, least: int, most: int, count: int) -> None:
