@@ -18,6 +18,7 @@ from onward.recipes.fptt_arms import Problem, Scores, Timed, compare, exact, run
 from onward.recipes.fptt_cells import CELLS
 from onward.recipes.fptt_cells import judge as judge_cells
 from onward.recipes.fptt_convergence import _Convergence as Convergence
+from onward.recipes.fptt_costs import draw as draw_costs
 from onward.recipes.fptt_costs import judge as judge_costs
 from onward.recipes.fptt_costs import measure
 from onward.recipes.fptt_images import RECIPES as IMAGES
@@ -420,4 +421,6 @@ def test_what_an_iteration_costs_is_measured():
 )
 def test_the_verdict_on_costs(seconds, size, word):
     plain, ours = {"seconds": 2.0, "bytes": 100.0}, {"seconds": 2 * seconds, "bytes": 100 * size}
-    assert judge_costs({"adding": {"BPTT": plain, "FPTT": ours}}).word == word
+    found = {"adding": {"BPTT": plain, "FPTT": ours}}
+    assert judge_costs(found).word == word
+    assert draw_costs(found).startswith(b"\x89PNG")

@@ -9,6 +9,7 @@ import jax
 import jax.random as jr
 import numpy as np
 
+from ..runs.comparing import COLOURS, picture
 from ..runs.parts import Parts
 from ..tasks.images import pixel_mnist, sequential_cifar10
 from ..tasks.words import penn_treebank
@@ -63,7 +64,13 @@ def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed
         "besides, without the data. The paper's ratio is that of its hours of training, on a GPU; it does not say",
         "for which T it adds.",
     ]
-    return Findings(judge(found), "\n".join(lines), {}, {"costs": found, "paper_hours": HOURS}, {})
+    return Findings(
+        judge(found),
+        "\n".join(lines),
+        {"costs.png": "what an iteration takes of BPTT's time, and of its memory with that of the optimiser"},
+        {"costs": found, "paper_hours": HOURS},
+        {"costs.png": draw(found)},
+    )
 
 
 def measure(arm: Arm, problem: Problem, iterations: int, key) -> dict[str, Any]:
@@ -106,6 +113,25 @@ def judge(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Verdict:
     why += f"{min(ratios['bytes']):.2f} to {memory:.2f} times its memory."
     holds = (time_ <= 1.2) + (memory <= 0.5)
     return Verdict(("disagrees", "agrees in part", "agrees")[holds], why)
+
+
+def draw(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
+    """Time and memory of each method as parts of BPTT's, a group of bars a task, as PNG."""
+    methods = [name for name in next(iter(found.values())) if name != PLAIN]
+    places, wide = np.arange(len(found)), 0.8 / len(methods)
+    with picture((10.0, 4.2), "png") as (figure, finished):
+        for axes, what in zip(figure.subplots(1, 2), ("seconds", "bytes"), strict=True):
+            for i, (name, colour) in enumerate(zip(methods, COLOURS, strict=False)):
+                ratios = [costs[name][what] / costs[PLAIN][what] for costs in found.values()]
+                axes.bar(places + (i - (len(methods) - 1) / 2) * wide, ratios, wide, color=colour, label=name)
+            axes.axhline(1, color="0.35", linewidth=1, linestyle="--", label=PLAIN)
+            axes.set_xticks(places, [task.replace(", ", ",\n") for task in found], fontsize=8.5)
+            axes.set_ylabel(f"{'time' if what == 'seconds' else 'memory'} ÷ BPTT's (lower is better)")
+        papers = [HOURS[task][1] / HOURS[task][0] if task in HOURS else np.nan for task in found]
+        time_axes = figure.axes[0]
+        time_axes.plot(places, papers, "k_", markersize=14, markeredgewidth=2, label="FPTT's time, the paper")
+        figure.legend(*time_axes.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
+    return finished.getvalue()
 
 
 def _without_alpha(name: str) -> str:

@@ -90,7 +90,7 @@ class NextSymbol(AbstractExamples):
         return (at, symbols[-1]), (jnp.concatenate([last[None], symbols[:-1]]), symbols)
 
 
-class SideBySide(AbstractExamples):
+class ManyStreams(AbstractExamples):
     """So many streams of the same examples, each with a key of its own: symbols `[steps, streams]`."""
 
     examples: AbstractExamples
@@ -122,4 +122,4 @@ class SymbolTask:
     def examples(self, streams: int | None = None) -> AbstractExamples:
         """What a learner reads and predicts; of so many streams side by side."""
         one = self.source if isinstance(self.source, AbstractExamples) else NextSymbol(self.source)
-        return one if streams is None else SideBySide(one, streams)
+        return one if streams is None else ManyStreams(one, streams)
