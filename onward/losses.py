@@ -22,8 +22,7 @@ def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array
     # A comparison, not an index: its gradient is dense arithmetic instead of a scatter.
     chosen = jnp.arange(prediction.shape[-1]) == y.astype(int)
     loss = jnp.log(jnp.sum(jnp.exp(shifted))) - jnp.sum(jnp.where(chosen, shifted, 0))
-    # A factor, not a choice: the gradient is to be NaN as well.
-    return loss * jnp.where((y >= 0) & (y < prediction.shape[-1]), 1, jnp.nan).astype(loss.dtype)
+    return loss * _one_if_class(y, prediction)  # a factor, not a choice: the gradient is to be NaN as well
 
 
 def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array) -> Float[Array, ""]:
@@ -52,11 +51,19 @@ def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"])
 def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
     """1 where the largest of `prediction` is not that of class `y`, else 0: to measure by, its gradient is zero.
 
+    A class that there is not gives NaN.
+
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.misclassified(jnp.array([1.0, 2.0]), jnp.array(0))
     Array(1., dtype=float32)
     """
-    return (jnp.argmax(prediction).astype(int) != y.astype(int)).astype(prediction.dtype)
+    wrong = jnp.argmax(prediction).astype(int) != y.astype(int)
+    return wrong.astype(prediction.dtype) * _one_if_class(y, prediction)
+
+
+def _one_if_class(y: Integer[Array, ""], prediction: Float[Array, " classes"]) -> Float[Array, ""]:
+    """NaN where there is no class `y`."""
+    return jnp.where((y >= 0) & (y < prediction.shape[-1]), 1, jnp.nan).astype(prediction.dtype)
 
 
 class TerminalTarget(NamedTuple):

@@ -212,6 +212,19 @@ class TestFit:
         assert_identical(found.carry.arrays, expected.carry.arrays)
         assert found.history == expected.history
 
+    def test_labels_beyond_the_ends_do_not_matter(self):
+        xs, beyond = arrays()[0], np.arange(STEPS) >= LENGTHS[:, None]
+        every = onward.EveryStep(WINDOW)
+        stepwise = onward.Learner(onward.BPTT(), optax.adam(0.1), loss=softmax_cross_entropy, chunk=WINDOW, batch=BATCH)
+        found = []
+        for padding in (0, -1):
+            ys = np.where(beyond, padding, np.arange(STEPS) % CLASSES)
+            sequences = onward.Sequences(xs, ys, batch=BATCH, lengths=LENGTHS, classes=CLASSES)
+            carry = stepwise.init(model(), key=jr.key(0))
+            found.append(onward.fit(stepwise, carry, sequences, every, epochs=1, key=KEY))
+        assert found[0].diverged_at is None
+        assert_identical(found[0].carry.arrays, found[1].carry.arrays)
+
     def test_it_ends_when_told(self):
         found = fit(epochs=9, until=lambda history: len(history) == 2)
         assert_identical(found.carry, fit(epochs=2).carry)

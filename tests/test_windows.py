@@ -237,3 +237,4 @@ class TestLosses:
     def test_misclassified(self):
         prediction = jnp.array([0.1, 0.7, 0.2])
         assert [float(misclassified(prediction, jnp.array(y))) for y in range(3)] == [1.0, 0.0, 1.0]
+        assert np.isnan([misclassified(prediction, jnp.array(y)) for y in (-1, 3)]).all()
