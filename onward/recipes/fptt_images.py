@@ -48,7 +48,7 @@ class Table:
             every=-(-len(task.xs) // BATCH),
             levels={"the most frequent class": 100 * task.naive_error},
             score="test images misclassified, % (lower is better)",
-            title=f"{task.name}: {network}, batch {BATCH}, K = {UPDATES}; means of {seeds} seeds",
+            title=f"{task.name}: {network}, batch {BATCH}, K = {UPDATES}; mean of {counted(seeds, 'seed')}",
             bold=bold,
         )
         lines = [f"{'method':36}{'right, %':>20}{'the paper, %':>16}"]

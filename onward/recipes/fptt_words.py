@@ -49,7 +49,8 @@ class _Table:
             every=problem.data.minibatches,
             levels={"who knows how frequent words are": task.naive_perplexity},
             score="perplexity of the validation words (lower is better)",
-            title=f"Penn Treebank, T = {STEPS}: LSTM-{UNITS}, batch {BATCH}, K = {UPDATES}; means of {seeds} seeds",
+            title=f"Penn Treebank, T = {STEPS}: LSTM-{UNITS}, batch {BATCH}, K = {UPDATES}; mean of "
+            f"{counted(seeds, 'seed')}",
             bold=(PLAIN, ONLINE, running(BEST)),
         )
         lines = [f"{'method':22}{'test':>18}{'validation':>18}{'best epoch':>12}{'the paper':>12}"]
