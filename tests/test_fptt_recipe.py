@@ -406,7 +406,7 @@ def test_what_an_iteration_costs_is_measured():
     data = onward.Drawn(Adding(200), batch=BATCH, minibatches=2)
     long = problem()._replace(data=data, test=data, updates=20)
     arms = {name: arm for name, arm in long.arms((0.1,)).items() if name in ("BPTT", "OGD", running(0.1))}
-    costs = {name: measure(arm, long, 2, jr.key(0)) for name, arm in arms.items()}
+    costs = measure(arms, long, 2, jr.key(0))
     for cost in costs.values():
         assert 0 < cost["least"] <= cost["seconds"] <= cost["most"]
     besides = {name: cost["bytes"] - cost["kept_bytes"] for name, cost in costs.items()}

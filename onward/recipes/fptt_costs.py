@@ -45,9 +45,8 @@ def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed
     for task, make_problem in problems.items():
         problem = make_problem()
         arms = {name: arm for name, arm in problem.arms((ALPHA,)).items() if name != AUXILIARY}
-        for name, arm in arms.items():
-            cost = parts.part(f"{task}, {name}", lambda a=arm, p=problem: measure(a, p, iterations, jr.key(seed)))
-            found.setdefault(task, {})[_without_alpha(name)] = cost
+        costs = parts.part(task, lambda arms=arms, p=problem: measure(arms, p, iterations, jr.key(seed)))
+        found[task] = {_without_alpha(name): costs[name] for name in arms}
     heads = f"{'s an iteration':>22}{'÷ BPTT':>9}{'the paper':>11}{'MiB':>10}{'÷ BPTT':>9}"
     lines = [f"{'task':18}{'method':14}{heads}"]
     for task, costs in found.items():
@@ -59,10 +58,10 @@ def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed
             lines.append(f"{task:18}{name:14}{row}")
     lines += [
         "",
-        f"Medians (least..most) of {iterations} iterations of a minibatch each, after one that is not counted.",
-        "MiB: the parameters, what optimiser and regulariser remember, and what the compiled iteration takes",
-        "besides, without the data. The paper's ratio is that of its hours of training, on a GPU; it does not say",
-        "for which T it adds.",
+        f"Medians (least..most) of {iterations} iterations of a minibatch each, after one that is not counted, the",
+        "methods taking turns. MiB: the parameters, what optimiser and regulariser remember, and what the compiled",
+        "iteration takes besides, without the data. The paper's ratio is that of its hours of training, on a GPU; it",
+        "does not say for which T it adds.",
     ]
     return Findings(
         judge(found),
@@ -73,33 +72,49 @@ def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed
     )
 
 
-def measure(arm: Arm, problem: Problem, iterations: int, key) -> dict[str, Any]:
-    """The median, the least and the greatest time of an iteration, in seconds, and the bytes that it needs: those of
-    the parameters and of what the optimiser and the regulariser remember, and those that the program takes besides."""
-    data, objective = problem.data, arm.objective
-
-    @jax.jit
-    def iterate(carry, memory, data, entry):
-        minibatch = data.minibatch(entry)
-        return learn_minibatch(arm.learner, objective, carry, memory, minibatch, data.steps)[:2]
-
-    model_key, learner_key, data_key = jr.split(key, 3)
-    carry, memory = arm.start(problem.make_model(model_key), learner_key), objective.init(data.steps)
-    order, seconds = data.order(data_key), []
-    compiled = iterate.lower(carry, memory, data, order[0]).compile()
+def measure(arms: Mapping[str, Arm], problem: Problem, iterations: int, key) -> dict[str, dict[str, Any]]:
+    """Of each method the median, the least and the greatest time of an iteration, in seconds, and the bytes that it
+    needs: those of the parameters and of what the optimiser and the regulariser remember, and those that the program
+    takes besides."""
+    methods = {name: _Iterating(arm, problem, key) for name, arm in arms.items()}
     for i in range(1 + iterations):
+        for method in methods.values():
+            method.iterate(i)
+    return {name: method.cost() for name, method in methods.items()}
+
+
+class _Iterating:
+    """A method as a compiled program for a minibatch, the times that it took, and where it stands."""
+
+    def __init__(self, arm: Arm, problem: Problem, key):
+        self.data, self.seconds, objective = problem.data, [], arm.objective
+
+        @jax.jit
+        def iterate(carry, memory, data, entry):
+            minibatch = data.minibatch(entry)
+            return learn_minibatch(arm.learner, objective, carry, memory, minibatch, data.steps)[:2]
+
+        model_key, learner_key, data_key = jr.split(key, 3)
+        self.at = arm.start(problem.make_model(model_key), learner_key), objective.init(self.data.steps)
+        self.order = self.data.order(data_key)
+        self.compiled = iterate.lower(*self.at, self.data, self.order[0]).compile()
+
+    def iterate(self, i: int) -> None:
         began = time.perf_counter()
-        carry, memory = jax.block_until_ready(compiled(carry, memory, data, order[i % data.minibatches]))
-        seconds.append(time.perf_counter() - began)
-    analysis: Any = compiled.memory_analysis()
-    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(carry) if eqx.is_array(leaf))
-    return {
-        "seconds": float(np.median(seconds[1:])),
-        "least": min(seconds[1:]),
-        "most": max(seconds[1:]),
-        "bytes": kept + analysis.temp_size_in_bytes,
-        "kept_bytes": kept,
-    }
+        self.at = jax.block_until_ready(self.compiled(*self.at, self.data, self.order[i % self.data.minibatches]))
+        self.seconds.append(time.perf_counter() - began)
+
+    def cost(self) -> dict[str, Any]:
+        counted = self.seconds[1:]
+        analysis: Any = self.compiled.memory_analysis()
+        kept = sum(leaf.nbytes for leaf in jax.tree.leaves(self.at[0]) if eqx.is_array(leaf))
+        return {
+            "seconds": float(np.median(counted)),
+            "least": min(counted),
+            "most": max(counted),
+            "bytes": kept + analysis.temp_size_in_bytes,
+            "kept_bytes": kept,
+        }
 
 
 def judge(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Verdict:
