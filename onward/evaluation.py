@@ -28,8 +28,8 @@ def evaluate(
     `measure` may be one of `onward.losses`, such as `misclassified`; one that is made anew at each call, a lambda or a
     closure, compiles anew each time. `key` decides what is drawn. Devices share the sequences as in `onward.fit`.
 
-    Raises `ValueError` for labels outside the objective's classes and for targets that it does not fit, and what
-    `measure` and the cell raise.
+    Raises `ValueError` for labels of `onward.Sequences` outside the classes of `onward.TerminalClasses` and for targets
+    that the objective does not fit, and what `measure` and the cell raise.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> from onward.tasks.adding import Adding

@@ -62,7 +62,7 @@ def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -
 
 
 def _one_if_class(y: Integer[Array, ""], prediction: Float[Array, " classes"]) -> Float[Array, ""]:
-    """NaN where there is no class `y`."""
+    """1, and NaN where there is no class `y` among those of the prediction."""
     return jnp.where((y >= 0) & (y < prediction.shape[-1]), 1, jnp.nan).astype(prediction.dtype)
 
 
@@ -103,9 +103,9 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
 def terminal_squared_error(prediction: Float[Array, "*shape"], y: TerminalTarget) -> Float[Array, ""]:
     """`β Σ (prediction − y)²`: the number at the end, learned on the way.
 
-    What `terminal_cross_entropy` is without classes to estimate, with β = q/K for window q of K: Kag & Saligrama give
-    the form for classes only, and learn to add by it. `onward.Terminal` makes the targets. Raises `ValueError` unless
-    the prediction and the target's `y` have the same shape.
+    What `terminal_cross_entropy` is without classes to estimate, with β = q/K for window q of K. Kag & Saligrama give
+    the form for classes only; this is how we read it for their add task. `onward.Terminal` makes the targets. Raises
+    `ValueError` unless the prediction and the target's `y` have the same shape.
 
         >>> import jax.numpy as jnp, onward
         >>> target = onward.losses.TerminalTarget(jnp.ones(1), jnp.array(0.25))

@@ -23,8 +23,8 @@ def rollout(cell: AbstractCell, hidden: PyTree, xs: PyTree, *, reset: Bool[Array
     Where `reset` is true a new sequence starts: the step leaves from `cell.init_hidden()`. Differentiable in reverse
     mode. An affine-gated cell carries only the small cotangent of its state backward through time, and sums its
     weights' gradient in one product over time; a stack runs layer after layer, an embedding before the cell behind it;
-    any other cell is scanned and differentiated by JAX. All give the same numbers, on all devices: no vendor's fused
-    recurrent network is called on a GPU.
+    any other cell is scanned and differentiated by JAX. All give the same numbers. On a GPU it is the same program: no
+    vendor's fused network is called.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 2, key=jr.key(0))

@@ -133,10 +133,11 @@ def fit(
 
     Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
 
-    Raises `ValueError` for numbers out of range, a batch that differs and labels outside the objective's classes, and
-    as `Learner.run` does. Raises `UserError` for a checkpoint that is damaged, cannot be written, or differs in the
-    model, the estimator, the chunk, the objective, the key or the data; another loss or optimiser of the same shape is
-    not noticed, nor is another body of a function such as the data's `prepare`.
+    Raises `ValueError` for numbers out of range, a batch that differs and labels of `onward.Sequences` outside the
+    classes of `onward.TerminalClasses`, and as `Learner.run` does. Raises `UserError` for a checkpoint that is damaged,
+    cannot be written, or differs in the model, the estimator, the chunk, the objective, the key, or the arrays and
+    numbers of `data` and the modules in it. Another loss or optimiser of the same shape is not noticed, nor what a
+    function, such as the data's `prepare`, or an object that is no module holds.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.tasks.adding import Adding
@@ -216,9 +217,9 @@ def _learn(learner, objective, data, state: _State, order, block: int, begin, co
     """`count` of at most `block` minibatches, from `begin` on: the state after them, the loss of each, and whether all
     numbers of the carry are finite.
 
-    The state is not donated: it is what is kept where they are not. `begin` and `count` are arrays, not known to the
-    compiler, so that there is one program for all blocks and it gives the same bits however the minibatches are cut
-    into blocks.
+    The state is not donated: where a number is not finite, the one from before is kept. `begin` and `count` are arrays,
+    not known to the compiler, so that there is one program for all blocks and it gives the same bits however the
+    minibatches are cut into blocks.
     """
 
     def one(i, loop):

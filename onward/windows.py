@@ -45,7 +45,8 @@ class AbstractObjective(eqx.Module):
         return None
 
     def check(self, data: AbstractSequences) -> None:
-        """Raises `ValueError`, naming it, for what is no target of this objective and can be seen before it is used."""
+        """Raises `ValueError`, naming it, for a target in `data` that this objective cannot use; `data` that are drawn,
+        or hold no target of this kind, pass."""
 
     @abstractmethod
     def assign(
@@ -70,7 +71,7 @@ class EveryStep(AbstractObjective):
     """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
 
     A window's loss is the mean over its steps. With the learner's chunk for the window this is FPTT-K of Kag &
-    Saligrama 2021, section 3, where the losses are those of all steps.
+    Saligrama 2021, section 3, if `onward.fptt` goes before the optimiser.
 
     **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer, and in
     use for `ys` of another shape.

@@ -188,6 +188,10 @@ def test_copying_is_judged_by_who_comes_near_to_the_baseline_too(ours, online, p
     assert found.word == word
     assert why in found.why
     assert "FPTT does not learn on all seeds." in found.why
+    assert "At the end BPTT is ahead." not in found.why
+    better = Scores(near(plain).scores - 0.1, np.full(3, 40))
+    found = figure.judge(methods | {"OGD": near(online), "BPTT": better, running(0.01): near(ours)})
+    assert "At the end BPTT is ahead." in found.why
 
 
 def test_the_picture():
@@ -357,13 +361,27 @@ def test_updates_are_compared_with_the_same_windows_without_the_regulariser():
     ],
 )
 def test_the_verdict_on_the_number_of_updates(epochs, later, word):
-    names = ["BPTT, K = 1", *(f"FPTT, K = {k}" for k in NUMBERS_OF_UPDATES[1:])]
-    found = {name: scores(at, at, at) for name, at in zip(names, epochs, strict=True)}
-    online = [f"OGD, K = {k}" for k in NUMBERS_OF_UPDATES[1:]]
-    found |= {name: scores(*[at + later] * 3) for name, at in zip(online, epochs[1:], strict=True)}
-    verdict = Updates(ADDING[100], 12).judge(found)
+    verdict = judged_updates(epochs, later)
     assert verdict.word == word
     assert ("OGD does as well" in verdict.why) == (later == 0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "word"), [((0, 12, 11, 12, 11, 12), "agrees"), ((0, 10, 11, 12, 13, 14), "agrees in part")]
+)
+def test_the_verdict_on_the_number_of_updates_is_beyond_the_spread(epochs, word):
+    """From one number to the next all are within it; in the second case the fewest updates are ahead of the most."""
+    assert judged_updates(epochs, 9, spread=2).word == word
+
+
+def judged_updates(epochs, later, spread=0):
+    def around(at):
+        return scores(at - spread, at, at + spread) if at else scores(0, 0, 0)
+
+    found = {"BPTT, K = 1": around(epochs[0])}
+    for k, at in zip(NUMBERS_OF_UPDATES[1:], epochs[1:], strict=True):
+        found |= {f"FPTT, K = {k}": around(at), f"OGD, K = {k}": around(at + later)}
+    return Updates(ADDING[100], 12).judge(found)
 
 
 @pytest.mark.usefixtures("small_adding")
@@ -421,6 +439,6 @@ def test_what_an_iteration_costs_is_measured():
 )
 def test_the_verdict_on_costs(seconds, size, word):
     plain, ours = {"seconds": 2.0, "bytes": 100.0}, {"seconds": 2 * seconds, "bytes": 100 * size}
-    found = {"adding": {"BPTT": plain, "FPTT": ours}}
+    found = {"adding, T = 200": {"BPTT": plain, "FPTT": ours}}
     assert judge_costs(found).word == word
     assert draw_costs(found).startswith(b"\x89PNG")

@@ -353,6 +353,14 @@ class TestDataSet:
         with pytest.raises(UserError, match=r"it cannot be put aside \(.*\): remove it\.$"):
             data.read("a.txt")
 
+    def test_a_folder_that_may_not_be_searched(self, places, monkeypatch):
+        def exists(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr("pathlib.Path.exists", exists)
+        with pytest.raises(UserError, match=r"a.txt.xz cannot be read \(Permission denied\); let ONWARD_DATA name"):
+            places[-1].read("a.txt")
+
     def test_a_damaged_archive_of_the_users(self, places):
         theirs, _, _, data = places
         theirs.with_name("a.txt.xz").write_bytes(b"no archive")

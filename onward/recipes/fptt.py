@@ -122,8 +122,8 @@ class Figure:
             every=EVERY,
             levels={**self.naive, "learned": self.learned},
             score=f"{self.score} (lower is better)",
-            title=f"LSTM-{self.units}, batch {self.batch}, K = {updates}; {TESTED} new sequences; means of {seeds} "
-            "seeds, thick lines shaded from the best to the worst",
+            title=f"LSTM-{self.units}, batch {self.batch}, K = {updates}; {TESTED} new sequences; mean of "
+            f"{counted(seeds, 'seed')}, thick lines shaded from the best to the worst",
             bold=bold,
         )
         waited = [level for level in (self.near, self.learned) if level is not None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 
 import jax.random as jr
 
@@ -50,9 +50,9 @@ class _Updates:
         return found
 
     def judge(self, found: Mapping[str, Scores]) -> Verdict:
-        """With the most updates FPTT learns sooner than with none, and with none of the numbers sooner than with the
-        next greater one; in part where only the former holds, or OGD does as well with every K; all beyond the spread,
-        see `sooner`."""
+        """With the most updates FPTT learns sooner than with none, and with no number of them sooner than with a
+        greater one; in part where only the former holds, or OGD does as well with every K; all beyond the spread, see
+        `sooner`."""
         names, level = [_name("BPTT" if k == 1 else "FPTT", k) for k in NUMBERS_OF_UPDATES], self.figure.learned
         words = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in names)
         why = f"iterations to a score below {level:g}: {words}. "
@@ -61,7 +61,7 @@ class _Updates:
         why += "OGD does as well with every K." if alike else "OGD does not do as well with every K."
         if not sooner(found[names[-1]], found[names[0]], level):
             return Verdict("disagrees", why)
-        in_order = not any(sooner(found[fewer], found[more], level) for fewer, more in pairwise(names))
+        in_order = not any(sooner(found[fewer], found[more], level) for fewer, more in combinations(names, 2))
         return Verdict("agrees" if in_order and not alike else "agrees in part", why)
 
 
@@ -71,7 +71,7 @@ def _name(method: str, updates: int) -> str:
 
 WEIGHTS = "Window q of K weighs q/K. "
 NOTES = settings(UNITS, f"α = {ALPHA:g}, the paper's") + WEIGHTS
-BOTH = f"α = {ALPHA:g}, the paper's, and {SMALLER:g}, the best with LSTM-48, of which the exact form is left out"
+BOTH = f"α = {ALPHA:g}, the paper's, and, without the exact form, {SMALLER:g}, the best with LSTM-48"
 
 
 def _against(figure: str, steps: int, length: int, paper: str = "", of: str = "") -> Experiment:

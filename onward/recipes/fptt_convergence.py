@@ -152,7 +152,7 @@ def _draw(curves: Mapping[tuple[str, str], np.ndarray], seeds: int) -> bytes:
             axes.set_ylabel(label)
             axes.grid(which="major", color="0.92", linewidth=0.6)
             axes.legend(frameon=False, fontsize=8.5)
-        title = f"LSTM-{UNITS}, batch {BATCH}: means of {seeds} seeds, shaded from the least to the greatest"
+        title = f"LSTM-{UNITS}, batch {BATCH}: mean of {counted(seeds, 'seed')}, shaded from the least to the greatest"
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return finished.getvalue()
 

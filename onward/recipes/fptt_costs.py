@@ -59,9 +59,9 @@ def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed
     lines += [
         "",
         f"Medians (least..most) of {iterations} iterations of a minibatch each, after one that is not counted, the",
-        "methods taking turns. MiB: the parameters, what optimiser and regulariser remember, and what the compiled",
-        "iteration takes besides, without the data. The paper's ratio is that of its hours of training, on a GPU; it",
-        "does not say for which T it adds.",
+        "methods taking turns, on one device. MiB: the parameters and what optimiser and regulariser remember, once",
+        "(a training keeps those from before as well), and what the compiled iteration takes besides, without the",
+        "data. The paper's ratio is that of its hours of training, on a GPU; it does not say for which T it adds.",
     ]
     return Findings(
         judge(found),
@@ -74,8 +74,8 @@ def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed
 
 def measure(arms: Mapping[str, Arm], problem: Problem, iterations: int, key) -> dict[str, dict[str, Any]]:
     """Of each method the median, the least and the greatest time of an iteration, in seconds, and the bytes that it
-    needs: those of the parameters and of what the optimiser and the regulariser remember, and those that the program
-    takes besides."""
+    needs: those of the parameters and of what the optimiser and the regulariser remember, counted once, and those that
+    the program takes besides."""
     methods = {name: _Iterating(arm, problem, key) for name, arm in arms.items()}
     for i in range(1 + iterations):
         for method in methods.values():
@@ -142,7 +142,7 @@ def draw(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
             axes.axhline(1, color="0.35", linewidth=1, linestyle="--", label=PLAIN)
             axes.set_xticks(places, [task.replace(", ", ",\n") for task in found], fontsize=8.5)
             axes.set_ylabel(f"{'time' if what == 'seconds' else 'memory'} ÷ BPTT's (lower is better)")
-        papers = [HOURS[task][1] / HOURS[task][0] if task in HOURS else np.nan for task in found]
+        papers = [HOURS[task][1] / HOURS[task][0] for task in found]
         time_axes = figure.axes[0]
         time_axes.plot(places, papers, "k_", markersize=14, markeredgewidth=2, label="FPTT's time, the paper")
         figure.legend(*time_axes.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)

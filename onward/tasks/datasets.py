@@ -47,7 +47,7 @@ class DataSet:
         named = os.environ.get("ONWARD_DATA")
         theirs, ours = Path(named) / self.folder / file if named else None, self._kept(file)
         for path in [theirs.with_name(file + ".xz"), theirs] if theirs else []:
-            if os.path.exists(path):  # Path.exists raises where a folder may not be searched
+            if self._is_there(path):
                 return self._checked(path, file, "put the right one there" if self.source is None else "fetch it anew")
         if not ours.exists():
             self._fetch(file, theirs)
@@ -77,6 +77,12 @@ class DataSet:
                 f"{remedy}."
             )
         return content
+
+    def _is_there(self, path: Path) -> bool:
+        try:
+            return path.exists()
+        except OSError as error:  # a folder that may not be searched
+            raise UserError(f"{path} cannot be read ({error.strerror}); let ONWARD_DATA name another folder.") from None
 
     def _kept(self, file: str) -> Path:
         return cache_folder() / "data" / self.folder / file

@@ -177,7 +177,7 @@ class Tracks(AbstractSequences):
         symbols = np.asarray(symbols)
         if symbols.dtype.kind not in "iu" or symbols.ndim != 1:
             raise ValueError(f"symbols must be integers in one axis, got {symbols.dtype} {symbols.shape}.")
-        most = np.iinfo(np.int32).max if classes is None else classes - 1
+        most = np.iinfo(np.int32).max if classes is None else whole("classes", classes) - 1
         if len(wrong := np.flatnonzero((symbols < 0) | (symbols > most))):
             place = wrong[0]
             raise ValueError(
@@ -203,7 +203,7 @@ class Tracks(AbstractSequences):
 
 
 def check_classes(ys: PyTree, classes: int, lengths: Array | np.ndarray, steps: int) -> None:
-    """Raises `ValueError` for labels, `[sequences]` or `[sequences, steps, ...]`, that are not from 0 to `classes`."""
+    """Raises `ValueError` for labels, `[sequences]` or `[sequences, steps, ...]`, below 0 or not below `classes`."""
     ys = np.asarray(ys)
     if ys.ndim > 1 and ys.shape[1] == steps:  # what lies beyond a sequence's end is none
         beyond = np.arange(steps) >= np.asarray(lengths)[:, None]
