@@ -347,8 +347,8 @@ def small_adding(monkeypatch):
 def test_updates_are_compared_with_the_same_windows_without_the_regulariser():
     figure = Updates(ADDING[100], 12)
     arms = figure.arms(adding_problem(200, 3, 3))
-    assert list(arms)[:3] == ["BPTT, K = 1", "FPTT, K = 3", "OGD, K = 3"]
-    assert [arm.learner.chunk for arm in arms.values()] == [200, 66, 66, 40, 40, 20, 20, 2, 2, 1, 1]
+    assert list(arms)[:4] == ["BPTT, K = 1", "FPTT, K = 3", "FPTT exact, K = 3", "OGD, K = 3"]
+    assert [arm.learner.chunk for arm in arms.values()] == [200, *np.repeat([66, 40, 20, 2, 1], 3)]
 
 
 @pytest.mark.parametrize(
@@ -393,9 +393,10 @@ def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeyp
     for training in found.numbers["trainings"]:
         (row,) = training["seeds"]
         assert len(row["gradient"]) == len(row["scores"]) == 2
-        assert len(row["gap"]) == (0 if training["method"] == "OGD" else 2)
+        assert len(row["gap"]) == (2 if "FPTT" in training["method"] else 0)
         assert min(row["gap"] + row["gradient"]) > 0
-    assert [training["method"] for training in found.numbers["trainings"]] == [running(0.01), exact(0.01), "OGD"]
+    methods = [training["method"] for training in found.numbers["trainings"]]
+    assert methods == [running(0.01), exact(0.01), "OGD", "BPTT"]
     assert found.files["curve.png"].startswith(b"\x89PNG")
 
 
@@ -403,10 +404,16 @@ def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeyp
     ("gap", "gradient", "word"), [(0.05, 0.02, "agrees"), (0.05, 0.5, "agrees in part"), (0.2, 0.5, "disagrees")]
 )
 def test_the_verdict_on_coming_to_rest(gap, gradient, word):
-    shrunk = {(running(0.01), "gap"): gap, (running(0.01), "gradient"): gradient, ("OGD", "gradient"): 0.25}
+    shrunk = {
+        (running(0.01), "gap"): gap,
+        (running(0.01), "gradient"): gradient,
+        ("OGD", "gradient"): 0.25,
+        ("BPTT", "gradient"): 0.35,
+    }
     found = Convergence(10).judge(shrunk)
     assert found.word == word
     assert "25 % of its own by OGD" in found.why
+    assert "35 % by BPTT" in found.why
 
 
 def test_a_seed_that_diverged_leaves_coming_to_rest_undecided():
@@ -414,7 +421,7 @@ def test_a_seed_that_diverged_leaves_coming_to_rest_undecided():
     lost = {"scores": [0.1], "gap": [1.0], "gradient": [1.0], "diverged": True, "seconds": 1.0}
     for row in (good, lost):
         row["final"] = None
-    rows = {running(0.01): [good, lost], exact(0.01): [good, good], "OGD": [good, good]}
+    rows = {running(0.01): [good, lost], exact(0.01): [good, good], "OGD": [good, good], "BPTT": [good, good]}
     found = Convergence(10).findings(rows, 2, 2)
     assert (found.verdict.word, found.verdict.why) == ("not decided", f"seeds diverged: {running(0.01)}.")
 

@@ -63,6 +63,7 @@ class TestSequences:
             ({"lengths": np.array([5, 0, 5, 5])}, "lengths must lie between 1 and 5, got 0 for sequence 1, counting"),
             ({"lengths": np.ones(4)}, r"lengths must be integers, 4 of them, got float64 \(4,\)."),
             ({"classes": 3}, "ys must lie between 0 and 2, got 3 for sequence 3, counting from 0."),
+            ({"classes": 0}, "classes must be an integer of at least 1, got 0."),
             ({"ys": np.array([0, -1, 0, 0]), "classes": 3}, "ys must lie between 0 and 2, got -1 for sequence 1"),
         ],
     )

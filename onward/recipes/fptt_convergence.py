@@ -20,7 +20,7 @@ from ..runs.parts import Parts
 from ..transforms.fptt import settle
 from .fptt import EVERY, adding_problem
 from .fptt_adding import ALPHA, BATCH, NOTES, UNITS
-from .fptt_arms import ONLINE, Arm, exact, gathered, running, train
+from .fptt_arms import ONLINE, PLAIN, Arm, exact, gathered, running, train
 from .jobs import Job, Report, costliest_first, run_all
 from .recipe import Experiment, Findings, Verdict
 
@@ -29,14 +29,14 @@ NORMS = {"gap": "‖W − W̄‖", "gradient": "‖gradient‖"}
 
 @dataclass(frozen=True)
 class _Convergence:
-    """Figure 4: how far W is from W̄, and the gradient's norm, while FPTT learns; the norm by OGD as well."""
+    """Figure 4: how far W is from W̄, and the gradient's norm, while FPTT learns; the norm by OGD and BPTT as well."""
 
     steps: int
 
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
         problem, keys = adding_problem(self.steps, UNITS, BATCH), jr.split(jr.key(seed), seeds)
         all_arms = problem.arms((ALPHA,))
-        arms = {name: all_arms[name] for name in (running(ALPHA), exact(ALPHA), ONLINE)}
+        arms = {name: all_arms[name] for name in (running(ALPHA), exact(ALPHA), ONLINE, PLAIN)}
         epochs = max(1, iterations // EVERY)
 
         def job(arm: Arm, key) -> Job:
@@ -72,7 +72,7 @@ class _Convergence:
             )
             for name, rows in found.items()
             for what in ("gap", "gradient")
-            if name != ONLINE or what != "gap"
+            if what != "gap" or name not in (ONLINE, PLAIN)
         }
         shrunk = {key: values[:, -max(1, epochs // 20) :].mean(1) / values.max(1) for key, values in curves.items()}
         lines = [f"{'method':24}{'score at the end':>20}{'‖W−W̄‖: greatest':>20}{'at the end':>14}"]
@@ -113,9 +113,8 @@ class _Convergence:
         parts = {what: float(shrunk[running(ALPHA), what]) for what in ("gap", "gradient")}
         why = f"at the end ‖W − W̄‖ is {100 * parts['gap']:.0f} % of its greatest, the gradient's norm "
         why += f"{100 * parts['gradient']:.0f} % of its own (running form), and "
-        why += (
-            f"{100 * float(shrunk[ONLINE, 'gradient']):.0f} % of its own by OGD, the windows without the regulariser."
-        )
+        without = [f"{100 * float(shrunk[name, 'gradient']):.0f} %" for name in (ONLINE, PLAIN)]
+        why += f"{without[0]} of its own by OGD, the windows without the regulariser, {without[1]} by BPTT."
         small = sum(value < 0.1 for value in parts.values())
         return Verdict(("disagrees", "agrees in part", "agrees")[small], why)
 

@@ -102,7 +102,7 @@ class Sequences(AbstractSequences):
         lengths = np.full(count, self.steps) if lengths is None else np.asarray(lengths)
         _check_each("lengths", lengths, 1, self.steps, count)
         if classes is not None:
-            check_classes(ys, classes, lengths, self.steps)
+            check_classes(ys, whole("classes", classes), lengths, self.steps)
         self.xs, self.ys, self.lengths = jnp.asarray(xs), jax.tree.map(jnp.asarray, ys), jnp.asarray(lengths, jnp.int32)
         self.prepare, self.batch = prepare, whole("batch", batch)
         self.minibatches = -(-count // self.batch)
