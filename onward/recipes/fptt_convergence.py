@@ -108,8 +108,7 @@ class _Convergence:
         )
 
     def judge(self, shrunk: Mapping[tuple[str, str], float]) -> Verdict:
-        """Both norms fall below a tenth of their greatest in the running form, which the authors ran; in part if one
-        does."""
+        """Both norms fall below a tenth of their greatest in the running form; in part if one does."""
         parts = {what: float(shrunk[running(ALPHA), what]) for what in ("gap", "gradient")}
         why = f"at the end ‖W − W̄‖ is {100 * parts['gap']:.0f} % of its greatest, the gradient's norm "
         why += f"{100 * parts['gradient']:.0f} % of its own (running form), and "
