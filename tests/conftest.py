@@ -63,3 +63,20 @@ def as_in_use():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def promotion():
+    """Promotion of dtypes as users have it: Optax multiplies by Python's numbers and counts in integers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """A recipe's parts, begun."""
+    from onward.runs.parts import Parts  # imported above, the library would escape the checks of its types
+
+    parts = Parts(tmp_path / "run", {"figure": "a test"})
+    parts.begin()
+    return parts

@@ -13,12 +13,7 @@ import onward
 from onward.devices import shared_evenly
 from onward.losses import softmax_cross_entropy
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax multiplies by Python's numbers and counts in integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,7 @@ import onward
 from onward.estimators.ring import Ring
 from onward.rollouts import SHORT
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax counts in integers and multiplies by them."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 @functools.cache

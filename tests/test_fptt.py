@@ -19,17 +19,12 @@ import onward
 from onward.cells.affine import constants_at_zero
 from onward.transforms.fptt import FPTTState, adopt_average, fptt, fptt_exact, settle
 
+pytestmark = pytest.mark.usefixtures("promotion")
+
 WINDOWS = 50
 SGD, ADAM = optax.sgd(0.2), optax.adam(0.05)
 DECAY = optax.adamw(0.05, weight_decay=0.1)
 BASES = pytest.mark.parametrize("base", [SGD, ADAM], ids=["sgd", "adam"])
-
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax counts in integers and multiplies by them."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def growing(count):

@@ -13,6 +13,8 @@ from problems import AS_FOR_USERS, INPUTS, assert_identical, assert_same, loss
 
 import onward
 
+pytestmark = pytest.mark.usefixtures("promotion")
+
 STEPS, UNITS = 12, 3
 ESTIMATORS = {
     "rtrl": onward.RTRL(),
@@ -23,13 +25,6 @@ ESTIMATORS = {
     "sliding": onward.SlidingBPTT(horizon=3),
     "tbptt": onward.BPTT(),
 }
-
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax counts in integers and multiplies by them."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @functools.cache

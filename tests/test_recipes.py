@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,7 +16,6 @@ from onward.recipes.fpp_grid import _Grid as Grid
 from onward.recipes.fpp_streams import Contest
 from onward.recipes.fpp_verdicts import ahead, gains_more, judged_by, on_a_par, reaches
 from onward.recipes.recipe import Findings, Verdict
-from onward.runs.parts import Parts
 from onward.tasks.images import ImageTask
 from onward.tasks.prediction import cycle_world_task, stochastic_world_task
 from onward.tasks.words import WordTask
@@ -45,20 +43,6 @@ def result(name, closing, *, factor=1.0, lost=False):
         windows=curve,
         means=curve,
     )
-
-
-@pytest.fixture
-def promotion():
-    """As users have it: these are not the numbers that strict types guard."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture
-def parts(tmp_path):
-    parts = Parts(tmp_path / "run", {"figure": "a test"})
-    parts.begin()
-    return parts
 
 
 def verdict(*results):

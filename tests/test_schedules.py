@@ -14,12 +14,7 @@ from onward.estimators.noise import uniform
 from onward.rollouts import SHORT
 from onward.schedules import AbstractSchedule, Decay, Random, Stage
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax counts in integers and multiplies by them."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 class Always(AbstractSchedule):

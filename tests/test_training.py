@@ -15,18 +15,13 @@ import onward
 from onward.errors import UserError
 from onward.losses import misclassified, softmax_cross_entropy, terminal_cross_entropy
 
+pytestmark = pytest.mark.usefixtures("promotion")
+
 UNITS, STEPS, WINDOW, BATCH, CLASSES = 3, 5, 2, 2, 2
 LENGTHS = np.array([5, 3, 5, 1, 4])
 MINIBATCHES = 3
 OBJECTIVE = onward.TerminalClasses(WINDOW, CLASSES)
 KEY = jr.key(5)
-
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax multiplies by Python's numbers and counts in integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 TRACED = []

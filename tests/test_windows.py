@@ -13,15 +13,10 @@ from problems import loss as step_loss
 import onward
 from onward.losses import TerminalTarget, misclassified, terminal_cross_entropy, terminal_squared_error
 
+pytestmark = pytest.mark.usefixtures("promotion")
+
 UNITS, STEPS, WINDOW = 3, 7, 3
 LENGTHS = [7, 4, 0, 1]
-
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """Optax multiplies by Python's numbers and counts in integers."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def learner(chunk, batch, loss=step_loss):

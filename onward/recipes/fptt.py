@@ -231,10 +231,10 @@ ADDING = {steps: adding(steps, ALPHAS) for steps in (100, 200)}
 COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[1:])}
 
 
-def settings(units: int, alphas: str) -> str:
+def settings(units: int, alphas: str, updates: str = str(UPDATES)) -> str:
     """What all of these trainings share."""
     return (
-        f"K = {UPDATES} windows, Adam at {RATE:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
+        f"K = {updates} windows, Adam at {RATE:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
         f"±1/√{units}; every minibatch is drawn anew, the same ones for all methods. Added are OGD, the same windows "
         "and losses without the regulariser, as in the paper's Table 9, and the exact form, which takes a second "
         f"gradient a window; {alphas}. "

@@ -70,9 +70,10 @@ def _name(method: str, updates: int) -> str:
     return f"{method}, K = {updates}"
 
 
+JUDGED = "The running form is judged. "
+PAPER_ALPHA = f"α = {ALPHA:g}, the paper's"
 WEIGHTS = "Window q of K weighs q/K. "
-NOTES = settings(UNITS, f"α = {ALPHA:g}, the paper's") + "The running form is judged. " + WEIGHTS
-BOTH = f"α = {ALPHA:g}, the paper's, and, in the running form alone, {SMALLER:g}, the best with LSTM-48"
+BOTH = f"{PAPER_ALPHA}, and, in the running form alone, {SMALLER:g}, the best with LSTM-48"
 
 
 def _against(figure: str, steps: int, length: int, paper: str = "", of: str = "") -> Experiment:
@@ -110,7 +111,9 @@ RECIPES = {
             name="fptt/fig2",
             title="FPTT Figure 2: the adding problem, T = 200, learned in K windows",
             claim="The more updates a sequence, the better FPTT learns; K = 1 is BPTT.",
-            notes=NOTES
+            notes=settings(UNITS, PAPER_ALPHA, f"1 to {NUMBERS_OF_UPDATES[-1]}")
+            + JUDGED
+            + WEIGHTS
             + "Each K has OGD beside it: that is the same windows without the regulariser. Where K does not "
             "divide T, what remains is a window more.",
             length=5000,

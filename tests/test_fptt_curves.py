@@ -1,0 +1,187 @@
+"""FPTT's recipes of adding and copying: measured, drawn, and told apart where they agree with the paper or not."""
+
+import numpy as np
+import pytest
+
+from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, adding_problem
+from onward.recipes.fptt_adding import NUMBERS_OF_UPDATES
+from onward.recipes.fptt_adding import RECIPES as ADDING_RECIPES
+from onward.recipes.fptt_adding import _Updates as Updates
+from onward.recipes.fptt_arms import Scores, exact, running
+from onward.recipes.fptt_convergence import _Convergence as Convergence
+from onward.runs.scores import draw_scores
+
+pytestmark = pytest.mark.usefixtures("promotion")
+
+
+def scores(*epochs, most=40):
+    """Scores of seeds that learned at these epochs, 0 for never."""
+    rows = [np.where((np.arange(most) + 1 >= at) & (at > 0), 0.001, 0.1) for at in epochs]
+    return Scores(np.array(rows), np.full(len(rows), most))
+
+
+def judged(ours, online, plain):
+    slow = {name(alpha): scores(0, 0, 0) for name in (running, exact) for alpha in ALPHAS}
+    methods = slow | {"OGD": scores(*online), "BPTT": scores(*plain), running(0.01): scores(*ours)}
+    return ADDING[100].judge(methods)
+
+
+@pytest.mark.parametrize(
+    ("ours", "online", "plain", "word"),
+    [
+        ((10, 11, 12), (20, 21, 22), (0, 0, 0), "agrees"),
+        ((10, 11, 12), (13, 14, 0), (0, 30, 0), "agrees"),
+        ((10, 11, 12), (11, 12, 0), (0, 30, 0), "agrees in part"),
+        ((10, 11, 12), (20, 21, 22), (13, 14, 0), "agrees"),
+        ((10, 11, 12), (20, 21, 22), (11, 12, 0), "disagrees"),
+        ((10, 11, 12), (20, 21, 22), (11, 0, 0), "agrees in part"),
+        ((10, 11, 12), (9, 11, 13), (0, 0, 0), "agrees in part"),
+        ((10, 11, 12), (20, 21, 22), (8, 9, 10), "disagrees"),
+        ((10, 11, 12), (20, 21, 22), (11, 12, 13), "disagrees"),
+        ((10, 11, 0), (20, 21, 22), (11, 12, 0), "disagrees"),
+        ((10, 11, 0), (20, 21, 22), (0, 0, 0), "agrees in part"),
+        ((0, 0, 0), (20, 21, 22), (0, 0, 0), "disagrees"),
+    ],
+)
+def test_the_verdict_on_adding(ours, online, plain, word):
+    assert judged(ours, online, plain).word == word
+
+
+def test_the_verdict_says_where_the_gain_comes_from():
+    assert "The regulariser helps beyond its windows." in judged((10, 11, 12), (20, 21, 22), (0, 0, 0)).why
+    assert "OGD is as quick, or within the spread" in judged((10, 11, 12), (9, 11, 13), (0, 0, 0)).why
+    assert "BPTT is as quick, or within the spread." in judged((10, 11, 12), (20, 21, 22), (11, 12, 13)).why
+    assert judged((10, 11, 12), (20, 21, 22), (11, 0, 0)).why.endswith("FPTT learns on 3 seeds, BPTT on 1.")
+    assert judged((10, 11, 0), (20, 21, 22), (0, 0, 0)).why.endswith("all seeds. FPTT learns on 2 seeds, BPTT on 0.")
+
+
+@pytest.mark.parametrize(
+    ("ours", "online", "plain", "word", "why"),
+    [
+        (5, 5, 20, "agrees in part", "sooner than BPTT, and no sooner than OGD"),
+        (5, 9, 20, "agrees in part", "sooner than BPTT, and sooner than OGD"),
+        (20, 9, 20, "disagrees", "no sooner than BPTT, and no sooner than OGD"),
+        (0, 0, 0, "disagrees", "never (0 of 3)"),
+    ],
+)
+def test_copying_is_judged_by_who_comes_near_to_the_baseline_too(ours, online, plain, word, why):
+    figure = COPYING[30]
+
+    def near(at):
+        rows = np.full((3, 40), 2 * figure.near)
+        rows[:, at - 1 if at else 40 :] = 0.99 * figure.near
+        return Scores(rows, np.full(3, 40))
+
+    methods = {name(alpha): near(0) for name in (running, exact) for alpha in FEW_ALPHAS}
+    found = figure.judge(methods | {"OGD": near(online), "BPTT": near(plain), running(0.01): near(ours)})
+    assert found.word == word
+    assert why in found.why
+    assert "FPTT does not learn on all seeds." in found.why
+    assert "At the end BPTT is ahead." not in found.why
+    better = Scores(near(plain).scores - 0.1, np.full(3, 40))
+    found = figure.judge(methods | {"OGD": near(online), "BPTT": better, running(0.01): near(ours)})
+    assert "At the end BPTT is ahead." in found.why
+
+
+def test_the_picture():
+    rows = np.random.default_rng(0).uniform(0.01, 1, (2, 3))
+    methods = {str(i): rows for i in range(10)}
+    drawn = draw_scores(methods, every=50, levels={"always 1": 0.5}, score="error", title="t", bold=["1"])
+    assert drawn.startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def small_adding(monkeypatch):
+    for module in ("fptt_adding", "fptt_convergence"):
+        for name in ("UNITS", "BATCH"):
+            monkeypatch.setattr(f"onward.recipes.{module}.{name}", 3)
+
+
+@pytest.mark.usefixtures("small_adding")
+def test_updates_are_compared_with_the_same_windows_without_the_regulariser():
+    figure = Updates(ADDING[100], 12)
+    arms = figure.arms(adding_problem(200, 3, 3))
+    assert list(arms)[:4] == ["BPTT, K = 1", "FPTT, K = 3", "FPTT exact, K = 3", "OGD, K = 3"]
+    assert [arm.learner.chunk for arm in arms.values()] == [200, *np.repeat([66, 40, 20, 2, 1], 3)]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "later", "word"),
+    [
+        ((0, 30, 20, 10, 10, 5), 1, "agrees"),
+        ((0, 30, 20, 10, 10, 5), 0, "agrees in part"),
+        ((0, 30, 20, 10, 12, 5), 1, "agrees in part"),
+        ((3, 4, 5, 6, 7, 8), 1, "disagrees"),
+    ],
+)
+def test_the_verdict_on_the_number_of_updates(epochs, later, word):
+    verdict = judged_updates(epochs, later)
+    assert verdict.word == word
+    assert ("OGD does as well" in verdict.why) == (later == 0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "word"), [((0, 12, 11, 12, 11, 12), "agrees"), ((0, 10, 11, 12, 13, 14), "agrees in part")]
+)
+def test_the_verdict_on_the_number_of_updates_is_beyond_the_spread(epochs, word):
+    """From one number to the next all are within it; in the second case the fewest updates are ahead of the most."""
+    assert judged_updates(epochs, 9, spread=2).word == word
+
+
+def judged_updates(epochs, later, spread=0):
+    def around(at):
+        return scores(at - spread, at, at + spread) if at else scores(0, 0, 0)
+
+    found = {"BPTT, K = 1": around(epochs[0])}
+    for k, at in zip(NUMBERS_OF_UPDATES[1:], epochs[1:], strict=True):
+        found |= {f"FPTT, K = {k}": around(at), f"OGD, K = {k}": around(at + later)}
+    return Updates(ADDING[100], 12).judge(found)
+
+
+@pytest.mark.usefixtures("small_adding")
+def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeypatch, parts):
+    monkeypatch.setattr("onward.recipes.fptt.EVERY", 2)
+    monkeypatch.setattr("onward.recipes.fptt.TESTED", 2)
+    figure = Convergence(10)
+    found = figure.run(None, 100, 1, 0, parts)
+    for training in found.numbers["trainings"]:
+        (row,) = training["seeds"]
+        assert len(row["gradient"]) == len(row["scores"]) == 2
+        assert len(row["gap"]) == (2 if "FPTT" in training["method"] else 0)
+        assert min(row["gap"] + row["gradient"]) > 0
+    methods = [training["method"] for training in found.numbers["trainings"]]
+    assert methods == [running(0.01), exact(0.01), "OGD", "BPTT"]
+    assert found.files["curve.png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("gap", "gradient", "word"), [(0.05, 0.02, "agrees"), (0.05, 0.5, "agrees in part"), (0.2, 0.5, "disagrees")]
+)
+def test_the_verdict_on_coming_to_rest(gap, gradient, word):
+    shrunk = {
+        (running(0.01), "gap"): gap,
+        (running(0.01), "gradient"): gradient,
+        ("OGD", "gradient"): 0.25,
+        ("BPTT", "gradient"): 0.35,
+    }
+    found = Convergence(10).judge(shrunk)
+    assert found.word == word
+    assert "25 % of its own by OGD" in found.why
+    assert "35 % by BPTT" in found.why
+
+
+def test_a_seed_that_diverged_leaves_coming_to_rest_undecided():
+    good = {"scores": [0.1, 0.1], "gap": [1.0, 0.1], "gradient": [1.0, 0.1], "diverged": False, "seconds": 1.0}
+    lost = {"scores": [0.1], "gap": [1.0], "gradient": [1.0], "diverged": True, "seconds": 1.0}
+    for row in (good, lost):
+        row["final"] = None
+    rows = {running(0.01): [good, lost], exact(0.01): [good, good], "OGD": [good, good], "BPTT": [good, good]}
+    found = Convergence(10).findings(rows, 2, 2)
+    assert (found.verdict.word, found.verdict.why) == ("not decided", f"seeds diverged: {running(0.01)}.")
+    rows |= {running(0.01): [good, good], exact(0.01): [good, lost]}
+    assert Convergence(10).findings(rows, 2, 2).verdict.word == "disagrees"  # the exact form is not judged
+
+
+@pytest.mark.parametrize(("name", "windows"), [("fig2", "K = 1 to 200 windows"), ("fig3a", "K = 10 windows")])
+def test_notes_say_how_many_windows(name, windows):
+    assert ADDING_RECIPES[f"fptt/{name}"].notes.startswith(windows)
