@@ -69,7 +69,7 @@ def test_a_smaller_run_decides_nothing(tmp_path, capsys):
 def figure(monkeypatch):
     """A figure of two methods at three rates, chosen on a fifth of its length; the races begun, in order.
 
-    Pictures, which take longer than its races, are not drawn; `test_cli_compare` looks at them.
+    Its pictures, which take longer than its races, are not drawn.
     """
     monkeypatch.setattr("onward.runs.comparing.draw", lambda *arguments, **named: PNG)
     full = reproduce.RECIPES["fpp/fig4.1a"]

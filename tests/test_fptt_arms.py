@@ -1,4 +1,4 @@
-"""What FPTT's recipes train: the methods differ in what they say alone; and what an iteration costs."""
+"""The methods that FPTT is compared with: what sets them apart, and what an iteration of each costs."""
 
 import equinox as eqx
 import jax

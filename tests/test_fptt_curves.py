@@ -1,4 +1,4 @@
-"""FPTT's recipes of adding and copying: measured, drawn, and told apart where they agree with the paper or not."""
+"""FPTT's recipes of adding and copying: what they train, measure and draw; results that agree with the paper or not."""
 
 import numpy as np
 import pytest
@@ -178,10 +178,21 @@ def test_a_seed_that_diverged_leaves_coming_to_rest_undecided():
     rows = {running(0.01): [good, lost], exact(0.01): [good, good], "OGD": [good, good], "BPTT": [good, good]}
     found = Convergence(10).findings(rows, 2, 2)
     assert (found.verdict.word, found.verdict.why) == ("not decided", f"seeds diverged: {running(0.01)}.")
-    rows |= {running(0.01): [good, good], exact(0.01): [good, lost]}
-    assert Convergence(10).findings(rows, 2, 2).verdict.word == "disagrees"  # the exact form is not judged
 
 
-@pytest.mark.parametrize(("name", "windows"), [("fig2", "K = 1 to 200 windows"), ("fig3a", "K = 10 windows")])
+def test_an_exact_form_that_diverged_is_named_and_the_running_one_judged():
+    row = {"scores": [0.1, 0.1], "gap": [1.0, 0.01], "gradient": [1.0, 0.01], "diverged": False, "seconds": 1.0}
+    rows = dict.fromkeys([running(0.01), exact(0.01), "OGD", "BPTT"], [row | {"final": None}] * 2)
+    lost = [row | {"final": None, "diverged": True}] * 2
+    found = Convergence(10).findings(rows | {exact(0.01): lost}, 2, 2)
+    assert found.verdict.word == "agrees"
+    assert found.table.endswith(f"Seeds diverged: {exact(0.01)}.")
+    found = Convergence(10).findings(rows | {"OGD": lost}, 2, 2)  # what the verdict would say of it is no number
+    assert (found.verdict.word, found.verdict.why) == ("not decided", "seeds diverged: OGD.")
+
+
+@pytest.mark.parametrize(
+    ("name", "windows"), [("fig2", "K = 1, 3, 5, 10, 100, 200 windows"), ("fig3a", "K = 10 windows")]
+)
 def test_notes_say_how_many_windows(name, windows):
     assert ADDING_RECIPES[f"fptt/{name}"].notes.startswith(windows)

@@ -1,4 +1,4 @@
-"""FPTT's recipes of images and words: measured, drawn, and told apart where they agree with the paper or not."""
+"""FPTT's recipes of images and words: what they train, measure and draw; results that agree with the paper or not."""
 
 import jax.random as jr
 import numpy as np
@@ -60,7 +60,7 @@ def test_the_verdict_on_other_cells(errors, online, word):
 
 @pytest.fixture
 def images(monkeypatch):
-    """Few, of five pixels, for small networks and minibatches."""
+    """Six images of five pixels; the recipes' networks and minibatches made small."""
     for name, value in {"UNITS": 3, "BATCH": 4, "UPDATES": 2}.items():
         monkeypatch.setattr(f"onward.recipes.fptt_images.{name}", value)
     rng = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def images(monkeypatch):
     return ImageTask("tiny", pixels, labels, pixels, labels, (0.5,), (0.3,))
 
 
-def test_every_cell_is_trained_by_every_method(monkeypatch, images, parts):
+def test_each_cell_has_the_same_methods(monkeypatch, images, parts):
     cells = []
 
     def trained(problem, arms, **arguments):

@@ -232,7 +232,7 @@ COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[1:])}
 
 
 def settings(units: int, alphas: str, updates: str = str(UPDATES)) -> str:
-    """What all of these trainings share."""
+    """What trainings share, of so many units by FPTT with such α, in K = `updates` windows."""
     return (
         f"K = {updates} windows, Adam at {RATE:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
         f"±1/√{units}; every minibatch is drawn anew, the same ones for all methods. Added are OGD, the same windows "

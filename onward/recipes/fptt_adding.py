@@ -7,7 +7,7 @@ from itertools import combinations
 import jax.random as jr
 
 from ..runs.parts import Parts
-from .fptt import BEST, EVERY, Figure, adding, adding_problem, reached_in_words, settings, sooner
+from .fptt import BEST, EVERY, UPDATES, Figure, adding, adding_problem, reached_in_words, settings, sooner
 from .fptt_arms import AUXILIARY, ONLINE, PLAIN, Arm, Problem, Scores, compare, exact, running
 from .recipe import Experiment, Findings, Verdict
 
@@ -39,7 +39,7 @@ class _Updates:
         )
         scores = {name: timed.scores for name, timed in found.items()}
         bold = [name for name in found if name.startswith(("BPTT,", "FPTT,"))]
-        return self.figure.findings(found, self.judge(scores), seeds, f"{NUMBERS_OF_UPDATES[0]} to {self.steps}", bold)
+        return self.figure.findings(found, self.judge(scores), seeds, ALL_UPDATES, bold)
 
     def arms(self, problem: Problem) -> dict[str, Arm]:
         """K = 1 is BPTT: no windows."""
@@ -70,10 +70,15 @@ def _name(method: str, updates: int) -> str:
     return f"{method}, K = {updates}"
 
 
-JUDGED = "The running form is judged. "
-PAPER_ALPHA = f"α = {ALPHA:g}, the paper's"
+ALL_UPDATES = ", ".join(map(str, NUMBERS_OF_UPDATES))
 WEIGHTS = "Window q of K weighs q/K. "
+PAPER_ALPHA = f"α = {ALPHA:g}, the paper's"
 BOTH = f"{PAPER_ALPHA}, and, in the running form alone, {SMALLER:g}, the best with LSTM-48"
+
+
+def notes(updates: str = str(UPDATES)) -> str:
+    """What is to be known of trainings at the paper's α in K = `updates` windows."""
+    return settings(UNITS, PAPER_ALPHA, updates) + "The running form is judged. " + WEIGHTS
 
 
 def _against(figure: str, steps: int, length: int, paper: str = "", of: str = "") -> Experiment:
@@ -111,10 +116,8 @@ RECIPES = {
             name="fptt/fig2",
             title="FPTT Figure 2: the adding problem, T = 200, learned in K windows",
             claim="The more updates a sequence, the better FPTT learns; K = 1 is BPTT.",
-            notes=settings(UNITS, PAPER_ALPHA, f"1 to {NUMBERS_OF_UPDATES[-1]}")
-            + JUDGED
-            + WEIGHTS
-            + "Each K has OGD beside it: that is the same windows without the regulariser. Where K does not "
+            notes=notes(ALL_UPDATES)
+            + "Each K above 1 has OGD beside it: that is the same windows without the regulariser. Where K does not "
             "divide T, what remains is a window more.",
             length=5000,
             seeds=3,

@@ -18,8 +18,8 @@ from ..rollouts import rollout
 from ..runs.comparing import COLOURS, counted, mean_and_error, picture
 from ..runs.parts import Parts
 from ..transforms.fptt import settle
-from .fptt import EVERY, adding_problem, settings
-from .fptt_adding import ALPHA, BATCH, JUDGED, PAPER_ALPHA, UNITS, WEIGHTS
+from .fptt import EVERY, adding_problem
+from .fptt_adding import ALPHA, BATCH, UNITS, notes
 from .fptt_arms import ONLINE, PLAIN, Arm, exact, gathered, running, train
 from .jobs import Job, Report, costliest_first, run_all
 from .recipe import Experiment, Findings, Verdict
@@ -94,9 +94,10 @@ class _Convergence:
             f"mean squared error at the end of {BATCH} sequences that stay the same, by BPTT; both every {EVERY}",
             "iterations.",
         ]
-        judged = (running(ALPHA), ONLINE, PLAIN)
-        lost = [name for name in judged if any(row["diverged"] for row in found[name])]
+        lost = [name for name, rows in found.items() if any(row["diverged"] for row in rows)]
         if lost:
+            lines.append(f"Seeds diverged: {', '.join(lost)}.")
+        if set(lost) & {running(ALPHA), ONLINE, PLAIN}:  # the verdict tells numbers of these
             verdict = Verdict("not decided", f"seeds diverged: {', '.join(lost)}.")
         else:
             verdict = self.judge({key: values.mean() for key, values in shrunk.items()})
@@ -161,7 +162,7 @@ RECIPES = {
         name="fptt/fig4",
         title="FPTT Figure 4: ‖W − W̄‖ and the gradient while adding is learned, T = 200",
         claim="The distance of the parameters from their average and the norm of the gradient go to 0.",
-        notes=settings(UNITS, PAPER_ALPHA) + JUDGED + WEIGHTS + "The paper does not say of what the gradient is.",
+        notes=notes() + "The paper does not say of what the gradient is.",
         length=5000,
         seeds=3,
         data=lambda: None,
