@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, adding_problem
-from onward.recipes.fptt_adding import NUMBERS_OF_UPDATES
+from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, adding
 from onward.recipes.fptt_adding import RECIPES as ADDING_RECIPES
 from onward.recipes.fptt_adding import _Updates as Updates
 from onward.recipes.fptt_arms import Scores, exact, running
@@ -90,17 +89,15 @@ def test_the_picture():
     assert drawn.startswith(b"\x89PNG")
 
 
-@pytest.fixture
-def small_adding(monkeypatch):
-    for module in ("fptt_adding", "fptt_convergence"):
-        for name in ("UNITS", "BATCH"):
-            monkeypatch.setattr(f"onward.recipes.{module}.{name}", 3)
+NUMBERS = (1, 3, 5, 10, 100, 200)
 
 
-@pytest.mark.usefixtures("small_adding")
+def small(steps):
+    return adding(steps, ALPHAS, units=3, batch=3)
+
+
 def test_updates_are_compared_with_the_same_windows_without_the_regulariser():
-    figure = Updates(ADDING[100], 12)
-    arms = figure.arms(adding_problem(200, 3, 3))
+    arms = Updates(small(200), NUMBERS).arms(small(200).problem)
     assert list(arms)[:4] == ["BPTT, K = 1", "FPTT, K = 3", "FPTT exact, K = 3", "OGD, K = 3"]
     assert [arm.learner.chunk for arm in arms.values()] == [200, *np.repeat([66, 40, 20, 2, 1], 3)]
 
@@ -133,16 +130,15 @@ def judged_updates(epochs, later, spread=0):
         return scores(at - spread, at, at + spread) if at else scores(0, 0, 0)
 
     found = {"BPTT, K = 1": around(epochs[0])}
-    for k, at in zip(NUMBERS_OF_UPDATES[1:], epochs[1:], strict=True):
+    for k, at in zip(NUMBERS[1:], epochs[1:], strict=True):
         found |= {f"FPTT, K = {k}": around(at), f"OGD, K = {k}": around(at + later)}
-    return Updates(ADDING[100], 12).judge(found)
+    return Updates(ADDING[100], NUMBERS).judge(found)
 
 
-@pytest.mark.usefixtures("small_adding")
 def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeypatch, parts):
     monkeypatch.setattr("onward.recipes.fptt.EVERY", 2)
     monkeypatch.setattr("onward.recipes.fptt.TESTED", 2)
-    figure = Convergence(10)
+    figure = Convergence(small(10))
     found = figure.run(None, 100, 1, 0, parts)
     for training in found.numbers["trainings"]:
         (row,) = training["seeds"]
@@ -164,7 +160,7 @@ def test_the_verdict_on_coming_to_rest(gap, gradient, word):
         ("OGD", "gradient"): 0.25,
         ("BPTT", "gradient"): 0.35,
     }
-    found = Convergence(10).judge(shrunk)
+    found = Convergence(small(10)).judge(shrunk)
     assert found.word == word
     assert "25 % of its own by OGD" in found.why
     assert "35 % by BPTT" in found.why
@@ -176,7 +172,7 @@ def test_a_seed_that_diverged_leaves_coming_to_rest_undecided():
     for row in (good, lost):
         row["final"] = None
     rows = {running(0.01): [good, lost], exact(0.01): [good, good], "OGD": [good, good], "BPTT": [good, good]}
-    found = Convergence(10).findings(rows, 2, 2)
+    found = Convergence(small(10)).findings(rows, 2, 2)
     assert (found.verdict.word, found.verdict.why) == ("not decided", f"seeds diverged: {running(0.01)}.")
 
 
@@ -184,10 +180,10 @@ def test_an_exact_form_that_diverged_is_named_and_the_running_one_judged():
     row = {"scores": [0.1, 0.1], "gap": [1.0, 0.01], "gradient": [1.0, 0.01], "diverged": False, "seconds": 1.0}
     rows = dict.fromkeys([running(0.01), exact(0.01), "OGD", "BPTT"], [row | {"final": None}] * 2)
     lost = [row | {"final": None, "diverged": True}] * 2
-    found = Convergence(10).findings(rows | {exact(0.01): lost}, 2, 2)
+    found = Convergence(small(10)).findings(rows | {exact(0.01): lost}, 2, 2)
     assert found.verdict.word == "agrees"
     assert found.table.endswith(f"Seeds diverged: {exact(0.01)}.")
-    found = Convergence(10).findings(rows | {"OGD": lost}, 2, 2)  # what the verdict would say of it is no number
+    found = Convergence(small(10)).findings(rows | {"OGD": lost}, 2, 2)  # what the verdict would say of it is no number
     assert (found.verdict.word, found.verdict.why) == ("not decided", "seeds diverged: OGD.")
 
 

@@ -45,7 +45,7 @@ PATIENCE = 200  # iterations that a training goes on once it has solved the prob
 class Figure:
     """What a figure shows.
 
-    * `problem`: what is to be learned, by so many units, in minibatches of so many; `alphas`: by FPTT with which α;
+    * `make_problem`: what is to be learned, of units and the size of minibatches; `alphas`: by FPTT with which α;
     * `naive`: the score of who has learned nothing, by what that is;
     * `learned`, `solved`: the scores that are waited for, and below which a training soon ends;
     * `score`: what is measured;
@@ -53,7 +53,7 @@ class Figure:
     * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods that are left out.
     """
 
-    problem: Callable[[int, int], Problem]
+    make_problem: Callable[[int, int], Problem]
     alphas: tuple[float, ...]
     naive: Mapping[str, float]
     learned: float
@@ -64,9 +64,13 @@ class Figure:
     batch: int = BATCH
     without: tuple[str, ...] = ()
 
+    @property
+    def problem(self) -> Problem:
+        """At the figure's size."""
+        return self.make_problem(self.units, self.batch)
+
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
-        keys, epochs = jr.split(jr.key(seed), seeds), max(1, iterations // EVERY)
-        problem = self.problem(self.units, self.batch)
+        keys, epochs, problem = jr.split(jr.key(seed), seeds), max(1, iterations // EVERY), self.problem
         arms = {name: arm for name, arm in problem.arms(self.alphas).items() if name not in self.without}
         found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
         verdict = self.judge({name: timed.scores for name, timed in found.items()})
@@ -204,7 +208,7 @@ def adding_problem(steps: int, units: int, batch: int) -> Problem:
 def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:
     """Who learns to add, and how soon."""
     return Figure(
-        problem=partial(adding_problem, steps),
+        make_problem=partial(adding_problem, steps),
         alphas=alphas,
         naive={"who always says 1": Adding(steps).naive_error},
         learned=0.01,
@@ -217,7 +221,7 @@ def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:
 def _copying(delay: int, alphas: tuple[float, ...]) -> Figure:
     naive = Copying(delay).naive_loss
     return Figure(
-        problem=partial(_problem, Copying(delay), softmax_cross_entropy, softmax_cross_entropy, EveryStep, 10),
+        make_problem=partial(_problem, Copying(delay), softmax_cross_entropy, softmax_cross_entropy, EveryStep, 10),
         alphas=alphas,
         naive={"who remembers nothing": naive},
         learned=naive / 2,
@@ -241,6 +245,7 @@ def settings(units: int, alphas: str, updates: str = str(UPDATES)) -> str:
     )
 
 
+SCALED = f", SCALED to LSTM-{UNITS}, batch {BATCH}"
 BEST = "FPTT is judged at the best of its settings on these very seeds, which favours it. "
 SETTINGS = settings(UNITS, "α are out of the paper's grids") + BEST
 
@@ -248,7 +253,7 @@ SETTINGS = settings(UNITS, "α are out of the paper's grids") + BEST
 def _adding_recipe(steps: int, length: int) -> Experiment:
     return Experiment(
         name=f"fptt/add-{steps}",
-        title=f"FPTT Figure 1, SCALED to LSTM-48, batch 48, T = {steps}: the adding problem",
+        title=f"FPTT Figure 1{SCALED}, T = {steps}: the adding problem",
         claim="FPTT learns to add where BPTT stays near the error of always saying 1 (0.167, T = 500).",
         notes=SETTINGS + "The paper's figure has LSTM-128, batch 128, T = 500, α = 0.01. Window q of K weighs q/K; "
         "with all losses, BPTT has those of all windows in its one update. The authors' own script for this task has "
@@ -264,7 +269,7 @@ def _adding_recipe(steps: int, length: int) -> Experiment:
 def _copying_recipe(name: str, part: str, delay: int, length: int, printed: float) -> Experiment:
     return Experiment(
         name=f"fptt/{name}",
-        title=f"FPTT Figure 5 ({part}), SCALED to LSTM-48, batch 48: the copying problem, T = {delay}",
+        title=f"FPTT Figure 5 ({part}){SCALED}: the copying problem, T = {delay}",
         claim="BPTT stays close to the memoryless baseline for quite a while; FPTT reaches it quickly and converges "
         "much faster.",
         notes=SETTINGS + "The paper has LSTM-128, batch 100, Adam at 2e-4, and gives K ≈ √T as its rule. It prints "

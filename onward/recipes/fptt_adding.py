@@ -7,28 +7,28 @@ from itertools import combinations
 import jax.random as jr
 
 from ..runs.parts import Parts
-from .fptt import BEST, EVERY, UPDATES, Figure, adding, adding_problem, reached_in_words, settings, sooner
+from .fptt import ADDING, BEST, EVERY, SCALED, UPDATES, Figure, adding, reached_in_words, settings, sooner
 from .fptt_arms import AUXILIARY, ONLINE, PLAIN, Arm, Problem, Scores, compare, exact, running
 from .recipe import Experiment, Findings, Verdict
 
 UNITS, BATCH, ALPHA = 128, 128, 0.01
 SMALLER = 0.001  # the best α of fptt/add-100 and add-200
-NUMBERS_OF_UPDATES = (1, 3, 5, 10, 100, 200)
 
 
-def _paper_size(steps: int) -> Figure:
+def paper_size(steps: int) -> Figure:
+    """Who learns to add such sequences with the paper's network and minibatches."""
     return adding(steps, (ALPHA, SMALLER), units=UNITS, batch=BATCH, without=(AUXILIARY, exact(SMALLER)))
 
 
 @dataclass(frozen=True)
 class _Updates:
-    """Figure 2: FPTT-K for several K, each beside the same windows without the regulariser."""
+    """Figure 2: FPTT-K for several `numbers` K from 1 to T, each beside the same windows without the regulariser."""
 
     figure: Figure
-    steps: int
+    numbers: tuple[int, ...]
 
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
-        problem = adding_problem(self.steps, UNITS, BATCH)
+        problem = self.figure.problem
         found = compare(
             problem,
             self.arms(problem),
@@ -39,12 +39,12 @@ class _Updates:
         )
         scores = {name: timed.scores for name, timed in found.items()}
         bold = [name for name in found if name.startswith(("BPTT,", "FPTT,"))]
-        return self.figure.findings(found, self.judge(scores), seeds, ALL_UPDATES, bold)
+        return self.figure.findings(found, self.judge(scores), seeds, _listed(self.numbers), bold)
 
     def arms(self, problem: Problem) -> dict[str, Arm]:
         """K = 1 is BPTT: no windows."""
         found = {_name("BPTT", 1): problem.arms(())[PLAIN]}
-        for updates in NUMBERS_OF_UPDATES[1:]:
+        for updates in self.numbers[1:]:
             arms = problem._replace(updates=updates).arms((ALPHA,))
             forms = {"FPTT": running(ALPHA), "FPTT exact": exact(ALPHA), "OGD": ONLINE}
             found |= {_name(method, updates): arms[name] for method, name in forms.items()}
@@ -54,10 +54,10 @@ class _Updates:
         """With the most updates FPTT, in its running form, learns sooner than with none, and with no number of them
         sooner than with a greater one; in part where only the former holds, or OGD does as well with every K; all
         beyond the spread, see `sooner`."""
-        names, level = [_name("BPTT" if k == 1 else "FPTT", k) for k in NUMBERS_OF_UPDATES], self.figure.learned
+        names, level = [_name("BPTT" if k == 1 else "FPTT", k) for k in self.numbers], self.figure.learned
         words = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in names)
         why = f"iterations to a score below {level:g}: {words}. "
-        pairs = [(found[_name("FPTT", k)], found[_name("OGD", k)]) for k in NUMBERS_OF_UPDATES[1:]]
+        pairs = [(found[_name("FPTT", k)], found[_name("OGD", k)]) for k in self.numbers[1:]]
         alike = not any(sooner(ours, theirs, level) for ours, theirs in pairs)
         why += "OGD does as well with every K." if alike else "OGD does not do as well with every K."
         if not sooner(found[names[-1]], found[names[0]], level):
@@ -70,15 +70,36 @@ def _name(method: str, updates: int) -> str:
     return f"{method}, K = {updates}"
 
 
-ALL_UPDATES = ", ".join(map(str, NUMBERS_OF_UPDATES))
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
 WEIGHTS = "Window q of K weighs q/K. "
 PAPER_ALPHA = f"α = {ALPHA:g}, the paper's"
 BOTH = f"{PAPER_ALPHA}, and, in the running form alone, {SMALLER:g}, the best with LSTM-48"
 
 
-def notes(updates: str = str(UPDATES)) -> str:
-    """What is to be known of trainings at the paper's α in K = `updates` windows."""
-    return settings(UNITS, PAPER_ALPHA, updates) + "The running form is judged. " + WEIGHTS
+def notes(units: int, updates: str = str(UPDATES)) -> str:
+    """What is to be known of trainings of so many units at the paper's α in K = `updates` windows."""
+    return settings(units, PAPER_ALPHA, updates) + "The running form is judged. " + WEIGHTS
+
+
+def _in_windows(name: str, figure: Figure, numbers: tuple[int, ...], length: int) -> Experiment:
+    scaled = figure.units < UNITS
+    return Experiment(
+        name=f"fptt/{name}",
+        title=f"FPTT Figure 2{SCALED * scaled}: the adding problem, T = {numbers[-1]}, learned in K windows",
+        claim="The more updates a sequence, the better FPTT learns; K = 1 is BPTT.",
+        notes=notes(figure.units, _listed(numbers)) + "Each K above 1 has OGD beside it: that is the same windows "
+        "without the regulariser. Where K does not divide T, what remains is a window more."
+        + " The paper's figure has LSTM-128, batch 128, T = 200, K up to 200."
+        * scaled,
+        length=length,
+        seeds=3,
+        data=lambda: None,
+        run=_Updates(figure, numbers).run,
+        unit="iterations",
+    )
 
 
 def _against(figure: str, steps: int, length: int, paper: str = "", of: str = "") -> Experiment:
@@ -96,7 +117,7 @@ def _against(figure: str, steps: int, length: int, paper: str = "", of: str = ""
         length=length,
         seeds=3,
         data=lambda: None,
-        run=_paper_size(steps).run,
+        run=paper_size(steps).run,
         unit="iterations",
     )
 
@@ -112,19 +133,8 @@ RECIPES = {
             "The paper has this figure for T = 500; that it is so at T = 200 is for us to see. ",
             of="500, 750 and 1000",
         ),
-        Experiment(
-            name="fptt/fig2",
-            title="FPTT Figure 2: the adding problem, T = 200, learned in K windows",
-            claim="The more updates a sequence, the better FPTT learns; K = 1 is BPTT.",
-            notes=notes(ALL_UPDATES)
-            + "Each K above 1 has OGD beside it: that is the same windows without the regulariser. Where K does not "
-            "divide T, what remains is a window more.",
-            length=5000,
-            seeds=3,
-            data=lambda: None,
-            run=_Updates(_paper_size(200), 200).run,
-            unit="iterations",
-        ),
+        _in_windows("fig2", paper_size(200), (1, 3, 5, 10, 100, 200), 5000),
+        _in_windows("fig2-100", ADDING[100], (1, 3, 5, 10, 50, 100), 3000),
         _against("fig3a", 750, 10_000),
         _against("fig3b", 1000, 10_000),
     )

@@ -18,8 +18,8 @@ from ..rollouts import rollout
 from ..runs.comparing import COLOURS, counted, mean_and_error, picture
 from ..runs.parts import Parts
 from ..transforms.fptt import settle
-from .fptt import EVERY, adding_problem
-from .fptt_adding import ALPHA, BATCH, UNITS, notes
+from .fptt import ADDING, EVERY, SCALED, Figure
+from .fptt_adding import ALPHA, UNITS, notes, paper_size
 from .fptt_arms import ONLINE, PLAIN, Arm, exact, gathered, running, train
 from .jobs import Job, Report, costliest_first, run_all
 from .recipe import Experiment, Findings, Verdict
@@ -31,10 +31,10 @@ NORMS = {"gap": "‖W − W̄‖", "gradient": "‖gradient‖"}
 class _Convergence:
     """Figure 4: how far W is from W̄, and the gradient's norm, while FPTT learns; the norm by OGD and BPTT as well."""
 
-    steps: int
+    figure: Figure
 
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
-        problem, keys = adding_problem(self.steps, UNITS, BATCH), jr.split(jr.key(seed), seeds)
+        problem, keys = self.figure.problem, jr.split(jr.key(seed), seeds)
         all_arms = problem.arms((ALPHA,))
         arms = {name: all_arms[name] for name in (running(ALPHA), exact(ALPHA), ONLINE, PLAIN)}
         epochs = max(1, iterations // EVERY)
@@ -91,8 +91,8 @@ class _Convergence:
         lines += [
             "",
             f"Means over {counted(seeds, 'seed')}; at the end: over the last twentieth. The gradient is that of the",
-            f"mean squared error at the end of {BATCH} sequences that stay the same, by BPTT; both every {EVERY}",
-            "iterations.",
+            f"mean squared error at the end of {self.figure.batch} sequences that stay the same, by BPTT; both every",
+            f"{EVERY} iterations.",
         ]
         lost = [name for name, rows in found.items() if any(row["diverged"] for row in rows)]
         if lost:
@@ -106,7 +106,7 @@ class _Convergence:
             "\n".join(lines),
             {"curve.png": "the norms of W − W̄ and of the gradient against iterations"},
             {"every": EVERY, "trainings": [{"method": name, "seeds": rows} for name, rows in found.items()]},
-            {"curve.png": _draw(curves, seeds)},
+            {"curve.png": _draw(curves, self.figure, seeds)},
         )
 
     def judge(self, shrunk: Mapping[tuple[str, str], float]) -> Verdict:
@@ -139,7 +139,7 @@ def _gradient_norm(model: Model, xs, ys) -> Float[Array, ""]:
     return optax.tree.norm(eqx.filter_grad(loss)(model))
 
 
-def _draw(curves: Mapping[tuple[str, str], np.ndarray], seeds: int) -> bytes:
+def _draw(curves: Mapping[tuple[str, str], np.ndarray], of: Figure, seeds: int) -> bytes:
     with picture((10.0, 4.4), "png") as (figure, finished):
         for axes, (what, label) in zip(figure.subplots(1, 2), NORMS.items(), strict=True):
             named = {name: rows for (name, each), rows in curves.items() if each == what}
@@ -152,21 +152,32 @@ def _draw(curves: Mapping[tuple[str, str], np.ndarray], seeds: int) -> bytes:
             axes.set_ylabel(label)
             axes.grid(which="major", color="0.92", linewidth=0.6)
             axes.legend(frameon=False, fontsize=8.5)
-        title = f"LSTM-{UNITS}, batch {BATCH}: mean of {counted(seeds, 'seed')}, shaded from the least to the greatest"
+        title = f"LSTM-{of.units}, batch {of.batch}: mean of {counted(seeds, 'seed')}, shaded from least to greatest"
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return finished.getvalue()
 
 
-RECIPES = {
-    "fptt/fig4": Experiment(
-        name="fptt/fig4",
-        title="FPTT Figure 4: ‖W − W̄‖ and the gradient while adding is learned, T = 200",
+def _recipe(name: str, figure: Figure, steps: int, length: int) -> Experiment:
+    scaled = figure.units < UNITS
+    return Experiment(
+        name=f"fptt/{name}",
+        title=f"FPTT Figure 4{SCALED * scaled}: ‖W − W̄‖ and the gradient while adding is learned, T = {steps}",
         claim="The distance of the parameters from their average and the norm of the gradient go to 0.",
-        notes=notes() + "The paper does not say of what the gradient is.",
-        length=5000,
+        notes=notes(figure.units)
+        + "The paper's figure has LSTM-128, batch 128, T = 200. " * scaled
+        + "The paper does not say of what the gradient is.",
+        length=length,
         seeds=3,
         data=lambda: None,
-        run=_Convergence(200).run,
+        run=_Convergence(figure).run,
         unit="iterations",
+    )
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _recipe("fig4", paper_size(200), 200, 5000),
+        _recipe("fig4-100", ADDING[100], 100, 3000),
     )
 }
