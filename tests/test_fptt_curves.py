@@ -6,7 +6,7 @@ import pytest
 from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, adding
 from onward.recipes.fptt_adding import RECIPES as ADDING_RECIPES
 from onward.recipes.fptt_adding import _Updates as Updates
-from onward.recipes.fptt_arms import Scores, exact, running
+from onward.recipes.fptt_arms import Scores, Timed, exact, running
 from onward.recipes.fptt_convergence import _Convergence as Convergence
 from onward.runs.scores import draw_scores
 
@@ -100,6 +100,17 @@ def test_updates_are_compared_with_the_same_windows_without_the_regulariser():
     arms = Updates(small(200), NUMBERS).arms(small(200).problem)
     assert list(arms)[:4] == ["BPTT, K = 1", "FPTT, K = 3", "FPTT exact, K = 3", "OGD, K = 3"]
     assert [arm.learner.chunk for arm in arms.values()] == [200, *np.repeat([66, 40, 20, 2, 1], 3)]
+
+
+def test_numbers_of_updates_are_told_and_drawn(monkeypatch, parts):
+    def trained(problem, arms, **arguments):
+        return {name: Timed(scores(10, 11), 1.0) for name in arms}
+
+    monkeypatch.setattr("onward.recipes.fptt_adding.compare", trained)
+    found = Updates(small(10), (1, 2, 10)).run(None, 2000, 2, 0, parts)
+    methods = ["BPTT, K = 1", *(f"{form}, K = {k}" for k in (2, 10) for form in ("FPTT", "FPTT exact", "OGD"))]
+    assert [training["method"] for training in found.numbers["trainings"]] == methods
+    assert found.files["curve.png"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax.random as jr
 import numpy as np
@@ -74,7 +75,12 @@ class Figure:
         arms = {name: arm for name, arm in problem.arms(self.alphas).items() if name not in self.without}
         found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
         verdict = self.judge({name: timed.scores for name, timed in found.items()})
-        return self.findings(found, verdict, seeds, str(UPDATES), (PLAIN, ONLINE, running(0.01)))
+        drawn = draw_scores(
+            {name: timed.scores.scores for name, timed in found.items()},
+            **self.drawing(seeds, str(UPDATES), ", thick lines shaded from the best to the worst"),
+            bold=(PLAIN, ONLINE, running(0.01)),
+        )
+        return self.findings(found, verdict, seeds, drawn)
 
     def judge(self, found: Mapping[str, Scores]) -> Verdict:
         """FPTT at some α learns on all seeds, and sooner than BPTT; only in part where it is not sooner than OGD, for
@@ -118,18 +124,19 @@ class Figure:
         times = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in (best, *others))
         return f"iterations to a score below {level:.3g}, FPTT at the best of its settings: {times}. "
 
-    def findings(self, found: Mapping[str, Timed], verdict: Verdict, seeds: int, updates: str, bold) -> Findings:
-        """What trainings with so many `updates` a sequence tell; the methods in `bold` stand out in the picture."""
+    def drawing(self, seeds: int, updates: str, shading: str = "") -> dict[str, Any]:
+        """What a picture of trainings with so many `updates` a sequence says besides its lines."""
+        return {
+            "every": EVERY,
+            "levels": {**self.naive, "learned": self.learned},
+            "score": f"{self.score} (lower is better)",
+            "title": f"LSTM-{self.units}, batch {self.batch}, K = {updates}; {TESTED} new sequences; mean of "
+            f"{counted(seeds, 'seed')}{shading}",
+        }
+
+    def findings(self, found: Mapping[str, Timed], verdict: Verdict, seeds: int, drawn: bytes) -> Findings:
+        """What trainings tell, with their picture."""
         scores = {name: timed.scores for name, timed in found.items()}
-        picture = draw_scores(
-            {name: s.scores for name, s in scores.items()},
-            every=EVERY,
-            levels={**self.naive, "learned": self.learned},
-            score=f"{self.score} (lower is better)",
-            title=f"LSTM-{self.units}, batch {self.batch}, K = {updates}; {TESTED} new sequences; mean of "
-            f"{counted(seeds, 'seed')}, thick lines shaded from the best to the worst",
-            bold=bold,
-        )
         waited = [level for level in (self.near, self.learned) if level is not None]
         heads = "".join(f"{f'iterations to {level:.3g}':>24}" for level in waited)
         lines = [f"{'method':24}{heads}{'score at the end':>20}"]
@@ -155,7 +162,7 @@ class Figure:
         ]
         pictures = {"curve.png": f"{self.score} against iterations, a line a method"}
         result = {"every": EVERY, "trainings": numbers}
-        return Findings(verdict, "\n".join(lines), pictures, result, {"curve.png": picture})
+        return Findings(verdict, "\n".join(lines), pictures, result, {"curve.png": drawn})
 
     def until(self, history) -> bool:
         """Whether a training has been at the problem's solution for long enough."""

@@ -7,12 +7,14 @@ from itertools import combinations
 import jax.random as jr
 
 from ..runs.parts import Parts
+from ..runs.scores import draw_panels
 from .fptt import ADDING, BEST, EVERY, SCALED, UPDATES, Figure, adding, reached_in_words, settings, sooner
 from .fptt_arms import AUXILIARY, ONLINE, PLAIN, Arm, Problem, Scores, compare, exact, running
 from .recipe import Experiment, Findings, Verdict
 
 UNITS, BATCH, ALPHA = 128, 128, 0.01
 SMALLER = 0.001  # the best α of fptt/add-100 and add-200
+FORMS = {"FPTT": running(ALPHA), "FPTT exact": exact(ALPHA), "OGD": ONLINE}
 
 
 def paper_size(steps: int) -> Figure:
@@ -38,16 +40,19 @@ class _Updates:
             parts=parts,
         )
         scores = {name: timed.scores for name, timed in found.items()}
-        bold = [name for name in found if name.startswith(("BPTT,", "FPTT,"))]
-        return self.figure.findings(found, self.judge(scores), seeds, _listed(self.numbers), bold)
+        panels = {
+            form: {f"K = {k}": scores[_name(PLAIN if k == 1 else form, k)].scores for k in self.numbers}
+            for form in FORMS
+        }
+        drawn = draw_panels(panels, **self.figure.drawing(seeds, _listed(self.numbers), "; K = 1 is BPTT"))
+        return self.figure.findings(found, self.judge(scores), seeds, drawn)
 
     def arms(self, problem: Problem) -> dict[str, Arm]:
         """K = 1 is BPTT: no windows."""
         found = {_name("BPTT", 1): problem.arms(())[PLAIN]}
         for updates in self.numbers[1:]:
             arms = problem._replace(updates=updates).arms((ALPHA,))
-            forms = {"FPTT": running(ALPHA), "FPTT exact": exact(ALPHA), "OGD": ONLINE}
-            found |= {_name(method, updates): arms[name] for method, name in forms.items()}
+            found |= {_name(form, updates): arms[name] for form, name in FORMS.items()}
         return found
 
     def judge(self, found: Mapping[str, Scores]) -> Verdict:

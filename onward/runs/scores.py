@@ -25,22 +25,51 @@ def draw_scores(
     """
     with picture((10.0, 5.2), "png") as (figure, finished):
         axes = figure.add_subplot()
-        for i, (method, rows) in enumerate(methods.items()):
-            at, wide = every * (1 + np.arange(rows.shape[1])), method in bold
-            # Past the last colour they begin anew, dashed.
-            style, colour = "-" if i < len(COLOURS) else "--", COLOURS[i % len(COLOURS)]
-            axes.plot(at, rows.mean(0), style, color=colour, linewidth=2.4 if wide else 1.2, label=method)
-            if wide:
-                axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)
-        for (name, level), style in zip(levels.items(), LEVEL_STYLES, strict=False):
-            axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3g}")
-        if logarithmic:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
+        draw_lines(axes, methods, every=every, levels=levels, bold=bold, logarithmic=logarithmic)
         axes.set_xlabel(axis)
         axes.set_ylabel(score)
-        axes.grid(which="major", color="0.92", linewidth=0.6)
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1, 1))
         axes.set_title(title, loc="left", fontsize=10)
     return finished.getvalue()
+
+
+def draw_panels(
+    panels: Mapping[str, Mapping[str, np.ndarray]], *, every: int, levels: Mapping[str, float], score: str, title: str
+) -> bytes:
+    """Panels side by side, as PNG: in each the same lines of other methods, as `draw_scores` draws them."""
+    with picture((12.0, 4.6), "png") as (figure, finished):
+        columns = figure.subplots(1, len(panels), sharex=True, sharey=True)
+        for axes, (name, methods) in zip(columns, panels.items(), strict=True):
+            draw_lines(axes, methods, every=every, levels=levels)
+            axes.set_xlabel("iterations, one minibatch each")
+            axes.set_title(name, fontsize=10)
+        columns[0].set_ylabel(score)
+        columns[-1].legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1, 1))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    return finished.getvalue()
+
+
+def draw_lines(
+    axes,
+    methods: Mapping[str, np.ndarray],
+    *,
+    every: int,
+    levels: Mapping[str, float],
+    bold: Sequence[str] = (),
+    logarithmic: bool = True,
+) -> None:
+    """The lines of `draw_scores`, and its scale."""
+    for i, (method, rows) in enumerate(methods.items()):
+        at, wide = every * (1 + np.arange(rows.shape[1])), method in bold
+        # Past the last colour they begin anew, dashed.
+        style, colour = "-" if i < len(COLOURS) else "--", COLOURS[i % len(COLOURS)]
+        axes.plot(at, rows.mean(0), style, color=colour, linewidth=2.4 if wide else 1.2, label=method)
+        if wide:
+            axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)
+    for (name, level), style in zip(levels.items(), LEVEL_STYLES, strict=False):
+        axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3g}")
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
+    axes.grid(which="major", color="0.92", linewidth=0.6)
