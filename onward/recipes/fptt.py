@@ -160,7 +160,7 @@ class Figure:
             }
             for name, (s, seconds) in found.items()
         ]
-        pictures = {"curve.png": f"{self.score} against iterations, a line a method"}
+        pictures = {"curve.png": f"{self.score} against iterations"}
         result = {"every": EVERY, "trainings": numbers}
         return Findings(verdict, "\n".join(lines), pictures, result, {"curve.png": drawn})
 

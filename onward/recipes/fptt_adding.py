@@ -1,4 +1,4 @@
-"""Adding at the size of Kag & Saligrama 2021: Figures 1, 2 and 3."""
+"""Adding at the size of Kag & Saligrama 2021: Figures 1, 2 and 3; and Figure 2, scaled."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

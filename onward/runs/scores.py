@@ -38,7 +38,7 @@ def draw_panels(
 ) -> bytes:
     """Panels side by side, as PNG: in each the same lines of other methods, as `draw_scores` draws them."""
     with picture((12.0, 4.6), "png") as (figure, finished):
-        columns = figure.subplots(1, len(panels), sharex=True, sharey=True)
+        (columns,) = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
         for axes, (name, methods) in zip(columns, panels.items(), strict=True):
             draw_lines(axes, methods, every=every, levels=levels)
             axes.set_xlabel("iterations, one minibatch each")
