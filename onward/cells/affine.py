@@ -179,7 +179,7 @@ class SideBySide(eqx.Module):
         cell = self.cell
         if not isinstance(cell, AbstractAffineGatedCell):
             return jax.vmap(cell)(hidden, x)
-        check_input(cell, jax.eval_shape(lambda x: x[0], x))
+        check_input(cell, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
         by_state = iter(_split(jax.vmap(cell.recurrent)(hidden), self.by_state, cell.hidden_size))
         by_input = iter(_split(x, self.by_input, cell.hidden_size))
 

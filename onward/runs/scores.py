@@ -25,7 +25,7 @@ def draw_scores(
     """
     with picture((10.0, 5.2), "png") as (figure, finished):
         axes = figure.add_subplot()
-        draw_lines(axes, methods, every=every, levels=levels, bold=bold, logarithmic=logarithmic)
+        _draw_lines(axes, methods, every=every, levels=levels, bold=bold, logarithmic=logarithmic)
         axes.set_xlabel(axis)
         axes.set_ylabel(score)
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1, 1))
@@ -40,7 +40,7 @@ def draw_panels(
     with picture((12.0, 4.6), "png") as (figure, finished):
         (columns,) = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
         for axes, (name, methods) in zip(columns, panels.items(), strict=True):
-            draw_lines(axes, methods, every=every, levels=levels)
+            _draw_lines(axes, methods, every=every, levels=levels)
             axes.set_xlabel("iterations, one minibatch each")
             axes.set_title(name, fontsize=10)
         columns[0].set_ylabel(score)
@@ -49,7 +49,7 @@ def draw_panels(
     return finished.getvalue()
 
 
-def draw_lines(
+def _draw_lines(
     axes,
     methods: Mapping[str, np.ndarray],
     *,
