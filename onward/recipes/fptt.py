@@ -77,7 +77,7 @@ class Figure:
         verdict = self.judge({name: timed.scores for name, timed in found.items()})
         drawn = draw_scores(
             {name: timed.scores.scores for name, timed in found.items()},
-            **self.drawing(seeds, str(UPDATES), ", thick lines shaded from the best to the worst"),
+            **self.drawing(seeds, str(UPDATES)),
             bold=(PLAIN, ONLINE, running(0.01)),
         )
         return self.findings(found, verdict, seeds, drawn)
@@ -124,14 +124,14 @@ class Figure:
         times = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in (best, *others))
         return f"iterations to a score below {level:.3g}, FPTT at the best of its settings: {times}. "
 
-    def drawing(self, seeds: int, updates: str, shading: str = "") -> dict[str, Any]:
+    def drawing(self, seeds: int, updates: str) -> dict[str, Any]:
         """What a picture of trainings with so many `updates` a sequence says besides its lines."""
         return {
             "every": EVERY,
             "levels": {**self.naive, "learned": self.learned},
             "score": f"{self.score} (lower is better)",
             "title": f"LSTM-{self.units}, batch {self.batch}, K = {updates}; {TESTED} new sequences; mean of "
-            f"{counted(seeds, 'seed')}{shading}",
+            f"{counted(seeds, 'seed')}",
         }
 
     def findings(self, found: Mapping[str, Timed], verdict: Verdict, seeds: int, drawn: bytes) -> Findings:

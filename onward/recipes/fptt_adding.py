@@ -44,7 +44,7 @@ class _Updates:
             form: {f"K = {k}": scores[_name(PLAIN if k == 1 else form, k)].scores for k in self.numbers}
             for form in FORMS
         }
-        drawn = draw_panels(panels, **self.figure.drawing(seeds, _listed(self.numbers), "; K = 1 is BPTT"))
+        drawn = draw_panels(panels, **self.figure.drawing(seeds, f"{_listed(self.numbers)} (1 is BPTT)"))
         return self.figure.findings(found, self.judge(scores), seeds, drawn)
 
     def arms(self, problem: Problem) -> dict[str, Arm]:

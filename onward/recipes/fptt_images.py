@@ -45,11 +45,12 @@ class Table:
         errors = {name: 100 * timed.scores.scores for name, timed in found.items()}
         picture = draw_scores(
             errors,
-            every=-(-len(task.xs) // BATCH),
+            every=1,
             levels={"the most frequent class": 100 * task.naive_error},
             score="test images misclassified, % (lower is better)",
             title=f"{task.name}: {network}, batch {BATCH}, K = {UPDATES}; mean of {counted(seeds, 'seed')}",
             bold=bold,
+            axis="epochs",
         )
         lines = [f"{'method':36}{'right, %':>20}{'the paper, %':>16}"]
         for name in found:

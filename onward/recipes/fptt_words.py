@@ -46,12 +46,13 @@ class _Table:
         curves = {name: np.exp(timed.scores.scores) for name, timed in found.items()}
         picture = draw_scores(
             curves,
-            every=problem.data.minibatches,
+            every=1,
             levels={"who knows how frequent words are": task.naive_perplexity},
             score="perplexity of the validation words (lower is better)",
             title=f"Penn Treebank, T = {STEPS}: LSTM-{UNITS}, batch {BATCH}, K = {UPDATES}; mean of "
             f"{counted(seeds, 'seed')}",
             bold=(PLAIN, ONLINE, running(BEST)),
+            axis="epochs",
         )
         lines = [f"{'method':22}{'test':>18}{'validation':>18}{'best epoch':>12}{'the paper':>12}"]
         for name, timed in found.items():

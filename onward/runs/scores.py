@@ -6,6 +6,8 @@ import numpy as np
 
 from .comparing import COLOURS, LEVEL_STYLES, picture
 
+FEW = 12  # scores of a line that are marked one by one
+
 
 def draw_scores(
     methods: Mapping[str, np.ndarray],
@@ -20,9 +22,11 @@ def draw_scores(
 ) -> bytes:
     """A line a method, as PNG; the scores' axis is logarithmic unless that is not wanted.
 
-    A method's scores hold a row for each seed and a column for every so many iterations; `levels` are drawn across, the
-    methods in `bold` stand out.
+    A method's scores hold a row for each seed and a column for every so many iterations, or of what `axis` counts;
+    `levels` are drawn across, the methods in `bold` stand out.
     """
+    if bold and max(len(rows) for rows in methods.values()) > 1:
+        title += ", thick lines shaded from the best to the worst"
     with picture((10.0, 5.2), "png") as (figure, finished):
         axes = figure.add_subplot()
         _draw_lines(axes, methods, every=every, levels=levels, bold=bold, logarithmic=logarithmic)
@@ -63,11 +67,13 @@ def _draw_lines(
         at, wide = every * (1 + np.arange(rows.shape[1])), method in bold
         # Past the last colour they begin anew, dashed.
         style, colour = "-" if i < len(COLOURS) else "--", COLOURS[i % len(COLOURS)]
-        axes.plot(at, rows.mean(0), style, color=colour, linewidth=2.4 if wide else 1.2, label=method)
+        marker = "o" if len(at) <= FEW else None
+        axes.plot(at, rows.mean(0), style, color=colour, marker=marker, linewidth=2.4 if wide else 1.2, label=method)
         if wide:
             axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)
     for (name, level), style in zip(levels.items(), LEVEL_STYLES, strict=False):
-        axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3g}")
+        axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.4g}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
