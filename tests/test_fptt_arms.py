@@ -11,10 +11,12 @@ from problems import assert_same
 
 import onward
 from onward.losses import softmax_cross_entropy, squared_error, terminal_squared_error
+from onward.recipes import jobs
 from onward.recipes.fptt_arms import Problem, compare, exact, running
 from onward.recipes.fptt_costs import draw as draw_costs
 from onward.recipes.fptt_costs import judge as judge_costs
 from onward.recipes.fptt_costs import measure
+from onward.runs.parts import Parts
 from onward.tasks.adding import Adding
 from onward.tasks.copying import Copying
 
@@ -87,6 +89,33 @@ class TestArms:
         assert len(np.unique(scores[:, :2])) == 4
         assert np.isnan(final).all()
         np.testing.assert_array_equal(found(never)["OGD"].scores.scores, scores)
+
+    def test_stopped_inside_a_training_it_goes_on_from_there_to_the_same_scores(self, parts, tmp_path, monkeypatch):
+        arms, keys, learned = {"OGD": problem().arms(())["OGD"]}, jr.split(jr.key(0), 1), []
+
+        def compared(parts):
+            found = compare(problem(), arms, epochs=4, keys=keys, until=never, parts=parts)
+            return found["OGD"].scores.scores
+
+        other = Parts(tmp_path / "other", {"figure": "a test"})
+        other.begin()
+        whole = compared(other)
+
+        def tell(self, name, done, words):
+            learned.append(done)
+            if done == 0.75:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(jobs._Progress, "tell", tell)
+        with pytest.raises(KeyboardInterrupt):
+            compared(parts)
+        assert parts.unfinished("OGD, seed 0").is_file()
+        learned.clear()
+        monkeypatch.undo()
+        monkeypatch.setattr(jobs._Progress, "tell", lambda self, name, done, words: learned.append(done))
+        np.testing.assert_array_equal(compared(parts), whole)
+        assert learned == [0.75, 1.0, 1.0]
+        assert not parts.unfinished("OGD, seed 0").exists()
 
     def test_a_training_that_diverges_has_no_score_from_there_on(self, parts):
         def broken(key):

@@ -87,6 +87,21 @@ def test_progress_says_how_long_it_takes_and_who_is_done(tmp_path, capsys):
     assert said[-1] == "100 %, 0 min left: RBP, seed 1: done"
 
 
+def test_what_a_checkpoint_held_took_no_time(tmp_path, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def goes_on(report):
+        now[0] = 60.0
+        report(0.8, "from a checkpoint")
+        now[0] = 600.0
+        report(0.9, "a tenth later")
+
+    run_all({"BPTT": Job(goes_on, 1.0)}, begun(tmp_path / "run", SETTINGS))
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == [" 80 %: BPTT: from a checkpoint", " 90 %, 10 min left: BPTT: a tenth later"]
+
+
 def test_killed_between_the_report_and_the_result_it_goes_on(tmp_path):
     parts = begun(tmp_path / "run", SETTINGS)
     parts.part("a", lambda: 1)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -150,7 +151,8 @@ lstm_cell = partial(LSTMCell, forget_bias=0.0)
 
 
 class Timed(NamedTuple):
-    """An arm's scores, and the seconds that its trainings took, compilation included."""
+    """An arm's scores, and the seconds that its trainings took, compilation included; of those that were stopped, the
+    last stretch."""
 
     scores: Scores
     seconds: float
@@ -175,13 +177,13 @@ def compare(
     until: Callable[[tuple[Epoch, ...]], bool],
     parts: Parts,
 ) -> dict[str, Timed]:
-    """Some arms on a problem, a training for each key."""
+    """Some arms on a problem, a training for each key; stopped at any moment, they go on from checkpoints."""
     names = {name: [f"{name}, seed {i}" for i in range(len(keys))] for name in arms}
-    jobs = {
-        names[name][i]: Job(partial(train, arm, problem, epochs, key, until), arm.cost)
-        for name, arm in arms.items()
-        for i, key in enumerate(keys)
-    }
+
+    def job(name: str, arm: Arm, key: PRNGKeyArray) -> Job:
+        return Job(partial(train, arm, problem, epochs, key, until, checkpoint=parts.unfinished(name)), arm.cost)
+
+    jobs = {names[name][i]: job(names[name][i], arm, key) for name, arm in arms.items() for i, key in enumerate(keys)}
     found = run_all(costliest_first(jobs), parts)
     return {name: gathered([found[each] for each in rows], epochs) for name, rows in names.items()}
 
@@ -193,8 +195,12 @@ def train(
     key: PRNGKeyArray,
     until: Callable[[tuple[Epoch, ...]], bool],
     report: Report,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
-    """One training of an arm, by a key which decides the weights, the sequences and those of the test."""
+    """One training of an arm, by a key which decides the weights, the sequences and those of the test.
+
+    With the `checkpoint` of one that was stopped, it goes on from there; its seconds are then those since.
+    """
     began = time.perf_counter()
     model_key, learner_key, data_key, test_key = jr.split(key, 4)
 
@@ -216,6 +222,7 @@ def train(
         at_epoch_end=problem.at_epoch_end,
         until=until,
         report=progress,
+        checkpoint=checkpoint,
     )
     diverged = fitted.diverged_at is not None
     return {

@@ -66,6 +66,7 @@ class _Progress:
     def __init__(self, costs: Mapping[str, float], kept: Set[str]):
         self._costs, self._done = costs, {name: float(name in kept) for name in costs}
         self._kept = sum(costs[name] for name in kept)  # it takes no time
+        self._heard_of: set[str] = set()
         self._began = self._told = time.perf_counter()
         self._stopped, self._lock = threading.Event(), threading.Lock()
 
@@ -76,6 +77,9 @@ class _Progress:
         with self._lock:
             now = time.perf_counter()
             self._done[name] = done
+            if name not in self._heard_of and done < 1:
+                self._kept += self._costs[name] * done  # most of it from a checkpoint, if there is one
+            self._heard_of.add(name)
             if done < 1 and now - self._told < SILENCE:
                 return
             self._told = now

@@ -75,7 +75,12 @@ class Parts:
         path = self._path(name)
         if not path.exists():
             write_atomically(path, _written(make()))
+        self.unfinished(name).unlink(missing_ok=True)
         return _read(path, "remove it, and that part is made anew")
+
+    def unfinished(self, name: str) -> Path:
+        """Where a part that takes long may keep a checkpoint: a file that goes once the part is finished."""
+        return self._path(name).with_suffix(".npz")
 
     def __contains__(self, name: str) -> bool:
         return self._path(name).exists()
