@@ -177,12 +177,12 @@ def fit(
             state = after
             # One after another, so that it is the same sum however the minibatches are cut into blocks.
             place = place._replace(minibatch=place.minibatch + count, loss=float(sum(losses, start=place.loss)))
-            if report is not None:
-                mean = float(losses.mean())
-                report(Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history))
             if saving is not None and time.perf_counter() - saved >= checkpoint_every:
                 saving.save(state, place)
                 saved = time.perf_counter()
+            if report is not None:
+                mean = float(losses.mean())
+                report(Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history))
         state = on_first(state, shared)
         score = None if validate is None else float(validate(state.carry.model))
         if score is not None and not math.isfinite(score):
@@ -274,7 +274,7 @@ class _Saving:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{path} cannot hold a checkpoint ({error.strerror}); name another file.") from None
+            raise _cannot_hold(path, error) from None
         self._load, self._save, self._path = load_fit, save_fit, path
         sizes = data.batch, data.steps, data.minibatches, learner.chunk
         said = re.sub(" at 0x[0-9a-f]+", "", eqx.tree_pformat((learner.estimator, sizes, data, objective)))
@@ -290,4 +290,11 @@ class _Saving:
         return state, _Place(epoch, minibatch, loss, tuple(Epoch(*epoch) for epoch in history))
 
     def save(self, state: _State, place: _Place) -> None:
-        self._save(self._path, state, tuple(place), self._settings)
+        try:
+            self._save(self._path, state, tuple(place), self._settings)
+        except OSError as error:
+            raise _cannot_hold(self._path, error) from None
+
+
+def _cannot_hold(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot hold a checkpoint ({error.strerror}); name another file.")

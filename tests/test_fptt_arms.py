@@ -10,9 +10,10 @@ import pytest
 from problems import assert_same
 
 import onward
+from onward.errors import UserError
 from onward.losses import softmax_cross_entropy, squared_error, terminal_squared_error
 from onward.recipes import jobs
-from onward.recipes.fptt_arms import Problem, compare, exact, running
+from onward.recipes.fptt_arms import Problem, compare, exact, running, train
 from onward.recipes.fptt_costs import draw as draw_costs
 from onward.recipes.fptt_costs import judge as judge_costs
 from onward.recipes.fptt_costs import measure
@@ -90,12 +91,13 @@ class TestArms:
         assert np.isnan(final).all()
         np.testing.assert_array_equal(found(never)["OGD"].scores.scores, scores)
 
-    def test_stopped_inside_a_training_it_goes_on_from_there_to_the_same_scores(self, parts, tmp_path, monkeypatch):
-        arms, keys, learned = {"OGD": problem().arms(())["OGD"]}, jr.split(jr.key(0), 1), []
+    def test_stopped_in_a_training_it_goes_on_from_there_to_the_same_scores(self, parts, tmp_path, monkeypatch):
+        ours, name, learned = running(0.1), f"{running(0.1)}, seed 0", []
+        task = problem()._replace(final=problem().test)
+        arms, keys = {ours: task.arms((0.5, 0.1))[ours]}, jr.split(jr.key(0), 1)
 
         def compared(parts):
-            found = compare(problem(), arms, epochs=4, keys=keys, until=never, parts=parts)
-            return found["OGD"].scores.scores
+            return compare(task, arms, epochs=4, keys=keys, until=never, parts=parts)[ours]
 
         other = Parts(tmp_path / "other", {"figure": "a test"})
         other.begin()
@@ -109,13 +111,32 @@ class TestArms:
         monkeypatch.setattr(jobs._Progress, "tell", tell)
         with pytest.raises(KeyboardInterrupt):
             compared(parts)
-        assert parts.unfinished("OGD, seed 0").is_file()
+        assert parts.unfinished(name).is_file()
         learned.clear()
         monkeypatch.undo()
         monkeypatch.setattr(jobs._Progress, "tell", lambda self, name, done, words: learned.append(done))
-        np.testing.assert_array_equal(compared(parts), whole)
+        found = compared(parts)
+        for ours, theirs in zip(found.scores, whole.scores, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert np.isfinite(found.scores.final).all()
+        assert found.seconds is None
+        assert whole.seconds > 0
         assert learned == [0.75, 1.0, 1.0]
-        assert not parts.unfinished("OGD, seed 0").exists()
+        assert not parts.unfinished(name).exists()
+
+    def test_a_checkpoint_of_another_training_is_refused(self, parts):
+        arms = {"OGD": problem().arms(())["OGD"]}
+
+        def compared(seed):
+            return compare(problem(), arms, epochs=1, keys=jr.split(jr.key(seed), 1), until=never, parts=parts)
+
+        compared(0)
+        path = parts.unfinished("OGD, seed 0")
+        arm = arms["OGD"]
+        train(arm, problem(), 1, jr.split(jr.key(1), 1)[0], never, lambda done, words: None, path)
+        path.with_suffix(".json").unlink()
+        with pytest.raises(UserError, match=r"belongs to a run with other settings; .* or delete it\."):
+            compared(0)
 
     def test_a_training_that_diverges_has_no_score_from_there_on(self, parts):
         def broken(key):

@@ -7,7 +7,7 @@ import pytest
 
 import onward
 from onward.cells import AntisymmetricCell, GRUCell, LSTMCell
-from onward.recipes.fptt_arms import Scores, Timed, compare, exact, running
+from onward.recipes.fptt_arms import Scores, Timed, compare, exact, running, standing
 from onward.recipes.fptt_cells import CELLS
 from onward.recipes.fptt_cells import RECIPES as CELL_RECIPES
 from onward.recipes.fptt_cells import judge as judge_cells
@@ -35,6 +35,15 @@ def test_the_verdict_on_images(plain, auxiliary, online, word):
     means = {"BPTT": plain, "BPTT, all losses": auxiliary, "OGD": online, running(0.1): 2.0, exact(0.1): 2.2}
     found = Table({}).judge({name: mean + np.array([-0.05, 0.0, 0.05]) for name, mean in means.items()})
     assert found.word == word
+    if online == 2.0:
+        assert found.why.endswith("FPTT is ahead of BPTT and BPTT, all losses; neither ahead of nor behind OGD.")
+    if plain == 2.0:
+        assert found.why.endswith("FPTT is ahead of BPTT, all losses and OGD; neither ahead of nor behind BPTT.")
+
+
+def test_who_is_ahead_is_said():
+    better, ours, worse = (mean + np.array([-0.05, 0.0, 0.05]) for mean in (1.0, 2.0, 3.0))
+    assert standing(ours, {"a": worse, "b": better}) == "FPTT is ahead of a; behind b."
 
 
 @pytest.mark.parametrize(

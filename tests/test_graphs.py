@@ -81,6 +81,11 @@ def test_a_step_of_many_is_that_of_each(kind):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_a_step_of_none_is_none():
+    cell = onward.GRUCell(3, UNITS, key=jr.key(0))
+    assert SideBySide(cell)(jnp.zeros((0, UNITS)), jnp.zeros((0, 3))).shape == (0, UNITS)
+
+
 def test_at_rest_every_adjoint_is_backpropagation_and_the_dense_solve():
     net = network()
     settled = net(graph(), features(), steps=200)

@@ -87,19 +87,33 @@ def test_progress_says_how_long_it_takes_and_who_is_done(tmp_path, capsys):
     assert said[-1] == "100 %, 0 min left: RBP, seed 1: done"
 
 
-def test_what_a_checkpoint_held_took_no_time(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("resumed", "ahead"), [(True, ["", ", 10 min left"]), (False, [", 0 min left", ", 1 min left"])]
+)
+def test_only_what_a_checkpoint_held_took_no_time(tmp_path, capsys, monkeypatch, resumed, ahead):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
 
-    def goes_on(report):
+    def run(report):
         now[0] = 60.0
-        report(0.8, "from a checkpoint")
+        report(0.8, "on")
         now[0] = 600.0
-        report(0.9, "a tenth later")
+        report(0.9, "and on")
 
-    run_all({"BPTT": Job(goes_on, 1.0)}, begun(tmp_path / "run", SETTINGS))
+    parts = begun(tmp_path / "run", SETTINGS)
+    if resumed:
+        parts.unfinished("BPTT").touch()
+    run_all({"BPTT": Job(run, 1.0)}, parts)
     said = capsys.readouterr().err.splitlines()
-    assert said[:2] == [" 80 %: BPTT: from a checkpoint", " 90 %, 10 min left: BPTT: a tenth later"]
+    assert said[:2] == [f" 80 %{ahead[0]}: BPTT: on", f" 90 %{ahead[1]}: BPTT: and on"]
+
+
+def test_a_checkpoint_goes_once_its_part_is_finished(tmp_path):
+    parts = begun(tmp_path / "run", SETTINGS)
+    for stopped in ("before the part is written", "after"):
+        parts.unfinished("a").write_text(stopped)
+        assert parts.part("a", lambda: 1) == 1
+        assert not parts.unfinished("a").exists()
 
 
 def test_killed_between_the_report_and_the_result_it_goes_on(tmp_path):

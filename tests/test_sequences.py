@@ -177,7 +177,7 @@ class TestLevels:
 
     def test_the_naive_perplexity_is_of_the_frequencies(self):
         train, test = np.array([0, 0, 0, 1], np.int32), np.array([0, 1], np.int32)
-        naive = WordTask(("a", "b"), train, test, test).naive_perplexity
+        naive = WordTask(("a", "b"), train, test, test).naive_perplexity(test)
         np.testing.assert_allclose(naive, (3 / 4 * 1 / 4) ** -0.5)
 
     def test_pictures_are_read_pixel_by_pixel_each_with_its_three_colours(self, tmp_path, monkeypatch):
@@ -228,7 +228,7 @@ class TestCanonicalData:
             "<eos>",
             "but",
         ]
-        np.testing.assert_allclose(task.naive_perplexity, 639.3008098248108)
+        np.testing.assert_allclose(task.naive_perplexity(task.test), 639.3008098248108)
 
     def test_digits(self):
         task = pixel_mnist()

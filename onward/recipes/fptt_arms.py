@@ -135,6 +135,15 @@ def below(ours: np.ndarray, theirs: np.ndarray) -> bool:
     return bool(theirs.mean() - ours.mean() > 2 * np.sqrt(sum(variances)))
 
 
+def standing(ours: np.ndarray, others: Mapping[str, np.ndarray]) -> str:
+    """Whom FPTT is ahead of, and whom it is behind, beyond the spread; of numbers for each seed, lower is better."""
+    places = {"ahead of": [], "behind": [], "neither ahead of nor behind": []}
+    for name, theirs in others.items():
+        place = "ahead of" if below(ours, theirs) else "behind" if below(theirs, ours) else [*places][-1]
+        places[place].append(name)
+    return "FPTT is " + "; ".join(f"{place} {' and '.join(names)}" for place, names in places.items() if names) + "."
+
+
 def layer(make_cell: Callable[..., AbstractCell], inputs: int, units: int, outputs: int) -> Callable:
     """What makes a model with one layer of `make_cell(inputs, units, key=...)` and a linear readout from a key."""
 
@@ -151,11 +160,11 @@ lstm_cell = partial(LSTMCell, forget_bias=0.0)
 
 
 class Timed(NamedTuple):
-    """An arm's scores, and the seconds that its trainings took, compilation included; of those that were stopped, the
-    last stretch."""
+    """An arm's scores, and the seconds that its trainings took, compilation included; `None` where one was stopped and
+    went on."""
 
     scores: Scores
-    seconds: float
+    seconds: float | None
 
     @property
     def sound(self) -> bool:
@@ -199,9 +208,9 @@ def train(
 ) -> dict[str, Any]:
     """One training of an arm, by a key which decides the weights, the sequences and those of the test.
 
-    With the `checkpoint` of one that was stopped, it goes on from there; its seconds are then those since.
+    With the `checkpoint` of one that was stopped, it goes on from there, and has no seconds.
     """
-    began = time.perf_counter()
+    began, stopped = time.perf_counter(), checkpoint is not None and checkpoint.exists()
     model_key, learner_key, data_key, test_key = jr.split(key, 4)
 
     def score(model, data):
@@ -229,7 +238,7 @@ def train(
         "scores": [epoch.score for epoch in fitted.history],
         "diverged": diverged,
         "final": None if problem.final is None or diverged else score(fitted.best, problem.final),
-        "seconds": time.perf_counter() - began,
+        "seconds": None if stopped else time.perf_counter() - began,
     }
 
 
@@ -243,4 +252,5 @@ def gathered(trainings: Sequence[Mapping[str, Any]], epochs: int) -> Timed:
             row[len(found) :] = found[-1]
     counts = np.array([len(training["scores"]) for training in trainings])
     final = np.array([training["final"] for training in trainings], float)
-    return Timed(Scores(scores, counts, final), sum(training["seconds"] for training in trainings))
+    seconds = [training["seconds"] for training in trainings]
+    return Timed(Scores(scores, counts, final), None if None in seconds else sum(seconds))

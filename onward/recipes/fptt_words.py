@@ -19,7 +19,7 @@ from ..runs.scores import draw_scores
 from ..tasks.sequences import Tracks
 from ..tasks.words import WordTask, penn_treebank
 from ..windows import EveryStep
-from .fptt_arms import ONLINE, PLAIN, Problem, Timed, below, compare, exact, running
+from .fptt_arms import ONLINE, PLAIN, Problem, Timed, below, compare, exact, running, standing
 from .recipe import Experiment, Findings, Verdict
 
 UNITS, BATCH, STEPS, UPDATES = 256, 20, 300, 10
@@ -47,7 +47,7 @@ class _Table:
         picture = draw_scores(
             curves,
             every=1,
-            levels={"who knows how frequent words are": task.naive_perplexity},
+            levels={"who knows how frequent words are": task.naive_perplexity(task.valid)},
             score="perplexity of the validation words (lower is better)",
             title=f"Penn Treebank, T = {STEPS}: LSTM-{UNITS}, batch {BATCH}, K = {UPDATES}; mean of "
             f"{counted(seeds, 'seed')}",
@@ -62,11 +62,12 @@ class _Table:
             test = mean_and_error(_test(timed), 2)
             lines.append(f"{name:22}{test:>18}{self._best(timed):>18}{epoch:>12}{theirs:>12}")
         of = "validation" if self.validation else "test"
+        naive = task.naive_perplexity(task.valid if self.validation else task.test)
         lines += [
             "",
             f"Perplexities after {epochs} of the paper's 100 epochs, mean ± standard error over",
             f"{counted(seeds, 'seed')}; of each the model with the best validation. The paper's are of the",
-            f"{of} words. Who knows no more than the frequencies of words has {task.naive_perplexity:.1f}; the best",
+            f"{of} words. Who knows no more than the frequencies of words has {naive:.1f}; the best",
             "possible is not known.",
         ]
         numbers = [
@@ -109,10 +110,9 @@ class _Table:
         test = {name: _test(found[name]) for name in found}
         ahead = {name: below(test[ours], test[name]) for name in (PLAIN, ONLINE)}
         shown = ", ".join(f"{name} {mean_and_error(test[name], 2)}" for name in (ours, *ahead))
-        behind = [name for name, is_ahead in ahead.items() if not is_ahead]
-        why = f"test perplexities, FPTT in the form with the better validation: {shown}; "
-        why += f"FPTT is not clearly ahead of {' and '.join(behind)}." if behind else "FPTT is ahead of both."
-        if not behind:
+        why = f"test perplexities, FPTT in the form with the better validation: {shown}. "
+        why += standing(test[ours], {name: test[name] for name in ahead})
+        if all(ahead.values()):
             return Verdict("agrees", why)
         return Verdict("agrees in part" if ahead[PLAIN] else "disagrees", why)
 

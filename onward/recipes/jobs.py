@@ -30,7 +30,9 @@ def run_all(jobs: Mapping[str, Job], parts: Parts) -> dict[str, Any]:
 
     Where one fails, or Ctrl-C comes, the others end at their next report, and what was finished stays in `parts`.
     """
-    progress = _Progress({name: job.cost for name, job in jobs.items()}, {name for name in jobs if name in parts})
+    kept = {name for name in jobs if name in parts}
+    begun = {name for name in jobs if parts.unfinished(name).exists()} - kept
+    progress = _Progress({name: job.cost for name, job in jobs.items()}, kept, begun)
     devices = SimpleQueue()
     for device in jax.local_devices():
         devices.put(device)
@@ -63,10 +65,10 @@ def costliest_first(jobs: Mapping[str, Job]) -> dict[str, Job]:
 class _Progress:
     """How much of all jobs is done, said now and then with the time that is left."""
 
-    def __init__(self, costs: Mapping[str, float], kept: Set[str]):
+    def __init__(self, costs: Mapping[str, float], kept: Set[str], begun: Set[str]):
         self._costs, self._done = costs, {name: float(name in kept) for name in costs}
         self._kept = sum(costs[name] for name in kept)  # it takes no time
-        self._heard_of: set[str] = set()
+        self._begun = set(begun)
         self._began = self._told = time.perf_counter()
         self._stopped, self._lock = threading.Event(), threading.Lock()
 
@@ -77,9 +79,9 @@ class _Progress:
         with self._lock:
             now = time.perf_counter()
             self._done[name] = done
-            if name not in self._heard_of and done < 1:
-                self._kept += self._costs[name] * done  # most of it from a checkpoint, if there is one
-            self._heard_of.add(name)
+            if name in self._begun:
+                self._begun.remove(name)
+                self._kept += self._costs[name] * done  # nearly all of it from its checkpoint
             if done < 1 and now - self._told < SILENCE:
                 return
             self._told = now

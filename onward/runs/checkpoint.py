@@ -66,7 +66,7 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
         if found != wanted:
             raise UserError(
                 f"{path} is of another model, its {name} being {found} where {wanted} is needed; it was saved with "
-                "other settings, or by another version of onward."
+                "other settings, or by another version of onward; delete it to go on without it."
             )
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
     try:
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: ty
         ]
     except (TypeError, ValueError):
         raise UserError(
-            f"{path} holds a random key of a generator that JAX does not know; delete it to go on from an older one."
+            f"{path} holds a random key of a generator that JAX does not know; delete it to go on without it."
         ) from None
     return jax.tree.unflatten(structure, back), _stood(path, header, standing)
 
@@ -90,9 +90,7 @@ def _stood(path: Path, header: Header, standing: type[S]) -> S:
     try:
         return msgspec.json.decode(header.standing, type=standing)
     except msgspec.DecodeError as error:
-        raise UserError(
-            f"{path} does not say where its run stood ({error}); delete it to go on from an older one."
-        ) from None
+        raise UserError(f"{path} does not say where its run stood ({error}); delete it to go on without it.") from None
 
 
 def _read(path: Path, settings: str) -> tuple[Header, dict[str, np.ndarray]]:
@@ -103,16 +101,17 @@ def _read(path: Path, settings: str) -> tuple[Header, dict[str, np.ndarray]]:
     except Exception as error:  # of a damaged file NumPy, zipfile and its decompressors complain in a dozen ways
         if isinstance(error, OSError) and error.errno:
             raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-        raise UserError(f"{path} is damaged or no checkpoint at all; delete it to go on from an older one.") from None
+        raise UserError(f"{path} is damaged or no checkpoint at all; delete it to go on without it.") from None
     try:
         header = msgspec.json.decode(arrays.pop("header").tobytes(), type=Header)
     except (KeyError, msgspec.DecodeError):
         header = None
     if header is None or header.format != FORMAT:
-        raise UserError(f"{path} is no checkpoint of onward; delete it to go on from an older one.")
+        raise UserError(f"{path} is no checkpoint of onward; delete it to go on without it.")
     if header.version != VERSION:
         raise UserError(
-            f"{path} has checkpoint format {header.version}, but this version of onward reads format {VERSION}."
+            f"{path} has checkpoint format {header.version}, but this version of onward reads format {VERSION}; "
+            "delete it to go on without it."
         )
     if header.settings != settings:
         raise UserError(

@@ -79,7 +79,10 @@ class Parts:
         return _read(path, "remove it, and that part is made anew")
 
     def unfinished(self, name: str) -> Path:
-        """Where a part that takes long may keep a checkpoint: a file that goes once the part is finished."""
+        """Where a part that takes long may keep a checkpoint: a file that goes once the part is finished.
+
+        Like the parts, it is of the same version of onward; what was changed without a new one is not noticed.
+        """
         return self._path(name).with_suffix(".npz")
 
     def __contains__(self, name: str) -> bool:

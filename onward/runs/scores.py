@@ -77,5 +77,7 @@ def _draw_lines(
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
+        least, most = axes.get_ylim()
+        labelled = "25" if most > 10 * least else "23456789"
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in labelled else "")
     axes.grid(which="major", color="0.92", linewidth=0.6)
