@@ -7,8 +7,23 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def test_ten_lines_work_when_pasted(capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    (block,) = _blocks("onward.NoBackTrack")
     assert block.count(" * 500") == 1
-    exec(compile(block.replace(" * 500", " * 100"), "README.md", "exec"), {})  # less to read
-    before, after = (float(number) for number in re.findall(r"\d+\.?\d*(?:e[-+]\d+)?", capsys.readouterr().out))
+    before, after = _numbers(block.replace(" * 500", " * 100"), capsys)  # less to read
     assert after < 0.1 < before
+
+
+def test_sequences_work_when_pasted(capsys):
+    (block,) = _blocks("onward.fptt")
+    (error,) = _numbers(block, capsys)
+    assert error < 0.01
+
+
+def _blocks(name: str) -> list[str]:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    return [block for block in blocks if name in block]
+
+
+def _numbers(block: str, capsys) -> list[float]:
+    exec(compile(block, "README.md", "exec"), {})
+    return [float(number) for number in re.findall(r"\d+\.?\d*(?:e[-+]\d+)?", capsys.readouterr().out)]
