@@ -89,6 +89,7 @@ from .sweeps import log_uniform as log_uniform
 from .sweeps import sweep as sweep
 from .tasks.sequences import AbstractSequences as AbstractSequences
 from .tasks.sequences import Drawn as Drawn
+from .tasks.sequences import Masked as Masked
 from .tasks.sequences import Minibatch as Minibatch
 from .tasks.sequences import Sequences as Sequences
 from .tasks.sequences import Tracks as Tracks
@@ -98,10 +99,12 @@ from .training import Progress as Progress
 from .training import fit as fit
 from .transforms.feature_rms import FeatureRMSState as FeatureRMSState
 from .transforms.feature_rms import scale_by_feature_rms as scale_by_feature_rms
+from .transforms.fptt import FPTTExactState as FPTTExactState
 from .transforms.fptt import FPTTState as FPTTState
 from .transforms.fptt import adopt_average as adopt_average
 from .transforms.fptt import fptt as fptt
 from .transforms.fptt import fptt_exact as fptt_exact
+from .transforms.fptt import reset_to_average as reset_to_average
 from .transforms.fptt import settle as settle
 from .transforms.kalman import quasi_diagonal_kalman as quasi_diagonal_kalman
 from .windows import AbstractObjective as AbstractObjective

@@ -4,7 +4,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .losses import OF_CLASSES
 from .model import Model
+from .tasks.sequences import AbstractSequences
 
 
 def check_model(model) -> None:
@@ -69,6 +71,14 @@ def check_step(model, hidden, loss, x, y) -> None:
     leaves = jax.tree.leaves(value)
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         raise ValueError(f"loss must return one floating-point scalar, got {_describe(value)}.")
+
+
+def check_labels(model: Model, data: AbstractSequences, loss) -> None:
+    """Raise `ValueError`, naming it, for a label in `data` that the model cannot predict, where `loss` reads labels."""
+    if any(loss is each for each in OF_CLASSES):
+        logits = jax.eval_shape(lambda: model.predict(model.cell.init_hidden()))
+        if isinstance(logits, jax.ShapeDtypeStruct) and logits.ndim == 1:
+            data.check_classes(logits.shape[0])
 
 
 def _shapes(name, complaint, thing, function, *arguments):

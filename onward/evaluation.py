@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .checks import check_labels
 from .devices import on_all, shared_evenly
 from .model import Model
 from .tasks.sequences import AbstractSequences, shared_minibatch
@@ -28,8 +29,8 @@ def evaluate(
     `measure` may be one of `onward.losses`, such as `misclassified`; one that is made anew at each call, a lambda or a
     closure, compiles anew each time. `key` decides what is drawn. Devices share the sequences as in `onward.fit`.
 
-    Raises `ValueError` for labels of `onward.Sequences` outside the classes of `onward.TerminalClasses` and for targets
-    that the objective does not fit, and what `measure` and the cell raise.
+    Raises `ValueError` for labels as `onward.fit` does, for targets that the objective does not fit, and what `measure`
+    and the cell raise.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> from onward.tasks.adding import Adding
@@ -40,6 +41,7 @@ def evaluate(
         True
     """
     objective.check(data)
+    check_labels(model, data, measure)
     shared = shared_evenly(data.batch, "sequences")
     model, data, order = on_all((model, data, data.order(key)), shared)
     total, count = _measure(model, data, objective, measure, order, shared)

@@ -10,12 +10,14 @@ from jaxtyping import Array, Float, Integer, PyTree
 def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
     """`−log softmax(prediction)[y]`, in nats: `prediction` are logits, `y` the class, an integer from 0.
 
-    A class that there is not gives NaN, the gradient too. Raises `ValueError` if `y` is no integer scalar.
+    A class that there is not gives NaN, the gradient too; `onward.fit` refuses a data set with one. Raises `ValueError`
+    if `y` is no integer scalar.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.softmax_cross_entropy(jnp.zeros(2), jnp.array(1)).round(4)
     Array(0.6931, dtype=float32)
     """
+    _without_trust(y)
     if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != ():
         raise ValueError(f"ys must be classes, integers from 0, got {jnp.result_type(y)} {jnp.shape(y)} a step.")
     shifted = prediction - jax.lax.stop_gradient(prediction.max())
@@ -43,6 +45,7 @@ def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"])
     >>> onward.losses.squared_error(jnp.zeros(2), jnp.ones(2))
     Array(2., dtype=float32)
     """
+    _without_trust(y)
     if jnp.shape(prediction) != jnp.shape(y):
         raise ValueError(f"y must have the shape of the prediction, {jnp.shape(prediction)}, got {jnp.shape(y)}.")
     return jnp.sum((prediction - y) ** 2)
@@ -86,15 +89,19 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
 
     Section 3 of Kag & Saligrama, *Training recurrent neural networks via forward propagation through time*, ICML 2021,
     "Intermediate losses for terminal prediction". `onward.TerminalClasses` makes the targets. A class that there is not
-    gives NaN. Raises `ValueError` if the target's `y` is no integer scalar, or it has no estimate.
+    gives NaN. Raises `ValueError` if the target's `y` is no integer scalar, if it has no estimate, or one of another
+    number of classes than the prediction.
 
         >>> import jax.numpy as jnp, onward
         >>> target = onward.losses.TerminalTarget(jnp.array(0), jnp.array(0.5), jnp.array([0.5, 0.5]))
         >>> onward.losses.terminal_cross_entropy(jnp.log(jnp.array([0.2, 0.8])), target).round(4)
         Array(1.2629, dtype=float32)
     """
+    _with_trust(y)
     if y.estimate is None:
         raise ValueError("ys must hold an estimate of the classes, got None; make them by onward.TerminalClasses.")
+    if prediction.shape != y.estimate.shape:
+        raise ValueError(f"{y.estimate.shape} classes are estimated, and {prediction.shape} predicted.")
     trust, Q = y.trust.astype(prediction.dtype), y.estimate.astype(prediction.dtype)
     divergence = -jnp.sum(Q * jax.nn.log_softmax(prediction))
     return trust * softmax_cross_entropy(prediction, y.y) + (1 - trust) * divergence
@@ -112,4 +119,19 @@ def terminal_squared_error(prediction: Float[Array, "*shape"], y: TerminalTarget
         >>> onward.losses.terminal_squared_error(jnp.zeros(1), target)
         Array(0.25, dtype=float32)
     """
+    _with_trust(y)
     return y.trust.astype(prediction.dtype) * squared_error(prediction, y.y)
+
+
+def _with_trust(y) -> None:
+    if not isinstance(y, TerminalTarget):
+        raise ValueError("it compares with targets at the end, which onward.Terminal or onward.TerminalClasses makes.")
+
+
+def _without_trust(y) -> None:
+    if isinstance(y, TerminalTarget):
+        raise ValueError("it does not know targets at the end; the losses that do are onward.losses.terminal_….")
+
+
+# Those that compare logits with labels.
+OF_CLASSES = softmax_cross_entropy, terminal_cross_entropy, misclassified

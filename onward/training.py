@@ -1,8 +1,6 @@
 """Training on data sets of sequences: epochs of minibatches, validation, the best model kept, and resuming exactly."""
 
-import hashlib
 import math
-import re
 import time
 from collections.abc import Callable
 from os import PathLike
@@ -18,11 +16,13 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .arguments import whole
+from .checks import check_labels
 from .devices import on_all, on_first, shared_evenly
 from .errors import UserError
 from .extras import needed
 from .learner import Carry, Learner
 from .model import Model
+from .programs import program_digest
 from .tasks.sequences import AbstractSequences, Minibatch, shared_minibatch
 from .trees import time_first
 from .windows import AbstractObjective
@@ -93,6 +93,7 @@ def fit(
     *,
     epochs: int,
     key: PRNGKeyArray,
+    before_score: Callable[[Carry], Carry] | None = None,
     validate: Callable[[Model], float] | None = None,
     at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None,
     until: Callable[[tuple[Epoch, ...]], bool] | None = None,
@@ -114,9 +115,11 @@ def fit(
     - `data`: an `onward.Sequences`, `onward.Drawn` or `onward.Tracks`; `objective`: which steps carry a loss. What
       it remembers is not in the carry: a fit that goes on from an earlier one's begins with a uniform Q again.
     - `epochs`: at least 1. `key`: decides the order of the minibatches, or what is drawn.
+    - `before_score`: makes the carry that an epoch ends with from the one after its last update; its model is scored
+      and may be the best, and training goes on from it. `onward.reset_to_average` is FPTT's authors'.
     - `validate`: a score of a model, lower is better, taken at the end of each epoch; see `onward.evaluate`.
-    - `at_epoch_end`: makes the carry that the next epoch begins with, from the one at the end and the history so far:
-      for `onward.adopt_average`, or a rate that is lowered where the score stalls.
+    - `at_epoch_end`: makes the carry that the next epoch begins with, from the one that was scored and the history so
+      far: for a rate that is lowered where the score stalls.
     - `until`: whether to end, asked after each epoch.
     - `report`: told the progress after every `block` minibatches.
     - `checkpoint`: a file. It is written every `checkpoint_every` seconds and at the end of each epoch, and where it is
@@ -133,11 +136,11 @@ def fit(
 
     Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
 
-    Raises `ValueError` for numbers out of range, a batch that differs and labels of `onward.Sequences` outside the
-    classes of `onward.TerminalClasses`, and as `Learner.run` does. Raises `UserError` for a checkpoint that is damaged,
-    cannot be written, or differs in the model, the estimator, the chunk, the objective, the key, or the arrays and
-    numbers of `data` and the modules in it. Another loss or optimiser of the same shape is not noticed, nor what a
-    function, such as the data's `prepare`, or an object that is no module holds.
+    Raises `ValueError` for numbers out of range, a batch that differs, labels of `onward.Sequences` or `onward.Tracks`
+    that are none of the classes which the model predicts, and as `Learner.run` does. Raises `UserError` for a
+    checkpoint that is damaged, cannot be written, or differs in the model, the key, the arrays of `data`, or anything
+    that the compiled program has of the others, be it a number in the loss or an optimiser's rate. What is no part of
+    that is not noticed: `validate`, and what is done between epochs.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.tasks.adding import Adding
@@ -156,8 +159,9 @@ def fit(
     if learner.batch != data.batch:
         raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
     objective.check(data)
+    check_labels(carry.model, data, learner.loss)
     state, place = _State(carry, objective.init(data.steps), carry.arrays), _Place()
-    saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, key)
+    saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, state, key)
     if saving is not None:
         state, place = saving.load(state, place)
     saved = time.perf_counter()
@@ -184,6 +188,8 @@ def fit(
                 mean = float(losses.mean())
                 report(Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history))
         state = on_first(state, shared)
+        if before_score is not None:
+            state = _State(_as_before(before_score(state.carry), state.carry), state.memory, state.best)
         score = None if validate is None else float(validate(state.carry.model))
         if score is not None and not math.isfinite(score):
             return _fitted(state, place, (place.epoch, data.minibatches - 1))
@@ -193,13 +199,17 @@ def fit(
         history = (*place.history, Epoch(place.loss / data.minibatches, score))
         carry = state.carry
         if at_epoch_end is not None:
-            # A rate that was set to one of Python's numbers would compile all anew, and be missing in the checkpoint.
-            carry = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), at_epoch_end(carry, history), carry)
+            carry = _as_before(at_epoch_end(carry, history), carry)
         state = _State(carry, objective.next_epoch(state.memory), state.best)
         place = _Place(place.epoch + 1, history=history)
         if saving is not None:
             saving.save(state, place)
     return _fitted(state, place)
+
+
+def _as_before(new: Carry, old: Carry) -> Carry:
+    """A rate that was set to one of Python's numbers would compile all anew, and be missing in the checkpoint."""
+    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), new, old)
 
 
 def _spread(state: _State, shared: NamedSharding) -> _State:
@@ -246,7 +256,7 @@ def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memor
     carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept)
     memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
     weight = weight.astype(metrics.losses.dtype)
-    return carry, memory, jnp.sum(jnp.where(counts, metrics.losses / weight, 0)) / jnp.sum(counts)
+    return carry, memory, jnp.sum(jnp.where(counts, metrics.losses / weight, 0)) / jnp.maximum(jnp.sum(counts), 1)
 
 
 def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:
@@ -267,7 +277,7 @@ def _fitted(state: _State, place: _Place, diverged_at=None) -> Fitted:
 class _Saving:
     """A checkpoint file, and the digest of what the training in it must agree with."""
 
-    def __init__(self, path: Path, learner: Learner, data, objective, key):
+    def __init__(self, path: Path, learner: Learner, data: AbstractSequences, objective, state: _State, key):
         needed("msgspec", "cli")
         from .runs.fitting import load_fit, save_fit
 
@@ -276,10 +286,14 @@ class _Saving:
         except OSError as error:
             raise _cannot_hold(path, error) from None
         self._load, self._save, self._path = load_fit, save_fit, path
-        sizes = data.batch, data.steps, data.minibatches, learner.chunk
-        said = re.sub(" at 0x[0-9a-f]+", "", eqx.tree_pformat((learner.estimator, sizes, data, objective)))
-        digest = hashlib.sha256(said.encode())
-        for leaf in (*jax.tree.leaves(eqx.filter(data, eqx.is_array)), jr.key_data(key)):
+
+        def first(state: _State, data, key):
+            entry = jax.tree.map(lambda leaf: leaf[0], data.order(key))
+            minibatch = data.minibatch(entry)
+            return learn_minibatch(learner, objective, state.carry, state.memory, minibatch, data.steps)
+
+        digest = program_digest(first, state, data, key)
+        for leaf in (*jax.tree.leaves(eqx.filter(data, eqx.is_array)), jr.key_data(key), np.int64(data.minibatches)):
             digest.update(np.asarray(leaf).tobytes())
         self._settings = digest.hexdigest()
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .arguments import whole
 from .losses import TerminalTarget
-from .tasks.sequences import AbstractSequences, Sequences, check_classes
+from .tasks.sequences import AbstractSequences, Masked
 from .trees import time_first
 
 
@@ -45,8 +45,7 @@ class AbstractObjective(eqx.Module):
         return None
 
     def check(self, data: AbstractSequences) -> None:
-        """Raises `ValueError`, naming it, for a target in `data` that this objective cannot use; `data` that are drawn,
-        or hold no target of this kind, pass."""
+        """Raises `ValueError`, naming it, for a target in `data` that this objective cannot use; drawn ones pass."""
 
     @abstractmethod
     def assign(
@@ -70,8 +69,10 @@ class AbstractObjective(eqx.Module):
 class EveryStep(AbstractObjective):
     """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
 
-    A window's loss is the mean over its steps. With the learner's chunk for the window this is FPTT-K of Kag &
-    Saligrama 2021, section 3, if `onward.fptt` goes before the optimiser.
+    The loss of window q is the mean `ℓ_q = (1/n_q) Σ ℓ(prediction_t, y_t)` over its n_q steps that count: those of the
+    sequence, and, of an `onward.Masked`, of its mask. A window without any has none, and nothing is learned there. With
+    the learner's chunk for the window this is FPTT-K of Kag & Saligrama 2021, section 3, if `onward.fptt` goes before
+    the optimiser.
 
     **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer, and in
     use for `ys` of another shape.
@@ -89,30 +90,35 @@ class EveryStep(AbstractObjective):
 
     def assign(self, memory, ys, lengths, steps):
         ys, counts = self.score(ys, lengths, steps)
-        before = self.window * (_steps(steps) // self.window)
-        inside = jnp.minimum(before + self.window, lengths) - before
+        window = _steps(steps)[:, 0] // self.window
+        inside = jax.ops.segment_sum(counts.astype(jnp.int32), window, -(-steps // self.window))[window]
         weight = jnp.where(counts, 1 / jnp.maximum(inside, 1).astype(float), 0)
         return ys, weight * _share(lengths)
 
     def score(self, ys, lengths, steps):
+        counts = _steps(steps) < lengths
+        if isinstance(ys, Masked):
+            ys, counts = ys.ys, counts & ys.mask.T
         for leaf in jax.tree.leaves(ys):
             if leaf.shape[:2] != (len(lengths), steps):
                 raise ValueError(
                     f"ys must have a target at every step, the shape [{len(lengths)}, {steps}, ...], got {leaf.shape}; "
                     "for one at the end there are onward.Terminal and onward.TerminalClasses."
                 )
-        return time_first(ys), _steps(steps) < lengths
+        return time_first(ys), counts
 
 
 class Terminal(AbstractObjective):
     """A target at the end of the sequence, learned at the end of every window with the trust β = q/K in window q of K.
+
+        ℓ_q = (q/K) ℓ(prediction at the end of window q, y)
 
     `ys` are `[batch, ...]`; the learner's loss is `onward.losses.terminal_squared_error`, or another one of a
     `TerminalTarget`. K is counted for each sequence by its own length. With the learner's chunk for the window, this is
     how we read the add task of Kag & Saligrama 2021, whose section 3 gives β for classes only; with a longer chunk,
     backpropagation with auxiliary losses, their Table 3; with a window of the whole sequence, the plain loss.
 
-    **Arguments:** `window`: its steps, at least 1. Raises `ValueError` for fewer.
+    **Arguments:** `window`: its steps, at least 1. Raises `ValueError` for fewer, and in use for an `onward.Masked`.
 
         >>> import jax.numpy as jnp, onward
         >>> ys, weight = onward.Terminal(2).assign(None, jnp.ones((1, 1)), jnp.array([5]), 5)
@@ -155,8 +161,9 @@ class TerminalClasses(AbstractObjective):
     uniform in the first epoch. Section 3 of Kag & Saligrama 2021 says no more than "our estimate in last training
     epoch"; one for each class and window is its authors' choice, the mean in place of their single samples is ours.
 
-    **Arguments:** `window`: its steps, at least 1; `classes`: how many, at least 2. Raises `ValueError` for fewer, and
-    from `onward.fit` for labels of `onward.Sequences` outside the classes; any other such label makes the loss NaN.
+    **Arguments:** `window`: its steps, at least 1; `classes`: how many, at least 2. Raises `ValueError` for fewer, in
+    use for `ys` that are not one class a sequence, and from `onward.fit` for labels of a data set outside the classes;
+    such a label among what is drawn makes the loss NaN.
 
         >>> import jax.numpy as jnp, onward
         >>> objective = onward.TerminalClasses(2, classes=4)
@@ -176,10 +183,10 @@ class TerminalClasses(AbstractObjective):
         return Estimates(jnp.full(shape, 1 / self.classes, float), jnp.zeros(shape), jnp.zeros(shape[:2]))
 
     def check(self, data):
-        if isinstance(data, Sequences):
-            check_classes(data.ys, self.classes, data.lengths, data.steps)
+        data.check_classes(self.classes)
 
     def assign(self, memory, ys, lengths, steps):
+        _check_at_the_end(ys, lengths.shape)
         estimate = memory.before[ys[None, :], _steps(steps) // self.window]
         return _terminal(self.window, ys, estimate, lengths, steps)
 
@@ -219,7 +226,19 @@ def _share(lengths: Int[Array, " batch"]) -> Float[Array, ""]:
     return len(lengths) / jnp.maximum(present, 1).astype(float)
 
 
+def _check_at_the_end(ys, shape: tuple[int, ...] | None = None) -> None:
+    """Of this shape, if given."""
+    if isinstance(ys, Masked):
+        raise ValueError("ys must be a target for each sequence, got an onward.Masked, which is for onward.EveryStep.")
+    if shape is not None and jnp.shape(ys) != shape:
+        raise ValueError(
+            f"ys must be a class for each sequence, the shape {shape}, got {jnp.shape(ys)}; for one at every step "
+            "there is onward.EveryStep."
+        )
+
+
 def _terminal(window, ys, estimate, lengths, steps) -> tuple[TerminalTarget, Array]:
+    _check_at_the_end(ys)
     q, K = _steps(steps) // window + 1, jnp.maximum(-(-lengths // window), 1)
     trust = jnp.minimum(q.astype(float) / K.astype(float), 1)
     ys = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), ys)
@@ -227,5 +246,6 @@ def _terminal(window, ys, estimate, lengths, steps) -> tuple[TerminalTarget, Arr
 
 
 def _at_the_end(ys, lengths, steps):
+    _check_at_the_end(ys)
     ys = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), ys)
     return ys, _steps(steps) + 1 == lengths

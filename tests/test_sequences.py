@@ -62,6 +62,18 @@ class TestSequences:
             ({"lengths": np.array([5, 5, 6, 5])}, "lengths must lie between 1 and 5, got 6 for sequence 2, counting"),
             ({"lengths": np.array([5, 0, 5, 5])}, "lengths must lie between 1 and 5, got 0 for sequence 1, counting"),
             ({"lengths": np.ones(4)}, r"lengths must be integers, 4 of them, got float64 \(4,\)."),
+            (
+                {"ys": onward.Masked(np.zeros((4, 5)), np.ones((4, 5)))},
+                r"mask must be bool \(4, 5\), got float64 \(4, 5\)",
+            ),
+            (
+                {"ys": onward.Masked(np.zeros((4, 5)), np.ones(4, bool))},
+                r"mask must be bool \(4, 5\), got bool \(4,\).",
+            ),
+            (
+                {"ys": onward.Masked(np.zeros((4, 5)), np.arange(5) > np.full((4, 1), 2)), "lengths": np.full(4, 3)},
+                "mask must be true at some step of some sequence, it is nowhere.",
+            ),
             ({"classes": 3}, "ys must lie between 0 and 2, got 3 for sequence 3, counting from 0."),
             ({"classes": 0}, "classes must be an integer of at least 1, got 0."),
             ({"ys": np.array([0, -1, 0, 0]), "classes": 3}, "ys must lie between 0 and 2, got -1 for sequence 1"),

@@ -1,6 +1,7 @@
 """Training on data sets of sequences, and doing so exactly: against plain loops, cut anywhere, killed and resumed."""
 
 import functools
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -156,16 +157,36 @@ class TestFit:
         assert_identical(found.best, models[1])
         assert_identical(found.carry.model, models[2])
 
-    def test_what_is_done_between_epochs(self):
-        def at_epoch_end(carry, history):
-            assert len(history) == 1
-            arrays, optimizer = onward.adopt_average(carry.arrays, carry.optimizer)
-            return onward.Carry(arrays, carry.skeleton, carry.hidden, carry.estimator, optimizer)
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_an_epoch_may_end_at_the_average_which_is_scored_and_gone_on_from(self, keep):
+        scored = []
 
-        found = fit(epochs=1, at_epoch_end=at_epoch_end).carry
+        def validate(model):
+            scored.append(model)
+            return float(len(scored))
+
+        reset = partial(onward.reset_to_average, keep_multiplier=keep)
+        found = fit(epochs=2, before_score=reset, validate=validate)
         plain = fit(epochs=1).carry
-        _, average = onward.settle(plain.arrays, plain.optimizer)
-        assert_same(found.arrays, average)
+        lam, average = onward.settle(plain.arrays, plain.optimizer)
+        assert_same(eqx.filter(scored[0], eqx.is_array), average)
+        assert_identical(found.best, scored[0])
+        # Its parts by hand: the second epoch begins at the average, with λ as it was or with none.
+        ended = onward.adopt_average(plain.arrays, plain.optimizer, keep_multiplier=keep)
+        assert_same(onward.settle(*ended)[0], jax.tree.map(lambda leaf: keep * leaf, lam))
+        middle = eqx.tree_at(lambda c: (c.arrays, c.optimizer), plain, ended)
+        by_hand = fit(epochs=2, at_epoch_end=lambda carry, history: middle if len(history) == 1 else carry)
+        expected = onward.adopt_average(by_hand.carry.arrays, by_hand.carry.optimizer, keep_multiplier=keep)
+        assert_same((found.carry.arrays, found.carry.optimizer), expected)
+
+    def test_a_stopped_training_that_resets_goes_on_in_the_same_bits(self, tmp_path):
+        def reset(epochs, **arguments):
+            return fit(epochs=epochs, before_score=onward.reset_to_average, validate=weights_score, **arguments)
+
+        reset(1, checkpoint=tmp_path / "checkpoint.npz")
+        found, expected = reset(3, checkpoint=tmp_path / "checkpoint.npz"), reset(3)
+        assert_identical((found.carry, found.best), (expected.carry, expected.best))
+        assert found.history == expected.history
 
     def test_any_estimator_will_do(self):
         objective, carries = onward.TerminalClasses(STEPS, CLASSES), []
@@ -267,6 +288,36 @@ class TestBadInput:
         with pytest.raises(UserError, match="is damaged or no checkpoint at all"):
             fit(epochs=1, checkpoint=file)
 
+    def test_a_checkpoint_of_another_program(self, tmp_path):
+        table = np.array([1.0, 2.0])
+
+        def go_on(alpha=0.5, rate=0.1, factor=3.0, table=table, prepare=lambda xs: xs, chunk=WINDOW):
+            def loss(prediction, y):
+                return factor * terminal_cross_entropy(jnp.asarray(table) * prediction, y)
+
+            optimizer = optax.chain(onward.fptt(alpha), optax.adam(optax.constant_schedule(rate)))
+            ours = onward.Learner(onward.BPTT(), optimizer, loss=loss, chunk=chunk, batch=BATCH)
+            xs, ys = arrays()
+            sequences = onward.Sequences(xs, ys, batch=BATCH, lengths=LENGTHS, prepare=prepare)
+            carry, file = ours.init(model(), key=jr.key(0)), tmp_path / "checkpoint.npz"
+            return onward.fit(ours, carry, sequences, OBJECTIVE, epochs=1, key=KEY, checkpoint=file, block=1)
+
+        go_on()
+        go_on()
+        jax.clear_caches()
+        go_on(prepare=lambda other_name: other_name)
+        others = {
+            "alpha": 0.25,
+            "rate": 0.2,
+            "factor": 2.0,
+            "table": np.array([1.0, 2.5]),
+            "prepare": lambda xs: 2 * xs,
+            "chunk": STEPS,
+        }
+        for name, value in others.items():
+            with pytest.raises(UserError, match="belongs to a run with other settings"):
+                go_on(**{name: value})
+
     def test_a_checkpoint_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").touch()
         with pytest.raises(UserError, match=r"c.npz cannot hold a checkpoint \(.*\); name another file."):
@@ -290,20 +341,59 @@ class TestBadInput:
             learn(2.0)
 
     def test_labels_outside_the_classes(self):
-        xs = arrays()[0]
-        wrong = onward.Sequences(xs, np.full(len(xs), 5, np.int32), batch=BATCH)
-        objective = onward.TerminalClasses(WINDOW, classes=3)
-        sentence = "ys must lie between 0 and 2, got 5 for sequence 0, counting from 0."
-        with pytest.raises(ValueError, match=sentence):
-            onward.fit(learner(), start(), wrong, objective, epochs=1, key=KEY)
-        with pytest.raises(ValueError, match=sentence):
-            onward.evaluate(model(), wrong, objective, onward.losses.misclassified, key=KEY)
+        xs, symbols = arrays()[0], np.array([0, 1, 5, 0] * 8)
+        ends, steps = np.full(len(xs), 5, np.int32), np.zeros((len(xs), STEPS), np.int32)
+        steps[1, 2] = CLASSES
+        of, every = (
+            "ys must lie between 0 and {}, got {} for sequence {}, counting from 0.".format,
+            onward.EveryStep(WINDOW),
+        )
+        cases = [
+            (onward.Sequences(xs, ends, batch=BATCH), onward.TerminalClasses(WINDOW, classes=3), of(2, 5, 0)),
+            (onward.Sequences(xs, steps, batch=BATCH), every, of(CLASSES - 1, CLASSES, 1)),
+            (
+                onward.Tracks(symbols, batch=BATCH, steps=4),
+                every,
+                f"symbols must lie between 0 and {CLASSES - 1}, got 5.",
+            ),
+        ]
+        for wrong, objective, sentence in cases:
+            loss = terminal_cross_entropy if objective is not every else softmax_cross_entropy
+            ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=loss, chunk=WINDOW, batch=BATCH)
+            with pytest.raises(ValueError, match=sentence):
+                onward.fit(ours, ours.init(model(), key=KEY), wrong, objective, epochs=1, key=KEY)
+            with pytest.raises(ValueError, match=sentence):
+                onward.evaluate(model(), wrong, objective, misclassified, key=KEY)
 
     def test_a_loss_for_other_targets(self):
-        every = onward.EveryStep(WINDOW)
-        sequences = onward.Sequences(arrays()[0], np.zeros((len(LENGTHS), STEPS), np.int32), batch=BATCH)
-        with pytest.raises(ValueError, match="ys: the loss cannot compare the prediction with int32"):
-            onward.fit(learner(), start(), sequences, every, epochs=1, key=KEY)
+        xs, count = arrays()[0], len(LENGTHS)
+        ends, steps = np.zeros(count, np.int32), np.zeros((count, STEPS), np.int32)
+        terminal, classes, every = (
+            onward.Terminal(WINDOW),
+            onward.TerminalClasses(WINDOW, CLASSES),
+            onward.EveryStep(WINDOW),
+        )
+        masked = onward.Masked(steps, steps == 0)
+        cases = [
+            (terminal_cross_entropy, steps, every, "it compares with targets at the end, which onward.Terminal or"),
+            (onward.losses.terminal_squared_error, steps, every, "it compares with targets at the end"),
+            (softmax_cross_entropy, ends, terminal, "it does not know targets at the end"),
+            (onward.losses.squared_error, ends, terminal, "it does not know targets at the end"),
+            (terminal_cross_entropy, steps, classes, r"ys must be a class for each sequence, the shape \(2,\), got"),
+            (
+                terminal_cross_entropy,
+                ends,
+                onward.TerminalClasses(WINDOW, 4),
+                r"\(4,\) classes are estimated, and \(2,\)",
+            ),
+            (onward.losses.terminal_squared_error, masked, terminal, "ys must be a target for each sequence, got an"),
+            (terminal_cross_entropy, masked, classes, "ys must be a target for each sequence, got an onward.Masked"),
+        ]
+        for loss, ys, objective, sentence in cases:
+            ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=loss, chunk=WINDOW, batch=BATCH)
+            sequences = onward.Sequences(xs, ys, batch=BATCH)
+            with pytest.raises(ValueError, match=sentence):
+                onward.fit(ours, ours.init(model(), key=KEY), sequences, objective, epochs=1, key=KEY)
 
 
 class TestEvaluate:

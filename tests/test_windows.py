@@ -109,6 +109,29 @@ class TestEveryStep:
         expected = jax.tree.map(lambda p, *m: p + sum(m) / len(moves), model, *moves)
         assert_same(found, expected)
 
+    def test_only_steps_of_the_mask_are_learned_each_window_by_their_mean(self):
+        model, xs, ys = streams()
+        # Of the windows the first has two such steps, the second none, the third its only one.
+        mask = np.array([True, False, True, False, False, False, True])
+        there = jnp.moveaxis(jnp.where(mask[:, None, None], ys[:, :1], jnp.nan), 0, 1)
+        objective = onward.EveryStep(WINDOW)
+        targets, weight = objective.assign(None, onward.Masked(there, mask[None]), jnp.array([STEPS]), STEPS)
+        ours = learner(WINDOW, 1)
+        reset = jnp.zeros((STEPS, 1), bool).at[0].set(True)
+        carry = ours.init(model, key=jax.random.key(0))
+        carry, metrics = ours.run(carry, xs[:, :1], targets, reset=reset, weight=weight)
+        weights = np.array([0.5, 0, 0.5, 0, 0, 0, 1.0])
+        assert_same(carry.model, by_hand(model, xs[:, 0], ys[:, 0], weights))
+        assert np.flatnonzero(metrics.losses).tolist() == [0, 2, 6]
+
+    def test_a_mask_of_the_steps_there_are_is_no_mask(self):
+        ys, lengths = streams()[2], jnp.array(LENGTHS)
+        full = onward.Masked(jnp.moveaxis(ys, 0, 1), jnp.ones((4, STEPS), bool))
+        objective = onward.EveryStep(WINDOW)
+        found, expected = (objective.assign(None, each, lengths, STEPS) for each in (full, full.ys))
+        assert_same(found, expected)
+        assert objective.score(full, lengths, STEPS)[1].sum(0).tolist() == LENGTHS
+
     def test_what_counts_in_a_score(self):
         ys, counts = onward.EveryStep(WINDOW).score(jnp.zeros((4, STEPS, 2)), jnp.array(LENGTHS), STEPS)
         assert ys.shape == (STEPS, 4, 2)

@@ -31,6 +31,24 @@ class Minibatch(NamedTuple):
     fresh: Bool[Array, ""]
 
 
+class Masked(NamedTuple):
+    """The `ys` of sequences with a target at every step, of which some are not to be learned, nor to count in a score.
+
+    * `ys`: `[sequences, steps, ...]`, whatever it holds at steps that do not count;
+    * `mask`: bool, `[sequences, steps]`, true at the steps that do.
+
+        >>> import numpy as np, onward
+        >>> labels = np.array([[-1, -1, 2], [-1, 0, 1]])                   # −1 where nobody knows
+        >>> ys = onward.Masked(labels, labels >= 0)
+        >>> data = onward.Sequences(np.zeros((2, 3, 4)), ys, batch=2, classes=3)
+        >>> onward.EveryStep(3).score(data.ys, data.lengths, 3)[1].tolist()
+        [[False, False], [False, True], [True, True]]
+    """
+
+    ys: PyTree
+    mask: Bool[Array | np.ndarray, "sequences steps"]
+
+
 def shared_minibatch(minibatch: Minibatch, shared: NamedSharding) -> Minibatch:
     """The same, its sequences spread over devices."""
     xs, ys, lengths = held_along((minibatch.xs, minibatch.ys, minibatch.lengths), shared)
@@ -55,13 +73,17 @@ class AbstractSequences(eqx.Module):
     def minibatch(self, entry: PyTree) -> Minibatch:
         """The minibatch of one entry of the order."""
 
+    def check_classes(self, classes: int) -> None:
+        """Raises `ValueError`, naming it, for a target that is none of so many classes; what is drawn passes."""
+
 
 class Sequences(AbstractSequences):
     """A data set in memory, shuffled anew in each epoch; in its last minibatch sequences may be missing.
 
     **Arguments:**
 
-    - `xs`, `ys`: arrays, `[sequences, steps, ...]`; `ys` may be `[sequences, ...]`, one target for each.
+    - `xs`, `ys`: arrays, `[sequences, steps, ...]`; `ys` may be `[sequences, ...]`, one target for each, or an
+      `onward.Masked`, targets at some of the steps.
     - `batch`: sequences in a minibatch, at least 1.
     - `lengths`: of each sequence, integers from 1 to the steps of `xs`; by default all steps.
     - `classes`: if given, `ys` must be integers from 0 and below it, but for steps beyond a sequence's length.
@@ -101,11 +123,24 @@ class Sequences(AbstractSequences):
                 raise ValueError(f"ys must be for the {count} sequences of xs, got the shape {np.shape(leaf)}.")
         lengths = np.full(count, self.steps) if lengths is None else np.asarray(lengths)
         _check_each("lengths", lengths, 1, self.steps, count)
-        if classes is not None:
-            check_classes(ys, whole("classes", classes), lengths, self.steps)
+        if isinstance(ys, Masked):
+            if ys.mask.dtype != bool or ys.mask.shape != (count, self.steps):
+                raise ValueError(f"mask must be bool {(count, self.steps)}, got {ys.mask.dtype} {ys.mask.shape}.")
+            if not (ys.mask & (np.arange(self.steps) < lengths[:, None])).any():
+                raise ValueError("mask must be true at some step of some sequence, it is nowhere.")
         self.xs, self.ys, self.lengths = jnp.asarray(xs), jax.tree.map(jnp.asarray, ys), jnp.asarray(lengths, jnp.int32)
         self.prepare, self.batch = prepare, whole("batch", batch)
         self.minibatches = -(-count // self.batch)
+        if classes is not None:
+            self.check_classes(whole("classes", classes))
+
+    def check_classes(self, classes):
+        ys, there = (self.ys.ys, self.ys.mask) if isinstance(self.ys, Masked) else (self.ys, True)
+        ys = np.asarray(ys)
+        if ys.ndim > 1 and ys.shape[1] == self.steps:  # what lies beyond a sequence's end is none
+            there = there & (np.arange(self.steps) < np.asarray(self.lengths)[:, None])
+            ys = np.where(there.reshape(*there.shape, *[1] * (ys.ndim - 2)), ys, np.zeros_like(ys))
+        _check_each("ys", ys, 0, classes - 1, len(self.lengths))
 
     def order(self, key):
         order = jr.permutation(key, len(self.xs)).astype(jnp.int32)
@@ -189,6 +224,11 @@ class Tracks(AbstractSequences):
         self.tracks = jnp.asarray(symbols[: self.batch * length], jnp.int32).reshape(self.batch, length)
         self.minibatches = -(-(length - 1) // self.steps)
 
+    def check_classes(self, classes):
+        most = int(self.tracks.max())
+        if most >= classes:
+            raise ValueError(f"symbols must lie between 0 and {classes - 1}, got {most}.")
+
     def order(self, key):
         return jnp.arange(self.minibatches, dtype=jnp.int32)
 
@@ -200,15 +240,6 @@ class Tracks(AbstractSequences):
         at = jnp.arange(self.steps, dtype=jnp.int32) < steps
         xs, ys = (jnp.where(at, part, 0) for part in (read[:, :-1], read[:, 1:]))
         return Minibatch(xs, ys, jnp.full(self.batch, steps, jnp.int32), entry == 0)
-
-
-def check_classes(ys: PyTree, classes: int, lengths: Array | np.ndarray, steps: int) -> None:
-    """Raises `ValueError` for labels, `[sequences]` or `[sequences, steps, ...]`, below 0 or not below `classes`."""
-    ys = np.asarray(ys)
-    if ys.ndim > 1 and ys.shape[1] == steps:  # what lies beyond a sequence's end is none
-        beyond = np.arange(steps) >= np.asarray(lengths)[:, None]
-        ys = np.where(beyond.reshape(*beyond.shape, *[1] * (ys.ndim - 2)), np.zeros_like(ys), ys)
-    _check_each("ys", ys, 0, classes - 1, len(lengths))
 
 
 def _check_each(name: str, values: np.ndarray, least: int, most: int, count: int) -> None:
