@@ -2,8 +2,12 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
+import onward
 from onward.cli import main
 from onward.cli.compare_options import CompareOptions, split_method
 from onward.cli.contestants import build_contestant, build_task
@@ -52,6 +56,21 @@ def test_every_method_and_cell_can_be_built():
             contestant = build_contestant(method, cell=cell, hidden_size=3, symbols=4)
             assert contestant.learner.chunk == (3 if method == "tbptt:3" else 15 if method == "tbptt-rmsprop" else 1)
     assert split_method("nobacktrack-kalman:7") == ("nobacktrack", "kalman", 7)
+
+
+def test_fptt_is_its_transformation_before_a_clip_and_adam():
+    named = build_contestant("tbptt-fptt:4", cell="vanilla", hidden_size=3, symbols=4, alpha=0.2, rate=0.05)
+    assert named.description.endswith("FPTT (α 0.2, β 0.5), norm clipped at 1, Adam 0.05")
+    by_hand = optax.chain(onward.fptt(0.2), optax.clip_by_global_norm(1.0), optax.adam(0.05))
+    ends = []
+    for optimizer in (named.learner.optimizer, by_hand):
+        W = jnp.array([1.0, -2.0])
+        state = optimizer.init(W)
+        for gradient in ([3.0, 1.0], [-1.0, 0.5], [0.2, 0.3]):
+            updates, state = optimizer.update(jnp.array(gradient), state, W)
+            W = optax.apply_updates(W, updates)
+        ends.append(W)
+    np.testing.assert_allclose(*ends, rtol=1e-12)
 
 
 def test_every_figure_there_is_can_be_asked_for():

@@ -87,10 +87,19 @@ def compiled(base):
 
 
 def direct(
-    base, alpha=constant, *, beta=0.5, proximal=1.0, clip=np.inf, regularise: Any = 1.0, adopt_at=None, keep=False
+    base,
+    alpha=constant,
+    *,
+    beta=0.5,
+    proximal=1.0,
+    clip=np.inf,
+    regularise: Any = 1.0,
+    adopt_at=None,
+    keep=False,
+    shift=0.0,
 ):
     """The loop as it is written down, with W, λ and W̄ as flat vectors: their rows after every update."""
-    W = W_bar = np.asarray(flat(start()))
+    W = W_bar = np.asarray(flat(start())) + shift
     state, update = base.init(W), compiled(base)
     lam = np.zeros_like(W)
     rows = []
@@ -157,6 +166,26 @@ class TestRunningForm:
         assert_close(flat(settled), np.concatenate([lam[-1, 3:], W_bar[-1, 3:]]))
         adopted, _ = adopt_average(params, state)
         assert_close(flat(adopted), np.concatenate([W[-1, :3], W_bar[-1, 3:]]))
+
+    @BASES
+    def test_many_side_by_side_masked_and_clipped(self, base):
+        """Under jit, vmap and scan at once."""
+        masked = optax.masked(fptt(growing), {"weight": True, "bias": False})
+        optimizer = optax.chain(masked, optax.clip_by_global_norm(0.5), base)
+        shifts = np.array([0.0, 0.3])
+
+        @jax.jit
+        @jax.vmap
+        def side_by_side(shift):
+            params, state, visited = train(optimizer, jax.tree.map(lambda leaf: leaf + shift, start()))
+            return visited, flat(settle(params, state))
+
+        visited, settled = side_by_side(shifts)
+        regularise = np.array([0.0] * 3 + [1.0] * 6)
+        for i, shift in enumerate(shifts):
+            W, lam, W_bar = direct(base, growing, clip=0.5, regularise=regularise, shift=shift)
+            assert_close(visited[i], W)
+            assert_close(settled[i], np.concatenate([lam[-1, 3:], W_bar[-1, 3:]]))
 
     def test_a_sweep_over_alpha(self):
         optimizer = optax.chain(optax.inject_hyperparams(fptt)(alpha=0.7), SGD)
@@ -276,6 +305,15 @@ class TestExactForm:
         assert_identical((params, settle(params, state)[1]), (average, average))
 
 
+FORWARD = {
+    "rtrl": onward.RTRL(),
+    "nobacktrack": onward.NoBackTrack(),
+    "uoro": onward.UORO(),
+    "snap": onward.SnAp(order=1),
+    "sliding": onward.SlidingBPTT(horizon=3),
+}
+
+
 class TestThroughTheLearner:
     """FPTT-K on windows of a stream with a reset and weights, the hidden state carried from one to the next."""
 
@@ -333,6 +371,38 @@ class TestThroughTheLearner:
         adopted = eqx.tree_at(lambda c: (c.arrays, c.optimizer), carry, adopt_average(carry.arrays, carry.optimizer))
         assert_close(flat(eqx.filter(adopted.model, eqx.is_inexact_array)), W_bar)
         assert_identical(adopted.model.cell.leak, self.stream()[0].cell.leak)
+
+    @pytest.mark.parametrize("exact", [False, True], ids=["running", "exact"])
+    @pytest.mark.parametrize("name", FORWARD)
+    def test_it_takes_the_gradient_of_any_estimator(self, name, exact):
+        """Of each chunk at W and, in the exact form, at W' as well, from the state and the noise that it began with."""
+        p, estimator, chunks, steps, alpha = problem("vanilla", units=2, steps=6), FORWARD[name], 3, 2, 0.4
+        optimizer = fptt_exact(DECAY, alpha) if exact else optax.chain(fptt(alpha), DECAY)
+        learner = onward.Learner(estimator, optimizer, loss=step_loss, chunk=steps)
+        begin = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0]))
+        carry, _ = learner.run(begin, p.xs, p.ys)
+
+        parameters, static = eqx.partition(p.model, eqx.is_inexact_array)
+        W, unravel = ravel_pytree(parameters)
+
+        @jax.jit
+        def estimate(W, hidden, state, xs, ys, noise):
+            e = estimator.grad(eqx.combine(unravel(W), static), step_loss, hidden, state, xs, ys, noise=noise)
+            return flat(e.grads), e.hidden, e.state
+
+        W_bar, lam, moments, hidden, state = W, 0 * W, DECAY.init(W), begin.hidden, begin.estimator
+        noise = estimator.draw(state, chunks * steps)
+        for q in range(chunks):
+            window = (p.xs, p.ys, noise)
+            chunk = jax.tree.map(lambda leaf, q=q: leaf[q * steps : (q + 1) * steps], window)
+            g, after, state_after = estimate(W, hidden, state, *chunk)
+            increment, moments = DECAY.update(g - lam + alpha * (W - W_bar), moments, W)
+            W = W + increment
+            lam = estimate(W, hidden, state, *chunk)[0] if exact else lam - alpha * (W - W_bar)
+            W_bar = 0.5 * W_bar + 0.5 * W - 0.5 / alpha * lam
+            hidden, state = after, state_after
+        assert_close(flat(carry.arrays), W)
+        assert_close(flat(settle(carry.arrays, carry.optimizer)), np.concatenate([lam, W_bar]))
 
     def test_only_the_exact_form_has_a_second_gradient_traced(self):
         def traced(optimizer):

@@ -247,9 +247,22 @@ class TestCanonicalData:
         assert task.xs.shape == (60_000, 784, 1)
         assert task.naive_error == 0.8865  # 1135 of the 10,000 are ones
         assert np.bincount(task.ys).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-        frequencies = np.bincount(task.xs.ravel()) / task.xs.size
+        assert_normalised(task)
+
+    def test_photographs(self):
+        task = sequential_cifar10()
+        assert (task.xs.shape, task.test_xs.shape) == ((50_000, 1024, 3), (10_000, 1024, 3))
+        assert np.bincount(task.ys).tolist() == [5000] * 10
+        assert (task.naive_error, task.ys[:5].tolist()) == (0.9, [6, 9, 9, 4, 1])
+        assert_normalised(task)
+
+
+def assert_normalised(task):
+    """What the pixels of each channel are normalised by is their mean and deviation, to the last printed digit."""
+    for i, normal in enumerate(zip(task.mean, task.deviation, strict=True)):
+        frequencies = np.bincount(task.xs[..., i].ravel(), minlength=256) / task.xs[..., i].size
         mean, square = frequencies @ (np.arange(256) / 255), frequencies @ (np.arange(256) / 255) ** 2
-        assert (round(mean, 4), round(np.sqrt(square - mean**2), 4)) == (*task.mean, *task.deviation)
+        assert (round(mean, 4), round(np.sqrt(square - mean**2), 4)) == normal
 
 
 GOOD = b"all is well"

@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from problems import assert_identical, assert_same, problem
 
 import onward
@@ -78,6 +79,54 @@ def weights_score(model):
     return float(jnp.sum(jnp.sin(50 * model.readout.weight)))
 
 
+def plain_fptt(inner, alpha, exact, epochs):
+    """W, λ and W̄, flat, after so many epochs by a plain loop over minibatches, windows, sequences and steps: the last
+    window of a sequence is shorter, the losses are those of the paper's section 3 with Q of the epoch before."""
+    parameters, static = eqx.partition(model(), eqx.is_inexact_array)
+    W, unravel = ravel_pytree(parameters)
+    windows, (xs, ys) = -(-STEPS // WINDOW), arrays()
+
+    @jax.jit
+    def window_loss(W, hidden, x, beta, y, Q):
+        m = eqx.combine(unravel(W), static)
+        for x_t in x:
+            hidden = m.cell(hidden, x_t)
+        logits = m.predict(hidden)
+        log_P = logits - jnp.log(jnp.sum(jnp.exp(logits)))
+        return -beta * log_P[y] - (1 - beta) * jnp.sum(Q * log_P), (hidden, jnp.exp(log_P))
+
+    differentiated = jax.jit(jax.value_and_grad(window_loss, has_aux=True))
+    Q = np.full((CLASSES, windows, CLASSES), 1 / CLASSES)
+
+    def window(W, hidden, q):
+        """The mean gradient of window q over the sequences there are; of each that reaches it the state after and P."""
+        total, after, told = 0 * W, dict(hidden), {}
+        for i in hidden:
+            if LENGTHS[i] > q * WINDOW:
+                x, K = xs[i, q * WINDOW : min((q + 1) * WINDOW, LENGTHS[i])], -(-LENGTHS[i] // WINDOW)
+                (_, (after[i], told[i])), g = differentiated(W, hidden[i], x, (q + 1.0) / K, ys[i], Q[ys[i], q])
+                total = total + g / len(hidden)
+        return total, after, told
+
+    W_bar, lam, state = W, 0 * W, inner.init(W)
+    for epoch in range(epochs):
+        predicted = {}
+        for rows in data().order(jr.fold_in(KEY, epoch)):
+            hidden = {int(i): model().cell.init_hidden() for i in rows if i < len(LENGTHS)}
+            for q in range(-(-max(LENGTHS[i] for i in hidden) // WINDOW)):
+                g, after, told = window(W, hidden, q)
+                increment, state = inner.update(g - lam + alpha * (W - W_bar), state, W)
+                W = W + increment
+                lam = window(W, hidden, q)[0] if exact else lam - alpha * (W - W_bar)
+                W_bar = (W_bar + W) / 2 - lam / (2 * alpha)
+                hidden = after
+                for i, P in told.items():
+                    predicted.setdefault((ys[i], q), []).append(P)
+        for place, P in predicted.items():
+            Q[place] = np.mean(P, 0)
+    return W, lam, W_bar
+
+
 class TestFit:
     def test_it_is_the_learner_on_each_minibatch(self):
         @jax.jit
@@ -102,6 +151,17 @@ class TestFit:
         assert_same(found.best, carry.model)
         np.testing.assert_allclose([epoch.loss for epoch in found.history], np.mean(np.reshape(losses, (2, -1)), 1))
         assert [epoch.score for epoch in found.history] == [None, None]
+
+    @pytest.mark.parametrize("exact", [False, True], ids=["running", "exact"])
+    def test_it_is_fptt_as_it_is_written_down(self, exact):
+        inner = optax.chain(optax.clip_by_global_norm(0.3), optax.adam(0.1))
+        optimizer = onward.fptt_exact(inner, 0.5) if exact else optax.chain(onward.fptt(0.5), inner)
+        ours = onward.Learner(onward.BPTT(), optimizer, loss=terminal_cross_entropy, chunk=WINDOW, batch=BATCH)
+        carry = ours.init(model(), key=jr.key(0))
+        carry = onward.fit(ours, carry, data(), OBJECTIVE, epochs=2, key=KEY).carry
+        found = carry.arrays, *onward.settle(carry.arrays, carry.optimizer)
+        for ours_in, written_down in zip(found, plain_fptt(inner, 0.5, exact, epochs=2), strict=True):
+            np.testing.assert_allclose(ravel_pytree(ours_in)[0], written_down, rtol=0, atol=1e-12)
 
     def test_blocks_and_seeds_are_one_program_and_change_no_number(self):
         seen, traced = [], []
