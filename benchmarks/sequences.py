@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -21,7 +21,7 @@ from .timing import Samples, short
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTING = Sequences()
-LENGTHS = (1000, 10_000, 100_000)
+LENGTHS = (1000, 10_000, 50_000, 100_000)
 TIMES, MEMORY = "Sequences: one iteration of FPTT", "Sequences: peak memory against their length"
 ON_CORES, ON_DEVICES = "onward, one device", "onward, a device for each core"
 
@@ -138,12 +138,15 @@ def memory(lengths, repeats: int) -> Table:
             compiling = [_learn(name, steps, cache) for steps in lengths]
             runs = [[_learn(name, steps, cache) for _ in range(repeats)] for steps in lengths]
             peak = [median(run["peak"] for run in each) for each in runs]
-            rows.append((name, *(f"{p / MiB:.1f}" for p in peak), f"{100 * (peak[-1] / peak[0] - 1):+.1f} %"))
+            slopes = [1000 * (b - a) / (n - m) / MiB for (m, a), (n, b) in pairwise(zip(lengths, peak, strict=True))]
+            by_steps = ", ".join(f"{slope:.2f}" for slope in slopes)
+            rows.append((name, *(f"{p / MiB:.1f}" for p in peak), f"{100 * (peak[-1] / peak[0] - 1):+.1f} %", by_steps))
             figures += [
                 {"method": name, "steps": steps, "runs": each, "compiling": first["peak"]}
                 for steps, each, first in zip(lengths, runs, compiling, strict=True)
             ]
-    headings = ("peak of the process, MiB", *(f"T = {steps:_}".replace("_", " ") for steps in lengths), "growth")
+    of_lengths = (f"T = {steps:_}".replace("_", " ") for steps in lengths)
+    headings = ("peak of the process, MiB", *of_lengths, "growth", "more for 1000 steps, from each T to the next")
     remarks = (
         f"LSTM-{UNITS}, {BATCH} sequences, one pass over T steps; fresh processes (ru_maxrss), median of {repeats}. "
         f"FPTT is fed blocks of {BLOCK} steps, BPTT the sequence.",
@@ -177,8 +180,12 @@ def draw(tables: list[Table], path: Path) -> None:
         points = [
             (row["steps"], median(run["peak"] for run in row["runs"]) / MiB) for row in figures if row["method"] == name
         ]
-        axes.loglog(*zip(*points, strict=True), color=colour, marker="o", label=name)
-    axes.set(xlabel="steps of the sequence, T", ylabel="peak memory of the process, MiB", ylim=(100, None))
+        axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=name)
+    axes.set(
+        xlabel="steps of the sequence, T", ylabel="peak memory of the process, MiB", xlim=(0, None), ylim=(0, None)
+    )
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_title(f"LSTM-{UNITS}, {BATCH} sequences", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -19,7 +19,8 @@ def window_length(steps: int, updates: int) -> int:
 
     It is the chunk of a learner that trains by FPTT-K (Kag & Saligrama 2021, section 3). Where K does not divide T,
     what remains is learned too, in more than K updates: ⌈T/⌊T/K⌋⌉, the last window being the shorter one, as in the
-    authors' script for images. Raises `ValueError` unless 1 ≤ K ≤ T.
+    authors' script for images. That is at most one more for K up to √T, and up to almost twice as many for K above T/2,
+    where every window is a single step. Raises `ValueError` unless 1 ≤ K ≤ T.
 
         >>> window_length(200, 10), window_length(100, 3)                  # the second: 33, 33, 33 and 1
         (20, 33)

@@ -174,8 +174,9 @@ NOTES = (
     f"Batch {BATCH}, K = {UPDATES}, SGD at {RATE:g} with momentum {MOMENTUM:g} (as the authors' script; the paper says "
     f"20), norm of the full gradient clipped at {CLIP:g}, dropout {DROPOUT:g} of the word vectors and of what the "
     f"readout reads, proximal factor {PROXIMAL:g}, rate halved after an epoch without a new best validation. The "
-    "readout is not tied to the embedding. Unlike in that script the parameters are not set to their average after "
-    "each epoch. "
+    "readout is not tied to the embedding. That script clips so for its other texts, but not for this one; it sets the "
+    "parameters to their average before each validation, and runs through each sequence once more to carry the state "
+    "on from there, neither of which is done here. "
 )
 RECIPES = {
     recipe.name: recipe
