@@ -97,6 +97,7 @@ from .training import Epoch as Epoch
 from .training import Fitted as Fitted
 from .training import Progress as Progress
 from .training import fit as fit
+from .training import reset_to_average as reset_to_average
 from .transforms.feature_rms import FeatureRMSState as FeatureRMSState
 from .transforms.feature_rms import scale_by_feature_rms as scale_by_feature_rms
 from .transforms.fptt import FPTTExactState as FPTTExactState
@@ -104,7 +105,6 @@ from .transforms.fptt import FPTTState as FPTTState
 from .transforms.fptt import adopt_average as adopt_average
 from .transforms.fptt import fptt as fptt
 from .transforms.fptt import fptt_exact as fptt_exact
-from .transforms.fptt import reset_to_average as reset_to_average
 from .transforms.fptt import settle as settle
 from .transforms.kalman import quasi_diagonal_kalman as quasi_diagonal_kalman
 from .windows import AbstractObjective as AbstractObjective

@@ -4,9 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .losses import OF_CLASSES
 from .model import Model
-from .tasks.sequences import AbstractSequences
 
 
 def check_model(model) -> None:
@@ -66,19 +64,16 @@ def check_step(model, hidden, loss, x, y) -> None:
             f"xs of {_describe(x)} a step turn a hidden state of {_describe(hidden)} into one of {_describe(after)}: "
             "its shape and dtype must stay; give xs the dtype of the model."
         )
-    prediction = _shapes("model", "the readout cannot read", after, lambda h: model.predict(h), after)
+    prediction = predicted(model, after)
     value = _shapes("ys", "the loss cannot compare the prediction with", y, loss, prediction, y)
     leaves = jax.tree.leaves(value)
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         raise ValueError(f"loss must return one floating-point scalar, got {_describe(value)}.")
 
 
-def check_labels(model: Model, data: AbstractSequences, loss) -> None:
-    """Raise `ValueError`, naming it, for a label in `data` that the model cannot predict, where `loss` reads labels."""
-    if any(loss is each for each in OF_CLASSES):
-        logits = jax.eval_shape(lambda: model.predict(model.cell.init_hidden()))
-        if isinstance(logits, jax.ShapeDtypeStruct) and logits.ndim == 1:
-            data.check_classes(logits.shape[0])
+def predicted(model: Model, hidden):
+    """The shapes of what the model predicts from such a hidden state. Raises `ValueError` where it cannot."""
+    return _shapes("model", "the readout cannot read", hidden, lambda h: model.predict(h), hidden)
 
 
 def _shapes(name, complaint, thing, function, *arguments):

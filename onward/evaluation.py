@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .checks import check_labels
 from .devices import on_all, shared_evenly
 from .model import Model
 from .tasks.sequences import AbstractSequences, shared_minibatch
 from .trees import select, time_first
-from .windows import AbstractObjective
+from .windows import AbstractObjective, check_labels
 
 
 def evaluate(
@@ -29,8 +28,9 @@ def evaluate(
     `measure` may be one of `onward.losses`, such as `misclassified`; one that is made anew at each call, a lambda or a
     closure, compiles anew each time. `key` decides what is drawn. Devices share the sequences as in `onward.fit`.
 
-    Raises `ValueError` for labels as `onward.fit` does, for targets that the objective does not fit, and what `measure`
-    and the cell raise.
+    Raises `ValueError` for labels as `onward.fit` does, where `measure` is one of `onward.losses`; for targets that the
+    objective does not fit, a measure that is no single number, and data of which no step counts; and what `measure` and
+    the cell raise.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> from onward.tasks.adding import Adding
@@ -45,6 +45,8 @@ def evaluate(
     shared = shared_evenly(data.batch, "sequences")
     model, data, order = on_all((model, data, data.order(key)), shared)
     total, count = _measure(model, data, objective, measure, order, shared)
+    if not count:
+        raise ValueError("data must hold a step that counts, they hold none.")
     return float(total) / float(count)
 
 
@@ -61,6 +63,8 @@ def _measure(model, data, objective, measure, order, shared):
             x, y, counted = inputs
             hidden = jax.vmap(model.cell)(hidden, x)
             values = jax.vmap(lambda h, y: measure(model.predict(h), y))(hidden, y)
+            if jnp.shape(values) != counted.shape:
+                raise ValueError(f"measure must return one number, got the shape {jnp.shape(values)[1:]}.")
             return (hidden, total + jnp.sum(jnp.where(counted, values, 0)).astype(total.dtype)), None
 
         hidden, total, count = loop

@@ -17,9 +17,7 @@ def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array
     >>> onward.losses.softmax_cross_entropy(jnp.zeros(2), jnp.array(1)).round(4)
     Array(0.6931, dtype=float32)
     """
-    _without_trust(y)
-    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != ():
-        raise ValueError(f"ys must be classes, integers from 0, got {jnp.result_type(y)} {jnp.shape(y)} a step.")
+    _check_class(y, "softmax_cross_entropy")
     shifted = prediction - jax.lax.stop_gradient(prediction.max())
     # A comparison, not an index: its gradient is dense arithmetic instead of a scatter.
     chosen = jnp.arange(prediction.shape[-1]) == y.astype(int)
@@ -34,6 +32,7 @@ def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array) -> Float
     >>> onward.losses.sigmoid_cross_entropy(jnp.zeros(2), jnp.ones(2)).round(4)
     Array(1.3863, dtype=float32)
     """
+    _without_trust(y, "sigmoid_cross_entropy")
     y = y.astype(prediction.dtype)
     return jnp.sum(jax.nn.softplus(prediction) - y * prediction)
 
@@ -45,7 +44,7 @@ def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"])
     >>> onward.losses.squared_error(jnp.zeros(2), jnp.ones(2))
     Array(2., dtype=float32)
     """
-    _without_trust(y)
+    _without_trust(y, "squared_error")
     if jnp.shape(prediction) != jnp.shape(y):
         raise ValueError(f"y must have the shape of the prediction, {jnp.shape(prediction)}, got {jnp.shape(y)}.")
     return jnp.sum((prediction - y) ** 2)
@@ -54,12 +53,13 @@ def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"])
 def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
     """1 where the largest of `prediction` is not that of class `y`, else 0: to measure by, its gradient is zero.
 
-    A class that there is not gives NaN.
+    A class that there is not gives NaN. Raises `ValueError` if `y` is no integer scalar.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.misclassified(jnp.array([1.0, 2.0]), jnp.array(0))
     Array(1., dtype=float32)
     """
+    _check_class(y, "misclassified")
     wrong = jnp.argmax(prediction).astype(int) != y.astype(int)
     return wrong.astype(prediction.dtype) * _one_if_class(y, prediction)
 
@@ -67,6 +67,12 @@ def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -
 def _one_if_class(y: Integer[Array, ""], prediction: Float[Array, " classes"]) -> Float[Array, ""]:
     """1, and NaN where there is no class `y` among those of the prediction."""
     return jnp.where((y >= 0) & (y < prediction.shape[-1]), 1, jnp.nan).astype(prediction.dtype)
+
+
+def _check_class(y, loss: str) -> None:
+    _without_trust(y, loss)
+    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != ():
+        raise ValueError(f"ys must be classes, integers from 0, got {jnp.result_type(y)} {jnp.shape(y)} a step.")
 
 
 class TerminalTarget(NamedTuple):
@@ -97,7 +103,7 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
         >>> onward.losses.terminal_cross_entropy(jnp.log(jnp.array([0.2, 0.8])), target).round(4)
         Array(1.2629, dtype=float32)
     """
-    _with_trust(y)
+    _with_trust(y, "terminal_cross_entropy", "softmax_cross_entropy")
     if y.estimate is None:
         raise ValueError("ys must hold an estimate of the classes, got None; make them by onward.TerminalClasses.")
     if prediction.shape != y.estimate.shape:
@@ -119,19 +125,25 @@ def terminal_squared_error(prediction: Float[Array, "*shape"], y: TerminalTarget
         >>> onward.losses.terminal_squared_error(jnp.zeros(1), target)
         Array(0.25, dtype=float32)
     """
-    _with_trust(y)
+    _with_trust(y, "terminal_squared_error", "squared_error")
     return y.trust.astype(prediction.dtype) * squared_error(prediction, y.y)
 
 
-def _with_trust(y) -> None:
+def _with_trust(y, loss: str, other: str) -> None:
     if not isinstance(y, TerminalTarget):
-        raise ValueError("it compares with targets at the end, which onward.Terminal or onward.TerminalClasses makes.")
+        raise ValueError(
+            f"{loss} is for learning a target at the end by onward.Terminal or onward.TerminalClasses; where there is "
+            f"one at every step, and to evaluate, there is {other}."
+        )
 
 
-def _without_trust(y) -> None:
+def _without_trust(y, loss: str) -> None:
     if isinstance(y, TerminalTarget):
-        raise ValueError("it does not know targets at the end; the losses that do are onward.losses.terminal_….")
+        raise ValueError(
+            f"{loss} is for targets at every step, and to evaluate; to learn one at the end there are "
+            "terminal_cross_entropy, by onward.TerminalClasses, and terminal_squared_error, by onward.Terminal."
+        )
 
 
-# Those that compare logits with labels.
+# Those that compare logits with a class.
 OF_CLASSES = softmax_cross_entropy, terminal_cross_entropy, misclassified

@@ -6,14 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
 def program_digest(function: Callable, *arguments):
     """A SHA-256 of what `function` computes of such arguments: of its operations, of every number in them, and of the
-    shapes and dtypes of the arguments. Not of the arrays in the arguments, nor of what a function that is called back
-    outside the program does."""
+    shapes and dtypes of the arguments. Not of the arrays in the arguments, nor of where they lie, nor of what is called
+    back from outside the program. Another version of JAX may have another digest."""
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf, arguments
+    )
     digest = hashlib.sha256()
     _tell(eqx.filter_make_jaxpr(function)(*arguments)[0], digest.update)
     return digest
@@ -22,15 +28,16 @@ def program_digest(function: Callable, *arguments):
 def _tell(thing: Any, tell: Callable[[bytes], None]) -> None:
     if isinstance(thing, ClosedJaxpr):
         for const in thing.consts:
-            _tell(np.asarray(const), tell)
+            _tell_array(const, tell)
         thing = thing.jaxpr
     if isinstance(thing, Jaxpr):
-        # By the order of their first use, and each inner program anew, however often one object serves for several.
+        # Variables are numbered by their first use; what an inner program does is told at every call, for whether two
+        # calls share one object differs with what was compiled before.
         numbers = {}
 
         def name(variable):
             if isinstance(variable, Literal):
-                _tell(np.asarray(variable.val), tell)
+                _tell_array(variable.val, tell)
             else:
                 tell(f"{numbers.setdefault(variable, len(numbers))} {variable.aval.str_short()};".encode())
 
@@ -40,18 +47,21 @@ def _tell(thing: Any, tell: Callable[[bytes], None]) -> None:
             tell(equation.primitive.name.encode())
             for variable in (*equation.invars, *equation.outvars):
                 name(variable)
-            for key in sorted(equation.params):
+            for key in sorted(equation.params.keys() - {"name"}):
                 tell(key.encode())
                 _tell(equation.params[key], tell)
         for variable in thing.outvars:
             name(variable)
-    elif isinstance(thing, np.ndarray):
-        tell(f"{thing.dtype} {thing.shape}".encode() + thing.tobytes())
     elif isinstance(thing, tuple | list):
         for part in thing:
             _tell(part, tell)
-    elif isinstance(thing, frozenset):
-        _tell(sorted(map(repr, thing)), tell)
     else:
         # A function says where it lies, which differs from process to process.
         tell(re.sub(" at 0x[0-9a-f]+", "", repr(thing)).encode())
+
+
+def _tell_array(array: Any, tell: Callable[[bytes], None]) -> None:
+    if jnp.issubdtype(jnp.result_type(array), jax.dtypes.prng_key):
+        array = jr.key_data(array)
+    array = np.asarray(array)
+    tell(f"{array.dtype} {array.shape}".encode() + array.tobytes())

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from .arguments import whole
-from .checks import check_labels
 from .devices import on_all, on_first, shared_evenly
 from .errors import UserError
 from .extras import needed
@@ -24,13 +23,14 @@ from .learner import Carry, Learner
 from .model import Model
 from .programs import program_digest
 from .tasks.sequences import AbstractSequences, Minibatch, shared_minibatch
+from .transforms.fptt import adopt_average
 from .trees import time_first
-from .windows import AbstractObjective
+from .windows import AbstractObjective, check_labels
 
 
 class Epoch(NamedTuple):
-    """What came out of an epoch: the mean training `loss` of its minibatches, at the steps that count in a score, each
-    before it was learned; and the validation's `score` at its end, `None` without one."""
+    """What came out of an epoch: the mean training `loss` at the steps that count in a score, each before it was
+    learned, NaN where none counts; and the validation's `score` at its end, `None` without one."""
 
     loss: float
     score: float | None
@@ -40,7 +40,7 @@ class Progress(NamedTuple):
     """Where a training stands, told after every few minibatches.
 
     * `epoch`: counting from 0; `minibatch`: how many of its `minibatches` are learned;
-    * `loss`: the mean training loss of the latest few;
+    * `loss`: the mean training loss of the latest few, as in `Epoch`;
     * `history`: the epochs that are over.
     """
 
@@ -77,11 +77,13 @@ class _State(eqx.Module):
 
 
 class _Place(NamedTuple):
-    """Where it stands: so many minibatches into an epoch, the sum of their losses, and the epochs before."""
+    """Where it stands: so many minibatches into an epoch, the sum of their losses over how many steps that count, and
+    the epochs before."""
 
     epoch: int = 0
     minibatch: int = 0
-    loss: float = 0.0
+    total: float = 0.0
+    steps: int = 0
     history: tuple[Epoch, ...] = ()
 
 
@@ -93,7 +95,7 @@ def fit(
     *,
     epochs: int,
     key: PRNGKeyArray,
-    before_score: Callable[[Carry], Carry] | None = None,
+    finish_epoch: Callable[[Carry], Carry] | None = None,
     validate: Callable[[Model], float] | None = None,
     at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None,
     until: Callable[[tuple[Epoch, ...]], bool] | None = None,
@@ -115,10 +117,10 @@ def fit(
     - `data`: an `onward.Sequences`, `onward.Drawn` or `onward.Tracks`; `objective`: which steps carry a loss. What
       it remembers is not in the carry: a fit that goes on from an earlier one's begins with a uniform Q again.
     - `epochs`: at least 1. `key`: decides the order of the minibatches, or what is drawn.
-    - `before_score`: makes the carry that an epoch ends with from the one after its last update; its model is scored
-      and may be the best, and training goes on from it. `onward.reset_to_average` is FPTT's authors'.
+    - `finish_epoch`: makes the carry that an epoch ends with from the one after its last update; its model is scored,
+      may be the best, and is gone on from. With `onward.reset_to_average` it is what FPTT's authors do.
     - `validate`: a score of a model, lower is better, taken at the end of each epoch; see `onward.evaluate`.
-    - `at_epoch_end`: makes the carry that the next epoch begins with, from the one that was scored and the history so
+    - `at_epoch_end`: after the score, makes the carry that the next epoch begins with, from that and the history so
       far: for a rate that is lowered where the score stalls.
     - `until`: whether to end, asked after each epoch.
     - `report`: told the progress after every `block` minibatches.
@@ -136,11 +138,13 @@ def fit(
 
     Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
 
-    Raises `ValueError` for numbers out of range, a batch that differs, labels of `onward.Sequences` or `onward.Tracks`
-    that are none of the classes which the model predicts, and as `Learner.run` does. Raises `UserError` for a
-    checkpoint that is damaged, cannot be written, or differs in the model, the key, the arrays of `data`, or anything
-    that the compiled program has of the others, be it a number in the loss or an optimiser's rate. What is no part of
-    that is not noticed: `validate`, and what is done between epochs.
+    Raises `ValueError` for numbers out of range, a batch that differs, and as `Learner.run` does; where the loss is one
+    of `onward.losses`, for labels of `onward.Sequences` or `onward.Tracks` that are none of the classes which the model
+    predicts. Raises `UserError` for a checkpoint that is damaged, cannot be written, was written by another version of
+    JAX or onward, or differs in the key, the arrays of `data`, the shapes of the model, or anything that the compiled
+    program has of the rest, such as an optimiser's rate or a number in the loss. What the carry holds is not compared
+    but taken from the checkpoint, a number of `optax.inject_hyperparams` as well. `validate`, `finish_epoch` and
+    `at_epoch_end` are not noticed either.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.tasks.adding import Adding
@@ -173,38 +177,68 @@ def fit(
             count = min(block, data.minibatches - place.minibatch)
             begin, number = jnp.asarray(place.minibatch, jnp.int32), jnp.asarray(count, jnp.int32)
             spread = _spread(state, shared)
-            after, losses, finite = _learn(learner, objective, data, spread, order, block, begin, number, shared)
-            losses = np.asarray(losses, np.float64)[:count]
-            if not (finite and np.isfinite(losses).all()):
-                first = np.argmin(np.isfinite(losses)) if not np.isfinite(losses).all() else count - 1
+            after, told, finite = _learn(learner, objective, data, spread, order, block, begin, number, shared)
+            totals, steps = np.asarray(told[0], np.float64)[:count], np.asarray(told[1])[:count]
+            if not (finite and np.isfinite(totals).all()):
+                first = np.argmin(np.isfinite(totals)) if not np.isfinite(totals).all() else count - 1
                 return _fitted(on_first(state, shared), place, (place.epoch, place.minibatch + int(first)))
             state = after
             # One after another, so that it is the same sum however the minibatches are cut into blocks.
-            place = place._replace(minibatch=place.minibatch + count, loss=float(sum(losses, start=place.loss)))
+            total, steps_so_far = float(sum(totals, start=place.total)), place.steps + int(steps.sum())
+            place = place._replace(minibatch=place.minibatch + count, total=total, steps=steps_so_far)
             if saving is not None and time.perf_counter() - saved >= checkpoint_every:
                 saving.save(state, place)
                 saved = time.perf_counter()
             if report is not None:
-                mean = float(losses.mean())
+                mean = _mean(float(totals.sum()), int(steps.sum()))
                 report(Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history))
         state = on_first(state, shared)
-        if before_score is not None:
-            state = _State(_as_before(before_score(state.carry), state.carry), state.memory, state.best)
+        learned, diverged_at = state, (place.epoch, data.minibatches - 1)
+        if finish_epoch is not None:
+            state = _State(_as_before(finish_epoch(state.carry), state.carry), state.memory, state.best)
+            if not _finite(state.carry):
+                return _fitted(learned, place, diverged_at)
         score = None if validate is None else float(validate(state.carry.model))
         if score is not None and not math.isfinite(score):
-            return _fitted(state, place, (place.epoch, data.minibatches - 1))
+            return _fitted(learned, place, diverged_at)
         earlier = [epoch.score for epoch in place.history if epoch.score is not None]
         if score is None or score < min(earlier, default=math.inf):
             state = eqx.tree_at(lambda s: s.best, state, state.carry.arrays)
-        history = (*place.history, Epoch(place.loss / data.minibatches, score))
+        history = (*place.history, Epoch(_mean(place.total, place.steps), score))
         carry = state.carry
         if at_epoch_end is not None:
             carry = _as_before(at_epoch_end(carry, history), carry)
+            if not _finite(carry):
+                return _fitted(state, place, diverged_at)
         state = _State(carry, objective.next_epoch(state.memory), state.best)
         place = _Place(place.epoch + 1, history=history)
         if saving is not None:
             saving.save(state, place)
     return _fitted(state, place)
+
+
+def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
+    """The carry of a learner with `adopt_average` done to its parameters and optimiser.
+
+    As `finish_epoch` of `fit` it makes every epoch end at the average, which is scored and gone on from: what
+    the paper's authors do. For `keep_multiplier` there is `functools.partial`. Raises `ValueError` unless the optimiser
+    holds exactly one `fptt` or `fptt_exact`.
+
+        >>> import equinox as eqx, jax, jax.random as jr, onward, optax
+        >>> from onward.tasks.adding import Adding
+        >>> data = onward.Drawn(Adding(8), batch=16, minibatches=10)
+        >>> optimizer, loss = optax.chain(onward.fptt(0.01), optax.adam(1e-2)), onward.losses.terminal_squared_error
+        >>> learner = onward.Learner(onward.BPTT(), optimizer, loss=loss, chunk=4, batch=16)
+        >>> model = onward.Model(onward.LSTMCell(2, 16, key=jr.key(0)), eqx.nn.Linear(16, 1, key=jr.key(1)))
+        >>> objective, carry = onward.Terminal(4), learner.init(model, key=jr.key(2))
+        >>> reset = onward.reset_to_average
+        >>> carry = onward.fit(learner, carry, data, objective, epochs=1, key=jr.key(3), finish_epoch=reset).carry
+        >>> multiplier, average = onward.settle(carry.arrays, carry.optimizer)
+        >>> eqx.tree_equal(average, carry.arrays)
+        True
+    """
+    ended = adopt_average(carry.arrays, carry.optimizer, keep_multiplier=keep_multiplier)
+    return eqx.tree_at(lambda c: (c.arrays, c.optimizer), carry, ended)
 
 
 def _as_before(new: Carry, old: Carry) -> Carry:
@@ -224,8 +258,8 @@ def _spread(state: _State, shared: NamedSharding) -> _State:
 
 @eqx.filter_jit
 def _learn(learner, objective, data, state: _State, order, block: int, begin, count, shared: NamedSharding):
-    """`count` of at most `block` minibatches, from `begin` on: the state after them, the loss of each, and whether all
-    numbers of the carry are finite.
+    """`count` of at most `block` minibatches, from `begin` on: the state after them, the sum of losses of each and over
+    how many steps it is, and whether all numbers of the carry are finite.
 
     The state is not donated: where a number is not finite, the one from before is kept. `begin` and `count` are arrays,
     not known to the compiler, so that there is one program for all blocks and it gives the same bits however the
@@ -233,20 +267,29 @@ def _learn(learner, objective, data, state: _State, order, block: int, begin, co
     """
 
     def one(i, loop):
-        carry, memory, losses = loop
+        carry, memory, totals, counts = loop
         minibatch = shared_minibatch(data.minibatch(jax.tree.map(lambda leaf: leaf[begin + i], order)), shared)
-        carry, memory, loss = learn_minibatch(learner, objective, carry, memory, minibatch, data.steps)
-        return carry, memory, losses.at[i].set(loss.astype(losses.dtype))
+        carry, memory, total, steps = learn_minibatch(learner, objective, carry, memory, minibatch, data.steps)
+        return carry, memory, totals.at[i].set(total.astype(totals.dtype)), counts.at[i].set(steps)
 
-    loop = state.carry, state.memory, jnp.zeros(block)
-    carry, memory, losses = jax.lax.fori_loop(0, count, one, loop)
+    loop = state.carry, state.memory, jnp.zeros(block), jnp.zeros(block, jnp.int32)
+    carry, memory, totals, counts = jax.lax.fori_loop(0, count, one, loop)
+    return _State(carry, memory, state.best), (totals, counts), _finite(carry)
+
+
+@eqx.filter_jit
+def _finite(carry: Carry) -> Bool[Array, ""]:
     numbers = [leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)]
-    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
-    return _State(carry, memory, state.best), losses, finite
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+
+
+def _mean(total: float, steps: int) -> float:
+    return total / steps if steps else math.nan
 
 
 def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memory, minibatch: Minibatch, steps: int):
-    """A minibatch learned in the learner's chunks: the carry, the objective's memory, and the mean loss before."""
+    """A minibatch learned in the learner's chunks: the carry, the objective's memory, the sum of losses before, and of
+    how many steps it is."""
     ys, weight = objective.assign(memory, minibatch.ys, minibatch.lengths, steps)
     xs = _without_padding(time_first(minibatch.xs), minibatch.lengths)
     _, counts = objective.score(minibatch.ys, minibatch.lengths, steps)
@@ -256,7 +299,8 @@ def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memor
     carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept)
     memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
     weight = weight.astype(metrics.losses.dtype)
-    return carry, memory, jnp.sum(jnp.where(counts, metrics.losses / weight, 0)) / jnp.maximum(jnp.sum(counts), 1)
+    total = jnp.sum(jnp.where(counts, metrics.losses / weight, 0))
+    return carry, memory, total, jnp.sum(counts, dtype=jnp.int32)
 
 
 def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:
@@ -279,6 +323,7 @@ class _Saving:
 
     def __init__(self, path: Path, learner: Learner, data: AbstractSequences, objective, state: _State, key):
         needed("msgspec", "cli")
+        from .runs.checkpoint import stored
         from .runs.fitting import load_fit, save_fit
 
         try:
@@ -293,15 +338,15 @@ class _Saving:
             return learn_minibatch(learner, objective, state.carry, state.memory, minibatch, data.steps)
 
         digest = program_digest(first, state, data, key)
-        for leaf in (*jax.tree.leaves(eqx.filter(data, eqx.is_array)), jr.key_data(key), np.int64(data.minibatches)):
-            digest.update(np.asarray(leaf).tobytes())
+        for leaf in (*jax.tree.leaves(eqx.filter(data, eqx.is_array)), key):
+            digest.update(stored(leaf).tobytes())
         self._settings = digest.hexdigest()
 
     def load(self, state: _State, place: _Place) -> tuple[_State, _Place]:
         if not self._path.exists():
             return state, place
-        state, (epoch, minibatch, loss, history) = self._load(self._path, state, self._settings)
-        return state, _Place(epoch, minibatch, loss, tuple(Epoch(*epoch) for epoch in history))
+        state, (epoch, minibatch, total, steps, history) = self._load(self._path, state, self._settings)
+        return state, _Place(epoch, minibatch, total, steps, tuple(Epoch(*epoch) for epoch in history))
 
     def save(self, state: _State, place: _Place) -> None:
         try:

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .arguments import whole
-from .losses import TerminalTarget
+from .checks import predicted
+from .losses import OF_CLASSES, TerminalTarget
+from .model import Model
 from .tasks.sequences import AbstractSequences, Masked
 from .trees import time_first
 
@@ -71,12 +73,12 @@ class EveryStep(AbstractObjective):
     """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
 
     The loss of window q is the mean `ℓ_q = (1/n_q) Σ ℓ(prediction_t, y_t)` over its n_q steps that count: those of the
-    sequence, and, of an `onward.Masked`, of its mask. A window without any has none, and nothing is learned there. With
-    the learner's chunk for the window this is FPTT-K of Kag & Saligrama 2021, section 3, if `onward.fptt` goes before
-    the optimiser.
+    sequence, and, of an `onward.Masked`, of its mask. A window in which no step of a sequence counts has the loss 0 for
+    it in the mean over the batch; where that is so of all sequences, nothing is learned. With the learner's chunk for
+    the window this is FPTT-K of Kag & Saligrama 2021, section 3, if `onward.fptt` goes before the optimiser.
 
     **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer, and in
-    use for `ys` of another shape.
+    use for `ys`, or a mask, of another shape.
 
         >>> import jax.numpy as jnp, onward
         >>> _, weight = onward.EveryStep(3).assign(None, jnp.zeros((2, 4)), jnp.array([4, 2]), 4)
@@ -99,8 +101,14 @@ class EveryStep(AbstractObjective):
     def score(self, ys, lengths, steps):
         counts = _steps(steps) < lengths
         if isinstance(ys, Masked):
+            if ys.mask.dtype != bool or ys.mask.shape != (len(lengths), steps):
+                raise ValueError(
+                    f"mask must be bool {(len(lengths), steps)}, got {ys.mask.dtype} {tuple(ys.mask.shape)}."
+                )
             ys, counts = ys.ys, counts & ys.mask.T
-        for leaf in jax.tree.leaves(ys):
+        for leaf in jax.tree.leaves(ys, is_leaf=lambda node: isinstance(node, Masked)):
+            if isinstance(leaf, Masked):
+                raise ValueError("ys must be within an onward.Masked as a whole, one is within ys.")
             if leaf.shape[:2] != (len(lengths), steps):
                 raise ValueError(
                     f"ys must have a target at every step, the shape [{len(lengths)}, {steps}, ...], got {leaf.shape}; "
@@ -187,11 +195,12 @@ class TerminalClasses(AbstractObjective):
         data.check_classes(self.classes)
 
     def assign(self, memory, ys, lengths, steps):
-        _check_at_the_end(ys, lengths.shape)
+        _check_classes_at_the_end(ys, lengths)
         estimate = memory.before[ys[None, :], _steps(steps) // self.window]
         return _terminal(self.window, ys, estimate, lengths, steps)
 
     def score(self, ys, lengths, steps):
+        _check_classes_at_the_end(ys, lengths)
         return _at_the_end(ys, lengths, steps)
 
     def remember(self, memory, ys, lengths, predictions):
@@ -227,15 +236,26 @@ def _share(lengths: Int[Array, " batch"]) -> Float[Array, ""]:
     return len(lengths) / jnp.maximum(present, 1).astype(float)
 
 
-def _check_at_the_end(ys, shape: tuple[int, ...] | None = None) -> None:
-    """Of this shape, if given."""
+def check_labels(model: Model, data: AbstractSequences, loss) -> None:
+    """Raise `ValueError`, naming it, for a label in `data` that the model cannot predict, where `loss` reads labels."""
+    if loss in OF_CLASSES:
+        logits = predicted(model, model.cell.init_hidden())
+        if isinstance(logits, jax.ShapeDtypeStruct) and logits.ndim == 1:
+            data.check_classes(logits.shape[0])
+
+
+def _check_classes_at_the_end(ys, lengths: Int[Array, " batch"]) -> None:
+    _check_at_the_end(ys)
+    if jnp.shape(ys) != lengths.shape:
+        raise ValueError(
+            f"ys must be a class for each sequence, the shape {lengths.shape}, got {jnp.shape(ys)}; for one at every "
+            "step there is onward.EveryStep."
+        )
+
+
+def _check_at_the_end(ys) -> None:
     if isinstance(ys, Masked):
         raise ValueError("ys must be a target for each sequence, got an onward.Masked, which is for onward.EveryStep.")
-    if shape is not None and jnp.shape(ys) != shape:
-        raise ValueError(
-            f"ys must be a class for each sequence, the shape {shape}, got {jnp.shape(ys)}; for one at every step "
-            "there is onward.EveryStep."
-        )
 
 
 def _terminal(window, ys, estimate, lengths, steps) -> tuple[TerminalTarget, Array]:

@@ -1,9 +1,11 @@
 """FPTT's recipes of adding and copying: what they train, measure and draw; results that agree with the paper or not."""
 
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 
-from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, adding
+from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, PAPER_COPYING, adding
 from onward.recipes.fptt_adding import RECIPES as ADDING_RECIPES
 from onward.recipes.fptt_adding import _Updates as Updates
 from onward.recipes.fptt_arms import Scores, Timed, exact, running
@@ -52,6 +54,25 @@ def test_the_verdict_says_where_the_gain_comes_from():
     assert "BPTT is as quick, or within the spread." in judged((10, 11, 12), (20, 21, 22), (11, 12, 13)).why
     assert judged((10, 11, 12), (20, 21, 22), (11, 0, 0)).why.endswith("FPTT learns on 3 seeds, BPTT on 1.")
     assert judged((10, 11, 0), (20, 21, 22), (0, 0, 0)).why.endswith("all seeds. FPTT learns on 2 seeds, BPTT on 0.")
+
+
+def test_copying_at_the_papers_size():
+    figure = PAPER_COPYING[200]
+    problem = figure.problem
+    arms = problem.arms(figure.alphas)
+    assert [name for name in arms if name not in figure.without] == [
+        "BPTT",
+        "OGD",
+        running(0.01),
+        running(0.001),
+        exact(0.001),
+    ]
+    learner = arms["OGD"].learner
+    assert (learner.batch, learner.chunk, problem.data.steps) == (100, 22, 220)
+    assert problem.make_model(jr.key(0)).readout.weight.shape == (10, 128)
+    W = jnp.zeros(3)
+    first, _ = problem.optimizer(1).update(jnp.array([0.3, -0.2, 0.1]), problem.optimizer(1).init(W), W)
+    np.testing.assert_allclose(first, [-2e-4, 2e-4, -2e-4], rtol=1e-6)  # Adam's first step is its rate
 
 
 @pytest.mark.parametrize(

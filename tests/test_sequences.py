@@ -75,6 +75,14 @@ class TestSequences:
                 "mask must be true at some step of some sequence, it is nowhere.",
             ),
             ({"classes": 3}, "ys must lie between 0 and 2, got 3 for sequence 3, counting from 0."),
+            (
+                {"ys": {"a": np.arange(4)}, "classes": 4},
+                r"ys must be one array of integers, the labels, got int64 \(4,\).",
+            ),
+            (
+                {"ys": np.zeros((4, 5)), "classes": 4},
+                r"ys must be one array of integers, the labels, got float64 \(4, 5\).",
+            ),
             ({"classes": 0}, "classes must be an integer of at least 1, got 0."),
             ({"ys": np.array([0, -1, 0, 0]), "classes": 3}, "ys must lie between 0 and 2, got -1 for sequence 1"),
         ],

@@ -127,6 +127,15 @@ def plain_fptt(inner, alpha, exact, epochs):
     return W, lam, W_bar
 
 
+def predictions_of(m, xs):
+    """What a model predicts after each step."""
+    hidden, found = m.cell.init_hidden(), []
+    for x in xs:
+        hidden = m.cell(hidden, x)
+        found.append(m.predict(hidden))
+    return found
+
+
 class TestFit:
     def test_it_is_the_learner_on_each_minibatch(self):
         @jax.jit
@@ -138,18 +147,19 @@ class TestFit:
             carry, metrics = learner().run(carry, xs, targets, reset=reset, weight=weight, predictions=True)
             return carry, OBJECTIVE.remember(memory, ys, lengths, metrics.predictions), metrics.losses, lengths
 
-        carry, memory, losses = start(), OBJECTIVE.init(STEPS), []
+        carry, memory, means = start(), OBJECTIVE.init(STEPS), []
         for epoch in range(2):
+            losses = []
             for entry in data().order(jr.fold_in(KEY, epoch)):
                 carry, memory, steps, lengths = one(carry, memory, entry)
                 there = np.flatnonzero(lengths)
-                last = steps[lengths[there] - 1, there] / (BATCH / len(there))
-                losses.append(float(last.mean()))
+                losses += (steps[lengths[there] - 1, there] / (BATCH / len(there))).tolist()
             memory = OBJECTIVE.next_epoch(memory)
+            means.append(np.mean(losses))
         found = fit(epochs=2, validate=None)
         assert_same(found.carry, carry)
         assert_same(found.best, carry.model)
-        np.testing.assert_allclose([epoch.loss for epoch in found.history], np.mean(np.reshape(losses, (2, -1)), 1))
+        np.testing.assert_allclose([epoch.loss for epoch in found.history], means)
         assert [epoch.score for epoch in found.history] == [None, None]
 
     @pytest.mark.parametrize("exact", [False, True], ids=["running", "exact"])
@@ -226,7 +236,7 @@ class TestFit:
             return float(len(scored))
 
         reset = partial(onward.reset_to_average, keep_multiplier=keep)
-        found = fit(epochs=2, before_score=reset, validate=validate)
+        found = fit(epochs=2, finish_epoch=reset, validate=validate)
         plain = fit(epochs=1).carry
         lam, average = onward.settle(plain.arrays, plain.optimizer)
         assert_same(eqx.filter(scored[0], eqx.is_array), average)
@@ -239,14 +249,60 @@ class TestFit:
         expected = onward.adopt_average(by_hand.carry.arrays, by_hand.carry.optimizer, keep_multiplier=keep)
         assert_same((found.carry.arrays, found.carry.optimizer), expected)
 
-    def test_a_stopped_training_that_resets_goes_on_in_the_same_bits(self, tmp_path):
-        def reset(epochs, **arguments):
-            return fit(epochs=epochs, before_score=onward.reset_to_average, validate=weights_score, **arguments)
+    def test_stopped_just_before_an_epoch_is_finished_it_goes_on_in_the_same_bits(self, tmp_path):
+        def reset(**arguments):
+            return fit(finish_epoch=onward.reset_to_average, validate=weights_score, block=1, **arguments)
 
-        reset(1, checkpoint=tmp_path / "checkpoint.npz")
-        found, expected = reset(3, checkpoint=tmp_path / "checkpoint.npz"), reset(3)
+        def stop(progress):
+            if (progress.epoch, progress.minibatch) == (1, MINIBATCHES):
+                raise KeyboardInterrupt
+
+        file = tmp_path / "checkpoint.npz"
+        with pytest.raises(KeyboardInterrupt):
+            reset(checkpoint=file, checkpoint_every=0.0, report=stop)
+        found, expected = reset(checkpoint=file), reset()
         assert_identical((found.carry, found.best), (expected.carry, expected.best))
         assert found.history == expected.history
+
+    @pytest.mark.parametrize("hook", ["finish_epoch", "at_epoch_end"])
+    def test_an_epoch_that_is_finished_by_what_is_not_finite_ends_it(self, hook):
+        def broken(carry, *_):
+            return eqx.tree_at(lambda c: c.arrays, carry, jax.tree.map(lambda leaf: leaf * jnp.nan, carry.arrays))
+
+        found = fit(**{hook: broken})
+        assert found.diverged_at == (0, MINIBATCHES - 1)
+        assert found.history == ()
+        assert_identical(found.carry, fit(epochs=1).carry)
+
+    def test_masks_and_lengths_are_a_loop_over_the_steps_that_count(self):
+        xs, labels = arrays()[0], np.arange(STEPS * len(LENGTHS)).reshape(-1, STEPS) % CLASSES
+        mask = np.random.default_rng(1).random(labels.shape) < 0.5
+        mask[0] = False  # nothing of this sequence counts
+        counts = mask & (np.arange(STEPS) < LENGTHS[:, None])
+        masked = onward.Masked(np.where(mask, labels, -1), mask)
+        sequences = onward.Sequences(xs, masked, batch=BATCH, lengths=LENGTHS, classes=CLASSES)
+        every = onward.EveryStep(STEPS)
+        ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=softmax_cross_entropy, chunk=STEPS, batch=BATCH)
+        found = onward.fit(ours, ours.init(model(), key=KEY), sequences, every, epochs=1, key=KEY)
+
+        def losses(m, i):
+            predictions = predictions_of(m, jnp.asarray(xs[i]))
+            return [softmax_cross_entropy(predictions[t], jnp.asarray(labels[i, t])) for t in np.flatnonzero(counts[i])]
+
+        def mean(m, there):
+            each = [losses(m, i) for i in there if counts[i].any()]
+            return sum(sum(of_one) / len(of_one) for of_one in each) / len(there)
+
+        m, before = model(), []
+        for rows in sequences.order(jr.fold_in(KEY, 0)).tolist():
+            there = tuple(i for i in rows if i < len(LENGTHS))
+            before += [float(loss) for i in there for loss in losses(m, i)]
+            m = jax.tree.map(lambda p, g: p - 0.1 * g, m, jax.grad(mean)(m, there))
+        assert_same(found.carry.model, m)
+        np.testing.assert_allclose(found.history[0].loss, np.mean(before), rtol=1e-12)
+        after = [float(loss) for i in range(len(LENGTHS)) for loss in losses(m, i)]
+        score = onward.evaluate(found.best, sequences, every, softmax_cross_entropy, key=KEY)
+        np.testing.assert_allclose(score, np.mean(after), rtol=1e-12)
 
     def test_any_estimator_will_do(self):
         objective, carries = onward.TerminalClasses(STEPS, CLASSES), []
@@ -404,18 +460,15 @@ class TestBadInput:
         xs, symbols = arrays()[0], np.array([0, 1, 5, 0] * 8)
         ends, steps = np.full(len(xs), 5, np.int32), np.zeros((len(xs), STEPS), np.int32)
         steps[1, 2] = CLASSES
-        of, every = (
-            "ys must lie between 0 and {}, got {} for sequence {}, counting from 0.".format,
+        every, of = (
             onward.EveryStep(WINDOW),
+            "ys must lie between 0 and {}, got {} for sequence {}, counting from 0".format,
         )
+        tracks, most = onward.Tracks(symbols, batch=BATCH, steps=4), CLASSES - 1
         cases = [
             (onward.Sequences(xs, ends, batch=BATCH), onward.TerminalClasses(WINDOW, classes=3), of(2, 5, 0)),
-            (onward.Sequences(xs, steps, batch=BATCH), every, of(CLASSES - 1, CLASSES, 1)),
-            (
-                onward.Tracks(symbols, batch=BATCH, steps=4),
-                every,
-                f"symbols must lie between 0 and {CLASSES - 1}, got 5.",
-            ),
+            (onward.Sequences(xs, steps, batch=BATCH), every, of(most, CLASSES, 1) + "; to leave steps out there is"),
+            (tracks, every, f"symbols must lie between 0 and {most}, got 5."),
         ]
         for wrong, objective, sentence in cases:
             loss = terminal_cross_entropy if objective is not every else softmax_cross_entropy
@@ -426,7 +479,7 @@ class TestBadInput:
                 onward.evaluate(model(), wrong, objective, misclassified, key=KEY)
 
     def test_a_loss_for_other_targets(self):
-        xs, count = arrays()[0], len(LENGTHS)
+        xs, count, losses = arrays()[0], len(LENGTHS), onward.losses
         ends, steps = np.zeros(count, np.int32), np.zeros((count, STEPS), np.int32)
         terminal, classes, every = (
             onward.Terminal(WINDOW),
@@ -435,10 +488,12 @@ class TestBadInput:
         )
         masked = onward.Masked(steps, steps == 0)
         cases = [
-            (terminal_cross_entropy, steps, every, "it compares with targets at the end, which onward.Terminal or"),
-            (onward.losses.terminal_squared_error, steps, every, "it compares with targets at the end"),
-            (softmax_cross_entropy, ends, terminal, "it does not know targets at the end"),
-            (onward.losses.squared_error, ends, terminal, "it does not know targets at the end"),
+            (terminal_cross_entropy, steps, every, "terminal_cross_entropy is for learning a target at the end by"),
+            (losses.terminal_squared_error, steps, every, "at every step, and to evaluate, there is squared_error"),
+            (softmax_cross_entropy, ends, terminal, "softmax_cross_entropy is for targets at every step, and to"),
+            (losses.squared_error, ends, terminal, "squared_error is for targets at every step"),
+            (losses.sigmoid_cross_entropy, ends, terminal, "sigmoid_cross_entropy is for targets at every step"),
+            (misclassified, ends, terminal, "misclassified is for targets at every step"),
             (terminal_cross_entropy, steps, classes, r"ys must be a class for each sequence, the shape \(2,\), got"),
             (
                 terminal_cross_entropy,
@@ -446,7 +501,7 @@ class TestBadInput:
                 onward.TerminalClasses(WINDOW, 4),
                 r"\(4,\) classes are estimated, and \(2,\)",
             ),
-            (onward.losses.terminal_squared_error, masked, terminal, "ys must be a target for each sequence, got an"),
+            (losses.terminal_squared_error, masked, terminal, "ys must be a target for each sequence, got an"),
             (terminal_cross_entropy, masked, classes, "ys must be a target for each sequence, got an onward.Masked"),
         ]
         for loss, ys, objective, sentence in cases:
@@ -457,17 +512,42 @@ class TestBadInput:
 
 
 class TestEvaluate:
-    def predictions(self, xs):
-        m = model()
-        hidden, found = m.cell.init_hidden(), []
-        for x in xs:
-            hidden = m.cell(hidden, x)
-            found.append(m.predict(hidden))
-        return found
+    @pytest.mark.usefixtures("as_in_use")
+    def test_what_cannot_be_measured(self):
+        xs, ys = arrays()
+        steps, every = np.zeros((len(LENGTHS), STEPS), np.int32), onward.EveryStep(WINDOW)
+
+        def evaluate(measure, ys=ys, objective=OBJECTIVE):
+            onward.evaluate(model(), onward.Sequences(xs, ys, batch=STEPS), objective, measure, key=KEY)
+
+        with pytest.raises(ValueError, match=r"measure must return one number, got the shape \(2,\)\."):
+            evaluate(lambda prediction, y: prediction)
+        with pytest.raises(ValueError, match=r"ys must be a class for each sequence, the shape \(5,\), got \(5, 5\)"):
+            evaluate(lambda prediction, y: 0.0, ys=steps)
+        with pytest.raises(ValueError, match=r"ys must be classes, integers from 0, got int32 \(5,\) a step"):
+            evaluate(misclassified, ys=steps, objective=onward.Terminal(WINDOW))
+        with pytest.raises(ValueError, match="and to evaluate, there is softmax_cross_entropy"):
+            evaluate(terminal_cross_entropy)
+        with pytest.raises(ValueError, match=r"ys must be one array of integers, the labels, got float64 \(5, 5\)\."):
+            evaluate(misclassified, ys=steps.astype(float), objective=every)
+
+        class Never:
+            steps = STEPS
+
+            def sample(self, key):
+                return jnp.zeros((STEPS, 2)), onward.Masked(jnp.zeros(STEPS, int), jnp.zeros(STEPS, bool))
+
+        drawn = onward.Drawn(Never(), batch=BATCH, minibatches=1)
+        with pytest.raises(ValueError, match="data must hold a step that counts, they hold none"):
+            onward.evaluate(model(), drawn, every, misclassified, key=KEY)
+        ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=softmax_cross_entropy, chunk=STEPS, batch=BATCH)
+        found = onward.fit(ours, ours.init(model(), key=KEY), drawn, every, epochs=1, key=KEY)
+        assert np.isnan(found.history[0].loss)
+        assert_identical(found.carry.model, model())
 
     def test_a_target_at_the_end_of_each_sequence(self):
         xs, ys = arrays()
-        ends = [self.predictions(jnp.asarray(x[:n]))[-1] for x, n in zip(xs, LENGTHS, strict=True)]
+        ends = [predictions_of(model(), jnp.asarray(x[:n]))[-1] for x, n in zip(xs, LENGTHS, strict=True)]
         expected = [float(softmax_cross_entropy(p, jnp.asarray(y))) for p, y in zip(ends, ys, strict=True)]
         found = onward.evaluate(model(), data(), OBJECTIVE, softmax_cross_entropy, key=KEY)
         np.testing.assert_allclose(found, np.mean(expected), rtol=1e-10)
@@ -485,13 +565,11 @@ class TestEvaluate:
         tracks = Symbols(symbols, batch=2, steps=4)
         losses = []
         for track in symbols.reshape(2, 7):
-            predictions = self.predictions(jax.nn.one_hot(track[:-1], 2))
+            predictions = predictions_of(model(), jax.nn.one_hot(track[:-1], 2))
             losses += [softmax_cross_entropy(p, jnp.asarray(y)) for p, y in zip(predictions, track[1:], strict=True)]
         found = onward.evaluate(model(), tracks, onward.EveryStep(4), softmax_cross_entropy, key=KEY)
         np.testing.assert_allclose(found, np.mean(losses), rtol=1e-10)
         still = onward.Learner(onward.BPTT(), optax.sgd(0.0), loss=softmax_cross_entropy, chunk=4, batch=2)
         carry = still.init(model(), key=KEY)
         fitted = onward.fit(still, carry, tracks, onward.EveryStep(4), epochs=1, key=KEY)
-        # An epoch's loss is the mean of its minibatches', the last of which is shorter.
-        first, second = np.mean(np.reshape(losses, (2, 6))[:, :4]), np.mean(np.reshape(losses, (2, 6))[:, 4:])
-        np.testing.assert_allclose(fitted.history[0].loss, (first + second) / 2, rtol=1e-10)
+        np.testing.assert_allclose(fitted.history[0].loss, found, rtol=1e-10)

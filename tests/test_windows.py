@@ -124,6 +124,22 @@ class TestEveryStep:
         assert_same(carry.model, by_hand(model, xs[:, 0], ys[:, 0], weights))
         assert np.flatnonzero(metrics.losses).tolist() == [0, 2, 6]
 
+    @pytest.mark.parametrize(
+        ("ys", "sentence"),
+        [
+            (onward.Masked(jnp.zeros((4, STEPS)), jnp.ones((4, STEPS), int)), r"mask must be bool \(4, 7\), got int"),
+            (
+                onward.Masked(jnp.zeros((4, STEPS)), jnp.ones((4, 6), bool)),
+                r"mask must be bool \(4, 7\), got bool \(4, 6",
+            ),
+            ((onward.Masked(jnp.zeros((4, STEPS)), jnp.ones((4, STEPS), bool)),), "within an onward.Masked as a whole"),
+        ],
+    )
+    @pytest.mark.usefixtures("as_in_use")
+    def test_masks_that_do_not_fit(self, ys, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            onward.EveryStep(WINDOW).score(ys, jnp.array(LENGTHS), STEPS)
+
     def test_a_mask_of_the_steps_there_are_is_no_mask(self):
         ys, lengths = streams()[2], jnp.array(LENGTHS)
         full = onward.Masked(jnp.moveaxis(ys, 0, 1), jnp.ones((4, STEPS), bool))

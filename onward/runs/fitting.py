@@ -15,7 +15,8 @@ class FitStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     epoch: Count
     minibatch: Count
-    loss: float
+    total: float
+    steps: Count
     history: tuple[tuple[float, float | None], ...]
 
 

@@ -32,10 +32,13 @@ class Minibatch(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """The `ys` of sequences with a target at every step, of which some are not to be learned, nor to count in a score.
+    """Targets at every step, for `onward.EveryStep`, of which some are not to be learned, nor to count in a score.
 
-    * `ys`: `[sequences, steps, ...]`, whatever it holds at steps that do not count;
-    * `mask`: bool, `[sequences, steps]`, true at the steps that do.
+    In the place of the `ys` of `onward.Sequences`, or of the `y` that a task of `onward.Drawn` draws, without the axis
+    of sequences.
+
+    * `ys`: `[sequences, steps, ...]`, whatever it holds at steps that do not count: labels there are not looked at;
+    * `mask`: bool, `[sequences, steps]`, true at the steps that count.
 
         >>> import numpy as np, onward
         >>> labels = np.array([[-1, -1, 2], [-1, 0, 1]])                   # −1 where nobody knows
@@ -124,6 +127,10 @@ class Sequences(AbstractSequences):
         lengths = np.full(count, self.steps) if lengths is None else np.asarray(lengths)
         _check_each("lengths", lengths, 1, self.steps, count)
         if isinstance(ys, Masked):
+            if any(np.shape(leaf)[:2] != (count, self.steps) for leaf in jax.tree.leaves(ys.ys)):
+                raise ValueError(
+                    f"masked ys must be of the shape [{count}, {self.steps}, ...], got {_described(ys.ys)}."
+                )
             if ys.mask.dtype != bool or ys.mask.shape != (count, self.steps):
                 raise ValueError(f"mask must be bool {(count, self.steps)}, got {ys.mask.dtype} {ys.mask.shape}.")
             if not (ys.mask & (np.arange(self.steps) < lengths[:, None])).any():
@@ -135,12 +142,23 @@ class Sequences(AbstractSequences):
             self.check_classes(whole("classes", classes))
 
     def check_classes(self, classes):
-        ys, there = (self.ys.ys, self.ys.mask) if isinstance(self.ys, Masked) else (self.ys, True)
-        ys = np.asarray(ys)
-        if ys.ndim > 1 and ys.shape[1] == self.steps:  # what lies beyond a sequence's end is none
-            there = there & (np.arange(self.steps) < np.asarray(self.lengths)[:, None])
-            ys = np.where(there.reshape(*there.shape, *[1] * (ys.ndim - 2)), ys, np.zeros_like(ys))
-        _check_each("ys", ys, 0, classes - 1, len(self.lengths))
+        ys, mask = self.ys if isinstance(self.ys, Masked) else (self.ys, None)
+        if not (eqx.is_array(ys) and jnp.issubdtype(ys.dtype, jnp.integer)):
+            raise ValueError(f"ys must be one array of integers, the labels, got {_described(ys)}.")
+        # An unsigned label beyond all classes comes out below them.
+        labels = ys.astype(int)
+        wrong = (labels < 0) | (labels >= classes)
+        at_every_step = ys.ndim > 1 and ys.shape[1] == self.steps
+        if at_every_step:
+            there = jnp.arange(self.steps, dtype=jnp.int32) < self.lengths[:, None]
+            there = there if mask is None else there & mask
+            wrong = wrong & there.reshape(*there.shape, *[1] * (ys.ndim - 2))
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(np.asarray(wrong))[0])
+            raise ValueError(
+                f"ys must lie between 0 and {classes - 1}, got {ys[at]} for sequence {at[0]}, counting from 0"
+                f"{'; to leave steps out there is onward.Masked' * at_every_step}."
+            )
 
     def order(self, key):
         order = jr.permutation(key, len(self.xs)).astype(jnp.int32)
@@ -240,6 +258,10 @@ class Tracks(AbstractSequences):
         at = jnp.arange(self.steps, dtype=jnp.int32) < steps
         xs, ys = (jnp.where(at, part, 0) for part in (read[:, :-1], read[:, 1:]))
         return Minibatch(xs, ys, jnp.full(self.batch, steps, jnp.int32), entry == 0)
+
+
+def _described(tree: PyTree) -> str:
+    return ", ".join(f"{jnp.result_type(leaf)} {np.shape(leaf)}" for leaf in jax.tree.leaves(tree)) or "nothing"
 
 
 def _check_each(name: str, values: np.ndarray, least: int, most: int, count: int) -> None:

@@ -4,14 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..arguments import above_zero, at_least_zero, number, unless_traced
-from ..learner import Carry
 from ..trees import zeros_like
 
 
@@ -191,7 +189,7 @@ def adopt_average(params: PyTree, state: PyTree, *, keep_multiplier: bool = Fals
 
     With `keep_multiplier` λ goes on as it is: what they do for word-level language modelling. `state` as in `settle`,
     `ValueError` too; all else in it, such as the optimiser's moments, stays. For the carry of an `onward.Learner` there
-    is `reset_to_average`.
+    is `onward.reset_to_average`.
 
         >>> import jax.numpy as jnp, optax
         >>> from onward.transforms.fptt import adopt_average, fptt, settle
@@ -207,30 +205,6 @@ def adopt_average(params: PyTree, state: PyTree, *, keep_multiplier: bool = Fals
     last = FPTTState(last.step, zero, zero, zero, lam if keep_multiplier else zeros_like(lam), W_bar)
     params = jax.tree.map(lambda m, W: W if _is_left_out(m) else jnp.array(m), W_bar, params, is_leaf=_is_left_out)
     return params, jax.tree.map(lambda node: last if _is_state(node) else node, state, is_leaf=_is_state)
-
-
-def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
-    """The carry of a learner with `adopt_average` done to its parameters and optimiser.
-
-    As `before_score` of `onward.fit` it makes every epoch end at the average, which is scored and gone on from: what
-    the paper's authors do. For `keep_multiplier` there is `functools.partial`. Raises `ValueError` unless the optimiser
-    holds exactly one `fptt` or `fptt_exact`.
-
-        >>> import equinox as eqx, jax, jax.random as jr, onward, optax
-        >>> from onward.tasks.adding import Adding
-        >>> data = onward.Drawn(Adding(8), batch=16, minibatches=10)
-        >>> optimizer, loss = optax.chain(onward.fptt(0.01), optax.adam(1e-2)), onward.losses.terminal_squared_error
-        >>> learner = onward.Learner(onward.BPTT(), optimizer, loss=loss, chunk=4, batch=16)
-        >>> model = onward.Model(onward.LSTMCell(2, 16, key=jr.key(0)), eqx.nn.Linear(16, 1, key=jr.key(1)))
-        >>> objective, carry = onward.Terminal(4), learner.init(model, key=jr.key(2))
-        >>> reset = onward.reset_to_average
-        >>> carry = onward.fit(learner, carry, data, objective, epochs=1, key=jr.key(3), before_score=reset).carry
-        >>> multiplier, average = onward.settle(carry.arrays, carry.optimizer)
-        >>> eqx.tree_equal(average, carry.arrays)
-        True
-    """
-    ended = adopt_average(carry.arrays, carry.optimizer, keep_multiplier=keep_multiplier)
-    return eqx.tree_at(lambda c: (c.arrays, c.optimizer), carry, ended)
 
 
 def _start(params: PyTree) -> FPTTState:
