@@ -28,9 +28,9 @@ def evaluate(
     `measure` may be one of `onward.losses`, such as `misclassified`; one that is made anew at each call, a lambda or a
     closure, compiles anew each time. `key` decides what is drawn. Devices share the sequences as in `onward.fit`.
 
-    Raises `ValueError` for labels as `onward.fit` does, where `measure` is one of `onward.losses`; for targets that the
-    objective does not fit, a measure that is no single number, and data of which no step counts; and what `measure` and
-    the cell raise.
+    Raises `ValueError` for labels as `onward.fit` does, `misclassified` being such a measure as well; for targets that
+    the objective does not fit, a measure that is no single number, and data of which no step counts; and what `measure`
+    and the cell raise.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> from onward.tasks.adding import Adding

@@ -66,6 +66,7 @@ def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -
 
 def _one_if_class(y: Integer[Array, ""], prediction: Float[Array, " classes"]) -> Float[Array, ""]:
     """1, and NaN where there is no class `y` among those of the prediction."""
+    y = y.astype(int)  # a byte's own comparison with 256 would be one with 0
     return jnp.where((y >= 0) & (y < prediction.shape[-1]), 1, jnp.nan).astype(prediction.dtype)
 
 
@@ -107,7 +108,10 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
     if y.estimate is None:
         raise ValueError("ys must hold an estimate of the classes, got None; make them by onward.TerminalClasses.")
     if prediction.shape != y.estimate.shape:
-        raise ValueError(f"{y.estimate.shape} classes are estimated, and {prediction.shape} predicted.")
+        raise ValueError(
+            f"onward.TerminalClasses has {y.estimate.size} classes, the model predicts {list(prediction.shape)}; they "
+            "must be the same."
+        )
     trust, Q = y.trust.astype(prediction.dtype), y.estimate.astype(prediction.dtype)
     divergence = -jnp.sum(Q * jax.nn.log_softmax(prediction))
     return trust * softmax_cross_entropy(prediction, y.y) + (1 - trust) * divergence

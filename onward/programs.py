@@ -26,6 +26,8 @@ def program_digest(function: Callable, *arguments):
 
 
 def _tell(thing: Any, tell: Callable[[bytes], None]) -> None:
+    # Brackets, lest (1, 11) be told as (11, 1).
+    tell(b"(")
     if isinstance(thing, ClosedJaxpr):
         for const in thing.consts:
             _tell_array(const, tell)
@@ -44,24 +46,27 @@ def _tell(thing: Any, tell: Callable[[bytes], None]) -> None:
         for variable in (*thing.constvars, *thing.invars):
             name(variable)
         for equation in thing.eqns:
-            tell(equation.primitive.name.encode())
+            tell(f"{equation.primitive.name};".encode())
             for variable in (*equation.invars, *equation.outvars):
                 name(variable)
             for key in sorted(equation.params.keys() - {"name"}):
-                tell(key.encode())
+                tell(f"{key};".encode())
                 _tell(equation.params[key], tell)
         for variable in thing.outvars:
             name(variable)
+    elif eqx.is_array(thing):
+        _tell_array(thing, tell)
     elif isinstance(thing, tuple | list):
         for part in thing:
             _tell(part, tell)
     else:
         # A function says where it lies, which differs from process to process.
         tell(re.sub(" at 0x[0-9a-f]+", "", repr(thing)).encode())
+    tell(b")")
 
 
 def _tell_array(array: Any, tell: Callable[[bytes], None]) -> None:
     if jnp.issubdtype(jnp.result_type(array), jax.dtypes.prng_key):
         array = jr.key_data(array)
     array = np.asarray(array)
-    tell(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    tell(f"{array.dtype} {array.shape};".encode() + array.tobytes())

@@ -59,7 +59,8 @@ class Fitted(NamedTuple):
       validated; the one that training began with where no epoch was finished;
     * `history`: every epoch that was finished;
     * `diverged_at`: the epoch and the minibatch in it, both counted from 0, by which numbers were not finite any more;
-      `carry` is then of a few minibatches before. `None` where all went well.
+      `carry` is then of a few minibatches before, or, where the score or what is done at an epoch's end was not finite,
+      of before that. `None` where all went well.
     """
 
     carry: Carry
@@ -138,13 +139,14 @@ def fit(
 
     Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
 
-    Raises `ValueError` for numbers out of range, a batch that differs, and as `Learner.run` does; where the loss is one
-    of `onward.losses`, for labels of `onward.Sequences` or `onward.Tracks` that are none of the classes which the model
-    predicts. Raises `UserError` for a checkpoint that is damaged, cannot be written, was written by another version of
-    JAX or onward, or differs in the key, the arrays of `data`, the shapes of the model, or anything that the compiled
-    program has of the rest, such as an optimiser's rate or a number in the loss. What the carry holds is not compared
-    but taken from the checkpoint, a number of `optax.inject_hyperparams` as well. `validate`, `finish_epoch` and
-    `at_epoch_end` are not noticed either.
+    Raises `ValueError` for numbers out of range, a batch that differs, and as `Learner.run` does; for labels of
+    `onward.Sequences` or `onward.Tracks` that are none of the classes of `onward.TerminalClasses`, or, where the loss
+    is `softmax_cross_entropy` or `terminal_cross_entropy` of `onward.losses`, of those that the model predicts. Raises
+    `UserError` for a checkpoint that is damaged, cannot be written, or differs in the key, the arrays of `data`, the
+    shapes of the model, or in any operation or number of the compiled update, such as an optimiser's rate or a factor
+    in the loss; one by another version of JAX or onward may be refused too. What the carry holds is not compared but
+    taken from the checkpoint, such as a rate kept there by `optax.inject_hyperparams`. Other functions in `until`,
+    `validate`, `finish_epoch` and `at_epoch_end` are not noticed.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.tasks.adding import Adding
@@ -192,29 +194,37 @@ def fit(
             if report is not None:
                 mean = _mean(float(totals.sum()), int(steps.sum()))
                 report(Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history))
-        state = on_first(state, shared)
-        learned, diverged_at = state, (place.epoch, data.minibatches - 1)
-        if finish_epoch is not None:
-            state = _State(_as_before(finish_epoch(state.carry), state.carry), state.memory, state.best)
-            if not _finite(state.carry):
-                return _fitted(learned, place, diverged_at)
-        score = None if validate is None else float(validate(state.carry.model))
-        if score is not None and not math.isfinite(score):
-            return _fitted(learned, place, diverged_at)
-        earlier = [epoch.score for epoch in place.history if epoch.score is not None]
-        if score is None or score < min(earlier, default=math.inf):
-            state = eqx.tree_at(lambda s: s.best, state, state.carry.arrays)
-        history = (*place.history, Epoch(_mean(place.total, place.steps), score))
-        carry = state.carry
-        if at_epoch_end is not None:
-            carry = _as_before(at_epoch_end(carry, history), carry)
-            if not _finite(carry):
-                return _fitted(state, place, diverged_at)
-        state = _State(carry, objective.next_epoch(state.memory), state.best)
-        place = _Place(place.epoch + 1, history=history)
+        state, place, sound = _end_epoch(
+            on_first(state, shared), place, objective, finish_epoch, validate, at_epoch_end
+        )
+        if not sound:
+            return _fitted(state, place, (place.epoch, data.minibatches - 1))
         if saving is not None:
             saving.save(state, place)
     return _fitted(state, place)
+
+
+def _end_epoch(
+    state: _State, place: _Place, objective, finish_epoch, validate, at_epoch_end
+) -> tuple[_State, _Place, bool]:
+    """What the next epoch begins with, and true; where a number is not finite, what was before it, and false."""
+    finished = state
+    if finish_epoch is not None:
+        finished = _State(_as_before(finish_epoch(state.carry), state.carry), state.memory, state.best)
+        if not _finite(finished.carry):
+            return state, place, False
+    score = None if validate is None else float(validate(finished.carry.model))
+    if score is not None and not math.isfinite(score):
+        return state, place, False
+    earlier = [epoch.score for epoch in place.history if epoch.score is not None]
+    better = score is None or score < min(earlier, default=math.inf)
+    carry, best = finished.carry, finished.carry.arrays if better else state.best
+    history = (*place.history, Epoch(_mean(place.total, place.steps), score))
+    if at_epoch_end is not None:
+        carry = _as_before(at_epoch_end(carry, history), carry)
+        if not _finite(carry):
+            return _State(finished.carry, state.memory, best), place._replace(history=history), False
+    return _State(carry, objective.next_epoch(state.memory), best), _Place(place.epoch + 1, history=history), True
 
 
 def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
@@ -270,7 +280,7 @@ def _learn(learner, objective, data, state: _State, order, block: int, begin, co
         carry, memory, totals, counts = loop
         minibatch = shared_minibatch(data.minibatch(jax.tree.map(lambda leaf: leaf[begin + i], order)), shared)
         carry, memory, total, steps = learn_minibatch(learner, objective, carry, memory, minibatch, data.steps)
-        return carry, memory, totals.at[i].set(total.astype(totals.dtype)), counts.at[i].set(steps)
+        return carry, memory, totals.at[i].set(total), counts.at[i].set(steps)
 
     loop = state.carry, state.memory, jnp.zeros(block), jnp.zeros(block, jnp.int32)
     carry, memory, totals, counts = jax.lax.fori_loop(0, count, one, loop)
@@ -299,7 +309,7 @@ def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memor
     carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept)
     memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
     weight = weight.astype(metrics.losses.dtype)
-    total = jnp.sum(jnp.where(counts, metrics.losses / weight, 0))
+    total = jnp.sum(jnp.where(counts, metrics.losses / weight, 0), dtype=float)
     return carry, memory, total, jnp.sum(counts, dtype=jnp.int32)
 
 
@@ -346,7 +356,8 @@ class _Saving:
         if not self._path.exists():
             return state, place
         state, (epoch, minibatch, total, steps, history) = self._load(self._path, state, self._settings)
-        return state, _Place(epoch, minibatch, total, steps, tuple(Epoch(*epoch) for epoch in history))
+        history = tuple(Epoch(math.nan if loss is None else loss, score) for loss, score in history)
+        return state, _Place(epoch, minibatch, total, steps, history)
 
     def save(self, state: _State, place: _Place) -> None:
         try:

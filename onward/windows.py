@@ -73,9 +73,10 @@ class EveryStep(AbstractObjective):
     """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
 
     The loss of window q is the mean `ℓ_q = (1/n_q) Σ ℓ(prediction_t, y_t)` over its n_q steps that count: those of the
-    sequence, and, of an `onward.Masked`, of its mask. A window in which no step of a sequence counts has the loss 0 for
-    it in the mean over the batch; where that is so of all sequences, nothing is learned. With the learner's chunk for
-    the window this is FPTT-K of Kag & Saligrama 2021, section 3, if `onward.fptt` goes before the optimiser.
+    sequence, and, of an `onward.Masked`, of its mask. A sequence of which no step counts in a window has the loss 0
+    there, in the mean over the batch; where that is so of all, see the weight of `onward.Learner.run`. With the
+    learner's chunk for the window this is FPTT-K of Kag & Saligrama 2021, section 3, if `onward.fptt` goes before the
+    optimiser.
 
     **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer, and in
     use for `ys`, or a mask, of another shape.
@@ -101,14 +102,11 @@ class EveryStep(AbstractObjective):
     def score(self, ys, lengths, steps):
         counts = _steps(steps) < lengths
         if isinstance(ys, Masked):
-            if ys.mask.dtype != bool or ys.mask.shape != (len(lengths), steps):
-                raise ValueError(
-                    f"mask must be bool {(len(lengths), steps)}, got {ys.mask.dtype} {tuple(ys.mask.shape)}."
-                )
+            ys.check((len(lengths), steps))
             ys, counts = ys.ys, counts & ys.mask.T
         for leaf in jax.tree.leaves(ys, is_leaf=lambda node: isinstance(node, Masked)):
             if isinstance(leaf, Masked):
-                raise ValueError("ys must be within an onward.Masked as a whole, one is within ys.")
+                raise ValueError("one onward.Masked must hold all of ys, got one inside them.")
             if leaf.shape[:2] != (len(lengths), steps):
                 raise ValueError(
                     f"ys must have a target at every step, the shape [{len(lengths)}, {steps}, ...], got {leaf.shape}; "
@@ -196,7 +194,7 @@ class TerminalClasses(AbstractObjective):
 
     def assign(self, memory, ys, lengths, steps):
         _check_classes_at_the_end(ys, lengths)
-        estimate = memory.before[ys[None, :], _steps(steps) // self.window]
+        estimate = memory.before[ys.astype(int)[None, :], _steps(steps) // self.window]
         return _terminal(self.window, ys, estimate, lengths, steps)
 
     def score(self, ys, lengths, steps):
@@ -207,7 +205,7 @@ class TerminalClasses(AbstractObjective):
         steps = len(predictions)
         window = _steps(steps) // self.window
         # The sum over time and batch of each prediction at its class and window; the others go nowhere.
-        here = jnp.where(_window_ends(self.window, lengths, steps), ys[None, :], self.classes)
+        here = jnp.where(_window_ends(self.window, lengths, steps), ys.astype(int)[None, :], self.classes)
         found = jax.nn.softmax(predictions.astype(memory.total.dtype))
         return Estimates(
             memory.before,

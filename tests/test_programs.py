@@ -40,6 +40,13 @@ def test_what_is_computed_counts_and_not_what_of():
     assert len({expected, *others}) == 1 + len(others)
 
 
+def test_no_number_runs_into_the_next():
+    x = jnp.zeros(2)
+    assert digest(lambda x: jax.lax.pad(x, 0.0, ((1, 11, 0),)), x) != digest(
+        lambda x: jax.lax.pad(x, 0.0, ((11, 1, 0),)), x
+    )
+
+
 def test_where_the_arrays_lie_does_not_count():
     x = jnp.zeros((2, 2))
     spread = jax.device_put(x, jax.NamedSharding(jax.make_mesh((1,), ("batch",)), jax.P("batch")))

@@ -93,6 +93,14 @@ class TestSequences:
             onward.Sequences(**{**good, **change})
 
     @pytest.mark.usefixtures("as_in_use")
+    def test_integers_that_32_bits_cannot_hold(self):
+        with (
+            jax.enable_x64(False),
+            pytest.raises(ValueError, match="ys must be integers that fit into int32, some are"),
+        ):
+            onward.Sequences(np.zeros((2, 3, 1)), np.array([0, 2**32]), batch=1, classes=2)
+
+    @pytest.mark.usefixtures("as_in_use")
     def test_labels_beyond_the_ends_are_none(self):
         ys, lengths = np.array([[0, 1, -1], [1, 1, 0]]), np.array([2, 3])
         data = onward.Sequences(np.zeros((2, 3, 1)), ys, batch=1, lengths=lengths, classes=2)

@@ -264,15 +264,17 @@ class TestFit:
         assert_identical((found.carry, found.best), (expected.carry, expected.best))
         assert found.history == expected.history
 
-    @pytest.mark.parametrize("hook", ["finish_epoch", "at_epoch_end"])
-    def test_an_epoch_that_is_finished_by_what_is_not_finite_ends_it(self, hook):
+    def test_what_is_not_finite_after_an_epoch_ends_it(self):
         def broken(carry, *_):
             return eqx.tree_at(lambda c: c.arrays, carry, jax.tree.map(lambda leaf: leaf * jnp.nan, carry.arrays))
 
-        found = fit(**{hook: broken})
-        assert found.diverged_at == (0, MINIBATCHES - 1)
-        assert found.history == ()
-        assert_identical(found.carry, fit(epochs=1).carry)
+        sound = fit(epochs=1)
+        unfinished, finished = fit(finish_epoch=broken), fit(at_epoch_end=broken)
+        assert unfinished.diverged_at == finished.diverged_at == (0, MINIBATCHES - 1)
+        assert unfinished.history == ()
+        assert finished.history == sound.history
+        assert_identical((unfinished.carry, unfinished.best), (sound.carry, start().model))
+        assert_identical((finished.carry, finished.best), (sound.carry, sound.best))
 
     def test_masks_and_lengths_are_a_loop_over_the_steps_that_count(self):
         xs, labels = arrays()[0], np.arange(STEPS * len(LENGTHS)).reshape(-1, STEPS) % CLASSES
@@ -499,7 +501,7 @@ class TestBadInput:
                 terminal_cross_entropy,
                 ends,
                 onward.TerminalClasses(WINDOW, 4),
-                r"\(4,\) classes are estimated, and \(2,\)",
+                r"onward.TerminalClasses has 4 classes, the model predicts \[2\]; they must be the same",
             ),
             (losses.terminal_squared_error, masked, terminal, "ys must be a target for each sequence, got an"),
             (terminal_cross_entropy, masked, classes, "ys must be a target for each sequence, got an onward.Masked"),
@@ -511,9 +513,29 @@ class TestBadInput:
                 onward.fit(ours, ours.init(model(), key=KEY), sequences, objective, epochs=1, key=KEY)
 
 
+@pytest.mark.parametrize(("kind", "classes"), [(np.uint8, 256), (np.int8, 128)])
+def test_labels_may_be_bytes(kind, classes):
+    """The number of classes is then one that a label cannot hold."""
+    xs, ends = arrays()[0], np.array([0, 1, classes - 1, 7, 7])
+    steps = np.broadcast_to(ends[:, None], (len(xs), STEPS))
+    cell_key, readout_key = jr.split(jr.key(0))
+    many = onward.Model(onward.VanillaCell(2, 3, key=cell_key), eqx.nn.Linear(3, classes, key=readout_key))
+    for loss, ys, objective in (
+        (softmax_cross_entropy, steps, onward.EveryStep(WINDOW)),
+        (terminal_cross_entropy, ends, onward.TerminalClasses(WINDOW, classes)),
+    ):
+        ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=loss, chunk=WINDOW, batch=BATCH)
+        found, expected = (
+            onward.fit(ours, ours.init(many, key=KEY), sequences, objective, epochs=2, key=KEY)
+            for sequences in (onward.Sequences(xs, ys.astype(dtype), batch=BATCH) for dtype in (kind, np.int32))
+        )
+        assert found.diverged_at is None
+        assert_identical(found.carry.arrays, expected.carry.arrays)
+
+
 class TestEvaluate:
     @pytest.mark.usefixtures("as_in_use")
-    def test_what_cannot_be_measured(self):
+    def test_what_cannot_be_measured(self, tmp_path):
         xs, ys = arrays()
         steps, every = np.zeros((len(LENGTHS), STEPS), np.int32), onward.EveryStep(WINDOW)
 
@@ -541,9 +563,11 @@ class TestEvaluate:
         with pytest.raises(ValueError, match="data must hold a step that counts, they hold none"):
             onward.evaluate(model(), drawn, every, misclassified, key=KEY)
         ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=softmax_cross_entropy, chunk=STEPS, batch=BATCH)
-        found = onward.fit(ours, ours.init(model(), key=KEY), drawn, every, epochs=1, key=KEY)
-        assert np.isnan(found.history[0].loss)
-        assert_identical(found.carry.model, model())
+        for epochs in (1, 2):
+            arguments = {"epochs": epochs, "key": KEY, "checkpoint": tmp_path / "checkpoint.npz"}
+            found = onward.fit(ours, ours.init(model(), key=KEY), drawn, every, **arguments)
+            assert np.isnan([epoch.loss for epoch in found.history]).tolist() == [True] * epochs
+            assert_identical(found.carry.model, model())
 
     def test_a_target_at_the_end_of_each_sequence(self):
         xs, ys = arrays()

@@ -132,7 +132,10 @@ class TestEveryStep:
                 onward.Masked(jnp.zeros((4, STEPS)), jnp.ones((4, 6), bool)),
                 r"mask must be bool \(4, 7\), got bool \(4, 6",
             ),
-            ((onward.Masked(jnp.zeros((4, STEPS)), jnp.ones((4, STEPS), bool)),), "within an onward.Masked as a whole"),
+            (
+                (onward.Masked(jnp.zeros((4, STEPS)), jnp.ones((4, STEPS), bool)),),
+                "one onward.Masked must hold all of ys, got one inside them",
+            ),
         ],
     )
     @pytest.mark.usefixtures("as_in_use")

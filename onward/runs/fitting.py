@@ -11,13 +11,13 @@ from .standing import Count
 
 
 class FitStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a training stands: see `onward.training`."""
+    """Where a training stands: see `onward.training`. A loss that is not a number is written as none."""
 
     epoch: Count
     minibatch: Count
     total: float
     steps: Count
-    history: tuple[tuple[float, float | None], ...]
+    history: tuple[tuple[float | None, float | None], ...]
 
 
 def save_fit(path: Path, state: PyTree, place: tuple, settings: str) -> None:

@@ -34,8 +34,7 @@ class Minibatch(NamedTuple):
 class Masked(NamedTuple):
     """Targets at every step, for `onward.EveryStep`, of which some are not to be learned, nor to count in a score.
 
-    In the place of the `ys` of `onward.Sequences`, or of the `y` that a task of `onward.Drawn` draws, without the axis
-    of sequences.
+    It takes the place of `ys`; a task of `onward.Drawn` returns one without the axis of sequences.
 
     * `ys`: `[sequences, steps, ...]`, whatever it holds at steps that do not count: labels there are not looked at;
     * `mask`: bool, `[sequences, steps]`, true at the steps that count.
@@ -50,6 +49,12 @@ class Masked(NamedTuple):
 
     ys: PyTree
     mask: Bool[Array | np.ndarray, "sequences steps"]
+
+    def check(self, shape: tuple[int, int]) -> None:
+        """Raises `ValueError` for a mask that is not bool of this shape."""
+        kind = jnp.result_type(self.mask) if eqx.is_array_like(self.mask) else None
+        if kind != jnp.bool_ or np.shape(self.mask) != shape:
+            raise ValueError(f"mask must be bool {shape}, got {_described(self.mask)}.")
 
 
 def shared_minibatch(minibatch: Minibatch, shared: NamedSharding) -> Minibatch:
@@ -121,6 +126,8 @@ class Sequences(AbstractSequences):
         if np.ndim(xs) < 2 or 0 in np.shape(xs)[:2]:
             raise ValueError(f"xs must have the shape [sequences, steps, ...], none of them 0, got {np.shape(xs)}.")
         count, self.steps = np.shape(xs)[:2]
+        if isinstance(ys, Masked):
+            ys.check((count, self.steps))
         for leaf in jax.tree.leaves(ys):
             if np.shape(leaf)[:1] != (count,):
                 raise ValueError(f"ys must be for the {count} sequences of xs, got the shape {np.shape(leaf)}.")
@@ -131,11 +138,14 @@ class Sequences(AbstractSequences):
                 raise ValueError(
                     f"masked ys must be of the shape [{count}, {self.steps}, ...], got {_described(ys.ys)}."
                 )
-            if ys.mask.dtype != bool or ys.mask.shape != (count, self.steps):
-                raise ValueError(f"mask must be bool {(count, self.steps)}, got {ys.mask.dtype} {ys.mask.shape}.")
             if not (ys.mask & (np.arange(self.steps) < lengths[:, None])).any():
                 raise ValueError("mask must be true at some step of some sequence, it is nowhere.")
         self.xs, self.ys, self.lengths = jnp.asarray(xs), jax.tree.map(jnp.asarray, ys), jnp.asarray(lengths, jnp.int32)
+        for name, given, kept in (("xs", xs, self.xs), ("ys", ys, self.ys)):
+            for before, after in zip(jax.tree.leaves(given), jax.tree.leaves(kept), strict=True):
+                whole_numbers = after.dtype.kind in "iu" and after.dtype != before.dtype
+                if whole_numbers and not np.array_equal(before, after):
+                    raise ValueError(f"{name} must be integers that fit into {after.dtype}, some are beyond.")
         self.prepare, self.batch = prepare, whole("batch", batch)
         self.minibatches = -(-count // self.batch)
         if classes is not None:
@@ -145,8 +155,7 @@ class Sequences(AbstractSequences):
         ys, mask = self.ys if isinstance(self.ys, Masked) else (self.ys, None)
         if not (eqx.is_array(ys) and jnp.issubdtype(ys.dtype, jnp.integer)):
             raise ValueError(f"ys must be one array of integers, the labels, got {_described(ys)}.")
-        # An unsigned label beyond all classes comes out below them.
-        labels = ys.astype(int)
+        labels = ys.astype(int)  # a uint32 from 2³¹ on turns negative here, and is refused as well
         wrong = (labels < 0) | (labels >= classes)
         at_every_step = ys.ndim > 1 and ys.shape[1] == self.steps
         if at_every_step:
