@@ -244,7 +244,7 @@ def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
         >>> reset = onward.reset_to_average
         >>> carry = onward.fit(learner, carry, data, objective, epochs=1, key=jr.key(3), finish_epoch=reset).carry
         >>> multiplier, average = onward.settle(carry.arrays, carry.optimizer)
-        >>> eqx.tree_equal(average, carry.arrays)
+        >>> bool(eqx.tree_equal(average, carry.arrays))
         True
     """
     ended = adopt_average(carry.arrays, carry.optimizer, keep_multiplier=keep_multiplier)
