@@ -12,10 +12,10 @@ FIGURES = (
     *(f"fpp/fig4.{figure}{world}" for world in "ab" for figure in (1, 2, 3, 6)),
     *(f"fpp/{figure}" for figure in ("fig4.1c", "fig4.3c", "fig4.6c", "fig4.8a", "fig4.8c", "table4.1", "table4.2")),
     *(f"rbp/{figure}" for figure in ("hopfield", "table-a1", "hyperparameters", "cora", "pubmed")),
-    *(f"fptt/{figure}" for figure in ("add-100", "add-200", "copy", "copy-200", "fig1", "fig1-200")),
-    *(f"fptt/{figure}" for figure in ("fig2", "fig2-100", "fig3a", "fig3b", "fig4", "fig4-100", "fig5a", "fig5b")),
+    *(f"fptt/{figure}" for figure in ("add-100", "add-200", "copy", "copy-200", "fig5a", "fig5b", "fig1", "fig1-200")),
+    *(f"fptt/{figure}" for figure in ("fig2", "fig2-100", "fig3a", "fig3b", "fig4", "fig4-100", "table7")),
     *(f"fptt/{figure}" for figure in ("pixel-mnist", "permuted-mnist", "cifar10", "table2")),
-    *(f"fptt/{figure}" for figure in ("ptb-300", "table7", "table8")),
+    *(f"fptt/{figure}" for figure in ("ptb-300", "table8")),
     "streams/forecast",
 )
 
