@@ -141,11 +141,10 @@ class Sequences(AbstractSequences):
             if not (ys.mask & (np.arange(self.steps) < lengths[:, None])).any():
                 raise ValueError("mask must be true at some step of some sequence, it is nowhere.")
         self.xs, self.ys, self.lengths = jnp.asarray(xs), jax.tree.map(jnp.asarray, ys), jnp.asarray(lengths, jnp.int32)
-        for name, given, kept in (("xs", xs, self.xs), ("ys", ys, self.ys)):
-            for before, after in zip(jax.tree.leaves(given), jax.tree.leaves(kept), strict=True):
-                whole_numbers = after.dtype.kind in "iu" and after.dtype != before.dtype
-                if whole_numbers and not np.array_equal(before, after):
-                    raise ValueError(f"{name} must be integers that fit into {after.dtype}, some are beyond.")
+        for before, after in zip(jax.tree.leaves(ys), jax.tree.leaves(self.ys), strict=True):
+            whole_numbers = after.dtype.kind in "iu" and after.dtype != before.dtype
+            if whole_numbers and not np.array_equal(before, after):
+                raise ValueError(f"ys must be integers that fit into {after.dtype}, some are beyond.")
         self.prepare, self.batch = prepare, whole("batch", batch)
         self.minibatches = -(-count // self.batch)
         if classes is not None:
