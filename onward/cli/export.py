@@ -1,5 +1,6 @@
 """`onward export`: the model of a run as files that others read."""
 
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +85,9 @@ def _of_stream(path: Path) -> Learned:
     learning = folder.read_settings(StreamSettings).learning
     columns = learning.columns
     if not folder.saved():
-        raise UserError(f"{path} holds no checkpoint yet; let onward stream --resume {path} write one.")
+        raise UserError(
+            f"{path} holds no checkpoint yet; let onward stream --resume {shlex.quote(str(path))} write one."
+        )
     engine = build_engine(learning)
     state = restore(folder, engine, columns, settings=digest(learning))
     level, judged, events = state.carry.shared.level, state.judged, state.standing.events
@@ -121,7 +124,9 @@ def model_of_run(path: Path) -> tuple[Settings, Model, int]:
     settings = folder.read_settings(Settings)
     saved = folder.saved()
     if not saved:
-        raise UserError(f"{path} holds no checkpoint yet; let onward train --resume {path} write one.")
+        raise UserError(
+            f"{path} holds no checkpoint yet; let onward train --resume {shlex.quote(str(path))} write one."
+        )
     standing = load_standing(saved[-1], settings=digest(settings), standing=Standing)  # before any of it is believed
     shapes = eqx.filter_eval_shape(fresh_carry, settings, build_learner(settings.method), jr.key(0))
     carry, _ = load_checkpoint(saved[-1], jax.tree.map(_blank, shapes), settings=digest(settings))

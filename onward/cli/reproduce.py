@@ -77,7 +77,7 @@ def reproduce(options: ReproduceOptions) -> int:
                 found = _experiment(recipe, options.seed, folder, parts)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"stopped; the same command with --run {folder} goes on from what is kept."
+                f"stopped; the same command with --run {shlex.quote(str(folder))} goes on from what is kept."
             ) from None
         if options.scale != 1 or recipe.seeds < full.seeds:
             why = f"this run is smaller than the figure. Of it: {found.verdict.word}; {found.verdict.why}"

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shlex
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,7 +124,8 @@ def check_unused(path: Path) -> None:
     """Raises `UserError` unless `path` is free for a new run: not there, or a folder with nothing in it."""
     settings = RunFolder(path).settings
     if settings.exists():
-        raise UserError(f"{path} already holds a run; go on with it by --resume {path}, or name another folder.")
+        again = f"--resume {shlex.quote(str(path))}"
+        raise UserError(f"{path} already holds a run; go on with it by {again}, or name another folder.")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; name a folder that is new or empty.")
     # A process killed while it began leaves an empty folder behind, at most with half of its settings.
