@@ -47,7 +47,7 @@ def unrolled(hyperparameters, steps):
 def test_unrolled_it_is_the_training_written_out():
     hyperparameters = rates.first_hyperparameters(start())
     assert len(jax.tree.leaves(hyperparameters)) == 8
-    value, slope = jax.value_and_grad(unrolled)(hyperparameters, 5)
+    value, slope = jax.jit(jax.value_and_grad(unrolled), static_argnums=1)(hyperparameters, 5)
     found = rates.meta_gradient(
         STEP, LOSS, hyperparameters, start(), steps=5, adjoint=lambda key: onward.FullBPTT(), key=KEY
     )
