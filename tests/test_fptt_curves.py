@@ -56,6 +56,30 @@ def test_the_verdict_says_where_the_gain_comes_from():
     assert judged((10, 11, 0), (20, 21, 22), (0, 0, 0)).why.endswith("all seeds. FPTT learns on 2 seeds, BPTT on 0.")
 
 
+@pytest.mark.parametrize("updates", [1, 10])
+def test_a_falling_rate_is_0_when_the_run_ends(updates, monkeypatch):
+    asked = []
+
+    def stop(problem, arms, **_):
+        asked.extend([problem, *arms])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onward.recipes.fptt.compare", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ADDING_RECIPES["fptt/fig1-falling"].run(None, 4, 3, 0, None)
+    problem, *arms = asked
+    assert arms == ["BPTT", "OGD", running(0.01), running(0.001)]
+    optimizer = problem.optimizer(updates)
+    state, found = optimizer.init(jnp.zeros(())), []
+    for _ in range(4 * updates + 1):
+        step, state = optimizer.update(jnp.ones(()), state)
+        found.append(-float(step))
+    assert found[0] == pytest.approx(1e-3)  # of a constant gradient Adam's steps are its rate
+    assert found[2 * updates] == pytest.approx(5e-4)
+    assert found[-1] == 0
+    assert found == sorted(found, reverse=True)
+
+
 def test_copying_at_the_papers_size():
     figure = PAPER_COPYING[200]
     problem = figure.problem

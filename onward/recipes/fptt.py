@@ -194,7 +194,24 @@ def reached_in_words(scores: Scores, level: float) -> str:
     return f"{mean_and_error(there, 0)} ({of})" if there.size else f"never ({of})"
 
 
-def _problem(task, measure, loss, objective, outputs: int, units: int, batch: int, rate: float = RATE) -> Problem:
+def _problem(
+    task,
+    measure,
+    loss,
+    objective,
+    outputs: int,
+    units: int,
+    batch: int,
+    *,
+    rate: float = RATE,
+    falling: int | None = None,
+) -> Problem:
+    """Adam's rate stays, or falls to 0 along half a cosine in so many iterations, `falling`."""
+
+    def optimizer(updates):
+        rates = rate if falling is None else optax.cosine_decay_schedule(rate, falling * updates)
+        return optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rates))
+
     return Problem(
         data=Drawn(task, batch=batch, minibatches=EVERY),
         test=Drawn(task, batch=TESTED, minibatches=1),
@@ -202,20 +219,20 @@ def _problem(task, measure, loss, objective, outputs: int, units: int, batch: in
         loss=loss,
         objective=objective,
         updates=UPDATES,
-        optimizer=lambda updates: optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rate)),
+        optimizer=optimizer,
         make_model=layer(lstm_cell, task.sample(jr.key(0))[0].shape[1], units, outputs),
     )
 
 
-def adding_problem(steps: int, units: int, batch: int) -> Problem:
+def adding_problem(steps: int, units: int, batch: int, falling: int | None = None) -> Problem:
     """The sum of two numbers, with a loss at the end of every window."""
-    return _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1, units, batch)
+    return _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1, units, batch, falling=falling)
 
 
-def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:
+def adding(steps: int, alphas: tuple[float, ...], *, falling: int | None = None, **arguments) -> Figure:
     """Who learns to add, and how soon."""
     return Figure(
-        make_problem=partial(adding_problem, steps),
+        make_problem=partial(adding_problem, steps, falling=falling),
         alphas=alphas,
         naive={"who always says 1": Adding(steps).naive_error},
         learned=0.01,
