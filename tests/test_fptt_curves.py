@@ -57,7 +57,7 @@ def test_the_verdict_says_where_the_gain_comes_from():
 
 
 @pytest.mark.parametrize("updates", [1, 10])
-def test_a_falling_rate_is_0_when_the_run_ends(updates, monkeypatch):
+def test_a_falling_rate_is_0_when_the_run_ends(updates, parts, monkeypatch):
     asked = []
 
     def stop(problem, arms, **_):
@@ -66,7 +66,7 @@ def test_a_falling_rate_is_0_when_the_run_ends(updates, monkeypatch):
 
     monkeypatch.setattr("onward.recipes.fptt.compare", stop)
     with pytest.raises(KeyboardInterrupt):
-        ADDING_RECIPES["fptt/fig1-falling"].run(None, 4, 3, 0, None)
+        ADDING_RECIPES["fptt/fig1-falling"].run(None, 4, 3, 0, parts)
     problem, *arms = asked
     assert arms == ["BPTT", "OGD", running(0.01), running(0.001)]
     optimizer = problem.optimizer(updates)

@@ -147,8 +147,8 @@ FALLING = replace(
     title=f"{FIGURE_1.title}, with a rate that falls",
     notes=_of_methods(
         f"{PAPER_ALPHA}, and {SMALLER:g}, without the exact form",
-        "Adam's rate falls from there to 0, along half a cosine over the run, for all methods alike, where the paper's "
-        "stays: added after FPTT with a rate that stays had missed 0.01 on two seeds of three. ",
+        "Adam's rate falls from there to 0, along half a cosine over the run, by all methods: a setting of ours, "
+        "added after FPTT had missed 0.01 on two seeds of three at the paper's rate, which stays. ",
     ),
     run=with_falling_rate,
 )
