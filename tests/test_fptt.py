@@ -293,6 +293,18 @@ class TestExactForm:
         running, exact = paths(2.0)
         assert np.abs(running - exact).max() > 0.1  # λ then misses the factor c
 
+    @pytest.mark.parametrize("proximal", [0.5, 1.0, 2.0])
+    def test_its_proximal_factor_multiplies_the_rate(self, proximal):
+        """A gradient of 1 everywhere: what the two forms make of it in the end, 10⁻¹⁰."""
+        rate, alpha = 0.2, 0.7
+        running = optax.chain(fptt(alpha, proximal=proximal), optax.sgd(rate))
+        exact = fptt_exact(optax.sgd(rate), alpha, proximal=proximal)
+        ends = {running: 1 / (1 + (2 - proximal) * alpha * rate), exact: proximal / (1 + proximal * alpha * rate)}
+        for optimizer, end in ends.items():
+            carry = jnp.zeros(()), optimizer.init(jnp.zeros(()))
+            _, visited = jax.lax.scan(partial(one_update, optimizer, lambda W, _: W), carry, jnp.zeros(100))
+            np.testing.assert_allclose(visited[-2] - visited[-1], rate * end, rtol=1e-10)
+
     def test_it_takes_part_in_chains_sweeps_and_epochs(self):
         within = optax.chain(optax.clip_by_global_norm(0.5), SGD)
         plain = train(fptt_exact(within, 0.4))

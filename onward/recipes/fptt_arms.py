@@ -66,7 +66,8 @@ class Problem(NamedTuple):
     * `updates`: K, of each sequence; `optimizer`: made with the number of updates a minibatch, what comes after the
       regulariser, and holds the clip;
     * `make_model`: a model from a key;
-    * `estimator`: of the gradient of a window; `proximal`: the factor of FPTT's proximal term;
+    * `estimator`: of the gradient of a window; `proximal`: the factor of the proximal term in FPTT's running form, as
+      its authors ran it; in the exact form, the paper's algorithm, it is 1;
     * `at_epoch_end`: as of `onward.fit`;
     * `final`: if given, what the best model by its test is measured on in the end.
     """
@@ -93,7 +94,7 @@ class Problem(NamedTuple):
         window = window_length(steps, self.updates)
         optimizer = self.optimizer(-(-steps // window))
         before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0, proximal=self.proximal), optimizer)
-        around = optax.inject_hyperparams(fptt_exact)(optimizer, alpha=1.0, proximal=self.proximal)
+        around = optax.inject_hyperparams(fptt_exact)(optimizer, alpha=1.0)
 
         def learner(optimizer, chunk):
             return Learner(self.estimator, optimizer, loss=self.loss, chunk=chunk, batch=self.data.batch)

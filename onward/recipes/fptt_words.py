@@ -173,10 +173,10 @@ def halved_where_it_stalls(carry: Carry, history) -> Carry:
 NOTES = (
     f"Batch {BATCH}, K = {UPDATES}, SGD at {RATE:g} with momentum {MOMENTUM:g} (as the authors' script; the paper says "
     f"20), norm of the full gradient clipped at {CLIP:g}, dropout {DROPOUT:g} of the word vectors and of what the "
-    f"readout reads, proximal factor {PROXIMAL:g}, rate halved after an epoch without a new best validation. The "
-    "readout is not tied to the embedding. That script clips so for its other texts, but not for this one; it sets the "
-    "parameters to their average before each validation, and runs through each sequence once more to carry the state "
-    "on from there, neither of which is done here. "
+    f"readout reads, proximal factor {PROXIMAL:g} in the running form and 1 in the exact one, rate halved after an "
+    "epoch without a new best validation. The readout is not tied to the embedding. That script clips so for its other "
+    "texts, but not for this one; it sets the parameters to their average before each validation, and runs through "
+    "each sequence once more to carry the state on from there, neither of which is done here. "
 )
 RECIPES = {
     recipe.name: recipe
