@@ -470,7 +470,7 @@ class TestBadInput:
         cases = [
             (onward.Sequences(xs, ends, batch=BATCH), onward.TerminalClasses(WINDOW, classes=3), of(2, 5, 0)),
             (onward.Sequences(xs, steps, batch=BATCH), every, of(most, CLASSES, 1) + "; to leave steps out there is"),
-            (tracks, every, f"symbols must lie between 0 and {most}, got 5."),
+            (tracks, every, f"symbols must lie between 0 and {most}, got 5 at place 2, counting from 0."),
         ]
         for wrong, objective, sentence in cases:
             loss = terminal_cross_entropy if objective is not every else softmax_cross_entropy

@@ -239,11 +239,7 @@ class Tracks(AbstractSequences):
         if symbols.dtype.kind not in "iu" or symbols.ndim != 1:
             raise ValueError(f"symbols must be integers in one axis, got {symbols.dtype} {symbols.shape}.")
         most = np.iinfo(np.int32).max if classes is None else whole("classes", classes) - 1
-        if len(wrong := np.flatnonzero((symbols < 0) | (symbols > most))):
-            place = wrong[0]
-            raise ValueError(
-                f"symbols must lie between 0 and {most}, got {symbols[place]} at place {place}, counting from 0."
-            )
+        _check_symbols(symbols, most)
         length = len(symbols) // self.batch
         if length < 2:
             raise ValueError(f"symbols must hold at least two for each of {self.batch} tracks, got {len(symbols)}.")
@@ -251,9 +247,7 @@ class Tracks(AbstractSequences):
         self.minibatches = -(-(length - 1) // self.steps)
 
     def check_classes(self, classes):
-        most = int(self.tracks.max())
-        if most >= classes:
-            raise ValueError(f"symbols must lie between 0 and {classes - 1}, got {most}.")
+        _check_symbols(np.asarray(self.tracks).ravel(), classes - 1)
 
     def order(self, key):
         return jnp.arange(self.minibatches, dtype=jnp.int32)
@@ -270,6 +264,14 @@ class Tracks(AbstractSequences):
 
 def _described(tree: PyTree) -> str:
     return ", ".join(f"{jnp.result_type(leaf)} {np.shape(leaf)}" for leaf in jax.tree.leaves(tree)) or "nothing"
+
+
+def _check_symbols(symbols: np.ndarray, most: int) -> None:
+    if len(wrong := np.flatnonzero((symbols < 0) | (symbols > most))):
+        place = wrong[0]
+        raise ValueError(
+            f"symbols must lie between 0 and {most}, got {symbols[place]} at place {place}, counting from 0."
+        )
 
 
 def _check_each(name: str, values: np.ndarray, least: int, most: int, count: int) -> None:
