@@ -38,7 +38,7 @@ def pytest_sessionstart():
     os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {as_in_use}"
     jax.devices()  # XLA reads them now, once
     os.environ["XLA_FLAGS"] = as_in_use  # what the tests start as processes of their own compiles as for users
-    # Programs are made of so many small objects that to look for cycles among them as often takes a tenth of the time.
+    # Looking for cycles among the many small objects that programs are made of took a tenth of the time.
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
 

@@ -166,7 +166,7 @@ def test_a_figure_that_was_stopped_goes_on_from_its_finished_methods(figure, tmp
     whole = tmp_path / "whole"
     assert main(["reproduce", "fpp/fig4.1a", "--run", str(whole)]) == 0
     first, race = _without_times(whole), comparison._race
-    for races in (1, 2, 3):  # in the pilot, after it, and in the run
+    for races in range(4):  # before and in the pilot, after it, and in the run
         stopped = tmp_path / f"stopped after {races}"
 
         def until(*arguments, races=races):

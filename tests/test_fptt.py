@@ -294,8 +294,7 @@ class TestExactForm:
         assert np.abs(running - exact).max() > 0.1  # λ then misses the factor c
 
     @pytest.mark.parametrize("proximal", [0.5, 1.0, 2.0])
-    def test_its_proximal_factor_multiplies_the_rate(self, proximal):
-        """A gradient of 1 everywhere: what the two forms make of it in the end, 10⁻¹⁰."""
+    def test_what_becomes_of_a_gradient_that_stays_the_same(self, proximal):
         rate, alpha = 0.2, 0.7
         running = optax.chain(fptt(alpha, proximal=proximal), optax.sgd(rate))
         exact = fptt_exact(optax.sgd(rate), alpha, proximal=proximal)

@@ -45,12 +45,14 @@ def never(history):
 
 
 class TestArms:
-    def test_alpha_is_set_where_the_training_starts(self):
+    @pytest.mark.parametrize("form", [running, exact], ids=["running", "exact"])
+    def test_alpha_is_set_where_the_training_starts_and_the_proximal_factor_is_of_the_running_form(self, form):
         data = problem().data
-        arm = problem().arms((0.5, 0.1))[running(0.1)]
+        arm = problem()._replace(proximal=2.0).arms((0.5, 0.1))[form(0.1)]
         carry = arm.start(model(jr.key(0)), jr.key(1))
         found = onward.fit(arm.learner, carry, data, arm.objective, epochs=1, key=jr.key(2))
-        optimizer = optax.chain(onward.fptt(0.1), OPTIMIZER)
+        regularised = optax.chain(onward.fptt(0.1, proximal=2.0), OPTIMIZER)
+        optimizer = regularised if form is running else onward.fptt_exact(OPTIMIZER, 0.1)
         plain = onward.Learner(onward.BPTT(), optimizer, loss=terminal_squared_error, chunk=2, batch=BATCH)
         carry = plain.init(model(jr.key(0)), key=jr.key(1))
         expected = onward.fit(plain, carry, data, onward.Terminal(2), epochs=1, key=jr.key(2))

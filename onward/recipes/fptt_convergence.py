@@ -18,7 +18,7 @@ from ..rollouts import rollout
 from ..runs.comparing import COLOURS, counted, mean_and_error, picture
 from ..runs.parts import Parts
 from ..transforms.fptt import settle
-from .fptt import ADDING, EVERY, SCALED, Figure
+from .fptt import ADDING, EVERY, SCALED, Figure, epochs_of
 from .fptt_adding import ALPHA, UNITS, notes, paper_size
 from .fptt_arms import ONLINE, PLAIN, Arm, exact, gathered, running, train
 from .jobs import Job, Report, costliest_first, run_all
@@ -37,7 +37,7 @@ class _Convergence:
         problem, keys = self.figure.problem, jr.split(jr.key(seed), seeds)
         all_arms = problem.arms((ALPHA,))
         arms = {name: all_arms[name] for name in (running(ALPHA), exact(ALPHA), ONLINE, PLAIN)}
-        epochs = max(1, iterations // EVERY)
+        epochs = epochs_of(iterations)
 
         def job(arm: Arm, key) -> Job:
             def learn(report: Report) -> dict[str, Any]:

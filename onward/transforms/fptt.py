@@ -115,10 +115,12 @@ def fptt_exact(
     time*, ICML 2021, with 1/α for the 1/(2α) in the norm: see `fptt`, also for the arguments and for what Proposition 1
     does not say. It costs one more gradient a window, and so wraps the optimiser, with its clip, instead of going
     before it. `update` takes the extra argument `grad_fn`: the gradient of the window as a function of the parameters,
-    from the hidden state in which the window was entered. λ does not know of c: a gradient g that stays the same is
-    regularised to c g / (1 + c α η) at a rate η of SGD (β = ½), so that c multiplies the rate, where the running form
-    comes to g / (1 + (2 − c) α η). What is done to the updates afterwards is not known to λ: do
+    from the hidden state in which the window was entered. What is done to the updates afterwards is not known to λ: do
     it within. It regularises all parameters; `optax.masked` around it does not fit `grad_fn`.
+
+    **How it drags.** By SGD at a rate η, which a momentum μ makes η/(1 − μ), with β = ½, a gradient g that stays the
+    same is regularised in the end to c g / (1 + c α η) for c α η < 3, in the running form to g / (1 + (2 − c) α η). So
+    a large α η slows this form down whatever c, and the running form not at all at c = 2.
 
     At a fixed α it keeps cycling, like the running form, but after one step of SGD a window (β = ½, c = 1, curvature 1)
     it does so more widely than without the regulariser only at rates η < 2/(2 − α), and it is stable up to a rate of
