@@ -1,6 +1,5 @@
 """FPTT's recipes of adding and copying: what they train, measure and draw; results that agree with the paper or not."""
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -12,7 +11,6 @@ from onward.recipes.fptt_adding import _Updates as Updates
 from onward.recipes.fptt_arms import Scores, Timed, exact, running
 from onward.recipes.fptt_convergence import _Convergence as Convergence
 from onward.runs.scores import draw_scores
-from onward.training import Epoch
 
 pytestmark = pytest.mark.usefixtures("promotion")
 
@@ -56,27 +54,6 @@ def test_the_verdict_says_where_the_gain_comes_from():
     assert "BPTT is as quick, or within the spread." in judged((10, 11, 12), (20, 21, 22), (11, 12, 13)).why
     assert judged((10, 11, 12), (20, 21, 22), (11, 0, 0)).why.endswith("FPTT learns on 3 seeds, BPTT on 1.")
     assert judged((10, 11, 0), (20, 21, 22), (0, 0, 0)).why.endswith("all seeds. FPTT learns on 2 seeds, BPTT on 0.")
-
-
-def test_a_falling_rate_is_0_when_the_run_ends(parts, monkeypatch):
-    asked = {}
-
-    def stop(problem, arms, **arguments):
-        asked.update(arguments, problem=problem, arms=arms)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("onward.recipes.fptt.compare", stop)
-    with pytest.raises(KeyboardInterrupt):
-        ADDING_RECIPES["fptt/fig1-falling"].run(None, 130, 3, 0, parts)  # 130 are two epochs and a rest that is not run
-    assert list(asked["arms"]) == ["BPTT", "OGD", running(0.01), running(0.001)]
-    for name, updates in {"BPTT": 100, "OGD": 1000}.items():
-        optimizer = asked["arms"][name].learner.optimizer
-        state = optimizer.init(jnp.zeros(()))
-        _, steps = jax.lax.scan(lambda s, _, o=optimizer: o.update(jnp.ones(()), s)[::-1], state, length=updates + 1)
-        # Of a constant gradient Adam's steps are its rate.
-        np.testing.assert_allclose(-steps, 1e-3 * (1 + np.cos(np.pi * np.arange(updates + 1) / updates)) / 2, atol=1e-9)
-    assert asked["epochs"] == 2
-    assert not asked["until"]([Epoch(loss=0.0, score=1e-9)] * 100)
 
 
 def test_copying_at_the_papers_size():

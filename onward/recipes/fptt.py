@@ -30,6 +30,7 @@ from .fptt_arms import (
     layer,
     lstm_cell,
     running,
+    without_drag,
 )
 from .recipe import Experiment, Findings, Verdict
 
@@ -46,9 +47,10 @@ PATIENCE = 200  # iterations that a training goes on once it has solved the prob
 class Figure:
     """What a figure shows.
 
-    * `make_problem`: what is to be learned, of units and the size of minibatches; `alphas`: by FPTT with which α;
+    * `make_problem`: what is to be learned, of units and the size of minibatches; `alphas`: by FPTT with which α, and
+      with those of `undragged` without drag too, see `Problem.arms`;
     * `naive`: the score of who has learned nothing, by what that is;
-    * `learned`, `solved`: the scores that are waited for, and below which a training soon ends; 0 for none;
+    * `learned`, `solved`: the scores that are waited for, and below which a training soon ends;
     * `score`: what is measured;
     * `near`: a score that is waited for as well, where coming near to the naive one is part of the claim;
     * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods that are left out.
@@ -64,6 +66,7 @@ class Figure:
     units: int = UNITS
     batch: int = BATCH
     without: tuple[str, ...] = ()
+    undragged: tuple[float, ...] = ()
 
     @property
     def problem(self) -> Problem:
@@ -72,7 +75,8 @@ class Figure:
 
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
         keys, epochs, problem = jr.split(jr.key(seed), seeds), epochs_of(iterations), self.problem
-        arms = {name: arm for name, arm in problem.arms(self.alphas).items() if name not in self.without}
+        arms = problem.arms(self.alphas, self.undragged)
+        arms = {name: arm for name, arm in arms.items() if name not in self.without}
         found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
         verdict = self.judge({name: timed.scores for name, timed in found.items()})
         drawn = draw_scores(
@@ -116,7 +120,7 @@ class Figure:
 
     def _best(self, found: Mapping[str, Scores], level: float) -> str:
         names = [name(alpha) for name in (running, exact) for alpha in self.alphas]
-        names = [name for name in names if name in found]
+        names = [name for name in [*names, *map(without_drag, self.undragged)] if name in found]
         return min(names, key=lambda name: order(found[name], level))
 
     def _times(self, found: Mapping[str, Scores], best: str, level: float) -> str:
@@ -149,8 +153,7 @@ class Figure:
             "",
             f"Mean ± standard error over {counted(seeds, 'seed')}, or over those that got there. The score is the",
             f"{self.score}, of {TESTED} new sequences, taken every {EVERY} iterations; {naive},",
-            "the best possible is 0. "
-            + (f"A training ends {PATIENCE} iterations after a score below {self.solved:.3g}." if self.solved else ""),
+            f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:.3g}.",
         ]
         numbers = [
             {
@@ -200,24 +203,7 @@ def reached_in_words(scores: Scores, level: float) -> str:
     return f"{mean_and_error(there, 0)} ({of})" if there.size else f"never ({of})"
 
 
-def _problem(
-    task,
-    measure,
-    loss,
-    objective,
-    outputs: int,
-    units: int,
-    batch: int,
-    *,
-    rate: float = RATE,
-    falling: int | None = None,
-) -> Problem:
-    """Adam's rate stays, or falls to 0 along half a cosine in so many iterations, `falling`."""
-
-    def optimizer(updates):
-        rates = rate if falling is None else optax.cosine_decay_schedule(rate, falling * updates)
-        return optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rates))
-
+def _problem(task, measure, loss, objective, outputs: int, units: int, batch: int, rate: float = RATE) -> Problem:
     return Problem(
         data=Drawn(task, batch=batch, minibatches=EVERY),
         test=Drawn(task, batch=TESTED, minibatches=1),
@@ -225,24 +211,24 @@ def _problem(
         loss=loss,
         objective=objective,
         updates=UPDATES,
-        optimizer=optimizer,
+        optimizer=lambda updates: optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rate)),
         make_model=layer(lstm_cell, task.sample(jr.key(0))[0].shape[1], units, outputs),
     )
 
 
-def adding_problem(steps: int, units: int, batch: int, falling: int | None = None) -> Problem:
+def adding_problem(steps: int, units: int, batch: int) -> Problem:
     """The sum of two numbers, with a loss at the end of every window."""
-    return _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1, units, batch, falling=falling)
+    return _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1, units, batch)
 
 
-def adding(steps: int, alphas: tuple[float, ...], *, falling: int | None = None, **arguments) -> Figure:
-    """Who learns to add, and how soon; where the rate is falling, no training ends before it is at 0."""
+def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:
+    """Who learns to add, and how soon."""
     return Figure(
-        make_problem=partial(adding_problem, steps, falling=falling),
+        make_problem=partial(adding_problem, steps),
         alphas=alphas,
         naive={"who always says 1": Adding(steps).naive_error},
         learned=0.01,
-        solved=0.005 if falling is None else 0.0,
+        solved=0.005,
         score="mean squared error",
         **arguments,
     )
@@ -271,17 +257,13 @@ PAPER_COPYING = {
 }
 
 
-def settings(
-    units: int, alphas: str, updates: str = str(UPDATES), *, rate: float = RATE, with_exact: bool = True
-) -> str:
+def settings(units: int, alphas: str, updates: str = str(UPDATES), rate: float = RATE) -> str:
     """What trainings share, of so many units by FPTT with such α, in K = `updates` windows."""
-    added = "Added are OGD, " if with_exact else "Added is OGD, "
-    added += "the same windows and losses without the regulariser, as in the paper's Table 9"
-    if with_exact:
-        added += ", and the exact form, which takes a second gradient a window"
     return (
         f"K = {updates} windows, Adam at {rate:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
-        f"±1/√{units}; every minibatch is drawn anew, the same ones for all methods. {added}; {alphas}. "
+        f"±1/√{units}; every minibatch is drawn anew, the same ones for all methods. Added are OGD, the same windows "
+        "and losses without the regulariser, as in the paper's Table 9, and the exact form, which takes a second "
+        f"gradient a window; {alphas}. "
     )
 
 

@@ -1,7 +1,7 @@
 """Adding at the size of Kag & Saligrama 2021: Figures 1, 2 and 3; and Figure 2, scaled."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import jax.random as jr
@@ -11,7 +11,6 @@ from ..runs.scores import draw_panels
 from .fptt import (
     ADDING,
     BEST,
-    EVERY,
     SCALED,
     UPDATES,
     Figure,
@@ -34,14 +33,6 @@ def paper_size(steps: int) -> Figure:
     """Who learns to add such sequences with the paper's network and minibatches."""
     alphas = (ALPHA, SMALLER, SMALLEST) if steps >= LONG else (ALPHA, SMALLER)
     return adding(steps, alphas, units=UNITS, batch=BATCH, without=(AUXILIARY, *map(exact, alphas[1:])))
-
-
-def _with_falling_rate(data: None, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
-    """Who learns to add the sequences of Figure 1 if Adam's rate falls to 0 over the run."""
-    alphas, falling = (ALPHA, SMALLER), EVERY * epochs_of(iterations)
-    without = AUXILIARY, *map(exact, alphas)
-    figure = adding(LONG, alphas, units=UNITS, batch=BATCH, without=without, falling=falling)
-    return figure.run(data, iterations, seeds, seed, parts)
 
 
 @dataclass(frozen=True)
@@ -136,7 +127,13 @@ def _against(figure: str, steps: int, length: int, paper: str = "", of: str = ""
         name=f"fptt/{figure}",
         title=f"FPTT Figure {figure[3]}: the adding problem, T = {steps}",
         claim=f"FPTT learns to add, BPTT stays near the error of always saying 1 (0.167) at T = {of or steps}.",
-        notes=_of_methods(settings(UNITS, ALL + ADDED * (steps >= LONG)), paper),
+        notes=settings(UNITS, ALL + ADDED * (steps >= LONG))
+        + BEST
+        + "BPTT with the losses of all windows is left out. "
+        + WEIGHTS
+        + paper
+        + "The authors' own script for this task has no regulariser at all, leaves out the last window, and "
+        "weighs window q by q − 1 + 1/K.",
         length=length,
         seeds=3,
         data=lambda: None,
@@ -145,33 +142,10 @@ def _against(figure: str, steps: int, length: int, paper: str = "", of: str = ""
     )
 
 
-def _of_methods(methods: str, paper: str) -> str:
-    return (
-        f"{methods}{BEST}BPTT with the losses of all windows is left out. {WEIGHTS}{paper}The authors' own script for "
-        "this task has no regulariser at all, leaves out the last window, and weighs window q by q − 1 + 1/K."
-    )
-
-
-FIGURE_1 = _against("fig1", LONG, 5000)
-FALLING = replace(
-    FIGURE_1,
-    name="fptt/fig1-falling",
-    title=f"{FIGURE_1.title}, with a rate that falls",
-    claimant="The hope",
-    claim=f"Where Adam's rate falls to 0, FPTT learns to add on all seeds at T = {LONG}, and BPTT does not.",
-    notes=_of_methods(
-        settings(UNITS, f"{PAPER_ALPHA}, and {SMALLER:g}", with_exact=False),
-        "The rate falls to 0 along half a cosine over the run, by all methods, and no training ends before. The paper "
-        "says 1e-3 and no schedule for adding, and in fptt/fig1 it stays: this was chosen after FPTT had missed 0.01 "
-        "on two seeds of three there, and has its weights and sequences. ",
-    ),
-    run=_with_falling_rate,
-)
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        FIGURE_1,
-        FALLING,
+        _against("fig1", 500, 5000),
         _against(
             "fig1-200",
             200,

@@ -26,31 +26,38 @@ from ..windows import AbstractObjective, EveryStep, window_length
 from .jobs import Job, Report, costliest_first, run_all
 
 PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
+WITHOUT_DRAG = 2.0  # the proximal factor with which the running form does not drag on a steady gradient
 
 
 class Arm(NamedTuple):
-    """A method: its learner, which steps carry a loss, α where there is one, and about how long an iteration takes.
+    """A method: its learner, which steps carry a loss, what of its optimiser's numbers is set, such as α, and about how
+    long an iteration takes.
 
-    Arms that differ in α alone share their learner, which compiles once: α is set in the carry.
+    Arms that differ in such numbers alone share their learner, which compiles once: they are set in the carry.
     """
 
     learner: Learner
     objective: AbstractObjective
-    alpha: float | None = None
+    numbers: Mapping[str, float] = {}
     cost: float = 1.0
 
     def start(self, model: Model, key: PRNGKeyArray) -> Carry:
         """The carry that a training begins with."""
         carry = self.learner.init(model, key=key)
-        if self.alpha is None:
+        if not self.numbers:
             return carry
-        optimizer = optax.tree.set(carry.optimizer, alpha=jnp.asarray(self.alpha, float))
-        return eqx.tree_at(lambda c: c.optimizer, carry, optimizer)
+        numbers = {name: jnp.asarray(number, float) for name, number in self.numbers.items()}
+        return eqx.tree_at(lambda c: c.optimizer, carry, optax.tree.set(carry.optimizer, **numbers))
 
 
 def running(alpha: float) -> str:
     """The name of the arm with λ by its recursion."""
     return f"FPTT, α = {alpha:g}"
+
+
+def without_drag(alpha: float) -> str:
+    """The name of the arm with λ by its recursion and twice the proximal term."""
+    return f"FPTT, c = {WITHOUT_DRAG:g}, α = {alpha:g}"
 
 
 def exact(alpha: float) -> str:
@@ -85,31 +92,30 @@ class Problem(NamedTuple):
     at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None
     final: AbstractSequences | None = None
 
-    def arms(self, alphas: Sequence[float]) -> dict[str, Arm]:
+    def arms(self, alphas: Sequence[float], undragged: Sequence[float] = ()) -> dict[str, Arm]:
         """BPTT, an update a sequence, with its loss at the end alone and with those of all windows; OGD, an update a
-        window; on the same windows FPTT, running and exact.
+        window; on the same windows FPTT, running and exact, and with the α of `undragged` running without drag.
 
         With a target at every step there is no second BPTT: the losses of all windows are those of the sequence."""
         steps = self.data.steps
         window = window_length(steps, self.updates)
         optimizer = self.optimizer(-(-steps // window))
-        before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0, proximal=self.proximal), optimizer)
+        before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0, proximal=1.0), optimizer)
         around = optax.inject_hyperparams(fptt_exact)(optimizer, alpha=1.0)
 
         def learner(optimizer, chunk):
             return Learner(self.estimator, optimizer, loss=self.loss, chunk=chunk, batch=self.data.batch)
 
         plain, by_window = learner(self.optimizer(1), steps), self.objective(window)
-        regularised = {running: learner(before, window), exact: learner(around, window)}
+        ours, twice = learner(before, window), learner(around, window)
+        proximal, no_drag = {"proximal": self.proximal}, {"proximal": WITHOUT_DRAG}
         return {
             PLAIN: Arm(plain, self.objective(steps)),
             **({} if isinstance(by_window, EveryStep) else {AUXILIARY: Arm(plain, by_window)}),
             ONLINE: Arm(learner(optimizer, window), by_window),
-            **{
-                name(alpha): Arm(ours, by_window, alpha, cost=2.0 if name is exact else 1.0)
-                for name, ours in regularised.items()
-                for alpha in alphas
-            },
+            **{running(alpha): Arm(ours, by_window, {"alpha": alpha, **proximal}) for alpha in alphas},
+            **{without_drag(alpha): Arm(ours, by_window, {"alpha": alpha, **no_drag}) for alpha in undragged},
+            **{exact(alpha): Arm(twice, by_window, {"alpha": alpha}, cost=2.0) for alpha in alphas},
         }
 
 
