@@ -8,7 +8,7 @@ import pytest
 from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, PAPER_COPYING, adding
 from onward.recipes.fptt_adding import RECIPES as ADDING_RECIPES
 from onward.recipes.fptt_adding import _Updates as Updates
-from onward.recipes.fptt_arms import Scores, Timed, exact, running
+from onward.recipes.fptt_arms import Scores, Timed, exact, running, without_drag
 from onward.recipes.fptt_convergence import _Convergence as Convergence
 from onward.runs.scores import draw_scores
 
@@ -21,9 +21,13 @@ def scores(*epochs, most=40):
     return Scores(np.array(rows), np.full(len(rows), most))
 
 
-def judged(ours, online, plain):
+WAITED = "iterations to a score below 0.01, FPTT at the best of its settings: "
+
+
+def judged(ours, online, plain, undragged=(0, 0, 0)):
     slow = {name(alpha): scores(0, 0, 0) for name in (running, exact) for alpha in ALPHAS}
     methods = slow | {"OGD": scores(*online), "BPTT": scores(*plain), running(0.01): scores(*ours)}
+    methods[without_drag(0.1)] = scores(*undragged)
     return ADDING[100].judge(methods)
 
 
@@ -54,6 +58,12 @@ def test_the_verdict_says_where_the_gain_comes_from():
     assert "BPTT is as quick, or within the spread." in judged((10, 11, 12), (20, 21, 22), (11, 12, 13)).why
     assert judged((10, 11, 12), (20, 21, 22), (11, 0, 0)).why.endswith("FPTT learns on 3 seeds, BPTT on 1.")
     assert judged((10, 11, 0), (20, 21, 22), (0, 0, 0)).why.endswith("all seeds. FPTT learns on 2 seeds, BPTT on 0.")
+
+
+def test_the_form_without_drag_is_a_setting_of_fptt():
+    assert judged((10, 11, 12), (20, 21, 22), (0, 0, 0)).why.startswith(f"{WAITED}FPTT, α = 0.01 550 ± 29 (3 of 3)")
+    found = judged((10, 11, 12), (20, 21, 22), (0, 0, 0), undragged=(5, 6, 7))
+    assert found.why.startswith(f"{WAITED}FPTT, c = 2, α = 0.1 300 ± 29 (3 of 3)")
 
 
 def test_copying_at_the_papers_size():

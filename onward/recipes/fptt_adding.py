@@ -11,7 +11,9 @@ from ..runs.scores import draw_panels
 from .fptt import (
     ADDING,
     BEST,
+    NO_DRAG,
     SCALED,
+    UNDRAGGED,
     UPDATES,
     Figure,
     adding,
@@ -32,7 +34,8 @@ FORMS = {"FPTT": running(ALPHA), "FPTT exact": exact(ALPHA), "OGD": ONLINE}
 def paper_size(steps: int) -> Figure:
     """Who learns to add such sequences with the paper's network and minibatches."""
     alphas = (ALPHA, SMALLER, SMALLEST) if steps >= LONG else (ALPHA, SMALLER)
-    return adding(steps, alphas, units=UNITS, batch=BATCH, without=(AUXILIARY, *map(exact, alphas[1:])))
+    without = AUXILIARY, *map(exact, alphas[1:])
+    return adding(steps, alphas, units=UNITS, batch=BATCH, without=without, undragged=UNDRAGGED[1:])
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def _against(figure: str, steps: int, length: int, paper: str = "", of: str = ""
         claim=f"FPTT learns to add, BPTT stays near the error of always saying 1 (0.167) at T = {of or steps}.",
         notes=settings(UNITS, ALL + ADDED * (steps >= LONG))
         + BEST
+        + NO_DRAG
         + "BPTT with the losses of all windows is left out. "
         + WEIGHTS
         + paper

@@ -57,6 +57,10 @@ def fptt(
     plain descent is up to 2. (The exact form differs in both: see `fptt_exact`.) So run the same windows without it for
     comparison.
 
+    **How it drags.** By SGD at a rate η, which a momentum μ makes η/(1 − μ), with β = ½, a gradient g that stays the
+    same is regularised in the end to g / (1 + (2 − c) α η): a large α slows learning down, but not at all at c = 2. For
+    Adam η is over the root of a weight's second moment: most is lost where gradients are small.
+
     **Arguments:**
 
     - `alpha`: α, finite and above 0, or a schedule of the number of updates made. A schedule or a traced value that is
@@ -118,9 +122,8 @@ def fptt_exact(
     from the hidden state in which the window was entered. What is done to the updates afterwards is not known to λ: do
     it within. It regularises all parameters; `optax.masked` around it does not fit `grad_fn`.
 
-    **How it drags.** By SGD at a rate η, which a momentum μ makes η/(1 − μ), with β = ½, a gradient g that stays the
-    same is regularised in the end to c g / (1 + c α η) for c α η < 3, in the running form to g / (1 + (2 − c) α η). So
-    a large α η slows this form down whatever c, and the running form not at all at c = 2.
+    Of a gradient g that stays the same, c g / (1 + c α η) is left in the end, for c α η < 3: this form drags at any c;
+    see `fptt`.
 
     At a fixed α it keeps cycling, like the running form, but after one step of SGD a window (β = ½, c = 1, curvature 1)
     it does so more widely than without the regulariser only at rates η < 2/(2 − α), and it is stable up to a rate of
