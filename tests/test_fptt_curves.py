@@ -181,7 +181,7 @@ def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeyp
     monkeypatch.setattr("onward.recipes.fptt.EVERY", 2)
     monkeypatch.setattr("onward.recipes.fptt.TESTED", 2)
     figure = Convergence(small(10))
-    found = figure.run(None, 100, 1, 0, parts)
+    found = figure.run(None, 4, 1, 0, parts)
     for training in found.numbers["trainings"]:
         (row,) = training["seeds"]
         assert len(row["gradient"]) == len(row["scores"]) == 2
