@@ -254,6 +254,14 @@ class TestRunningForm:
         assert_same(eqx.filter(adopted, eqx.is_inexact_array), settle(model, state)[1])
 
 
+def running_form(rate, alpha, proximal):
+    return optax.chain(fptt(alpha, proximal=proximal), optax.sgd(rate))
+
+
+def exact_form(rate, alpha, proximal):
+    return fptt_exact(optax.sgd(rate), alpha, proximal=proximal)
+
+
 class TestExactForm:
     @BASES
     def test_it_is_the_direct_loop(self, base):
@@ -296,13 +304,24 @@ class TestExactForm:
     @pytest.mark.parametrize("proximal", [0.5, 1.0, 2.0])
     def test_what_becomes_of_a_gradient_that_stays_the_same(self, proximal):
         rate, alpha = 0.2, 0.7
-        running = optax.chain(fptt(alpha, proximal=proximal), optax.sgd(rate))
-        exact = fptt_exact(optax.sgd(rate), alpha, proximal=proximal)
+        running, exact = (form(rate, alpha, proximal) for form in (running_form, exact_form))
         ends = {running: 1 / (1 + (2 - proximal) * alpha * rate), exact: proximal / (1 + proximal * alpha * rate)}
         for optimizer, end in ends.items():
             carry = jnp.zeros(()), optimizer.init(jnp.zeros(()))
             _, visited = jax.lax.scan(partial(one_update, optimizer, lambda W, _: W), carry, jnp.zeros(100))
             np.testing.assert_allclose(visited[-2] - visited[-1], rate * end, rtol=1e-10)
+
+    @pytest.mark.parametrize("proximal", [0.5, 1.0, 2.0])
+    def test_up_to_which_rate_a_steady_gradient_comes_to_that(self, proximal):
+        def last_change(optimizer):
+            carry = jnp.zeros(()), optimizer.init(jnp.zeros(()))
+            _, visited = jax.lax.scan(partial(one_update, optimizer, lambda W, _: W), carry, jnp.zeros(2000))
+            return abs(np.diff(np.ravel(visited), n=2)[-1])
+
+        alpha = 0.7
+        for limit, form in ((5 / (2 + proximal), running_form), (3 / proximal, exact_form)):
+            assert last_change(form(0.98 * limit / alpha, alpha, proximal)) < 1e-6
+            assert last_change(form(1.02 * limit / alpha, alpha, proximal)) > 1e6
 
     def test_it_takes_part_in_chains_sweeps_and_epochs(self):
         within = optax.chain(optax.clip_by_global_norm(0.5), SGD)

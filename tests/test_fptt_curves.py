@@ -66,6 +66,20 @@ def test_the_form_without_drag_is_a_setting_of_fptt():
     assert found.why.startswith(f"{WAITED}FPTT, c = 2, α = 0.1 300 ± 29 (3 of 3)")
 
 
+def test_adding_at_the_papers_size(monkeypatch, parts):
+    asked = []
+
+    def stop(problem, arms, **_):
+        asked.extend(arms)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onward.recipes.fptt.compare", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ADDING_RECIPES["fptt/fig1"].run(None, 50, 3, 0, parts)
+    without = [without_drag(alpha) for alpha in (0.1, 0.01)]
+    assert asked == ["BPTT", "OGD", *(running(alpha) for alpha in (0.01, 0.001, 0.0001)), *without, exact(0.01)]
+
+
 def test_copying_at_the_papers_size():
     figure = PAPER_COPYING[200]
     problem = figure.problem

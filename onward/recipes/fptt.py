@@ -271,7 +271,7 @@ def settings(units: int, alphas: str, updates: str = str(UPDATES), rate: float =
 SCALED = f", SCALED to LSTM-{UNITS}, batch {BATCH}"
 BEST = "FPTT is judged at the best of its settings on these very seeds, which favours it. "
 SETTINGS = settings(UNITS, "α are out of the paper's grids") + BEST
-NO_DRAG = (
+UNDRAGGED_NOTE = (
     "With c = 2 the proximal term is twice the paper's, as in the authors' code for words: so the running form does "
     "not drag on a steady gradient (see `onward.fptt`). It was added after the others. "
 )
@@ -282,9 +282,9 @@ def _adding_recipe(steps: int, length: int) -> Experiment:
         name=f"fptt/add-{steps}",
         title=f"FPTT Figure 1{SCALED}, T = {steps}: the adding problem",
         claim="FPTT learns to add where BPTT stays near the error of always saying 1 (0.167, T = 500).",
-        notes=f"{SETTINGS}{NO_DRAG}The paper's figure has LSTM-128, batch 128, T = 500, α = 0.01. Window q of K weighs "
-        "q/K; with all losses, BPTT has those of all windows in its one update. The authors' own script for this task "
-        "has no regulariser at all, leaves out the last window, and weighs window q by q − 1 + 1/K.",
+        notes=f"{SETTINGS}{UNDRAGGED_NOTE}The paper's figure has LSTM-128, batch 128, T = 500, α = 0.01. Window q of K "
+        "weighs q/K; with all losses, BPTT has those of all windows in its one update. The authors' own script for "
+        "this task has no regulariser at all, leaves out the last window, and weighs window q by q − 1 + 1/K.",
         length=length,
         seeds=3,
         data=lambda: None,

@@ -26,27 +26,27 @@ from ..windows import AbstractObjective, EveryStep, window_length
 from .jobs import Job, Report, costliest_first, run_all
 
 PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
-WITHOUT_DRAG = 2.0  # the proximal factor with which the running form does not drag on a steady gradient
+UNDRAGGED_PROXIMAL = 2.0  # the proximal factor with which the running form does not drag on a steady gradient
 
 
 class Arm(NamedTuple):
-    """A method: its learner, which steps carry a loss, what of its optimiser's numbers is set, such as α, and about how
-    long an iteration takes.
+    """A method: its learner, which steps carry a loss, the hyperparameters set in its optimiser, such as α, and about
+    how long an iteration takes.
 
-    Arms that differ in such numbers alone share their learner, which compiles once: they are set in the carry.
+    Arms that differ in these alone share their learner, which compiles once: they are set in the carry.
     """
 
     learner: Learner
     objective: AbstractObjective
-    numbers: Mapping[str, float] = {}
+    hyperparameters: Mapping[str, float] = {}
     cost: float = 1.0
 
     def start(self, model: Model, key: PRNGKeyArray) -> Carry:
         """The carry that a training begins with."""
         carry = self.learner.init(model, key=key)
-        if not self.numbers:
+        if not self.hyperparameters:
             return carry
-        numbers = {name: jnp.asarray(number, float) for name, number in self.numbers.items()}
+        numbers = {name: jnp.asarray(number, float) for name, number in self.hyperparameters.items()}
         return eqx.tree_at(lambda c: c.optimizer, carry, optax.tree.set(carry.optimizer, **numbers))
 
 
@@ -57,7 +57,7 @@ def running(alpha: float) -> str:
 
 def without_drag(alpha: float) -> str:
     """The name of the arm with λ by its recursion and twice the proximal term."""
-    return f"FPTT, c = {WITHOUT_DRAG:g}, α = {alpha:g}"
+    return f"FPTT, c = {UNDRAGGED_PROXIMAL:g}, α = {alpha:g}"
 
 
 def exact(alpha: float) -> str:
@@ -107,15 +107,18 @@ class Problem(NamedTuple):
             return Learner(self.estimator, optimizer, loss=self.loss, chunk=chunk, batch=self.data.batch)
 
         plain, by_window = learner(self.optimizer(1), steps), self.objective(window)
-        ours, twice = learner(before, window), learner(around, window)
-        proximal, no_drag = {"proximal": self.proximal}, {"proximal": WITHOUT_DRAG}
+        running_learner, exact_learner = learner(before, window), learner(around, window)
+
+        def in_running_form(alpha, proximal):
+            return Arm(running_learner, by_window, {"alpha": alpha, "proximal": proximal})
+
         return {
             PLAIN: Arm(plain, self.objective(steps)),
             **({} if isinstance(by_window, EveryStep) else {AUXILIARY: Arm(plain, by_window)}),
             ONLINE: Arm(learner(optimizer, window), by_window),
-            **{running(alpha): Arm(ours, by_window, {"alpha": alpha, **proximal}) for alpha in alphas},
-            **{without_drag(alpha): Arm(ours, by_window, {"alpha": alpha, **no_drag}) for alpha in undragged},
-            **{exact(alpha): Arm(twice, by_window, {"alpha": alpha}, cost=2.0) for alpha in alphas},
+            **{running(alpha): in_running_form(alpha, self.proximal) for alpha in alphas},
+            **{without_drag(alpha): in_running_form(alpha, UNDRAGGED_PROXIMAL) for alpha in undragged},
+            **{exact(alpha): Arm(exact_learner, by_window, {"alpha": alpha}, cost=2.0) for alpha in alphas},
         }
 
 

@@ -45,7 +45,7 @@ class _Convergence:
                 xs, ys, *_ = problem.data.minibatch(problem.data.order(jr.fold_in(key, 1))[0])
 
                 def noted(carry: Carry, history) -> Carry:
-                    if "alpha" in arm.numbers:
+                    if "alpha" in arm.hyperparameters:
                         gaps.append(float(_gap(carry.arrays, carry.optimizer)))
                     norms.append(float(_gradient_norm(carry.model, xs, ys)))
                     return carry

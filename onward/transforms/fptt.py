@@ -57,9 +57,10 @@ def fptt(
     plain descent is up to 2. (The exact form differs in both: see `fptt_exact`.) So run the same windows without it for
     comparison.
 
-    **How it drags.** By SGD at a rate η, which a momentum μ makes η/(1 − μ), with β = ½, a gradient g that stays the
-    same is regularised in the end to g / (1 + (2 − c) α η): a large α slows learning down, but not at all at c = 2. For
-    Adam η is over the root of a weight's second moment: most is lost where gradients are small.
+    **How it drags.** By SGD at a rate η, with β = ½ and c ≤ 2, a gradient g that stays the same becomes in the long run
+    g / (1 + (2 − c) α η), for α η < 5/(2 + c): a large α slows learning down, but not at c = 2, which is stable up to a
+    smaller rate. A momentum μ makes η/(1 − μ) of η and moves that limit. For Adam read η as its rate over the root of a
+    weight's second moment: most is lost where gradients are small.
 
     **Arguments:**
 
@@ -122,8 +123,8 @@ def fptt_exact(
     from the hidden state in which the window was entered. What is done to the updates afterwards is not known to λ: do
     it within. It regularises all parameters; `optax.masked` around it does not fit `grad_fn`.
 
-    Of a gradient g that stays the same, c g / (1 + c α η) is left in the end, for c α η < 3: this form drags at any c;
-    see `fptt`.
+    A gradient g that stays the same becomes in the long run c g / (1 + c α η), for c α η < 3; see `fptt`, how it drags:
+    at c = 1 this form always drags, and another c takes another multiple of small gradients.
 
     At a fixed α it keeps cycling, like the running form, but after one step of SGD a window (β = ½, c = 1, curvature 1)
     it does so more widely than without the regulariser only at rates η < 2/(2 − α), and it is stable up to a rate of
