@@ -258,13 +258,15 @@ PAPER_COPYING = {
 }
 
 
-def settings(units: int, alphas: str, updates: str = str(UPDATES), rate: float = RATE) -> str:
+def settings(
+    units: int, alphas: str, updates: str = str(UPDATES), rate: float = RATE, *, with_exact: bool = True
+) -> str:
     """What trainings share, of so many units by FPTT with such α, in K = `updates` windows."""
+    exact_form = ", and the exact form, which takes a second gradient a window" * with_exact
     return (
         f"K = {updates} windows, Adam at {rate:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
-        f"±1/√{units}; every minibatch is drawn anew, the same ones for all methods. Added are OGD, the same windows "
-        "and losses without the regulariser, as in the paper's Table 9, and the exact form, which takes a second "
-        f"gradient a window; {alphas}. "
+        f"±1/√{units}; every minibatch is drawn anew, the same ones for all methods. Added is OGD, the same windows "
+        f"and losses without the regulariser, as in the paper's Table 9{exact_form}; {alphas}. "
     )
 
 
