@@ -34,7 +34,7 @@ from ..recipes import (
     streams,
 )
 from ..recipes.recipe import Experiment, Findings, Recipe, Verdict
-from ..runs.comparing import described, result_from, table
+from ..runs.comparing import counted, described, result_from, table
 from ..runs.files import write_atomically
 from ..runs.parts import Parts
 from .compare import check_chunks, run
@@ -182,7 +182,7 @@ def machine() -> dict[str, str]:
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "equinox", "optax", "numpy"))
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "machine": f"{_processor()}, {jax.device_count()} devices, {platform.system()}, float32",
+        "machine": f"{_processor()}, {counted(jax.device_count(), 'device')}, {platform.system()}, float32",
         "versions": f"onward {__version__}, Python {platform.python_version()}, {packages}",
     }
 
