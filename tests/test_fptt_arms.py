@@ -13,7 +13,7 @@ import onward
 from onward.errors import UserError
 from onward.losses import softmax_cross_entropy, squared_error, terminal_squared_error
 from onward.recipes import jobs
-from onward.recipes.fptt_arms import Problem, compare, exact, running, train, without_drag
+from onward.recipes.fptt_arms import Problem, compare, exact, running, train
 from onward.recipes.fptt_costs import draw as draw_costs
 from onward.recipes.fptt_costs import judge as judge_costs
 from onward.recipes.fptt_costs import measure
@@ -45,14 +45,14 @@ def never(history):
 
 
 class TestArms:
-    @pytest.mark.parametrize("form", [running, without_drag, exact], ids=["running", "without drag", "exact"])
-    def test_alpha_and_the_proximal_factor_of_the_running_form_are_set_where_the_training_starts(self, form):
+    @pytest.mark.parametrize("name", [running(0.1), running(0.1, 2.0), exact(0.1)])
+    def test_alpha_and_the_proximal_factor_of_the_running_form_are_set_where_the_training_starts(self, name):
         data = problem().data
-        arm = problem()._replace(proximal=0.7).arms((0.5, 0.1), (0.5, 0.1))[form(0.1)]
+        arm = problem()._replace(proximal=0.7).arms((0.5, 0.1), ((0.5, 3.0), (0.1, 2.0)))[name]
         carry = arm.start(model(jr.key(0)), jr.key(1))
         found = onward.fit(arm.learner, carry, data, arm.objective, epochs=1, key=jr.key(2))
-        regularised = optax.chain(onward.fptt(0.1, proximal=0.7 if form is running else 2.0), OPTIMIZER)
-        optimizer = onward.fptt_exact(OPTIMIZER, 0.1) if form is exact else regularised
+        regularised = optax.chain(onward.fptt(0.1, proximal=0.7 if name == running(0.1) else 2.0), OPTIMIZER)
+        optimizer = onward.fptt_exact(OPTIMIZER, 0.1) if name == exact(0.1) else regularised
         plain = onward.Learner(onward.BPTT(), optimizer, loss=terminal_squared_error, chunk=2, batch=BATCH)
         carry = plain.init(model(jr.key(0)), key=jr.key(1))
         expected = onward.fit(plain, carry, data, onward.Terminal(2), epochs=1, key=jr.key(2))

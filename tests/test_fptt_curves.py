@@ -8,7 +8,7 @@ import pytest
 from onward.recipes.fptt import ADDING, ALPHAS, COPYING, FEW_ALPHAS, PAPER_COPYING, adding
 from onward.recipes.fptt_adding import RECIPES as ADDING_RECIPES
 from onward.recipes.fptt_adding import _Updates as Updates
-from onward.recipes.fptt_arms import Scores, Timed, exact, running, without_drag
+from onward.recipes.fptt_arms import Scores, Timed, exact, running
 from onward.recipes.fptt_convergence import _Convergence as Convergence
 from onward.runs.scores import draw_scores
 
@@ -27,7 +27,7 @@ WAITED = "iterations to a score below 0.01, FPTT at the best of its settings: "
 def judged(ours, online, plain, undragged=(0, 0, 0)):
     slow = {name(alpha): scores(0, 0, 0) for name in (running, exact) for alpha in ALPHAS}
     methods = slow | {"OGD": scores(*online), "BPTT": scores(*plain), running(0.01): scores(*ours)}
-    methods[without_drag(0.1)] = scores(*undragged)
+    methods[running(0.1, 2.0)] = scores(*undragged)
     return ADDING[100].judge(methods)
 
 
@@ -69,8 +69,8 @@ def test_the_form_without_drag_is_a_setting_of_fptt():
 @pytest.mark.parametrize(
     ("figure", "arms"),
     [
-        ("fptt/fig1-200", [running(0.01), running(0.001), without_drag(0.01), exact(0.01)]),
-        ("fptt/fig1", [running(0.01), running(0.001), running(0.0001), without_drag(0.01)]),
+        ("fptt/fig1-200", [running(0.01), running(0.001), running(0.01, 2.0), exact(0.01)]),
+        ("fptt/fig1", [running(0.01), running(0.001), running(0.0001), running(0.01, 2.0)]),
     ],
 )
 def test_adding_at_the_papers_size(monkeypatch, parts, figure, arms):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 import jax.random as jr
@@ -30,14 +31,13 @@ from .fptt_arms import (
     layer,
     lstm_cell,
     running,
-    without_drag,
 )
 from .recipe import Experiment, Findings, Verdict
 
 UNITS, BATCH, UPDATES = 48, 48, 10
 ALPHAS = (0.5, 0.1, 0.05, 0.01, 0.001)  # the paper's grid for images; for adding it names 0.01 alone
 FEW_ALPHAS = (0.1, 0.01, 0.001)  # where a training takes long
-UNDRAGGED = (0.5, 0.1, 0.01)
+UNDRAGGED = 2.0  # the proximal factor with which the running form does not drag on a steady gradient
 RATE, CLIP = 1e-3, 1.0
 EVERY = 50  # iterations between two scores
 TESTED = 480  # sequences of a score
@@ -49,7 +49,7 @@ class Figure:
     """What a figure shows.
 
     * `make_problem`: what is to be learned, of units and the size of minibatches; `alphas`: by FPTT with which α, and
-      with those of `undragged` without drag too, see `Problem.arms`;
+      with which `others`, α and proximal factor, see `Problem.arms`;
     * `naive`: the score of who has learned nothing, by what that is;
     * `learned`, `solved`: the scores that are waited for, and below which a training soon ends;
     * `score`: what is measured;
@@ -67,7 +67,7 @@ class Figure:
     units: int = UNITS
     batch: int = BATCH
     without: tuple[str, ...] = ()
-    undragged: tuple[float, ...] = ()
+    others: tuple[tuple[float, float], ...] = ()
 
     @property
     def problem(self) -> Problem:
@@ -76,7 +76,7 @@ class Figure:
 
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
         keys, epochs, problem = jr.split(jr.key(seed), seeds), epochs_of(iterations), self.problem
-        arms = problem.arms(self.alphas, self.undragged)
+        arms = problem.arms(self.alphas, self.others)
         arms = {name: arm for name, arm in arms.items() if name not in self.without}
         found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
         verdict = self.judge({name: timed.scores for name, timed in found.items()})
@@ -121,7 +121,7 @@ class Figure:
 
     def _best(self, found: Mapping[str, Scores], level: float) -> str:
         names = [name(alpha) for name in (running, exact) for alpha in self.alphas]
-        names = [name for name in [*names, *map(without_drag, self.undragged)] if name in found]
+        names = [name for name in [*names, *starmap(running, self.others)] if name in found]
         return min(names, key=lambda name: order(found[name], level))
 
     def _times(self, found: Mapping[str, Scores], best: str, level: float) -> str:
@@ -249,7 +249,9 @@ def _copying(delay: int, alphas: tuple[float, ...], *, rate: float = RATE, **arg
     )
 
 
-ADDING = {steps: adding(steps, ALPHAS, undragged=UNDRAGGED) for steps in (100, 200)}
+ADDING = {
+    steps: adding(steps, ALPHAS, others=tuple((alpha, UNDRAGGED) for alpha in (0.5, 0.1, 0.01))) for steps in (100, 200)
+}
 COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[1:])}
 PAPER_RATE = 2e-4  # of copying, with the paper's network and minibatches
 PAPER_COPYING = {

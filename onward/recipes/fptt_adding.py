@@ -12,6 +12,7 @@ from .fptt import (
     ADDING,
     BEST,
     SCALED,
+    UNDRAGGED,
     UNDRAGGED_NOTE,
     UPDATES,
     Figure,
@@ -35,7 +36,7 @@ def paper_size(steps: int) -> Figure:
     is left out."""
     alphas = (ALPHA, SMALLER, SMALLEST) if steps >= LONG else (ALPHA, SMALLER)
     without = AUXILIARY, *map(exact, alphas if steps >= LONG else alphas[1:])
-    return adding(steps, alphas, units=UNITS, batch=BATCH, without=without, undragged=(ALPHA,))
+    return adding(steps, alphas, units=UNITS, batch=BATCH, without=without, others=((ALPHA, UNDRAGGED),))
 
 
 @dataclass(frozen=True)

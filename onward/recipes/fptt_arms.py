@@ -26,7 +26,6 @@ from ..windows import AbstractObjective, EveryStep, window_length
 from .jobs import Job, Report, costliest_first, run_all
 
 PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
-UNDRAGGED_PROXIMAL = 2.0  # the proximal factor with which the running form does not drag on a steady gradient
 
 
 class Arm(NamedTuple):
@@ -50,14 +49,9 @@ class Arm(NamedTuple):
         return eqx.tree_at(lambda c: c.optimizer, carry, optax.tree.set(carry.optimizer, **numbers))
 
 
-def running(alpha: float) -> str:
-    """The name of the arm with λ by its recursion."""
-    return f"FPTT, α = {alpha:g}"
-
-
-def without_drag(alpha: float) -> str:
-    """The name of the arm with λ by its recursion and twice the proximal term."""
-    return f"FPTT, c = {UNDRAGGED_PROXIMAL:g}, α = {alpha:g}"
+def running(alpha: float, proximal: float | None = None) -> str:
+    """The name of the arm with λ by its recursion, and with a proximal factor other than its problem's."""
+    return f"FPTT, α = {alpha:g}" if proximal is None else f"FPTT, c = {proximal:g}, α = {alpha:g}"
 
 
 def exact(alpha: float) -> str:
@@ -92,9 +86,9 @@ class Problem(NamedTuple):
     at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None
     final: AbstractSequences | None = None
 
-    def arms(self, alphas: Sequence[float], undragged: Sequence[float] = ()) -> dict[str, Arm]:
+    def arms(self, alphas: Sequence[float], others: Sequence[tuple[float, float]] = ()) -> dict[str, Arm]:
         """BPTT, an update a sequence, with its loss at the end alone and with those of all windows; OGD, an update a
-        window; on the same windows FPTT, running and exact, and with the α of `undragged` running without drag.
+        window; on the same windows FPTT, running and exact, and of the `others`, α and proximal factor, running.
 
         With a target at every step there is no second BPTT: the losses of all windows are those of the sequence."""
         steps = self.data.steps
@@ -117,7 +111,7 @@ class Problem(NamedTuple):
             **({} if isinstance(by_window, EveryStep) else {AUXILIARY: Arm(plain, by_window)}),
             ONLINE: Arm(learner(optimizer, window), by_window),
             **{running(alpha): in_running_form(alpha, self.proximal) for alpha in alphas},
-            **{without_drag(alpha): in_running_form(alpha, UNDRAGGED_PROXIMAL) for alpha in undragged},
+            **{running(*other): in_running_form(*other) for other in others},
             **{exact(alpha): Arm(exact_learner, by_window, {"alpha": alpha}, cost=2.0) for alpha in alphas},
         }
 
