@@ -48,10 +48,10 @@ class TestArms:
     @pytest.mark.parametrize("name", [running(0.1), running(0.1, 2.0), exact(0.1)])
     def test_alpha_and_the_proximal_factor_of_the_running_form_are_set_where_the_training_starts(self, name):
         data = problem().data
-        arm = problem()._replace(proximal=0.7).arms((0.5, 0.1), ((0.5, 3.0), (0.1, 2.0)))[name]
+        arm = problem().arms((0.5, 0.1), ((0.5, 3.0), (0.1, 2.0)))[name]
         carry = arm.start(model(jr.key(0)), jr.key(1))
         found = onward.fit(arm.learner, carry, data, arm.objective, epochs=1, key=jr.key(2))
-        regularised = optax.chain(onward.fptt(0.1, proximal=0.7 if name == running(0.1) else 2.0), OPTIMIZER)
+        regularised = optax.chain(onward.fptt(0.1, proximal=1.0 if name == running(0.1) else 2.0), OPTIMIZER)
         optimizer = onward.fptt_exact(OPTIMIZER, 0.1) if name == exact(0.1) else regularised
         plain = onward.Learner(onward.BPTT(), optimizer, loss=terminal_squared_error, chunk=2, batch=BATCH)
         carry = plain.init(model(jr.key(0)), key=jr.key(1))

@@ -254,3 +254,10 @@ def test_an_exact_form_that_diverged_is_named_and_the_running_one_judged():
 )
 def test_notes_say_how_many_windows(name, windows):
     assert ADDING_RECIPES[f"fptt/{name}"].notes.startswith(windows)
+
+
+@pytest.mark.parametrize(("name", "trained"), [("fig1", False), ("fig1-200", True)])
+def test_notes_say_whether_the_exact_form_is_trained(name, trained):
+    notes = ADDING_RECIPES[f"fptt/{name}"].notes
+    assert ("and the exact form, which takes" in notes) == trained
+    assert ("The exact form, which takes a second gradient a window, is left out" in notes) != trained

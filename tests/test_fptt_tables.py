@@ -124,7 +124,7 @@ def small_words(monkeypatch):
 def test_words_are_learned_measured_and_drawn(parts):
     found = LanguageTable({}, alphas=(1.0, 0.5), validation=True).run(WORDS, 2, 1, 0, parts)
     rows = found.numbers["trainings"]
-    assert [row["method"] for row in rows] == [running(1.0), running(0.5)]
+    assert [row["method"] for row in rows] == [running(1.0, 2.0), running(0.5, 2.0)]
     assert np.shape(rows[0]["validation"]) == (1, 2)
     assert 1 < rows[0]["test"][0] < 10
     assert found.files["curve.png"].startswith(b"\x89PNG")
@@ -140,7 +140,7 @@ def test_words_are_learned_with_the_factor_of_the_papers_algorithm_too(monkeypat
     monkeypatch.setattr("onward.recipes.fptt_words.compare", stop)
     with pytest.raises(KeyboardInterrupt):
         LANGUAGE["fptt/ptb-300"].run(WORDS, 1, 1, 0, parts)
-    assert asked == ["BPTT", "OGD", running(0.5), running(0.5, 1.0), exact(0.5)]
+    assert asked == ["BPTT", "OGD", running(0.5), running(0.5, 2.0), exact(0.5)]
 
 
 @pytest.mark.usefixtures("small_words")
@@ -156,7 +156,7 @@ def test_the_rate_is_halved_where_the_validation_stalls():
 
 
 def judged_words(table, **test):
-    names = {"ours": running(0.5), "slow": running(0.5, 1.0), "exact": exact(0.5), "online": "OGD", "plain": "BPTT"}
+    names = {"ours": running(0.5, 2.0), "slow": running(0.5), "exact": exact(0.5), "online": "OGD", "plain": "BPTT"}
     rows = {names[name]: np.log(value + np.array([[-0.5], [0.0], [0.5]])) for name, value in test.items()}
     return table.judge({k: Timed(Scores(v, np.ones(3, int), v[:, 0]), 1.0) for k, v in rows.items()})
 
@@ -165,15 +165,18 @@ def judged_words(table, **test):
     ("online", "plain", "word"),
     [(115, 117, "agrees"), (105, 117, "agrees in part"), (117, 105, "disagrees"), (115, np.nan, "not decided")],
 )
-def test_the_verdict_on_words(online, plain, word):
-    assert judged_words(LanguageTable({}), ours=106, slow=110, exact=120, online=online, plain=plain).word == word
+@pytest.mark.parametrize("forms", [(106, 110, 120), (110, 106, 120), (110, 120, 106)], ids=["c = 2", "c = 1", "exact"])
+def test_the_verdict_on_words(online, plain, word, forms):
+    ours, slow, exact_form = forms
+    found = judged_words(LanguageTable({}), ours=ours, slow=slow, exact=exact_form, online=online, plain=plain)
+    assert found.word == word
 
 
 @pytest.mark.parametrize(("large", "middle", "word"), [(200, 105, "agrees"), (200, 130, "agrees in part")])
 def test_the_verdict_on_the_sensitivity_to_alpha(large, middle, word):
     values = {1.0: large, 0.5: 100, 0.1: middle}
     found = {
-        running(alpha): Timed(Scores(np.log(np.full((2, 3), float(value))), np.full(2, 3), np.zeros(2)), 1.0)
+        running(alpha, 2.0): Timed(Scores(np.log(np.full((2, 3), float(value))), np.full(2, 3), np.zeros(2)), 1.0)
         for alpha, value in values.items()
     }
     assert LanguageTable({}, alphas=tuple(values), validation=True).judge(found).word == word
@@ -191,7 +194,7 @@ def test_the_verdict_on_the_sensitivity_to_alpha(large, middle, word):
 def test_a_large_alpha_may_diverge_and_fails_so(large, middle, word):
     values = {1.0: np.array(large)[:, None], 0.5: 100.0, 0.1: middle}
     found = {
-        running(alpha): Timed(Scores(np.log(np.full((2, 3), value)), np.full(2, 3), np.zeros(2)), 1.0)
+        running(alpha, 2.0): Timed(Scores(np.log(np.full((2, 3), value)), np.full(2, 3), np.zeros(2)), 1.0)
         for alpha, value in values.items()
     }
     verdict = LanguageTable({}, alphas=tuple(values), validation=True).judge(found)

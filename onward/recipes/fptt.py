@@ -49,7 +49,7 @@ class Figure:
     """What a figure shows.
 
     * `make_problem`: what is to be learned, of units and the size of minibatches; `alphas`: by FPTT with which α, and
-      with which `others`, α and proximal factor, see `Problem.arms`;
+      with which α and proximal factor `with_proximal`, see `Problem.arms`;
     * `naive`: the score of who has learned nothing, by what that is;
     * `learned`, `solved`: the scores that are waited for, and below which a training soon ends;
     * `score`: what is measured;
@@ -67,7 +67,7 @@ class Figure:
     units: int = UNITS
     batch: int = BATCH
     without: tuple[str, ...] = ()
-    others: tuple[tuple[float, float], ...] = ()
+    with_proximal: tuple[tuple[float, float], ...] = ()
 
     @property
     def problem(self) -> Problem:
@@ -76,14 +76,14 @@ class Figure:
 
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
         keys, epochs, problem = jr.split(jr.key(seed), seeds), epochs_of(iterations), self.problem
-        arms = problem.arms(self.alphas, self.others)
+        arms = problem.arms(self.alphas, self.with_proximal)
         arms = {name: arm for name, arm in arms.items() if name not in self.without}
         found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
         verdict = self.judge({name: timed.scores for name, timed in found.items()})
         drawn = draw_scores(
             {name: timed.scores.scores for name, timed in found.items()},
             **self.drawing(seeds, str(UPDATES)),
-            bold=(PLAIN, ONLINE, running(0.01)),
+            bold=(PLAIN, ONLINE, running(0.01), running(0.01, UNDRAGGED)),
         )
         return self.findings(found, verdict, seeds, drawn)
 
@@ -121,7 +121,7 @@ class Figure:
 
     def _best(self, found: Mapping[str, Scores], level: float) -> str:
         names = [name(alpha) for name in (running, exact) for alpha in self.alphas]
-        names = [name for name in [*names, *starmap(running, self.others)] if name in found]
+        names = [name for name in [*names, *starmap(running, self.with_proximal)] if name in found]
         return min(names, key=lambda name: order(found[name], level))
 
     def _times(self, found: Mapping[str, Scores], best: str, level: float) -> str:
@@ -154,7 +154,8 @@ class Figure:
             "",
             f"Mean ± standard error over {counted(seeds, 'seed')}, or over those that got there. The score is the",
             f"{self.score}, of {TESTED} new sequences, taken every {EVERY} iterations; {naive},",
-            f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:.3g}.",
+            f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:.3g},",
+            "and its last score is drawn on.",
         ]
         numbers = [
             {
@@ -250,7 +251,8 @@ def _copying(delay: int, alphas: tuple[float, ...], *, rate: float = RATE, **arg
 
 
 ADDING = {
-    steps: adding(steps, ALPHAS, others=tuple((alpha, UNDRAGGED) for alpha in (0.5, 0.1, 0.01))) for steps in (100, 200)
+    steps: adding(steps, ALPHAS, with_proximal=tuple((alpha, UNDRAGGED) for alpha in (0.5, 0.1, 0.01)))
+    for steps in (100, 200)
 }
 COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[1:])}
 PAPER_RATE = 2e-4  # of copying, with the paper's network and minibatches

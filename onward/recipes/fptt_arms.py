@@ -49,9 +49,9 @@ class Arm(NamedTuple):
         return eqx.tree_at(lambda c: c.optimizer, carry, optax.tree.set(carry.optimizer, **numbers))
 
 
-def running(alpha: float, proximal: float | None = None) -> str:
-    """The name of the arm with λ by its recursion, and with a proximal factor other than its problem's."""
-    return f"FPTT, α = {alpha:g}" if proximal is None else f"FPTT, c = {proximal:g}, α = {alpha:g}"
+def running(alpha: float, proximal: float = 1.0) -> str:
+    """The name of the arm with λ by its recursion; it has the proximal factor where that is not the paper's."""
+    return f"FPTT, α = {alpha:g}" if proximal == 1 else f"FPTT, c = {proximal:g}, α = {alpha:g}"
 
 
 def exact(alpha: float) -> str:
@@ -67,8 +67,7 @@ class Problem(NamedTuple):
     * `updates`: K, of each sequence; `optimizer`: made with the number of updates a minibatch, what comes after the
       regulariser, and holds the clip;
     * `make_model`: a model from a key;
-    * `estimator`: of the gradient of a window; `proximal`: the factor of the proximal term in FPTT's running form, as
-      its authors ran it; in the exact form, the paper's algorithm, it is 1;
+    * `estimator`: of the gradient of a window;
     * `at_epoch_end`: as of `onward.fit`;
     * `final`: if given, what the best model by its test is measured on in the end.
     """
@@ -82,13 +81,13 @@ class Problem(NamedTuple):
     optimizer: Callable[[int], optax.GradientTransformation]
     make_model: Callable[[PRNGKeyArray], Model]
     estimator: AbstractEstimator = BPTT()
-    proximal: float = 1.0
     at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None
     final: AbstractSequences | None = None
 
-    def arms(self, alphas: Sequence[float], others: Sequence[tuple[float, float]] = ()) -> dict[str, Arm]:
+    def arms(self, alphas: Sequence[float], with_proximal: Sequence[tuple[float, float]] = ()) -> dict[str, Arm]:
         """BPTT, an update a sequence, with its loss at the end alone and with those of all windows; OGD, an update a
-        window; on the same windows FPTT, running and exact, and of the `others`, α and proximal factor, running.
+        window; on the same windows FPTT, running and exact, with the proximal factor 1 of the paper's algorithm, and
+        running with each α and proximal factor of `with_proximal`.
 
         With a target at every step there is no second BPTT: the losses of all windows are those of the sequence."""
         steps = self.data.steps
@@ -103,15 +102,15 @@ class Problem(NamedTuple):
         plain, by_window = learner(self.optimizer(1), steps), self.objective(window)
         running_learner, exact_learner = learner(before, window), learner(around, window)
 
-        def in_running_form(alpha, proximal):
+        def in_running_form(alpha, proximal=1.0):
             return Arm(running_learner, by_window, {"alpha": alpha, "proximal": proximal})
 
         return {
             PLAIN: Arm(plain, self.objective(steps)),
             **({} if isinstance(by_window, EveryStep) else {AUXILIARY: Arm(plain, by_window)}),
             ONLINE: Arm(learner(optimizer, window), by_window),
-            **{running(alpha): in_running_form(alpha, self.proximal) for alpha in alphas},
-            **{running(*other): in_running_form(*other) for other in others},
+            **{running(alpha): in_running_form(alpha) for alpha in alphas},
+            **{running(*pair): in_running_form(*pair) for pair in with_proximal},
             **{exact(alpha): Arm(exact_learner, by_window, {"alpha": alpha}, cost=2.0) for alpha in alphas},
         }
 
