@@ -69,8 +69,8 @@ def test_the_form_without_drag_is_a_setting_of_fptt():
 @pytest.mark.parametrize(
     ("figure", "arms"),
     [
-        ("fptt/fig1-200", [running(0.01), running(0.001), running(0.01, 2.0), exact(0.01)]),
-        ("fptt/fig1", [running(0.01), running(0.001), running(0.0001), running(0.01, 2.0)]),
+        ("fptt/fig1-200", [running(0.01, 2.0), running(0.01), running(0.001), exact(0.01)]),
+        ("fptt/fig1", [running(0.01, 2.0), running(0.01), running(0.001), running(0.0001)]),
     ],
 )
 def test_adding_at_the_papers_size(monkeypatch, parts, figure, arms):

@@ -86,8 +86,8 @@ class Problem(NamedTuple):
 
     def arms(self, alphas: Sequence[float], with_proximal: Sequence[tuple[float, float]] = ()) -> dict[str, Arm]:
         """BPTT, an update a sequence, with its loss at the end alone and with those of all windows; OGD, an update a
-        window; on the same windows FPTT, running and exact, with the proximal factor 1 of the paper's algorithm, and
-        running with each α and proximal factor of `with_proximal`.
+        window; on the same windows FPTT, running with each α and proximal factor of `with_proximal`, and, with the
+        factor 1 of the paper's algorithm, running and exact.
 
         With a target at every step there is no second BPTT: the losses of all windows are those of the sequence."""
         steps = self.data.steps
@@ -109,8 +109,8 @@ class Problem(NamedTuple):
             PLAIN: Arm(plain, self.objective(steps)),
             **({} if isinstance(by_window, EveryStep) else {AUXILIARY: Arm(plain, by_window)}),
             ONLINE: Arm(learner(optimizer, window), by_window),
-            **{running(alpha): in_running_form(alpha) for alpha in alphas},
             **{running(*pair): in_running_form(*pair) for pair in with_proximal},
+            **{running(alpha): in_running_form(alpha) for alpha in alphas},
             **{exact(alpha): Arm(exact_learner, by_window, {"alpha": alpha}, cost=2.0) for alpha in alphas},
         }
 
