@@ -39,12 +39,12 @@ format: $(DEV)
 	$(BIN)/ruff format .
 
 # Hashes and editable installs exclude each other in one pip call, hence two calls.
-$(RUN): constraints.txt pyproject.toml
+$(RUN): constraints.txt pyproject.toml experiments/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("onward needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.12")'
 	@echo "Installing into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --require-hashes -r constraints.txt
-	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(PIP) --no-deps --no-build-isolation -e . -e ./experiments
 # Byte code now, on all cores, and not at every start: it halves the time to import JAX. Some packages hold files for
 # other versions of Python, which do not compile; whatever is missing is compiled when it is imported.
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
@@ -57,7 +57,7 @@ $(DEV): $(RUN) constraints-dev.txt
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
-	find onward tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find onward experiments tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # The same versions on every Python and system: results should not depend on which one you have.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \

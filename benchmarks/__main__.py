@@ -22,7 +22,7 @@ def main() -> None:
     if unknown := set(sections) - set(SECTIONS):
         parser.error(f"--only takes some of {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
 
-    from . import machine
+    from benchmarks import machine
 
     try:
         machine.hold_to_one_thread(options.cpu)
@@ -30,8 +30,8 @@ def main() -> None:
         parser.error(str(error))
 
     # JAX comes in only now that the threads are settled.
-    from . import equilibria, fpp, live, memory, peers, report, sequences, steps, targets
-    from .contest import Effort
+    from benchmarks import equilibria, fpp, live, memory, peers, report, sequences, steps, targets
+    from benchmarks.contest import Effort
 
     effort = Effort.quick() if options.quick else Effort()
     around = machine.describe()

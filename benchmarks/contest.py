@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import counts
-from .counts import Count, Sizes
-from .methods import steps_for
-from .rates import least_microseconds
-from .report import Table
-from .task import Setting, forward_pass
-from .timing import Samples, Timed, Timing, against, short
+from benchmarks import counts
+from benchmarks.counts import Count, Sizes
+from benchmarks.methods import steps_for
+from benchmarks.rates import least_microseconds
+from benchmarks.report import Table
+from benchmarks.task import Setting, forward_pass
+from benchmarks.timing import Samples, Timed, Timing, against, short
 
 HEADINGS = (
     "µs a step: median (least..most)",

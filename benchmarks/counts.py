@@ -8,7 +8,7 @@ nobody: a product with a vector reads the whole matrix. A multiplication and an 
 
 from dataclasses import dataclass
 
-from .task import SYMBOLS, Setting
+from benchmarks.task import SYMBOLS, Setting
 
 
 @dataclass(frozen=True)

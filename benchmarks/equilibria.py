@@ -11,11 +11,10 @@ import numpy as np
 import optimistix as optx
 
 import onward
-from onward.recipes import rates
-
-from .contest import Effort
-from .report import Table
-from .timing import Timed, against, short
+from benchmarks.contest import Effort
+from benchmarks.report import Table
+from benchmarks.timing import Timed, against, short
+from experiments.rbp import hyperparameter_training as rates
 
 MiB = 2**20
 UNITS = (20, 128)
@@ -105,12 +104,14 @@ def _meta(steps: int, effort: Effort) -> Table:
     step = rates.Step(images, labels, jnp.arange(EXAMPLES, dtype=jnp.int32).reshape(-1, rates.BATCH))
     loss, start = rates.EndLoss(images, labels), rates.begin(jr.key(0))
     hyperparameters = rates.first_hyperparameters(start)
-    adjoints = {"full BPTT": onward.FullBPTT()} | {f"Neumann-RBP, K = {K}": onward.NeumannRBP(K) for K in STEPS_BACK}
+    adjoints = {"full BPTT": onward.equilibria.FullBPTT()} | {
+        f"Neumann-RBP, K = {K}": onward.NeumannRBP(K) for K in STEPS_BACK
+    }
     planned, timed = [], []
     for adjoint in adjoints.values():
 
         def meta(step, loss, hyperparameters, start, adjoint=adjoint):
-            found = onward.hypergradient(step, loss, hyperparameters, start, steps=steps, adjoint=adjoint)
+            found = onward.equilibria.hypergradient(step, loss, hyperparameters, start, steps=steps, adjoint=adjoint)
             return found.value, found.gradient
 
         compiled = eqx.filter_jit(meta).lower(step, loss, hyperparameters, start).compile()

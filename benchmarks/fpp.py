@@ -10,10 +10,9 @@ import jax.random as jr
 import optax
 
 import onward
-
-from .contest import Effort
-from .report import Table
-from .timing import Timed, against
+from benchmarks.contest import Effort
+from benchmarks.report import Table
+from benchmarks.timing import Timed, against
 
 PERIOD, BUFFER = 6, 1000
 SIZES = (

@@ -7,11 +7,10 @@ import numpy as np
 import optax
 
 import onward
-
-from . import live_errors
-from .contest import Effort
-from .report import Table
-from .timing import Samples, Timed, against, short
+from benchmarks import live_errors
+from benchmarks.contest import Effort
+from benchmarks.report import Table
+from benchmarks.timing import Samples, Timed, against, short
 
 FEATURES, UNITS, FRAME = 8, 32, 1000
 

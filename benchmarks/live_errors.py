@@ -6,17 +6,18 @@ from collections.abc import Callable
 import optax
 
 import onward
-
-from .contest import Effort
-from .report import Table
-from .timing import short
+from benchmarks.contest import Effort
+from benchmarks.report import Table
+from benchmarks.timing import short
 
 RATES = (1e-3, 3e-3, 1e-2)
 DEFAULT_RATE = 3e-3
 SEEDS = 3
 
 OPTIMIZERS: dict[str, Callable] = {
-    "feature RMS": lambda rate: optax.chain(onward.scale_by_feature_rms(), optax.scale_by_learning_rate(rate)),
+    "feature RMS": lambda rate: optax.chain(
+        onward.transforms.scale_by_feature_rms(), optax.scale_by_learning_rate(rate)
+    ),
     "RMSProp": lambda rate: optax.rmsprop(rate, decay=0.999, eps=1e-16),
     "Adam": optax.adam,
 }

@@ -10,10 +10,10 @@ from statistics import median
 import jax
 import jax.random as jr
 
-from . import methods
-from .memory_child import BLOCK, WHOLE
-from .report import Table
-from .task import Setting, learner_for
+from benchmarks import methods
+from benchmarks.memory_child import BLOCK, WHOLE
+from benchmarks.report import Table
+from benchmarks.task import Setting, learner_for
 
 LENGTHS = (10_000, 100_000, 1_000_000)
 SETTING = Setting("vanilla", 20)

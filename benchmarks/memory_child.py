@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .methods import METHODS
-from .task import SYMBOLS, Setting, learner_for
+from benchmarks.methods import METHODS
+from benchmarks.task import SYMBOLS, Setting, learner_for
 
 BLOCK = 2000
 WHOLE = "BPTT, chunk = the stream"

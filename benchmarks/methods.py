@@ -10,11 +10,10 @@ import jax.random as jr
 import optax
 
 import onward
-
-from . import counts
-from .counts import Count, Sizes
-from .task import GRADIENT_DESCENT, Setting, learner_for
-from .timing import Timed, short
+from benchmarks import counts
+from benchmarks.counts import Count, Sizes
+from benchmarks.task import GRADIENT_DESCENT, Setting, learner_for
+from benchmarks.timing import Timed, short
 
 # Operations a step beyond which a method is left out: seconds for each step, and gigabytes of influence.
 TOO_MANY = 1e9
@@ -25,7 +24,7 @@ class Method:
     """An estimator (made for a number of units), its count, the steps between its updates, and their optimiser."""
 
     name: str
-    estimator: Callable[[int], onward.AbstractEstimator]
+    estimator: Callable[[int], onward.estimators.AbstractEstimator]
     count: Callable[[Sizes], Count]
     chunk: int = 1
     optimizer: optax.GradientTransformation = GRADIENT_DESCENT
@@ -39,7 +38,7 @@ class Method:
         return f"left out: {short(operations / 1e9)} G operations a step, {short(carried / 1e6)} MB carried"
 
 
-def _always(estimator: onward.AbstractEstimator):
+def _always(estimator: onward.estimators.AbstractEstimator):
     return lambda units: estimator
 
 

@@ -5,11 +5,11 @@ import braintrace
 import jax
 import jax.numpy as jnp
 
-from .contest import Candidate, Effort
-from .counts import Sizes, uoro
-from .methods import steps_for
-from .task import RATE, SYMBOLS, Setting, loss
-from .timing import Timed
+from benchmarks.contest import Candidate, Effort
+from benchmarks.counts import Sizes, uoro
+from benchmarks.methods import steps_for
+from benchmarks.task import RATE, SYMBOLS, Setting, loss
+from benchmarks.timing import Timed
 
 REMARKS = (
     "`vjp_method='multi-step'`, its `ValinaRNNCell` with tanh and a linear readout, a batch of one; its `jit` around a "

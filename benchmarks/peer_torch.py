@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from .contest import Candidate, Effort
-from .task import RATE, SYMBOLS, Setting
-from .timing import Timed
+from benchmarks.contest import Candidate, Effort
+from benchmarks.task import RATE, SYMBOLS, Setting
+from benchmarks.timing import Timed
 
 REMARKS = (
     "TBPTT(1) in eager mode, one thread, `set_flush_denormal(True)`; `nn.RNNCell`, `autograd.grad`, and all parameters "

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from importlib import import_module
 
-from . import methods, steps
-from .contest import Effort, contest
-from .machine import installed
-from .report import Table
-from .task import Setting
+from benchmarks import methods, steps
+from benchmarks.contest import Effort, contest
+from benchmarks.machine import installed
+from benchmarks.report import Table
+from benchmarks.task import Setting
 
 SETTINGS = (Setting("vanilla", 20), Setting("vanilla", 128))
 ONE_OPTION = (
     "Everything in JAX, peers and forward pass too, is compiled here with the option that onward sets for small "
-    "loops (`onward/small_loops.py`): it makes them faster as well."
+    "loops (`onward/support/small_loops.py`): it makes them faster as well."
 )
 OURS = ("BPTT, chunk 1 = TBPTT(1)", "SnAp(1)", "UORO", "NoBackTrack, rank 1")
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .counts import Count
+from benchmarks.counts import Count
 
 
 def least_microseconds(count: Count, batch: int) -> float:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .task import RATE, Setting, loss
-from .timing import Timed
+from benchmarks.task import RATE, Setting, loss
+from benchmarks.timing import Timed
 
 
 class PlainCarry(NamedTuple):

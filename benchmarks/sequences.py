@@ -10,14 +10,14 @@ from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
 
-from .counts import Count
-from .machine import installed
-from .memory import MiB
-from .rates import least_microseconds, operations_per_microsecond
-from .report import Table
-from .sequences_memory import BATCH, BLOCK, FPTT, UNITS, WHOLE
-from .sequences_task import INPUTS, Sequences
-from .timing import Samples, short
+from benchmarks.counts import Count
+from benchmarks.machine import installed
+from benchmarks.memory import MiB
+from benchmarks.rates import least_microseconds, operations_per_microsecond
+from benchmarks.report import Table
+from benchmarks.sequences_memory import BATCH, BLOCK, FPTT, UNITS, WHOLE
+from benchmarks.sequences_task import INPUTS, Sequences
+from benchmarks.timing import Samples, short
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTING = Sequences()

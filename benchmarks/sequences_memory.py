@@ -10,9 +10,8 @@ import numpy as np
 import optax
 
 import onward
-
-from .memory_child import peak_bytes
-from .sequences_task import ALPHA, BETA, INPUTS, RATE
+from benchmarks.memory_child import peak_bytes
+from benchmarks.sequences_task import ALPHA, BETA, INPUTS, RATE
 
 FPTT, WHOLE = "FPTT, windows of 20 steps", "BPTT, the whole sequence"
 WINDOW, BLOCK = 20, 1000

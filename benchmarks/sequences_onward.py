@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from .sequences_task import ALPHA, BETA, CLIP, INPUTS, RATE, Sequences, own_cores, serve
+from benchmarks.sequences_task import ALPHA, BETA, CLIP, INPUTS, RATE, Sequences, own_cores, serve
 
 
 def iteration(setting: Sequences, devices: int) -> Callable[[], float]:

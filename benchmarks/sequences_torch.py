@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from .sequences_task import ALPHA, BETA, CLIP, INPUTS, RATE, Sequences, own_cores, serve
+from benchmarks.sequences_task import ALPHA, BETA, CLIP, INPUTS, RATE, Sequences, own_cores, serve
 
 
 def iteration(setting: Sequences, cores: int) -> Callable[[], float]:

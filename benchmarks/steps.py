@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from . import counts, methods, reference
-from .contest import Candidate, Effort, contest
-from .counts import Sizes
-from .rates import bytes_per_microsecond, operations_per_microsecond
-from .report import Table
-from .task import Setting
+from benchmarks import counts, methods, reference
+from benchmarks.contest import Candidate, Effort, contest
+from benchmarks.counts import Sizes
+from benchmarks.rates import bytes_per_microsecond, operations_per_microsecond
+from benchmarks.report import Table
+from benchmarks.task import Setting
 
 SETTINGS = (
     *(Setting("vanilla", units, batch) for units in (20, 128, 512) for batch in (1, 32)),

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from . import sequences
-from .report import Table
-from .timing import Samples
+from benchmarks import sequences
+from benchmarks.report import Table
+from benchmarks.timing import Samples
 
 
 class Target(NamedTuple):

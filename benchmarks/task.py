@@ -12,8 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 import onward
-
-from .timing import Timed
+from benchmarks.timing import Timed
 
 SYMBOLS = 30
 
@@ -52,7 +51,7 @@ GRADIENT_DESCENT = optax.sgd(RATE)
 
 
 def learner_for(
-    estimator: onward.AbstractEstimator,
+    estimator: onward.estimators.AbstractEstimator,
     chunk: int,
     setting: Setting,
     optimizer: optax.GradientTransformation = GRADIENT_DESCENT,

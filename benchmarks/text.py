@@ -12,8 +12,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .machine import describe, hold_to_one_thread
-from .report import Table, header, record
+from benchmarks.machine import describe, hold_to_one_thread
+from benchmarks.report import Table, header, record
 
 
 def main() -> None:

@@ -10,11 +10,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from .arguments import whole
+from ._checks import check_model, check_stream
 from .cells import AbstractAffineGatedCell
-from .checks import check_model, check_stream
 from .estimators import BPTT, AbstractEstimator
 from .model import Model
+from .support.arguments import whole
 
 
 class AuditRow(NamedTuple):

@@ -12,15 +12,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from .arguments import whole
+from ._checks import check_model, check_step, check_stream
 from .cells.affine import constants_at_zero
-from .checks import check_model, check_step, check_stream
 from .estimators.backward import AbstractBackwardEstimator
 from .estimators.base import AbstractEstimator, any_active, inexact
 from .estimators.posing import AbstractPosingEstimator, AbstractReplayEstimator, derivatives
 from .model import Model
+from .support.arguments import whole
+from .support.trees import mean_of_leading, select
 from .transforms.kalman import information_of
-from .trees import mean_of_leading, select
 
 # As many updates of one estimate are written out one after another, and fuse with one another where the optimiser goes
 # number by number: a step of four updates of 4 units takes 7 % less, and of 32 units 4 %.

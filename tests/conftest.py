@@ -79,7 +79,7 @@ def promotion():
 @pytest.fixture
 def parts(tmp_path):
     """A recipe's parts, begun."""
-    from onward.runs.parts import Parts  # imported above, the library would escape the checks of its types
+    from experiments.parts import Parts  # imported above, the library would escape the checks of its types
 
     parts = Parts(tmp_path / "run", {"figure": "a test"})
     parts.begin()

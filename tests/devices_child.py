@@ -9,24 +9,24 @@ import numpy as np
 from conftest import COMPILE_QUICKLY
 
 import onward.training
-from onward.devices import shared_evenly
 from onward.losses import softmax_cross_entropy
+from onward.support.devices import shared_evenly
 
 
 def main(folder: Path) -> None:
     os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {os.environ['XLA_FLAGS']}"
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_enable_x64", True)
-    from test_training import KEY, OBJECTIVE, data, fit, weights_score  # it computes
+    from tests.sequences.test_training import KEY, OBJECTIVE, data, fit, weights_score  # it computes
 
-    learn_one, devices, traced = onward.training.learn_minibatch, [], []
+    learn_one, devices, traced = onward.sequences.fit.learn_minibatch, [], []
 
     def looked_at(learner, objective, carry, memory, minibatch, steps):
         jax.debug.inspect_array_sharding(minibatch.xs, callback=lambda found: devices.append(len(found.device_set)))
         traced.append(minibatch)
         return learn_one(learner, objective, carry, memory, minibatch, steps)
 
-    onward.training.learn_minibatch = looked_at
+    onward.sequences.fit.learn_minibatch = looked_at
     whole = fit(block=1, validate=weights_score)
 
     def kill(progress):

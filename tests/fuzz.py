@@ -28,8 +28,8 @@ import onward
 from onward.cli import main as onward_main
 from onward.exports.tensors import encode_tensors
 from onward.exports.torch_layout import torch_layout
-from tests.test_cli_export import write_run
-from tests.test_exports import ALL, model_of
+from tests.cli.test_cli_export import write_run
+from tests.exports.test_exports import ALL, model_of
 
 PATIENCE = 300  # seconds after which an example counts as hanging
 

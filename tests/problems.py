@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 
 import onward
-from onward import RowGroup
+from onward.cells import RowGroup
 
 INPUTS = 2
 QUICK = "unsafe_rbg"  # random keys whose programs compile fast
@@ -51,7 +51,7 @@ class OwnCell(onward.AbstractCell):
         return hidden["fast"]
 
 
-class IntegratorCell(onward.AbstractAffineGatedCell):
+class IntegratorCell(onward.cells.AbstractAffineGatedCell):
     """`h' = h + W [x, 1]`: the state's own derivative is the identity, which makes influences easy to write down."""
 
     weights: tuple[jax.Array]

@@ -10,5 +10,6 @@ from .gru import GRUCell as GRUCell
 from .leaky import LeakyCell as LeakyCell
 from .lstm import LSTMCell as LSTMCell
 from .lstm import LSTMState as LSTMState
+from .rollout import rollout as rollout
 from .stacked import StackedCell as StackedCell
 from .vanilla import VanillaCell as VanillaCell

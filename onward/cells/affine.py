@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..arguments import whole
-from ..trees import row_sums, total, without_gradient, zeros_like
+from ..support.arguments import whole
+from ..support.trees import row_sums, total, without_gradient, zeros_like
 from .base import AbstractCell
 from .products import rows_of_product
 

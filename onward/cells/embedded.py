@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
-from ..arguments import whole
+from ..support.arguments import whole
 from .base import AbstractCell
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from keyword import iskeyword
 
 from .. import __version__
-from ..errors import UserError
+from ..support.errors import UserError
 
 USAGE = """usage: onward COMMAND [OPTIONS]
 

@@ -5,8 +5,8 @@ import jax.random as jr
 import numpy as np
 
 from ..audits import audit as compare
-from ..errors import UserError
 from ..losses import softmax_cross_entropy
+from ..support.errors import UserError
 from ..tasks.text import blocks, embedded_text, survey
 from .audit_options import AuditOptions
 from .build import build_learner, build_model, count_parameters, in_memory

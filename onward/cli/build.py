@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 import onward
 
-from ..errors import UserError
+from ..support.errors import UserError
 from .methods import Method
 from .settings import Settings
 

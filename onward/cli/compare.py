@@ -7,13 +7,13 @@ from pathlib import Path
 
 import jax.random as jr
 
-from ..comparison import Budget, Comparison, Contestant, Result
-from ..comparison import compare as run_comparison
-from ..devices import use_all_cores
-from ..errors import UserError
-from ..lanes import least_characters
-from ..runs.comparing import table
-from ..runs.folder import check_unused
+from ..checkpoints.run_folder import check_unused
+from ..comparison.compare import Budget, Comparison, Contestant, MethodResult
+from ..comparison.compare import compare as run_comparison
+from ..comparison.compare_report import comparison_table, save_comparison
+from ..comparison.parallel_runs import least_characters
+from ..support.devices import use_all_cores
+from ..support.errors import UserError
 from ..tasks.symbols import Cycle, SymbolTask
 from .build import enough_memory
 from .compare_options import CompareOptions, default_cell
@@ -85,16 +85,16 @@ def run(
     folder: Path,
     rate_factors: tuple[float, ...] | Mapping[str, tuple[float, ...]] = (1.0,),
     title: str | None = None,
-    kept: Callable[[str, Callable[[], list[Result]]], list[Result]] = lambda name, run: run(),
+    kept: Callable[[str, Callable[[], list[MethodResult]]], list[MethodResult]] = lambda name, run: run(),
 ) -> Comparison:
     """Compares with a live line, and saves what there is whenever a method is through; `kept` as for `compare`."""
-    results: list[Result] = []
+    results: list[MethodResult] = []
     too_large = "the comparison does not fit into memory; choose smaller networks, ranks or windows, or fewer seeds."
     with _made(folder), ComparisonProgress(list(contestants)) as progress, enough_memory(too_large):
 
-        def finished(result: Result) -> None:
+        def finished(result: MethodResult) -> None:
             results.append(result)
-            Comparison(task, budget, seeds, tuple(results)).save(folder, title=title)
+            save_comparison(Comparison(task, budget, seeds, tuple(results)), folder, title=title)
 
         comparison = run_comparison(
             contestants,
@@ -107,7 +107,7 @@ def run(
             finished=finished,
             kept=kept,
         )
-    print(f"\n{table(comparison, title)}\nPicture, table and curves: {folder}")
+    print(f"\n{comparison_table(comparison, title)}\nPicture, table and curves: {folder}")
     return comparison
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, NamedTuple
 
-from ..errors import UserError
+from ..support.errors import UserError
 from .options import one_of, option, whole
 
 

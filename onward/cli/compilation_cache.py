@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..caches import cache_folder
+from ..support.cache_folder import cache_folder
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import optax
 
 import onward
 
-from ..arguments import above_zero, unless_traced
-from ..errors import UserError
-from ..lanes import Contestant, scaled
+from ..comparison.networks import clipped_rmsprop, descent, one_hot_model, sigmoid
+from ..comparison.parallel_runs import Contestant, scaled
 from ..losses import softmax_cross_entropy
-from ..recipes.networks import clipped_rmsprop, descent, one_hot_model, sigmoid
+from ..support.arguments import above_zero, unless_traced
+from ..support.errors import UserError
 from ..tasks.prediction import (
     anbn_task,
     brackets_task,
@@ -32,7 +32,7 @@ Settings = Mapping[str, Any]  # by name; the floats among them may be traced, by
 class Way(NamedTuple):
     """An estimator by its settings, and the characters between two updates."""
 
-    estimator: Callable[[Settings], onward.AbstractEstimator]
+    estimator: Callable[[Settings], onward.estimators.AbstractEstimator]
     chunk: Callable[[Settings], int] = lambda settings: 1
 
 

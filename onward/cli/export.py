@@ -11,18 +11,18 @@ import jax.random as jr
 import msgspec
 import numpy as np
 
-from ..errors import UserError
+from ..checkpoints.run_checkpoint import load_checkpoint, load_standing
+from ..checkpoints.run_folder import RunFolder, digest
 from ..exports.cards import InputCard, StreamCard, card_of
 from ..exports.model_folder import TENSORS, check_new, own_layout, write_folder
 from ..exports.onnx_model import to_onnx
 from ..exports.torch_layout import torch_layout
 from ..model import Model
-from ..runs.checkpoint import load_checkpoint, load_standing
-from ..runs.folder import RunFolder, digest
-from ..runs.standing import Standing
 from ..streams.folder import StreamFolder
 from ..streams.learning import restore
 from ..streams.outliers import LIMIT
+from ..support.errors import UserError
+from ..texts.standing import Standing
 from .build import build_learner, fresh_carry
 from .export_options import ExportOptions
 from .settings import Settings
@@ -129,7 +129,7 @@ def model_of_run(path: Path) -> tuple[Settings, Model, int]:
         )
     standing = load_standing(saved[-1], settings=digest(settings), standing=Standing)  # before any of it is believed
     shapes = eqx.filter_eval_shape(fresh_carry, settings, build_learner(settings.method), jr.key(0))
-    carry, _ = load_checkpoint(saved[-1], jax.tree.map(_blank, shapes), settings=digest(settings))
+    carry, _ = load_checkpoint(saved[-1], jax.tree.map(_blank, shapes), settings=digest(settings), standing=Standing)
     return settings, jax.tree.map(jnp.asarray, carry.model), standing.characters
 
 

@@ -3,12 +3,12 @@
 import jax
 
 from ..cells import VanillaCell
-from ..errors import UserError
 from ..exports.cards import card_of
 from ..exports.model_folder import TENSORS, check_new, own_layout, write_folder
 from ..exports.parts import ACTIVATIONS, parts_of
 from ..exports.tensors import read_tensors
 from ..exports.torch_layout import ACTIVATION, from_torch
+from ..support.errors import UserError
 from .import_options import ImportOptions, torch_activation
 
 

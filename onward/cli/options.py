@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from ..arguments import unknown
-from ..errors import UserError
+from ..support.arguments import unknown
+from ..support.errors import UserError
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from ..runs.learning import Report
+from ..texts.learn import Report
 
 WINDOW = 10_000  # characters that "now" averages over
 ALARMING_INFLUENCE = 1e6

@@ -1,43 +1,58 @@
-"""The options of `onward reproduce`, each with its check."""
+"""The options of `onward reproduce`, each with its check, and the packages that bring experiments."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
+from ..support.errors import UserError
 from .options import one_of, option, positive, whole
 
-# The figures by name, so that help and mistakes are answered without loading what runs them.
-FIGURES = (
-    *(f"nobacktrack/{figure}" for figure in ("fig1", "fig2", "fig3", "fig4", "fig5", "fig6", "norms")),
-    *(f"fpp/fig4.{figure}{world}" for world in "ab" for figure in (1, 2, 3, 6)),
-    *(f"fpp/{figure}" for figure in ("fig4.1c", "fig4.3c", "fig4.6c", "fig4.8a", "fig4.8c", "table4.1", "table4.2")),
-    *(f"rbp/{figure}" for figure in ("hopfield", "table-a1", "hyperparameters", "cora", "pubmed")),
-    *(f"fptt/{figure}" for figure in ("add-100", "add-200", "copy", "copy-200", "fig5a", "fig5b")),
-    *(f"fptt/{figure}" for figure in ("fig1", "fig1-200", "fig2", "fig2-100", "fig3a", "fig3b")),
-    *(f"fptt/{figure}" for figure in ("fig4", "fig4-100", "table7")),
-    *(f"fptt/{figure}" for figure in ("pixel-mnist", "permuted-mnist", "cifar10", "table2")),
-    *(f"fptt/{figure}" for figure in ("ptb-300", "table8")),
-    "streams/forecast",
+GROUP = "onward.experiments"
+
+MISSING = (
+    "no experiments are installed; those of the papers are the package onward-experiments, in the folder experiments "
+    "of onward's repository: pip install ./experiments"
 )
+
+
+class Catalogue(Protocol):
+    """The experiments that a package brings. An entry point of the group `onward.experiments` names one.
+
+    * `names`: of the experiments, as typed after `onward reproduce`;
+    * `description`: a paragraph for `onward reproduce --help`.
+
+    It is loaded whenever a name is checked, so that it should not import JAX before `reproduce` is called.
+    """
+
+    names: Sequence[str]
+    description: str
+
+    def reproduce(self, name: str, *, scale: float, seeds: int | None, seed: int, folder: Path | None) -> int:
+        """Runs the experiment and returns the exit code. `seeds` and `folder` may be left to the experiment."""
+        ...
+
+
+@cache
+def catalogues() -> tuple[Catalogue, ...]:
+    """The catalogues of all installed packages, in the order of their entry points' names."""
+    return tuple(entry.load() for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name))
+
+
+def _name(text: str) -> str:
+    names = [name for catalogue in catalogues() for name in catalogue.names]
+    if not names:
+        raise UserError(f"{MISSING}.")
+    return one_of("figure", names)(text)
 
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """Run a figure of a paper with frozen settings, and hold what comes out against what the paper reports.
+    """Run an experiment with frozen settings, and hold what comes out against what its paper reports."""
 
-    The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for Appendix B.
-    Of Nath's thesis (2019): fpp/fig4.1, 4.2, 4.3 (to 4.5), 4.6 (and 4.7) and 4.8, with a or b for CycleWorld, c for
-    StochasticWorld; fpp/table4.1 and table4.2, scaled, which fetch their data.
-    Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1), rbp/table-a1 and rbp/hyperparameters (Figures 4 to 6)
-    need MNIST in ONWARD_DATA; rbp/cora and rbp/pubmed (Figure 3, Tables 1 and A3) need Planetoid there.
-    Of Kag & Saligrama (2021): fptt/add-100 and add-200 (Figure 1), fptt/copy and copy-200 (Figure 5), fptt/fig2-100
-    and fig4-100, scaled; fptt/fig1, fig1-200, fig2, fig3a, fig3b, fig4, fig5a and fig5b at full size: many hours;
-    fptt/pixel-mnist, permuted-mnist and cifar10 (Tables 3 and 6), table2, fptt/ptb-300 (Tables 4 and 9), table7 and
-    table8, which fetch their data.
-    Of no paper: streams/forecast, online forecasts of four data sets; it needs the extra river.
-    """
-
-    figure: Annotated[str | None, *option("FIGURE", "none", one_of("figure", FIGURES), positional=True)] = None
+    figure: Annotated[str | None, *option("FIGURE", "none", _name, positional=True)] = None
     """Which one."""
     scale: Annotated[float, *option("X", "1", positive("--scale"))] = 1.0
     """Times its full length; anything but 1 is named in the results."""
@@ -46,4 +61,15 @@ class ReproduceOptions:
     seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
     """Decides the weights, the signs and the streams."""
     run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
-    """Where the report goes. Of an experiment that was stopped, it keeps the finished parts, and goes on from them."""
+    """Where the report goes. If the experiment was stopped, its finished parts are kept here, and it goes on from
+    them."""
+
+    def __post_init__(self):
+        names = [name for catalogue in catalogues() for name in catalogue.names]
+        if self.figure is None:
+            raise UserError(f"say which figure to reproduce; there are {', '.join(names)}." if names else f"{MISSING}.")
+
+
+ReproduceOptions.__doc__ = "\n\n".join(
+    [str(ReproduceOptions.__doc__), *(catalogue.description for catalogue in catalogues())] or [MISSING]
+)

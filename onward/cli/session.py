@@ -11,17 +11,17 @@ import jax.random as jr
 import msgspec
 
 from .. import __version__
-from ..errors import UserError
-from ..runs.curve import CurveLabels, draw_curve
-from ..runs.files import read_json_lines, write_atomically
-from ..runs.folder import RunFolder, digest
-from ..runs.interruption import Interruption
-from ..runs.learning import Ending, Outcome, learn, restore
-from ..runs.program import BlockProgram
-from ..runs.standing import Timing, closing_start
-from ..runs.summary import Summary, peak_memory
-from ..tasks.sampling import sample_text
+from ..checkpoints.run_folder import RunFolder, digest
+from ..support.errors import UserError
+from ..support.files import read_json_lines, write_atomically
+from ..support.interruption import Interruption
 from ..tasks.text import Survey, Text, blocks
+from ..texts.block_program import BlockProgram
+from ..texts.curve import CurveLabels, draw_curve
+from ..texts.learn import Ending, Outcome, learn, restore
+from ..texts.sampling import sample_text
+from ..texts.standing import Timing, closing_start
+from ..texts.summary import Summary, peak_memory
 from .build import build_learner, count_parameters, fresh_carry, in_memory
 from .progress import ProgressLine
 from .settings import Settings

@@ -4,7 +4,7 @@ import os
 
 import msgspec
 
-from ..errors import UserError
+from ..support.errors import UserError
 from ..tasks.text import Survey, Text, blocks, embedded_text, encode, survey, text_file
 from .methods import DEFAULT_METHOD, METHODS, Method
 from .train_options import TrainOptions

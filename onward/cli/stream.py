@@ -5,17 +5,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ..errors import UserError
-from ..runs.folder import check_unused, digest
+from ..checkpoints.run_folder import check_unused, digest
 from ..streams.folder import StreamFolder
+from ..support.errors import UserError
 from .stream_options import StreamOptions
-from .stream_settings import (
-    StreamSettings,
-    check_header,
-    new_stream_settings,
-    open_source,
-    stream_settings_again,
-)
+from .stream_settings import StreamSettings, check_header, new_stream_settings, open_source, stream_settings_again
 
 
 def stream(options: StreamOptions) -> int:
@@ -44,7 +38,7 @@ def _resume(options: StreamOptions, path: Path) -> int:
             print(f"The stream of the run in {path} has ended; there is nothing left to resume.")
             return 0
         if saved := folder.saved():
-            from ..runs.checkpoint import load_standing
+            from ..checkpoints.run_checkpoint import load_standing
             from ..streams.standing import StreamStanding
 
             # Settings that are not those of the checkpoint may say anything: nothing is built of them.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..errors import UserError
+from ..support.errors import UserError
 from .methods import CELLS, METHODS
 from .options import one_of, option, positive, whole
 

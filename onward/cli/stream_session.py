@@ -13,12 +13,7 @@ import msgspec
 import onward
 
 from .. import __version__
-from ..errors import UserError
-from ..runs.files import write_atomically
-from ..runs.folder import digest
-from ..runs.interruption import Interruption
-from ..runs.learning import Outcome
-from ..runs.summary import peak_memory
+from ..checkpoints.run_folder import digest
 from ..streams.base import AbstractSource
 from ..streams.engine import Engine
 from ..streams.folder import StreamFolder
@@ -26,7 +21,12 @@ from ..streams.learning import learn_stream, restore
 from ..streams.picture import draw_errors
 from ..streams.standing import StreamStanding
 from ..streams.summary import StreamSummary
-from ..trees import zeros_like
+from ..support.errors import UserError
+from ..support.files import write_atomically
+from ..support.interruption import Interruption
+from ..support.trees import zeros_like
+from ..texts.learn import Outcome
+from ..texts.summary import peak_memory
 from .build import CELLS, ESTIMATORS, build_optimizer, count_parameters, enough_memory
 from .stream_progress import StreamProgress
 from .stream_settings import Learning, StreamSettings

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ..errors import UserError
 from ..streams.base import AbstractSource
 from ..streams.engine import usual_rate
 from ..streams.events import CSV, JSONL, Columns
 from ..streams.followed import FollowedSource
 from ..streams.redis_source import RedisSource
 from ..streams.sources import FileSource, StandardInput
+from ..support.errors import UserError
 from .methods import Count, Method, Positive
 from .settings import chosen_method, other_settings
 from .stream_options import StreamOptions

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import jax.random as jr
 
-from ..comparison import Budget
-from ..devices import use_all_cores
-from ..errors import UserError
-from ..runs.folder import RunFolder, check_unused
-from ..runs.sweeping import table
-from ..sweeps import grid, log_uniform
-from ..sweeps import sweep as run_sweep
+from ..checkpoints.run_folder import RunFolder, check_unused
+from ..comparison.compare import Budget
+from ..comparison.sweep import grid, log_uniform
+from ..comparison.sweep import sweep as run_sweep
+from ..comparison.sweep_report import save_sweep, sweep_table
+from ..support.devices import use_all_cores
+from ..support.errors import UserError
 from .build import enough_memory
 from .compare import check_chunks
 from .compare_options import default_cell
@@ -68,7 +68,7 @@ def sweep(options: SweepOptions) -> int:
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; {again}.") from None
-    found.save(folder, title=title)
+    save_sweep(found, folder, title=title)
     seconds = time.perf_counter() - began
-    print(f"\n{table(found, title)}\n{runs} in {seconds:.1f} s. Results, table and picture: {folder}")
+    print(f"\n{sweep_table(found, title)}\n{runs} in {seconds:.1f} s. Results, table and picture: {folder}")
     return 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from ..errors import UserError
+from ..support.errors import UserError
 from .compare_options import CELLS, default_settings, split_method, split_task
 from .options import one_of, option, whole
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ..errors import UserError
-from ..runs.folder import RunFolder, check_unused, digest
+from ..checkpoints.run_folder import RunFolder, check_unused, digest
+from ..support.errors import UserError
 from ..tasks.text import Survey, Text
 from .settings import Settings, new_settings, text_again
 from .train_options import TrainOptions
@@ -38,8 +38,8 @@ def _resume(options: TrainOptions, path: Path) -> int:
             print(f"The run in {path} is finished; there is nothing left to resume.")
             return 0
         if saved := folder.saved():
-            from ..runs.checkpoint import load_standing
-            from ..runs.standing import Standing
+            from ..checkpoints.run_checkpoint import load_standing
+            from ..texts.standing import Standing
 
             # Settings that are not those of the checkpoint may say anything: nothing is built of them.
             load_standing(saved[-1], settings=digest(settings), standing=Standing)

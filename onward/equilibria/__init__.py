@@ -6,12 +6,14 @@ from .adjoints import NeumannRBP as NeumannRBP
 from .cuts import AbstractCut as AbstractCut
 from .cuts import PoissonCut as PoissonCut
 from .cuts import UniformCut as UniformCut
-from .graphs import GraphNetwork as GraphNetwork
-from .graphs import NodeStates as NodeStates
+from .graph import Graph as Graph
+from .graph_network import GraphNetwork as GraphNetwork
+from .graph_network import NodeStates as NodeStates
 from .hopfield import HopfieldMemory as HopfieldMemory
 from .hopfield import Recall as Recall
 from .hypergradient import Hypergradient as Hypergradient
 from .hypergradient import hypergradient as hypergradient
+from .implicit import AbstractRBP as AbstractRBP
 from .jacobian import adjoint_residual as adjoint_residual
 from .jacobian import jacobian_norm as jacobian_norm
 from .penalties import column_norm_penalty as column_norm_penalty
@@ -24,7 +26,6 @@ from .solve import Equilibrium as Equilibrium
 from .solve import EquilibriumWarning as EquilibriumWarning
 from .solve import equilibrium as equilibrium
 from .solvers import FixedSteps as FixedSteps
-from .steady import AbstractRBP as AbstractRBP
 from .unrolled import FullBPTT as FullBPTT
 from .unrolled import RandomlyTruncatedBPTT as RandomlyTruncatedBPTT
 from .unrolled import TruncatedBPTT as TruncatedBPTT

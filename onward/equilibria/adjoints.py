@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..arguments import at_least_zero, whole
-from ..trees import inner, largest, norm, zeros_like
+from ..support.arguments import at_least_zero, whole
+from ..support.trees import inner, largest, norm, zeros_like
+from .implicit import AbstractRBP
 from .jacobian import JacobianProducts
-from .steady import AbstractRBP
 
 
 def _add(a, b, scale: float | Array = 1.0):
@@ -25,8 +25,8 @@ class NeumannRBP(AbstractRBP):
         v_t = Jᵀ v_(t−1),    g_t = g_(t−1) + v_t,    v_0 = g_0 = b,    z = g_K
 
     Algorithm 2 and equation (17) of Liao et al. 2018. Its error is at most `‖(I−J)⁻¹‖ ‖J‖^(K+1) ‖b‖` (Proposition 3).
-    At a fixed point that was reached K + 1 steps ago it is `onward.TruncatedBPTT(steps=K + 1)` (Proposition 2), in
-    constant memory.
+    At a fixed point that was reached K + 1 steps ago it is `onward.equilibria.TruncatedBPTT(steps=K + 1)` (Proposition
+    2), in constant memory.
 
     **Arguments:**
 
@@ -34,7 +34,7 @@ class NeumannRBP(AbstractRBP):
     - `probe`: a scalar; its "gradient" is the relative residual `‖b + Jᵀz − z‖ / ‖b‖` of the backward pass. Like a
       gradient it is summed over all solves that share the probe, as in a `vmap`: give each its own to tell them apart.
 
-    Raises `ValueError` for steps below 1. See `onward.AbstractRBP` for what has a gradient.
+    Raises `ValueError` for steps below 1. See `onward.equilibria.AbstractRBP` for what has a gradient.
 
         >>> import jax, jax.numpy as jnp, onward, optimistix
         >>> def resting(w, probe):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln, logsumexp
 from jaxtyping import Array, Float
 
-from ..arguments import above_zero
+from ..support.arguments import above_zero
 
 
 class AbstractCut(eqx.Module):
@@ -23,7 +23,7 @@ class UniformCut(AbstractCut):
     """Every number of steps is as probable as any other.
 
     >>> import jax.numpy as jnp, onward
-    >>> jnp.exp(onward.UniformCut().log_probabilities(4))
+    >>> jnp.exp(onward.equilibria.UniformCut().log_probabilities(4))
     Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
 
@@ -37,7 +37,7 @@ class PoissonCut(AbstractCut):
     **Arguments:** `mean`, of the distribution before it is truncated, above 0 and finite. Raises `ValueError` if not.
 
         >>> import jax.numpy as jnp, onward
-        >>> probabilities = jnp.exp(onward.PoissonCut(mean=2.0).log_probabilities(3))
+        >>> probabilities = jnp.exp(onward.equilibria.PoissonCut(mean=2.0).log_probabilities(3))
         >>> [f"{p:.3f}" for p in probabilities]
         ['0.375', '0.375', '0.250']
     """

@@ -9,8 +9,8 @@ import jax.random as jr
 import optimistix as optx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..arguments import above_zero, at_least_zero, whole
-from ..trees import norm
+from ..support.arguments import above_zero, at_least_zero, whole
+from ..support.trees import norm
 from .adjoints import NeumannRBP
 from .solvers import FixedSteps
 
@@ -52,7 +52,7 @@ class HopfieldMemory(eqx.Module):
 
         >>> import jax, jax.numpy as jnp, onward, optax
         >>> pattern = jnp.array([1.0, 0.0, 1.0])
-        >>> memory = onward.HopfieldMemory(3, 4, key=jax.random.key(0))
+        >>> memory = onward.equilibria.HopfieldMemory(3, 4, key=jax.random.key(0))
         >>> slope = jax.grad(lambda memory: jnp.abs(memory.recall(pattern).output - pattern).sum())
         >>> for _ in range(30):
         ...     memory = jax.tree.map(lambda w, g: w - 0.3 * jnp.sign(g), memory, slope(memory))

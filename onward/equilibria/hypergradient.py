@@ -10,12 +10,12 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
-from ..arguments import whole
-from ..trees import norm
-from .arguments import check_finite
+from ..support.arguments import whole
+from ..support.trees import norm
+from ._arguments import check_finite
+from .implicit import AbstractRBP
 from .jacobian import check_alike, describe
 from .solvers import FixedSteps
-from .steady import AbstractRBP
 
 
 class Hypergradient(NamedTuple):
@@ -48,9 +48,9 @@ def hypergradient(
 
     Section 5.3 of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*, with equation (1) as the
     training step: w are the hyperparameters; h is all that training carries, the network's weights and the optimiser's
-    state. `onward.FullBPTT()` is exact, and keeps every h. `onward.TruncatedBPTT(K)` sees the last K steps.
-    `onward.NeumannRBP(K)`, `onward.ConjugateGradientRBP(K)` and `onward.RBP(K, key=...)` keep h_T alone, and put the
-    Jacobian there in the place of the Jacobians on the way.
+    state. `onward.equilibria.FullBPTT()` is exact, and keeps every h. `onward.equilibria.TruncatedBPTT(K)` sees the
+    last K steps. `onward.NeumannRBP(K)`, `onward.ConjugateGradientRBP(K)` and `onward.RBP(K, key=...)` keep h_T alone,
+    and put the Jacobian there in the place of the Jacobians on the way.
 
     Hence the bias of those three: their gradient is that of where training would come to rest, and is right where it
     has. Before that, which is where training mostly ends, they see nothing of how the run got there. At rest a learning
@@ -68,8 +68,9 @@ def hypergradient(
     - `steps`: T, at least 1.
     - `adjoint`: how to differentiate, any adjoint of a fixed point.
 
-    Returns an `onward.Hypergradient`. The run is compiled once for each pair of functions `step` and `loss`. One that
-    leaves the finite numbers has a value and a gradient that say so: look before a gradient is applied.
+    Returns an `onward.equilibria.Hypergradient`. The run is compiled once for each pair of functions `step` and
+    `loss`. One that leaves the finite numbers has a value and a gradient that say so: look before a gradient is
+    applied.
 
     The paper averages the meta-gradient over mini-batches at the end of a run. With an adjoint that keeps h_T alone,
     this is `jax.vmap` over the keys or counts of the end's state, with `steps=1` from there.
@@ -80,7 +81,7 @@ def hypergradient(
         >>> import jax, jax.numpy as jnp, onward
         >>> def step(decay, w):  # gradient descent on (w − 3)² + decay w²
         ...     return w - 0.1 * jax.grad(lambda w: (w - 3) ** 2 + decay * w**2)(w)
-        >>> end = onward.hypergradient(
+        >>> end = onward.equilibria.hypergradient(
         ...     step, lambda w: w, jnp.array(0.5), jnp.array(0.0), steps=100, adjoint=onward.NeumannRBP(steps=50)
         ... )
         >>> print(f"{end.state:.3f} {end.gradient:.3f}")  # 3 / (1 + decay) and its slope

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..arguments import whole
-from ..trees import norm
+from ..support.arguments import whole
+from ..support.trees import norm
 
 if TYPE_CHECKING:
-    from .steady import AbstractRBP
+    from .implicit import AbstractRBP
 
 
 class JacobianProducts(NamedTuple):
@@ -82,9 +82,10 @@ def adjoint_residual(
     Raises `ValueError` where the map returns another structure, shape or dtype than its state; so for `cotangent`.
 
         >>> import jax.numpy as jnp, onward
+        >>> from onward.equilibria import adjoint_residual
         >>> halve = lambda h, x: 0.5 * h + x
         >>> h, x = jnp.array([2.0]), jnp.array([1.0])
-        >>> float(onward.adjoint_residual(halve, h, x, cotangent=jnp.ones(1), adjoint=onward.NeumannRBP(steps=3)))
+        >>> float(adjoint_residual(halve, h, x, cotangent=jnp.ones(1), adjoint=onward.NeumannRBP(steps=3)))
         0.0625
     """
     if shapes(cotangent) != shapes(state):
@@ -112,7 +113,7 @@ def jacobian_norm(
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> halve = lambda h, x: 0.5 * h + x
-        >>> float(onward.jacobian_norm(halve, jnp.ones(3), 1.0, key=jr.key(0)))
+        >>> float(onward.equilibria.jacobian_norm(halve, jnp.ones(3), 1.0, key=jr.key(0)))
         0.5
     """
     steps = whole("steps", steps)

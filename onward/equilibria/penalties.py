@@ -9,8 +9,8 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..arguments import above_zero, number, whole
-from .arguments import check_state
+from ..support.arguments import above_zero, number, whole
+from ._arguments import check_state
 from .jacobian import check_alike, products
 
 
@@ -35,7 +35,7 @@ def column_norm_penalty(
 
         >>> import jax.numpy as jnp, onward
         >>> W = jnp.array([[0.5, -0.4], [0.1, 0.8]])
-        >>> print(onward.column_norm_penalty(lambda h, W: W @ h, jnp.zeros(2), W))
+        >>> print(onward.equilibria.column_norm_penalty(lambda h, W: W @ h, jnp.zeros(2), W))
         0.3...
     """
     number("contraction", contraction, lambda value: 0 < value < 1, "between 0 and 1")
@@ -48,10 +48,10 @@ def gershgorin_bound(function: Callable, state: PyTree, args: Any = None) -> Flo
 
     The second bound of equation (4), appendix 1.2 of Liao et al. 2018. Forms J: n products, n² numbers.
 
-    **Arguments:** as for `onward.column_norm_penalty`.
+    **Arguments:** as for `onward.equilibria.column_norm_penalty`.
 
         >>> import jax.numpy as jnp, onward
-        >>> print(onward.gershgorin_bound(lambda h, w: w * h, jnp.zeros(1), jnp.array(0.1)))  # of 0.81
+        >>> print(onward.equilibria.gershgorin_bound(lambda h, w: w * h, jnp.zeros(1), jnp.array(0.1)))  # of 0.81
         0.81
     """
     J = _dense(function, state, args)
@@ -67,10 +67,10 @@ def gershgorin_penalty(function: Callable, state: PyTree, args: Any = None) -> F
     The term below equation (4), appendix 1.2 of Liao et al. 2018. It asks for much: at n numbers, `‖J‖_F` of about
     `1 / (2 √n)`.
 
-    **Arguments:** as for `onward.column_norm_penalty`.
+    **Arguments:** as for `onward.equilibria.column_norm_penalty`.
 
         >>> import jax.numpy as jnp, onward
-        >>> print(onward.gershgorin_penalty(lambda h, w: w * h, jnp.zeros(4), jnp.array(0.5)))  # A = I / 4
+        >>> print(onward.equilibria.gershgorin_penalty(lambda h, w: w * h, jnp.zeros(4), jnp.array(0.5)))  # A = I / 4
         2.0
     """
     return jnp.maximum(0, -gershgorin_bound(function, state, args))
@@ -87,7 +87,7 @@ def smallest_eigenvalue(
 
     **Arguments:**
 
-    - `function`, `state`, `args`: as for `onward.column_norm_penalty`.
+    - `function`, `state`, `args`: as for `onward.equilibria.column_norm_penalty`.
     - `steps`: of Lanczos, at least 1; more than there are numbers in the state add nothing.
     - `key`: the random key of the vector that Lanczos starts from.
 
@@ -96,7 +96,7 @@ def smallest_eigenvalue(
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> scale = lambda h, w: w * h
         >>> w = jnp.array([0.5, -0.5])
-        >>> print(f"{onward.smallest_eigenvalue(scale, jnp.zeros(2), w, steps=2, key=jr.key(0)):.3f}")
+        >>> print(f"{onward.equilibria.smallest_eigenvalue(scale, jnp.zeros(2), w, steps=2, key=jr.key(0)):.3f}")
         0.250
     """
     flat, h = _flat(function, state, args)
@@ -140,13 +140,14 @@ def eigenvalue_penalty(
     The last term of appendix 1.2 of Liao et al. 2018, which has no margin: but λ_min is never below 0, so that theirs
     never acts.
 
-    **Arguments:** `margin`, above 0, the eigenvalue to hold; the others as for `onward.smallest_eigenvalue`. Raises
-    `ValueError` for a value outside its range.
+    **Arguments:** `margin`, above 0, the eigenvalue to hold; the others as for
+    `onward.equilibria.smallest_eigenvalue`. Raises `ValueError` for a value outside its range.
 
-        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> import jax.numpy as jnp, jax.random as jr
+        >>> from onward.equilibria import eigenvalue_penalty
         >>> scale = lambda h, w: w * h
         >>> w = jnp.array([0.5, -0.5])
-        >>> print(f"{onward.eigenvalue_penalty(scale, jnp.zeros(2), w, steps=2, margin=0.3, key=jr.key(0)):.3f}")
+        >>> print(f"{eigenvalue_penalty(scale, jnp.zeros(2), w, steps=2, margin=0.3, key=jr.key(0)):.3f}")
         0.050
     """
     above_zero("margin", margin)

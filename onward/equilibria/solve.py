@@ -13,10 +13,10 @@ import optimistix as optx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from ..arguments import above_zero, whole
-from ..trees import norm, without_gradient
+from ..support.arguments import above_zero, whole
+from ..support.trees import norm, without_gradient
+from ._arguments import check_finite, check_state
 from .adjoints import NeumannRBP
-from .arguments import check_finite, check_state
 from .jacobian import check_alike, jacobian_norm
 from .solvers import FixedSteps, UntilSettled, relative_move
 
@@ -62,7 +62,7 @@ def equilibrium(
     """The state where a map rests, `h* = F(h*, args)`, differentiable with respect to all that the map reads.
 
     Equations (1) and (2) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*. A solve that did not
-    settle is never silent: the diagnostics say so, and there is an `onward.EquilibriumWarning`, or an error.
+    settle is never silent: the diagnostics say so, and there is an `onward.equilibria.EquilibriumWarning`, or an error.
 
     **Arguments:**
 
@@ -74,11 +74,13 @@ def equilibrium(
     - `args`: any pytree.
     - `adjoint`: how to differentiate, any Optimistix adjoint; `onward.NeumannRBP(steps=20)` if left out.
     - `solver`: any Optimistix solver of fixed points or roots; plain iteration if left out. `optimistix.Newton` takes
-      few but expensive steps, `onward.FixedSteps` a given number.
-    - `max_steps`: of the solver, at least 1; if left out, 1000, or as many as `onward.FixedSteps` takes, and no fewer.
+      few but expensive steps, `onward.equilibria.FixedSteps` a given number.
+    - `max_steps`: of the solver, at least 1; if left out, 1000, or as many as `onward.equilibria.FixedSteps` takes,
+      and no fewer.
     - `tolerance`: the state has settled where, in each of its arrays, `max |F(h) − h| ≤ tolerance (1 + max |F(h)|)`;
       above 0. Without a `solver`, iteration goes on to a tenth of that.
-    - `key`: a random key asks for `‖J‖` (see `onward.jacobian_norm`), and for a warning where it is 1 or above.
+    - `key`: a random key asks for `‖J‖` (see `onward.equilibria.jacobian_norm`), and for a warning where it is 1 or
+      above.
     - `throw`: whether to raise where it would have warned.
 
     Raises `ValueError` for a map whose output differs from its state in structure, shape or dtype, for a state that is

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..arguments import whole
-from ..trees import largest
+from ..support.arguments import whole
+from ..support.trees import largest
 
 
 class FixedSteps(optx.AbstractFixedPointSolver):
@@ -18,8 +18,9 @@ class FixedSteps(optx.AbstractFixedPointSolver):
 
     **Arguments:** `steps`, at least 1. Raises `ValueError` otherwise.
 
-        >>> import jax.numpy as jnp, onward, optimistix
-        >>> float(optimistix.fixed_point(lambda h, _: 0.5 * h + 1, onward.FixedSteps(2), jnp.zeros(())).value)
+        >>> import jax.numpy as jnp, optimistix
+        >>> from onward.equilibria import FixedSteps
+        >>> float(optimistix.fixed_point(lambda h, _: 0.5 * h + 1, FixedSteps(2), jnp.zeros(())).value)
         1.5
     """
 

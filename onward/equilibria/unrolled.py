@@ -9,8 +9,8 @@ import jax.random as jr
 import optimistix as optx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ..arguments import whole
-from ..trees import without_gradient, zeros_like
+from ..support.arguments import whole
+from ..support.trees import without_gradient, zeros_like
 from .cuts import AbstractCut
 
 
@@ -22,11 +22,12 @@ class FullBPTT(optx.AbstractAdjoint):
     **Arguments:** `recompute`: with `True`, only the states are remembered, and each step is computed again on the way
     back. Less memory for more operations; where a step reads and writes much, it is quicker, too.
 
-        >>> import jax, jax.numpy as jnp, onward, optimistix
+        >>> import jax, jax.numpy as jnp, optimistix
+        >>> from onward.equilibria import FixedSteps, TruncatedBPTT
         >>> def after(w):
-        ...     solver = onward.FixedSteps(3)
+        ...     solver = FixedSteps(3)
         ...     resting = optimistix.fixed_point(
-        ...         lambda h, w: w * h + 1, solver, jnp.zeros(()), w, max_steps=3, adjoint=onward.FullBPTT()
+        ...         lambda h, w: w * h + 1, solver, jnp.zeros(()), w, max_steps=3, adjoint=onward.equilibria.FullBPTT()
         ...     )
         ...     return resting.value
         >>> float(jax.grad(after)(jnp.array(0.5)))  # of 1 + w + w²
@@ -51,13 +52,14 @@ class TruncatedBPTT(optx.AbstractAdjoint):
     Memory for `steps` states; the last steps are run twice. `steps` counts the applications of the map, so that at a
     fixed point `steps = K + 1` is `onward.NeumannRBP(steps=K)` (Proposition 2 of Liao et al. 2018).
 
-    **Arguments:** `steps`, at least 1, or it raises `ValueError`; `recompute` as for `onward.FullBPTT`.
+    **Arguments:** `steps`, at least 1, or it raises `ValueError`; `recompute` as for `onward.equilibria.FullBPTT`.
 
-        >>> import jax, jax.numpy as jnp, onward, optimistix
+        >>> import jax, jax.numpy as jnp, optimistix
+        >>> from onward.equilibria import FixedSteps, TruncatedBPTT
         >>> def after(w):
-        ...     solver = onward.FixedSteps(3)
+        ...     solver = FixedSteps(3)
         ...     resting = optimistix.fixed_point(
-        ...         lambda h, w: w * h + 1, solver, jnp.zeros(()), w, max_steps=3, adjoint=onward.TruncatedBPTT(steps=1)
+        ...         lambda h, w: w * h + 1, solver, jnp.zeros(()), w, max_steps=3, adjoint=TruncatedBPTT(steps=1)
         ...     )
         ...     return resting.value
         >>> float(jax.grad(after)(jnp.array(0.5)))  # of 1 + w h, at h = 1 + w
@@ -90,22 +92,24 @@ class RandomlyTruncatedBPTT(optx.AbstractAdjoint):
     """Backpropagation through the last N steps of the solver, N drawn at random, reweighted to be unbiased.
 
     The term of the gradient that reaches back over k steps is kept where k < N and divided by P(N > k): its mean over N
-    is the gradient of `onward.FullBPTT`. Anticipated reweighted truncation (Tallec & Ollivier 2017), in the form of
-    appendix 3.3 of Liao et al. 2018 for a loss at the last step only: one cut instead of many. (`onward.ARTBP` is the
-    estimator for streams.) The variance grows with the weights: up to T for a uniform cut, rarely but astronomically
-    large for a Poisson one.
+    is the gradient of `onward.equilibria.FullBPTT`. Anticipated reweighted truncation (Tallec & Ollivier 2017), in the
+    form of appendix 3.3 of Liao et al. 2018 for a loss at the last step only: one cut instead of many. (`onward.ARTBP`
+    is the estimator for streams.) The variance grows with the weights: up to T for a uniform cut, rarely but
+    astronomically large for a Poisson one.
 
     **Arguments:**
 
-    - `cut`: the distribution of N over 1, ..., max_steps: `onward.UniformCut()` or `onward.PoissonCut(mean=5.0)`.
+    - `cut`: the distribution of N over 1, ..., max_steps: `onward.equilibria.UniformCut()` or
+      `onward.equilibria.PoissonCut(mean=5.0)`.
     - `key`: the random key of N. In a `vmap`, give each example its own, or all are cut alike.
 
     Memory is reserved for the states of `max_steps` of the solve, which must be given. On the way back the N steps are
     computed again, each from its state, and no others: a backward pass costs what it keeps. Reverse mode only, once.
 
-        >>> import jax, jax.numpy as jnp, jax.random as jr, onward, optimistix
+        >>> import jax, jax.numpy as jnp, jax.random as jr, optimistix
+        >>> from onward.equilibria import FixedSteps, RandomlyTruncatedBPTT, UniformCut
         >>> def after(w, key):
-        ...     solver, adjoint = onward.FixedSteps(3), onward.RandomlyTruncatedBPTT(onward.UniformCut(), key=key)
+        ...     solver, adjoint = FixedSteps(3), RandomlyTruncatedBPTT(UniformCut(), key=key)
         ...     resting = optimistix.fixed_point(
         ...         lambda h, w: w * h + 1, solver, jnp.zeros(()), w, max_steps=3, adjoint=adjoint
         ...     )

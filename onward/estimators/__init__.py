@@ -9,6 +9,10 @@ from .bptt import BPTT as BPTT
 from .dropout import DropoutBPTT as DropoutBPTT
 from .fpp import FPP as FPP
 from .nobacktrack import NoBackTrack as NoBackTrack
+from .norms import AbstractNorms as AbstractNorms
+from .norms import EuclideanNorms as EuclideanNorms
+from .norms import HalfInvariantNorms as HalfInvariantNorms
+from .norms import InvariantNorms as InvariantNorms
 from .posing import AbstractPosingEstimator as AbstractPosingEstimator
 from .posing import AbstractReplayEstimator as AbstractReplayEstimator
 from .rtrl import RTRL as RTRL

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..rollouts import restarted
+from ..cells.rollout import restarted
+from ._noise import Counter, uniform
 from .backward import AbstractBackwardEstimator, Unrolled
 from .base import length, weighted_loss
-from .noise import Counter, uniform
 
 
 class ARTBP(AbstractBackwardEstimator):

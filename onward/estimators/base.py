@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt32
 
 from ..cells import AbstractCell
+from ..cells.rollout import restarted
 from ..model import Model
-from ..quasidiagonal import QuasiDiagonal
-from ..rollouts import restarted
-from ..trees import select, zeros_like
+from ..support.trees import select, zeros_like
+from ..transforms.quasi_diagonal import QuasiDiagonal
 
 
 class Estimate(eqx.Module):

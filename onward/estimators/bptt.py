@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ..rollouts import rollout
+from ..cells.rollout import rollout
 from .backward import AbstractBackwardEstimator, Unrolled
 from .base import weighted_loss
 

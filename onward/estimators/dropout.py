@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PyTree, UInt32
 
-from ..arguments import number
 from ..cells import EmbeddedCell
-from ..rollouts import rollout
+from ..cells.rollout import rollout
+from ..support.arguments import number
+from ._noise import Counter
 from .backward import AbstractBackwardEstimator, Unrolled
 from .base import length, weighted_loss
-from .noise import Counter
 
 
 class DropoutBPTT(AbstractBackwardEstimator):

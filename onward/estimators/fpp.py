@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from ..arguments import at_least_zero, unless_traced, whole
-from ..rollouts import SHORT, restarted, rollout
-from ..schedules import AbstractSchedule, Stage
-from ..trees import inner, select
+from ..cells.rollout import SHORT, restarted, rollout
+from ..support.arguments import at_least_zero, unless_traced, whole
+from ..support.trees import inner, select
+from ._noise import Counter, uniform
+from ._ring import Ring
 from .base import length, weighted_loss
-from .noise import Counter, uniform
+from .fpp_schedules import AbstractSchedule, Stage
 from .posing import AbstractReplayEstimator, Advanced, Posed
-from .ring import Ring
-from .sliding import _scan
+from .sliding import scan_steps
 
 COIN = 4051  # sets a schedule's chances apart from what a key of 0 draws
 
@@ -84,8 +84,8 @@ class FPP(AbstractReplayEstimator):
       are applied one after another (section 4.4), those of a state twice drawn added. With `False` each update sees
       what the one before has done. Which is quicker depends on the sizes: measure it.
 
-    - `schedule`: how slices grow shorter than T and updates more, `onward.schedules.Decay(...)` or `Random(...)`
-      (section 4.5), in place of `updates`. Slices of each length are drawn from all of that length.
+    - `schedule`: how slices grow shorter than T and updates more, `onward.estimators.fpp_schedules.Decay(...)` or
+      `Random(...)` (section 4.5), in place of `updates`. Slices of each length are drawn from all of that length.
 
     Raises `ValueError` for an argument out of range, and at `init` if no `example` is given.
 
@@ -130,7 +130,9 @@ class FPP(AbstractReplayEstimator):
         self.penalty, self.state_rate = _checked("penalty", penalty), _checked("state_rate", state_rate)
         self.learn_states, self.parallel = bool(learn_states), bool(parallel)
         if schedule is not None and not isinstance(schedule, AbstractSchedule):
-            raise ValueError(f"schedule must be one such as onward.schedules.Decay(steps=...), got {schedule!r}.")
+            raise ValueError(
+                f"schedule must be one such as onward.estimators.fpp_schedules.Decay(steps=...), got {schedule!r}."
+            )
         if schedule is not None and self.updates != 1:
             raise ValueError(f"updates must be left at 1 with a schedule, which decides on them, got {updates}.")
         for stage in () if schedule is None else schedule.stages(self.horizon):
@@ -198,7 +200,7 @@ class FPP(AbstractReplayEstimator):
             ring = ring.push(hidden, x, y, jnp.ones(()) if weight is None else weight, start)
             return (hidden, ring), (value, prediction)
 
-        (_, ring), (losses, predictions) = _scan(step, (hidden, state.ring), (xs, ys, reset, weight))
+        (_, ring), (losses, predictions) = scan_steps(step, (hidden, state.ring), (xs, ys, reset, weight))
         counter = Counter(state.counter.key, state.counter.steps + jnp.uint32(length(xs)))
         # A number may have been changed in the state, as by a sweep; a schedule is asked anew.
         penalty, rate = (

@@ -5,16 +5,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..arguments import whole
 from ..cells import AbstractAffineGatedCell, AbstractCell, StackedCell
 from ..cells.affine import Rows, linearize
-from ..quasidiagonal import QuasiDiagonal
-from ..trees import inner, total
+from ..support.arguments import whole
+from ..support.trees import inner, total
+from ..transforms.quasi_diagonal import QuasiDiagonal
+from ._jacobians import balance, cell_gradient, learned
+from ._noise import Counter, signs, words_for
+from ._reductions import Blocks, Copies, MixedRows, UnitRows, of_each_copy
 from .base import AbstractForwardEstimator, inexact
-from .jacobians import balance, cell_gradient, learned
-from .noise import Counter, signs, words_for
 from .norms import AbstractNorms, HalfInvariantNorms
-from .reduction import Blocks, Copies, MixedRows, UnitRows, of_each_copy
 
 
 class NoBackTrackState(eqx.Module):
@@ -57,7 +57,7 @@ class NoBackTrack(AbstractForwardEstimator):
       groups of units, and `rank` = the number of units gives each unit a block of its own: far less variance,
       for a forward derivative of the cell along every unit in place of one.
 
-    - `norms`: which norms ρ̄ and ρ_i are made of; by default `onward.HalfInvariantNorms()`. With
+    - `norms`: which norms ρ̄ and ρ_i are made of; by default `onward.estimators.HalfInvariantNorms()`. With
       `onward.quasi_diagonal_kalman` for an optimiser these take the parameters' scales from it: that is Algorithm 2,
       the Kalman version. With any other optimiser they are Euclidean: Algorithm 1.
 

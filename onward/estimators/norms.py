@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..quasidiagonal import QuasiDiagonal
-from ..trees import total
-from .reduction import Blocks, Copies, MixedRows, UnitRows
+from ..support.trees import total
+from ..transforms.quasi_diagonal import QuasiDiagonal
+from ._reductions import Blocks, Copies, MixedRows, UnitRows
 
 CANCELLED = 1e-6  # below this part of the newest row's own share a variance is taken to be lost to rounding
 

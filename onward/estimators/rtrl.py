@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import Rows, linearize
-from ..trees import norm
+from ..support.trees import norm
+from ._jacobians import cell_gradient, learned, parameter_jacobian, state_jacobian
 from .base import AbstractForwardEstimator
-from .jacobians import cell_gradient, learned, parameter_jacobian, state_jacobian
 
 
 class RTRLState(eqx.Module):

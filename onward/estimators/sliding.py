@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..arguments import whole
-from ..rollouts import SHORT, restarted
-from ..trees import select
+from ..cells.rollout import SHORT, restarted
+from ..support.arguments import whole
+from ..support.trees import select
 from .base import any_active, length, weighted_loss
 from .posing import AbstractPosingEstimator, Advanced, Posed
 
@@ -98,7 +98,7 @@ class SlidingBPTT(AbstractPosingEstimator):
             after = model.cell(before, x)
             return after, (before, after)
 
-        _, (before, after) = _scan(forward, hidden, (xs, reset))
+        _, (before, after) = scan_steps(forward, hidden, (xs, reset))
         predictions = jax.vmap(model.predict)(after)
         losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, ys, weight)
 
@@ -139,7 +139,7 @@ class SlidingBPTT(AbstractPosingEstimator):
         return posed.given.hidden, state
 
 
-def _scan(step, hidden, inputs):
+def scan_steps(step, hidden, inputs):
     """`lax.scan`, without a loop for a single step."""
     if length(inputs) > 1:
         return jax.lax.scan(step, hidden, inputs)

@@ -7,12 +7,12 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..arguments import whole
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import linearize
-from ..trees import norm, total
+from ..support.arguments import whole
+from ..support.trees import norm, total
+from ._jacobians import cell_gradient, own_unit_jacobian, parameter_jacobian, seen, state_jacobian
 from .base import AbstractForwardEstimator, inexact
-from .jacobians import cell_gradient, own_unit_jacobian, parameter_jacobian, seen, state_jacobian
 
 PROBES = 16  # random points at which a cell is asked what reaches what
 

@@ -6,10 +6,10 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import linearize
-from ..trees import inner, norm, zeros_like
+from ..support.trees import inner, norm, zeros_like
+from ._jacobians import balance, cell_gradient, learned
+from ._noise import Counter, signs, words_for
 from .base import AbstractForwardEstimator, inexact
-from .jacobians import balance, cell_gradient, learned
-from .noise import Counter, signs, words_for
 
 
 class UOROState(eqx.Module):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..extras import needed
 from ..model import Model
+from ..support.extras import needed
 from .parts import check_dtype
 from .tensors import encode_tensors, read_tensors
 
@@ -86,7 +86,7 @@ def write_folder(folder: str | os.PathLike, card: "Card", files: dict[str, bytes
     """Writes the files, each whole or not at all, and the card as the last; nothing stays if one cannot be written."""
     import msgspec
 
-    from ..runs.files import temporary_for, write_atomically
+    from ..support.files import temporary_for, write_atomically
 
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)

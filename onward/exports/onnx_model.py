@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from ..cells import AntisymmetricCell, GRUCell, LeakyCell, LSTMCell, VanillaCell
-from ..extras import needed
 from ..model import Model
+from ..support.extras import needed
 from .parts import activation_name, parts_of
 
 OPSET, IR_VERSION = 13, 7  # of December 2020, ONNX 1.8: read by every runtime since
@@ -29,7 +29,7 @@ def to_onnx(model: Model) -> Any:
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> model = onward.Model(onward.LSTMCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
-        >>> [output.name for output in onward.to_onnx(model).graph.output]  # doctest: +SKIP
+        >>> [output.name for output in onward.exports.to_onnx(model).graph.output]  # doctest: +SKIP
         ['prediction', 'next_state_0', 'next_state_1']
     """
     layers, readout, dtype = parts_of(model)

@@ -7,8 +7,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .._checks import check_model
 from ..cells import AbstractCell, StackedCell
-from ..checks import check_model
 from ..model import Model
 
 ACTIVATIONS = {"tanh": jax.nn.tanh, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}

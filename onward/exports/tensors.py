@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..extras import needed
+from ..support.extras import needed
 
 
 def encode_tensors(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:

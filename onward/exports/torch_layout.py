@@ -37,7 +37,7 @@ def to_torch(model: Model) -> dict[str, np.ndarray]:
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> model = onward.Model(onward.GRUCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
-        >>> {name: array.shape for name, array in onward.to_torch(model).items()}
+        >>> {name: array.shape for name, array in onward.exports.to_torch(model).items()}
         {'rnn.weight_ih_l0': (12, 3), 'rnn.weight_hh_l0': (12, 4), 'rnn.bias_ih_l0': (12,), 'rnn.bias_hh_l0': (12,),
          'readout.weight': (2, 4), 'readout.bias': (2,)}
     """
@@ -108,7 +108,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], *, activation: Callable = jax.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> model = onward.Model(onward.GRUCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
-        >>> bool(eqx.tree_equal(onward.from_torch(onward.to_torch(model)), model))
+        >>> bool(eqx.tree_equal(onward.from_torch(onward.exports.to_torch(model)), model))
         True
     """
     recurrent, others = _sorted_out(tensors)

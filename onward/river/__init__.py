@@ -9,7 +9,7 @@ They are used as any estimator of River is, one sample at a time, alone or at th
     Accuracy: 87.43%
 """
 
-from ..extras import needed
+from ..support.extras import needed
 
 needed("river", "river")
 

@@ -10,8 +10,8 @@ from river import base
 
 import onward
 
-from ..arguments import whole
 from ..losses import softmax_cross_entropy
+from ..support.arguments import whole
 from .recurrent import Recurrent
 
 

@@ -8,8 +8,8 @@ from river.time_series.base import Forecaster as RiverForecaster
 
 import onward
 
-from ..arguments import whole
 from ..losses import squared_error
+from ..support.arguments import whole
 from .recurrent import Recurrent, finite, float32_rows
 
 TOO_FAR = 1e140

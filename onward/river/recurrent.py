@@ -20,19 +20,19 @@ from jaxtyping import PRNGKeyArray
 
 import onward
 
-from ..arguments import number, whole
 from ..cells import AbstractCell
-from ..errors import UserError
+from ..checkpoints.run_checkpoint import load_checkpoint, load_standing, save_checkpoint
 from ..estimators.base import AbstractEstimator
 from ..learner import Carry, Learner
 from ..live import Live
 from ..model import Model
-from ..runs.checkpoint import load_checkpoint, load_standing, save_checkpoint
-from ..trees import largest
+from ..support.arguments import number, whole
+from ..support.errors import UserError
+from ..support.trees import largest
 from .features import Features
 
 DEFAULT_ESTIMATOR = onward.SnAp(order=1)
-DEFAULT_OPTIMIZER = optax.chain(onward.scale_by_feature_rms(), optax.scale_by_learning_rate(3e-3))
+DEFAULT_OPTIMIZER = optax.chain(onward.transforms.scale_by_feature_rms(), optax.scale_by_learning_rate(3e-3))
 
 FLOAT32 = np.dtype("<f4")
 TOO_LARGE = 1e9  # a gradient may hold the product of two such, and the optimiser its square: 1e36 of float32's 3e38

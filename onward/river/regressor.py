@@ -26,9 +26,10 @@ class Regressor(Recurrent, base.MiniBatchRegressor):
     estimator
         How gradients travel; `onward.SnAp(order=1)` if left out.
     optimizer
-        Any Optax gradient transformation; RMSProp with a mean square for each feature, `onward.scale_by_feature_rms()`
-        at a rate of 3e-3, if left out. It has no momentum, which on a stream is late (`benchmarks/results/live.md`).
-        Estimators that use the same object, and otherwise equal settings, share their compiled programs.
+        Any Optax gradient transformation; RMSProp with a mean square for each feature,
+        `onward.transforms.scale_by_feature_rms()` at a rate of 3e-3, if left out. It has no momentum, which on a
+        stream is late (`benchmarks/results/live.md`). Estimators that use the same object, and otherwise equal
+        settings, share their compiled programs.
     features
         The names of the features; those of the first event learned if left out.
     fill

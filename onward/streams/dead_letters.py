@@ -4,9 +4,9 @@ from pathlib import Path
 
 import msgspec
 
-from ..arguments import whole
-from ..errors import UserError
-from ..runs.files import JsonLines
+from ..support.arguments import whole
+from ..support.errors import UserError
+from ..support.files import JsonLines
 from .base import Line
 
 

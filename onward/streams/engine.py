@@ -12,14 +12,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, UInt32
 
-from ..arguments import whole
 from ..estimators import AbstractEstimator
 from ..learner import Carry, Learner
 from ..losses import softmax_cross_entropy, squared_error
 from ..model import Model
-from ..trees import largest, select
-from .carry import Events, Level, Row, Shared, StreamCarry, Told
-from .caution import cautious, less_cautious, more_cautious
+from ..support.arguments import whole
+from ..support.trees import largest, select
+from ._carry import Events, Level, Row, Shared, StreamCarry, Told
+from ._caution import cautious, less_cautious, more_cautious
 
 BLOCK = 256  # events in one call
 SWAP = 64  # keys moved in or out of memory in one call

@@ -1,6 +1,6 @@
 """The run folder of a stream."""
 
-from ..runs.folder import RunFolder
+from ..checkpoints.run_folder import RunFolder
 
 
 class StreamFolder(RunFolder):

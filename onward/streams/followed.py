@@ -7,9 +7,9 @@ import re
 import time
 from pathlib import Path
 
-from ..errors import UserError
+from ..support.errors import UserError
+from ._cutting import HEAD, LineCutter, digest
 from .base import AbstractSource, FilePosition, Line, Position
-from .cutting import HEAD, LineCutter, digest
 
 CHUNK = 1 << 18  # bytes asked for at once
 POLL = 0.05  # seconds between two looks at a file that does not grow

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..arguments import unknown
-from ..errors import UserError
-from .cutting import LONGEST
+from ..support.arguments import unknown
+from ..support.errors import UserError
+from ._cutting import LONGEST
 
 SHOWN = 40  # characters of a bad value that a reason quotes
 LATEST = 1e12  # seconds from 1970, far beyond the year 9999; what is farther is in another unit, or no time

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
-from ..errors import UserError
-from ..runs.checkpoint import restored, stored
-from .carry import Row, StreamCarry
+from ..checkpoints.run_checkpoint import restored, stored
+from ..support.errors import UserError
+from ._carry import Row, StreamCarry
+from ._spill import Spill
 from .engine import SWAP, Engine
-from .spill import Spill
 
 
 class Keys:

@@ -9,19 +9,19 @@ import jax
 import msgspec
 import numpy as np
 
-from ..errors import UserError
-from ..runs.checkpoint import load_checkpoint, save_checkpoint
-from ..runs.learning import KEPT_CHECKPOINTS, Outcome
+from ..checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
+from ..support.errors import UserError
+from ..texts.learn import KEPT_CHECKPOINTS, Outcome
 from . import outliers
+from ._carry import Events, StreamCarry, Told, split_time
+from ._kept_out import KeptOut
+from ._spill import Spill
 from .base import AbstractSource, Line
-from .carry import Events, StreamCarry, Told, split_time
 from .engine import BLOCK, Engine
 from .events import CSV, Batch, Columns, Parser
 from .folder import StreamFolder
-from .kept_out import KeptOut
 from .keys import Keys
 from .records import Learned, Records
-from .spill import Spill
 from .standing import Quarantined, StreamStanding
 
 PATIENCE = 0.2  # seconds to wait for the next event before looking at clock and signals again

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runs.comparing import picture
-from ..runs.files import read_json_lines, write_atomically
+from ..support.files import read_json_lines, write_atomically
+from ..support.pictures import picture
 from .standing import Point
 
 POINTS = 400  # more a page does not show

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from ..runs.files import JsonLines
+from ..support.files import JsonLines
+from ._carry import Told
 from .base import Line
-from .carry import Told
 from .dead_letters import DeadLetters
 from .folder import StreamFolder
 from .standing import Prediction, Quarantined, Scores, StreamStanding

@@ -6,8 +6,8 @@ import time
 
 import msgspec
 
-from ..errors import UserError
-from ..extras import needed
+from ..support.errors import UserError
+from ..support.extras import needed
 from .base import AbstractSource, Line, Position, RedisPosition
 
 AT_ONCE = 1000  # entries acknowledged in one command

@@ -5,13 +5,13 @@ import select
 import time
 from pathlib import Path
 
-from ..errors import UserError
+from ..support.errors import UserError
+from ._cutting import HEAD, LineCutter, digest
 from .base import AbstractSource as AbstractSource
 from .base import FilePosition as FilePosition
 from .base import Line as Line
 from .base import Position as Position
 from .base import RedisPosition as RedisPosition
-from .cutting import HEAD, LineCutter, digest
 from .followed import CHUNK, open_at
 from .followed import FollowedSource as FollowedSource
 

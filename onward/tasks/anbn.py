@@ -2,7 +2,7 @@
 
 import math
 
-from ..arguments import whole
+from ..support.arguments import whole
 from .automaton import Automaton
 
 

@@ -16,7 +16,7 @@ from scipy.sparse import csgraph, csr_array
 from scipy.sparse.linalg import splu
 from scipy.special import entr
 
-from ..arguments import whole
+from ..support.arguments import whole
 
 MOST_STATES = 200_000
 WORD = 31  # bits of a random word: one fewer than drawn, so that the threshold of probability 1 fits in 32

@@ -2,7 +2,7 @@
 
 from string import ascii_lowercase
 
-from ..arguments import whole
+from ..support.arguments import whole
 from .automaton import MOST_STATES, Automaton
 
 

@@ -9,14 +9,14 @@ import jax.random as jr
 import numpy as np
 from scipy.special import entr
 
-from ..errors import UserError
-from ..references import ctw_rate, gzip_rate
+from ..support.errors import UserError
+from ..tasks.text import Text, blocks, embedded_text, survey
 from .anbn import anbn, independent_counts_rate
 from .automaton import Automaton
 from .brackets import distant_brackets
+from .compressors import ctw_rate, gzip_rate
 from .music import synthetic_music
 from .symbols import Cycle, SymbolTask
-from .text import Text, blocks, embedded_text, survey
 from .worlds import LAGS, CycleWorld, StochasticSymbols
 
 COMPRESSED = 100_000  # symbols given to the compressors where the source is endless

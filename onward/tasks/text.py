@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from ..errors import UserError
+from ..support.errors import UserError
 
 PIECE = 1 << 16  # bytes read at a time
 NO_CHARACTER = -1  # what stands before the first character; its one-hot vector is all zeros
@@ -63,7 +63,7 @@ def text_file(path: str | os.PathLike) -> Text:
     >>> text_file("no-such-text.txt")
     Traceback (most recent call last):
         ...
-    onward.errors.UserError: no-such-text.txt does not exist; give the path of a UTF-8 text file.
+    onward.support.errors.UserError: no-such-text.txt does not exist; give the path of a UTF-8 text file.
     """
     try:
         mode = os.stat(path).st_mode

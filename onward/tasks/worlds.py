@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, UInt32
 
-from ..arguments import whole
+from ..support.arguments import whole
 from .symbols import AbstractExamples
 
 LAGS = (5, 12)  # of the observations that a target of StochasticWorld depends on

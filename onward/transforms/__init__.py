@@ -1,1 +1,12 @@
-"""Transformations of gradients, for any estimator: each an Optax `GradientTransformation`."""
+"""Gradient transformations for any estimator: each is an Optax `GradientTransformation`."""
+
+from .feature_rms import FeatureRMSState as FeatureRMSState
+from .feature_rms import scale_by_feature_rms as scale_by_feature_rms
+from .fptt import FPTTExactState as FPTTExactState
+from .fptt import FPTTState as FPTTState
+from .fptt import adopt_average as adopt_average
+from .fptt import fptt as fptt
+from .fptt import fptt_exact as fptt_exact
+from .fptt import settle as settle
+from .kalman import quasi_diagonal_kalman as quasi_diagonal_kalman
+from .quasi_diagonal import QuasiDiagonal as QuasiDiagonal

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ..arguments import above_zero, number, unless_traced
-from ..trees import mean_of_leading
+from ..support.arguments import above_zero, number, unless_traced
+from ..support.trees import mean_of_leading
 
 
 class FeatureRMSState(NamedTuple):
@@ -41,7 +41,7 @@ def scale_by_feature_rms(
     0. Raises `ValueError` otherwise; a traced one, as in a sweep, is not looked at.
 
         >>> import jax.numpy as jnp, onward
-        >>> scale = onward.scale_by_feature_rms(decay=0.0)
+        >>> scale = onward.transforms.scale_by_feature_rms(decay=0.0)
         >>> gradient = {"cell": jnp.array([[[1.0, 4.0], [7.0, 4.0]]]), "readout": jnp.array([[2.0, -3.0]])}
         >>> updates, state = scale.update(gradient, scale.init(gradient))
         >>> updates["cell"][0, :, 0], updates["readout"][0]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..arguments import above_zero, at_least_zero, number, unless_traced
-from ..trees import zeros_like
+from ..support.arguments import above_zero, at_least_zero, number, unless_traced
+from ..support.trees import zeros_like
 
 
 class FPTTState(NamedTuple):
@@ -197,7 +197,7 @@ def adopt_average(params: PyTree, state: PyTree, *, keep_multiplier: bool = Fals
 
     With `keep_multiplier` λ goes on as it is: what they do for word-level language modelling. `state` as in `settle`,
     `ValueError` too; all else in it, such as the optimiser's moments, stays. For the carry of an `onward.Learner` there
-    is `onward.reset_to_average`.
+    is `onward.sequences.reset_to_average`.
 
         >>> import jax.numpy as jnp, optax
         >>> from onward.transforms.fptt import adopt_average, fptt, settle

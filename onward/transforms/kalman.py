@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..arguments import above_zero, number, unless_traced
 from ..model import Model
-from ..quasidiagonal import QuasiDiagonal
+from ..support.arguments import above_zero, number, unless_traced
+from .quasi_diagonal import QuasiDiagonal
 
 
 class KalmanState(NamedTuple):
@@ -39,7 +39,8 @@ def quasi_diagonal_kalman(
     networks online without backtracking* (2015), Algorithm 2, with the outer product for the Fisher matrix. (The δθ
     printed after (27) has a minus sign where (12) has the plus that is meant.) `MatrixReduce` is quasi-diagonal: the
     blocks are the rows of an affine-gated cell (a unit's, gate by gate) and of an `eqx.nn.Linear` with its bias; of
-    each, the diagonal and the bias's row are kept. Every other number stands alone. See `onward.QuasiDiagonal`.
+    each, the diagonal and the bias's row are kept. Every other number stands alone. See
+    `onward.transforms.QuasiDiagonal`.
 
     J scales with the square of the loss, so Λ has a unit: the paper measures losses in bits.
 

@@ -1,0 +1,59 @@
+"""The copying problem: ten symbols to be said again after a long blank."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+from onward.support.arguments import whole
+
+SYMBOLS, WORD = 8, 10
+BLANK, DELIMITER = SYMBOLS, SYMBOLS + 1
+
+
+class Copying(eqx.Module):
+    """Ten random symbols out of eight, T − 1 blanks, a delimiter, ten blanks; at these the symbols are to be said.
+
+    Arjovsky et al. 2016; the FPTT paper's section 6.6. Sequences have T + 20 steps of one-hot vectors over ten symbols,
+    and the target of each of the first T + 10 is the blank. Who knows when to speak, and remembers nothing, has the
+    mean cross-entropy `naive_loss` = 10 ln 8/(T + 20) a step, in nats (0.416 for T = 30 and 0.0945 for T = 200, where
+    the FPTT paper prints 0.39 and 0.09); the best possible is 0.
+
+    **Arguments:** `delay`: T, at least 1. Raises `ValueError` for less.
+
+        >>> import jax.random as jr
+        >>> copying = Copying(delay=3)
+        >>> xs, ys = copying.sample(jr.key(0))
+        >>> xs.argmax(1)[10:].tolist(), bool((ys[-10:] == xs.argmax(1)[:10]).all())
+        ([8, 8, 9, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8], True)
+    """
+
+    delay: int = eqx.field(static=True)
+
+    def __init__(self, delay: int):
+        self.delay = whole("delay", delay)
+
+    @property
+    def steps(self) -> int:
+        """Of a sequence."""
+        return self.delay + 2 * WORD
+
+    @property
+    def naive_loss(self) -> float:
+        """The mean cross-entropy of who remembers nothing, in nats a step."""
+        return WORD * math.log(SYMBOLS) / self.steps
+
+    @property
+    def best_loss(self) -> float:
+        """The least mean cross-entropy there can be."""
+        return 0.0
+
+    def sample(self, key: PRNGKeyArray) -> tuple[Float[Array, "steps 10"], Int32[Array, " steps"]]:
+        """One sequence and its targets."""
+        word = jr.randint(key, (WORD,), 0, SYMBOLS, jnp.int32)
+        blanks = jnp.full(self.steps, BLANK, jnp.int32)
+        said = blanks.at[:WORD].set(word).at[WORD + self.delay - 1].set(DELIMITER)
+        return jax.nn.one_hot(said, SYMBOLS + 2), blanks.at[-WORD:].set(word)

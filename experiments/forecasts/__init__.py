@@ -1,0 +1,1 @@
+"""Series forecast while they are learned; of no paper."""

@@ -1,0 +1,130 @@
+"""Networks that forecast a series by the stream engine: what `onward stream` does with a file of the series."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.random as jr
+import numpy as np
+import optax
+
+from onward.cells import GRUCell
+from onward.checkpoints.run_folder import digest
+from onward.estimators.base import AbstractEstimator
+from onward.model import Model
+from onward.streams import outliers
+from onward.streams.engine import Engine
+from onward.streams.events import CSV, Columns
+from onward.streams.folder import StreamFolder
+from onward.streams.learning import NO_KEY, State, learn_stream
+from onward.streams.sources import FileSource
+from onward.streams.standing import Prediction, StreamStanding
+from onward.support.files import read_json_lines, write_atomically
+from onward.support.trees import zeros_like
+
+from ..data.series import SeriesTask
+from .forecasters import Forecaster, Forecasts
+
+UNITS = 16
+HEADER = 1  # lines before the first row
+TARGET = "value"
+
+
+class Network(NamedTuple):
+    """How a network learns, at each row: `optimizer` is given the rate, which `rate` gives for a horizon.
+
+    It reads the value alone, or with `wide` also the last change and the clock.
+    """
+
+    estimator: AbstractEstimator
+    optimizer: Callable[[float], optax.GradientTransformation]
+    rate: Callable[[int], float]
+    wide: bool = True
+
+
+def clipped_adam(rate: float) -> optax.GradientTransformation:
+    """The optimiser of `onward stream`."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+def network(settings: Network) -> Forecaster:
+    """The forecaster that learns like this, a network for each horizon and seed."""
+
+    def forecast(task: SeriesTask, horizons: Sequence[int], seeds: Sequence[int]) -> dict[int, Forecasts]:
+        said = {h: np.full((len(seeds), *task.values.shape), np.nan) for h in horizons}
+        with TemporaryDirectory() as folder:
+            for i, values in enumerate(task.values):
+                path = Path(folder) / f"{i}.csv"
+                columns = _write(path, values, task.clock, wide=settings.wide)
+                for h in horizons:
+                    for k, seed in enumerate(seeds):
+                        run = Path(folder) / f"{i}-{h}-{seed}"
+                        _learn(settings, path, columns, run, horizon=h, seed=seed, compiled_for=seeds[0])
+                        for entry in read_json_lines(StreamFolder(run).predictions, Prediction):
+                            if entry.prediction is not None:
+                                said[h][k, i, entry.line - 1 - HEADER] = entry.prediction
+        return said
+
+    return forecast
+
+
+def _write(path: Path, values: np.ndarray, clock: np.ndarray, *, wide: bool) -> Columns:
+    """A file of a series, and what to read of it."""
+    table = {TARGET: values}
+    if wide:
+        table["change"] = np.diff(values, prepend=values[0])
+        table |= dict(zip(("sine", "cosine"), clock.T, strict=False))
+    rows = (",".join(map(repr, row)) for row in np.column_stack([*table.values()]).tolist())
+    write_atomically(path, "\n".join((",".join(table), *rows)).encode())
+    return Columns(CSV(), inputs=tuple(table), target=TARGET)
+
+
+def _learn(
+    settings: Network, path: Path, columns: Columns, run: Path, *, horizon: int, seed: int, compiled_for: int
+) -> None:
+    # An engine compiles its own program. Networks that differ in their seed differ in what they start from alone, so
+    # that all go through the first one's.
+    inputs = len(columns.inputs)
+    engine = _engine(settings, inputs, horizon, compiled_for)
+    start = _engine(settings, inputs, horizon, seed).init()
+    state = State(start, outliers.init(inputs + 1), StreamStanding(keys=NO_KEY))
+    with StreamFolder.create(run, columns) as folder, FileSource(path) as source:
+        learn_stream(
+            engine,
+            columns,
+            source,
+            state,
+            folder=folder,
+            settings=digest(columns),
+            checkpoint_every=math.inf,
+            dead_letter_limit=0,
+            interrupted=lambda: False,
+            report=lambda report: None,
+        )
+
+
+@functools.lru_cache(maxsize=128)
+def _engine(settings: Network, inputs: int, horizon: int, seed: int) -> Engine:
+    """As `onward stream` builds it."""
+    key, model_key = jr.split(jr.key(seed))
+
+    @eqx.filter_jit  # one program to compile instead of dozens
+    def build(key):
+        cell = GRUCell(inputs, UNITS, key=key)
+        return Model(cell, zeros_like(eqx.nn.Linear(UNITS, 1, key=key)))
+
+    return Engine(
+        build(model_key),
+        settings.estimator,
+        settings.optimizer(settings.rate(horizon)),
+        inputs=inputs,
+        classes=None,
+        horizon=horizon,
+        slots=1,
+        gap=math.inf,
+        key=key,
+    )

@@ -1,0 +1,1 @@
+"""Experiments of Nath's thesis (2019), *Fixed Point Propagation*."""

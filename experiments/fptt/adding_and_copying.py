@@ -1,0 +1,324 @@
+"""Adding and copying, of Kag & Saligrama, *Training recurrent neural networks via forward propagation through time*."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
+from typing import Any
+
+import jax.random as jr
+import numpy as np
+import optax
+
+from onward.losses import softmax_cross_entropy, squared_error, terminal_squared_error
+from onward.sequences.data import Drawn
+from onward.sequences.objectives import EveryStep, Terminal, window_length
+from onward.support.tables import counted, mean_and_error
+
+from ..data.adding import Adding
+from ..data.copying import Copying
+from ..parts import Parts
+from ..plots.scores import draw_scores
+from ..recipe import Experiment, Findings, Verdict
+from .arms import AUXILIARY, ONLINE, PLAIN, Problem, Scores, Timed, below, compare, exact, layer, lstm_cell, running
+
+UNITS, BATCH, UPDATES = 48, 48, 10
+ALPHAS = (0.5, 0.1, 0.05, 0.01, 0.001)  # the paper's grid for images; for adding it names 0.01 alone
+FEW_ALPHAS = (0.1, 0.01, 0.001)  # where a training takes long
+UNDRAGGED = 2.0  # the proximal factor with which the running form does not drag on a steady gradient
+RATE, CLIP = 1e-3, 1.0
+EVERY = 50  # iterations between two scores
+TESTED = 480  # sequences of a score
+PATIENCE = 200  # iterations that a training goes on once it has solved the problem
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a figure shows.
+
+    * `make_problem`: what is to be learned, of units and the size of minibatches; `alphas`: by FPTT with which α, and
+      with which α and proximal factor `with_proximal`, see `Problem.arms`;
+    * `naive`: the score of who has learned nothing, by what that is;
+    * `learned`, `solved`: the scores that are waited for, and below which a training soon ends;
+    * `score`: what is measured;
+    * `near`: a score that is waited for as well, where coming near to the naive one is part of the claim;
+    * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods that are left out.
+    """
+
+    make_problem: Callable[[int, int], Problem]
+    alphas: tuple[float, ...]
+    naive: Mapping[str, float]
+    learned: float
+    solved: float
+    score: str
+    near: float | None = None
+    units: int = UNITS
+    batch: int = BATCH
+    without: tuple[str, ...] = ()
+    with_proximal: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def problem(self) -> Problem:
+        """At the figure's size."""
+        return self.make_problem(self.units, self.batch)
+
+    def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
+        keys, epochs, problem = jr.split(jr.key(seed), seeds), epochs_of(iterations), self.problem
+        arms = problem.arms(self.alphas, self.with_proximal)
+        arms = {name: arm for name, arm in arms.items() if name not in self.without}
+        found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
+        verdict = self.judge({name: timed.scores for name, timed in found.items()})
+        drawn = draw_scores(
+            {name: timed.scores.scores for name, timed in found.items()},
+            **self.drawing(seeds, str(UPDATES)),
+            bold=(PLAIN, ONLINE, running(0.01), running(0.01, UNDRAGGED)),
+        )
+        return self.findings(found, verdict, seeds, drawn)
+
+    def judge(self, found: Mapping[str, Scores]) -> Verdict:
+        """FPTT at some α learns on all seeds, and sooner than BPTT; only in part where it is not sooner than OGD, for
+        then the gain comes from the windows and not from the regulariser; in part as well where FPTT learns on at least
+        two seeds more than BPTT, or comes near to the naive score sooner."""
+        best = self._best(found, self.learned)
+        there, theirs = (int((found[name].reached(self.learned) > 0).sum()) for name in (best, PLAIN))
+        solved = there == len(found[best].scores)
+        ahead, helps = (sooner(found[best], found[name], self.learned) for name in (PLAIN, ONLINE))
+        why = self._times(found, best, self.learned)
+        if not solved:
+            why += "FPTT does not learn on all seeds."
+        elif not ahead:
+            why += "BPTT is as quick, or within the spread."
+        elif helps:
+            why += "The regulariser helps beyond its windows."
+        else:
+            why += "Without the regulariser, on the same windows, OGD is as quick, or within the spread."
+        if solved and ahead:
+            return Verdict("agrees" if helps else "agrees in part", why)
+        if self.near is not None:
+            first = self._best(found, self.near)
+            nearer, helps = (sooner(found[first], found[name], self.near) for name in (PLAIN, ONLINE))
+            why += f" Near to the naive score, {self._times(found, first, self.near)}"
+            why += "FPTT comes there " + ("sooner than" if nearer else "no sooner than") + " BPTT, and "
+            why += ("sooner than" if helps else "no sooner than") + " OGD."
+            ahead = ahead or nearer
+            if below(found[PLAIN].scores[:, -1], found[first].scores[:, -1]):
+                why += " At the end BPTT is ahead."
+        more = there >= theirs + 2
+        why += f" FPTT learns on {there} seeds, BPTT on {theirs}." * more
+        return Verdict("agrees in part" if ahead or more else "disagrees", why)
+
+    def _best(self, found: Mapping[str, Scores], level: float) -> str:
+        names = [name(alpha) for name in (running, exact) for alpha in self.alphas]
+        names = [name for name in [*names, *starmap(running, self.with_proximal)] if name in found]
+        return min(names, key=lambda name: order(found[name], level))
+
+    def _times(self, found: Mapping[str, Scores], best: str, level: float) -> str:
+        others = [name for name in (ONLINE, PLAIN, AUXILIARY) if name in found]
+        times = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in (best, *others))
+        return f"iterations to a score below {level:.3g}, FPTT at the best of its settings: {times}. "
+
+    def drawing(self, seeds: int, updates: str) -> dict[str, Any]:
+        """What a picture of trainings with so many `updates` a sequence says besides its lines."""
+        return {
+            "every": EVERY,
+            "levels": {**self.naive, "learned": self.learned},
+            "score": f"{self.score} (lower is better)",
+            "title": f"LSTM-{self.units}, batch {self.batch}, K = {updates}; {TESTED} new sequences; mean of "
+            f"{counted(seeds, 'seed')}",
+        }
+
+    def findings(self, found: Mapping[str, Timed], verdict: Verdict, seeds: int, drawn: bytes) -> Findings:
+        """What trainings tell, with their picture."""
+        scores = {name: timed.scores for name, timed in found.items()}
+        waited = [level for level in (self.near, self.learned) if level is not None]
+        heads = "".join(f"{f'iterations to {level:.3g}':>24}" for level in waited)
+        lines = [f"{'method':24}{heads}{'score at the end':>20}"]
+        for name, s in scores.items():
+            end = mean_and_error(s.scores[:, -1])
+            there = "".join(f"{reached_in_words(s, level):>24}" for level in waited)
+            lines.append(f"{name:24}{there}{end:>20}")
+        naive = " and ".join(f"{name} has {level:.4f}" for name, level in self.naive.items())
+        lines += [
+            "",
+            f"Mean ± standard error over {counted(seeds, 'seed')}, or over those that got there. The score is the",
+            f"{self.score}, of {TESTED} new sequences, taken every {EVERY} iterations; {naive},",
+            f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:.3g},",
+            "and its last score is drawn on.",
+        ]
+        numbers = [
+            {
+                "method": name,
+                "iterations": (EVERY * s.reached(self.learned)).tolist(),
+                "scores": [row[: int(n)].tolist() for row, n in zip(s.scores, s.epochs, strict=True)],
+                "seconds": seconds,
+            }
+            for name, (s, seconds) in found.items()
+        ]
+        pictures = {"curve.png": f"{self.score} against iterations"}
+        result = {"every": EVERY, "trainings": numbers}
+        return Findings(verdict, "\n".join(lines), pictures, result, {"curve.png": drawn})
+
+    def until(self, history) -> bool:
+        """Whether a training has been at the problem's solution for long enough."""
+        solved = [i for i, epoch in enumerate(history) if epoch.score < self.solved]
+        return bool(solved) and len(history) - 1 - solved[0] >= PATIENCE // EVERY
+
+
+def epochs_of(iterations: int) -> int:
+    """A score is taken after each: at least one."""
+    return max(1, iterations // EVERY)
+
+
+def sooner(ours: Scores, theirs: Scores, level: float) -> bool:
+    """Whether it got there sooner by over two standard errors; where seeds never did, in every seed sooner than the
+    other in any."""
+    reached = [s.reached(level) for s in (ours, theirs)]
+    if all((at > 0).all() for at in reached):
+        return below(*reached)
+    first, second = (np.where(at > 0, at, np.inf) for at in reached)
+    return bool(first.max() < second.min())
+
+
+def order(scores: Scores, level: float) -> tuple[int, float]:
+    """Sorts, best first: by how many seeds got there, then how soon, then by the score at the end."""
+    reached, ends = scores.reached(level), scores.scores[:, -1]
+    there, finite = reached[reached > 0], ends[np.isfinite(ends)]
+    return -there.size, float(there.mean() if there.size else finite.mean() if finite.size else np.inf)
+
+
+def reached_in_words(scores: Scores, level: float) -> str:
+    reached = EVERY * scores.reached(level)
+    there = reached[reached > 0]
+    of = f"{there.size} of {reached.size}"
+    return f"{mean_and_error(there, 0)} ({of})" if there.size else f"never ({of})"
+
+
+def _problem(task, measure, loss, objective, outputs: int, units: int, batch: int, rate: float = RATE) -> Problem:
+    return Problem(
+        data=Drawn(task, batch=batch, minibatches=EVERY),
+        test=Drawn(task, batch=TESTED, minibatches=1),
+        measure=measure,
+        loss=loss,
+        objective=objective,
+        updates=UPDATES,
+        optimizer=lambda updates: optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rate)),
+        make_model=layer(lstm_cell, task.sample(jr.key(0))[0].shape[1], units, outputs),
+    )
+
+
+def adding_problem(steps: int, units: int, batch: int) -> Problem:
+    """The sum of two numbers, with a loss at the end of every window."""
+    return _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1, units, batch)
+
+
+def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:
+    """Who learns to add, and how soon."""
+    return Figure(
+        make_problem=partial(adding_problem, steps),
+        alphas=alphas,
+        naive={"who always says 1": Adding(steps).naive_error},
+        learned=0.01,
+        solved=0.005,
+        score="mean squared error",
+        **arguments,
+    )
+
+
+def _copying(delay: int, alphas: tuple[float, ...], *, rate: float = RATE, **arguments) -> Figure:
+    naive, loss = Copying(delay).naive_loss, softmax_cross_entropy
+    return Figure(
+        make_problem=partial(_problem, Copying(delay), loss, loss, EveryStep, 10, rate=rate),
+        alphas=alphas,
+        naive={"who remembers nothing": naive},
+        learned=naive / 2,
+        solved=naive / 20,
+        score="mean cross-entropy in nats a step",
+        near=1.05 * naive,
+        **arguments,
+    )
+
+
+ADDING = {
+    steps: adding(steps, ALPHAS, with_proximal=tuple((alpha, UNDRAGGED) for alpha in (0.5, 0.1, 0.01)))
+    for steps in (100, 200)
+}
+COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[1:])}
+PAPER_RATE = 2e-4  # of copying, with the paper's network and minibatches
+PAPER_COPYING = {
+    delay: _copying(delay, FEW_ALPHAS[1:], rate=PAPER_RATE, units=128, batch=100, without=(exact(FEW_ALPHAS[1]),))
+    for delay in (30, 200)
+}
+
+
+def settings(
+    units: int, alphas: str, updates: str = str(UPDATES), rate: float = RATE, *, with_exact: bool = True
+) -> str:
+    """What trainings share, of so many units by FPTT with such α, in K = `updates` windows."""
+    exact_form = ", and the exact form, which takes a second gradient a window" * with_exact
+    return (
+        f"K = {updates} windows, Adam at {rate:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "
+        f"±1/√{units}; every minibatch is drawn anew, the same ones for all methods. Added is OGD, the same windows "
+        f"and losses without the regulariser, as in the paper's Table 9{exact_form}; {alphas}. "
+    )
+
+
+SCALED = f", SCALED to LSTM-{UNITS}, batch {BATCH}"
+BEST = "FPTT is judged at the best of its settings on these very seeds, which favours it. "
+SETTINGS = settings(UNITS, "α are out of the paper's grids") + BEST
+UNDRAGGED_NOTE = (
+    "With c = 2 the proximal term is twice the paper's, as in the authors' code for words: so the running form does "
+    "not drag on a steady gradient (see `onward.fptt`). It was added after the others. "
+)
+
+
+def _adding_recipe(steps: int, length: int) -> Experiment:
+    return Experiment(
+        name=f"fptt/add-{steps}",
+        title=f"FPTT Figure 1{SCALED}, T = {steps}: the adding problem",
+        claim="FPTT learns to add where BPTT stays near the error of always saying 1 (0.167, T = 500).",
+        notes=f"{SETTINGS}{UNDRAGGED_NOTE}The paper's figure has LSTM-128, batch 128, T = 500, α = 0.01. Window q of K "
+        "weighs q/K; with all losses, BPTT has those of all windows in its one update. The authors' own script for "
+        "this task has no regulariser at all, leaves out the last window, and weighs window q by q − 1 + 1/K.",
+        length=length,
+        seeds=3,
+        data=lambda: None,
+        run=ADDING[steps].run,
+        unit="iterations",
+    )
+
+
+def _copying_recipe(name: str, figure: Figure, delay: int, length: int, notes: str) -> Experiment:
+    part, printed = {30: ("a", 0.39), 200: ("b", 0.09)}[delay]
+    return Experiment(
+        name=f"fptt/{name}",
+        title=f"FPTT Figure 5 ({part}){SCALED * (figure.units == UNITS)}: the copying problem, T = {delay}",
+        claim="BPTT stays close to the memoryless baseline for quite a while; FPTT reaches it quickly and converges "
+        "much faster.",
+        notes=f"{notes} Of K the paper says ≈ √T, which is {round((delay + 20) ** 0.5)} for these {delay + 20} steps. "
+        f"It prints {printed:g} for the baseline, which is {Copying(delay).naive_loss:.3g}. Near is 5 % above the "
+        f"baseline, learned is half of it. A window is {window_length(delay + 20, UPDATES)} steps: no gradient reaches "
+        "from where a symbol is to be said to where it was read, in any method with windows.",
+        length=length,
+        seeds=3,
+        data=lambda: None,
+        run=figure.run,
+        unit="iterations",
+    )
+
+
+COPYING_SCALED = f"{SETTINGS}The paper has LSTM-128, batch 100, Adam at {PAPER_RATE:g}."
+COPYING_NOTES = (
+    settings(128, f"α are out of the paper's grids, the exact form at {FEW_ALPHAS[2]:g} alone", rate=PAPER_RATE)
+    + f"{BEST}Network, batch and rate are the paper's, which does not say α here."
+)
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _adding_recipe(100, 3000),
+        _adding_recipe(200, 4000),
+        _copying_recipe("copy", COPYING[30], 30, 5000, COPYING_SCALED),
+        _copying_recipe("copy-200", COPYING[200], 200, 2000, COPYING_SCALED),
+        _copying_recipe("fig5a", PAPER_COPYING[30], 30, 10_000, COPYING_NOTES),
+        _copying_recipe("fig5b", PAPER_COPYING[200], 200, 5000, COPYING_NOTES),
+    )
+}

@@ -1,0 +1,260 @@
+"""The methods that FPTT is compared with, on the same windows: and their trainings, some seeds of each."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from onward.cells import AbstractCell, LSTMCell
+from onward.estimators import BPTT, AbstractEstimator
+from onward.learner import Carry, Learner
+from onward.model import Model
+from onward.sequences.data import AbstractSequences
+from onward.sequences.evaluate import evaluate
+from onward.sequences.fit import Epoch, Progress, fit
+from onward.sequences.objectives import AbstractObjective, EveryStep, window_length
+from onward.transforms.fptt import fptt, fptt_exact
+
+from ..jobs import Job, Report, costliest_first, run_all
+from ..parts import Parts
+
+PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
+
+
+class Arm(NamedTuple):
+    """A method: its learner, which steps carry a loss, the hyperparameters set in its optimiser, such as α, and about
+    how long an iteration takes.
+
+    Arms that differ in these alone share their learner, which compiles once: they are set in the carry.
+    """
+
+    learner: Learner
+    objective: AbstractObjective
+    hyperparameters: Mapping[str, float] = {}
+    cost: float = 1.0
+
+    def start(self, model: Model, key: PRNGKeyArray) -> Carry:
+        """The carry that a training begins with."""
+        carry = self.learner.init(model, key=key)
+        if not self.hyperparameters:
+            return carry
+        numbers = {name: jnp.asarray(number, float) for name, number in self.hyperparameters.items()}
+        return eqx.tree_at(lambda c: c.optimizer, carry, optax.tree.set(carry.optimizer, **numbers))
+
+
+def running(alpha: float, proximal: float = 1.0) -> str:
+    """The name of the arm with λ by its recursion; it has the proximal factor where that is not the paper's."""
+    return f"FPTT, α = {alpha:g}" if proximal == 1 else f"FPTT, c = {proximal:g}, α = {alpha:g}"
+
+
+def exact(alpha: float) -> str:
+    """The name of the arm with λ the gradient at the new point."""
+    return f"FPTT exact, α = {alpha:g}"
+
+
+class Problem(NamedTuple):
+    """What methods are compared on.
+
+    * `data`, `test`: sequences to learn from, and to be scored on by `measure`, lower is better;
+    * `loss`: the learner's; `objective`: made with the steps of a window;
+    * `updates`: K, of each sequence; `optimizer`: made with the number of updates a minibatch, what comes after the
+      regulariser, and holds the clip;
+    * `make_model`: a model from a key;
+    * `estimator`: of the gradient of a window;
+    * `at_epoch_end`: as of `onward.fit`;
+    * `final`: if given, what the best model by its test is measured on in the end.
+    """
+
+    data: AbstractSequences
+    test: AbstractSequences
+    measure: Callable
+    loss: Callable
+    objective: Callable[[int], AbstractObjective]
+    updates: int
+    optimizer: Callable[[int], optax.GradientTransformation]
+    make_model: Callable[[PRNGKeyArray], Model]
+    estimator: AbstractEstimator = BPTT()
+    at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None
+    final: AbstractSequences | None = None
+
+    def arms(self, alphas: Sequence[float], with_proximal: Sequence[tuple[float, float]] = ()) -> dict[str, Arm]:
+        """BPTT, an update a sequence, with its loss at the end alone and with those of all windows; OGD, an update a
+        window; on the same windows FPTT, running with each α and proximal factor of `with_proximal`, and, with the
+        factor 1 of the paper's algorithm, running and exact.
+
+        With a target at every step there is no second BPTT: the losses of all windows are those of the sequence."""
+        steps = self.data.steps
+        window = window_length(steps, self.updates)
+        optimizer = self.optimizer(-(-steps // window))
+        before = optax.chain(optax.inject_hyperparams(fptt)(alpha=1.0, proximal=1.0), optimizer)
+        around = optax.inject_hyperparams(fptt_exact)(optimizer, alpha=1.0)
+
+        def learner(optimizer, chunk):
+            return Learner(self.estimator, optimizer, loss=self.loss, chunk=chunk, batch=self.data.batch)
+
+        plain, by_window = learner(self.optimizer(1), steps), self.objective(window)
+        running_learner, exact_learner = learner(before, window), learner(around, window)
+
+        def in_running_form(alpha, proximal=1.0):
+            return Arm(running_learner, by_window, {"alpha": alpha, "proximal": proximal})
+
+        return {
+            PLAIN: Arm(plain, self.objective(steps)),
+            **({} if isinstance(by_window, EveryStep) else {AUXILIARY: Arm(plain, by_window)}),
+            ONLINE: Arm(learner(optimizer, window), by_window),
+            **{running(*pair): in_running_form(*pair) for pair in with_proximal},
+            **{running(alpha): in_running_form(alpha) for alpha in alphas},
+            **{exact(alpha): Arm(exact_learner, by_window, {"alpha": alpha}, cost=2.0) for alpha in alphas},
+        }
+
+
+class Scores(NamedTuple):
+    """The score at the end of each epoch of each seed; of a training that ended before, its last; NaN where a number
+    was not finite. `epochs`: how many there were; `final`: of the best model of each seed, NaN where that is not
+    measured."""
+
+    scores: Float[np.ndarray, "seeds epochs"]
+    epochs: np.ndarray
+    final: np.ndarray = np.full((), np.nan)
+
+    def reached(self, level: float) -> np.ndarray:
+        """The epoch, counting from 1, at whose end a score was first below `level`, for each seed; 0 for none."""
+        below = self.scores < level
+        return np.where(below.any(1), np.argmax(below, 1) + 1, 0)
+
+
+def below(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether the mean is lower by over two standard errors of the difference; of single seeds, whether it is lower."""
+    if ours.size == 1:
+        return bool(ours[0] < theirs[0])
+    variances = [values.var(ddof=1) / values.size for values in (ours, theirs)]
+    return bool(theirs.mean() - ours.mean() > 2 * np.sqrt(sum(variances)))
+
+
+def standing(ours: np.ndarray, others: Mapping[str, np.ndarray]) -> str:
+    """Whom FPTT is ahead of, and whom it is behind, beyond the spread; of numbers for each seed, lower is better."""
+    places = {"ahead of": [], "behind": [], "neither ahead of nor behind": []}
+    for name, theirs in others.items():
+        place = "ahead of" if below(ours, theirs) else "behind" if below(theirs, ours) else [*places][-1]
+        places[place].append(name)
+    return "FPTT is " + "; ".join(f"{place} {' and '.join(names)}" for place, names in places.items() if names) + "."
+
+
+def layer(make_cell: Callable[..., AbstractCell], inputs: int, units: int, outputs: int) -> Callable:
+    """What makes a model with one layer of `make_cell(inputs, units, key=...)` and a linear readout from a key."""
+
+    @eqx.filter_jit
+    def make(key: PRNGKeyArray) -> Model:
+        cell_key, readout_key = jr.split(key)
+        return Model(make_cell(inputs, units, key=cell_key), eqx.nn.Linear(units, outputs, key=readout_key))
+
+    return make
+
+
+# As in the authors' library: no bias that keeps the memory before anything is learned.
+lstm_cell = partial(LSTMCell, forget_bias=0.0)
+
+
+class Timed(NamedTuple):
+    """An arm's scores, and the seconds that its trainings took, compilation included; `None` where one was stopped and
+    went on."""
+
+    scores: Scores
+    seconds: float | None
+
+    @property
+    def sound(self) -> bool:
+        """Whether all numbers of all seeds were finite."""
+        return bool(self.sound_seeds.all())
+
+    @property
+    def sound_seeds(self) -> np.ndarray:
+        """For each seed whether all its numbers were finite."""
+        return np.asarray(np.isfinite(self.scores.scores).all(1))
+
+
+def compare(
+    problem: Problem,
+    arms: Mapping[str, Arm],
+    *,
+    epochs: int,
+    keys: Sequence[PRNGKeyArray] | Array,
+    until: Callable[[tuple[Epoch, ...]], bool],
+    parts: Parts,
+) -> dict[str, Timed]:
+    """Some arms on a problem, a training for each key; stopped at any moment, they go on from checkpoints."""
+    names = {name: [f"{name}, seed {i}" for i in range(len(keys))] for name in arms}
+
+    def job(name: str, arm: Arm, key: PRNGKeyArray) -> Job:
+        return Job(partial(train, arm, problem, epochs, key, until, checkpoint=parts.unfinished(name)), arm.cost)
+
+    jobs = {names[name][i]: job(names[name][i], arm, key) for name, arm in arms.items() for i, key in enumerate(keys)}
+    found = run_all(costliest_first(jobs), parts)
+    return {name: gathered([found[each] for each in rows], epochs) for name, rows in names.items()}
+
+
+def train(
+    arm: Arm,
+    problem: Problem,
+    epochs: int,
+    key: PRNGKeyArray,
+    until: Callable[[tuple[Epoch, ...]], bool],
+    report: Report,
+    checkpoint: Path | None = None,
+) -> dict[str, Any]:
+    """One training of an arm, by a key which decides the weights, the sequences and those of the test.
+
+    With the `checkpoint` of one that was stopped, it goes on from there, and has no seconds.
+    """
+    began, stopped = time.perf_counter(), checkpoint is not None and checkpoint.exists()
+    model_key, learner_key, data_key, test_key = jr.split(key, 4)
+
+    def score(model, data):
+        return evaluate(model, data, arm.objective, problem.measure, key=test_key)
+
+    def progress(p: Progress):
+        last = f", score {p.history[-1].score:.4g}" if p.history else ""
+        report((p.epoch + p.minibatch / p.minibatches) / epochs, f"loss {p.loss:.4g}{last}")
+
+    fitted = fit(
+        arm.learner,
+        arm.start(problem.make_model(model_key), learner_key),
+        problem.data,
+        arm.objective,
+        epochs=epochs,
+        key=data_key,
+        validate=lambda model: score(model, problem.test),
+        at_epoch_end=problem.at_epoch_end,
+        until=until,
+        report=progress,
+        checkpoint=checkpoint,
+    )
+    diverged = fitted.diverged_at is not None
+    return {
+        "scores": [epoch.score for epoch in fitted.history],
+        "diverged": diverged,
+        "final": None if problem.final is None or diverged else score(fitted.best, problem.final),
+        "seconds": None if stopped else time.perf_counter() - began,
+    }
+
+
+def gathered(trainings: Sequence[Mapping[str, Any]], epochs: int) -> Timed:
+    """Trainings of an arm, as `train` returns them."""
+    scores = np.full((len(trainings), epochs), np.nan)
+    for row, training in zip(scores, trainings, strict=True):
+        found = training["scores"]
+        row[: len(found)] = found
+        if not training["diverged"]:
+            row[len(found) :] = found[-1]
+    counts = np.array([len(training["scores"]) for training in trainings])
+    final = np.array([training["final"] for training in trainings], float)
+    seconds = [training["seconds"] for training in trainings]
+    return Timed(Scores(scores, counts, final), None if None in seconds else sum(seconds))

@@ -1,0 +1,171 @@
+"""The verdicts on the figures of the NoBackTrack paper: every part of a claim, with the seeds' own spread."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from onward.comparison.compare import Comparison, MethodResult
+from onward.tasks.prediction import ORDER_0
+from onward.tasks.symbols import Cycle
+
+from ..measures import PAR, Bits, in_words, unsound
+from ..recipe import Verdict
+
+WORKS = 5 * 10**6  # characters of Shakespeare's works, roughly
+
+# Arms that verdicts know by name.
+TRUNCATION = 15
+CONTROL = "TBPTT(1)"  # and with more words behind it
+WINDOWED = f"TBPTT({TRUNCATION})"
+
+
+def _found(comparison: Comparison) -> dict[str, MethodResult]:
+    return {result.name: result for result in comparison.results}
+
+
+def _common(results: Iterable[MethodResult]) -> int:
+    """A point of every curve: the most characters that all of them read."""
+    least = min(int(r.ends[-1]) for r in results)
+    return min(int(r.ends[np.searchsorted(r.ends, least, side="right") - 1]) for r in results)
+
+
+def _in_the_same_time(found: dict[str, MethodResult]) -> str:
+    """Mean bits of each over what it had read when the quickest of them had read everything."""
+    least = min(r.seconds for r in found.values())
+    reached = {name: int(r.characters * least / r.seconds) for name, r in found.items()}
+    return in_words({f"{name} ({reached[name]:,})": Bits(r, reached[name]) for name, r in found.items()})
+
+
+def _unstable(result: MethodResult) -> bool:
+    """A seed that diverged, was lost, or is worse in its last tenth than over its first 10 000 characters."""
+    early = result.means[:, max(0, np.searchsorted(result.ends, 10_000, side="right") - 1)]
+    return not result.sound.all() or bool((result.closing > early).any())
+
+
+def judge_fig1(comparison: Comparison) -> Verdict:
+    """NoBackTrack unstable at the large rate, at higher ranks too, where RTRL is not."""
+    found = _found(comparison)
+    ranks = {name: r for name, r in found.items() if name.startswith("NoBackTrack")}
+    unstable = [name for name, r in ranks.items() if _unstable(r)]
+    rtrl = found["RTRL"]
+    lasts = {name: Bits(r) for name, r in [*ranks.items(), ("RTRL", rtrl)] if r.sound.any()}
+    spread = max(np.ptp(r.closing[r.sound]) for r in ranks.values() if r.sound.any())
+    why = (
+        f"unstable: {', '.join(unstable) or 'no rank'}; RTRL {'too' if _unstable(rtrl) else 'is stable'}. Last tenths: "
+    )
+    why += f"{in_words(lasts)}; the seeds of a rank end up to {spread:.2f} bits apart."
+    if _unstable(rtrl):
+        return Verdict("not decided", why)
+    return Verdict("agrees" if len(unstable) > 1 else ("disagrees" if not unstable else "not decided"), why)
+
+
+def judge_fig2(comparison: Comparison) -> Verdict:
+    """At the same number of characters, NoBackTrack of rank two and more is as far as RTRL."""
+    found = {name: r for name, r in _found(comparison).items() if CONTROL not in name}
+    if missing := unsound(found.values()):
+        return missing
+    read = _common(found.values())
+    lasts = {name: Bits(r, read) for name, r in found.items()}
+    gaps = [lasts[f"NoBackTrack rank {rank}"].mean - lasts["RTRL"].mean for rank in (2, 10)]
+    why = f"mean bits over the first {read:,} characters: {in_words(lasts)}."
+    frequencies = comparison.task.levels[ORDER_0]
+    if lasts["RTRL"].mean > frequencies - 2 * PAR:
+        why += f" They are alike, but by then none has learned more than how frequent symbols are ({frequencies:.3f})."
+        return Verdict("not decided", why)
+    return Verdict("agrees" if max(map(abs, gaps)) < PAR else "disagrees", why)
+
+
+def judge_fig3(comparison: Comparison) -> Verdict:
+    """Stable; over the same characters as good as Kalman RTRL; nothing gained by rank."""
+    found = {name: r for name, r in _found(comparison).items() if CONTROL not in name}
+    if missing := unsound(found.values()):
+        return missing
+    read = _common(found.values())
+    last = {name: Bits(r) for name, r in found.items()}
+    mean = {name: Bits(r, read) for name, r in found.items()}
+    stable = not any(_unstable(r) for r in found.values())
+    ranks = [last[name].mean for name in last if "NoBackTrack" in name]
+    behind = min(ranks) - last["Kalman RTRL"].mean
+    why = f"{'all stable' if stable else 'not all stable'}. Last tenths: {in_words(last)}. "
+    why += f"Mean bits over the same first {read:,} characters: {in_words(mean)}. "
+    why += f"In the same time (characters read by then): {_in_the_same_time(found)}."
+    if stable and abs(behind) < PAR and np.ptp(ranks) < PAR:
+        return Verdict("agrees", why)
+    return Verdict("disagrees", f"stable as the paper says, but not on a par: {why}" if stable else why)
+
+
+def judge_fig4(comparison: Comparison) -> Verdict:
+    """Over the same characters truncation at 15 ends slightly below Kalman NoBackTrack, and RTRL about as good."""
+    found = {name: r for name, r in _found(comparison).items() if CONTROL not in name}
+    if missing := unsound(found.values()):
+        return missing
+    last = {name: Bits(r) for name, r in found.items()}
+    best = min((last[name] for name in last if "NoBackTrack" in name), key=lambda x: x.mean)
+    ahead = best.apart(last[WINDOWED])
+    on_par = abs(last["RTRL"].mean - last[WINDOWED].mean) < 2 * PAR
+    why = f"last tenths: {in_words(last)}. "
+    why += f"Mean bits in the same time (characters read by then): {_in_the_same_time(found)}."
+    if abs(ahead) < 2:
+        return Verdict("not decided", f"{why} {WINDOWED} and the best rank are within two standard errors.")
+    return Verdict("agrees" if ahead > 2 and on_par else "disagrees", why)
+
+
+def judge_fig5(comparison: Comparison) -> Verdict:
+    """Kalman NoBackTrack close to the entropy rate, truncation at 15 near the level of independent counts."""
+    found, levels = _found(comparison), comparison.task.levels
+    needed = {name: r for name, r in found.items() if CONTROL not in name}
+    if missing := unsound(needed.values()):
+        return missing
+    last = {name: Bits(r) for name, r in needed.items()}
+    level, entropy = levels["independent counts"], levels["entropy rate"]
+    ranks = [name for name in last if name.startswith("Kalman NoBackTrack")]
+    below = [name for name in ranks if last[name].mean < level - 2 * last[name].error]
+    close = [name for name in below if last[name].mean < (level + entropy) / 2]
+    stays = last[WINDOWED].mean > level - 2 * last[WINDOWED].error
+    why = f"last tenths, independent counts costing {level:.4f} and the entropy rate being {entropy:.4f}: "
+    why += f"{in_words(last)}. "
+    why += "Above independent counts ended " + ", ".join(
+        f"{np.sum(found[name].closing > level)} of {comparison.seeds} seeds of {name}" for name in ranks
+    )
+    filtered = last[f"Kalman {WINDOWED}"]
+    if filtered.mean < level - 2 * filtered.error:
+        why += f". {WINDOWED} gets below it too once it has the Kalman step, an arm that the paper lacks"
+    if not below or not stays:
+        return Verdict("disagrees", why + ".")
+    return Verdict("agrees" if close == ranks else "agrees in part", why + ".")
+
+
+def judge_fig6(comparison: Comparison) -> Verdict:
+    """All methods alike over the same characters, for a text changes as it goes on; and all worse than CTW."""
+    found = {name: r for name, r in _found(comparison).items() if CONTROL not in name}
+    if missing := unsound(found.values()):
+        return missing
+    read = _common(found.values())
+    mean = {name: Bits(r, read) for name, r in found.items()}
+    ctw = min(level for name, level in comparison.task.levels.items() if "tree" in name)
+    means = [x.mean for x in mean.values()]
+    alike, worse = np.ptp(means) < 4 * PAR, min(r.closing.min() for r in found.values()) > ctw
+    why = (
+        f"mean bits over the same first {read:,} characters, {np.ptp(means):.2f} apart: {in_words(mean)}; context tree "
+    )
+    why += f"weighting of the whole text {ctw:.3f}."
+    source = comparison.task.source
+    if isinstance(source, Cycle) and len(source.symbols) < WORKS:
+        return Verdict("not decided", f"{comparison.task.name} is an excerpt, read again and again: {why}")
+    return Verdict("agrees" if alike and worse else ("agrees in part" if worse else "disagrees"), why)
+
+
+def judge_norms(comparison: Comparison) -> Verdict:
+    """Whether the norms of Appendix B keep their seeds."""
+    found = _found(comparison)
+    lost = {name: int(np.sum(~r.sound)) for name, r in found.items()}
+    said = "; ".join(f"{name} {lost[name]} of {comparison.seeds}" for name in found)
+    lasts = {name: Bits(r) for name, r in found.items() if r.sound.sum() > 1}
+    half, euclidean = (found[name] for name in ("half-invariant norms", "Euclidean norms"))
+    both = half.sound & euclidean.sound
+    gap = (half.closing - euclidean.closing)[both]
+    why = f"seeds that diverged or were lost: {said}. Last tenths of the others: {in_words(lasts)}."
+    if both.sum() > 1:
+        error = gap.std(ddof=1) / np.sqrt(both.sum())
+        why += f" Half-invariant less Euclidean, seed by seed: {gap.mean():+.3f} ± {error:.3f}."
+    return Verdict("disagrees" if any(n for name, n in lost.items() if name.startswith("inv")) else "agrees", why)

@@ -1,0 +1,118 @@
+"""What a long experiment has finished, a file a part: stopped at any moment, it goes on from there."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from onward.checkpoints.run_folder import check_unused, lock, unlock
+from onward.support.errors import UserError
+from onward.support.files import write_atomically
+
+
+class Parts:
+    """The finished parts of an experiment, in the folder `parts` of its own folder.
+
+    Each must be a function of what the experiment is, its length and seed, of its name, and of nothing else: then they
+    are the same whether it was interrupted or not.
+
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "run"
+        >>> parts = Parts(folder, {"figure": "fig1", "length": 10, "seed": 0})
+        >>> parts.begin()
+        >>> parts.part("BPTT, seed 0", lambda: {"loss": [0.5]})
+        {'loss': [0.5]}
+        >>> Parts(folder, {"figure": "fig1", "length": 10, "seed": 0}).part("BPTT, seed 0", lambda: 1 / 0)
+        {'loss': [0.5]}
+
+    **Arguments:** `folder`, of the experiment, and what it is: its `settings`, numbers and text. Raises `UserError` for
+    a folder that holds anything but unfinished parts of the same: it is finished where `result.json` is. Nothing is
+    written before `begin`.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        self._folder, self._settings, self._lock = folder / "parts", settings, None
+        if not self._kept.is_file() or (folder / "result.json").exists():
+            # A process killed while it began leaves an empty folder in an empty one.
+            if not (_is_empty(self._folder) and [*folder.iterdir()] == [self._folder]):
+                check_unused(folder)
+            return
+        found = _read(self._kept, f"remove {folder}, and begin anew")
+        for name, value in settings.items():
+            if found.get(name) != value:
+                raise UserError(
+                    f"{folder} holds parts of an experiment whose {name} is {found.get(name)}, not {value}; name "
+                    "another folder."
+                )
+
+    @property
+    def _kept(self) -> Path:
+        return self._folder / "settings.json"
+
+    def begin(self) -> None:
+        """Makes the folder, and keeps others from it until this process ends, or the end of a `with` of it.
+
+        Raises `UserError` where it cannot be written, or another process is at it.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if not self._kept.exists():
+                write_atomically(self._kept, _written(self._settings))
+        except OSError as error:
+            raise UserError(
+                f"{self._folder.parent} cannot hold a report ({error.strerror}); name another folder."
+            ) from None
+        self._lock = lock(self._kept, self._folder.parent)
+
+    def part(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, numbers, text, lists and dictionaries of them; read back where it was finished before.
+
+        A number that is not finite comes back as `None`.
+        """
+        path = self._path(name)
+        if not path.exists():
+            write_atomically(path, _written(make()))
+        self.unfinished(name).unlink(missing_ok=True)
+        return _read(path, "remove it, and that part is made anew")
+
+    def unfinished(self, name: str) -> Path:
+        """Where a part that takes long may keep a checkpoint: a file that goes once the part is finished.
+
+        Like the parts, it is of the same version of onward; what was changed without a new one is not noticed.
+        """
+        return self._path(name).with_suffix(".npz")
+
+    def __contains__(self, name: str) -> bool:
+        return self._path(name).exists()
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{quote(name, safe=' ,=()')}.json"
+
+    def drop(self) -> None:
+        """Removes them, once all that they hold is written elsewhere."""
+        shutil.rmtree(self._folder)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        unlock(self._lock)
+        self._lock = None
+
+
+def _written(value: Any) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
+
+
+def _read(path: Path, remedy: str) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {remedy}.") from None
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

@@ -1,0 +1,67 @@
+"""A picture of graph networks that learn: their loss, their accuracy, and how far their states are from rest."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onward.support.pictures import COLOURS, LEVEL_STYLES, picture
+from onward.support.tables import counted
+
+
+def draw_citations(
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    moves: Mapping[str, np.ndarray],
+    *,
+    every: int,
+    epochs: int,
+    naive: float,
+    title: str,
+) -> bytes:
+    """Three panels, a line a method, as PNG: as Figure 3 of Liao et al. 2018, but with relative moves.
+
+    `curves` hold of each method its `loss` and its `validation` accuracy in per cent, a row a seed and a column for
+    every so many epochs and the end; `moves`, for each seed, by which part of their length the propagation steps moved
+    the states before and after training. `naive` is the accuracy of who names the most frequent class.
+    """
+    with picture((15.0, 5.0), "png") as (figure, finished):
+        left, middle, right = figure.subplots(1, 3)
+        for i, (name, found) in enumerate(curves.items()):
+            style = {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.6}
+            ends = np.minimum(every * np.arange(found["loss"].shape[1]), epochs)
+            for axes, what in ((left, "loss"), (middle, "validation")):
+                # A seed that diverged is drawn as far as it came.
+                there = np.isfinite(found[what]).any(0)
+                at, rows = ends[there], found[what][:, there]
+                axes.plot(at, np.nanmean(rows, 0), **style, label=name)
+                low, high = np.nanmin(rows, 0), np.nanmax(rows, 0)
+                axes.fill_between(at, low, high, color=style["color"], alpha=0.1, linewidth=0)
+            if name in moves:
+                steps = 1 + np.arange(moves[name].shape[2])
+                stayed = np.isfinite(moves[name][:, 1]).all(1)
+                if stayed.any():
+                    right.plot(steps, moves[name][stayed, 1].mean(0), **style, label=name)
+        if moves:
+            first = next(iter(moves.values()))
+            steps = 1 + np.arange(first.shape[2])
+            right.plot(steps, first[:, 0].mean(0), color="0.35", linestyle=(0, (4, 2)), label="before training")
+        middle.axhline(naive, color="0.35", linewidth=1, linestyle=LEVEL_STYLES[0], label="the most frequent class")
+        left.set_ylabel("training loss, nats (lower is better)")
+        middle.set_ylabel("right in validation, % (higher is better)")
+        right.set_ylabel("move of a step, ‖h' − h‖/‖h'‖")
+        left.set_xlabel("epochs, one update each")
+        middle.set_xlabel("epochs, one update each")
+        right.set_xlabel("propagation steps, after training (0 is at rest)")
+        for axes in (left, right):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        for axes in (left, middle, right):
+            axes.grid(which="major", color="0.92", linewidth=0.6)
+        # Room for the legends, away from the lines.
+        middle.set_ylim(bottom=-5)
+        right.set_ylim(top=4)
+        middle.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower right")
+        right.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper right")
+        seeds = len(next(iter(curves.values()))["loss"])
+        below = f"mean of {counted(seeds, 'seed')}, of those that have not diverged, shaded from the best to the worst"
+        figure.suptitle(f"{title}\n{below}", x=0.01, ha="left", fontsize=11)
+    return finished.getvalue()

@@ -1,0 +1,1 @@
+"""Experiments of Liao et al. (2018), *Reviving and Improving Recurrent Back-Propagation*."""

@@ -1,0 +1,110 @@
+"""Trainings of a Hopfield memory on some digits, many of them as one program."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+import optimistix as optx
+from jaxtyping import Array, Float, Key, PRNGKeyArray
+
+from onward.equilibria import RBP, ConjugateGradientRBP, FullBPTT, HopfieldMemory, NeumannRBP, TruncatedBPTT
+
+from ..data.digits import corrupt
+
+Adjoint = Callable[[PRNGKeyArray], optx.AbstractAdjoint]
+Digits = Float[Array, "digits pixels"]
+
+
+def adjoints(steps: int) -> dict[str, Adjoint]:
+    """The paper's methods with so many steps back, by name; each takes the random key of an update."""
+    return {
+        "BPTT": lambda key: FullBPTT(),
+        "TBPTT": lambda key: TruncatedBPTT(steps),
+        "RBP": lambda key: RBP(steps, key=key),
+        "CG-RBP": lambda key: ConjugateGradientRBP(steps),
+        "Neumann-RBP": lambda key: NeumannRBP(steps),
+    }
+
+
+class Setting(NamedTuple):
+    """How memories are trained: by Adam, a digit an update, in passes over all digits, each in an order of its own.
+
+    * `adjoint`: of each update;
+    * `passes`: over the digits, at least 1;
+    * `scale`: the standard deviation of the weights at first;
+    * `hidden_size`, `rate`: hidden neurons, and Adam's step.
+    """
+
+    adjoint: Adjoint
+    passes: int
+    scale: float = 1e-3
+    hidden_size: int = 1024
+    rate: float = 1e-3
+
+
+class Check(eqx.Module):
+    """What a memory answers to corrupted digits: `errors`, the part of all pixels where the answer, rounded, is not the
+    clean digit; the digits as `shown` and as `recalled`; and the largest `residual` of these recalls."""
+
+    errors: Float[Array, ""]
+    shown: Digits
+    recalled: Digits
+    residual: Float[Array, ""]
+
+
+class Trained(eqx.Module):
+    """Trainings, a row for each key: the `losses` `mean_i |x_i − I_i|` of each update's clean digit, before the update;
+    the loss at the `end`, mean over all digits; and, where asked for, the `errors` of a check before each pass and the
+    `last` check, at the end."""
+
+    losses: Float[Array, "*trainings updates"]
+    end: Float[Array, "*trainings"]
+    errors: Float[Array, "*trainings passes"] | None
+    last: Check | None
+
+
+def train(digits: Digits, keys: Key[Array, " trainings"], setting: Setting, *, checked: bool) -> Trained:
+    """A training for each key, which decides weights, order, corruption and what an adjoint draws; one program."""
+    optimizer = optax.adam(setting.rate)
+    count, pixels = digits.shape
+
+    def loss(memory, digit, key):
+        answer = memory.recall(digit, adjoint=setting.adjoint(key)).output
+        return jnp.mean(jnp.abs(answer - digit))
+
+    def update(carry, digit_and_key):
+        memory, state = carry
+        value, gradient = jax.value_and_grad(loss)(memory, *digit_and_key)
+        updates, state = optimizer.update(gradient, state)
+        return (eqx.apply_updates(memory, updates), state), value
+
+    def check(memory, key) -> Check | None:
+        if not checked:
+            return None
+        shown = jax.vmap(lambda digit, key: corrupt(digit, key=key))(digits, jr.split(key, count))
+        recalled = jax.vmap(memory.recall)(shown)
+        errors = jnp.mean((recalled.output >= 0.5) != (digits >= 0.5), dtype=digits.dtype)
+        return Check(errors, shown, recalled.output, recalled.residual.max())
+
+    def one(key):
+        memory_key, check_key, key = jr.split(key, 3)
+
+        def one_pass(carry, key):
+            order_key, key = jr.split(key)
+            found = check(carry[0], check_key)
+            order = jr.permutation(order_key, count)
+            carry, losses = jax.lax.scan(update, carry, (digits[order], jr.split(key, count)))
+            return carry, (losses, None if found is None else found.errors)
+
+        memory = HopfieldMemory(pixels, setting.hidden_size, key=memory_key, scale=setting.scale)
+        carry = memory, optimizer.init(eqx.filter(memory, eqx.is_array))
+        carry, (losses, errors) = jax.lax.scan(one_pass, carry, jr.split(key, setting.passes))
+        end = jnp.mean(jnp.abs(jax.vmap(carry[0].recall)(digits).output - digits))
+        return Trained(losses.reshape(-1), end, errors, check(carry[0], check_key))
+
+    # One after the other: side by side, a step would have to read the weights of all of them from memory.
+    return jax.jit(lambda keys: jax.lax.map(one, keys))(keys)

@@ -1,0 +1,229 @@
+"""One run of an experiment: its parts, its report and its numbers, in a folder of its own."""
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import msgspec
+
+from onward import __version__
+from onward.cli.compare import check_chunks, run
+from onward.cli.compilation_cache import compilation_cache
+from onward.comparison import Comparison, Contestant, MethodResult
+from onward.comparison.compare_report import comparison_table, described, result_from
+from onward.support.devices import use_all_cores
+from onward.support.files import write_atomically
+from onward.support.tables import counted
+
+from .forecasts import forecast
+from .fpp import buffer_grid, tables
+from .fpp import figures as fpp_figures
+from .fptt import adding, adding_and_copying, cells, convergence, costs, images, words
+from .nobacktrack import figures as nobacktrack_figures
+from .parts import Parts
+from .rbp import documents, hopfield, hyperparameters
+from .recipe import Experiment, Findings, Recipe, Verdict
+
+RECIPES: dict[str, Recipe | Experiment] = (
+    nobacktrack_figures.RECIPES
+    | fpp_figures.RECIPES
+    | buffer_grid.RECIPES
+    | tables.RECIPES
+    | hopfield.RECIPES
+    | hyperparameters.RECIPES
+    | documents.RECIPES
+    | adding_and_copying.RECIPES
+    | adding.RECIPES
+    | convergence.RECIPES
+    | costs.RECIPES
+    | images.RECIPES
+    | cells.RECIPES
+    | words.RECIPES
+    | forecast.RECIPES
+)
+
+
+class Request(NamedTuple):
+    """Which experiment to run, and how.
+
+    * `figure`: its name; `scale`: times its full length; `seeds`: runs of each method, `None` for the figure's own;
+    * `seed`: decides all that is random; `run`: the folder of the report, `None` for a new one under runs/.
+    """
+
+    figure: str
+    scale: float = 1.0
+    seeds: int | None = None
+    seed: int = 0
+    run: Path | None = None
+
+
+def reproduce(options: Request) -> int:
+    """Runs the experiment and returns the exit code of the command."""
+    full = RECIPES[options.figure]
+    recipe = full.scaled(options.scale, options.seeds or full.seeds)
+    folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
+    settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed, "version": __version__}
+    use_all_cores()
+    with compilation_cache(), Parts(folder, settings) as parts:
+        try:
+            if isinstance(recipe, Recipe):
+                found = _compare(recipe, options, folder, parts)
+            else:
+                found = _experiment(recipe, options.seed, folder, parts)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped; the same command with --run {shlex.quote(str(folder))} goes on from what is kept."
+            ) from None
+        if options.scale != 1 or recipe.seeds < full.seeds:
+            why = f"this run is smaller than the figure. Of it: {found.verdict.word}; {found.verdict.why}"
+            found = found._replace(verdict=Verdict("not decided", why))
+        for name, content in found.files.items():
+            write_atomically(folder / name, content)
+        write_atomically(folder / "report.md", report(recipe, options, found).encode())
+        write_atomically(folder / "result.json", _result(recipe, options, found))
+        parts.drop()
+    print(f"\n{recipe.claimant}: {recipe.claim}\nVerdict: {found.verdict.word}. {found.verdict.why}")
+    return 0
+
+
+def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Findings:
+    task = recipe.task()
+
+    def contestants(recipe: Recipe) -> dict[str, Contestant]:
+        # Of its own budget: a schedule goes by that.
+        return dict(recipe.contestants(len(task.alphabet), recipe.budget))
+
+    shortest = recipe.piloted
+    runs = f"--scale {options.scale:g}, {'' if recipe.pilot is None else 'a pilot of '}{shortest.budget},"
+    check_chunks(task, shortest.budget, contestants(shortest), option=runs)
+    _begin(folder, parts)
+
+    def compared(recipe: Recipe, folder: Path, rate_factors, before: str = "") -> Comparison:
+        def kept(name: str, race: Callable[[], list[MethodResult]]) -> list[MethodResult]:
+            factors = rate_factors[name] if isinstance(rate_factors, dict) else rate_factors
+            rates = " ".join(f"{factor:g}" for factor in factors)
+            part = f"{before}{name}, rates {rates}, {recipe.seeds} seeds"
+            return [result_from(each) for each in parts.part(part, lambda: [described(each) for each in race()])]
+
+        return run(
+            contestants(recipe),
+            task,
+            recipe.budget,
+            seed=options.seed,
+            seeds=recipe.seeds,
+            folder=folder,
+            rate_factors=rate_factors,
+            title=recipe.title,
+            kept=kept,
+        )
+
+    if recipe.pilot is None:
+        comparison, more = compared(recipe, folder, recipe.rate_factors), {}
+    else:
+        first = compared(recipe.piloted, folder / "pilot", recipe.rate_factors, "pilot: ")
+        chosen = {result.name: (result.rate_factor,) for result in first.best_of_each(whole=recipe.whole)}
+        comparison, more = compared(recipe, folder, chosen), {"pilot": _numbers(first)["methods"]}
+    pictures = {"curve.png": "bits per character against characters read"}
+    shown = comparison_table(comparison, recipe.title).rstrip()
+    return Findings(recipe.judge(comparison), shown, pictures, _numbers(comparison) | more, files={})
+
+
+def _experiment(recipe: Experiment, seed: int, folder: Path, parts: Parts) -> Findings:
+    data = recipe.data()
+    _begin(folder, parts)
+    found = recipe.run(data, recipe.length, recipe.seeds, seed, parts)
+    print(f"{recipe.title}\n\n{found.table}\n\nReport, pictures and numbers: {folder}")
+    return found
+
+
+def _begin(folder: Path, parts: Parts) -> None:
+    parts.begin()
+    print(f"What is finished is kept in {folder}.", file=sys.stderr)
+
+
+def report(recipe: Recipe | Experiment, options: Request, found: Findings) -> str:
+    """What was run and what came out, for people."""
+    lines = [
+        f"# {recipe.title}",
+        "",
+        f"**{recipe.claimant}:** {recipe.claim}",
+        "",
+        f"**Verdict: {found.verdict.word}.** {found.verdict.why}",
+        "",
+        *(line for name, words in found.pictures.items() for line in (f"![{words}]({name})", "")),
+        "```",
+        found.table,
+        "```",
+        "",
+        recipe.notes,
+        "",
+        f"- command: `{command(options)}`",
+        *(f"- {name}: {value}" for name, value in machine().items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def command(options: Request) -> str:
+    """The command that does the same again, wherever its results go."""
+    words = ["onward", "reproduce", str(options.figure)]
+    words += ["--scale", f"{options.scale:g}"] * (options.scale != 1)
+    words += [] if options.seeds is None else ["--seeds", str(options.seeds)]
+    words += ["--seed", str(options.seed)] * (options.seed != 0)
+    return shlex.join(words)
+
+
+def machine() -> dict[str, str]:
+    """When and on what."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "equinox", "optax", "numpy"))
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{_processor()}, {counted(jax.device_count(), 'device')}, {platform.system()}, float32",
+        "versions": f"onward {__version__}, Python {platform.python_version()}, {packages}",
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    names = information.read_text().splitlines() if information.exists() else []
+    return next((line.split(": ")[1] for line in names if line.startswith("model name")), platform.machine())
+
+
+def _result(recipe: Recipe | Experiment, options: Request, found: Findings) -> bytes:
+    result = {
+        "figure": recipe.name,
+        "scale": options.scale,
+        "claim": recipe.claim,
+        "verdict": found.verdict.word,
+        "why": found.verdict.why,
+        "command": command(options),
+        **machine(),
+        **found.numbers,
+    }
+    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+
+
+def _numbers(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "levels": dict(comparison.task.levels),
+        "methods": [
+            {
+                "name": r.name,
+                "settings": r.description,
+                "characters": r.characters,
+                "seconds": r.seconds,
+                "compile_seconds": r.compile_seconds,
+                "bits": [None if at else float(b) for b, at in zip(r.whole, r.diverged, strict=True)],
+                "closing_bits": [None if at else float(b) for b, at in zip(r.closing, r.diverged, strict=True)],
+                "rate_factor": r.rate_factor,
+                "lost": r.lost.tolist(),
+                "diverged_at": [int(at) or None for at in r.diverged],
+            }
+            for r in comparison.results
+        ],
+    }

@@ -1,0 +1,139 @@
+"""The run folder: one training's settings, metrics, checkpoints, picture and summary, under fixed names."""
+
+import fcntl
+import hashlib
+import os
+import shlex
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from ..support.errors import UserError
+from ..support.files import temporary_for, write_atomically
+
+S = TypeVar("S", bound=msgspec.Struct)
+F = TypeVar("F", bound="RunFolder")
+
+
+class RunFolder:
+    """A folder that holds one run, locked for this process until it is closed or left as a context.
+
+    `create` and `open` make one; every file has its property.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = None
+
+    @classmethod
+    def create(cls: type[F], path: Path, settings: msgspec.Struct) -> F:
+        """A new run with these settings. Raises `UserError` if the folder holds anything, or cannot be written."""
+        check_unused(path)
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+            folder._prepare()
+        except OSError as error:
+            raise UserError(f"{path} cannot hold a run ({error.strerror}); name another folder.") from None
+        return folder
+
+    @classmethod
+    def open(cls: type[F], path: Path) -> F:
+        """A run begun before. Raises `UserError` if there is none, or another process has it."""
+        folder = cls(path)
+        if not folder.settings.is_file():
+            raise UserError(f"{path} holds no run to resume; name the folder of a run, or start one with --run.")
+        folder._prepare()
+        return folder
+
+    def read_settings(self, settings: type[S]) -> S:
+        """The settings of the run. Raises `UserError` if they are not of this type."""
+        try:
+            return msgspec.json.decode(self.settings.read_bytes(), type=settings)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.settings} is not the settings of a run of this version ({error}).") from None
+
+    def __enter__(self: F) -> F:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    settings = property(lambda self: self.path / "settings.json")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    timings = property(lambda self: self.path / "timings.jsonl")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    summary = property(lambda self: self.path / "summary.json")
+    summary_text = property(lambda self: self.path / "summary.txt")
+    sample = property(lambda self: self.path / "sample.txt")
+
+    def picture(self, kind: str) -> Path:
+        """The learning curve, `kind` being "svg" or "png"."""
+        return self.path / f"curve.{kind}"
+
+    def checkpoint(self, characters: int) -> Path:
+        """The checkpoint after so many characters."""
+        return self.checkpoints / f"{characters:012d}.npz"
+
+    def saved(self) -> list[Path]:
+        """The checkpoints there are, oldest first."""
+        return sorted(self.checkpoints.glob("*.npz"))
+
+    def forget_all_but(self, newest: int) -> None:
+        """Deletes old checkpoints, and what a killed process left of an unfinished one."""
+        for path in self.saved()[:-newest]:
+            path.unlink()
+        for path in self.checkpoints.glob(".*.tmp"):
+            path.unlink()
+
+    def _prepare(self) -> None:
+        self._lock = lock(self.settings, self.path)
+
+    def close(self) -> None:
+        """Lets another process have the run."""
+        unlock(self._lock)
+        self._lock = None
+
+
+def lock(file: Path, folder: Path) -> int:
+    """Locks a file that is there, for this process; what it returns is for `unlock`.
+
+    The lock is the kernel's and ends with the process, however it ends: a kill leaves nothing to clean up. Raises
+    `UserError`, naming the folder, if another process has it.
+    """
+    taken = os.open(file, os.O_RDONLY)
+    try:
+        fcntl.flock(taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(taken)
+        raise UserError(f"{folder} is in use by another process; wait for it, or stop it first.") from None
+    except OSError:
+        pass  # a file system without locks: then it is up to the user
+    return taken
+
+
+def unlock(taken: int | None) -> None:
+    """Lets another process have what `lock` took, if it took anything."""
+    if taken is not None:
+        os.close(taken)
+
+
+def check_unused(path: Path) -> None:
+    """Raises `UserError` unless `path` is free for a new run: not there, or a folder with nothing in it."""
+    settings = RunFolder(path).settings
+    if settings.exists():
+        again = f"--resume {shlex.quote(str(path))}"
+        raise UserError(f"{path} already holds a run; go on with it by {again}, or name another folder.")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; name a folder that is new or empty.")
+    # A process killed while it began leaves an empty folder behind, at most with half of its settings.
+    leftover = temporary_for(settings).name
+    if path.is_dir() and any(entry.name != leftover for entry in path.iterdir()):
+        raise UserError(f"{path} is not empty and holds no run; name a folder that is new or empty.")
+
+
+def digest(settings: msgspec.Struct) -> str:
+    """A fingerprint of settings, which a checkpoint carries to be known again."""
+    return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()

@@ -1,0 +1,175 @@
+"""Reports of a comparison: a table, a picture, and the curves as JSON lines."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..support.files import write_atomically
+from ..support.pictures import COLOURS, LEVEL_STYLES, picture
+from ..support.tables import columns, counted, mean_and_error
+from ..tasks.symbols import SymbolTask
+from .compare import Comparison, MethodResult
+
+
+class CurvePoint(msgspec.Struct, frozen=True):
+    """One line of curves.jsonl: a seed's bits per character up to `characters`, since the line before and over all.
+
+    Both are `None` from where the seed diverged.
+    """
+
+    method: str
+    rate_factor: float
+    seed: int
+    characters: int
+    bits: float | None
+    mean_bits: float | None
+
+
+def curve_points(result: MethodResult) -> Iterator[CurvePoint]:
+    """A result's curves, seed by seed."""
+    for seed, (windows, means) in enumerate(zip(result.windows, result.means, strict=True)):
+        for end, window, mean in zip(result.ends, windows, means, strict=True):
+            bits, mean_bits = (float(window), float(mean)) if np.isfinite(window) else (None, None)
+            yield CurvePoint(result.name, result.rate_factor, seed, int(end), bits, mean_bits)
+
+
+def described(result: MethodResult) -> dict[str, Any]:
+    """A result as numbers, text and lists of them."""
+    values = {field.name: getattr(result, field.name) for field in fields(MethodResult)}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def result_from(description: dict[str, Any]) -> MethodResult:
+    """The result of a description whose numbers that are not finite may have become `None`."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        found = np.asarray(value)
+        return found.astype(float) if found.dtype == object else found
+
+    return MethodResult(**{name: read(value) for name, value in description.items()})
+
+
+def comparison_table(comparison: Comparison, title: str | None = None) -> str:
+    """The comparison as a screen of text: the best first, levels below."""
+    head = ("method", "last tenth", "whole run", "sound", "characters", "per second", "seconds", "+ compiling")
+    rows: list[tuple[str, ...]] = [head]
+    for r in sorted(comparison.results, key=lambda r: r.order):
+        rows.append(
+            (
+                r.label,
+                mean_and_error(r.closing[r.sound]),
+                mean_and_error(r.whole[r.sound]),
+                f"{r.sound.sum()} of {len(r.sound)}",
+                f"{r.characters:,}",
+                f"{r.characters / r.seconds:,.0f}",
+                f"{r.seconds:.1f}",
+                f"{r.compile_seconds:.1f}",
+            )
+        )
+    task, budget = comparison.task, comparison.budget
+    lines = [
+        title or f"{task.name}: {budget} a method, {counted(comparison.seeds, 'seed')} side by side.",
+        "Bits per character, mean ± standard error over the sound seeds; lower is better.",
+        "",
+    ]
+    if title:
+        lines.insert(1, f"{task.name}: {budget} a method, {counted(comparison.seeds, 'seed')} side by side.")
+    lines += [*columns(rows), "", *levels(task)]
+    lines += [""] + [line for r in comparison.results for line in _remarks(r, comparison)]
+    lines += [f"{r.name}: {r.description}" for r in comparison.best_of_each()]
+    return "\n".join(lines) + "\n"
+
+
+def levels(task: SymbolTask) -> list[str]:
+    """The levels of a task as lines, the lowest first."""
+    ordered = sorted(task.levels.items(), key=lambda item: item[1])
+    return ["To compare with:", *(f"  {level:.4f}  {name}" for name, level in ordered)]
+
+
+def _remarks(r: MethodResult, comparison: Comparison) -> list[str]:
+    """What must be known about a result before its numbers are read."""
+    remarks = []
+    if (r.diverged > 0).any():
+        where = ", ".join(f"seed {i} at {at:,}" for i, at in enumerate(r.diverged) if at)
+        remarks.append(f"{r.label} diverged: {where} (characters). These seeds are in no mean.")
+    if r.lost.any():
+        where = ", ".join(f"seed {i} with {bits:.2f}" for i, bits in enumerate(r.closing) if r.lost[i])
+        guess = np.log2(len(comparison.task.alphabet))
+        remarks.append(f"{r.label} lost its way: {where} bits in the last tenth, where guessing costs {guess:.2f}. "
+                       "These seeds are in no mean.")  # fmt: skip
+    most = comparison.budget.characters
+    if most is not None and r.characters < most and r.sound.any():
+        remarks.append(f"{r.label} was stopped by the clock after {r.characters:,} of {most:,} characters.")
+    return remarks
+
+
+def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> bytes:
+    """A picture of bits per character against characters read, a line a method; `kind` is png or svg."""
+    with picture((9.0, 5.4), kind) as (figure, finished):
+        axes = figure.add_subplot()
+        best = comparison.best_of_each()
+        for i, result in enumerate(best):
+            _draw_result(axes, result, COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--")
+        draw_levels(axes, comparison.task)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda characters, _: f"{characters:,.0f}")
+        axes.set_xlabel("characters read by each seed (each predicted before it is learned)")
+        axes.set_ylabel("bits per character over the latest characters (lower is better)")
+        left = max(100, max(r.characters for r in best) // 1000)
+        axes.set_xlim(left, 1.1 * max(r.characters for r in best))
+        axes.set_ylim(0, _top(best, comparison.task, left))
+        axes.grid(which="major", color="0.92", linewidth=0.6)
+        axes.set_axisbelow(True)
+        title = title or f"{comparison.task.name}: {comparison.budget} for each method"
+        axes.set_title(title, loc="left", fontweight="bold", pad=24)
+        line = f"mean of {counted(comparison.seeds, 'seed')}, shaded from the best to the worst"
+        axes.text(0, 1.02, line, transform=axes.transAxes, fontsize=9, color="0.3")
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+    return finished.getvalue()
+
+
+def draw_levels(axes, task: SymbolTask) -> None:
+    """A line across for each level of a task."""
+    ordered = sorted(task.levels.items(), key=lambda item: -item[1])
+    for (name, level), style in zip(ordered, LEVEL_STYLES * len(ordered), strict=False):
+        axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3f}")
+
+
+def save_comparison(comparison: Comparison, folder: Path, *, title: str | None = None) -> None:
+    """Writes table.txt, curves.jsonl, curve.png and curve.svg of a comparison to `folder`."""
+    lines = [msgspec.json.encode(point) for result in comparison.results for point in curve_points(result)]
+    write_atomically(folder / "curves.jsonl", b"\n".join(lines) + b"\n")
+    write_atomically(folder / "table.txt", comparison_table(comparison, title).encode())
+    for kind in ("png", "svg"):
+        write_atomically(folder / f"curve.{kind}", draw(comparison, kind, title=title))
+
+
+def _draw_result(axes, result: MethodResult, colour: str, style: str) -> None:
+    label = result.label
+    if result.sound.any():
+        windows = result.windows[result.sound]
+        label += f": {result.closing[result.sound].mean():.3f} in its last tenth"
+        axes.fill_between(result.ends, windows.min(0), windows.max(0), color=colour, alpha=0.15, linewidth=0)
+        line = axes.plot(result.ends, windows.mean(0), style, color=colour, linewidth=1.6)[0]
+    else:
+        line = axes.plot([], [], style, color=colour)[0]
+    for windows in result.windows[~result.sound]:
+        axes.plot(result.ends, windows, color=colour, linewidth=0.8)
+        last = np.flatnonzero(np.isfinite(windows))
+        if last.size:
+            axes.plot(result.ends[last[-1]], windows[last[-1]], "x", color=colour)
+    if not result.sound.all():
+        label += f"\n({np.sum(~result.sound)} of {len(result.sound)} seeds diverged or lost: ×)"
+    line.set_label(label)
+
+
+def _top(results: list[MethodResult], task, left: int) -> float:
+    """The top of the axis: above the levels, and above where the methods that work are once they have begun."""
+    seen = [r.windows[r.sound][:, r.ends >= left].mean(0)[0] for r in results if r.sound.any() and r.ends[-1] >= left]
+    return 1.1 * max(min(seen, default=1.0), *task.levels.values())

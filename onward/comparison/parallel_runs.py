@@ -1,0 +1,298 @@
+"""Many runs of learners side by side on streams of symbols: each a lane of one compiled program."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
+
+from ..estimators import AbstractPosingEstimator
+from ..learner import Carry, Learner
+from ..losses import softmax_cross_entropy
+from ..model import Model
+from ..support.arguments import whole
+from ..support.devices import shared_evenly
+from ..support.trees import row_sums, select
+from ..tasks.symbols import SymbolTask
+
+BLOCK = 1000  # symbols read between two looks at the clock, rounded up to whole chunks
+POINTS_PER_DECADE = 25
+FIRST_POINT = 32
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long each method may learn: for so many seconds, compilation excluded, or so many characters, or both.
+
+    With both, the first to be used up ends it. Raises `ValueError` if neither is given, or one is not above 0.
+
+        >>> Budget(seconds=60), Budget(characters=10**6)
+        (Budget(seconds=60, characters=None), Budget(seconds=None, characters=1000000))
+    """
+
+    seconds: float | int | None = None
+    characters: int | None = None
+
+    def __post_init__(self):
+        if self.seconds is None and self.characters is None:
+            raise ValueError("a budget needs seconds or characters, got neither.")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds must be a finite number above 0, got {self.seconds!r}.")
+        if self.characters is not None:
+            whole("characters", self.characters)
+
+    def __str__(self):
+        parts = [] if self.seconds is None else [f"{self.seconds:g} s"]
+        return " or ".join(parts + ([] if self.characters is None else [f"{self.characters:,} characters"]))
+
+
+class Contestant(NamedTuple):
+    """A method to run: its learner, how its model is made from a key, and its settings in words.
+
+    Comparisons and sweeps put bits, −log₂ of the probability of the symbol, in place of the learner's loss: a rate that
+    was chosen for nats acts 1.44 times as large where steps are proportional to the gradient. A learner with a batch
+    reads as many streams of its own side by side; its bits are their mean.
+    """
+
+    learner: Learner
+    make_model: Callable[[PRNGKeyArray], Model]
+    description: str
+
+
+def least_characters(learner: Learner) -> int:
+    """How many a stream must have for the learner to store what it learns from, and predict once more."""
+    estimator = learner.estimator
+    return estimator.least_steps if isinstance(estimator, AbstractPosingEstimator) else 1
+
+
+def check_contestant(name: str, learner: Learner, budget: Budget) -> None:
+    """Raises `ValueError`, naming it, for a learner whose chunk, or the least that it learns from, is longer than the
+    budget."""
+    if budget.characters is not None and budget.characters < (least := least_characters(learner)):
+        raise ValueError(
+            f"{name}: {budget.characters:,} characters are fewer than the {least:,} that it takes to store a slice and "
+            "predict once more."
+        )
+    if budget.characters is not None and learner.chunk > budget.characters:
+        raise ValueError(
+            f"{name}: one chunk of {learner.chunk:,} characters is more than the budget of {budget.characters:,}."
+        )
+
+
+def scaled(factor: float | Float[Array, ""]) -> optax.GradientTransformation:
+    """Updates times a number, which may be traced."""
+
+    def scale(updates: PyTree, params: PyTree = None) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, updates)
+
+    return optax.stateless(scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fates:
+    """How some lanes fared, in bits per character.
+
+    * `whole`, `closing`: bits over everything, and over the last tenth;
+    * `diverged`: the character, counted from 1, by which a lane's numbers were not finite any more, 0 where all were;
+    * `lost`: whether a lane that stayed finite did worse over its last tenth than guessing among all symbols alike.
+
+    The bits of a lane that diverged are NaN.
+    """
+
+    whole: Float[np.ndarray, " lanes"]
+    closing: Float[np.ndarray, " lanes"]
+    diverged: Int[np.ndarray, " lanes"]
+    lost: Bool[np.ndarray, " lanes"]
+
+    @property
+    def sound(self) -> Bool[np.ndarray, " lanes"]:
+        """Which lanes neither diverged nor were lost."""
+        return (self.diverged == 0) & ~self.lost
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """Sorts, best first: those all of whose lanes are sound by their last tenth, then the others."""
+        return int(np.sum(~self.sound)), float(np.mean(self.closing[self.sound])) if self.sound.any() else 0.0
+
+    def part(self, lanes: slice) -> dict[str, np.ndarray]:
+        """What it says of some of the lanes, by name."""
+        return {field.name: getattr(self, field.name)[lanes] for field in fields(Fates)}
+
+
+def joined(parts: Sequence[Fates]) -> Fates:
+    """All lanes of some parts, in this order."""
+    return Fates(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Fates)})
+
+
+class _Lane(NamedTuple):
+    """One run: the values its learner is made with, its carry, and where its stream, or its batch of them, stands."""
+
+    values: PyTree
+    carry: Carry
+    source: PyTree
+
+
+class Program:
+    """Lanes of one method that differ in their keys and in some numbers, as one program: blocks of all, compiled once.
+
+    * `make`: from a tree of scalars, which are traced, to the method with these for settings;
+    * `compile_seconds`: what compilation took so far.
+    """
+
+    def __init__(self, make: Callable[[PyTree], Contestant], chunk: int, task: SymbolTask, budget: Budget):
+        self._make, self._task, self._budget = make, task, budget
+        size = BLOCK if budget.characters is None else max(1, min(BLOCK, budget.characters // 20))
+        self._size = -(-size // chunk) * chunk
+        # Run once: to compile it well takes longer than the block, several seconds, and gains microseconds.
+        self._start = jax.jit(jax.vmap(self._begin), compiler_options={"xla_backend_optimization_level": 0})
+        self._compiled: dict[int, Any] = {}
+        self.compile_seconds = 0.0
+
+    def run(self, keys: Key[Array, " lanes"], values: PyTree, report: Callable[[float, float], None]) -> "Log":
+        """Lets every lane learn until the budget is used up, or all have diverged.
+
+        `values` have an axis of lanes, `report` is told the part of the budget used, and bits over the latest block.
+        """
+        compiled = self.compile(keys, values)
+        lanes = jax.device_put(self._start(keys, values), shared_evenly(len(keys), "lanes"))
+        log = Log(len(keys), len(self._task.alphabet))
+        while not log.finished(self._budget):
+            began = time.perf_counter()
+            lanes, bits, finite = compiled(lanes)
+            bits, finite = np.asarray(bits, np.float64), np.asarray(finite)
+            log.add(bits, finite, time.perf_counter() - began)
+            report(log.part(self._budget), log.latest)
+            if not (log.diverged == 0).any():
+                break
+        return log
+
+    def bytes_needed(self, keys: Key[Array, " lanes"], values: PyTree) -> int:
+        """What all devices together hold while so many lanes run."""
+        analysis = self.compile(keys, values).memory_analysis()
+        # The lanes are given away to the program, which writes them back where they were.
+        mine = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        return shared_evenly(len(keys), "lanes").mesh.size * (mine + analysis.temp_size_in_bytes)
+
+    def compile(self, keys: Key[Array, " lanes"], values: PyTree):
+        """The program of a block of so many lanes, spread over as many devices as share them evenly."""
+        count = len(keys)
+        if count not in self._compiled:
+            began = time.perf_counter()
+            spread = shared_evenly(count, "lanes")
+            shapes = jax.eval_shape(self._start, keys, values)
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spread), shapes)
+            block = jax.shard_map(
+                jax.vmap(self._block), mesh=spread.mesh, in_specs=spread.spec, out_specs=spread.spec, check_vma=False
+            )
+            self._compiled[count] = jax.jit(block, donate_argnums=0).lower(shapes).compile()
+            self.compile_seconds += time.perf_counter() - began
+        return self._compiled[count]
+
+    def _learner(self, values) -> tuple[Learner, Callable[[PRNGKeyArray], Model]]:
+        learner, make_model, _ = self._make(values)
+        in_bits = Learner(learner.estimator, learner.optimizer, loss=_bits, chunk=learner.chunk, batch=learner.batch)
+        return in_bits, make_model
+
+    def _begin(self, key, values) -> _Lane:
+        learner, make_model = self._learner(values)
+        model_key, learner_key, source_key = jr.split(key, 3)
+        example = (jnp.zeros(len(self._task.alphabet)), jnp.zeros((), jnp.int32))
+        carry = learner.init(make_model(model_key), key=learner_key, example=example)
+        return _Lane(values, carry, self._task.examples(learner.batch).start(key=source_key))
+
+    def _block(self, lane: _Lane):
+        learner, _ = self._learner(lane.values)
+        source, (xs, ys) = self._task.examples(learner.batch).sample(lane.source, self._size)
+        carry, metrics = learner.run(lane.carry, jax.nn.one_hot(xs, len(self._task.alphabet)), ys)
+        bits = metrics.losses if learner.batch is None else row_sums(metrics.losses) / learner.batch
+        numbers = [leaf for leaf in jax.tree.leaves((carry, metrics)) if eqx.is_inexact_array(leaf)]
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+        return _Lane(lane.values, select(finite, carry, lane.carry), source), bits, finite
+
+
+class Log:
+    """The curve of every lane, thinned out on a logarithmic axis as it grows, and how the lanes fared."""
+
+    def __init__(self, lanes: int, symbols: int):
+        self.seconds, self.characters = 0.0, 0
+        self.diverged = np.zeros(lanes, np.int64)
+        self._guess = math.log2(symbols)
+        self._total, self._window, self._begun = np.zeros(lanes), np.zeros(lanes), 0
+        self._blocks, self._sizes = [], []
+        self._ends, self._windows, self._means = [], [], []
+        self._due = float(FIRST_POINT)
+
+    @property
+    def latest(self) -> float:
+        """Mean bits over the latest block of the lanes that are finite."""
+        alive = self._blocks[-1][self.diverged == 0]
+        return float(alive.mean()) / self._sizes[-1] if alive.size else math.nan
+
+    def part(self, budget: Budget) -> float:
+        """How much of the budget is used, 0 to 1."""
+        clock = 0.0 if budget.seconds is None else self.seconds / budget.seconds
+        data = 0.0 if budget.characters is None else self.characters / budget.characters
+        return min(1.0, max(clock, data))
+
+    def finished(self, budget: Budget) -> bool:
+        return self.part(budget) >= 1
+
+    def add(self, bits: np.ndarray, finite: np.ndarray, seconds: float) -> None:
+        """Takes in a block, `bits` `[lanes, steps]`."""
+        steps = bits.shape[1]
+        broken = ~finite & (self.diverged == 0)
+        first = np.where(np.isfinite(bits).all(1), steps, np.argmin(np.isfinite(bits), 1) + 1)
+        self.diverged[broken] = self.characters + first[broken]
+        bits = np.where((self.diverged == 0)[:, None], bits, np.nan)
+        at = 0
+        while self.characters + steps >= self._due:
+            end = max(at + 1, round(self._due) - self.characters)
+            self._sum(bits[:, at:end])
+            self._ends.append(self.characters + end)
+            self._windows.append(self._window / (self.characters + end - self._begun))
+            self._means.append(self._total / (self.characters + end))
+            self._window, self._begun, at = np.zeros_like(self._window), self.characters + end, end
+            self._due = max(self._due * 10 ** (1 / POINTS_PER_DECADE), self.characters + end + 1)
+        self._sum(bits[:, at:])
+        self._blocks.append(bits.sum(1))
+        self._sizes.append(steps)
+        self.characters += steps
+        self.seconds += seconds
+
+    def curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The characters read at each point, and `[lanes, points]` bits since the point before and since the start."""
+        ends, windows, means = list(self._ends), list(self._windows), list(self._means)
+        if (rest := self.characters - self._begun) > 0:
+            window = self._window
+            if ends and rest < (width := ends[-1] - (ends[-2] if len(ends) > 1 else 0)) / 2:
+                # A short rest would be a noisy point of its own.
+                window, rest = window + width * windows.pop(), rest + width
+                del ends[-1], means[-1]
+            ends.append(self.characters)
+            windows.append(window / rest)
+            means.append(self._total / self.characters)
+        return np.array(ends), np.stack(windows, 1), np.stack(means, 1)
+
+    def fates(self) -> Fates:
+        """How the lanes fared."""
+        last = np.cumsum(self._sizes) > 0.9 * self.characters
+        closing = np.stack(self._blocks)[last].sum(0) / np.array(self._sizes)[last].sum()
+        lost = closing > self._guess  # NaN is not: a lane diverged or was lost, never both
+        return Fates(whole=self._total / self.characters, closing=closing, diverged=self.diverged, lost=lost)
+
+    def _sum(self, bits):
+        self._window = self._window + bits.sum(1)
+        self._total = self._total + bits.sum(1)
+
+
+def _bits(prediction, y):
+    """The paper's loss: −log₂ of the probability of the symbol that came."""
+    return softmax_cross_entropy(prediction, y) / math.log(2)

@@ -1,0 +1,296 @@
+"""Sweeps: a method over a grid of its settings and many seeds, as few compiled programs as there can be."""
+
+import inspect
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Key, PRNGKeyArray
+
+from ..support.arguments import unknown, whole
+from ..tasks.symbols import SymbolTask
+from .parallel_runs import Budget, Contestant, Fates, Program, check_contestant, joined
+
+Value = float | int | str
+Point = Mapping[str, Value]
+Structure = tuple[tuple[str, Value], ...]  # the settings of a point that decide its program, all but the floats
+
+# Beyond, a processor is hardly quicker (FPP of 4 units, two cores: 0.54, 0.83 and 0.88 million steps a second for 64,
+# 256 and 1024 lanes), and a part that is killed has lost more.
+MOST_LANES = 256
+COLUMNS = ("seed", "bits", "mean_bits", "diverged", "lost")  # of the results, beside the settings
+
+
+def grid(**settings: Iterable[Value]) -> list[dict[str, Value]]:
+    """All combinations of the values of each setting, the last setting varying fastest.
+
+    Each sequence has at least one value, all different: numbers that are finite, or words. Where one value is a float,
+    so are all. Raises `ValueError`, naming the setting, for others.
+
+        >>> grid(horizon=(3, 5), rate=(0.1, 1))
+        [{'horizon': 3, 'rate': 0.1}, {'horizon': 3, 'rate': 1.0},
+         {'horizon': 5, 'rate': 0.1}, {'horizon': 5, 'rate': 1.0}]
+        >>> import numpy as np
+        >>> [point["rate"] for point in grid(rate=np.geomspace(0.01, 1, 3))]
+        [0.01, 0.1, 1.0]
+    """
+    values = [_values(name, given) for name, given in settings.items()]
+    return [dict(zip(settings, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def log_uniform(count: int, /, *, key: PRNGKeyArray, **ranges: tuple[float, float]) -> list[dict[str, Value]]:
+    """A random search: `count` points, each setting drawn between the two numbers of its range, its logarithm uniform.
+
+    Raises `ValueError` unless `count` is at least 1 and each range is of two finite numbers, 0 < low < high.
+
+        >>> import jax.random as jr
+        >>> points = log_uniform(100, key=jr.key(0), rate=(1e-3, 1.0), penalty=(0.1, 10.0))
+        >>> len(points), sum(point["rate"] < 0.0316 for point in points) in range(40, 60)
+        (100, True)
+    """
+    for name, (low, high) in ranges.items():
+        if not 0 < low < high < math.inf:
+            raise ValueError(f"{name}: a range to draw from must have 0 < low < high, both finite, got {low}, {high}.")
+    drawn = np.asarray(jr.uniform(key, (whole("count", count), len(ranges))), np.float64)
+    low, high = np.log(np.array(list(ranges.values()))).T
+    points = np.exp(low + drawn * (high - low))
+    return [dict(zip(ranges, point, strict=True)) for point in points.tolist()]
+
+
+def _values(name: str, given: Iterable[Value]) -> list[Value]:
+    values = [value.item() if isinstance(value, np.generic) else value for value in given]
+    if not values:
+        raise ValueError(f"{name} must have at least one value, got none.")
+    for value in values:
+        if not isinstance(value, str) and not (isinstance(value, float | int) and math.isfinite(value)):
+            raise ValueError(f"{name} must have finite numbers or words for values, got {value!r}.")
+    if any(isinstance(value, float) for value in values) and not any(isinstance(value, str) for value in values):
+        values = [float(value) for value in values]
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name} must have different values, got {values}.")
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Fates):
+    """How one point of a sweep fared, each of its seeds; bits are per character.
+
+    * `settings`: the point;
+    * `description`: its method in words;
+    * `whole`, `closing`, `[seeds]`: bits over everything, and over the last tenth;
+    * `diverged`, `[seeds]`: the character, counted from 1, by which a seed's numbers were not finite any more, or 0;
+    * `lost`, `[seeds]`: whether a seed that stayed finite did worse over its last tenth than guessing.
+
+    The bits of a seed that diverged are NaN.
+    """
+
+    settings: Point
+    description: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What `sweep` found: a `Trial` for each point, in the order of the points.
+
+    `sweep_table` shows it on a screen; `save_sweep` writes table, picture and every run.
+    """
+
+    task: SymbolTask
+    budget: Budget
+    seeds: int
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial:
+        """That of the fewest seeds diverged or lost, and among these of the least bits over the last tenth."""
+        return min(self.trials, key=lambda trial: trial.order)
+
+
+def sweep(
+    make: Callable[..., Contestant],
+    points: Sequence[Point],
+    task: SymbolTask,
+    *,
+    characters: int,
+    key: PRNGKeyArray,
+    seeds: int = 4,
+    lanes: int | None = None,
+    folder: Path | None = None,
+    report: Callable[[float, float], None] = lambda done, bits: None,
+) -> Sweep:
+    """Lets a method learn the task at every point of a grid or a random search, several seeds each.
+
+    A setting whose value is a **float** is handed to `make` as a traced scalar: points that differ only in these, times
+    the seeds, are lanes of one compiled program, which runs in parts that fit into memory. A setting whose value is a
+    whole number or a word may decide the program's shape: each combination of these is a program of its own, one after
+    another. So `horizon=5` is structure and `penalty=5.0` is a number. What `make` does with a float must be JAX: to
+    give it to an Optax optimiser, to `FPP(penalty=..., state_rate=...)`, `fptt(alpha=...)`,
+    `quasi_diagonal_kalman(rate=...)`, a schedule, or the initial weights.
+
+    **Arguments:**
+
+    - `make`: `make(**point)` is the method at a point. It is first called with plain numbers, so that a setting out of
+      range is refused by whatever takes it, then with traced ones, which a description can name but not format.
+    - `points`: from `grid` or `log_uniform`, or any mappings from names to values, all with the same names.
+    - `task`: such as those of `onward.tasks`.
+    - `characters`: how many each run reads, at least 1; rounded up to whole blocks.
+    - `key`, `seeds`: seed s has a model, signs and a stream of its own, the same at every point.
+    - `lanes`: at most so many runs side by side; by default what fits into a quarter of the memory, and at most 256 on
+      a CPU.
+    - `folder`: where each part is written as soon as it is finished. A sweep that was stopped, however it was, goes on
+      from there if called again, to the same bits on the same machine. Needs the extra `onward[cli]`.
+    - `report`: called with the part of the whole sweep that is done, and bits over the latest block.
+
+    Raises `ValueError`, naming it, for a setting or a number that is wrong, and `onward.support.errors.UserError` for
+    a folder that holds anything but this sweep.
+
+        >>> import equinox as eqx, jax.random as jr, numpy as np, onward, optax
+        >>> from onward.tasks.prediction import cycle_world_task
+        >>> def make_model(key):
+        ...     return onward.Model(onward.VanillaCell(2, 4, key=key), eqx.nn.Linear(4, 2, key=key))
+        >>> def make(rate, horizon):
+        ...     learner = onward.Learner(
+        ...         onward.SlidingBPTT(horizon=horizon), optax.sgd(rate), loss=onward.losses.softmax_cross_entropy
+        ...     )
+        ...     return onward.comparison.Contestant(learner, make_model, f"sliding BPTT({horizon}), gradient descent")
+        >>> points = onward.comparison.grid(rate=(0.001, 0.1), horizon=(2,))
+        >>> found = onward.sweep(make, points, cycle_world_task(3), characters=400, key=jr.key(0), seeds=2)
+        >>> found.best.settings
+        {'rate': 0.1, 'horizon': 2}
+    """
+    budget = Budget(characters=characters)
+    keys = jr.split(key, whole("seeds", seeds))
+    most = None if lanes is None else whole("lanes", lanes)
+    check_points(points, make)
+    methods = [make(**point) for point in points]
+    for method in methods:
+        check_contestant(method.description, method.learner, budget)
+    programs: dict[Structure, list[int]] = {}
+    for i, point in enumerate(points):
+        programs.setdefault(structure_of(point), []).append(i)
+
+    trials: dict[int, Trial] = {}
+    done, total = 0, len(points) * seeds
+    with _saved(folder, task, budget, key, seeds, points, [methods[i[0]] for i in programs.values()]) as saved:
+        for number, (structure, members) in enumerate(programs.items()):
+            program = Program(_maker(make, structure), methods[members[0]].learner.chunk, task, budget)
+            names = [name for name, value in points[members[0]].items() if isinstance(value, float)]
+            floats = {name: jnp.repeat(jnp.array([points[i][name] for i in members], float), seeds) for name in names}
+            runs = _Runs(program, jnp.tile(keys, len(members)), floats)
+
+            def part_report(runs_done: float, bits: float, before: int = done) -> None:
+                report((before + runs_done) / total, bits)
+
+            fates = joined(list(runs.all_parts(saved and saved.of_program(number), most, part_report)))
+            done += len(fates.closing)
+            for at, i in enumerate(members):
+                of_point = fates.part(slice(at * seeds, (at + 1) * seeds))
+                trials[i] = Trial(settings=dict(points[i]), description=methods[i].description, **of_point)
+    return Sweep(task, budget, seeds, tuple(trials[i] for i in range(len(points))))
+
+
+class _Runs:
+    """All points of a program times the seeds, cut into parts of one size: the last is filled up with its last run."""
+
+    def __init__(self, program: Program, keys: Key[Array, " runs"], floats: Mapping[str, Float[Array, " runs"]]):
+        self._program, self._all = program, (keys, floats)
+        self._count = len(keys)
+
+    def all_parts(self, saved, most: int | None, report: Callable[[float, float], None]) -> Iterator[Fates]:
+        """How the runs of each part fared: what is saved of it, or else it is run and saved.
+
+        `report` is told how many runs are done, and their latest bits.
+        """
+        parts = (saved and saved.parts()) or self._parts(most)
+        for part in range(parts):
+            before = part * self._size(parts)
+            there = min(self._size(parts), self._count - before)
+            fates = saved and saved.read(part, parts)
+            if fates is None:
+                keys, floats = self._part(part, parts)
+                log = self._program.run(
+                    keys,
+                    floats,
+                    lambda used, bits, before=before, there=there: report(before + used * there, bits),
+                )
+                fates = Fates(**log.fates().part(slice(there)))
+                if saved is not None:
+                    saved.write(part, parts, fates)
+            yield fates
+
+    def _parts(self, most: int | None) -> int:
+        """How many, of at most so many runs each, or of as many as fit into memory."""
+        devices = jax.device_count()
+        at_once = most or (MOST_LANES if jax.default_backend() == "cpu" else self._count)
+        if at_once > devices:
+            at_once -= at_once % devices
+        parts = -(-self._count // at_once)
+        memory = _memory()
+        while most is None and parts < self._count:
+            needed = self._program.bytes_needed(*self._part(0, parts))
+            if needed <= memory:
+                break
+            parts = min(self._count, max(parts + 1, math.ceil(parts * needed / memory)))
+        return -(-self._count // self._size(parts))  # full ones: parts of whole devices may be fewer
+
+    def _size(self, parts: int) -> int:
+        size, devices = -(-self._count // parts), jax.device_count()
+        return size if size <= devices else -(-size // devices) * devices
+
+    def _part(self, part: int, parts: int) -> tuple[Key[Array, " lanes"], Mapping[str, Float[Array, " lanes"]]]:
+        size = self._size(parts)
+        which = np.minimum(np.arange(part * size, (part + 1) * size), self._count - 1)
+        return jax.tree.map(lambda leaf: leaf[which], self._all)
+
+
+def _maker(make: Callable[..., Contestant], structure: Structure) -> Callable[[Mapping[str, Array]], Contestant]:
+    return lambda floats: make(**dict(structure), **floats)
+
+
+def _memory() -> int:
+    """A quarter of what there is, whatever else runs now: the parts, and so the last bits, must not depend on that."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        return jax.device_count() * statistics["bytes_limit"] // 4
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
+def _saved(folder, task, budget, key, seeds, points, methods):
+    if folder is None:
+        return nullcontext()
+    from ._sweep_folder import SweepFolder, SweepSettings  # of the extra onward[cli]
+
+    return SweepFolder.take(folder, SweepSettings.of(task, budget, key, seeds, points, methods))
+
+
+def structure_of(point: Point) -> Structure:
+    """What of a point decides its program."""
+    return tuple((name, value) for name, value in point.items() if not isinstance(value, float))
+
+
+def check_points(points: Sequence[Point], make: Callable[..., Contestant]) -> None:
+    """Raises `ValueError` unless there are points, all with the same settings, which `make` takes, and good values."""
+    if not points:
+        raise ValueError("points must hold at least one point, got none.")
+    parameters = inspect.signature(make).parameters.values()
+    known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    anything = any(p.kind == p.VAR_KEYWORD for p in parameters)
+    for name in points[0]:
+        if name not in known and not anything:
+            raise ValueError(unknown("setting", name, known))
+        if name in COLUMNS:
+            raise ValueError(f"a setting must not be called {name!r}, which is a column of the results; rename it.")
+    kinds = {name: isinstance(value, float) for name, value in points[0].items()}
+    for point in points:
+        if {name: isinstance(value, float) for name, value in point.items()} != kinds:
+            raise ValueError(f"points must all have the same settings, floats in all or in none, got {dict(point)}.")
+        for name, value in point.items():
+            _values(name, [value])

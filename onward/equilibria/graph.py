@@ -1,0 +1,75 @@
+"""Graphs: which nodes are connected, and sums over the neighbours of each."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32
+
+from ..support.arguments import whole
+
+
+class Graph(eqx.Module):
+    """A directed graph, along whose edges messages are passed.
+
+    **Arguments:**
+
+    - `senders`, `receivers`: the nodes that each edge leads from and to, integers from 0 to `nodes` − 1, in any order.
+    - `nodes`: how many nodes there are, at least 1.
+
+    Raises `ValueError`, naming it, for an edge to a node that does not exist.
+
+        >>> import jax.numpy as jnp, numpy as np, onward
+        >>> path = onward.equilibria.Graph.undirected(np.array([[0, 1], [1, 2]]), nodes=3)
+        >>> path.sum_of_neighbours(jnp.array([[1.0], [10.0], [100.0]])).ravel().tolist()
+        [10.0, 101.0, 10.0]
+    """
+
+    senders: Int32[Array, " edges"]
+    receivers: Int32[Array, " edges"]
+    nodes: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        senders: Array | np.ndarray,
+        receivers: Array | np.ndarray,
+        nodes: int,
+    ):
+        self.nodes = whole("nodes", nodes)
+        ends = {"senders": np.asarray(senders), "receivers": np.asarray(receivers)}
+        for name, values in ends.items():
+            if values.dtype.kind not in "iu" or values.ndim != 1:
+                raise ValueError(f"{name} must be integers in one axis, got {values.dtype} {values.shape}.")
+            wrong = np.flatnonzero((values < 0) | (values >= self.nodes))
+            if wrong.size:
+                raise ValueError(
+                    f"{name} must lie between 0 and {self.nodes - 1}, got {values[wrong[0]]} for edge {wrong[0]}, "
+                    "counting from 0."
+                )
+        if len(ends["senders"]) != len(ends["receivers"]):
+            raise ValueError(
+                "senders and receivers must be of the same edges, "
+                f"got {len(ends['senders'])} and {len(ends['receivers'])}."
+            )
+        # By receiver, so that sums are written one after another.
+        order = np.argsort(ends["receivers"], kind="stable")
+        self.senders, self.receivers = (jnp.asarray(values[order], jnp.int32) for values in ends.values())
+
+    @classmethod
+    def undirected(cls, edges: Array | np.ndarray, nodes: int) -> "Graph":
+        """The graph whose every edge leads both ways: rows of two nodes, each edge once."""
+        edges = np.asarray(edges)
+        if edges.ndim != 2 or edges.shape[1] != 2:
+            raise ValueError(f"edges must have the shape [edges, 2], got {edges.shape}.")
+        return cls(edges.T.ravel(), edges[:, ::-1].T.ravel(), nodes)
+
+    def sum_of_neighbours(self, states: Float[Array, "_nodes units"]) -> Float[Array, "_nodes units"]:
+        """`m_v = Σ_(u → v) h_u` for every node v; 0 where no edge leads to it.
+
+        In memory for the edges, not for pairs of nodes. Differentiable in both modes. Raises `ValueError` for states of
+        another number of nodes.
+        """
+        if len(states) != self.nodes:
+            raise ValueError(f"states must be of the graph's {self.nodes} nodes, got {len(states)}.")
+        messages = states[self.senders]
+        return jax.ops.segment_sum(messages, self.receivers, self.nodes, indices_are_sorted=True)

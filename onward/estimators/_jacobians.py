@@ -1,0 +1,92 @@
+"""Derivatives of one step of a cell: dense, or as sparse as an affine-gated cell allows."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from ..cells import AbstractAffineGatedCell, AbstractCell
+from ..cells.affine import Rows, gate_by_state, linearize, preactivations, recurrent_by_state, recurrent_weights
+from ..support.trees import total, zeros_like
+from .base import inexact
+
+
+def state_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> Float[Array, "state state"]:
+    """`∂hidden'/∂hidden`, of the state flattened in its tree order."""
+    if isinstance(cell, AbstractAffineGatedCell):
+        return _affine_state_jacobian(cell, hidden, x)
+    flat, unravel = ravel_pytree(hidden)
+    return jax.jacfwd(lambda h: ravel_pytree(cell(unravel(h), x))[0])(flat)
+
+
+def _affine_state_jacobian(cell, hidden, x):
+    """`diag(∂gate/∂h) + Σ_g D_g W_g ∂z_g/∂h`: features depend on the state unit by unit, so no matrices meet."""
+    _, rows = linearize(cell, hidden, x)
+    direct, slopes = _own_unit(cell, hidden, x)
+    through = jax.tree.map(
+        lambda *factors: total(
+            jnp.einsum("ru,ruv->uv", D, R)
+            for D, R in zip(factors, recurrent_weights(cell), strict=True)
+            if R is not None
+        ),
+        *rows.factors,
+    )
+    blocks = [
+        [jnp.diag(E) + T * slope for E, T in zip(jax.tree.leaves(column), jax.tree.leaves(through), strict=True)]
+        for column, slope in zip(direct, jax.tree.leaves(slopes), strict=True)
+    ]
+    return jnp.block([list(row) for row in zip(*blocks, strict=True)])
+
+
+def _own_unit(cell, hidden, x):
+    u = preactivations(cell, cell.features(hidden, x))
+    return gate_by_state(cell, hidden, u), recurrent_by_state(cell, hidden)[1]
+
+
+def own_unit_jacobian(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array, rows: Rows) -> tuple[PyTree, ...]:
+    """`∂hidden'/∂hidden` within each unit: for each component s', a hidden-shaped `∂hidden'_i/∂hidden_(s',i)`."""
+    direct, slopes = _own_unit(cell, hidden, x)
+    diagonals = tuple(None if R is None else jnp.diagonal(R, axis1=1, axis2=2) for R in recurrent_weights(cell))
+    through = jax.tree.map(
+        lambda *factors: total(jnp.sum(D * w, 0) for D, w in zip(factors, diagonals, strict=True) if w is not None),
+        *rows.factors,
+    )
+    return tuple(
+        jax.tree.map(lambda E, T, slope=slope: E + T * slope, column, through)
+        for column, slope in zip(direct, jax.tree.leaves(slopes), strict=True)
+    )
+
+
+def seen(cell: AbstractCell, hidden: PyTree) -> list[bool]:
+    """Whether the output reads it, for each component of the state: by any other, no loss has a derivative."""
+    jaxpr = jax.make_jaxpr(cell.output)(hidden).jaxpr
+    read = [*jaxpr.outvars, *(variable for equation in jaxpr.eqns for variable in equation.invars)]
+    return [any(component is variable for variable in read) for component in jaxpr.invars]
+
+
+def parameter_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> PyTree[Float[Array, "state ..."]]:
+    """`∂hidden'/∂θ`: shaped like the cell's inexact arrays, with the flattened state as a leading axis."""
+    return jax.jacrev(lambda parameters: ravel_pytree(eqx.combine(parameters, cell)(hidden, x))[0])(inexact(cell))
+
+
+def learned(cell: AbstractCell) -> PyTree:
+    """What an influence is carried for: an affine-gated cell's weights, any other cell's inexact arrays."""
+    return cell.weights if isinstance(cell, AbstractAffineGatedCell) else inexact(cell)
+
+
+def cell_gradient(cell: AbstractCell, grads: PyTree) -> PyTree:
+    """A gradient shaped like the cell's inexact arrays, from one shaped like `learned(cell)`: constants get zeros."""
+    if isinstance(cell, AbstractAffineGatedCell):
+        return eqx.tree_at(lambda c: c.weights, zeros_like(inexact(cell)), grads)
+    return grads
+
+
+def balance(numerator: Float[Array, "*#k"], denominator: Float[Array, "*#k"]) -> tuple[Array, Array]:
+    """`ρ = sqrt(numerator/denominator)` and `1/ρ`, both 0 where either norm is 0.
+
+    A vanished factor makes the product of the two vanish; keeping the other one would add variance and no information.
+    """
+    alive = (numerator > 0) & (denominator > 0)
+    ratio = jnp.sqrt(jnp.where(alive, numerator, 1) / jnp.where(alive, denominator, 1))
+    return jnp.where(alive, ratio, 0), jnp.where(alive, 1 / ratio, 0)

@@ -1,0 +1,184 @@
+"""How NoBackTrack's sparse rows are folded into its low-rank influence: averaged copies, or blocks of parameters."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..cells.affine import Rows
+from ..support.trees import squared_norm, total
+from ..transforms.quasi_diagonal import QuasiDiagonal
+from ._jacobians import balance
+
+FEW = 4  # copies that are worked on one by one
+
+
+class UnitRows(eqx.Module):
+    """The newest rows of an affine-gated layer, with the signs they will be reduced with: each unit has its own ρ."""
+
+    rows: Rows
+    signs: PyTree[Float[Array, "copies units"]]
+
+    def whiten(self, metric: QuasiDiagonal) -> "UnitRows":
+        """The rows where `metric` is the Euclidean product: each unit then sees features of its own."""
+        features = tuple(block.whiten(z) for block, z in zip(metric.blocks, self.rows.features, strict=True))
+        return UnitRows(Rows(self.rows.factors, features), self.signs)
+
+
+class MixedRows(eqx.Module):
+    """The newest rows of any other layer, already mixed by their signs, `Σ_i ε_i w_i`: all units share one ρ."""
+
+    mixed: PyTree[Float[Array, "copies ..."]]
+    signs: PyTree[Float[Array, "copies ..."]]
+
+    def whiten(self, metric: QuasiDiagonal) -> "MixedRows":
+        """The mixed rows where `metric` is the Euclidean product."""
+        return MixedRows(jax.vmap(metric.whiten)(self.mixed), self.signs)
+
+    def sign_norm(self) -> Float[Array, ""]:
+        """‖ε‖ of one copy."""
+        leaves = jax.tree.leaves(self.signs)
+        return jnp.sqrt(jnp.array(sum(leaf[0].size for leaf in leaves), leaves[0].dtype))
+
+
+class Copies(eqx.Module):
+    """k independent reductions of all parameters, averaged: every `v` and `w` has k leading."""
+
+    rank: int = eqx.field(static=True)
+
+    def start(self, learned: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.zeros((self.rank, *leaf.shape), leaf.dtype), learned)
+
+    def sign_template(self, v: PyTree) -> PyTree:
+        return v
+
+    def squared_norms(self, w: PyTree) -> Float[Array, " rank"]:
+        return of_each_copy(squared_norm, w)
+
+    def scale(self, factors: Float[Array, " rank"], w: PyTree) -> PyTree:
+        return jax.vmap(lambda f, w: jax.tree.map(lambda leaf: f * leaf, w))(factors, w)
+
+    def mixed_squared_norms(self, mixed: PyTree) -> Float[Array, " rank"]:
+        return self.squared_norms(mixed)
+
+    def whiten(self, metric: QuasiDiagonal, w: PyTree) -> PyTree:
+        return _whitened_weights(metric, w) if isinstance(w, tuple) else jax.vmap(metric.whiten)(w)
+
+    def variances(self, v: Float[Array, "rank ..."], w_norms: Float[Array, " rank"]) -> Float[Array, "rank ..."]:
+        """`(v wᵀ)(v wᵀ)ᵀ_ii` of each copy."""
+        return jax.vmap(jnp.multiply)(v**2, w_norms**2)
+
+    def cross(self, v: PyTree, w: PyTree, rows: Rows) -> PyTree[Float[Array, "rank units"]]:
+        """`v_i wᵀ w_i` of each copy."""
+        return jax.tree.map(jnp.multiply, v, jax.vmap(rows.inner)(w))
+
+    def add(self, v: PyTree, w: PyTree, pending: UnitRows | MixedRows, rows, units) -> tuple[PyTree, PyTree]:
+        """`v` and `w` with the rows that wait, of lengths `rows`, at unit vectors of lengths `units`."""
+        if isinstance(pending, UnitRows):
+            rho, inverse = _unit_balance(rows, units)
+            v = jax.tree.map(lambda v, signs, rho: v + signs * rho, v, pending.signs, rho)
+            fresh = jax.vmap(pending.rows.combine)(jax.tree.map(jnp.multiply, pending.signs, inverse))
+            return v, jax.tree.map(jnp.add, w, fresh)
+        rho, inverse = balance(rows, units)
+        add = jax.vmap(lambda f, old, new: jax.tree.map(lambda a, b: a + f * b, old, new))
+        return add(rho, v, pending.signs), add(inverse, w, pending.mixed)
+
+    def contract(self, coefficients: Float[Array, " rank"], w: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.tensordot(coefficients / self.rank, leaf, 1), w)
+
+
+class Blocks(eqx.Module):
+    """The parameters split into k blocks, block b carrying `v_b`: the terms are summed and `w` is stored once."""
+
+    rank: int = eqx.field(static=True)
+
+    def start(self, learned: PyTree) -> PyTree:
+        return jax.tree.map(jnp.zeros_like, learned)
+
+    def sign_template(self, v: PyTree) -> PyTree:
+        # One sign a row serves all blocks: terms of different blocks never meet in a product.
+        return jax.tree.map(lambda leaf: leaf[:1], v)
+
+    def squared_norms(self, w: PyTree) -> Float[Array, " rank"]:
+        def leaf_norms(leaf, block):
+            squares = jnp.sum(leaf**2, tuple(a for a in range(leaf.ndim) if block.shape[a] == 1))
+            return jax.ops.segment_sum(squares.reshape(-1), block.reshape(-1), self.rank)
+
+        return total(jax.tree.leaves(jax.tree.map(leaf_norms, w, self._blocks(w))))
+
+    def scale(self, factors: Float[Array, " rank"], w: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf, block: factors[block] * leaf, w, self._blocks(w))
+
+    def mixed_squared_norms(self, mixed: PyTree) -> Float[Array, " rank"]:
+        return self.squared_norms(jax.tree.map(lambda leaf: leaf[0], mixed))
+
+    def whiten(self, metric: QuasiDiagonal, w: PyTree) -> PyTree:
+        return _whitened_weights(metric, w) if isinstance(w, tuple) else metric.whiten(w)
+
+    def variances(self, v: Float[Array, "rank ..."], w_norms: Float[Array, " rank"]) -> Float[Array, "1 ..."]:
+        """`(Σ_b v_b w_bᵀ)(Σ_b v_b w_bᵀ)ᵀ_ii`: the metric joins no two blocks."""
+        return jnp.tensordot(w_norms**2, v**2, 1)[None]
+
+    def cross(self, v: PyTree, w: PyTree, rows: Rows) -> PyTree[Float[Array, "1 units"]]:
+        """`v_bi w_bᵀ w_i` of each unit's own block b."""
+        own = lambda v: jnp.sum(jnp.where(self._own(v.shape[1]), v, 0), 0)  # noqa: E731
+        return jax.tree.map(lambda v, x: (own(v) * x)[None], v, rows.inner(w))
+
+    def add(self, v: PyTree, w: PyTree, pending: UnitRows | MixedRows, rows, units) -> tuple[PyTree, PyTree]:
+        """`v` and `w` with the rows that wait, of lengths `rows`, at unit vectors of lengths `units`."""
+        signs = jax.tree.map(lambda leaf: leaf[0], pending.signs)
+        if isinstance(pending, UnitRows):
+            rho, inverse = _unit_balance(rows, units)
+            v = jax.tree.map(lambda v, signs, rho: v + jnp.where(self._own(v.shape[1]), signs * rho, 0), v, signs, rho)
+            flat = jax.tree.map(lambda signs, inverse: (signs * inverse).reshape(signs.shape), signs, inverse)
+            return v, jax.tree.map(jnp.add, w, pending.rows.combine(flat))
+        mixed = jax.tree.map(lambda leaf: leaf[0], pending.mixed)
+        rho, inverse = balance(rows, units)
+        v = jax.tree.map(lambda v, signs: v + jnp.multiply.outer(rho, signs), v, signs)
+        return v, jax.tree.map(jnp.add, w, self.scale(inverse, mixed))
+
+    def contract(self, coefficients: Float[Array, " rank"], w: PyTree) -> PyTree:
+        return self.scale(coefficients, w)
+
+    def _own(self, units: int) -> Bool[Array, "rank units"]:
+        """Which block a unit's parameters belong to."""
+        return jnp.arange(units) * self.rank // units == jnp.arange(self.rank)[:, None]
+
+    def _blocks(self, w: PyTree) -> PyTree:
+        """The block of each number, in a shape that broadcasts against it: by units for an affine-gated layer's weights
+        (a tuple of `[rows, units, features]`), else evenly over all numbers in their tree order."""
+        if isinstance(w, tuple):
+            units = w[0].shape[1]
+            by_unit = (jnp.arange(units) * self.rank // units)[None, :, None]
+            return tuple(by_unit for _ in w)
+        leaves, structure = jax.tree.flatten(w)
+        total, blocks, start = sum(leaf.size for leaf in leaves), [], 0
+        for leaf in leaves:
+            blocks.append(((start + jnp.arange(leaf.size)) * self.rank // total).reshape(leaf.shape))
+            start += leaf.size
+        return structure.unflatten(blocks)
+
+
+def of_each_copy(function: Callable[[PyTree], PyTree], copies: PyTree) -> PyTree:
+    """`function` of each copy; of a few one by one, with products of a matrix and a vector.
+
+    Side by side they are products of two matrices, which XLA on CPU makes calls into a library: no loop with such a
+    call is compiled whole (`onward/support/small_loops.py`).
+    """
+    count = len(jax.tree.leaves(copies)[0])
+    if count > FEW:
+        return jax.vmap(function)(copies)
+    results = [function(jax.tree.map(lambda leaf, k=k: leaf[k], copies)) for k in range(count)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def _whitened_weights(metric: QuasiDiagonal, w: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(block.whiten(W) for block, W in zip(metric.blocks, w, strict=True))
+
+
+def _unit_balance(rows: PyTree, units: PyTree) -> tuple[PyTree, PyTree]:
+    """`ρ_i = sqrt(‖w_i‖/‖e_i‖)` and its inverse, both 0 for a unit whose parameters did not act."""
+    pairs = jax.tree.map(balance, rows, units)
+    return jax.tree.transpose(jax.tree.structure(rows), jax.tree.structure((0, 0)), pairs)

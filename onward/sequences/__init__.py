@@ -1,0 +1,19 @@
+"""Training on data sets of sequences: data, objectives, `fit` and `evaluate`."""
+
+from .data import AbstractSequences as AbstractSequences
+from .data import Drawn as Drawn
+from .data import Masked as Masked
+from .data import Minibatch as Minibatch
+from .data import Sequences as Sequences
+from .data import Tracks as Tracks
+from .evaluate import evaluate as evaluate
+from .fit import Epoch as Epoch
+from .fit import Fitted as Fitted
+from .fit import Progress as Progress
+from .fit import fit as fit
+from .fit import reset_to_average as reset_to_average
+from .objectives import AbstractObjective as AbstractObjective
+from .objectives import EveryStep as EveryStep
+from .objectives import Terminal as Terminal
+from .objectives import TerminalClasses as TerminalClasses
+from .objectives import window_length as window_length

@@ -1,0 +1,371 @@
+"""Training on data sets of sequences: epochs of minibatches, validation, the best model kept, and resuming exactly."""
+
+import math
+import time
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+
+from ..learner import Carry, Learner
+from ..model import Model
+from ..support.arguments import whole
+from ..support.devices import on_all, on_first, shared_evenly
+from ..support.errors import UserError
+from ..support.extras import needed
+from ..support.program_digest import program_digest
+from ..support.trees import time_first
+from ..transforms.fptt import adopt_average
+from .data import AbstractSequences, Minibatch, shared_minibatch
+from .objectives import AbstractObjective, check_labels
+
+
+class Epoch(NamedTuple):
+    """What came out of an epoch: the mean training `loss` at the steps that count in a score, each before it was
+    learned, NaN where none counts; and the validation's `score` at its end, `None` without one."""
+
+    loss: float
+    score: float | None
+
+
+class Progress(NamedTuple):
+    """Where a training stands, told after every few minibatches.
+
+    * `epoch`: counting from 0; `minibatch`: how many of its `minibatches` are learned;
+    * `loss`: the mean training loss of the latest few, as in `Epoch`;
+    * `history`: the epochs that are over.
+    """
+
+    epoch: int
+    minibatch: int
+    minibatches: int
+    loss: float
+    history: tuple[Epoch, ...]
+
+
+class Fitted(NamedTuple):
+    """What `fit` returns.
+
+    * `carry`: at the end, to go on with;
+    * `best`: of the models at the end of an epoch, the one with the lowest score, the last one where nothing was
+      validated; the one that training began with where no epoch was finished;
+    * `history`: every epoch that was finished;
+    * `diverged_at`: the epoch and the minibatch in it, both counted from 0, by which numbers were not finite any more;
+      `carry` is then of a few minibatches before, or, where the score or what is done at an epoch's end was not finite,
+      of before that. `None` where all went well.
+    """
+
+    carry: Carry
+    best: Model
+    history: tuple[Epoch, ...]
+    diverged_at: tuple[int, int] | None = None
+
+
+class _State(eqx.Module):
+    """All that a training carries on: the learner's carry, the objective's memory, the arrays of the best model."""
+
+    carry: Carry
+    memory: PyTree
+    best: PyTree
+
+
+class _Place(NamedTuple):
+    """Where it stands: so many minibatches into an epoch, the sum of their losses over how many steps that count, and
+    the epochs before."""
+
+    epoch: int = 0
+    minibatch: int = 0
+    total: float = 0.0
+    steps: int = 0
+    history: tuple[Epoch, ...] = ()
+
+
+def fit(
+    learner: Learner,
+    carry: Carry,
+    data: AbstractSequences,
+    objective: AbstractObjective,
+    *,
+    epochs: int,
+    key: PRNGKeyArray,
+    finish_epoch: Callable[[Carry], Carry] | None = None,
+    validate: Callable[[Model], float] | None = None,
+    at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None,
+    until: Callable[[tuple[Epoch, ...]], bool] | None = None,
+    report: Callable[[Progress], None] | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    checkpoint_every: float = 60.0,
+    block: int = 16,
+) -> Fitted:
+    """Trains on so many epochs of `data`: the learner runs over each minibatch in its chunks, one update a chunk.
+
+    A learner with `onward.BPTT()` and a chunk of the objective's window updates K times a sequence, the hidden state
+    carried on and detached between the windows: FPTT-K with `onward.fptt` before its optimiser (Kag & Saligrama 2021,
+    Algorithm 2), its ablation without the regulariser otherwise. With a chunk of the whole sequence it is
+    backpropagation through time, Algorithm 1.
+
+    **Arguments:**
+
+    - `learner`, `carry`: the carry from `learner.init`, or from a fit before. The learner's batch must be the data's.
+    - `data`: an `onward.Sequences`, `onward.sequences.Drawn` or `onward.sequences.Tracks`; `objective`: which steps
+      carry a loss. What it remembers is not in the carry: a fit that goes on from an earlier one's begins with a
+      uniform Q again.
+    - `epochs`: at least 1. `key`: decides the order of the minibatches, or what is drawn.
+    - `finish_epoch`: makes the carry that an epoch ends with from the one after its last update; its model is scored,
+      may be the best, and is gone on from. With `onward.sequences.reset_to_average` it is what FPTT's authors do.
+    - `validate`: a score of a model, lower is better, taken at the end of each epoch; see `onward.evaluate`.
+    - `at_epoch_end`: after the score, makes the carry that the next epoch begins with, from that and the history so
+      far: for a rate that is lowered where the score stalls.
+    - `until`: whether to end, asked after each epoch.
+    - `report`: told the progress after every `block` minibatches.
+    - `checkpoint`: a file. It is written every `checkpoint_every` seconds and at the end of each epoch, and where it is
+      there, the training goes on from it and ends in the same bits as if it had never been stopped. It must be of a
+      training by the same arguments (`epochs` may grow); it needs `onward[cli]`.
+    - `block`: minibatches learned in one call of the compiled program. It changes no number.
+
+    Where there are several devices, each learns from its share of every minibatch, over as many of them as share it
+    evenly, or on the one alone that `jax.default_device` chooses; parameters and data are on all. On CPU a device for
+    each core is faster than threads: `jax.config.update("jax_num_cpu_devices", 2)`, before anything is computed. What
+    is drawn, and its order, stay the same; the mean of the gradients is summed in another order, so that their last
+    bits, and all that grows out of them, go with the number of devices: a checkpoint goes on in the same bits on as
+    many. What comes out is on the first one.
+
+    Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
+
+    Raises `ValueError` for numbers out of range, a batch that differs, and as `Learner.run` does; for labels of
+    `onward.Sequences` or `onward.sequences.Tracks` that are none of the classes of `onward.TerminalClasses`, or, where
+    the loss is `softmax_cross_entropy` or `terminal_cross_entropy` of `onward.losses`, of those that the model
+    predicts. Raises `UserError` for a checkpoint that is damaged, cannot be written, or differs in the key, the arrays
+    of `data`, the shapes of the model, or in any operation or number of the compiled update, such as an optimiser's
+    rate or a factor in the loss; one by another version of JAX or onward may be refused too. What the carry holds is
+    not compared but taken from the checkpoint, such as a rate kept there by `optax.inject_hyperparams`. Other
+    functions in `until`, `validate`, `finish_epoch` and `at_epoch_end` are not noticed.
+
+        >>> import equinox as eqx, jax.random as jr, onward, optax
+        >>> from experiments.data.adding import Adding
+        >>> data = onward.sequences.Drawn(Adding(8), batch=16, minibatches=100)
+        >>> window = onward.window_length(8, 2)                            # K = 2 updates a sequence
+        >>> optimizer = optax.chain(onward.fptt(alpha=0.01), optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+        >>> loss = onward.losses.terminal_squared_error
+        >>> learner = onward.Learner(onward.BPTT(), optimizer, loss=loss, chunk=window, batch=16)
+        >>> model = onward.Model(onward.LSTMCell(2, 16, key=jr.key(0)), eqx.nn.Linear(16, 1, key=jr.key(1)))
+        >>> carry = learner.init(model, key=jr.key(2))
+        >>> fitted = onward.fit(learner, carry, data, onward.Terminal(window), epochs=3, key=jr.key(3))
+        >>> fitted.history[-1].loss < 0.1 < fitted.history[0].loss
+        True
+    """
+    epochs, block = whole("epochs", epochs), whole("block", block)
+    if learner.batch != data.batch:
+        raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
+    objective.check(data)
+    check_labels(carry.model, data, learner.loss)
+    state, place = _State(carry, objective.init(data.steps), carry.arrays), _Place()
+    saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, state, key)
+    if saving is not None:
+        state, place = saving.load(state, place)
+    saved = time.perf_counter()
+    shared = shared_evenly(data.batch, "sequences")
+    data = on_all(data, shared)
+    while place.epoch < epochs and not (place.minibatch == 0 and place.history and until and until(place.history)):
+        order = on_all(data.order(jr.fold_in(key, place.epoch)), shared)
+        while place.minibatch < data.minibatches:
+            count = min(block, data.minibatches - place.minibatch)
+            begin, number = jnp.asarray(place.minibatch, jnp.int32), jnp.asarray(count, jnp.int32)
+            spread = _spread(state, shared)
+            after, told, finite = _learn(learner, objective, data, spread, order, block, begin, number, shared)
+            totals, steps = np.asarray(told[0], np.float64)[:count], np.asarray(told[1])[:count]
+            if not (finite and np.isfinite(totals).all()):
+                first = np.argmin(np.isfinite(totals)) if not np.isfinite(totals).all() else count - 1
+                return _fitted(on_first(state, shared), place, (place.epoch, place.minibatch + int(first)))
+            state = after
+            # One after another, so that it is the same sum however the minibatches are cut into blocks.
+            total, steps_so_far = float(sum(totals, start=place.total)), place.steps + int(steps.sum())
+            place = place._replace(minibatch=place.minibatch + count, total=total, steps=steps_so_far)
+            if saving is not None and time.perf_counter() - saved >= checkpoint_every:
+                saving.save(state, place)
+                saved = time.perf_counter()
+            if report is not None:
+                mean = _mean(float(totals.sum()), int(steps.sum()))
+                report(Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history))
+        state, place, sound = _end_epoch(
+            on_first(state, shared), place, objective, finish_epoch, validate, at_epoch_end
+        )
+        if not sound:
+            return _fitted(state, place, (place.epoch, data.minibatches - 1))
+        if saving is not None:
+            saving.save(state, place)
+    return _fitted(state, place)
+
+
+def _end_epoch(
+    state: _State, place: _Place, objective, finish_epoch, validate, at_epoch_end
+) -> tuple[_State, _Place, bool]:
+    """What the next epoch begins with, and true; where a number is not finite, what was before it, and false."""
+    finished = state
+    if finish_epoch is not None:
+        finished = _State(_as_before(finish_epoch(state.carry), state.carry), state.memory, state.best)
+        if not _finite(finished.carry):
+            return state, place, False
+    score = None if validate is None else float(validate(finished.carry.model))
+    if score is not None and not math.isfinite(score):
+        return state, place, False
+    earlier = [epoch.score for epoch in place.history if epoch.score is not None]
+    better = score is None or score < min(earlier, default=math.inf)
+    carry, best = finished.carry, finished.carry.arrays if better else state.best
+    history = (*place.history, Epoch(_mean(place.total, place.steps), score))
+    if at_epoch_end is not None:
+        carry = _as_before(at_epoch_end(carry, history), carry)
+        if not _finite(carry):
+            return _State(finished.carry, state.memory, best), place._replace(history=history), False
+    return _State(carry, objective.next_epoch(state.memory), best), _Place(place.epoch + 1, history=history), True
+
+
+def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
+    """The carry of a learner with `adopt_average` done to its parameters and optimiser.
+
+    As `finish_epoch` of `fit` it makes every epoch end at the average, which is scored and gone on from: what
+    the paper's authors do. For `keep_multiplier` there is `functools.partial`. Raises `ValueError` unless the optimiser
+    holds exactly one `fptt` or `fptt_exact`.
+
+        >>> import equinox as eqx, jax, jax.random as jr, onward, optax
+        >>> from experiments.data.adding import Adding
+        >>> data = onward.sequences.Drawn(Adding(8), batch=16, minibatches=10)
+        >>> optimizer, loss = optax.chain(onward.fptt(0.01), optax.adam(1e-2)), onward.losses.terminal_squared_error
+        >>> learner = onward.Learner(onward.BPTT(), optimizer, loss=loss, chunk=4, batch=16)
+        >>> model = onward.Model(onward.LSTMCell(2, 16, key=jr.key(0)), eqx.nn.Linear(16, 1, key=jr.key(1)))
+        >>> objective, carry = onward.Terminal(4), learner.init(model, key=jr.key(2))
+        >>> reset = onward.sequences.reset_to_average
+        >>> carry = onward.fit(learner, carry, data, objective, epochs=1, key=jr.key(3), finish_epoch=reset).carry
+        >>> multiplier, average = onward.transforms.settle(carry.arrays, carry.optimizer)
+        >>> bool(eqx.tree_equal(average, carry.arrays))
+        True
+    """
+    ended = adopt_average(carry.arrays, carry.optimizer, keep_multiplier=keep_multiplier)
+    return eqx.tree_at(lambda c: (c.arrays, c.optimizer), carry, ended)
+
+
+def _as_before(new: Carry, old: Carry) -> Carry:
+    """A rate that was set to one of Python's numbers would compile all anew, and be missing in the checkpoint."""
+    return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), new, old)
+
+
+def _spread(state: _State, shared: NamedSharding) -> _State:
+    """The state on all devices, what each stream has of its own on the stream's."""
+    if shared.mesh.size == 1:
+        return state
+    carry = state.carry
+    hidden, estimator = jax.device_put((carry.hidden, carry.estimator), shared)
+    arrays, optimizer, memory, best = on_all((carry.arrays, carry.optimizer, state.memory, state.best), shared)
+    return _State(Carry(arrays, carry.skeleton, hidden, estimator, optimizer), memory, best)
+
+
+@eqx.filter_jit
+def _learn(learner, objective, data, state: _State, order, block: int, begin, count, shared: NamedSharding):
+    """`count` of at most `block` minibatches, from `begin` on: the state after them, the sum of losses of each and over
+    how many steps it is, and whether all numbers of the carry are finite.
+
+    The state is not donated: where a number is not finite, the one from before is kept. `begin` and `count` are arrays,
+    not known to the compiler, so that there is one program for all blocks and it gives the same bits however the
+    minibatches are cut into blocks.
+    """
+
+    def one(i, loop):
+        carry, memory, totals, counts = loop
+        minibatch = shared_minibatch(data.minibatch(jax.tree.map(lambda leaf: leaf[begin + i], order)), shared)
+        carry, memory, total, steps = learn_minibatch(learner, objective, carry, memory, minibatch, data.steps)
+        return carry, memory, totals.at[i].set(total), counts.at[i].set(steps)
+
+    loop = state.carry, state.memory, jnp.zeros(block), jnp.zeros(block, jnp.int32)
+    carry, memory, totals, counts = jax.lax.fori_loop(0, count, one, loop)
+    return _State(carry, memory, state.best), (totals, counts), _finite(carry)
+
+
+@eqx.filter_jit
+def _finite(carry: Carry) -> Bool[Array, ""]:
+    numbers = [leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+
+
+def _mean(total: float, steps: int) -> float:
+    return total / steps if steps else math.nan
+
+
+def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memory, minibatch: Minibatch, steps: int):
+    """A minibatch learned in the learner's chunks: the carry, the objective's memory, the sum of losses before, and of
+    how many steps it is."""
+    ys, weight = objective.assign(memory, minibatch.ys, minibatch.lengths, steps)
+    xs = _without_padding(time_first(minibatch.xs), minibatch.lengths)
+    _, counts = objective.score(minibatch.ys, minibatch.lengths, steps)
+    reset = jnp.zeros(counts.shape, bool).at[0].set(minibatch.fresh)
+    # Predictions are kept only for an objective that remembers something of them.
+    kept = bool(jax.tree.leaves(memory))
+    carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept)
+    memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
+    weight = weight.astype(metrics.losses.dtype)
+    total = jnp.sum(jnp.where(counts, metrics.losses / weight, 0), dtype=float)
+    return carry, memory, total, jnp.sum(counts, dtype=jnp.int32)
+
+
+def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:
+    """Zeros beyond each sequence's end: NaN there would enter the gradient, which is zero times a step's derivative."""
+
+    def cut(leaf):
+        there = jnp.arange(len(leaf), dtype=jnp.int32)[:, None] < lengths
+        return jnp.where(there.reshape(*there.shape, *[1] * (leaf.ndim - 2)), leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(cut, xs)
+
+
+def _fitted(state: _State, place: _Place, diverged_at=None) -> Fitted:
+    best = eqx.combine(state.best, state.carry.skeleton)
+    return Fitted(state.carry, best, place.history, diverged_at)
+
+
+class _Saving:
+    """A checkpoint file, and the digest of what the training in it must agree with."""
+
+    def __init__(self, path: Path, learner: Learner, data: AbstractSequences, objective, state: _State, key):
+        needed("msgspec", "cli")
+        from ..checkpoints.run_checkpoint import stored
+        from ._fit_checkpoint import load_fit, save_fit
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_hold(path, error) from None
+        self._load, self._save, self._path = load_fit, save_fit, path
+
+        def first(state: _State, data, key):
+            entry = jax.tree.map(lambda leaf: leaf[0], data.order(key))
+            minibatch = data.minibatch(entry)
+            return learn_minibatch(learner, objective, state.carry, state.memory, minibatch, data.steps)
+
+        digest = program_digest(first, state, data, key)
+        for leaf in (*jax.tree.leaves(eqx.filter(data, eqx.is_array)), key):
+            digest.update(stored(leaf).tobytes())
+        self._settings = digest.hexdigest()
+
+    def load(self, state: _State, place: _Place) -> tuple[_State, _Place]:
+        if not self._path.exists():
+            return state, place
+        state, (epoch, minibatch, total, steps, history) = self._load(self._path, state, self._settings)
+        history = tuple(Epoch(math.nan if loss is None else loss, score) for loss, score in history)
+        return state, _Place(epoch, minibatch, total, steps, history)
+
+    def save(self, state: _State, place: _Place) -> None:
+        try:
+            self._save(self._path, state, tuple(place), self._settings)
+        except OSError as error:
+            raise _cannot_hold(self._path, error) from None
+
+
+def _cannot_hold(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot hold a checkpoint ({error.strerror}); name another file.")

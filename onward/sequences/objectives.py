@@ -1,0 +1,270 @@
+"""What is learned of a sequence, window by window: which steps carry a loss, how much of it, and towards what."""
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from .._checks import predicted
+from ..losses import OF_CLASSES, TerminalTarget
+from ..model import Model
+from ..support.arguments import whole
+from ..support.trees import time_first
+from .data import AbstractSequences, Masked
+
+
+def window_length(steps: int, updates: int) -> int:
+    """`⌊T/K⌋`, the steps of a window where sequences of T = `steps` are learned in K = `updates` windows.
+
+    It is the chunk of a learner that trains by FPTT-K (Kag & Saligrama 2021, section 3). Where K does not divide T,
+    what remains is learned too, in more than K updates: ⌈T/⌊T/K⌋⌉, the last window being the shorter one, as in the
+    authors' script for images. That is at most one more for K up to √T, and up to almost twice as many for K above T/2,
+    where every window is a single step. Raises `ValueError` unless 1 ≤ K ≤ T.
+
+        >>> window_length(200, 10), window_length(100, 3)                  # the second: 33, 33, 33 and 1
+        (20, 33)
+    """
+    steps, updates = whole("steps", steps), whole("updates", updates)
+    if updates > steps:
+        raise ValueError(f"updates must be at most the {steps} steps of a sequence, got {updates}.")
+    return steps // updates
+
+
+class AbstractObjective(eqx.Module):
+    """Which steps of a sequence carry a loss, for `onward.fit` and `onward.evaluate`.
+
+    A window is so many steps of a sequence, from its start; the last one of a sequence is what remains. Its loss is a
+    mean, so that windows of all lengths weigh alike. What an objective remembers of the predictions is its memory; one
+    that says nothing of it has none. Lengths are of each sequence of a minibatch, 0 where there is none: steps beyond
+    them carry no loss. Where sequences are missing, the weights of the others grow, so that the learner's mean over the
+    batch is a mean over them.
+    """
+
+    def init(self, steps: int) -> PyTree:
+        """The memory before the first epoch, for sequences of at most so many steps."""
+        return None
+
+    def check(self, data: AbstractSequences) -> None:
+        """Raises `ValueError`, naming it, for a target in `data` that this objective cannot use; drawn ones pass."""
+
+    @abstractmethod
+    def assign(
+        self, memory: PyTree, ys: PyTree, lengths: Int[Array, " batch"], steps: int
+    ) -> tuple[PyTree, Float[Array, "steps batch"]]:
+        """The targets `[steps, batch, ...]` for the learner's loss, and the weight of each."""
+
+    @abstractmethod
+    def score(self, ys: PyTree, lengths: Int[Array, " batch"], steps: int) -> tuple[PyTree, Bool[Array, "steps batch"]]:
+        """The targets `[steps, batch, ...]` as the data have them, and which of them count in a score."""
+
+    def remember(self, memory: PyTree, ys: PyTree, lengths: Int[Array, " batch"], predictions: PyTree) -> PyTree:
+        """The memory after a minibatch with these predictions, `[steps, batch, ...]`."""
+        return memory
+
+    def next_epoch(self, memory: PyTree) -> PyTree:
+        """The memory at the start of another epoch."""
+        return memory
+
+
+class EveryStep(AbstractObjective):
+    """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
+
+    The loss of window q is the mean `ℓ_q = (1/n_q) Σ ℓ(prediction_t, y_t)` over its n_q steps that count: those of the
+    sequence, and, of an `onward.Masked`, of its mask. A sequence of which no step counts in a window has the loss 0
+    there, in the mean over the batch; where that is so of all, see the weight of `onward.Learner.run`. With the
+    learner's chunk for the window this is FPTT-K of Kag & Saligrama 2021, section 3, if `onward.fptt` goes before the
+    optimiser.
+
+    **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer, and in
+    use for `ys`, or a mask, of another shape.
+
+        >>> import jax.numpy as jnp, onward
+        >>> _, weight = onward.EveryStep(3).assign(None, jnp.zeros((2, 4)), jnp.array([4, 2]), 4)
+        >>> (6 * weight.T).tolist()
+        [[2.0, 2.0, 2.0, 6.0], [3.0, 3.0, 0.0, 0.0]]
+    """
+
+    window: int
+
+    def __init__(self, window: int):
+        self.window = whole("window", window)
+
+    def assign(self, memory, ys, lengths, steps):
+        ys, counts = self.score(ys, lengths, steps)
+        window = _steps(steps)[:, 0] // self.window
+        inside = jax.ops.segment_sum(counts.astype(jnp.int32), window, -(-steps // self.window))[window]
+        weight = jnp.where(counts, 1 / jnp.maximum(inside, 1).astype(float), 0)
+        return ys, weight * _share(lengths)
+
+    def score(self, ys, lengths, steps):
+        counts = _steps(steps) < lengths
+        if isinstance(ys, Masked):
+            ys.check((len(lengths), steps))
+            ys, counts = ys.ys, counts & ys.mask.T
+        for leaf in jax.tree.leaves(ys, is_leaf=lambda node: isinstance(node, Masked)):
+            if isinstance(leaf, Masked):
+                raise ValueError("one onward.Masked must hold all of ys, got one inside them.")
+            if leaf.shape[:2] != (len(lengths), steps):
+                raise ValueError(
+                    f"ys must have a target at every step, the shape [{len(lengths)}, {steps}, ...], got {leaf.shape}; "
+                    "for one at the end there are onward.Terminal and onward.TerminalClasses."
+                )
+        return time_first(ys), counts
+
+
+class Terminal(AbstractObjective):
+    """A target at the end of the sequence, learned at the end of every window with the trust β = q/K in window q of K.
+
+        ℓ_q = (q/K) ℓ(prediction at the end of window q, y)
+
+    `ys` are `[batch, ...]`; the learner's loss is `onward.losses.terminal_squared_error`, or another one of a
+    `TerminalTarget`. K is counted for each sequence by its own length. With the learner's chunk for the window, this is
+    how we read the add task of Kag & Saligrama 2021, whose section 3 gives β for classes only; with a longer chunk,
+    backpropagation with auxiliary losses, their Table 3; with a window of the whole sequence, the plain loss.
+
+    **Arguments:** `window`: its steps, at least 1. Raises `ValueError` for fewer, and in use for an `onward.Masked`.
+
+        >>> import jax.numpy as jnp, onward
+        >>> ys, weight = onward.Terminal(2).assign(None, jnp.ones((1, 1)), jnp.array([5]), 5)
+        >>> (3 * weight * ys.trust)[:, 0].tolist()
+        [0.0, 1.0, 0.0, 2.0, 3.0]
+    """
+
+    window: int
+
+    def __init__(self, window: int):
+        self.window = whole("window", window)
+
+    def assign(self, memory, ys, lengths, steps):
+        return _terminal(self.window, ys, None, lengths, steps)
+
+    def score(self, ys, lengths, steps):
+        return _at_the_end(ys, lengths, steps)
+
+
+class Estimates(NamedTuple):
+    """What is known of the predicted classes.
+
+    * `before`: Q of each class and window, by the predictions of the epoch before, uniform where there were none;
+    * `total`, `seen`: the sum of the distributions predicted in this epoch, and their number.
+    """
+
+    before: Float[Array, "classes windows classes"]
+    total: Float[Array, "classes windows classes"]
+    seen: Float[Array, "classes windows"]
+
+
+class TerminalClasses(AbstractObjective):
+    """A class at the end of the sequence, learned at the end of every window, for `losses.terminal_cross_entropy`.
+
+    As `Terminal`, with the loss `β CE(y, P) + (1 − β) (−Σ_c Q_c log P_c)`, β = q/K, at the end of window q of K; the
+    part of 1 − β goes to an estimate Q of the distribution over the classes:
+
+        Q(y, q) = mean of softmax(prediction) at the end of window q, over the last epoch's sequences of class y,
+
+    uniform in the first epoch. Section 3 of Kag & Saligrama 2021 says no more than "our estimate in last training
+    epoch"; one for each class and window is its authors' choice, the mean in place of their single samples is ours.
+
+    **Arguments:** `window`: its steps, at least 1; `classes`: how many, at least 2. Raises `ValueError` for fewer, in
+    use for `ys` that are not one class a sequence, and from `onward.fit` for labels of a data set outside the classes;
+    such a label among what is drawn makes the loss NaN.
+
+        >>> import jax.numpy as jnp, onward
+        >>> objective = onward.TerminalClasses(2, classes=4)
+        >>> ys, _ = objective.assign(objective.init(6), jnp.array([3]), jnp.array([6]), 6)
+        >>> ys.estimate[0, 0].tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
+
+    window: int
+    classes: int
+
+    def __init__(self, window: int, classes: int):
+        self.window, self.classes = whole("window", window), whole("classes", classes, least=2)
+
+    def init(self, steps):
+        shape = self.classes, -(-steps // self.window), self.classes
+        return Estimates(jnp.full(shape, 1 / self.classes, float), jnp.zeros(shape), jnp.zeros(shape[:2]))
+
+    def check(self, data):
+        data.check_classes(self.classes)
+
+    def assign(self, memory, ys, lengths, steps):
+        _check_classes_at_the_end(ys, lengths)
+        estimate = memory.before[ys.astype(int)[None, :], _steps(steps) // self.window]
+        return _terminal(self.window, ys, estimate, lengths, steps)
+
+    def score(self, ys, lengths, steps):
+        _check_classes_at_the_end(ys, lengths)
+        return _at_the_end(ys, lengths, steps)
+
+    def remember(self, memory, ys, lengths, predictions):
+        steps = len(predictions)
+        window = _steps(steps) // self.window
+        # The sum over time and batch of each prediction at its class and window; the others go nowhere.
+        here = jnp.where(_window_ends(self.window, lengths, steps), ys.astype(int)[None, :], self.classes)
+        found = jax.nn.softmax(predictions.astype(memory.total.dtype))
+        return Estimates(
+            memory.before,
+            memory.total.at[here, window].add(found, mode="drop"),
+            memory.seen.at[here, window].add(1.0, mode="drop"),
+        )
+
+    def next_epoch(self, memory):
+        seen = memory.seen[..., None]
+        before = jnp.where(seen > 0, memory.total / jnp.maximum(seen, 1), memory.before)
+        return Estimates(before, jnp.zeros_like(memory.total), jnp.zeros_like(memory.seen))
+
+
+def _steps(steps: int) -> Int[Array, "steps 1"]:
+    return jnp.arange(steps, dtype=jnp.int32)[:, None]
+
+
+def _window_ends(window: int, lengths: Int[Array, " batch"], steps: int) -> Bool[Array, "steps batch"]:
+    after = _steps(steps) + 1
+    return (after <= lengths) & ((after % window == 0) | (after == lengths))
+
+
+def _share(lengths: Int[Array, " batch"]) -> Float[Array, ""]:
+    """Of how many sequences each that is there takes the place in the learner's mean."""
+    present = jnp.sum(lengths > 0, dtype=jnp.int32)
+    return len(lengths) / jnp.maximum(present, 1).astype(float)
+
+
+def check_labels(model: Model, data: AbstractSequences, loss) -> None:
+    """Raise `ValueError`, naming it, for a label in `data` that the model cannot predict, where `loss` reads labels."""
+    if loss in OF_CLASSES:
+        logits = predicted(model, model.cell.init_hidden())
+        if isinstance(logits, jax.ShapeDtypeStruct) and logits.ndim == 1:
+            data.check_classes(logits.shape[0])
+
+
+def _check_classes_at_the_end(ys, lengths: Int[Array, " batch"]) -> None:
+    _check_at_the_end(ys)
+    if jnp.shape(ys) != lengths.shape:
+        raise ValueError(
+            f"ys must be a class for each sequence, the shape {lengths.shape}, got {jnp.shape(ys)}; for one at every "
+            "step there is onward.EveryStep."
+        )
+
+
+def _check_at_the_end(ys) -> None:
+    if isinstance(ys, Masked):
+        raise ValueError("ys must be a target for each sequence, got an onward.Masked, which is for onward.EveryStep.")
+
+
+def _terminal(window, ys, estimate, lengths, steps) -> tuple[TerminalTarget, Array]:
+    _check_at_the_end(ys)
+    q, K = _steps(steps) // window + 1, jnp.maximum(-(-lengths // window), 1)
+    trust = jnp.minimum(q.astype(float) / K.astype(float), 1)
+    ys = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), ys)
+    return TerminalTarget(ys, trust, estimate), jnp.where(_window_ends(window, lengths, steps), _share(lengths), 0)
+
+
+def _at_the_end(ys, lengths, steps):
+    _check_at_the_end(ys)
+    ys = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), ys)
+    return ys, _steps(steps) + 1 == lengths

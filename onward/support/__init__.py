@@ -1,0 +1,1 @@
+"""Small helpers that know nothing of recurrent networks: checks, trees, files, devices, errors."""

@@ -1,0 +1,105 @@
+"""The hand-ordered backward pass against plain differentiation, by everything it is differentiated by; and batches."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.extend
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+import pytest
+from problems import AFFINE_CELLS, CELLS, INPUTS, IntegratorCell
+
+import onward
+from onward.cells.rollout import restarted
+from onward.estimators.base import inexact
+
+STEPS, UNITS, STREAMS = 5, 3, 3
+CELLS_HERE = AFFINE_CELLS | {"integrator": lambda n, key: IntegratorCell(n, key=key)}
+
+
+def scanned(cell, hidden, xs, reset):
+    """The same states, differentiated by JAX alone."""
+
+    def step(hidden, inputs):
+        x, restart = inputs
+        hidden = cell(restarted(cell, hidden, restart), x)
+        return hidden, hidden
+
+    return jax.lax.scan(step, hidden, (xs, reset))[1]
+
+
+def close(ours, plain):
+    def equal(a, b):
+        assert jnp.allclose(a, b, rtol=1e-10, atol=1e-10)
+
+    jax.tree.map(equal, ours, plain)
+
+
+@pytest.mark.parametrize(("name", "resets"), [("lstm", False), *((name, True) for name in CELLS_HERE)])
+def test_rollout_is_differentiated_by_cell_state_and_inputs(name, resets):
+    keys = jr.split(jr.key(0), 4)
+    cell = CELLS_HERE[name](UNITS, keys[0])
+    hidden = jax.tree.map(lambda h: h + jr.normal(keys[1], h.shape), cell.init_hidden())
+    xs = jr.normal(keys[2], (STEPS, INPUTS))
+    reset = jnp.array([False, False, True, False, False]) if resets else None
+
+    def loss(run):
+        def summed(cell, hidden, xs):
+            states = jax.tree.leaves(run(cell, hidden, xs, reset))
+            return sum(jnp.sum(jnp.sin(h) * jnp.arange(1.0, 1 + STEPS)[:, None]) for h in states), states
+
+        return jax.value_and_grad(summed, argnums=(0, 1, 2), has_aux=True)(cell, hidden, xs)
+
+    close(loss(lambda *arguments: onward.rollout(*arguments[:3], reset=arguments[3])), loss(scanned))
+
+
+@pytest.mark.parametrize(
+    ("name", "estimator"),
+    [("gru", onward.ARTBP(cut=0.4)), *((name, onward.BPTT()) for name in ("leaky", "lstm", "gru", "own", "stack"))],
+)
+def test_a_batch_differentiated_as_one_is_the_mean_of_its_streams(name, estimator):
+    keys = jr.split(jr.key(1), 6)
+    cell = CELLS[name](UNITS, keys[0])
+    model = onward.Model(cell, eqx.nn.Linear(cell.output(cell.init_hidden()).shape[0], 2, key=keys[1]))
+    loss = onward.losses.squared_error
+    learner = onward.Learner(estimator, optax.sgd(1.0), loss=loss, chunk=STEPS, batch=STREAMS)
+    xs = jr.normal(keys[2], (STEPS, STREAMS, INPUTS))
+    ys = jr.normal(keys[3], (STEPS, STREAMS, 2))
+    reset = jr.bernoulli(keys[4], 0.3, (STEPS, STREAMS))
+    weight = jnp.where(reset, 0, jr.uniform(keys[5], (STEPS, STREAMS)))
+    carry = learner.init(model, key=jr.key(2))
+    after, metrics = learner.update(carry, xs, ys, reset=reset, weight=weight, predictions=True)
+
+    def alone(hidden, state, xs, ys, reset, weight):
+        return estimator.grad(model, loss, hidden, state, xs, ys, reset=reset, weight=weight)
+
+    each = jax.vmap(alone, (0, 0, 1, 1, 1, 1))(carry.hidden, carry.estimator, xs, ys, reset, weight)
+    step = jax.tree.map(jnp.subtract, inexact(carry.arrays), inexact(after.arrays))
+    learned = jax.tree.leaves(each.grads)
+    assert any(jnp.abs(leaf).max() > 1e-3 for leaf in learned)
+    close(jax.tree.leaves(step), [leaf.mean(0) for leaf in learned])
+    close((metrics.losses.T, after.hidden), (each.losses, each.hidden))
+    close(metrics.predictions.swapaxes(0, 1), each.predictions)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "antisymmetric"])
+def test_no_weight_has_a_gradient_stream_by_stream(name):
+    """Every array that a step of learning makes is smaller than one of a matrix of weights for each stream."""
+    units, streams = 24, 64
+    model = onward.Model(CELLS[name](units, jr.key(0)), eqx.nn.Linear(units, 1, key=jr.key(1)))
+    learner = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=onward.losses.squared_error, chunk=2, batch=streams)
+    carry = learner.init(model, key=jr.key(2))
+    stream = jnp.ones((2, streams, INPUTS)), jnp.ones((2, streams, 1))
+    made = list(sizes(jax.make_jaxpr(learner.update)(carry, *stream).jaxpr))
+    assert 2 * streams * units in made  # the states
+    assert max(made) < streams * units**2
+
+
+def sizes(jaxpr):
+    """The sizes of all arrays that a program makes, those of its inner programs too."""
+    for equation in jaxpr.eqns:
+        yield from (math.prod(out.aval.shape) for out in equation.outvars)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from sizes(inner)

@@ -1,0 +1,260 @@
+"""The contract: what every estimator promises with every cell. A new one is added to a list and inherits it all."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+from problems import Problem, assert_identical, assert_same, loss, problem
+
+import onward
+
+ESTIMATORS = {
+    "bptt": onward.BPTT(),
+    "sliding": onward.SlidingBPTT(horizon=3),
+    "artbp": onward.ARTBP(cut=0.3),
+    "dropout": onward.DropoutBPTT(rate=0.3),
+    "rtrl": onward.RTRL(),
+    "uoro": onward.UORO(),
+    "nobacktrack": onward.NoBackTrack(),
+    "nobacktrack-blocks": onward.NoBackTrack(rank=2, blocks=True),
+    "snap-1": onward.SnAp(order=1),
+    "snap-2": onward.SnAp(order=2),
+}
+
+CELLS = [
+    "vanilla",
+    "leaky",
+    "lstm",
+    "gru",
+    "antisymmetric",
+    "equinox-lstm",
+    "own",
+    "stack",
+    "stack-generic",
+]
+
+# Backward through the chunk: where it is cut changes the gradient, by definition.
+BOUND_TO_THEIR_CHUNK = {"bptt", "artbp", "dropout"}
+
+# These carry no influence forward.
+GO_BACKWARD = {"bptt", "sliding", "artbp", "dropout"}
+
+# Some tests are about what surrounds an estimator; one cell of each kind is enough for those.
+ONE_OF_EACH_KIND = ["gru", "own", "stack-generic"]
+
+STEPS = 4
+
+
+class Subject(NamedTuple):
+    """An estimator on a problem, and its `grad` compiled once: `grad(problem, state, noise, reset, weight)`."""
+
+    name: str
+    estimator: onward.estimators.AbstractEstimator
+    problem: Problem
+    state: object
+    traces: list
+    grad: object
+
+    def noise(self, steps=STEPS, state=None):
+        return self.estimator.draw(self.state if state is None else state, steps)
+
+    def __call__(self, p=None, state=None, *, noise=None, reset=None, weight=None):
+        """The estimate, of what differs from the subject's own stretch of its stream."""
+        p, state = self.problem if p is None else p, self.state if state is None else state
+        noise = self.noise(p.steps, state) if noise is None else noise
+        reset = np.zeros(p.steps, bool) if reset is None else reset
+        weight = np.ones(p.steps) if weight is None else weight
+        return self.grad(p, state, noise, reset, weight)
+
+
+def subject_of(name, cell):
+    estimator, p, traces = ESTIMATORS[name], problem(cell, units=2, steps=STEPS), []
+
+    def counted(prediction, y):
+        traces.append(1)
+        return loss(prediction, y)
+
+    @jax.jit
+    def grad(p, state, noise, reset, weight):
+        return estimator.grad(p.model, counted, p.hidden, state, p.xs, p.ys, reset=reset, weight=weight, noise=noise)
+
+    state = jax.jit(lambda p: p.state(estimator))(p)
+    return Subject(name, estimator, p, state, traces, grad)
+
+
+@pytest.fixture(scope="module", params=CELLS)
+def cell(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=ESTIMATORS)
+def subject(request, cell):
+    """All tests of one estimator and cell run in a row, on one compiled program."""
+    if request.param == "dropout" and cell not in ONE_OF_EACH_KIND:
+        pytest.skip("as bptt, but for its masks")
+    return subject_of(request.param, cell)
+
+
+def another_past(p):
+    """The same stretch, reached from elsewhere."""
+    hidden, xs, ys = jax.tree.map(lambda leaf: 0.5 - np.asarray(leaf), (p.hidden, p.xs, p.ys))
+    return p._replace(hidden=hidden, xs=xs, ys=ys)
+
+
+def test_an_estimate_is_shaped_like_what_it_is_of(subject):
+    estimate, p = subject(), subject.problem
+    assert jax.tree.structure(estimate.grads) == jax.tree.structure(eqx.filter(p.model, eqx.is_inexact_array))
+    assert_shapes(estimate.grads, eqx.filter(p.model, eqx.is_inexact_array))
+    assert_shapes(estimate.hidden, p.hidden)
+    assert_shapes(estimate.state, subject.state)
+    assert estimate.losses.shape == (STEPS,)
+    assert estimate.predictions.shape == (STEPS, 2)
+    assert bool(estimate.active)
+
+
+def assert_shapes(actual, expected):
+    """Structure, shapes, dtypes, and whether dtypes are weak: what decides on a new compilation."""
+
+    def describe(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)), tree)
+
+    assert describe(actual) == describe(expected)
+
+
+def test_going_on_compiles_nothing_anew(subject):
+    estimate = subject()
+    traced = len(subject.traces)
+    subject(subject.problem._replace(hidden=estimate.hidden), estimate.state)
+    assert len(subject.traces) == traced > 0
+
+
+def test_any_chunking_gives_the_same(subject):
+    if subject.name in BOUND_TO_THEIR_CHUNK:
+        pytest.skip("backpropagation through the chunk")
+    whole, p = subject(), subject.problem
+    grads, hidden, state, losses = None, p.hidden, subject.state, []
+    for t in range(STEPS):
+        xs, ys = (np.asarray(leaf)[t : t + 1] for leaf in (p.xs, p.ys))
+        estimate = subject(p._replace(hidden=hidden, xs=xs, ys=ys), state)
+        grads = estimate.grads if grads is None else jax.tree.map(np.add, grads, estimate.grads)
+        hidden, state = estimate.hidden, estimate.state
+        losses.append(estimate.losses)
+    assert_same((grads, hidden, np.concatenate(losses)), (whole.grads, whole.hidden, whole.losses))
+    assert_same(state, whole.state)
+
+
+def test_nothing_leaks_across_a_reset(subject):
+    """Two streams with different pasts: after the reset they are the same, to the last bit."""
+    p, reset, later = subject.problem, np.arange(STEPS) == 2, np.array([0.0, 0.0, 1.0, 1.0])
+    other = another_past(p)
+    one = subject(p, subject(p).state, reset=reset, weight=later)
+    xs, ys = (np.where(reset.cumsum()[:, None], a, b) for a, b in ((p.xs, other.xs), (p.ys, other.ys)))
+    past = other._replace(xs=xs, ys=ys)
+    two = subject(past, subject(other).state, reset=reset, weight=later)
+    assert_identical((one.grads, one.hidden, one.losses), (two.grads, two.hidden, two.losses))
+    # Nor does it wait in the state.
+    one, two = (subject(p._replace(hidden=e.hidden), e.state) for e in (one, two))
+    assert_identical((one.grads, one.hidden), (two.grads, two.hidden))
+
+
+def test_a_reset_is_a_new_start(subject):
+    p = subject.problem
+    fresh = p._replace(hidden=p.cell.init_hidden())
+    start = subject(fresh)
+    again = subject(p, subject(another_past(p)).state, noise=subject.noise(), reset=np.arange(STEPS) == 0)
+    assert_identical((again.grads, again.hidden, again.losses), (start.grads, start.hidden, start.losses))
+
+
+def test_a_step_without_weight_does_not_enter_whatever_its_loss(subject):
+    p, weight = subject.problem, np.array([1.0, 0.0, 2.0, 0.0])
+    clean = subject(p, weight=weight)
+    ys = np.where(weight[:, None] == 0, [[np.nan, np.inf]], p.ys)
+    poisoned = subject(p._replace(ys=ys), weight=weight)
+    assert_identical((poisoned.grads, poisoned.losses), (clean.grads, clean.losses))
+    assert np.all(np.isfinite(clean.losses))
+    assert clean.losses[1] == clean.losses[3] == 0
+
+
+def test_weights_multiply_losses(subject):
+    p, weight = subject.problem, np.array([0.5, 1.0, 2.0, 3.0])
+    unit = subject(p)
+    assert_same(subject(p, weight=weight).losses, weight * unit.losses)
+    twice = subject(p, weight=np.full(STEPS, 2.0))
+    assert_same(twice.grads, jax.tree.map(lambda g: 2 * np.asarray(g), unit.grads))
+
+
+def test_no_weight_at_all_is_no_gradient(subject):
+    silent = subject(weight=np.zeros(STEPS))
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(silent.grads))
+    assert not bool(silent.active)
+    assert_same(silent.hidden, subject().hidden)
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND, indirect=True)
+def test_float32_stays_float32(subject):
+    estimator = subject.estimator
+    with jax.enable_x64(False):
+        p = to_float32(subject.problem)
+        state = jax.eval_shape(lambda: p.state(estimator))
+        estimate = jax.eval_shape(lambda state: estimator.grad(p.model, loss, p.hidden, state, p.xs, p.ys), state)
+    assert not [leaf for leaf in jax.tree.leaves((state, estimate)) if leaf.dtype == np.float64]
+    assert_shapes(estimate.state, state)
+    assert_shapes(estimate.hidden, jax.eval_shape(lambda: p.hidden))
+
+
+def to_float32(tree):
+    def convert(leaf):
+        return leaf.astype(np.float32 if np.issubdtype(leaf.dtype, np.floating) else np.int32)
+
+    return jax.tree.map(convert, tree)
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND, indirect=True)
+def test_a_batch_of_streams_is_each_stream_by_itself(subject):
+    """Under `vmap`, over streams with keys of their own."""
+    p, estimator = subject.problem, subject.estimator
+    xs = np.stack([p.xs, p.xs[::-1], np.asarray(p.xs) + 1])
+
+    @jax.jit
+    def each(p, xs):
+        def one(key, xs):
+            state = estimator.init(p.model, p.hidden, key=key, example=(p.xs[0], p.ys[0]))
+            return estimator.grad(p.model, loss, p.hidden, state, xs, p.ys), state
+
+        return jax.vmap(one)(jr.split(jr.key(0), 3), xs)
+
+    estimates, states = each(p, xs)
+    for i in range(3):
+        state, estimate = jax.tree.map(lambda leaf, i=i: part(leaf, i), (states, estimates))
+        single = subject(p._replace(xs=xs[i]), state)
+        assert_same((estimate.grads, estimate.losses), (single.grads, single.losses))
+
+
+def part(leaf, i):
+    """`leaf[i]`, of anything but keys without a program to compile."""
+    return leaf[i] if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)[i]
+
+
+@pytest.mark.parametrize("cell", ["vanilla"], indirect=True)
+def test_uncompiled_is_the_same(subject):
+    p, compiled = subject.problem, subject()
+    plain = subject.estimator.grad(p.model, loss, p.hidden, subject.state, p.xs, p.ys)
+    assert_same((plain.grads, plain.losses), (compiled.grads, compiled.losses))
+
+
+@pytest.mark.parametrize("cell", ["stack"], indirect=True)
+def test_the_norm_of_the_influence_is_a_number_and_starts_at_zero(subject):
+    norm = subject.estimator.influence_norm
+    assert norm(subject.state) == 0
+    after = norm(subject().state)
+    assert after.shape == ()
+    assert after >= 0
+
+
+@pytest.mark.parametrize("cell", ["gru"], indirect=True)
+def test_the_norm_of_an_influence_grows_from_zero(subject):
+    after = subject.estimator.influence_norm(subject().state)
+    assert (after > 0) == (subject.name not in GO_BACKWARD)

@@ -1,0 +1,197 @@
+"""Documents that cite each other: the task, its trainings, and what the recipe makes of them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import onward
+from experiments.data import documents as citation
+from experiments.data.documents import NodeTask, cora, principal_components
+from experiments.rbp import document_training as citations
+from experiments.rbp import documents as rbp_citations
+from experiments.rbp.documents import ARMS, BASELINE, CORA, NEUMANN, _Table
+from onward.support.errors import UserError
+
+NODES = 40
+
+
+def task(labels=None) -> NodeTask:
+    rng = np.random.default_rng(0)
+    labels = np.arange(NODES, dtype=np.int32) % 2 if labels is None else labels
+    edges = np.array([(u, v) for u in range(NODES) for v in range(u) if rng.random() < (0.1 if u % 2 == v % 2 else 0)])
+    features = rng.normal(size=(NODES, 3)).astype(np.float32) + 0.5 * labels[:, None]
+    return NodeTask("tiny", onward.equilibria.Graph.undirected(edges, NODES), features.astype(np.float32), labels, 2)
+
+
+def test_components_are_those_of_the_singular_value_decomposition():
+    rows = np.random.default_rng(1).normal(size=(30, 6))
+    found = principal_components(rows, 4)
+    U, S, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(found), np.abs(U[:, :4] * S[:4]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("halves")
+def test_a_split_holds_each_node_once():
+    split = task().split(key=jr.key(0))
+    assert (np.sum(split, 0) == 1).all()
+    assert [mask.sum() for mask in split] == [20, 10, 10]
+
+
+def test_a_task_too_small_to_be_split_is_refused():
+    with pytest.raises(ValueError, match="at least 100 nodes to be split, got 40"):
+        task().split(key=jr.key(0))
+
+
+def test_cora_is_what_the_paper_counts():
+    try:
+        found = cora()
+    except UserError:
+        pytest.skip("no Cora here")
+    assert (found.graph.nodes, len(found.graph.senders), found.classes) == (2708, 2 * 5278, 7)
+    assert np.bincount(found.labels).tolist() == [351, 217, 418, 818, 426, 298, 180]
+    assert [mask.sum() for mask in found.split(key=jr.key(0))] == [27, 1326, 1355]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.full(NODES, 2, np.int32), "labels must lie between 0 and 1, got 2 for node 0"),
+        (np.zeros(3, np.int32), "must be of the graph's 40 nodes, got 3"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, said):
+    good = task()
+    with pytest.raises(ValueError, match=said):
+        NodeTask("tiny", good.graph, good.features, labels, 2)
+
+
+def test_a_missing_file_that_nobody_offers_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("ONWARD_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"Planetoid's cora.npz is not there and cannot be fetched; put cora.npz at"):
+        cora()
+
+
+@pytest.fixture
+def halves(monkeypatch):
+    """Few propagation steps, and half of the nodes to learn from, of which 1 % were none."""
+    monkeypatch.setattr(citations, "STEPS", 6)
+    monkeypatch.setattr(citation, "TRAINED", 0.5)
+    monkeypatch.setattr(citation, "VALIDATED", 0.25)
+
+
+@pytest.mark.usefixtures("halves")
+def test_an_epoch_is_one_step_of_descent_with_momentum_and_decay():
+    documents = citations.Documents.of(task(), task().split(key=jr.key(0)))
+    model = citations.logistic_regression(3, 2, key=jr.key(1))
+    state = citations.OPTIMIZER.init(model)
+    keys = jr.split(jr.key(2), 3)
+    ours = citations._advance(model, state, documents, keys, None)[0]
+    W, b, vW, vb = model.weight, model.bias, 0.0, 0.0
+    for _ in range(3):
+
+        def loss(W, b):
+            logits = documents.features @ W.T + b
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, documents.labels)
+            return jnp.mean(losses[documents.train == 1])
+
+        gW, gb = jax.grad(loss, (0, 1))(W, b)
+        vW, vb = 0.9 * vW + gW + 5e-4 * W, 0.9 * vb + gb + 5e-4 * b
+        W, b = W - 1e-3 * vW, b - 1e-3 * vb
+    np.testing.assert_allclose(ours.weight, W, rtol=1e-12)
+    np.testing.assert_allclose(ours.bias, b, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("halves")
+@pytest.mark.parametrize("name", [NEUMANN, "BPTT", rbp_citations.UNIFORM, BASELINE])
+def test_a_training_tells_scores_and_how_far_from_rest_it_is(name):
+    told = []
+    found = citations.train(
+        task(), ARMS[name], epochs=30, key=jr.key(0), report=lambda done, words: told.append((done, words))
+    )
+    assert [len(found[what]) for what in ("loss", "validation", "test")] == [3, 3, 3]
+    assert found["loss"][-1] < found["loss"][0]
+    assert [done for done, _ in told] == [20 / 30, 1]
+    if name == BASELINE:
+        assert "moves" not in found
+    else:
+        assert np.shape(found["moves"]) == (2, 6)
+        assert (found["residual"] is not None) == (name == NEUMANN)
+    json.dumps(found)
+
+
+@pytest.mark.usefixtures("halves")
+@pytest.mark.parametrize("name", [NEUMANN, "BPTT", BASELINE])
+def test_numbers_that_do_not_stay_finite_are_not_scores(name, monkeypatch):
+    monkeypatch.setattr(citations, "OPTIMIZER", optax.sgd(1e308))
+    found = citations.train(task(), ARMS[name], epochs=40, key=jr.key(0), report=lambda done, words: None)
+    assert np.isfinite(found["loss"][0])
+    assert np.isnan([found[what][1:] for what in ("loss", "validation", "test")]).all()
+
+
+def trained(test: float, seeds: int = 3) -> list[dict]:
+    wobble = [0.01 * (i - (seeds - 1) / 2) for i in range(seeds)]
+    row = {"loss": [2.0, 1.0, 0.5], "moves": [[0.3, 0.2], [0.2, 0.1]], "residual": 0.5}
+    return [row | {"validation": [0.1, test, test / 2], "test": [0.1, test + w, test / 2]} for w in wobble]
+
+
+def findings(tests: dict[str, float]):
+    found = {name: trained(tests.get(name, 0.3)) for name in CORA}
+    for row in found[BASELINE]:
+        del row["moves"], row["residual"]
+    return _Table(CORA).findings(task(), 40, found)
+
+
+def test_the_best_in_validation_is_tested_and_the_verdict_reads_off_the_order():
+    agrees = findings({NEUMANN: 0.6, "TBPTT": 0.6})
+    assert agrees.verdict.word == "agrees"
+    np.testing.assert_allclose(agrees.numbers["test_percent"][NEUMANN], [59, 60, 61])
+    assert agrees.files["curve.png"].startswith(b"\x89PNG")
+    assert findings({NEUMANN: 0.6, "TBPTT": 0.6, "BPTT": 0.7}).verdict.word == "agrees in part"
+    assert findings({NEUMANN: 0.6, "TBPTT": 0.5}).verdict.word == "disagrees"
+    assert "they are not at rest" in agrees.verdict.why
+    assert findings({NEUMANN: 0.2, "TBPTT": 0.6}).verdict.word == "disagrees"
+
+
+def diverged(row: dict) -> dict:
+    return row | {"validation": [0.1, None, None], "test": [0.1, None, None], "moves": [[0.3, 0.2], [None, None]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds", "word"),
+    [
+        ("RBP", [1], "agrees"),
+        ("RBP", [0, 1], "not decided"),
+        (NEUMANN, [1], "not decided"),
+        ("TBPTT", [2], "not decided"),
+    ],
+)
+def test_a_seed_that_diverged_is_left_out_where_two_stay_and_named(name, seeds, word):
+    found = {each: trained(0.6 if each in (NEUMANN, "TBPTT") else 0.3) for each in CORA}
+    for i in seeds:
+        found[name][i] = diverged(found[name][i])
+    verdict = _Table(CORA).findings(task(), 40, found).verdict
+    assert verdict.word == word
+    assert (f"{len(seeds)} of 3 seeds of {name} diverged" if word == "agrees" else name) in verdict.why
+    assert "nan" not in verdict.why
+
+
+def test_a_method_whose_seeds_all_diverged_has_no_numbers():
+    found = {each: trained(0.3) for each in CORA}
+    found["RBP"] = [diverged(row) for row in found["RBP"]]
+    row = next(line for line in _Table(CORA).findings(task(), 40, found).table.splitlines() if line.startswith("RBP"))
+    assert row.split()[-2] == "none"  # its move
+    assert "inf" not in row
+
+
+def test_one_seed_decides_nothing():
+    found = {each: trained(0.6 if each in (NEUMANN, "TBPTT") else 0.3, seeds=1) for each in CORA}
+    found = _Table(CORA).findings(task(), 40, found)
+    assert found.verdict.word == "not decided"
+    assert "60.00 %" in found.verdict.why
+    assert "over\n1 seed without" in found.table

@@ -1,0 +1,202 @@
+"""FPTT's recipes of images and words: what they train, measure and draw; results that agree with the paper or not."""
+
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import onward
+from experiments.data.images import ImageTask
+from experiments.data.words import WordTask
+from experiments.fptt.arms import Scores, Timed, compare, exact, running, standing
+from experiments.fptt.cells import CELLS
+from experiments.fptt.cells import RECIPES as CELL_RECIPES
+from experiments.fptt.cells import judge as judge_cells
+from experiments.fptt.images import RECIPES as IMAGES
+from experiments.fptt.images import Table
+from experiments.fptt.words import RECIPES as LANGUAGE
+from experiments.fptt.words import _Table as LanguageTable
+from experiments.fptt.words import halved_where_it_stalls, words_problem
+from onward.cells import AntisymmetricCell, GRUCell, LSTMCell
+
+pytestmark = pytest.mark.usefixtures("promotion")
+
+
+@pytest.mark.parametrize(
+    ("plain", "auxiliary", "online", "word"),
+    [
+        (3.0, 2.5, 2.4, "agrees"),
+        (3.0, 2.5, 2.0, "agrees in part"),
+        (3.0, 1.9, 2.4, "agrees in part"),
+        (2.0, 2.5, 2.4, "disagrees"),
+        (float("nan"), 2.5, 2.4, "not decided"),
+    ],
+)
+def test_the_verdict_on_images(plain, auxiliary, online, word):
+    means = {"BPTT": plain, "BPTT, all losses": auxiliary, "OGD": online, running(0.1): 2.0, exact(0.1): 2.2}
+    found = Table({}).judge({name: mean + np.array([-0.05, 0.0, 0.05]) for name, mean in means.items()})
+    assert found.word == word
+    if online == 2.0:
+        assert found.why.endswith("FPTT is ahead of BPTT and BPTT, all losses; neither ahead of nor behind OGD.")
+    if plain == 2.0:
+        assert found.why.endswith("FPTT is ahead of BPTT, all losses and OGD; neither ahead of nor behind BPTT.")
+
+
+def test_who_is_ahead_is_said():
+    better, ours, worse = (mean + np.array([-0.05, 0.0, 0.05]) for mean in (1.0, 2.0, 3.0))
+    assert standing(ours, {"a": worse, "b": better}) == "FPTT is ahead of a; behind b."
+
+
+@pytest.mark.parametrize(
+    ("errors", "online", "word"),
+    [
+        ((40, 40, 40), 40, "agrees"),
+        ((40, 40, 40), 35, "agrees in part"),
+        ((40, 40, 30), 35, "agrees in part"),
+        ((30, 30, 30), 40, "disagrees"),
+        ((np.nan, 40, 40), 40, "not decided"),
+    ],
+)
+def test_the_verdict_on_other_cells(errors, online, word):
+    ends = {f"{cell}: {running(0.1)}": 0.35 for cell in CELLS} | {f"{cell}: OGD": online / 100 for cell in CELLS}
+    ends |= {f"{cell}: {exact(0.1)}": np.nan for cell in CELLS}  # not judged
+    ends |= {f"{cell}: BPTT": error / 100 for cell, error in zip(CELLS, errors, strict=True)}
+    rows = {name: end + np.array([[-0.001], [0.0], [0.001]]) for name, end in ends.items()}
+    found = judge_cells({name: Timed(Scores(values, np.ones(3, int)), 1.0) for name, values in rows.items()})
+    assert found.word == word
+    if errors == (40, 40, 30):
+        assert "ahead of BPTT with LSTM and GRU, of OGD with no cell" in found.why
+
+
+@pytest.fixture
+def images(monkeypatch):
+    """Six images of five pixels; the recipes' networks and minibatches made small."""
+    for name, value in {"UNITS": 3, "BATCH": 4, "UPDATES": 2}.items():
+        monkeypatch.setattr(f"experiments.fptt.images.{name}", value)
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (6, 5, 1)).astype(np.uint8), np.array([0, 1, 1, 0, 1, 0], np.int32)
+    return ImageTask("tiny", pixels, labels, pixels, labels, (0.5,), (0.3,))
+
+
+def test_each_cell_has_the_same_methods(monkeypatch, images, parts):
+    cells = []
+
+    def trained(problem, arms, **arguments):
+        cells.append(type(problem.make_model(jr.key(0)).cell))
+        return {name: Timed(Scores(np.full((1, 1), 0.1), np.ones(1, int)), 1.0) for name in arms}
+
+    monkeypatch.setattr("experiments.fptt.cells.compare", trained)
+    found = CELL_RECIPES["fptt/table2"].run(images, 1, 1, 0, parts)
+    assert cells == [LSTMCell, GRUCell, AntisymmetricCell]
+    methods = ["BPTT", "OGD", running(0.1), exact(0.1)]
+    expected = [f"{cell}: {name}" for cell in ("LSTM", "GRU", "Antisymmetric") for name in methods]
+    assert [training["method"] for training in found.numbers["trainings"]] == expected
+
+
+def test_a_table_of_images_is_measured_and_drawn(monkeypatch, images, parts):
+    def one_arm(problem, arms, **arguments):
+        # Only OGD is trained: compiling all of them takes long.
+        return dict.fromkeys(arms, compare(problem, {"OGD": arms["OGD"]}, **arguments)["OGD"])
+
+    monkeypatch.setattr("experiments.fptt.images.compare", one_arm)
+    found = IMAGES["fptt/pixel-mnist"].run(images, 2, 1, 0, parts)
+    rows = found.table.splitlines()[1:6]
+    names = ["BPTT", "BPTT, all losses", "OGD", running(0.1), exact(0.1)]
+    assert [row[:24].rstrip() for row in rows] == names
+    assert "97.71" in rows[0]
+    assert "98.67" in rows[3]
+    wrong = found.numbers["trainings"][2]["wrong_percent"]
+    assert np.shape(wrong) == (1, 2)
+    np.testing.assert_allclose(np.array(wrong) * 6 / 100, np.round(np.array(wrong) * 6 / 100), atol=1e-9)
+    assert f"{100 - wrong[0][-1]:.2f}" in rows[2]
+
+
+WORDS = WordTask(("a", "b", "c"), *(np.random.default_rng(i).integers(0, 3, 61).astype(np.int32) for i in range(3)))
+
+
+@pytest.fixture
+def small_words(monkeypatch):
+    for name, value in {"UNITS": 3, "BATCH": 4, "STEPS": 6, "UPDATES": 2}.items():
+        monkeypatch.setattr(f"experiments.fptt.words.{name}", value)
+
+
+@pytest.mark.usefixtures("small_words")
+def test_words_are_learned_measured_and_drawn(parts):
+    found = LanguageTable({}, alphas=(1.0, 0.5), validation=True).run(WORDS, 2, 1, 0, parts)
+    rows = found.numbers["trainings"]
+    assert [row["method"] for row in rows] == [running(1.0, 2.0), running(0.5, 2.0)]
+    assert np.shape(rows[0]["validation"]) == (1, 2)
+    assert 1 < rows[0]["test"][0] < 10
+    assert found.files["curve.png"].startswith(b"\x89PNG")
+
+
+def test_words_are_learned_with_the_factor_of_the_papers_algorithm_too(monkeypatch, parts):
+    asked = []
+
+    def stop(problem, arms, **_):
+        asked.extend(arms)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.fptt.words.compare", stop)
+    with pytest.raises(KeyboardInterrupt):
+        LANGUAGE["fptt/ptb-300"].run(WORDS, 1, 1, 0, parts)
+    assert asked == ["BPTT", "OGD", running(0.5, 2.0), running(0.5), exact(0.5)]
+
+
+@pytest.mark.usefixtures("small_words")
+def test_the_rate_is_halved_where_the_validation_stalls():
+    arm = words_problem(WORDS).arms((0.5,))[exact(0.5)]
+    carry = arm.start(words_problem(WORDS).make_model(jr.key(0)), jr.key(1))
+    rates, history = [], ()
+    for score in (3.0, 2.0, 2.0, 1.9, 1.95):
+        history = (*history, onward.sequences.Epoch(1.0, score))
+        carry = halved_where_it_stalls(carry, history)
+        rates.append(float(optax.tree.get(carry.optimizer, "learning_rate")))
+    assert rates == [2.0, 2.0, 1.0, 1.0, 0.5]
+
+
+def judged_words(table, **test):
+    names = {"ours": running(0.5, 2.0), "slow": running(0.5), "exact": exact(0.5), "online": "OGD", "plain": "BPTT"}
+    rows = {names[name]: np.log(value + np.array([[-0.5], [0.0], [0.5]])) for name, value in test.items()}
+    return table.judge({k: Timed(Scores(v, np.ones(3, int), v[:, 0]), 1.0) for k, v in rows.items()})
+
+
+@pytest.mark.parametrize(
+    ("online", "plain", "word"),
+    [(115, 117, "agrees"), (105, 117, "agrees in part"), (117, 105, "disagrees"), (115, np.nan, "not decided")],
+)
+@pytest.mark.parametrize("forms", [(106, 110, 120), (110, 106, 120), (110, 120, 106)], ids=["c = 2", "c = 1", "exact"])
+def test_the_verdict_on_words(online, plain, word, forms):
+    ours, slow, exact_form = forms
+    found = judged_words(LanguageTable({}), ours=ours, slow=slow, exact=exact_form, online=online, plain=plain)
+    assert found.word == word
+
+
+@pytest.mark.parametrize(("large", "middle", "word"), [(200, 105, "agrees"), (200, 130, "agrees in part")])
+def test_the_verdict_on_the_sensitivity_to_alpha(large, middle, word):
+    values = {1.0: large, 0.5: 100, 0.1: middle}
+    found = {
+        running(alpha, 2.0): Timed(Scores(np.log(np.full((2, 3), float(value))), np.full(2, 3), np.zeros(2)), 1.0)
+        for alpha, value in values.items()
+    }
+    assert LanguageTable({}, alphas=tuple(values), validation=True).judge(found).word == word
+
+
+@pytest.mark.parametrize(
+    ("large", "middle", "word"),
+    [
+        ((np.nan, np.nan), 105, "agrees"),
+        ((np.nan, np.nan), 130, "agrees in part"),
+        ((np.nan, np.nan), np.nan, "not decided"),
+        ((100, np.nan), 105, "not decided"),
+    ],
+)
+def test_a_large_alpha_may_diverge_and_fails_so(large, middle, word):
+    values = {1.0: np.array(large)[:, None], 0.5: 100.0, 0.1: middle}
+    found = {
+        running(alpha, 2.0): Timed(Scores(np.log(np.full((2, 3), value)), np.full(2, 3), np.zeros(2)), 1.0)
+        for alpha, value in values.items()
+    }
+    verdict = LanguageTable({}, alphas=tuple(values), validation=True).judge(found)
+    assert verdict.word == word
+    assert ("α = 1 diverges" in verdict.why) == (word != "not decided")

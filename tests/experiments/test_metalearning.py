@@ -1,0 +1,153 @@
+"""Learned rates and momenta: the training step, its meta-gradients, and what a recipe makes of them."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from problems import QUICK, assert_same
+
+import onward
+from experiments.plots.hyperparameters import draw_metalearning, draw_paths
+from experiments.rbp import hyperparameter_training as rates
+from experiments.rbp import hyperparameters as rbp_rates
+from experiments.rbp.hyperparameters import Curves, judge_hyperparameters
+from onward.support.extras import MissingExtra
+
+KEY = jr.key(4, impl=QUICK)
+RNG = np.random.default_rng(0)
+WEIGHTS = [{"W": RNG.normal(size=(5, 4)), "b": RNG.normal(size=4)}, {"W": RNG.normal(size=(4, 3)), "b": np.zeros(3)}]
+EXAMPLES = RNG.integers(0, 256, (12, 5), np.uint8), RNG.integers(0, 3, 12, np.int32)
+STEP = rates.Step(*map(jnp.asarray, (*EXAMPLES, np.arange(12, dtype=np.int32).reshape(3, 4))))
+LOSS = rates.EndLoss(STEP.images, STEP.labels)
+
+
+def start() -> rates.Training:
+    weights = jax.tree.map(jnp.asarray, WEIGHTS)
+    return rates.Training(weights, jax.tree.map(jnp.zeros_like, weights), jnp.zeros((), jnp.int32))
+
+
+def unrolled(hyperparameters, steps):
+    """The meta-loss, written out for one layer after the other."""
+    weights, speed, _ = start()
+    for t in range(steps):
+        rows = slice(4 * (t % 3), 4 * (t % 3) + 4)
+        slope = jax.grad(rates.mean_loss)(weights, STEP.images[rows], STEP.labels[rows])
+        places = [(layer, name) for layer in range(2) for name in ("W", "b")]
+        speed, weights = ([dict(layer) for layer in layers] for layers in (speed, weights))
+        for layer, name in places:
+            momentum = jax.nn.sigmoid(hyperparameters.momenta[layer][name])
+            rate = jnp.exp(hyperparameters.rates[layer][name])
+            speed[layer][name] = momentum * speed[layer][name] - rate * slope[layer][name]
+            weights[layer][name] = weights[layer][name] + speed[layer][name]
+    return rates.mean_loss(weights, STEP.images, STEP.labels)
+
+
+def test_unrolled_it_is_the_training_written_out():
+    hyperparameters = rates.first_hyperparameters(start())
+    assert len(jax.tree.leaves(hyperparameters)) == 8
+    value, slope = jax.jit(jax.value_and_grad(unrolled), static_argnums=1)(hyperparameters, 5)
+    found = rates.meta_gradient(
+        STEP, LOSS, hyperparameters, start(), steps=5, adjoint=lambda key: onward.equilibria.FullBPTT(), key=KEY
+    )
+    assert_same((found.value, found.gradient), (value, slope))
+
+
+def test_a_network_begins_at_rest():
+    begun = rates.begin(KEY)
+    assert [layer["W"].shape for layer in begun.weights] == [(784, 50), (50, 50), (50, 50), (50, 10)]
+    assert jnp.std(begun.weights[0]["W"]) == pytest.approx(784**-0.5, rel=0.02)
+    assert not any(leaf.any() for leaf in jax.tree.leaves((begun.speed, begun.taken)))
+
+
+def test_an_adjoint_at_rest_is_averaged_over_the_mini_batches_that_follow():
+    hyperparameters, key = rates.first_hyperparameters(start()), jr.key(4)
+
+    def adjoint(key):  # whose start is drawn anew at each mini-batch
+        return onward.RBP(3, key=key)
+
+    found = rates.meta_gradient(STEP, LOSS, hyperparameters, start(), steps=5, adjoint=adjoint, key=key)
+    end, losses = rates.train(STEP, hyperparameters, start(), 5)
+    assert losses.shape == (5,)
+    assert_same(found.value, LOSS(end))
+
+    def at(k):
+        moved = end._replace(taken=end.taken + k)
+        return onward.equilibria.hypergradient(
+            STEP, LOSS, hyperparameters, moved, steps=1, adjoint=adjoint(jr.fold_in(key, k))
+        ).gradient
+
+    each = [at(k) for k in range(rates.AVERAGED)]
+    assert_same(found.gradient, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each))
+
+
+@pytest.mark.parametrize("adjoint", [onward.equilibria.FullBPTT(), onward.NeumannRBP(5)], ids=["BPTT", "Neumann-RBP"])
+def test_learning_is_repeatable_and_stops_where_numbers_do(adjoint, monkeypatch):
+    def curves():
+        with jax.numpy_dtype_promotion("standard"):  # as optax's Adam needs
+            return rbp_rates.learn(STEP, LOSS, lambda key: adjoint, start(), key=KEY, steps=6, meta_steps=3)
+
+    first = curves()
+    assert first.sound.all()
+    assert np.isfinite(first.training).all()
+    for one, again in zip(first, curves(), strict=True):
+        np.testing.assert_array_equal(one, again)
+    monkeypatch.setattr(rates, "RATE", 1000.0)  # exp(1000) overflows
+    assert not curves().sound.any()
+
+
+def test_a_path_is_the_weights_seen_along_fixed_directions(monkeypatch):
+    monkeypatch.setattr(rates, "POINTS", 3)
+    hyperparameters = rates.first_hyperparameters(start())
+    found = rates.path(STEP, hyperparameters, start(), 6)
+    ends = [rates.train(STEP, hyperparameters, start(), steps)[0].weights for steps in (2, 4, 6)]
+    assert found.shape == (3, rates.DIRECTIONS)
+
+    keys = jr.split(jr.key(0), 4)
+    for seen, weights in zip(found, ends, strict=True):
+        leaves = jax.tree.leaves(weights)
+        drawn = (w.ravel() @ jr.normal(k, (w.size, rates.DIRECTIONS)) for k, w in zip(keys, leaves, strict=True))
+        np.testing.assert_allclose(seen, sum(drawn) / np.sqrt(rates.DIRECTIONS), rtol=1e-10)
+
+
+def paths() -> np.ndarray:
+    found = np.full((2, 12, 5), np.nan)  # of two meta steps the second was not reached
+    found[0] = np.random.default_rng(0).normal(size=(12, 5)).cumsum(0)
+    return found
+
+
+def test_a_picture_of_paths():
+    pytest.importorskip("sklearn.manifold")
+    assert draw_paths({"a": paths(), "b": paths() + 1}, meta_steps=(20, 40), title="t").startswith(b"\x89PNG")
+
+
+def test_without_scikit_learn_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(MissingExtra, match=r"onward\[tsne\]"):
+        draw_paths({"a": paths()}, meta_steps=(20, 40), title="t")
+
+
+def some(*ends) -> Curves:
+    return Curves(
+        np.array([[1.0, end] for end in ends]), np.ones((len(ends), 4)), np.ones((len(ends), 2)), np.ones((1, 1, 1, 1))
+    )
+
+
+def test_the_verdict():
+    good = {"BPTT": some(0.2), "TBPTT": some(0.5), "RBP": some(0.9), "Neumann-RBP": some(0.21)}
+    assert judge_hyperparameters({(2, 1): good}).word == "agrees"
+    assert judge_hyperparameters({(2, 1): good | {"TBPTT": some(0.1)}}).word == "agrees in part"
+    worse = good | {"Neumann-RBP": some(1.5)}
+    verdict = judge_hyperparameters({(2, 1): worse | {"RBP": some(np.nan)}})
+    assert verdict.word == "disagrees"
+    assert "not finite on some seed: RBP" in verdict.why
+    survivors = good | {"Neumann-RBP": some(0.21, np.nan)}
+    assert judge_hyperparameters({(2, 1): survivors}).word == "disagrees"
+    assert judge_hyperparameters({(2, 1): good | {"BPTT": some(np.nan)}}).word == "agrees in part"
+
+
+def test_its_picture():
+    curves = {"a": (np.ones((2, 3)), np.ones((2, 60))), "b": (np.full((2, 3), np.nan), np.ones((2, 60)))}
+    assert draw_metalearning({"one": curves, "two": curves}, title="t").startswith(b"\x89PNG")

@@ -1,0 +1,239 @@
+"""`onward reproduce`: what is left behind, and what is refused in one sentence."""
+
+import dataclasses
+import json
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+
+from experiments import reproducing as reproduce
+from experiments.fpp.arms import CYCLE_WORLD, decaying, fpp, truncated
+from experiments.plots.hopfield import draw_curves, draw_recalled, draw_successes
+from experiments.recipe import Findings, Verdict
+from onward.cli import main
+from onward.comparison import compare as comparison
+from onward.comparison.parallel_runs import Budget
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    """Keeps what is written apart from the user's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """An experiment that says what it was asked for."""
+
+    def run(data, length, seeds, seed, parts):
+        numbers = {"asked": [data, length, seeds, seed]}
+        return Findings(Verdict("agrees", "so."), "a table", {"curve.png": "a line"}, numbers, {"curve.png": PNG})
+
+    full = reproduce.RECIPES["rbp/hopfield"]
+    monkeypatch.setitem(
+        reproduce.RECIPES, "rbp/hopfield", dataclasses.replace(full, data=lambda: "data", run=run, length=20, seeds=3)
+    )
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_experiment_leaves_a_report_numbers_and_pictures(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["reproduce", "rbp/hopfield", "--run", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "a table" in said
+    assert "Verdict: agrees. so." in said
+    assert sorted(p.name for p in folder.iterdir()) == ["curve.png", "report.md", "result.json"]
+    report = (folder / "report.md").read_text()
+    assert "**The paper:** With 20 steps back, CG-RBP" in report
+    assert "**Verdict: agrees.** so." in report
+    assert "![a line](curve.png)" in report
+    assert "- command: `onward reproduce rbp/hopfield`" in report
+    assert json.loads((folder / "result.json").read_text())["asked"] == ["data", 20, 3, 0]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_smaller_run_decides_nothing(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = ["--scale", "0.1", "--seeds", "2", "--seed", "5", "--run", str(folder)]
+    assert main(["reproduce", "rbp/hopfield", *words]) == 0
+    assert "Verdict: not decided. this run is smaller than the figure. Of it: agrees; so." in capsys.readouterr().out
+    title = (folder / "report.md").read_text().splitlines()[0]
+    assert title.endswith("ten digits, SCALED to 2 of its 20 passes, 2 of its 3 seeds")
+    assert json.loads((folder / "result.json").read_text())["asked"] == ["data", 2, 2, 5]
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """A figure of two methods at three rates, chosen on a fifth of its length; the races begun, in order.
+
+    Its pictures, which take longer than its races, are not drawn.
+    """
+    monkeypatch.setattr("onward.comparison.compare_report.draw", lambda *arguments, **named: PNG)
+    full = reproduce.RECIPES["fpp/fig4.1a"]
+    monkeypatch.setitem(
+        reproduce.RECIPES,
+        "fpp/fig4.1a",
+        dataclasses.replace(
+            full,
+            contestants=CYCLE_WORLD.contestants([truncated(1), truncated(2)]),
+            budget=Budget(characters=500),
+            seeds=2,
+            rate_factors=(0.1, 1.0, 3.0),
+            pilot=0.2,
+            judge=lambda found: Verdict("agrees", "so."),
+        ),
+    )
+    begun, race = [], comparison._race
+
+    def counted(name, contestant, task, budget, keys, factors, report):
+        begun.append((name, budget.characters, factors))
+        return race(name, contestant, task, budget, keys, factors, report)
+
+    monkeypatch.setattr(comparison, "_race", counted)
+    return begun
+
+
+def test_a_pilot_chooses_the_rate_that_runs_at_full_length(figure, tmp_path):
+    folder = tmp_path / "run"
+    assert main(["reproduce", "fpp/fig4.1a", "--run", str(folder)]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert [(m["name"], m["rate_factor"], m["characters"]) for m in result["pilot"]] == [
+        (f"TBPTT({T})", factor, 100) for T in (1, 2) for factor in (0.1, 1.0, 3.0)
+    ]
+    best = {T: min((m for m in result["pilot"] if m["name"] == f"TBPTT({T})"), key=_closing) for T in (1, 2)}
+    assert [(m["rate_factor"], m["characters"]) for m in result["methods"]] == [
+        (best[T]["rate_factor"], 500) for T in (1, 2)
+    ]
+    assert [(characters, len(factors)) for _, characters, factors in figure] == [(100, 3)] * 2 + [(500, 1)] * 2
+    assert (folder / "pilot" / "table.txt").exists()
+    assert not (folder / "parts").exists()
+
+
+def test_a_pilot_too_short_for_a_method_is_said_before_anything_is_written(figure, tmp_path, monkeypatch, capsys):
+    full = dataclasses.replace(reproduce.RECIPES["fpp/fig4.1a"], contestants=CYCLE_WORLD.contestants([fpp(10)]))
+    monkeypatch.setitem(reproduce.RECIPES, "fpp/fig4.1a", full)
+    folder = tmp_path / "run"
+    assert main(["reproduce", "fpp/fig4.1a", "--scale", "0.1", "--run", str(folder)]) == 2  # 10 steps are the pilot's
+    assert capsys.readouterr().err.startswith(
+        "onward: --scale 0.1, a pilot of 10 characters, is too short for FPP(10),"
+    )
+    assert not folder.exists()
+    assert not figure
+
+
+def test_the_title_of_a_pilot_says_once_that_it_is_one():
+    recipe = reproduce.RECIPES["fpp/fig4.1c"].scaled(0.1, 6)
+    assert recipe.piloted.title == f"{recipe.title}: pilot"
+    assert recipe.piloted.budget == Budget(characters=10_000)
+    assert reproduce.RECIPES["fpp/fig4.1a"].piloted is reproduce.RECIPES["fpp/fig4.1a"]
+
+
+def _closing(method):
+    return np.mean(method["closing_bits"])
+
+
+def test_a_pilot_chooses_by_the_whole_run_where_the_claim_is_of_that(figure, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        reproduce.RECIPES, "fpp/fig4.1a", dataclasses.replace(reproduce.RECIPES["fpp/fig4.1a"], whole=True)
+    )
+    folder = tmp_path / "run"
+    assert main(["reproduce", "fpp/fig4.1a", "--run", str(folder)]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    for found in result["methods"]:
+        of_method = [m for m in result["pilot"] if m["name"] == found["name"]]
+        assert found["rate_factor"] == min(of_method, key=lambda m: np.mean(m["bits"]))["rate_factor"]
+
+
+def test_a_pilot_runs_schedules_of_its_own_length(figure, tmp_path, monkeypatch):
+    full = dataclasses.replace(
+        reproduce.RECIPES["fpp/fig4.1a"], contestants=CYCLE_WORLD.contestants([decaying(3)]), rate_factors=(1.0,)
+    )
+    monkeypatch.setitem(reproduce.RECIPES, "fpp/fig4.1a", full)
+    lengths, race = [], comparison._race
+
+    def seen(name, contestant, task, budget, *rest):
+        lengths.append((contestant.learner.estimator.schedule.steps, budget.characters))
+        return race(name, contestant, task, budget, *rest)
+
+    monkeypatch.setattr(comparison, "_race", seen)
+    assert main(["reproduce", "fpp/fig4.1a", "--run", str(tmp_path / "run")]) == 0
+    assert lengths == [(100, 100), (500, 500)]
+
+
+def test_a_figure_that_was_stopped_goes_on_from_its_finished_methods(figure, tmp_path, monkeypatch, capsys):
+    whole = tmp_path / "whole"
+    assert main(["reproduce", "fpp/fig4.1a", "--run", str(whole)]) == 0
+    first, race = _without_times(whole), comparison._race
+    for races in range(4):  # before and in the pilot, after it, and in the run
+        stopped = tmp_path / f"stopped after {races}"
+
+        def until(*arguments, races=races):
+            if len(figure) == races:
+                raise KeyboardInterrupt
+            return race(*arguments)
+
+        figure.clear()
+        with monkeypatch.context() as m:
+            m.setattr(comparison, "_race", until)
+            assert main(["reproduce", "fpp/fig4.1a", "--run", str(stopped)]) == 130
+        assert f"the same command with --run '{stopped}' goes on" in capsys.readouterr().err
+        assert main(["reproduce", "fpp/fig4.1a", "--run", str(stopped)]) == 0
+        assert len(figure) == 4
+        assert (stopped / "curves.jsonl").read_text() == (whole / "curves.jsonl").read_text()
+        assert _without_times(stopped) == first
+
+
+def _without_times(folder):
+    result = json.loads((folder / "result.json").read_text())
+    del result["date"]
+    for method in result["methods"] + result["pilot"]:
+        del method["seconds"], method["compile_seconds"]
+    return result
+
+
+NAME = "train-images-idx3-ubyte.gz"
+WRONG = {
+    "unset": (None, f"(no network); let ONWARD_DATA name the folder that holds mnist/{NAME}."),
+    "missing": (False, f"(no network); put {NAME} at "),
+    "damaged": (
+        True,
+        "is not MNIST's file, its SHA-256 beginning with e3b0c442 where 440fcabf is right; fetch it anew.",
+    ),
+}
+
+
+def unreachable(address, **arguments):
+    raise URLError("no network")
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("figure", ["rbp/hopfield", "rbp/table-a1"])
+def test_data_that_are_not_there_are_named_in_one_sentence(case, figure, tmp_path, monkeypatch, capsys):
+    there, sentence = WRONG[case]
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.delenv("ONWARD_DATA", raising=False)
+    if there is not None:
+        monkeypatch.setenv("ONWARD_DATA", str(tmp_path))
+    if there:
+        (tmp_path / "mnist").mkdir()
+        (tmp_path / "mnist" / NAME).touch()
+    folder = tmp_path / "run"
+    assert main(["reproduce", figure, "--run", str(folder)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    *fetching, complaint = said.err.splitlines()
+    assert len(fetching) == (not there)
+    assert complaint.startswith("onward: ")
+    assert sentence in complaint
+    assert not folder.exists()
+
+
+def test_pictures():
+    curves = {name: np.random.default_rng(0).uniform(0.1, 1, (2, 3)) for name in "ab"}
+    assert draw_curves(curves, curves, shown=0.5, updates=10, title="t").startswith(PNG)
+    assert draw_recalled({name: np.zeros((3, 4)) for name in "ab"}, side=2, title="t").startswith(PNG)
+    rates = {"a": [0.0, 100.0], "b": [50.0, 20.0]}
+    assert draw_successes(rates, rates, steps=(1, 2), title="t").startswith(PNG)

@@ -1,0 +1,58 @@
+"""Work shared over two devices: in a process of its own, for this one has a single device."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import onward
+from onward.losses import softmax_cross_entropy
+from onward.support.devices import shared_evenly
+from tests.sequences.test_training import KEY, OBJECTIVE, data, fit, weights_score
+
+pytestmark = pytest.mark.usefixtures("promotion")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("devices")
+    child = Path(__file__).with_name("devices_child.py")
+    subprocess.run([sys.executable, child, folder], check=True)
+    return np.load(folder / "found.npz")
+
+
+def test_a_minibatch_is_shared_and_the_gradients_are_averaged(found):
+    assert found["devices"].tolist() == [2]
+    expected = fit(validate=weights_score)
+    for i, leaf in enumerate(jax.tree.leaves(expected.carry.arrays)):
+        np.testing.assert_allclose(found[f"arr_{i}"], leaf, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found["history"], expected.history, rtol=1e-10)
+    score = onward.evaluate(expected.best, data(), OBJECTIVE, softmax_cross_entropy, key=KEY)
+    np.testing.assert_allclose(found["score"], score, rtol=1e-10)
+
+
+def test_what_comes_out_is_on_one_device_and_goes_in_again_without_compiling_anew(found):
+    assert found["places"].tolist() == [1]
+    # One is compiled; the others are only told, for the sake of the two checkpoints.
+    assert found["programs"] == 1 + 2
+
+
+def test_a_chosen_device_is_the_only_one(found):
+    assert found["chosen"].tolist() == [1]
+
+
+def test_what_the_devices_do_not_divide_is_left_to_one(found):
+    assert found["sizes"].tolist() == [1, 2, 1, 2]
+
+
+def test_killed_inside_an_epoch_it_goes_on_in_the_same_bits(found):
+    arrays = [found[name].ravel() for name in found.files if name.startswith("arr_")]
+    np.testing.assert_array_equal(found["resumed"], np.concatenate(arrays))
+    np.testing.assert_array_equal(found["resumed_history"], found["history"])
+
+
+def test_a_single_device_is_shared_by_all():
+    assert shared_evenly(6, "sequences").mesh.size == jax.device_count() == 1

@@ -1,0 +1,311 @@
+"""The engine of streams learns as the learner does, however events are cut, whoever is in memory, whatever comes."""
+
+import os
+import shutil
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import kill_stream
+import msgspec
+import numpy as np
+import optax
+import pytest
+
+import onward
+from onward.streams._carry import Events, split_time
+from onward.streams._spill import Spill
+from onward.streams.engine import BLOCK, MEMORY, Engine
+from onward.streams.events import CSV, Columns
+from onward.streams.folder import StreamFolder
+from onward.streams.learning import learn_stream, restore
+from onward.streams.sources import FileSource
+from onward.support.errors import UserError
+from onward.texts.learn import Outcome
+
+INPUTS, UNITS, HORIZON, GAP = 2, 3, 2, 10.0
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+
+
+def build(estimator, *, slots, horizon=HORIZON, classes=None):
+    cell_key, readout_key, key = jr.split(jr.key(0), 3)
+    cell = onward.VanillaCell(INPUTS, UNITS, key=cell_key)
+    model = onward.Model(cell, eqx.nn.Linear(UNITS, classes or 1, key=readout_key))
+    return Engine(
+        model, estimator, OPTIMIZER, inputs=INPUTS, classes=classes, horizon=horizon, slots=slots, gap=GAP, key=key
+    )
+
+
+def events(count, *, seed=0):
+    draw = np.random.default_rng(seed)
+    xs = draw.normal(size=(count, INPUTS)).astype(np.float32)
+    ys = draw.normal(size=count).cumsum().astype(np.float32)
+    return Events(xs, ys, np.ones(count, bool), split_time(1.7e9 + np.arange(count)))
+
+
+def feed(engine, carry, stream, sizes):
+    """Runs events of one key in blocks of these sizes: the carry, and what was told."""
+    told, start = [], 0
+    for size in sizes:
+        pad = lambda a, at=start, n=size: np.concatenate([a[at : at + n], np.zeros((BLOCK - n, *a.shape[1:]), a.dtype)])  # noqa: E731
+        carry, said = engine(carry, Events(*map(pad, stream)), np.zeros(BLOCK, np.int32), size)
+        told.append([array[:size] for array in said])
+        start += size
+    return carry, type(said)(*(np.concatenate(parts) for parts in zip(*told, strict=True)))
+
+
+def same_bits(one, other):
+    one, other = (jax.tree.leaves(jax.tree.map(_bits, tree)) for tree in (one, other))
+    return all(a.tobytes() == b.tobytes() for a, b in zip(one, other, strict=True))
+
+
+def _bits(leaf):
+    return np.asarray(jr.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+
+
+@pytest.fixture(scope="module")
+def single():
+    """One sequence, predicted two events ahead."""
+    return build(onward.SnAp(order=1), slots=1)
+
+
+def test_it_learns_what_the_learner_does_and_forecasts_with_the_newest_parameters(single):
+    """The same by hand: learn each change from the inputs of two events before, then forecast the next but one."""
+    stream = events(30)
+    carry, told = feed(single, single.init(), stream, [30])
+    start = single.init()
+    model = single.model(start)
+    learner = onward.Learner(onward.SnAp(order=1), OPTIMIZER, loss=onward.losses.squared_error)
+    by_hand = learner.init(model, key=jr.key(1))
+    hidden, spread, forecasts = model.cell.init_hidden(), 0.0, []
+    for t, (x, y) in enumerate(zip(jnp.asarray(stream.xs), stream.ys, strict=True)):
+        if t >= HORIZON:
+            change = y - stream.ys[t - HORIZON]
+            spread += (abs(change) - spread) / min(t - HORIZON + 1, MEMORY)
+            target = jnp.array([change / spread], "float32")
+            reset = jnp.array([t == HORIZON])
+            by_hand, _ = learner.update(by_hand, stream.xs[t - HORIZON][None], target[None], reset=reset)
+            assert told.prediction[t, 0] == pytest.approx(forecasts[t - HORIZON], rel=1e-4, abs=1e-4)
+        hidden = by_hand.model.cell(hidden, x)
+        forecasts.append(float(y + spread * by_hand.model.predict(hidden)[0]))
+    assert told.forecast[:, 0] == pytest.approx(np.array(forecasts), rel=1e-4, abs=1e-4)
+    assert told.predicted.tolist() == [t >= HORIZON for t in range(30)]
+    assert told.persistence[HORIZON:] == pytest.approx(stream.ys[:-HORIZON])
+    for ours, theirs in zip(jax.tree.leaves(carry.shared.arrays), jax.tree.leaves(by_hand.arrays), strict=True):
+        assert np.asarray(ours) == pytest.approx(np.asarray(theirs), rel=1e-3, abs=1e-4)
+
+
+def test_any_cut_into_blocks_gives_the_same_bits(single):
+    stream = events(40)
+    whole = feed(single, single.init(), stream, [40])
+    assert same_bits(feed(single, single.init(), stream, [1, 1, 7, 31]), whole)
+
+
+def test_an_event_that_cannot_be_learned_is_undone(single):
+    stream = events(40)
+    stream.xs[20] = np.inf
+    carry, told = feed(single, single.init(), stream, [20 + HORIZON])
+    before = jax.tree.map(jnp.copy, carry.shared)
+    rest = jax.tree.map(lambda leaf: leaf[20 + HORIZON :], stream)
+    carry, said = feed(single, carry, rest, [1])
+    assert said.refused.tolist() == [True]
+    assert said.caution == 0.5
+    assert same_bits(carry.shared.arrays, before.arrays)
+    assert same_bits(carry.shared.optimizer.inner, before.optimizer.inner)
+    carry, said = feed(single, carry, jax.tree.map(lambda leaf: leaf[1:], rest), [len(rest.ys) - 1])
+    assert not said.refused.any()
+    assert said.caution[-1] > 0.5
+    assert not same_bits(carry.shared.arrays, before.arrays)
+    leaves = [leaf for leaf in jax.tree.leaves((carry.shared, carry.table)) if eqx.is_inexact_array(leaf)]
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    assert np.isfinite(told.forecast).all()
+
+
+def test_after_a_gap_in_time_a_sequence_starts_anew(single):
+    stream = events(30)
+    late = stream._replace(times=split_time(1.7e9 + np.arange(30) + 10.5 * (np.arange(30) >= 20)))
+    _, told = feed(single, single.init(), late, [30])
+    assert told.predicted.tolist() == [t >= HORIZON and t not in (20, 21) for t in range(30)]
+    soon = stream._replace(times=split_time(1.7e9 + np.arange(30) + 8.5 * (np.arange(30) >= 20)))
+    assert feed(single, single.init(), soon, [30])[1].predicted[HORIZON:].all()
+
+
+def test_a_target_that_is_not_known_is_not_learned(single):
+    stream = events(30)
+    stream.has[[0, 10]] = False
+    stream.ys[[0, 10]] = 1e6
+    _, told = feed(single, single.init(), stream, [30])
+    assert not told.forecasted[0]
+    assert not told.predicted[HORIZON]
+    assert told.predicted[HORIZON + 1 :].all()
+    assert told.persistence[10 + HORIZON] == stream.ys[9]
+    assert np.abs(told.forecast[1:]).max() < 100
+
+
+# A whole run, with more keys than fit into memory
+
+KEYS, LINES = 7, 600
+
+
+class Settings(msgspec.Struct, frozen=True):
+    name: str = "a stream"
+
+
+COLUMNS = Columns(CSV(), inputs=("a", "y"), target="y", key="who")
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Five keys in memory, with noise of their own."""
+    return build(onward.NoBackTrack(), slots=5, horizon=1)
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("events") / "events.csv"
+    kill_stream.write_events(path, LINES, keys=KEYS, seed=1, period=LINES // 2)
+    return path
+
+
+def follow(engine, folder, csv, *, limit=1000, every=1e9, interrupted=lambda: False, report=lambda report: None):
+    with FileSource(csv) as source:
+        return learn_stream(
+            engine,
+            COLUMNS,
+            source,
+            restore(folder, engine, COLUMNS, settings="digest"),
+            folder=folder,
+            settings="digest",
+            checkpoint_every=every,
+            dead_letter_limit=limit,
+            interrupted=interrupted,
+            report=report,
+        )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(few, csv, tmp_path_factory):
+    folder = StreamFolder.create(tmp_path_factory.mktemp("whole") / "run", Settings())
+    return folder, follow(few, folder, csv)
+
+
+def test_every_line_is_in_one_file_and_the_model_is_finite(uninterrupted):
+    folder, (outcome, state) = uninterrupted
+    assert outcome is Outcome.FINISHED
+    assert kill_stream.each_once(folder.path, LINES, header=1)
+    assert (state.standing.lines, state.standing.quarantined) == (LINES + 1, 2)
+    assert state.standing.events + state.standing.quarantined == LINES - 4  # two lines are broken, and two hold nan
+    numbers = [leaf for leaf in jax.tree.leaves(state.carry) if eqx.is_inexact_array(leaf)]
+    assert all(np.isfinite(leaf).all() for leaf in numbers)
+
+
+def test_keys_on_disk_keep_every_bit(uninterrupted, csv, tmp_path):
+    """The same as with all keys in memory."""
+    folder = StreamFolder.create(tmp_path / "run", Settings())
+    follow(build(onward.NoBackTrack(), slots=KEYS, horizon=1), folder, csv)
+    assert len(uninterrupted[1][1].standing.keys) == 5
+    assert kill_stream.differences(uninterrupted[0].path, folder.path) == []
+
+
+def test_ten_crashes_change_nothing(few, uninterrupted, csv, tmp_path, monkeypatch):
+    """What is on the disk at ten random moments, between any two files that are synced, goes on to the same bits."""
+
+    moments = set(np.random.default_rng(2).choice(40, 10, replace=False).tolist())
+    folder = StreamFolder.create(tmp_path / "run", Settings())
+    passed, crashed = iter(range(10_000)), []
+
+    def moment(*_):
+        number = next(passed)
+        if number in moments:
+            crashed.append(StreamFolder(tmp_path / f"crash-{number}"))
+            shutil.copytree(folder.path, crashed[-1].path)
+
+    sync = os.fsync
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: (moment(), sync(descriptor), moment()))
+        follow(few, folder, csv, every=0.0, report=moment)
+    assert len(crashed) == 10
+    for crash in crashed:
+        follow(few, crash, csv)
+        assert kill_stream.differences(uninterrupted[0].path, crash.path) == []
+        assert kill_stream.each_once(crash.path, LINES, header=1)
+
+
+def test_the_largest_numbers_before_anything_is_known_leave_no_trace(few, tmp_path):
+    ys = [0, 3.4e38, *np.sin(np.arange(60.0))]
+    folder, state = follow_numbers(few, tmp_path, ys)
+    scores = state.standing.scores
+    assert 40 < scores.events
+    assert max(scores.error, scores.persistence) < 5 * scores.events
+    assert state.carry.shared.level.spread < 5
+    assert restore(folder, few, COLUMNS, settings="digest").standing.events == len(ys)
+
+
+def test_the_largest_numbers_after_a_constant_leave_a_run_that_goes_on(few, tmp_path):
+    folder, state = follow_numbers(few, tmp_path, [*[0] * 20, 3.4e38, 1, 2, -3.4e38, 3.4e38, 0, 1])
+    assert np.isfinite([state.standing.scores.error, state.standing.scores.persistence]).all()
+    restore(folder, few, COLUMNS, settings="digest")
+
+
+def test_a_key_on_another_scale_is_named(few, tmp_path, caplog):
+    rows = [(np.sin(t), "small") if t % 10 else (1e6 * (2 + np.sin(t)), "large") for t in range(1, 1800)]
+    (tmp_path / "two.csv").write_text("a,y,who\n" + "".join(f"0,{y:.6g},{who}\n" for y, who in rows))
+    follow(few, StreamFolder.create(tmp_path / "run", Settings()), tmp_path / "two.csv")
+    assert "events of key 'large' were all quarantined" in caplog.text
+
+
+def follow_numbers(engine, folder, ys):
+    """A run over these targets of one key: its folder and how it ended."""
+    (folder / "numbers.csv").write_text("a,y,who\n" + "".join(f"{i % 7},{y},u\n" for i, y in enumerate(ys)))
+    run = StreamFolder.create(folder / "run", Settings())
+    return run, follow(engine, run, folder / "numbers.csv")[1]
+
+
+def test_an_interruption_saves_and_too_many_malformed_lines_stop(few, uninterrupted, csv, tmp_path):
+    folder = StreamFolder.create(tmp_path / "run", Settings())
+    calls = iter(range(100))
+    outcome, state = follow(few, folder, csv, interrupted=lambda: next(calls) == 1)
+    assert outcome is Outcome.INTERRUPTED
+    assert 0 < state.standing.lines < LINES
+    with pytest.raises(UserError, match="where 2 are allowed"):
+        follow(few, folder, csv, limit=2)
+    follow(few, folder, csv)
+    assert kill_stream.differences(uninterrupted[0].path, folder.path) == []
+
+
+def test_a_full_disk_leaves_the_last_good_state(few, uninterrupted, csv, tmp_path, monkeypatch):
+    folder = StreamFolder.create(tmp_path / "run", Settings())
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    def fill_up(report):
+        if report.standing.lines > 300:
+            monkeypatch.setattr("os.fsync", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        follow(few, folder, csv, every=0.0, report=fill_up)
+    monkeypatch.undo()
+    assert restore(folder, few, COLUMNS, settings="digest").standing.lines > 0
+    follow(few, folder, csv)
+    assert kill_stream.differences(uninterrupted[0].path, folder.path) == []
+
+
+def test_damaged_states_and_other_settings_are_refused(few, uninterrupted, csv, tmp_path):
+    with pytest.raises(UserError, match="other settings"):
+        restore(uninterrupted[0], few, COLUMNS, settings="another digest")
+    (tmp_path / "states.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(UserError, match="cannot be used"), Spill(tmp_path / "states.sqlite", version=1):
+        pass
+
+
+def test_states_of_a_checkpoint_that_was_never_written_are_gone(tmp_path):
+    path = tmp_path / "states.sqlite"
+    with Spill(path, version=1) as spill:
+        spill.write({"a": b"of a lost future"})
+        spill.commit()  # and killed before the checkpoint
+    with Spill(path, version=1) as spill:
+        spill.commit()  # interrupted while idle: nothing was read or written
+    with Spill(path, version=2) as spill:
+        assert spill.read("a") is None

@@ -1,0 +1,217 @@
+"""The quasi-diagonal Kalman preconditioner against dense matrices, and NoBackTrack with norms drawn from it."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from problems import INPUTS, assert_identical, assert_same, loss, naive_gradient, problem
+
+import onward
+from onward.transforms.kalman import information_of
+from onward.transforms.quasi_diagonal import Block, QuasiDiagonal, Rows, from_blocks, to_blocks
+from tests.estimators.test_unbiased import FORMS, all_noise, sizes
+
+NORMS = {
+    "euclidean": onward.estimators.EuclideanNorms(),
+    "half-invariant": onward.estimators.HalfInvariantNorms(),
+    "invariant": onward.estimators.InvariantNorms(),
+}
+
+
+def outer_products(samples, units=3, features=5, seed=0):
+    """`Σ g gᵀ` of each unit's block, dense and as the library keeps it, the bias last."""
+    g = jr.normal(jr.key(seed), (samples, units, features))
+    dense = jnp.einsum("suf,sug->ufg", g, g)
+    bias_row = dense[:, -1].at[:, -1].set(0)
+    return g, dense, jnp.diagonal(dense, axis1=1, axis2=2), bias_row
+
+
+def dense_quasi_diagonal(A):
+    """Â of a dense `A` by its definition, entry by entry, the bias last."""
+    A_hat = np.zeros_like(A)
+    for u, block in enumerate(np.asarray(A)):
+        pivot, row = block[-1, -1], block[-1, :-1]
+        A_hat[u, -1, -1] = pivot
+        A_hat[u, -1, :-1] = A_hat[u, :-1, -1] = row
+        A_hat[u, :-1, :-1] = np.outer(row, row) / pivot + np.diag(np.diagonal(block)[:-1] - row**2 / pivot)
+    return A_hat
+
+
+def block_of(diagonal, bias_row, prior):
+    """The library's matrix, for weights of a cell that are replaced by these numbers."""
+    cell = onward.VanillaCell(INPUTS, 2, key=jr.key(0), dtype=diagonal.dtype)
+
+    def fill(values):
+        return eqx.tree_at(lambda c: c.weights, cell, (values[None],))
+
+    (block,) = QuasiDiagonal(fill(diagonal), fill(bias_row), jnp.array(prior, diagonal.dtype)).blocks
+    return Block(block.ratio[0], block.inverse[0], block.pivot[0])
+
+
+@pytest.mark.parametrize("samples", [1, 2, 20])
+def test_the_solve_is_the_inverse_of_the_dense_matrix(samples):
+    _, dense, diagonal, bias_row = outer_products(samples)
+    block = block_of(diagonal, bias_row, 0.7)
+    A_hat = dense_quasi_diagonal(dense + 0.7 * jnp.eye(dense.shape[-1]))
+    assert np.linalg.eigvalsh(A_hat).min() > 0
+    g = jr.normal(jr.key(1), diagonal.shape)
+    assert_same(block.solve(g), np.linalg.solve(A_hat, np.asarray(g)[..., None])[..., 0])
+    assert_same(jnp.sum(block.whiten(g) ** 2, -1), jnp.einsum("uf,uf->u", g, block.solve(g)))
+
+
+def test_one_sample_attains_the_bound_that_rounding_is_held_to():
+    prior = 0.7
+    for samples in (1, 20):
+        _, _, diagonal, bias_row = outer_products(samples)
+        kept = 1 / block_of(diagonal, bias_row, prior).inverse[:, :-1]
+        bound = (prior * (1 + diagonal / (diagonal[:, -1:] + prior)))[:, :-1]
+        if samples == 1:
+            assert_same(kept, bound)
+        else:
+            assert (kept > bound).all()
+
+
+def test_large_gradients_keep_to_the_bound_in_float32():
+    g = 1e6 * jr.normal(jr.key(3), (4, 7), jnp.float32)
+    diagonal, bias_row = g**2, (g * g[:, -1:]).at[:, -1].set(0)
+    block = block_of(diagonal, bias_row, 1.0)
+    bound = 1 + diagonal / (diagonal[:, -1:] + 1)
+    assert (1 / block.inverse >= jnp.float32(0.999) * bound).all()
+    assert jnp.isfinite(block.solve(g)).all()
+
+
+def test_steps_do_not_depend_on_the_units_and_origins_of_the_inputs():
+    # Inputs x' = αx + β, seen by weights w/α and a bias less Σ wβ/α, are the same model: g' = αg + βg_0.
+    g, _, diagonal, bias_row = outer_products(20)
+    alpha, beta = jr.uniform(jr.key(4), (2, g.shape[-1] - 1), minval=0.5, maxval=2)
+
+    def other_inputs(g):
+        return jnp.concatenate([alpha * g[..., :-1] + beta * g[..., -1:], g[..., -1:]], -1)
+
+    there = other_inputs(g)
+    rows = jnp.einsum("suf,su->uf", there, there[..., -1]).at[:, -1].set(0)
+    prior, fresh = 1e-14, jr.normal(jr.key(5), diagonal.shape)  # a prior has units of its own
+    here, moved = block_of(diagonal, bias_row, prior), block_of(jnp.sum(there**2, 0), rows, prior)
+    step = here.solve(fresh)
+    weights = step[:, :-1] / alpha
+    expected = jnp.concatenate([weights, step[:, -1:] - jnp.sum(beta * weights, -1, keepdims=True)], -1)
+    assert_same(moved.solve(other_inputs(fresh)), expected)
+    assert_same(jnp.sum(moved.whiten(other_inputs(fresh)) ** 2, -1), jnp.sum(here.whiten(fresh) ** 2, -1))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "equinox-lstm", "own", "stack"])
+def test_blocks_hold_every_learned_number_once(cell):
+    model = eqx.filter(problem(cell, units=3, steps=2).model, eqx.is_inexact_array)
+    blocks = to_blocks(model)
+    again = from_blocks(model, blocks)
+    assert jax.tree.structure(again) == jax.tree.structure(model)
+    assert_identical(to_blocks(again), blocks)
+    assert sum(leaf.size for leaf in jax.tree.leaves(blocks)) == sum(leaf.size for leaf in jax.tree.leaves(model))
+    assert blocks[-1].weight is model.readout.weight
+    assert blocks[-1].bias is model.readout.bias
+
+
+def test_the_optimiser_is_algorithm_2_written_out():
+    p = problem("vanilla", units=3, steps=4)
+    parameters = eqx.filter(p.model, eqx.is_inexact_array)
+    optimizer = onward.quasi_diagonal_kalman(prior=0.5)
+    state, J = optimizer.init(parameters), [0.0 for _ in to_blocks(parameters)]
+    for t in range(1, 5):
+        grads = naive_gradient(eqx.combine(parameters, p.model), *p[1:], jnp.zeros(4, bool), jnp.ones(4))
+        updates, state = optimizer.update(grads, state, parameters)
+        steps = []
+        for i, g in enumerate(to_blocks(grads)):
+            apart = isinstance(g, Rows)
+            g = np.concatenate([g.weight, g.bias[:, None]], -1) if apart else np.asarray(g)[0]
+            J[i] = (1 - t**-0.5) * J[i] + np.einsum("uf,ug->ufg", g, g)
+            A_hat = dense_quasi_diagonal(J[i] + 0.5 * np.eye(g.shape[-1]))
+            step = jnp.asarray(-np.linalg.solve(A_hat, g[..., None])[..., 0])
+            steps.append(Rows(step[:, :-1], step[:, -1]) if apart else step[None])
+        assert_same(updates, from_blocks(parameters, steps))
+        parameters = optax.apply_updates(parameters, updates)
+
+
+def test_the_prior_is_the_size_of_the_state_by_default():
+    p = problem("lstm", units=3, steps=2)
+    state = onward.quasi_diagonal_kalman().init(eqx.filter(p.model, eqx.is_inexact_array))
+    assert information_of((optax.EmptyState(), state)).prior == 6
+    with pytest.raises(ValueError, match=r"prior must be a number for parameters that are no onward\.Model"):
+        onward.quasi_diagonal_kalman().init({"w": jnp.ones(2)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"decay": 1.5}, "decay must be a number from 0 to 1, or a schedule, got 1.5"),
+        ({"decay": float("nan")}, "decay must be .* got nan"),
+        ({"prior": 0.0}, "prior must be a finite number above 0, got 0.0"),
+        ({"prior": float("inf")}, "prior must be .* got inf"),
+        ({"rate": -1.0}, "rate must be a finite number above 0, got -1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        onward.quasi_diagonal_kalman(**arguments)
+
+
+@functools.cache
+def case(cell, units, steps):
+    """A problem, a frozen `J + Λ` that is far from the identity, and the exact gradient."""
+    p = problem(cell, units=units, steps=steps)
+    parameters = eqx.filter(p.model, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(parameters)
+    metric = QuasiDiagonal.start(parameters, 0.3)
+    for seed in range(3):
+        keys = jr.split(jr.key(seed), len(leaves))
+        g = [2 * jr.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+        metric = metric.decay_and_add(structure.unflatten(g), jnp.array(0.2))
+    exact = jax.jit(lambda p: naive_gradient(*p, jnp.zeros(steps, bool), jnp.ones(steps)))(p)
+    return p, metric, exact
+
+
+CASES = [
+    ("euclidean", "rank-1", "vanilla"),
+    *(("half-invariant", "rank-1", cell) for cell in ("vanilla", "lstm", "gru", "equinox-gru")),
+    ("half-invariant", "rank-2", "gru"),
+    ("half-invariant", "blocks-2", "stack-generic"),
+    *(("invariant", "rank-1", cell) for cell in ("vanilla", "lstm", "stack")),
+    *(("invariant", form, "gru") for form in ("rank-2", "blocks-2")),
+]
+
+
+@pytest.mark.parametrize(("norms", "form", "cell"), CASES)
+def test_the_mean_over_all_signs_stays_exact_with_norms_of_a_frozen_matrix(norms, form, cell):
+    form = FORMS[form].sized(cell)
+    p, metric, exact = case(cell, form.units, form.steps)
+    estimator = onward.NoBackTrack(rank=form.estimator.rank, blocks=form.estimator.blocks, norms=NORMS[norms])
+    noise = all_noise(form, cell, sizes(p))
+
+    @jax.jit
+    def mean(p, metric, noise):
+        grads = jax.vmap(lambda noise: p.grad(estimator, noise=noise, metric=metric))(noise)
+        return jax.tree.map(lambda g: g.mean(0), grads)
+
+    assert_same(mean(p, metric, noise), exact)
+
+
+def test_norms_of_the_printed_form_say_which_cells_they_need():
+    p, metric, _ = case("equinox-gru", 2, 4)
+    with pytest.raises(ValueError, match="InvariantNorms needs the rows of an affine-gated cell"):
+        p.grad(onward.NoBackTrack(norms=onward.estimators.InvariantNorms()), metric=metric)
+
+
+def test_a_learner_hands_the_metric_on():
+    p = problem("vanilla", units=3, steps=6)
+
+    def learned(norms):
+        learner = onward.Learner(onward.NoBackTrack(norms=norms), onward.quasi_diagonal_kalman(), loss=loss)
+        return learner.run(learner.init(p.model, key=jr.key(0)), p.xs, p.ys)[1].losses
+
+    assert not jnp.allclose(
+        learned(onward.estimators.EuclideanNorms()), learned(onward.estimators.HalfInvariantNorms()), rtol=1e-3
+    )
