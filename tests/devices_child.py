@@ -2,13 +2,14 @@
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import jax
 import numpy as np
 from conftest import COMPILE_QUICKLY
 
-import onward.training
+from onward import sequences
 from onward.losses import softmax_cross_entropy
 from onward.support.devices import shared_evenly
 
@@ -19,14 +20,15 @@ def main(folder: Path) -> None:
     jax.config.update("jax_enable_x64", True)
     from tests.sequences.test_training import KEY, OBJECTIVE, data, fit, weights_score  # it computes
 
-    learn_one, devices, traced = onward.sequences.fit.learn_minibatch, [], []
+    fitting = import_module(f"{sequences.__name__}.fit")  # the name in the package is the function
+    learn_one, devices, traced = fitting.learn_minibatch, [], []
 
     def looked_at(learner, objective, carry, memory, minibatch, steps):
         jax.debug.inspect_array_sharding(minibatch.xs, callback=lambda found: devices.append(len(found.device_set)))
         traced.append(minibatch)
         return learn_one(learner, objective, carry, memory, minibatch, steps)
 
-    onward.sequences.fit.learn_minibatch = looked_at
+    fitting.learn_minibatch = looked_at
     whole = fit(block=1, validate=weights_score)
 
     def kill(progress):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 from ..support.errors import UserError
 from .options import one_of, option, positive, whole
@@ -18,6 +18,7 @@ MISSING = (
 )
 
 
+@runtime_checkable
 class Catalogue(Protocol):
     """The experiments that a package brings. An entry point of the group `onward.experiments` names one.
 

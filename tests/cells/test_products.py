@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import onward
-from onward.cells import _products as products
+from onward.cells import products
 from onward.cells.products import rows_of_product
 
 ROWS, UNITS, FEATURES, MANY = 3, 4, 5, 7

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("promotion")
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
-    child = Path(__file__).with_name("devices_child.py")
+    child = Path(__file__).parents[1] / "devices_child.py"
     subprocess.run([sys.executable, child, folder], check=True)
     return np.load(folder / "found.npz")
 
