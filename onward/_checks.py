@@ -1,9 +1,13 @@
 """What is wrong with a model or a stream, said in one sentence before anything is computed."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from .losses import WITH_RANGE, Range, TerminalTarget, range_of
 from .model import Model
 
 
@@ -69,6 +73,39 @@ def check_step(model, hidden, loss, x, y) -> None:
     leaves = jax.tree.leaves(value)
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
         raise ValueError(f"loss must return one floating-point scalar, got {_describe(value)}.")
+
+
+def check_targets(loss, carry, ys, weight) -> None:
+    """Raise `ValueError` for a target outside the range of `loss`. A step of weight 0 passes, and so does what is
+    traced, whose numbers are not known."""
+    ys = ys.y if isinstance(ys, TerminalTarget) else ys
+    if loss not in WITH_RANGE or not all(_known(array) for array in (ys, weight) if array is not None):
+        return
+    arrays, structure = jax.tree.flatten(carry.arrays)
+    range = _range(loss, carry.skeleton, structure, tuple((a.shape, a.dtype) for a in arrays))
+    if range is None:
+        return
+    wrong = range.lacks(np.asarray(ys))
+    if wrong.any() and weight is not None:
+        there = np.asarray(weight) != 0
+        wrong = wrong & there.reshape(*there.shape, *[1] * (wrong.ndim - there.ndim))
+    if wrong.any():
+        at = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(
+            f"ys must lie between {range.least} and {range.most}, got {ys[at]} at step {at[0]}, counting from 0; only "
+            "a step of weight 0 may hold others."
+        )
+
+
+def _known(array) -> bool:
+    return isinstance(array, np.ndarray | jax.Array) and not isinstance(array, jax.core.Tracer)
+
+
+@functools.lru_cache(maxsize=64)  # to trace the readout anew takes longer than a short run
+def _range(loss, skeleton, structure, shapes) -> Range | None:
+    arrays = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    model = eqx.combine(jax.tree.unflatten(structure, arrays), skeleton)
+    return range_of(loss, eqx.filter_eval_shape(lambda model: model.predict(model.cell.init_hidden()), model))
 
 
 def predicted(model: Model, hidden):

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from ._checks import check_model, check_step, check_stream
+from ._checks import check_model, check_step, check_stream, check_targets
 from .cells.affine import constants_at_zero
 from .estimators.backward import AbstractBackwardEstimator
 from .estimators.base import AbstractEstimator, any_active, inexact
@@ -169,8 +169,10 @@ class Learner:
         - `predictions`: whether `Metrics` holds the predictions; without, they are never stored.
 
         Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in
-        blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit.
+        blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit, and for
+        targets outside the range of a loss of `onward.losses`, such as a class that the model does not predict.
         """
+        check_targets(self.loss, carry, ys, weight)
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
         steps = shape[0] if shape else 0  # what is wrong with xs is said in tracing
         return self._run(carry, xs, ys, reset, weight, np.int32(steps // self.chunk), predictions)

@@ -1,23 +1,29 @@
 """Losses of one step, `loss(prediction, y) -> scalar`, in nats where they are log-likelihoods."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Integer, PyTree
+
+from .support.trees import described
 
 
 def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
     """`−log softmax(prediction)[y]`, in nats: `prediction` are logits, `y` the class, an integer from 0.
 
-    A class that there is not gives NaN, the gradient too; `onward.fit` refuses a data set with one. Raises `ValueError`
-    if `y` is no integer scalar.
+    A class that the prediction lacks gives NaN, and so does its gradient; `onward.fit`, `onward.evaluate` and
+    `Learner.run` refuse data with one. Raises `ValueError` unless the prediction has the shape `[classes]` and `y` is
+    an integer scalar.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.softmax_cross_entropy(jnp.zeros(2), jnp.array(1)).round(4)
     Array(0.6931, dtype=float32)
     """
-    _check_class(y, "softmax_cross_entropy")
+    prediction, y = _logits_and_class(prediction, y, "softmax_cross_entropy")
     shifted = prediction - jax.lax.stop_gradient(prediction.max())
     # A comparison, not an index: its gradient is dense arithmetic instead of a scatter.
     chosen = jnp.arange(prediction.shape[-1]) == y.astype(int)
@@ -28,38 +34,44 @@ def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array
 def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array) -> Float[Array, ""]:
     """Sum of `−y log σ(p) − (1 − y) log(1 − σ(p))` over the outputs, in nats: logits against targets in [0, 1].
 
+    A target outside [0, 1] gives NaN, and so does its gradient; `onward.fit`, `onward.evaluate` and `Learner.run`
+    refuse data with one. Raises `ValueError` unless both have the same shape and hold real numbers; `y` may be bool.
+
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.sigmoid_cross_entropy(jnp.zeros(2), jnp.ones(2)).round(4)
     Array(1.3863, dtype=float32)
     """
-    _without_trust(y, "sigmoid_cross_entropy")
+    prediction, y = _same_shape(prediction, y, "sigmoid_cross_entropy")
     y = y.astype(prediction.dtype)
-    return jnp.sum(jax.nn.softplus(prediction) - y * prediction)
+    one_if_probability = jnp.where((y >= 0) & (y <= 1), 1, jnp.nan).astype(prediction.dtype)
+    return jnp.sum((jax.nn.softplus(prediction) - y * prediction) * one_if_probability)
 
 
 def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """`Σ (prediction − y)²` over the outputs. Raises `ValueError` unless both have the same shape.
+    """`Σ (prediction − y)²` over the outputs.
+
+    Raises `ValueError` unless both have the same shape and hold real numbers.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.squared_error(jnp.zeros(2), jnp.ones(2))
     Array(2., dtype=float32)
     """
-    _without_trust(y, "squared_error")
-    if jnp.shape(prediction) != jnp.shape(y):
-        raise ValueError(f"y must have the shape of the prediction, {jnp.shape(prediction)}, got {jnp.shape(y)}.")
+    prediction, y = _same_shape(prediction, y, "squared_error")
+    y = y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(prediction.dtype)
     return jnp.sum((prediction - y) ** 2)
 
 
 def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
     """1 where the largest of `prediction` is not that of class `y`, else 0: to measure by, its gradient is zero.
 
-    A class that there is not gives NaN. Raises `ValueError` if `y` is no integer scalar.
+    A class that the prediction lacks gives NaN. Raises `ValueError` unless the prediction has the shape `[classes]` and
+    `y` is an integer scalar.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.misclassified(jnp.array([1.0, 2.0]), jnp.array(0))
     Array(1., dtype=float32)
     """
-    _check_class(y, "misclassified")
+    prediction, y = _logits_and_class(prediction, y, "misclassified")
     wrong = jnp.argmax(prediction).astype(int) != y.astype(int)
     return wrong.astype(prediction.dtype) * _one_if_class(y, prediction)
 
@@ -70,10 +82,36 @@ def _one_if_class(y: Integer[Array, ""], prediction: Float[Array, " classes"]) -
     return jnp.where((y >= 0) & (y < prediction.shape[-1]), 1, jnp.nan).astype(prediction.dtype)
 
 
-def _check_class(y, loss: str) -> None:
+def _logits_and_class(prediction, y, loss: str) -> tuple[Array, Array]:
     _without_trust(y, loss)
-    if not jnp.issubdtype(jnp.result_type(y), jnp.integer) or jnp.shape(y) != ():
-        raise ValueError(f"ys must be classes, integers from 0, got {jnp.result_type(y)} {jnp.shape(y)} a step.")
+    prediction = _logits(prediction)
+    if not (eqx.is_array_like(y) and jnp.issubdtype(jnp.result_type(y), jnp.integer) and jnp.shape(y) == ()):
+        raise ValueError(f"ys must be classes, integers from 0, got {described(y)} a step.")
+    return prediction, jnp.asarray(y)
+
+
+def _logits(prediction) -> Array:
+    prediction = _floating(prediction)
+    if prediction.ndim != 1 or not prediction.size:
+        raise ValueError(f"the prediction must be logits of the shape [classes], got {described(prediction)}.")
+    return prediction
+
+
+def _floating(prediction) -> Array:
+    if not (eqx.is_array_like(prediction) and jnp.issubdtype(jnp.result_type(prediction), jnp.floating)):
+        raise ValueError(f"the prediction must be one array of floating-point numbers, got {described(prediction)}.")
+    return jnp.asarray(prediction)
+
+
+def _same_shape(prediction, y, loss: str) -> tuple[Array, Array]:
+    _without_trust(y, loss)
+    prediction = _floating(prediction)
+    real = jnp.bool_, jnp.integer, jnp.floating
+    if not (eqx.is_array_like(y) and any(jnp.issubdtype(jnp.result_type(y), kind) for kind in real)):
+        raise ValueError(f"y must be one array of real numbers, got {described(y)}.")
+    if prediction.shape != jnp.shape(y):
+        raise ValueError(f"y must have the shape of the prediction, {prediction.shape}, got {jnp.shape(y)}.")
+    return prediction, jnp.asarray(y)
 
 
 class TerminalTarget(NamedTuple):
@@ -95,9 +133,9 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
     on the way.
 
     Section 3 of Kag & Saligrama, *Training recurrent neural networks via forward propagation through time*, ICML 2021,
-    "Intermediate losses for terminal prediction". `onward.TerminalClasses` makes the targets. A class that there is not
-    gives NaN. Raises `ValueError` if the target's `y` is no integer scalar, if it has no estimate, or one of another
-    number of classes than the prediction.
+    "Intermediate losses for terminal prediction". `onward.TerminalClasses` makes the targets. A class that the
+    prediction lacks gives NaN. Raises `ValueError` unless the prediction has the shape `[classes]`, the target's `y` is
+    an integer scalar and its estimate has the shape of the prediction.
 
         >>> import jax.numpy as jnp, onward
         >>> target = onward.losses.TerminalTarget(jnp.array(0), jnp.array(0.5), jnp.array([0.5, 0.5]))
@@ -105,6 +143,7 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
         Array(1.2629, dtype=float32)
     """
     _with_trust(y, "terminal_cross_entropy", "softmax_cross_entropy")
+    prediction = _logits(prediction)
     if y.estimate is None:
         raise ValueError("ys must hold an estimate of the classes, got None; make them by onward.TerminalClasses.")
     if prediction.shape != y.estimate.shape:
@@ -112,7 +151,7 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
             f"onward.TerminalClasses has {y.estimate.size} classes, the model predicts {list(prediction.shape)}; they "
             "must be the same."
         )
-    trust, Q = y.trust.astype(prediction.dtype), y.estimate.astype(prediction.dtype)
+    trust, Q = jnp.asarray(y.trust, prediction.dtype), y.estimate.astype(prediction.dtype)
     divergence = -jnp.sum(Q * jax.nn.log_softmax(prediction))
     return trust * softmax_cross_entropy(prediction, y.y) + (1 - trust) * divergence
 
@@ -130,7 +169,8 @@ def terminal_squared_error(prediction: Float[Array, "*shape"], y: TerminalTarget
         Array(0.25, dtype=float32)
     """
     _with_trust(y, "terminal_squared_error", "squared_error")
-    return y.trust.astype(prediction.dtype) * squared_error(prediction, y.y)
+    prediction = _floating(prediction)
+    return jnp.asarray(y.trust, prediction.dtype) * squared_error(prediction, y.y)
 
 
 def _with_trust(y, loss: str, other: str) -> None:
@@ -149,5 +189,31 @@ def _without_trust(y, loss: str) -> None:
         )
 
 
-# Those that compare logits with a class.
-OF_CLASSES = softmax_cross_entropy, terminal_cross_entropy, misclassified
+class Range(NamedTuple):
+    """The targets that a loss is for: numbers from `least` to `most`, integers only if `whole`."""
+
+    least: int
+    most: int
+    whole: bool
+
+    def lacks(self, ys: Array | np.ndarray) -> Array | np.ndarray:
+        """Which targets lie outside, NaN among them."""
+        if ys.dtype == bool:
+            return ys < 0
+        # Integers as int64 or int32: a byte cannot be compared with 256, and a uint32 from 2³¹ on is refused as well.
+        ys = ys.astype(int) if self.whole else ys
+        return ~((ys >= self.least) & (ys <= self.most))
+
+
+_OF_CLASSES = softmax_cross_entropy, terminal_cross_entropy, misclassified
+WITH_RANGE = (*_OF_CLASSES, sigmoid_cross_entropy)
+
+
+def range_of(loss: Callable, prediction: PyTree) -> Range | None:
+    """The range of the targets for `loss` and a prediction of this `jax.ShapeDtypeStruct`; `None` if any number may be
+    a target, and for a loss of the user's own."""
+    if loss is sigmoid_cross_entropy:
+        return Range(0, 1, whole=False)
+    if loss in _OF_CLASSES and isinstance(prediction, jax.ShapeDtypeStruct) and len(prediction.shape) == 1:
+        return Range(0, prediction.shape[0] - 1, whole=True)
+    return None

@@ -21,10 +21,11 @@ def import_(options: ImportOptions) -> int:
         tensors, metadata = read_tensors(options.file)
     except ValueError as error:
         raise UserError(str(error)) from None
-    σ = ACTIVATIONS[torch_activation(options.activation or metadata.get(ACTIVATION, "tanh"))]
+    named = options.activation or metadata.get(ACTIVATION)
+    activation = torch_activation(named or "tanh")
     with jax.enable_x64(True):  # numbers stay as they are
         try:
-            model = from_torch(tensors, activation=σ)
+            model = from_torch(tensors, activation=ACTIVATIONS[activation])
         except ValueError as error:
             raise UserError(f"{options.file}: {error}") from None
         layers = parts_of(model).layers
@@ -37,5 +38,12 @@ def import_(options: ImportOptions) -> int:
     except OSError as error:
         raise UserError(f"{options.to} cannot be written ({error.strerror}); name another folder.") from None
     sizes = [layers[0].input_size, *(layer.hidden_size for layer in layers), card.outputs]
+    if isinstance(layers[0], VanillaCell):
+        kind = f"{kind} with {activation}"
     print(f"{kind}, {' → '.join(map(str, sizes))}, {card.dtype}: {options.to}, which onward.load_model reads.")
+    if isinstance(layers[0], VanillaCell) and named is None:
+        print(
+            f"{options.file} does not say its activation: {activation} is assumed; for a relu network, import it anew "
+            "with --activation relu."
+        )
     return 0

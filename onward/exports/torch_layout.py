@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,6 +16,7 @@ from .parts import activation_name, check_dtype, parts_of
 from .tensors import encode_tensors
 
 RECURRENT, READOUT = "rnn.", "readout."
+HALVES = "float16", "bfloat16"
 ACTIVATION = "nonlinearity"  # in the file's metadata, as torch.nn.RNN calls it
 _NAME = re.compile(r"(?P<kind>weight|bias)_(?P<of>ih|hh|hr)_l(?P<layer>\d{1,4})(?P<reverse>_reverse)?")
 
@@ -91,16 +93,20 @@ def _to_rows(cell: AbstractAffineGatedCell) -> tuple[np.ndarray, np.ndarray, np.
     return ih, hh, bias, np.zeros_like(bias)
 
 
-def from_torch(tensors: Mapping[str, np.ndarray], *, activation: Callable = jax.nn.tanh) -> Model:
+def from_torch(tensors: Mapping[str, Any], *, activation: Callable = jax.nn.tanh) -> Model:
     """The model with the numbers of a torch state dict: of one `torch.nn.RNN`, `LSTM` or `GRU`, of any number of
     layers, and one `torch.nn.Linear`, under any two names. `to_torch` undoes it.
 
-    Numbers are taken over bit by bit; torch's two biases of a row are added up, and missing ones (`bias=False`) are
-    zero. An RNN becomes a `VanillaCell` whose state is torch's, the activation.
+        onward.exports.from_torch(module.state_dict())
+
+    No number changes: half precision, float16 and bfloat16, becomes float32, which holds it exactly. Torch's two biases
+    of a row are added up, and missing ones (`bias=False`) are zero. An RNN becomes a `VanillaCell` whose state is
+    torch's, the activation.
 
     **Arguments:**
 
-    - `tensors`: name to array, float32, or float64 where JAX has that switched on.
+    - `tensors`: name to a torch tensor or a NumPy array, in half precision or float32, or all float64 where JAX has
+      that switched on.
     - `activation`: that of a `torch.nn.RNN`, `jax.nn.tanh` or `jax.nn.relu`: its state dict does not tell.
 
     Raises `ValueError`, naming the tensor, for one that is missing, left over, or of the wrong shape or dtype, and for
@@ -111,7 +117,9 @@ def from_torch(tensors: Mapping[str, np.ndarray], *, activation: Callable = jax.
         >>> bool(eqx.tree_equal(onward.from_torch(onward.exports.to_torch(model)), model))
         True
     """
-    recurrent, others = _sorted_out(tensors)
+    if not isinstance(tensors, Mapping):
+        raise ValueError(f"tensors must be a state dict, module.state_dict(), got {type(tensors).__name__}.")
+    recurrent, others = _sorted_out({name: _in_numpy(name, tensor) for name, tensor in tensors.items()})
     layers, below = [], None
     for index in range(1 + max(layer for _, layer in recurrent)):
         cell = _from_rows(recurrent, index, activation)
@@ -120,6 +128,19 @@ def from_torch(tensors: Mapping[str, np.ndarray], *, activation: Callable = jax.
         layers.append(cell)
         below = cell.hidden_size
     return Model(layers[0] if len(layers) == 1 else StackedCell(layers), _readout(others, layers[-1].hidden_size))
+
+
+def _in_numpy(name: str, tensor) -> np.ndarray:
+    """A tensor, torch's or NumPy's, as an array of float32 or float64."""
+    if hasattr(tensor, "detach"):  # torch's: it may be on another device, or a parameter that learns
+        tensor = tensor.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":  # which NumPy does not know
+            tensor = tensor.float()
+    array = np.asarray(tensor)
+    if str(array.dtype) in HALVES:
+        array = array.astype(np.float32)
+    check_dtype(name, str(array.dtype))
+    return array
 
 
 def _sorted_out(tensors):
@@ -133,7 +154,6 @@ def _sorted_out(tensors):
     recurrent, others = {}, {}
     for name, array in tensors.items():
         found = name.startswith(prefixes[0]) and _NAME.fullmatch(name.removeprefix(prefixes[0]))
-        check_dtype(name, str(array.dtype))
         if not found:
             others[name] = array
         elif found["reverse"] or found["of"] == "hr":
@@ -142,7 +162,9 @@ def _sorted_out(tensors):
         else:
             recurrent[f"{found['kind']}_{found['of']}", int(found["layer"])] = array
     if len({array.dtype for array in tensors.values()}) > 1:
-        raise ValueError("tensors must be float32 throughout or float64 throughout, got both.")
+        raise ValueError(
+            "tensors must be float64 throughout or none of them, got float64 and others; convert them to one."
+        )
     return recurrent, others
 
 

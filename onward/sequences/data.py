@@ -12,8 +12,10 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Int, Integer, PRNGKeyArray, PyTree
 
+from ..losses import Range
 from ..support.arguments import whole
 from ..support.devices import held_along
+from ..support.trees import described
 
 
 class Minibatch(NamedTuple):
@@ -54,7 +56,7 @@ class Masked(NamedTuple):
         """Raises `ValueError` for a mask that is not bool of this shape."""
         kind = jnp.result_type(self.mask) if eqx.is_array_like(self.mask) else None
         if kind != jnp.bool_ or np.shape(self.mask) != shape:
-            raise ValueError(f"mask must be bool {shape}, got {_described(self.mask)}.")
+            raise ValueError(f"mask must be bool {shape}, got {described(self.mask)}.")
 
 
 def shared_minibatch(minibatch: Minibatch, shared: NamedSharding) -> Minibatch:
@@ -81,8 +83,8 @@ class AbstractSequences(eqx.Module):
     def minibatch(self, entry: PyTree) -> Minibatch:
         """The minibatch of one entry of the order."""
 
-    def check_classes(self, classes: int) -> None:
-        """Raises `ValueError`, naming it, for a target that is none of so many classes; what is drawn passes."""
+    def check_targets(self, range: Range) -> None:
+        """Raises `ValueError`, naming it, for a target outside a range; what is drawn passes."""
 
 
 class Sequences(AbstractSequences):
@@ -136,7 +138,7 @@ class Sequences(AbstractSequences):
         if isinstance(ys, Masked):
             if any(np.shape(leaf)[:2] != (count, self.steps) for leaf in jax.tree.leaves(ys.ys)):
                 raise ValueError(
-                    f"masked ys must be of the shape [{count}, {self.steps}, ...], got {_described(ys.ys)}."
+                    f"masked ys must be of the shape [{count}, {self.steps}, ...], got {described(ys.ys)}."
                 )
             if not (ys.mask & (np.arange(self.steps) < lengths[:, None])).any():
                 raise ValueError("mask must be true at some step of some sequence, it is nowhere.")
@@ -148,14 +150,14 @@ class Sequences(AbstractSequences):
         self.prepare, self.batch = prepare, whole("batch", batch)
         self.minibatches = -(-count // self.batch)
         if classes is not None:
-            self.check_classes(whole("classes", classes))
+            self.check_targets(Range(0, whole("classes", classes) - 1, whole=True))
 
-    def check_classes(self, classes):
+    def check_targets(self, range):
         ys, mask = self.ys if isinstance(self.ys, Masked) else (self.ys, None)
-        if not (eqx.is_array(ys) and jnp.issubdtype(ys.dtype, jnp.integer)):
-            raise ValueError(f"ys must be one array of integers, the labels, got {_described(ys)}.")
-        labels = ys.astype(int)  # a uint32 from 2³¹ on turns negative here, and is refused as well
-        wrong = (labels < 0) | (labels >= classes)
+        if not eqx.is_array(ys) or (range.whole and not jnp.issubdtype(ys.dtype, jnp.integer)):
+            kind = "integers, the labels" if range.whole else "numbers"
+            raise ValueError(f"ys must be one array of {kind}, got {described(ys)}.")
+        wrong = range.lacks(ys)
         at_every_step = ys.ndim > 1 and ys.shape[1] == self.steps
         if at_every_step:
             there = jnp.arange(self.steps, dtype=jnp.int32) < self.lengths[:, None]
@@ -164,8 +166,8 @@ class Sequences(AbstractSequences):
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(np.asarray(wrong))[0])
             raise ValueError(
-                f"ys must lie between 0 and {classes - 1}, got {ys[at]} for sequence {at[0]}, counting from 0"
-                f"{'; to leave steps out there is onward.Masked' * at_every_step}."
+                f"ys must lie between {range.least} and {range.most}, got {ys[at]} for sequence {at[0]}, counting from "
+                f"0{'; to leave steps out there is onward.Masked' * at_every_step}."
             )
 
     def order(self, key):
@@ -247,8 +249,8 @@ class Tracks(AbstractSequences):
         self.tracks = jnp.asarray(symbols[: self.batch * length], jnp.int32).reshape(self.batch, length)
         self.minibatches = -(-(length - 1) // self.steps)
 
-    def check_classes(self, classes):
-        _check_symbols(np.asarray(self.tracks).ravel(), classes - 1)
+    def check_targets(self, range):
+        _check_symbols(np.asarray(self.tracks).ravel(), range.most)
 
     def order(self, key):
         return jnp.arange(self.minibatches, dtype=jnp.int32)
@@ -261,10 +263,6 @@ class Tracks(AbstractSequences):
         at = jnp.arange(self.steps, dtype=jnp.int32) < steps
         xs, ys = (jnp.where(at, part, 0) for part in (read[:, :-1], read[:, 1:]))
         return Minibatch(xs, ys, jnp.full(self.batch, steps, jnp.int32), entry == 0)
-
-
-def _described(tree: PyTree) -> str:
-    return ", ".join(f"{jnp.result_type(leaf)} {np.shape(leaf)}" for leaf in jax.tree.leaves(tree)) or "nothing"
 
 
 def _check_symbols(symbols: np.ndarray, most: int) -> None:

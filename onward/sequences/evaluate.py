@@ -11,7 +11,7 @@ from ..model import Model
 from ..support.devices import on_all, shared_evenly
 from ..support.trees import select, time_first
 from .data import AbstractSequences, shared_minibatch
-from .objectives import AbstractObjective, check_labels
+from .objectives import AbstractObjective, check_targets
 
 
 def evaluate(
@@ -41,7 +41,7 @@ def evaluate(
         True
     """
     objective.check(data)
-    check_labels(model, data, measure)
+    check_targets(model, data, measure)
     shared = shared_evenly(data.batch, "sequences")
     model, data, order = on_all((model, data, data.order(key)), shared)
     total, count = _measure(model, data, objective, measure, order, shared)

@@ -25,7 +25,7 @@ from ..support.program_digest import program_digest
 from ..support.trees import time_first
 from ..transforms.fptt import adopt_average
 from .data import AbstractSequences, Minibatch, shared_minibatch
-from .objectives import AbstractObjective, check_labels
+from .objectives import AbstractObjective, check_targets
 
 
 class Epoch(NamedTuple):
@@ -166,7 +166,7 @@ def fit(
     if learner.batch != data.batch:
         raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
     objective.check(data)
-    check_labels(carry.model, data, learner.loss)
+    check_targets(carry.model, data, learner.loss)
     state, place = _State(carry, objective.init(data.steps), carry.arrays), _Place()
     saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, state, key)
     if saving is not None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._checks import predicted
-from ..losses import OF_CLASSES, TerminalTarget
+from ..losses import Range, TerminalTarget, range_of
 from ..model import Model
 from ..support.arguments import whole
 from ..support.trees import time_first
@@ -190,7 +190,7 @@ class TerminalClasses(AbstractObjective):
         return Estimates(jnp.full(shape, 1 / self.classes, float), jnp.zeros(shape), jnp.zeros(shape[:2]))
 
     def check(self, data):
-        data.check_classes(self.classes)
+        data.check_targets(Range(0, self.classes - 1, whole=True))
 
     def assign(self, memory, ys, lengths, steps):
         _check_classes_at_the_end(ys, lengths)
@@ -234,12 +234,10 @@ def _share(lengths: Int[Array, " batch"]) -> Float[Array, ""]:
     return len(lengths) / jnp.maximum(present, 1).astype(float)
 
 
-def check_labels(model: Model, data: AbstractSequences, loss) -> None:
-    """Raise `ValueError`, naming it, for a label in `data` that the model cannot predict, where `loss` reads labels."""
-    if loss in OF_CLASSES:
-        logits = predicted(model, model.cell.init_hidden())
-        if isinstance(logits, jax.ShapeDtypeStruct) and logits.ndim == 1:
-            data.check_classes(logits.shape[0])
+def check_targets(model: Model, data: AbstractSequences, loss) -> None:
+    """Raise `ValueError`, naming it, for a target in `data` outside the range that `loss` and the model have."""
+    if (range := range_of(loss, predicted(model, model.cell.init_hidden()))) is not None:
+        data.check_targets(range)
 
 
 def _check_classes_at_the_end(ys, lengths: Int[Array, " batch"]) -> None:

@@ -30,6 +30,16 @@ def time_first(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree)
 
 
+def described(tree: PyTree) -> str:
+    """The dtype and shape of every leaf, for messages; the type of what is no array."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
+    told = (
+        f"{jnp.result_type(leaf)} {jnp.shape(leaf)}" if eqx.is_array_like(leaf) else type(leaf).__name__
+        for leaf in leaves
+    )
+    return ", ".join(told) or "nothing"
+
+
 def without_gradient(tree: PyTree) -> PyTree:
     """The tree, functions that close over arrays included, without a gradient."""
     arrays, others = eqx.partition(tree, eqx.is_array)

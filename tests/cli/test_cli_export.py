@@ -23,6 +23,7 @@ from onward.cli import main
 from onward.cli.build import build_learner, fresh_carry
 from onward.cli.settings import new_settings
 from onward.cli.train_options import TrainOptions
+from onward.exports.tensors import encode_tensors
 from onward.exports.torch_layout import torch_layout
 from onward.texts.standing import Point, Standing
 from tests.exports.test_exports import ALL, filled, model_of
@@ -144,11 +145,27 @@ def test_the_activation_of_an_rnn_travels_in_the_file_or_is_given(tmp_path, caps
         assert onward.load_model(tmp_path / str(index)).cell.activation is activation
 
 
+def test_an_activation_that_nobody_named_is_said_to_be_assumed(tmp_path, capsys):
+    file, named = tmp_path / "rnn.safetensors", tmp_path / "named.safetensors"
+    model = model_of(ALL["vanilla relu, activation"])
+    file.write_bytes(encode_tensors(onward.exports.to_torch(model), {"format": "pt"}))
+    named.write_bytes(torch_layout(model))
+    assumed = "does not say its activation: tanh is assumed; for a relu network, import it anew with --activation relu."
+    code, said = onward_says(capsys, "import", file, "--to", tmp_path / "0")
+    assert (code, "VanillaCell with tanh" in said, assumed in said) == (0, True, True), said
+    for index, (source, *words) in enumerate([(file, "--activation", "relu"), (named,)], 1):
+        code, said = onward_says(capsys, "import", source, "--to", tmp_path / str(index), *words)
+        assert (code, "VanillaCell with relu" in said, "assumed" in said) == (0, True, False), said
+    file.write_bytes(torch_layout(model_of(ALL["gru"])))
+    code, said = onward_says(capsys, "import", file, "--to", tmp_path / "gru")
+    assert (code, "tanh" in said) == (0, False), said
+
+
 def safetensors_file(header: bytes, data: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + data
 
 
-BFLOAT16 = safetensors_file(b'{"weight_ih_l0":{"dtype":"BF16","shape":[1,1],"data_offsets":[0,2]}}', bytes(2))
+BYTES = safetensors_file(b'{"weight_ih_l0":{"dtype":"I8","shape":[1,1],"data_offsets":[0,1]}}', bytes(1))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +188,7 @@ BFLOAT16 = safetensors_file(b'{"weight_ih_l0":{"dtype":"BF16","shape":[1,1],"dat
         ("import nowhere --to NEW", "nowhere is not there"),
         ("import RUN --to NEW", "is not there or no file"),
         ("import CUT --to NEW", "is damaged or no safetensors file"),
-        ("import BFLOAT16 --to NEW", "weight_ih_l0 must be float32 or float64, got bfloat16"),
+        ("import BYTES --to NEW", "weight_ih_l0 must be float32 or float64, got int8"),
         ("import EMPTY --to NEW", "EMPTY: one weight_ih_l0 of a torch.nn.RNN, LSTM or GRU is needed"),
         ("import GRU --to RUN", "is not empty"),
         ("import GRU --to NEW --activation relu", "--activation is for a torch.nn.RNN"),
@@ -194,8 +211,8 @@ def test_what_is_wrong_is_said_in_one_sentence(words, part, text, run, tmp_path,
             write_run(tmp_path / "LEAKY", text, cell="leaky")
         case ["CUT"]:
             (tmp_path / "CUT").write_bytes(torch_layout(model_of(ALL["gru"]))[:-1])
-        case ["BFLOAT16"]:
-            (tmp_path / "BFLOAT16").write_bytes(BFLOAT16)
+        case ["BYTES"]:
+            (tmp_path / "BYTES").write_bytes(BYTES)
         case ["EMPTY"]:
             (tmp_path / "EMPTY").write_bytes(safetensors_file(b"{}", b""))
         case ["GRU"]:

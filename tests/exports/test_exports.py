@@ -209,7 +209,7 @@ def test_torch_gives_the_same_stream(name, streamed):
     last = state[0] if kind is torch.nn.LSTM else state
     wanted = np.tanh(hidden[-1]) if name == "vanilla" else hidden[-2 if kind is torch.nn.LSTM else -1]
     np.testing.assert_allclose(last[-1], wanted, rtol=0, atol=1e-6)
-    again = onward.from_torch({key: value.numpy() for key, value in net.state_dict().items()})
+    again = onward.from_torch(net.state_dict())
     for array, wanted in zip(jax.tree.leaves(again), jax.tree.leaves(model), strict=True):
         assert np.array_equal(array, wanted)
 
@@ -240,6 +240,55 @@ def test_torchs_two_biases_are_added_up_and_its_names_are_free(streamed):
     assert not found.cell.weights[0][..., -1].any()
 
 
+class TorchTensor:
+    """What `from_torch` may ask of a torch tensor on an accelerator: nothing but `dtype`, `detach`, `cpu`, `float`."""
+
+    def __init__(self, array, kind, *, there=False, learns=True):
+        self._array, self.dtype, self._there, self._learns = array, f"torch.{kind}", there, learns
+
+    def detach(self):
+        return TorchTensor(self._array, self.dtype[6:], there=self._there, learns=False)
+
+    def cpu(self):
+        return TorchTensor(self._array, self.dtype[6:], there=True, learns=self._learns)
+
+    def float(self):
+        return TorchTensor(self._array, "float32", there=self._there, learns=self._learns)
+
+    def __array__(self, dtype=None, copy=None):
+        assert self._there
+        assert not self._learns
+        assert self.dtype != "torch.bfloat16"
+        return self._array.astype(self.dtype[6:])
+
+
+HALVES = {"float16": np.float16, "bfloat16": jnp.bfloat16}
+
+
+@pytest.mark.parametrize("kind", HALVES)
+@pytest.mark.parametrize("wrap", [lambda array, kind: array, TorchTensor], ids=["NumPy", "torch"])
+def test_half_precision_becomes_float32_which_holds_it(kind, wrap, streamed):
+    full = onward.exports.to_torch(streamed("gru")[0])
+    halved = {name: array.astype(HALVES[kind]) for name, array in full.items()}
+    found = onward.exports.from_torch({name: wrap(array, kind) for name, array in halved.items()})
+    expected = onward.exports.from_torch({name: array.astype(np.float32) for name, array in halved.items()})
+    assert eqx.tree_equal(found, expected)
+    mixed = onward.exports.from_torch(full | {"readout.bias": halved["readout.bias"]})
+    assert mixed.readout.bias.dtype == np.float32
+
+
+def test_a_state_dict_is_read_as_torch_gives_it(streamed):
+    model, *_ = streamed("lstm")
+    tensors = {name: TorchTensor(array, "float32") for name, array in onward.exports.to_torch(model).items()}
+    assert eqx.tree_equal(onward.exports.from_torch(tensors), model)
+
+
+@pytest.mark.usefixtures("as_in_use")
+def test_a_module_instead_of_its_state_dict():
+    with pytest.raises(ValueError, match=r"tensors must be a state dict, module.state_dict\(\), got object\."):
+        onward.exports.from_torch(object())
+
+
 def harmed(tensors, name, array):
     return {key: value for key, value in (tensors | {name: array}).items() if value is not None}
 
@@ -262,7 +311,7 @@ def harmed(tensors, name, array):
         ("other.weight", np.zeros((3, 16), np.float32), "the readout must be one torch.nn.Linear.*other.weight"),
         ("rnn.weight_ih_l0_reverse", np.zeros((48, 5), np.float32), "bidirectional"),
         ("rnn.weight_hr_l0", np.zeros((48, 5), np.float32), "proj_size"),
-        ("readout.bias", np.zeros(3, np.float16), "readout.bias must be float32 or float64, got float16"),
+        ("readout.bias", np.zeros(3, np.int8), "readout.bias must be float32 or float64, got int8"),
         ("readout.bias", np.zeros(3, np.float64), "readout.bias is float64, .*jax_enable_x64"),
     ],
 )
