@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .losses import WITH_RANGE, Range, TerminalTarget, range_of
 from .model import Model
@@ -98,7 +99,7 @@ def check_targets(loss, carry, ys, weight) -> None:
 
 
 def _known(array) -> bool:
-    return isinstance(array, np.ndarray | jax.Array) and not isinstance(array, jax.core.Tracer)
+    return isinstance(array, np.ndarray | jax.Array) and not isinstance(array, Tracer)
 
 
 @functools.lru_cache(maxsize=64)  # to trace the readout anew takes longer than a short run
