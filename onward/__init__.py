@@ -5,6 +5,7 @@ when it is first asked for.
 """
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .support.small_loops import compile_small_loops_whole
@@ -67,4 +68,4 @@ def __dir__():
 def _top_names() -> dict[str, object]:
     """The names at the top, with what each stands for."""
     names = vars(import_module("onward._public"))
-    return {name: value for name, value in names.items() if not name.startswith("_")}
+    return {name: value for name, value in names.items() if not (name.startswith("_") or isinstance(value, ModuleType))}
