@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from onward.support.small_loops import request
+
 XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
@@ -20,6 +22,7 @@ def hold_to_one_thread(cpu: int | None = None) -> None:
     Raises `ValueError` for a core that this process may not use.
     """
     os.environ["XLA_FLAGS"] = XLA_FLAGS
+    request()
     os.environ["JAX_PLATFORMS"] = "cpu"
     for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM"):
         os.environ[f"{library}_NUM_THREADS"] = "1"

@@ -11,8 +11,8 @@ from benchmarks.task import Setting
 
 SETTINGS = (Setting("vanilla", 20), Setting("vanilla", 128))
 ONE_OPTION = (
-    "Everything in JAX, peers and forward pass too, is compiled here with the option that onward sets for small "
-    "loops (`onward/support/small_loops.py`): it makes them faster as well."
+    "Everything in JAX, peers and forward pass too, is compiled here with XLA's options for small loops "
+    "(`onward.compile_small_loops_whole()`): they make all of them faster."
 )
 OURS = ("BPTT, chunk 1 = TBPTT(1)", "SnAp(1)", "UORO", "NoBackTrack, rank 1")
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks.sequences_task import ALPHA, BETA, CLIP, INPUTS, RATE, Sequences, own_cores, serve
+from onward.support.small_loops import request
 
 
 def iteration(setting: Sequences, devices: int) -> Callable[[], float]:
@@ -64,6 +65,7 @@ def main() -> None:
     own_cores(cores)
     one_thread = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} {one_thread if cores == 1 else ''}"
+    request()
     serve(iteration(Sequences(steps, windows, units, batch), devices))
 
 

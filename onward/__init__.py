@@ -8,8 +8,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from .support.small_loops import compile_small_loops_whole
-
 __version__ = "0.1.0"
 
 NAMESPACES = (
@@ -43,9 +41,6 @@ if TYPE_CHECKING:
     from . import tasks as tasks
     from . import transforms as transforms
     from ._public import *  # noqa: F403
-
-
-compile_small_loops_whole()
 
 
 def __getattr__(name: str):

@@ -41,6 +41,7 @@ from .sequences import TerminalClasses as TerminalClasses
 from .sequences import evaluate as evaluate
 from .sequences import fit as fit
 from .sequences import window_length as window_length
+from .support.small_loops import compile_small_loops_whole as compile_small_loops_whole
 from .transforms import fptt as fptt
 from .transforms import fptt_exact as fptt_exact
 from .transforms import quasi_diagonal_kalman as quasi_diagonal_kalman

@@ -10,10 +10,6 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from .learner import Carry, Learner
 
-# A call into XLA that is worth more than a thousand operations is handed to another thread and waited for: 50 µs and
-# more, where a small step computes for five. JAX reads this when it first computes; later it is too late, and harmless.
-jax.config.update("jax_cpu_enable_async_dispatch", False)
-
 BLOCK = 4096  # rows in a call
 SMALL = 256  # the most numbers of an array that shares one with others: copying is cheaper than a call's further array
 

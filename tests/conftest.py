@@ -1,7 +1,6 @@
 """Tests run in float64 with strict promotion of dtypes, except those of what users run; doctests as a reader sees."""
 
 import gc
-import os
 
 import jax
 import jaxtyping
@@ -32,12 +31,12 @@ AS_IN_USE = {
 
 
 def pytest_sessionstart():
-    import onward  # noqa: F401  (it has flags of its own)
+    from onward.support.small_loops import request  # imported above, the library would escape the checks of its types
 
-    as_in_use = os.environ["XLA_FLAGS"]
-    os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {as_in_use}"
-    jax.devices()  # XLA reads them now, once
-    os.environ["XLA_FLAGS"] = as_in_use  # what the tests start as processes of their own compiles as for users
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", COMPILE_QUICKLY)
+        request()
+        jax.devices()  # XLA reads the flags now, once; processes that the tests start compile as for users
     # Looking for cycles among the many small objects that programs are made of took a tenth of the time.
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)

@@ -12,10 +12,12 @@ from conftest import COMPILE_QUICKLY
 from onward import sequences
 from onward.losses import softmax_cross_entropy
 from onward.support.devices import shared_evenly
+from onward.support.small_loops import request
 
 
 def main(folder: Path) -> None:
-    os.environ["XLA_FLAGS"] = f"{COMPILE_QUICKLY} {os.environ['XLA_FLAGS']}"
+    os.environ["XLA_FLAGS"] = COMPILE_QUICKLY
+    request()
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_enable_x64", True)
     from tests.sequences.test_training import KEY, OBJECTIVE, data, fit, weights_score  # it computes

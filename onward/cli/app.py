@@ -9,6 +9,7 @@ from keyword import iskeyword
 
 from .. import __version__
 from ..support.errors import UserError
+from ..support.small_loops import request
 
 USAGE = """usage: onward COMMAND [OPTIONS]
 
@@ -85,6 +86,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     options_type = getattr(import_module(f".{name}_options", __package__), f"{name.capitalize()}Options")
     options = parse_options(options_type, arguments, program=f"onward {name}")
     command = f"{name}_" if iskeyword(name) else name
+    request()  # before JAX comes in with the command: XLA reads it when JAX first computes
     return getattr(import_module(f".{command}", __package__), command)(options)
 
 

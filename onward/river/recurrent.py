@@ -26,6 +26,7 @@ from ..estimators.base import AbstractEstimator
 from ..learner import Carry, Learner
 from ..live import Live
 from ..model import Model
+from ..support import small_loops
 from ..support.arguments import number, whole
 from ..support.errors import UserError
 from ..support.trees import largest
@@ -271,6 +272,10 @@ def _compiled(
     cell, hidden_size, estimator, optimizer, loss, inputs, outputs, targets
 ) -> tuple[Live, Callable[[PRNGKeyArray], Carry]]:
     """The programs of some settings, and how to start: compiled once for all estimators that have the same settings."""
+    small_loops.request()
+    # JAX hands a call into XLA that is worth more than a thousand operations to another thread and waits for it: 50 µs
+    # and more, where a small step computes for five. It reads this when it first computes; later it has no effect.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     learner = Learner(estimator, optimizer, loss=loss)
 
     @eqx.filter_jit

@@ -1,4 +1,4 @@
-"""Which program it is that JAX would compile: to know again what a checkpoint belongs to."""
+"""The digest of a program: by it a checkpoint is known to belong to the same computation."""
 
 import hashlib
 import re
@@ -12,15 +12,21 @@ import jax.random as jr
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from .small_loops import options_in_force
+
 
 def program_digest(function: Callable, *arguments):
-    """A SHA-256 of what `function` computes of such arguments: of its operations, of every number in them, and of the
-    shapes and dtypes of the arguments. Not of the arrays in the arguments, nor of where they lie, nor of what is called
-    back from outside the program. Another version of JAX may have another digest."""
+    """A SHA-256 of the program that `function` is for such arguments.
+
+    It covers the operations, every number in them, the shapes and dtypes of the arguments, and whether XLA compiles
+    small loops whole (`compile_small_loops_whole`), which changes the last bits. It does not cover the values of the
+    arguments, the devices that hold them, or what the program calls back outside itself. Another version of JAX may
+    give the same program another digest.
+    """
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf, arguments
     )
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(options_in_force().encode())
     _tell(eqx.filter_make_jaxpr(function)(*arguments)[0], digest.update)
     return digest
 
