@@ -69,8 +69,9 @@ def options_in_force() -> str:
 
     if jax.default_backend() != "cpu":
         return NO_CPU
-    program = jax.jit(lambda: 0).lower().compile().runtime_executable().serialize()
-    found = {name: _value(program, name) for name in (WHOLE, NOT_UNROLLED)}
+    program = jax.jit(lambda: 0).lower().compile().runtime_executable()
+    assert program is not None
+    found = {name: _value(program.serialize(), name) for name in (WHOLE, NOT_UNROLLED)}
     return ",".join(f"{name}={value}" for name, value in found.items() if value)
 
 
