@@ -11,14 +11,25 @@ from jax.core import Tracer
 from .losses import WITH_RANGE, Range, TerminalTarget, range_of
 from .model import Model
 
+AS_TWO_REAL_ARRAYS = (
+    "hold it as two real arrays, its real and its imaginary part, and join them inside the cell, "
+    "by jax.lax.complex(re, im)."
+)
+
 
 def check_model(model) -> None:
     """Raise `ValueError` unless `model` is a `Model` with something to learn."""
     if not isinstance(model, Model):
         raise ValueError(f"model must be an onward.Model of a cell and a readout, got {type(model).__name__}.")
-    if not jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
+    learned = eqx.filter(model, eqx.is_inexact_array)
+    if not jax.tree.leaves(learned):
         raise ValueError("model holds no floating-point array: there is nothing to learn; cast its integers to float.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(learned):
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(f"model{jax.tree_util.keystr(path)} is {_describe([leaf])}: {AS_TWO_REAL_ARRAYS}")
     for leaf in jax.tree.leaves(model.cell.init_hidden()):
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(f"model: the cell's hidden state is {_describe([leaf])}: {AS_TWO_REAL_ARRAYS}")
         if not eqx.is_inexact_array(leaf):
             raise ValueError(f"model: the cell's hidden state must be floating-point arrays, got {_describe([leaf])}.")
 
@@ -30,6 +41,7 @@ def check_stream(model, hidden, loss, batch, xs, ys, reset, weight) -> None:
     steps = None
     for name, tree in (("xs", xs), ("ys", ys), ("reset", reset), ("weight", weight)):
         for leaf in jax.tree.leaves(tree):
+            check_numbers(name, leaf)
             shape = jnp.shape(leaf)
             if len(shape) < 1 + len(lead) or shape[1 : 1 + len(lead)] != lead:
                 raise ValueError(f"{name} must have the shape {described}, got {shape}.")
@@ -53,6 +65,15 @@ def check_stream(model, hidden, loss, batch, xs, ys, reset, weight) -> None:
     check_step(model, _one_step(hidden, len(lead)), loss, _one_step(xs, 1 + len(lead)), _one_step(ys, 1 + len(lead)))
 
 
+def check_numbers(name: str, leaf) -> None:
+    """Raise `ValueError` for an array of random keys, which no estimator can store, or anything else but numbers."""
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+        raise ValueError(
+            f"{name} must be arrays of numbers, got random keys ({leaf.dtype}); give jax.random.key_data(keys), and "
+            "make keys of that in the cell, by jax.random.wrap_key_data."
+        )
+
+
 def _one_step(tree, axes):
     """One step of one stream, as shapes."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[axes:], jnp.result_type(leaf)), tree)
@@ -60,6 +81,9 @@ def _one_step(tree, axes):
 
 def check_step(model, hidden, loss, x, y) -> None:
     """Raise `ValueError` unless the model reads `x` from `hidden`, and the loss compares its prediction with `y`."""
+    for name, tree in (("xs", x), ("ys", y)):
+        for leaf in jax.tree.leaves(tree):
+            check_numbers(name, leaf)
     after = _shapes("xs", "the cell cannot read", x, lambda h, x: model.cell(h, x), hidden, x)
     if jax.tree.structure(after) != jax.tree.structure(hidden) or any(
         (a.shape, a.dtype) != (b.shape, b.dtype)
@@ -67,7 +91,8 @@ def check_step(model, hidden, loss, x, y) -> None:
     ):
         raise ValueError(
             f"xs of {_describe(x)} a step turn a hidden state of {_describe(hidden)} into one of {_describe(after)}: "
-            "its shape and dtype must stay; give xs the dtype of the model."
+            "its shape and dtype must stay; give xs the dtype of the model, and an onward.AdaptedCell of your own the "
+            "hidden=... that its step returns."
         )
     prediction = predicted(model, after)
     value = _shapes("ys", "the loss cannot compare the prediction with", y, loss, prediction, y)

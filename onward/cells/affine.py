@@ -260,13 +260,22 @@ def recurrent_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "_row
 
 def constants_at_zero(updates: PyTree) -> PyTree:
     """Updates of a model, zero for the constants of affine-gated cells: a weight decay must not move them either."""
+    return _with_constants(zeros_like, updates)
 
+
+def without_constants(tree: PyTree) -> PyTree:
+    """The tree with `None` for the constants of affine-gated cells."""
+    return _with_constants(lambda cell: jax.tree.map(lambda _: None, cell), tree)
+
+
+def _with_constants(replaced, tree):
     def only_weights(node):
         if isinstance(node, AbstractAffineGatedCell):
-            return eqx.tree_at(lambda cell: cell.weights, zeros_like(node), node.weights)
+            is_none = lambda leaf: leaf is None  # noqa: E731
+            return eqx.tree_at(lambda cell: cell.weights, replaced(node), node.weights, is_leaf=is_none)
         return node
 
-    return jax.tree.map(only_weights, updates, is_leaf=lambda node: isinstance(node, AbstractAffineGatedCell))
+    return jax.tree.map(only_weights, tree, is_leaf=lambda node: isinstance(node, AbstractAffineGatedCell))
 
 
 def draw_weights(

@@ -3,18 +3,18 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
+import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
-from ..cells.affine import linearize
+from ..cells.affine import linearize, without_constants
 from ..support.arguments import whole
 from ..support.trees import norm, total
+from ._dependence import dependence
 from ._jacobians import cell_gradient, own_unit_jacobian, parameter_jacobian, seen, state_jacobian
 from .base import AbstractForwardEstimator, inexact
-
-PROBES = 16  # random points at which a cell is asked what reaches what
 
 
 class OwnUnitState(eqx.Module):
@@ -68,7 +68,8 @@ class SnAp(AbstractForwardEstimator):
             raise ValueError(
                 "example must be given, one (x, y) of the stream: SnAp finds its pattern of influence with it."
             )
-        kept = _pattern(cell, hidden, example[0], self.order, key=key)
+        kept = _pattern(cell, hidden, example[0], self.order)
+        _check_kept(kept)
         return MaskedState(jax.tree.map(lambda k, p: jnp.zeros(k.shape, p.dtype), kept, inexact(cell)), kept)
 
     def draw(self, state, steps):
@@ -127,33 +128,31 @@ def _advance_masked(cell, hidden, state, x):
 
 
 @eqx.filter_jit
-def _pattern(cell, hidden, x, order, *, key):
-    """What each number reaches in `order` steps: from the structure of an affine-gated cell, else from Jacobians.
+def _pattern(cell, hidden, x, order):
+    """What each number reaches in `order` steps, read from the program of the cell's step."""
 
-    Those are taken at several random points and united, since at any one point a derivative may happen to be zero.
-    """
-    if isinstance(cell, AbstractAffineGatedCell):  # of order 2 or more: every unit reaches every unit
-        flat, _ = ravel_pytree(hidden)
-        return jax.tree.map(lambda leaf: jnp.ones((flat.size, *leaf.shape), bool), inexact(cell))
-    if not all(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(x)):
-        raise ValueError("example: SnAp probes this cell with random inputs, which must be floating-point arrays.")
+    def step(point, x):
+        parameters, hidden = point
+        return ravel_pytree(eqx.combine(parameters, cell)(hidden, x))[0]
 
-    def jitter(tree, key):
-        floats, rest = eqx.partition(tree, eqx.is_inexact_array)
-        flat, unravel = ravel_pytree(floats)
-        return eqx.combine(unravel(flat + jr.normal(key, flat.shape, flat.dtype)), rest)
-
-    def probe(key):
-        point = tuple(jitter(tree, k) for tree, k in zip((cell, hidden, x), jr.split(key, 3), strict=True))
-        return jax.tree.map(lambda leaf: leaf != 0, (parameter_jacobian(*point), state_jacobian(*point)))
-
-    each = jax.vmap(probe)(jr.split(key, PROBES))
-    direct, connected = jax.tree.map(lambda leaf: leaf.any(0), each)
+    direct, connected = dependence(step, (inexact(cell), hidden), x)
+    connected = _flat_columns(connected)
     kept = direct
     for _ in range(order - 1):
         kept = jax.tree.map(
-            lambda k, d: (connected.astype(float) @ k.reshape(len(k), -1).astype(float) > 0).reshape(k.shape) | d,
-            kept,
-            direct,
+            lambda k, d: (connected @ k.reshape(len(k), -1).astype(float) > 0).reshape(k.shape) | d, kept, direct
         )
     return kept
+
+
+def _flat_columns(tree: PyTree[Bool[Array, "state ..."]]) -> Float[Array, "state columns"]:
+    """A matrix of what depends on the state, whose columns are the state flattened."""
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1).astype(float)
+
+
+def _check_kept(kept) -> None:
+    """Raise `ValueError` for a learned array of the cell that no state depends on."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(without_constants(kept)):
+        if not isinstance(leaf, Tracer) and not np.any(leaf):
+            name = "cell" + jax.tree_util.keystr(path)
+            raise ValueError(f"SnAp: no step of the cell reads {name}, so that it would never learn; take it out.")

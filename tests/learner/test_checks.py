@@ -1,6 +1,7 @@
 """Bad input from Python: one sentence that names the argument."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -79,3 +80,101 @@ def test_a_model_with_nothing_to_learn():
 def test_a_setting_out_of_range(match, make):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+class ComplexCell(onward.AbstractCell):
+    """`h' = λ h + x` of one unit, whose λ and whose state may each be complex."""
+
+    decay: jax.Array
+    state: str = eqx.field(static=True)
+
+    def __call__(self, hidden, x):
+        return (self.decay * hidden + x).astype(self.state)
+
+    def init_hidden(self):
+        return jnp.zeros(1, self.state)
+
+    def output(self, hidden):
+        return hidden.real
+
+
+COMPLEX = {
+    "parameter": (ComplexCell(jnp.array([0.5 + 0.5j], "complex64"), "float32"), lambda output: output),
+    "state": (ComplexCell(jnp.array([0.5], "float32"), "complex64"), lambda output: output),
+    "readout": (
+        onward.VanillaCell(1, 1, **CELL),
+        jax.tree_util.Partial(lambda w, output: (w * output).real, jnp.array([1j], "complex64")),
+    ),
+    "layer": (
+        onward.StackedCell([onward.VanillaCell(1, 1, **CELL), ComplexCell(jnp.ones(1, "complex64"), "float32")]),
+        lambda output: output,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_numbers_are_refused_with_what_to_do_instead(name):
+    """With JAX's gradient of a complex number a descent climbs: it wants the conjugate."""
+    model, xs, loss = onward.Model(*COMPLEX[name]), jnp.ones((3, 1), "float32"), lambda p, y: jnp.sum((p - y) ** 2)
+    saying = pytest.raises(ValueError, match=r"complex64\[1\].*two real arrays.*jax\.lax\.complex")
+    for estimator in (onward.BPTT(), onward.NoBackTrack(), onward.FPP(horizon=1, buffer=2)):
+        with saying:
+            onward.Learner(estimator, optax.sgd(0.1), loss=loss).init(model, key=jr.key(0), example=(xs[0], xs[0]))
+    with saying:
+        onward.audit(onward.RTRL(), model, loss, xs, xs, key=jr.key(0))
+    with saying:
+        onward.save_model(model, "nowhere")
+
+
+@pytest.mark.usefixtures("promotion")
+def test_complex_numbers_inside_a_cell_are_learned_as_two_real_arrays():
+    """What the refusal says to do works, and is exact: the gradient is that of the same cell written out in reals."""
+
+    def step(parameters, hidden, x):
+        re, im = parameters
+        h = jax.lax.complex(re, im) * jax.lax.complex(*hidden) + x
+        return h.real, h.imag
+
+    decay, xs = (jnp.array([0.5], "float32"), jnp.array([0.3], "float32")), jnp.ones((4, 1), "float32")
+    cell = onward.AdaptedCell(jax.tree_util.Partial(step, decay), hidden=decay, output=lambda h: h[0])
+    model = onward.Model(cell, lambda output: output)
+
+    def gradient(estimator):
+        learner = onward.Learner(estimator, optax.sgd(0.1), loss=lambda p, y: jnp.sum((p - y) ** 2), chunk=4)
+        after = learner.run(learner.init(model, key=jr.key(0), example=(xs[0], xs[0])), xs, xs)[0]
+        return np.concatenate([np.asarray(leaf) for leaf in jax.tree.leaves(after.arrays)])
+
+    def by_hand(parameters):
+        (a, b), (re, im), total = parameters, (0.0, 0.0), 0.0
+        for x in xs:
+            re, im = a * re - b * im + x, a * im + b * re
+            total = total + jnp.sum((re - x) ** 2)
+        return total
+
+    expected = np.concatenate(decay) - 0.1 * np.concatenate(jax.grad(by_hand)(decay))
+    for estimator in (onward.BPTT(), onward.RTRL(), onward.SnAp()):
+        np.testing.assert_allclose(gradient(estimator), expected, rtol=1e-5)
+
+
+def test_random_keys_in_the_inputs_are_refused_with_what_to_do_instead():
+    class Noisy(onward.AbstractCell):
+        decay: jax.Array
+
+        def __call__(self, hidden, x):
+            return self.decay * hidden + jr.normal(x, (2,), "float32")
+
+        def init_hidden(self):
+            return jnp.zeros_like(self.decay)
+
+        def output(self, hidden):
+            return hidden
+
+    model = onward.Model(Noisy(jnp.ones(2, "float32")), lambda output: output)
+    keys, ys = jr.split(jr.key(0), 3), jnp.ones((3, 2), "float32")
+    learner = onward.Learner(onward.FPP(horizon=1, buffer=2), optax.sgd(0.1), loss=lambda p, y: jnp.sum((p - y) ** 2))
+    saying = pytest.raises(ValueError, match=r"xs.*random keys.*key_data.*wrap_key_data")
+    with saying:
+        learner.init(model, key=jr.key(1), example=(keys[0], ys[0]))
+    learner = onward.Learner(onward.BPTT(), learner.optimizer, loss=learner.loss)
+    with saying:
+        learner.run(learner.init(model, key=jr.key(1)), keys, ys)
