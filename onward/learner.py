@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,17 +14,17 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ._checks import check_model, check_step, check_stream, check_targets
 from .cells.affine import constants_at_zero
-from .estimators.backward import AbstractBackwardEstimator
-from .estimators.base import AbstractEstimator, any_active, inexact
-from .estimators.posing import AbstractPosingEstimator, AbstractReplayEstimator, derivatives
+from .estimators.base import AbstractEstimator, Chunk, Estimate, Replay, inexact
 from .model import Model
 from .support.arguments import whole
-from .support.trees import mean_of_leading, select
-from .transforms.kalman import information_of
+from .support.trees import select
+from .transforms.informed import metric_of
 
 # As many updates of one estimate are written out one after another, and fuse with one another where the optimiser goes
 # number by number: a step of four updates of 4 units takes 7 % less, and of 32 units 4 %.
 WRITTEN_OUT = 8
+
+Given = TypeVar("Given", Estimate, Replay)
 
 
 class Carry(eqx.Module):
@@ -143,7 +143,7 @@ class Learner:
         """One chunk and one update. `xs`, `ys`: `[steps, ...]`, or `[steps, batch, ...]` with a batch; see `run`."""
         check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
         steps = jax.tree.leaves(xs)[0].shape[0]
-        return self._step(carry, (xs, ys, reset, weight, self._draw(carry, steps)), predictions)
+        return self._step(carry, Chunk(xs, ys, reset, weight, self._draw(carry, steps)), predictions)
 
     def run(
         self,
@@ -182,7 +182,7 @@ class Learner:
         check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
         steps = jax.tree.leaves(xs)[0].shape[0]
         whole = steps - steps % self.chunk
-        stream = (xs, ys, reset, weight, self._draw(carry, steps))
+        stream = Chunk(xs, ys, reset, weight, self._draw(carry, steps))
         parts = []
         if whole:
             carry, chunks = _loop(
@@ -206,19 +206,28 @@ class Learner:
         draw = jax.vmap(lambda state: self.estimator.draw(state, steps), out_axes=1, axis_size=self.batch)
         return draw(carry.estimator)
 
-    def _step(self, carry, chunk, predictions) -> tuple[Carry, Metrics]:
-        carry, metrics = self._turn(carry, lambda carry: self._estimate(carry, *chunk))
-        if isinstance(self.estimator, AbstractReplayEstimator) and self.estimator.replays:
+    def _step(self, carry: Carry, chunk: Chunk, predictions: bool) -> tuple[Carry, Metrics]:
+        carry, estimate = self._turn(carry, lambda carry: self._estimate(carry, chunk))
+        if self.estimator.replays:
 
             def again(turn, carry):
-                return self._turn(carry, lambda carry: self._replay(carry, chunk[-1], turn))[0]
+                return self._turn(carry, lambda carry: self._replay(carry, turn, chunk.noise))[0]
 
             carry = jax.lax.fori_loop(1, 1 + self.estimator.replays, again, carry)
-        return carry, metrics if predictions else Metrics(metrics.losses)
+        return carry, Metrics(estimate.losses, estimate.predictions if predictions else None)
 
-    def _turn(self, carry, estimate) -> tuple[Carry, Any]:
-        """One estimate from the carry, and its update of the parameters; or its several, one after another."""
-        metrics, grads, hidden, state, active = estimate(carry)
+    def _estimate(self, carry: Carry, chunk: Chunk) -> Estimate:
+        estimator = self.estimator.informed(metric_of(self.optimizer, carry.optimizer))
+        of = estimator.estimate if self.batch is None else estimator.mean_estimate
+        return of(carry.model, self.loss, carry.hidden, carry.estimator, chunk)
+
+    def _replay(self, carry: Carry, turn: Array, noise: PyTree) -> Replay:
+        of = self.estimator.replay if self.batch is None else self.estimator.mean_replay
+        return of(carry.model, self.loss, carry.estimator, turn, noise=noise)
+
+    def _turn(self, carry: Carry, estimate: Callable[[Carry], Given]) -> tuple[Carry, Given]:
+        """An estimate from the carry, and the update of the parameters by it; by each of its gradients in turn."""
+        given = estimate(carry)
 
         def grads_at(parameters):
             # Constants stay where they are, whatever the optimiser would have done to them.
@@ -226,7 +235,7 @@ class Learner:
             arrays = jax.tree.map(jnp.where, learned, parameters, inexact(carry.arrays))
             arrays = eqx.combine(arrays, carry.arrays)
             there = Carry(arrays, carry.skeleton, carry.hidden, carry.estimator, carry.optimizer)
-            return constants_at_zero(estimate(there)[1])
+            return constants_at_zero(estimate(there).grads)
 
         def apply(moving, grads, active, grad_fn):
             arrays, optimizer = moving
@@ -237,7 +246,7 @@ class Learner:
             # An optimiser with a memory moves even at a gradient of zero.
             return select(active, (moved, after), moving)
 
-        moving = carry.arrays, carry.optimizer
+        moving, grads, active = (carry.arrays, carry.optimizer), given.grads, given.active
         if active.ndim == 0:
             arrays, optimizer = apply(moving, grads, active, grads_at)
         else:
@@ -249,79 +258,7 @@ class Learner:
                 return apply(moving, part(grads), active[k], lambda parameters: part(grads_at(parameters)))
 
             arrays, optimizer = jax.lax.fori_loop(0, len(active), one, moving, unroll=min(len(active), WRITTEN_OUT))
-        return Carry(arrays, carry.skeleton, hidden, state, optimizer), metrics
-
-    def _estimate(self, carry, xs, ys, reset, weight, noise) -> tuple[Metrics, Any, PyTree, PyTree, Array]:
-        """Metrics, gradient, hidden and estimator state, activity of the chunk; over a batch, the mean gradient."""
-
-        model, metric = carry.model, information_of(carry.optimizer)
-        if self.batch is not None and isinstance(self.estimator, AbstractBackwardEstimator):
-            return self._mean_estimate(self.estimator, carry, xs, ys, reset, weight, noise)
-        if self.batch is not None and isinstance(self.estimator, AbstractPosingEstimator):
-            return self._posed_estimate(self.estimator, carry, xs, ys, reset, weight, noise)
-
-        def grad(hidden, state, xs, ys, reset, weight, noise):
-            e = self.estimator.grad(
-                model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise, metric=metric
-            )
-            return Metrics(e.losses, e.predictions), e.grads, e.hidden, e.state, e.active
-
-        if self.batch is None:
-            return grad(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
-        over_streams = jax.vmap(grad, in_axes=(0, 0, 1, 1, 1, 1, 1), out_axes=(1, 0, 0, 0, 0))
-        metrics, grads, hidden, state, active = over_streams(
-            carry.hidden, carry.estimator, xs, ys, reset, weight, noise
-        )
-        return metrics, mean_of_leading(grads), hidden, state, active.any(0)
-
-    def _mean_estimate(self, estimator, carry, xs, ys, reset, weight, noise):
-        """As `_estimate`, with the mean over the streams differentiated as one function."""
-
-        def mean(parameters):
-            model = eqx.combine(parameters, carry.model)
-
-            def unroll(hidden, state, xs, ys, reset, weight, noise):
-                unrolled = estimator.unroll(
-                    model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise
-                )
-                return Metrics(unrolled.losses, unrolled.predictions), unrolled.hidden, unrolled.state
-
-            over_streams = jax.vmap(unroll, in_axes=(0, 0, 1, 1, 1, 1, 1), out_axes=(1, 0, 0))
-            metrics, hidden, state = over_streams(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
-            return metrics.losses.sum(0).mean(), (metrics, hidden, state)
-
-        (_, (metrics, hidden, state)), grads = jax.value_and_grad(mean, has_aux=True)(inexact(carry.arrays))
-        return metrics, grads, hidden, state, any_active(weight)
-
-    def _posed_estimate(self, estimator, carry, xs, ys, reset, weight, noise):
-        """As `_estimate`, with all streams' objectives differentiated as one function."""
-
-        def advance(hidden, state, xs, ys, reset, weight, noise):
-            a = estimator.advance(
-                carry.model, self.loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise
-            )
-            return Metrics(a.losses, a.predictions), a.state, a.posed
-
-        over_streams = jax.vmap(advance, in_axes=(0, 0, 1, 1, 1, 1, 1), out_axes=(1, 0, 0))
-        metrics, state, posed = over_streams(carry.hidden, carry.estimator, xs, ys, reset, weight, noise)
-        return metrics, *self._settled(carry.model, estimator, state, posed)
-
-    def _settled(self, model, estimator, state, posed):
-        """The mean gradient of what the streams pose, and what they go on with."""
-        grads, by_variables = derivatives(estimator, model, self.loss, posed, self.batch)
-        hidden, state = jax.vmap(estimator.settle)(state, posed, by_variables)
-        return grads, hidden, state, posed.active.any(0)
-
-    def _replay(self, carry, noise, turn) -> tuple[None, Any, PyTree, PyTree, Array]:
-        """As `_estimate`, without metrics, of what the estimator's state remembers."""
-
-        model, estimator = carry.model, cast(AbstractReplayEstimator, self.estimator)
-        if self.batch is None:
-            r = estimator.replay(model, self.loss, carry.estimator, turn, noise=noise)
-            return None, r.grads, r.hidden, r.state, r.active
-        pose = jax.vmap(lambda state, noise: estimator.pose_again(model, state, turn, noise=noise), in_axes=(0, 1))
-        posed = pose(carry.estimator, noise)
-        return None, *self._settled(model, estimator, carry.estimator, posed)
+        return Carry(arrays, carry.skeleton, given.hidden, given.state, optimizer), given
 
 
 def _loop(step, carry, stream, size, count):

@@ -120,7 +120,7 @@ def _optimizer(name: str, chunk: int, settings: Settings) -> tuple[optax.Gradien
             words = f"FPTT (α {_shown(alpha)}, β {_shown(beta)}), norm clipped at 1, Adam {size}"
         case _:
             at_one, words = optax.chain(clip, optax.adam(1.0)), f"Adam {size}, norm clipped at 1"
-    return optax.chain(at_one, scaled(rate)), words
+    return scaled(at_one, rate), words
 
 
 def _kalman(chunk: int, decay, prior) -> tuple[optax.GradientTransformation, str]:

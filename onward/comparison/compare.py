@@ -8,7 +8,6 @@ from functools import partial
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from ..learner import Learner
@@ -143,7 +142,7 @@ def _race(
     learner, seeds = contestant.learner, len(keys)
 
     def make(factor):
-        optimizer = optax.chain(learner.optimizer, scaled(factor))
+        optimizer = scaled(learner.optimizer, factor)
         scaled_learner = Learner(
             learner.estimator, optimizer, loss=learner.loss, chunk=learner.chunk, batch=learner.batch
         )

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
-from ..estimators import AbstractPosingEstimator
 from ..learner import Carry, Learner
 from ..losses import softmax_cross_entropy
 from ..model import Model
@@ -22,6 +21,7 @@ from ..support.arguments import whole
 from ..support.devices import shared_evenly
 from ..support.trees import row_sums, select
 from ..tasks.symbols import SymbolTask
+from ..transforms.informed import Informed, metric_of
 
 BLOCK = 1000  # symbols read between two looks at the clock, rounded up to whole chunks
 POINTS_PER_DECADE = 25
@@ -69,8 +69,7 @@ class Contestant(NamedTuple):
 
 def least_characters(learner: Learner) -> int:
     """How many a stream must have for the learner to store what it learns from, and predict once more."""
-    estimator = learner.estimator
-    return estimator.least_steps if isinstance(estimator, AbstractPosingEstimator) else 1
+    return learner.estimator.least_steps
 
 
 def check_contestant(name: str, learner: Learner, budget: Budget) -> None:
@@ -87,13 +86,14 @@ def check_contestant(name: str, learner: Learner, budget: Budget) -> None:
         )
 
 
-def scaled(factor: float | Float[Array, ""]) -> optax.GradientTransformation:
-    """Updates times a number, which may be traced."""
+def scaled(optimizer: optax.GradientTransformation, factor: float | Float[Array, ""]) -> Informed:
+    """The optimiser with its updates times a number, which may be traced."""
 
     def scale(updates: PyTree, params: PyTree = None) -> PyTree:
         return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, updates)
 
-    return optax.stateless(scale)
+    chained = optax.chain(optimizer, optax.stateless(scale))
+    return Informed(chained, lambda state: metric_of(optimizer, state[0]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,9 @@ from .artbp import ARTBP as ARTBP
 from .backward import AbstractBackwardEstimator as AbstractBackwardEstimator
 from .base import AbstractEstimator as AbstractEstimator
 from .base import AbstractForwardEstimator as AbstractForwardEstimator
+from .base import Chunk as Chunk
 from .base import Estimate as Estimate
+from .base import Replay as Replay
 from .bptt import BPTT as BPTT
 from .dropout import DropoutBPTT as DropoutBPTT
 from .fpp import FPP as FPP

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from ..cells.rollout import restarted
 from ._noise import Counter, uniform
 from .backward import AbstractBackwardEstimator, Unrolled
-from .base import length, weighted_loss
+from .base import weighted_loss
 
 
 class ARTBP(AbstractBackwardEstimator):
@@ -46,19 +46,19 @@ class ARTBP(AbstractBackwardEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def unroll(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
+    def unroll(self, model, loss, hidden, state, chunk):
         # The factor on the cotangent that passes from a step back into the state before it.
-        passed = jnp.where(uniform(noise[:, 0]) < self.cut, 0, 1 / (1 - self.cut))
+        passed = jnp.where(uniform(chunk.noise[:, 0]) < self.cut, 0, 1 / (1 - self.cut))
 
         def step(hidden, inputs):
-            x, y, restart, weight, factor = inputs
+            now, factor = inputs
             hidden = jax.tree.map(lambda h: _scale_cotangent(h, factor.astype(h.dtype)), hidden)
-            hidden = model.cell(restarted(model.cell, hidden, restart), x)
+            hidden = model.cell(restarted(model.cell, hidden, now.reset), now.xs)
             prediction = model.predict(hidden)
-            return hidden, (weighted_loss(loss, prediction, y, weight), prediction)
+            return hidden, (weighted_loss(loss, prediction, now.ys, now.weight), prediction)
 
-        last, (losses, predictions) = jax.lax.scan(step, hidden, (xs, ys, reset, weight, passed))
-        state = Counter(state.key, state.steps + jnp.uint32(length(xs)))
+        last, (losses, predictions) = jax.lax.scan(step, hidden, (chunk, passed))
+        state = Counter(state.key, state.steps + jnp.uint32(chunk.steps))
         return Unrolled(jnp.asarray(losses), last, state, predictions)
 
 

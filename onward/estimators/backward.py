@@ -2,20 +2,20 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ..model import Model
-from .base import AbstractEstimator, Estimate, any_active, inexact, length
+from .base import AbstractEstimator, Chunk, Estimate, inexact
 
 
 class Unrolled(NamedTuple):
     """A chunk that was run through; all as in `Estimate`."""
 
-    losses: Float[Array, " steps"]
+    losses: Float[Array, "steps *batch"]
     hidden: PyTree
     state: PyTree
     predictions: PyTree
@@ -24,38 +24,33 @@ class Unrolled(NamedTuple):
 class AbstractBackwardEstimator(AbstractEstimator):
     """An estimator whose gradient is what reverse-mode differentiation makes of its chunk's summed losses.
 
-    It says how a chunk of one stream unrolls, and no more. Over a batch of streams the learner differentiates their
-    mean as one function: a weight's gradient is then one product over streams and time, and never stands there stream
-    by stream.
+    It says how a chunk of one stream unrolls, and no more. A batch of streams is differentiated as one function, the
+    mean of their losses: a weight's gradient is then one product over streams and time, and is never held stream by
+    stream.
     """
 
     @abstractmethod
-    def unroll(
-        self,
-        model: Model,
-        loss: Callable,
-        hidden: PyTree,
-        state: PyTree,
-        xs: PyTree,
-        ys: PyTree,
-        *,
-        reset: Bool[Array, " steps"] | None,
-        weight: Float[Array, " steps"] | None,
-        noise: Any,
-    ) -> Unrolled:
-        """The chunk's losses, to be differentiated by the parameters of `model`, and what to go on with.
+    def unroll(self, model: Model, loss: Callable, hidden: PyTree, state: PyTree, chunk: Chunk) -> Unrolled:
+        """The chunk's losses, differentiable with respect to the parameters of `model`, and what the next one starts
+        from."""
 
-        `noise` is `draw(state, steps)`.
-        """
+    def estimate(self, model, loss, hidden, state, chunk):
+        return _differentiated(model, chunk, lambda model: self.unroll(model, loss, hidden, state, chunk))
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
-        if noise is None:
-            noise = self.draw(state, length(xs))
+    def mean_estimate(self, model, loss, hidden, state, chunk):
+        def unroll(model):
+            def one(hidden, state, chunk):
+                return tuple(self.unroll(model, loss, hidden, state, chunk))
 
-        def summed(parameters):
-            m = eqx.combine(parameters, model)
-            unrolled = self.unroll(m, loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise)
-            return unrolled.losses.sum(), unrolled
+            return Unrolled(*jax.vmap(one, in_axes=(0, 0, 1), out_axes=(1, 0, 0, 1))(hidden, state, chunk))
 
-        (_, (losses, hidden, state, predictions)), grads = jax.value_and_grad(summed, has_aux=True)(inexact(model))
-        return Estimate(losses, grads, hidden, state, predictions, any_active(weight))
+        return _differentiated(model, chunk, unroll)
+
+
+def _differentiated(model: Model, chunk: Chunk, unroll: Callable[[Model], Unrolled]) -> Estimate:
+    def mean(parameters):
+        unrolled = unroll(eqx.combine(parameters, model))
+        return unrolled.losses.sum(0).mean(), unrolled
+
+    (_, (losses, hidden, state, predictions)), grads = jax.value_and_grad(mean, has_aux=True)(inexact(model))
+    return Estimate(losses, grads, hidden, state, predictions, chunk.active)

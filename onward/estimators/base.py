@@ -8,30 +8,60 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt32
 
 from ..cells import AbstractCell
 from ..cells.rollout import restarted
 from ..model import Model
-from ..support.trees import select, zeros_like
+from ..support.trees import mean_of_leading, select, zeros_like
 from ..transforms.quasi_diagonal import QuasiDiagonal
+
+Turn = int | Int[Array, ""]
+
+
+class Chunk(eqx.Module):
+    """A few steps of a stream. Time is the leading axis of every array; over a batch of streams, the batch is second.
+
+    * `xs`, `ys`: inputs and targets;
+    * `reset`: true where a new sequence starts with that step; `None` for nowhere;
+    * `weight`: multiplies the step's loss; `None` for 1 everywhere;
+    * `noise`: the random bits of `AbstractEstimator.draw`, a `UInt32[Array, "steps *batch words"]`; `None` for a
+      deterministic estimator.
+    """
+
+    xs: PyTree[Shaped[Array, "steps ..."]]
+    ys: PyTree[Shaped[Array, "steps ..."]]
+    reset: Bool[Array, "steps *batch"] | None = None
+    weight: Float[Array, "steps *batch"] | None = None
+    noise: Any = None
+
+    @property
+    def steps(self) -> int:
+        """The number of steps."""
+        return length(self.xs)
+
+    @property
+    def active(self) -> Bool[Array, ""]:
+        """Whether any step carries a loss."""
+        return jnp.array(True) if self.weight is None else jnp.any(self.weight != 0)
 
 
 class Estimate(eqx.Module):
-    """What an estimator says about one chunk of a stream.
+    """What an estimator says about one chunk of a stream. Over a batch of streams, `losses` and `predictions` have the
+    batch as their second axis, `hidden` and `state` as their first, and `grads` is the mean over the streams.
 
     * `losses`: `[steps]`, each step's loss times its weight;
-    * `grads`: shaped like the model's inexact arrays (`None` elsewhere), the sum over the chunk; of what it drew from
-      the past, for an estimator that replays it;
-    * `hidden`, `state`: what to go on with;
+    * `grads`: shaped like the model's inexact arrays (`None` elsewhere), the gradient of the summed losses. An
+      estimator that replays its past gives the gradient of what it drew from there instead;
+    * `hidden`, `state`: what the next chunk starts from;
     * `predictions`: `[steps, ...]`;
-    * `active`: whether anything that `grads` are of carried a loss; where not, the learner leaves the parameters alone.
+    * `active`: whether any loss entered `grads`; if none did, the learner leaves the parameters alone.
 
-    An estimate of several gradients, all at the same parameters, has them along a leading axis of `grads` and of
-    `active`: the optimiser applies one after another.
+    `grads` and `active` may have a leading axis, of several gradients at the same parameters: the optimiser applies
+    them one after another.
     """
 
-    losses: Float[Array, " steps"]
+    losses: Float[Array, "steps *batch"]
     grads: Model
     hidden: PyTree
     state: PyTree
@@ -40,17 +70,28 @@ class Estimate(eqx.Module):
 
     @property
     def value(self) -> Float[Array, ""]:
-        """The sum of the step losses, the number that `grads` are the gradient of, but for replays of the past."""
+        """The sum of the step losses: what `grads` is the gradient of, unless the estimator replays its past."""
         return self.losses.sum()
 
 
-class AbstractEstimator(eqx.Module):
-    """Turns a chunk of one stream into a gradient, and carries what it must remember to the next chunk.
+class Replay(eqx.Module):
+    """One more gradient from an estimator that replays its past; the fields are those of `Estimate`."""
 
-    The learner `vmap`s an estimator over a batch of streams; the estimator itself sees one. Parameters are fixed inside
-    a chunk. A `reset` flag says that a new sequence starts with that step: nothing learnt of the past leaks across, but
-    random keys and counters run on. A step's `weight` multiplies its loss; where it is 0 neither the loss nor its
-    gradient enters, whatever they are.
+    grads: Model
+    hidden: PyTree
+    state: PyTree
+    active: Bool[Array, "*updates"]
+
+
+class AbstractEstimator(eqx.Module):
+    """Turns a chunk of a stream into a gradient, and carries what it must remember to the next chunk.
+
+    The parameters are fixed inside a chunk. A `reset` flag says that a new sequence starts with that step: nothing
+    learned from the past leaks across, but random keys and counters run on. A step's `weight` multiplies its loss;
+    where it is 0 neither the loss nor its gradient enters, whatever they are.
+
+    A new estimator defines `init`, `draw`, `estimate` and `influence_norm`, each for one stream. The other methods have
+    defaults, for an estimator to define where it can do better.
     """
 
     @abstractmethod
@@ -58,6 +99,17 @@ class AbstractEstimator(eqx.Module):
         """The state at the start of a stream. `example` is one `(x, y)` of it, where buffers need its shape."""
 
     @abstractmethod
+    def draw(self, state: PyTree, steps: int) -> UInt32[Array, "steps words"] | None:
+        """The random bits of the next `steps` steps, drawn outside any loop; `None` for a deterministic estimator."""
+
+    @abstractmethod
+    def estimate(self, model: Model, loss: Callable, hidden: PyTree, state: PyTree, chunk: Chunk) -> Estimate:
+        """The gradient of the chunk's summed loss. `chunk.noise` has been drawn."""
+
+    @abstractmethod
+    def influence_norm(self, state: PyTree) -> Float[Array, ""]:
+        """The norm of the carried approximation of ∂hidden/∂θ, to watch before it overflows; 0 without one."""
+
     def grad(
         self,
         model: Model,
@@ -70,21 +122,46 @@ class AbstractEstimator(eqx.Module):
         reset: Bool[Array, " steps"] | None = None,
         weight: Float[Array, " steps"] | None = None,
         noise: UInt32[Array, "steps words"] | None = None,
-        metric: QuasiDiagonal | None = None,
     ) -> Estimate:
-        """The gradient of the chunk's summed loss.
+        """`estimate` for a direct caller: of the chunk's parts, with noise drawn if it is not given."""
+        noise = self.draw(state, length(xs)) if noise is None else noise
+        return self.estimate(model, loss, hidden, state, Chunk(xs, ys, reset, weight, noise))
 
-        `noise` is `draw(state, steps)`, made here if it is not given. `metric` is what a Kalman optimiser knows of the
-        model's parameters, for the estimators that balance by it.
+    def mean_estimate(self, model: Model, loss: Callable, hidden: PyTree, state: PyTree, chunk: Chunk) -> Estimate:
+        """`estimate` over a batch of streams, with the mean of their gradients."""
+
+        def one(hidden, state, chunk):
+            e = self.estimate(model, loss, hidden, state, chunk)
+            return (e.losses, e.predictions), e.grads, e.hidden, e.state, e.active
+
+        over_streams = jax.vmap(one, in_axes=(0, 0, 1), out_axes=(1, 0, 0, 0, 0))
+        (losses, predictions), grads, hidden, state, active = over_streams(hidden, state, chunk)
+        return Estimate(losses, mean_of_leading(grads), hidden, state, predictions, active.any(0))
+
+    def informed(self, metric: QuasiDiagonal | None) -> "AbstractEstimator":
+        """This estimator, told what a Kalman optimiser knows about the model's parameters; most have no use for it."""
+        return self
+
+    @property
+    def replays(self) -> int:
+        """How many more gradients there are of a chunk once its own has been applied; see `replay`."""
+        return 0
+
+    @property
+    def least_steps(self) -> int:
+        """How long a stream must be for anything that is learned from it to be of use in it."""
+        return 1
+
+    def replay(self, model: Model, loss: Callable, state: PyTree, turn: Turn, *, noise: Any) -> Replay:
+        """The `turn`-th further gradient, from 1 to `replays`, with the model as the update before has left it.
+
+        `noise` is the chunk's, as in `grad`.
         """
+        raise NotImplementedError(f"{type(self).__name__} has nothing to replay.")
 
-    @abstractmethod
-    def draw(self, state: PyTree, steps: int) -> UInt32[Array, "steps words"] | None:
-        """The random bits of the next `steps` steps, drawn outside any loop; `None` for a deterministic estimator."""
-
-    @abstractmethod
-    def influence_norm(self, state: PyTree) -> Float[Array, ""]:
-        """The norm of the carried approximation of ∂hidden/∂θ, to watch before it overflows; 0 without one."""
+    def mean_replay(self, model: Model, loss: Callable, state: PyTree, turn: Turn, *, noise: Any) -> Replay:
+        """`replay` over a batch of streams, with the mean of their gradients."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing to replay.")
 
 
 def inexact(tree: PyTree) -> PyTree:
@@ -120,11 +197,6 @@ def _weighted_backward(loss, gradient, cotangent):
 weighted_loss.defvjp(_weighted_forward, _weighted_backward)
 
 
-def any_active(weight: Float[Array, "steps *batch"] | None) -> Bool[Array, ""]:
-    """Whether any step of the chunk carries a loss."""
-    return jnp.array(True) if weight is None else jnp.any(weight != 0)
-
-
 class AbstractForwardEstimator(AbstractEstimator):
     """An estimator that carries an approximation of ∂hidden/∂θ, the influence, forward with the state.
 
@@ -138,33 +210,19 @@ class AbstractForwardEstimator(AbstractEstimator):
 
     @abstractmethod
     def advance(
-        self,
-        cell: AbstractCell,
-        hidden: PyTree,
-        state: PyTree,
-        x: PyTree,
-        noise: Any,
-        metric: QuasiDiagonal | None = None,
+        self, cell: AbstractCell, hidden: PyTree, state: PyTree, x: PyTree, noise: Any
     ) -> tuple[PyTree, PyTree, Callable[[PyTree], PyTree]]:
-        """One step: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient of the cell.
+        """One step: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient of the cell."""
 
-        `metric` is over the cell's parameters.
-        """
-
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
-        if noise is None:
-            noise = self.draw(state, length(xs))
-        if metric is not None:
-            metric = metric.part(lambda m: m.cell)
-
-        def step(hidden, state, x, y, restart, weight, noise):
-            if restart is not None:
-                hidden, state = restarted(model.cell, hidden, restart), select(restart, self.restart(state), state)
-            hidden, state, contract = self.advance(model.cell, hidden, state, x, noise, metric)
+    def estimate(self, model, loss, hidden, state, chunk):
+        def step(hidden, state, now):
+            if now.reset is not None:
+                hidden, state = restarted(model.cell, hidden, now.reset), select(now.reset, self.restart(state), state)
+            hidden, state, contract = self.advance(model.cell, hidden, state, now.xs, now.noise)
 
             def predict(parameters, hidden):
                 prediction = eqx.combine(parameters, model).predict(hidden)
-                return weighted_loss(loss, prediction, y, weight), prediction
+                return weighted_loss(loss, prediction, now.ys, now.weight), prediction
 
             (value, prediction), (grads, H) = jax.value_and_grad(predict, argnums=(0, 1), has_aux=True)(
                 inexact(model), hidden
@@ -172,18 +230,17 @@ class AbstractForwardEstimator(AbstractEstimator):
             grads = eqx.tree_at(lambda m: m.cell, grads, contract(H))
             return hidden, state, grads, value, prediction
 
-        inputs = (xs, ys, reset, weight, noise)
-        if length(xs) == 1:  # no loop for a chunk of one
-            first = jax.tree.map(lambda leaf: leaf[0], inputs)
-            hidden, state, grads, value, prediction = step(hidden, state, *first)
+        if chunk.steps == 1:  # no loop for a chunk of one
+            only = jax.tree.map(lambda leaf: leaf[0], chunk)
+            hidden, state, grads, value, prediction = step(hidden, state, only)
             losses, predictions = value[None], jax.tree.map(lambda leaf: leaf[None], prediction)
         else:
 
-            def body(carry, inputs):
+            def body(carry, now):
                 hidden, state, total = carry
-                hidden, state, grads, value, prediction = step(hidden, state, *inputs)
+                hidden, state, grads, value, prediction = step(hidden, state, now)
                 return (hidden, state, jax.tree.map(jnp.add, total, grads)), (value, prediction)
 
             carry = (hidden, state, zeros_like(inexact(model)))
-            (hidden, state, grads), (losses, predictions) = jax.lax.scan(body, carry, inputs)
-        return Estimate(losses, grads, hidden, state, predictions, any_active(weight))
+            (hidden, state, grads), (losses, predictions) = jax.lax.scan(body, carry, chunk)
+        return Estimate(losses, grads, hidden, state, predictions, chunk.active)

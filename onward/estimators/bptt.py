@@ -35,8 +35,8 @@ class BPTT(AbstractBackwardEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def unroll(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
-        states = rollout(model.cell, hidden, xs, reset=reset)
+    def unroll(self, model, loss, hidden, state, chunk):
+        states = rollout(model.cell, hidden, chunk.xs, reset=chunk.reset)
         predictions = jax.vmap(model.predict)(states)
-        losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, ys, weight)
+        losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, chunk.ys, chunk.weight)
         return Unrolled(losses, jax.tree.map(lambda leaf: leaf[-1], states), state, predictions)

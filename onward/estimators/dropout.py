@@ -10,7 +10,7 @@ from ..cells.rollout import rollout
 from ..support.arguments import number
 from ._noise import Counter
 from .backward import AbstractBackwardEstimator, Unrolled
-from .base import length, weighted_loss
+from .base import weighted_loss
 
 
 class DropoutBPTT(AbstractBackwardEstimator):
@@ -51,15 +51,15 @@ class DropoutBPTT(AbstractBackwardEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def unroll(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
-        cell, steps = model.cell, length(xs)
+    def unroll(self, model, loss, hidden, state, chunk):
+        cell, xs, noise = model.cell, chunk.xs, chunk.noise
         if isinstance(cell, EmbeddedCell):
             xs, cell = cell.embed(xs), cell.cell
-        states = rollout(cell, hidden, self._dropped(xs, noise, 0), reset=reset)
+        states = rollout(cell, hidden, self._dropped(xs, noise, 0), reset=chunk.reset)
         predictions = jax.vmap(model.read)(self._dropped(jax.vmap(cell.output)(states), noise, 1))
-        losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, ys, weight)
+        losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, chunk.ys, chunk.weight)
         last = jax.tree.map(lambda leaf: leaf[-1], states)
-        return Unrolled(losses, last, Counter(state.key, state.steps + jnp.uint32(steps)), predictions)
+        return Unrolled(losses, last, Counter(state.key, state.steps + jnp.uint32(chunk.steps)), predictions)
 
     def _dropped(self, tree: PyTree, noise: UInt32[Array, "steps 2"], place: int) -> PyTree:
         """The arrays of numbers in `tree`, `[steps, ...]`, with some left out, and the others larger for it."""

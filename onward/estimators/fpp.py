@@ -187,32 +187,31 @@ class FPP(AbstractReplayEstimator):
     def influence_norm(self, state):
         return jnp.zeros(())
 
-    def advance(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
-        _check_entries(state.ring, xs, ys)
+    def advance(self, model, loss, hidden, state, chunk):
+        _check_entries(state.ring, chunk.xs, chunk.ys)
 
-        def step(carry, inputs):
+        def step(carry, now):
             hidden, ring = carry
-            x, y, restart, weight = inputs
-            hidden = model.cell(restarted(model.cell, hidden, restart), x)
+            hidden = model.cell(restarted(model.cell, hidden, now.reset), now.xs)
             prediction = model.predict(hidden)
-            value = weighted_loss(loss, prediction, y, weight)
-            start = jnp.array(False) if restart is None else restart
-            ring = ring.push(hidden, x, y, jnp.ones(()) if weight is None else weight, start)
+            value = weighted_loss(loss, prediction, now.ys, now.weight)
+            start = jnp.array(False) if now.reset is None else now.reset
+            ring = ring.push(hidden, now.xs, now.ys, jnp.ones(()) if now.weight is None else now.weight, start)
             return (hidden, ring), (value, prediction)
 
-        (_, ring), (losses, predictions) = scan_steps(step, (hidden, state.ring), (xs, ys, reset, weight))
-        counter = Counter(state.counter.key, state.counter.steps + jnp.uint32(length(xs)))
+        (_, ring), (losses, predictions) = scan_steps(step, (hidden, state.ring), chunk)
+        counter = Counter(state.counter.key, state.counter.steps + jnp.uint32(chunk.steps))
         # A number may have been changed in the state, as by a sweep; a schedule is asked anew.
         penalty, rate = (
             _at(given, counter.steps - jnp.uint32(1)) if callable(given) else now
             for given, now in ((self.penalty, state.penalty), (self.state_rate, state.state_rate))
         )
-        state = FPPState(ring, counter, penalty, rate)
+        state, words = FPPState(ring, counter, penalty, rate), chunk.noise[-1]
         if self.parallel:
             turns = jnp.arange(self._most, dtype=jnp.int32)
-            posed = jax.vmap(lambda turn: self._pose(state, noise[-1], turn))(turns)
+            posed = jax.vmap(lambda turn: self._pose(state, words, turn))(turns)
         else:
-            posed = self._pose(state, noise[-1], 0)
+            posed = self._pose(state, words, 0)
         return Advanced(losses, state, predictions, posed)
 
     def pose_again(self, model, state, turn, *, noise):

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell, AbstractCell, StackedCell
 from ..cells.affine import Rows, linearize
+from ..model import Model
 from ..support.arguments import whole
 from ..support.trees import inner, total
 from ..transforms.quasi_diagonal import QuasiDiagonal
@@ -58,8 +59,8 @@ class NoBackTrack(AbstractForwardEstimator):
       for a forward derivative of the cell along every unit in place of one.
 
     - `norms`: which norms ρ̄ and ρ_i are made of; by default `onward.estimators.HalfInvariantNorms()`. With
-      `onward.quasi_diagonal_kalman` for an optimiser these take the parameters' scales from it: that is Algorithm 2,
-      the Kalman version. With any other optimiser they are Euclidean: Algorithm 1.
+      `onward.quasi_diagonal_kalman` as its optimiser the learner hands the parameters' scales to them: that is
+      Algorithm 2, the Kalman version. With any other optimiser they are Euclidean: Algorithm 1.
 
     Raises `ValueError` for a rank below 1.
 
@@ -99,14 +100,19 @@ class NoBackTrack(AbstractForwardEstimator):
         w_norms = jnp.sqrt(total(self._form.squared_norms(w) for w in state.w))
         return jnp.sum(v_norms * w_norms) / (1 if self.blocks else self.rank)
 
-    def advance(self, cell, hidden, state, x, noise, metric=None):
+    def informed(self, metric):
+        if metric is None or not isinstance(metric.diagonal, Model):
+            return self
+        norms = self.norms.informed(_by_layer_of_cell(metric.part(lambda m: m.cell)))
+        return NoBackTrack(self.rank, self.blocks, norms)
+
+    def advance(self, cell, hidden, state, x, noise):
         layers, states = _layers(cell), list(_by_layer(cell, hidden))
         v, w, pending, pullbacks = state.v, state.w, state.pending, []
         epsilon = signs(noise, self._form.sign_template(v))
-        metrics = None if metric is None else _metrics(cell, metric)
         for l in range(len(layers)):
             # The rows waiting are those of the layer that moved last: the one below, or the top one a step ago.
-            v, w = self._reduce(v, w, pending, l - 1, metrics)
+            v, w = self._reduce(v, w, pending, l - 1)
             states[l], moved, pending, pullback = _transition(layers, l, states, v, x, epsilon[l])
             v = (*v[:l], moved, *v[l + 1 :])
             pullbacks.append(pullback)
@@ -127,9 +133,9 @@ class NoBackTrack(AbstractForwardEstimator):
     def _form(self) -> Copies | Blocks:
         return Blocks(self.rank) if self.blocks else Copies(self.rank)
 
-    def _reduce(self, v, w, pending, layer, metrics):
+    def _reduce(self, v, w, pending, layer):
         """Fold the rows that wait into `v` and `w`, (13)–(15)."""
-        lengths = self.norms.lengths(self._form, v, w, pending, layer, metrics)
+        lengths = self.norms.lengths(self._form, v, w, pending, layer)
         rho, inverse = balance(lengths.w, lengths.v)
         v = list(Copies(self.rank).scale(rho, v))
         w = [self._form.scale(inverse, w_l) for w_l in w]
@@ -172,10 +178,10 @@ def _layers(cell: AbstractCell) -> tuple[AbstractCell, ...]:
     return cell.layers if isinstance(cell, StackedCell) else (cell,)
 
 
-def _metrics(cell: AbstractCell, metric: QuasiDiagonal) -> tuple[QuasiDiagonal, ...]:
-    if not isinstance(cell, StackedCell):
-        return (metric,)
-    return tuple(metric.part(lambda c, l=l: c.layers[l]) for l in range(len(cell.layers)))
+def _by_layer_of_cell(metric: QuasiDiagonal) -> tuple[QuasiDiagonal, ...]:
+    """The matrix over a cell's parameters, layer by layer."""
+    layers = range(len(_layers(metric.diagonal)))
+    return tuple(metric.part(lambda cell, l=l: _layers(cell)[l]) for l in layers)
 
 
 def _by_layer(cell: AbstractCell, hidden: PyTree) -> tuple[PyTree, ...]:

@@ -27,10 +27,11 @@ class Lengths(eqx.Module):
 
 
 class AbstractNorms(eqx.Module):
-    """How long the vectors of `onward.NoBackTrack` are. Any choice keeps it unbiased; a good one keeps it quiet.
+    """How long the vectors of `onward.NoBackTrack` are. Any choice keeps it unbiased; a good one keeps it quiet."""
 
-    `metric` is the inverse covariance `J + Λ` of the parameters of each layer, where the optimiser keeps one.
-    """
+    @abstractmethod
+    def informed(self, metric: tuple[QuasiDiagonal, ...]) -> "AbstractNorms":
+        """These norms, told the inverse covariance `J + Λ` of each layer's parameters."""
 
     @abstractmethod
     def lengths(
@@ -40,7 +41,6 @@ class AbstractNorms(eqx.Module):
         w: tuple[PyTree, ...],
         pending: UnitRows | MixedRows,
         layer: int,
-        metric: tuple[QuasiDiagonal, ...] | None,
     ) -> Lengths:
         """The lengths for a reduction of the rows that wait in `layer`."""
 
@@ -48,7 +48,10 @@ class AbstractNorms(eqx.Module):
 class EuclideanNorms(AbstractNorms):
     """The square root of the sum of squares, of everything: Algorithm 1."""
 
-    def lengths(self, form, v, w, pending, layer, metric):
+    def informed(self, metric):
+        return self
+
+    def lengths(self, form, v, w, pending, layer):
         rows, units = _row_lengths(form, pending)
         return Lengths(_norm(form, w), _norm(Copies(1), v), rows, units)
 
@@ -58,10 +61,17 @@ class HalfInvariantNorms(AbstractNorms):
 
     Both are invariant under affine changes of the parameters, for which `v` and `e_i`, living in the state's space, do
     not change at all. Without a Kalman optimiser `J + Λ` is the identity, and these are the Euclidean norms.
+
+    `metric` is `J + Λ` of each layer; the learner hands it over.
     """
 
-    def lengths(self, form, v, w, pending, layer, metric):
-        return EuclideanNorms().lengths(form, v, *_whitened(form, w, pending, layer, metric), layer, None)
+    metric: tuple[QuasiDiagonal, ...] | None = None
+
+    def informed(self, metric):
+        return HalfInvariantNorms(metric)
+
+    def lengths(self, form, v, w, pending, layer):
+        return EuclideanNorms().lengths(form, v, *_whitened(form, w, pending, layer, self.metric), layer)
 
 
 class InvariantNorms(AbstractNorms):
@@ -76,11 +86,15 @@ class InvariantNorms(AbstractNorms):
     """
 
     regularizer: float = 1e-6
+    metric: tuple[QuasiDiagonal, ...] | None = None
 
-    def lengths(self, form, v, w, pending, layer, metric):
+    def informed(self, metric):
+        return InvariantNorms(self.regularizer, metric)
+
+    def lengths(self, form, v, w, pending, layer):
         if isinstance(pending, MixedRows):
             raise ValueError("norms: InvariantNorms needs the rows of an affine-gated cell; take HalfInvariantNorms.")
-        w, pending = _whitened(form, w, pending, layer, metric)
+        w, pending = _whitened(form, w, pending, layer, self.metric)
         rows, _ = _row_lengths(form, pending)
         w_norm = _norm(form, w)
         variances = [jax.tree.map(lambda v: form.variances(v, w_norm), v_l) for v_l in v]

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ..model import Model
-from .base import AbstractEstimator, Estimate, inexact, length
+from .base import AbstractEstimator, Chunk, Estimate, Replay, Turn, inexact
 
 
 class Posed(NamedTuple):
@@ -28,26 +28,17 @@ class Posed(NamedTuple):
 class Advanced(NamedTuple):
     """A chunk that was run through, and what it poses; all as in `Estimate`."""
 
-    losses: Float[Array, " steps"]
+    losses: Float[Array, "steps *batch"]
     state: PyTree
     predictions: PyTree
     posed: Posed
 
 
-class Replay(eqx.Module):
-    """What an estimator says of the past once more; all as in `Estimate`."""
-
-    grads: Model
-    hidden: PyTree
-    state: PyTree
-    active: Bool[Array, "*updates"]
-
-
 class AbstractPosingEstimator(AbstractEstimator):
     """An estimator that runs through a chunk, poses an objective, and goes on with the gradient of that.
 
-    Over a batch of streams the learner differentiates the sum of their objectives as one function: a weight's gradient
-    is then one product over streams and time, and never stands there stream by stream.
+    A batch of streams is differentiated as one function, the sum of their objectives: a weight's gradient is then one
+    product over streams and time, and is never held stream by stream.
     """
 
     @property
@@ -55,26 +46,9 @@ class AbstractPosingEstimator(AbstractEstimator):
     def several(self) -> bool:
         """Whether several objectives are posed at a time, along a leading axis of all that is `Posed`."""
 
-    @property
     @abstractmethod
-    def least_steps(self) -> int:
-        """How long a stream must be at least for anything that is learned to be of use in it."""
-
-    @abstractmethod
-    def advance(
-        self,
-        model: Model,
-        loss: Callable,
-        hidden: PyTree,
-        state: PyTree,
-        xs: PyTree,
-        ys: PyTree,
-        *,
-        reset: Bool[Array, " steps"] | None,
-        weight: Float[Array, " steps"] | None,
-        noise: Any,
-    ) -> Advanced:
-        """The chunk run through. `noise` is `draw(state, steps)`."""
+    def advance(self, model: Model, loss: Callable, hidden: PyTree, state: PyTree, chunk: Chunk) -> Advanced:
+        """The chunk run through."""
 
     @abstractmethod
     def objective(self, model: Model, loss: Callable, variables: PyTree, given: PyTree) -> Float[Array, ""]:
@@ -84,15 +58,18 @@ class AbstractPosingEstimator(AbstractEstimator):
     def settle(self, state: PyTree, posed: Posed, by_variables: PyTree) -> tuple[PyTree, PyTree]:
         """The hidden state and the estimator's, once the objective's derivative by its variables is known."""
 
-    def grad(self, model, loss, hidden, state, xs, ys, *, reset=None, weight=None, noise=None, metric=None):
-        if noise is None:
-            noise = self.draw(state, length(xs))
-        losses, state, predictions, posed = self.advance(
-            model, loss, hidden, state, xs, ys, reset=reset, weight=weight, noise=noise
-        )
-        grads, by_variables = derivatives(self, model, loss, posed)
-        hidden, state = self.settle(state, posed, by_variables)
-        return Estimate(losses, grads, hidden, state, predictions, posed.active)
+    def estimate(self, model, loss, hidden, state, chunk):
+        losses, state, predictions, posed = self.advance(model, loss, hidden, state, chunk)
+        return Estimate(losses, *_settled(self, model, loss, state, posed), predictions, posed.active)
+
+    def mean_estimate(self, model, loss, hidden, state, chunk):
+        def one(hidden, state, chunk) -> tuple[Any, ...]:
+            return tuple(self.advance(model, loss, hidden, state, chunk))
+
+        over_streams = jax.vmap(one, in_axes=(0, 0, 1), out_axes=(1, 0, 1, 0))
+        losses, state, predictions, posed = over_streams(hidden, state, chunk)
+        settled = _settled_streams(self, model, loss, state, posed)
+        return Estimate(losses, *settled, predictions, posed.active.any(0))
 
 
 class AbstractReplayEstimator(AbstractPosingEstimator):
@@ -102,39 +79,39 @@ class AbstractReplayEstimator(AbstractPosingEstimator):
     before has left it, and applies each in turn.
     """
 
-    @property
     @abstractmethod
-    def replays(self) -> int:
-        """How many more gradients there are, at least 0."""
-
-    @abstractmethod
-    def pose_again(
-        self, model: Model, state: PyTree, turn: int | Int[Array, ""], *, noise: UInt32[Array, "steps words"]
-    ) -> Posed:
+    def pose_again(self, model: Model, state: PyTree, turn: Turn, *, noise: Any) -> Posed:
         """One more objective, the `turn`-th from 1, of what `state` remembers. `noise` is the chunk's, as in `grad`."""
 
-    def replay(
-        self,
-        model: Model,
-        loss: Callable,
-        state: PyTree,
-        turn: int | Int[Array, ""],
-        *,
-        noise: UInt32[Array, "steps words"],
-    ) -> Replay:
-        """The gradient of one more objective, and what to go on with."""
+    def replay(self, model, loss, state, turn, *, noise):
         posed = self.pose_again(model, state, turn, noise=noise)
-        grads, by_variables = derivatives(self, model, loss, posed)
-        return Replay(grads, *self.settle(state, posed, by_variables), posed.active)
+        return Replay(*_settled(self, model, loss, state, posed), posed.active)
+
+    def mean_replay(self, model, loss, state, turn, *, noise):
+        pose = jax.vmap(lambda state, noise: self.pose_again(model, state, turn, noise=noise), in_axes=(0, 1))
+        posed = pose(state, noise)
+        return Replay(*_settled_streams(self, model, loss, state, posed), posed.active.any(0))
+
+
+def _settled(estimator, model, loss, state, posed):
+    """The gradient of what one stream poses, and the hidden state and estimator's state it goes on with."""
+    grads, by_variables = derivatives(estimator, model, loss, posed)
+    return grads, *estimator.settle(state, posed, by_variables)
+
+
+def _settled_streams(estimator, model, loss, state, posed):
+    """As `_settled`, with the mean gradient of what the streams of a batch pose."""
+    grads, by_variables = derivatives(estimator, model, loss, posed, len(posed.active))
+    return grads, *jax.vmap(estimator.settle)(state, posed, by_variables)
 
 
 def derivatives(
     estimator: AbstractPosingEstimator, model: Model, loss: Callable, posed: Posed, streams: int | None = None
 ) -> tuple[Model, PyTree]:
-    """Of what is posed, by the parameters and by its variables.
+    """The gradients of what is posed with respect to the parameters and to its variables.
 
-    With `streams`, all of `posed` has a leading axis of these: the parameters' is the mean over them, and that of the
-    variables each stream's own.
+    With `streams`, everything in `posed` has a leading axis of that size: the parameters' gradient is the mean over the
+    streams, and the variables' gradient is each stream's own.
     """
 
     def one(variables, given):

@@ -54,7 +54,7 @@ class RTRL(AbstractForwardEstimator):
     def influence_norm(self, state):
         return norm(state.influence)
 
-    def advance(self, cell, hidden, state, x, noise, metric=None):
+    def advance(self, cell, hidden, state, x, noise):
         J = state_jacobian(cell, hidden, x)
         carried = jax.tree.map(lambda G: (J @ G.reshape(len(G), -1)).reshape(G.shape), state.influence)
         if isinstance(cell, AbstractAffineGatedCell):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..cells.rollout import SHORT, restarted
 from ..support.arguments import whole
 from ..support.trees import select
-from .base import any_active, length, weighted_loss
+from .base import length, weighted_loss
 from .posing import AbstractPosingEstimator, Advanced, Posed
 
 
@@ -87,36 +87,32 @@ class SlidingBPTT(AbstractPosingEstimator):
     def several(self) -> bool:
         return False
 
-    @property
-    def least_steps(self) -> int:
-        return 1
-
-    def advance(self, model, loss, hidden, state, xs, ys, *, reset, weight, noise):
+    def advance(self, model, loss, hidden, state, chunk):
         def forward(hidden, inputs):
             x, restart = inputs
             before = restarted(model.cell, hidden, restart)
             after = model.cell(before, x)
             return after, (before, after)
 
-        _, (before, after) = scan_steps(forward, hidden, (xs, reset))
+        _, (before, after) = scan_steps(forward, hidden, (chunk.xs, chunk.reset))
         predictions = jax.vmap(model.predict)(after)
-        losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, ys, weight)
+        losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, chunk.ys, chunk.weight)
 
         # The chunk's steps behind the stored ones; the window that ends at step s is a slice of that.
-        start = jnp.zeros(length(xs), bool) if reset is None else reset
+        start = jnp.zeros(chunk.steps, bool) if chunk.reset is None else chunk.reset
         start = start.at[0].set(start[0] | ~state.begun)
-        line = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), state.window, Window(before, xs, start))
+        line = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), state.window, Window(before, chunk.xs, start))
 
         def window(s):
             return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, s + 1, self.horizon), line)
 
-        newest = window(length(xs) - 1)
-        if length(xs) == 1:
+        newest = window(chunk.steps - 1)
+        if chunk.steps == 1:
             windows = jax.tree.map(lambda leaf: leaf[None], newest)
         else:
-            windows = jax.vmap(window)(jnp.arange(length(xs)))
+            windows = jax.vmap(window)(jnp.arange(chunk.steps))
         last = jax.tree.map(lambda leaf: leaf[-1], after)
-        posed = Posed(None, Given(windows, ys, weight, last), any_active(weight))
+        posed = Posed(None, Given(windows, chunk.ys, chunk.weight, last), chunk.active)
         return Advanced(losses, SlidingState(newest, jnp.array(True)), predictions, posed)
 
     def objective(self, model, loss, variables, given):

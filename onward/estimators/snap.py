@@ -81,7 +81,7 @@ class SnAp(AbstractForwardEstimator):
     def influence_norm(self, state):
         return norm(state.influence)
 
-    def advance(self, cell, hidden, state, x, noise, metric=None):
+    def advance(self, cell, hidden, state, x, noise):
         advance = _advance_by_unit if isinstance(state, OwnUnitState) else _advance_masked
         return advance(cell, hidden, state, x)
 

@@ -50,7 +50,7 @@ class UORO(AbstractForwardEstimator):
     def influence_norm(self, state):
         return norm(state.v) * norm(state.w)
 
-    def advance(self, cell, hidden, state, x, noise, metric=None):
+    def advance(self, cell, hidden, state, x, noise):
         nu = signs(noise, hidden)
         after, Jv = jax.jvp(lambda h: cell(h, x), (hidden,), (state.v,))
         if isinstance(cell, AbstractAffineGatedCell):

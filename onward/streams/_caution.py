@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from ..transforms.informed import Informed, metric_of
+
 CUT = 0.5
 REGROWTH = 1 + 1e-4  # an update, so that a cut is made good in seven thousand
 LEAST = 2.0**-20  # so that no number of cuts ends learning for good
@@ -19,7 +21,7 @@ class CautionState(NamedTuple):
     factor: Float[Array, ""]
 
 
-def cautious(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def cautious(optimizer: optax.GradientTransformation) -> Informed:
     """`optimizer` with its steps multiplied by a factor that `more_cautious` and `less_cautious` move.
 
     >>> import jax.numpy as jnp, optax
@@ -28,7 +30,7 @@ def cautious(optimizer: optax.GradientTransformation) -> optax.GradientTransform
     >>> optimizer.update(jnp.ones(1), state)[0]
     Array([-0.5], dtype=float32)
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    given, optimizer = optimizer, optax.with_extra_args_support(optimizer)
 
     def init(params):
         return CautionState(optimizer.init(params), jnp.ones((), jnp.float32))
@@ -38,7 +40,8 @@ def cautious(optimizer: optax.GradientTransformation) -> optax.GradientTransform
         updates = jax.tree.map(lambda leaf: state.factor.astype(leaf.dtype) * leaf, updates)
         return updates, CautionState(inner, state.factor)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    cautious = optax.GradientTransformationExtraArgs(init, update)
+    return Informed(cautious, lambda state: metric_of(given, state.inner))
 
 
 def more_cautious(state: CautionState) -> CautionState:

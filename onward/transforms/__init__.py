@@ -8,5 +8,6 @@ from .fptt import adopt_average as adopt_average
 from .fptt import fptt as fptt
 from .fptt import fptt_exact as fptt_exact
 from .fptt import settle as settle
+from .informed import Informed as Informed
 from .kalman import quasi_diagonal_kalman as quasi_diagonal_kalman
 from .quasi_diagonal import QuasiDiagonal as QuasiDiagonal

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..model import Model
 from ..support.arguments import above_zero, number, unless_traced
+from .informed import Informed
 from .quasi_diagonal import QuasiDiagonal
 
 
@@ -30,7 +31,7 @@ def quasi_diagonal_kalman(
     decay: float | Float[Array, ""] | Callable[[Array], Array] = inverse_square_root,
     prior: float | Float[Array, ""] | None = None,
     rate: float | Float[Array, ""] = 1.0,
-) -> optax.GradientTransformation:
+) -> Informed:
     """Kalman-like steps with a quasi-diagonal outer product (QDOP), in time and memory of the parameters' number.
 
         J ← (1 − γ_t) J + MatrixReduce(g gᵀ),    θ ← θ − η (J + Λ)⁻¹ g
@@ -44,7 +45,9 @@ def quasi_diagonal_kalman(
 
     J scales with the square of the loss, so Λ has a unit: the paper measures losses in bits.
 
-    `onward.NoBackTrack` takes the norms that scale its signs from J when this is the learner's optimiser.
+    When this is the learner's optimiser, `onward.NoBackTrack` takes the norms that scale its signs from J. Inside
+    `optax.chain` or another combinator, `onward.transforms.Informed` says where J is; otherwise the norms are
+    Euclidean.
 
     **Arguments:**
 
@@ -81,18 +84,7 @@ def quasi_diagonal_kalman(
         steps = jax.tree.map(lambda delta: -rate * delta, information.solve(updates))
         return steps, KalmanState(jnp.asarray(optax.safe_increment(state.step)), information)
 
-    return optax.GradientTransformation(init, update)
-
-
-def information_of(optimizer_state: PyTree) -> QuasiDiagonal | None:
-    """The matrix `J + Λ` of a whole model that an optimiser's state holds somewhere in its tree, `None` without one."""
-
-    def is_kalman(node):
-        return isinstance(node, KalmanState)
-
-    states = [node for node in jax.tree.leaves(optimizer_state, is_leaf=is_kalman) if is_kalman(node)]
-    whole = [state.information for state in states if isinstance(state.information.diagonal, Model)]
-    return whole[0] if whole else None
+    return Informed(optax.GradientTransformation(init, update), lambda state: state.information)
 
 
 def _hidden_size(parameters: PyTree) -> int:

@@ -12,7 +12,6 @@ import pytest
 from problems import INPUTS, assert_identical, assert_same, loss, naive_gradient, problem
 
 import onward
-from onward.transforms.kalman import information_of
 from onward.transforms.quasi_diagonal import Block, QuasiDiagonal, Rows, from_blocks, to_blocks
 from tests.estimators.test_unbiased import FORMS, all_noise, sizes
 
@@ -139,7 +138,7 @@ def test_the_optimiser_is_algorithm_2_written_out():
 def test_the_prior_is_the_size_of_the_state_by_default():
     p = problem("lstm", units=3, steps=2)
     state = onward.quasi_diagonal_kalman().init(eqx.filter(p.model, eqx.is_inexact_array))
-    assert information_of((optax.EmptyState(), state)).prior == 6
+    assert state.information.prior == 6
     with pytest.raises(ValueError, match=r"prior must be a number for parameters that are no onward\.Model"):
         onward.quasi_diagonal_kalman().init({"w": jnp.ones(2)})
 
@@ -193,7 +192,7 @@ def test_the_mean_over_all_signs_stays_exact_with_norms_of_a_frozen_matrix(norms
 
     @jax.jit
     def mean(p, metric, noise):
-        grads = jax.vmap(lambda noise: p.grad(estimator, noise=noise, metric=metric))(noise)
+        grads = jax.vmap(lambda noise: p.grad(estimator.informed(metric), noise=noise))(noise)
         return jax.tree.map(lambda g: g.mean(0), grads)
 
     assert_same(mean(p, metric, noise), exact)
@@ -202,16 +201,20 @@ def test_the_mean_over_all_signs_stays_exact_with_norms_of_a_frozen_matrix(norms
 def test_norms_of_the_printed_form_say_which_cells_they_need():
     p, metric, _ = case("equinox-gru", 2, 4)
     with pytest.raises(ValueError, match="InvariantNorms needs the rows of an affine-gated cell"):
-        p.grad(onward.NoBackTrack(norms=onward.estimators.InvariantNorms()), metric=metric)
+        p.grad(onward.NoBackTrack(norms=onward.estimators.InvariantNorms()).informed(metric))
 
 
-def test_a_learner_hands_the_metric_on():
-    p = problem("vanilla", units=3, steps=6)
+def test_a_learner_hands_the_metric_on_from_a_chain_where_it_is_told_where():
+    p, kalman = problem("vanilla", units=3, steps=6), onward.quasi_diagonal_kalman()
+    chained = optax.chain(optax.clip(1e3), kalman)
 
-    def learned(norms):
-        learner = onward.Learner(onward.NoBackTrack(norms=norms), onward.quasi_diagonal_kalman(), loss=loss)
+    def learned(norms, optimizer):
+        learner = onward.Learner(onward.NoBackTrack(norms=norms), optimizer, loss=loss)
         return learner.run(learner.init(p.model, key=jr.key(0)), p.xs, p.ys)[1].losses
 
-    assert not jnp.allclose(
-        learned(onward.estimators.EuclideanNorms()), learned(onward.estimators.HalfInvariantNorms()), rtol=1e-3
-    )
+    euclidean = learned(onward.estimators.EuclideanNorms(), kalman)
+    half_invariant = learned(onward.estimators.HalfInvariantNorms(), kalman)
+    assert not jnp.allclose(euclidean, half_invariant, rtol=1e-3)
+    assert_same(learned(onward.estimators.HalfInvariantNorms(), chained), euclidean)
+    told = onward.transforms.Informed(chained, lambda state: kalman.metric(state[1]))
+    assert_same(learned(onward.estimators.HalfInvariantNorms(), told), half_invariant)
