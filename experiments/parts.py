@@ -16,8 +16,8 @@ from onward.support.files import write_atomically
 class Parts:
     """The finished parts of an experiment, in the folder `parts` of its own folder.
 
-    Each must be a function of what the experiment is, its length and seed, of its name, and of nothing else: then they
-    are the same whether it was interrupted or not.
+    Each must be a function of the experiment's settings and of its own name, and of nothing else: then they are the
+    same whether the experiment was interrupted or not.
 
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp()) / "run"
@@ -67,16 +67,22 @@ class Parts:
             ) from None
         self._lock = lock(self._kept, self._folder.parent)
 
-    def part(self, name: str, make: Callable[[], Any]) -> Any:
+    def part(self, name: str, make: Callable[[], Any], *, digest: str = "") -> Any:
         """What `make` returns, numbers, text, lists and dictionaries of them; read back where it was finished before.
 
-        A number that is not finite comes back as `None`.
+        A number that is not finite comes back as `None`. `digest` is that of the program that computes the part, where
+        one is known. Raises `UserError` if what was finished before cannot be read, or is of another program.
         """
-        path = self._path(name)
+        path, remedy = self._path(name), "remove it, and that part is made anew"
         if not path.exists():
-            write_atomically(path, _written(make()))
+            write_atomically(path, _written({"name": name, "digest": digest, "found": make()}))
         self.unfinished(name).unlink(missing_ok=True)
-        return _read(path, "remove it, and that part is made anew")
+        kept = _read(path, remedy)
+        if not isinstance(kept, dict) or kept.keys() != {"name", "digest", "found"} or kept["name"] != name:
+            raise UserError(f"{path} is not the part {name!r} of this experiment; {remedy}.")
+        if kept["digest"] != digest:
+            raise UserError(f"{path} is of another program: the method, its network or the data changed; {remedy}.")
+        return kept["found"]
 
     def unfinished(self, name: str) -> Path:
         """Where a part that takes long may keep a checkpoint: a file that goes once the part is finished.

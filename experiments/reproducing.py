@@ -4,7 +4,6 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import msgspec
 from onward import __version__
 from onward.cli.compare import check_chunks, run
 from onward.cli.compilation_cache import compilation_cache
-from onward.comparison import Comparison, Contestant, MethodResult
+from onward.comparison import Comparison, Contestant, MethodResult, Race
 from onward.comparison.compare_report import comparison_table, described, result_from
 from onward.support.devices import use_all_cores
 from onward.support.files import write_atomically
@@ -68,7 +67,8 @@ def reproduce(options: Request) -> int:
     full = RECIPES[options.figure]
     recipe = full.scaled(options.scale, options.seeds or full.seeds)
     folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
-    settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed, "version": __version__}
+    settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed}
+    settings |= {"version": __version__, "version of JAX": jax.__version__}
     use_all_cores()
     with compilation_cache(), Parts(folder, settings) as parts:
         try:
@@ -105,11 +105,11 @@ def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Fi
     _begin(folder, parts)
 
     def compared(recipe: Recipe, folder: Path, rate_factors, before: str = "") -> Comparison:
-        def kept(name: str, race: Callable[[], list[MethodResult]]) -> list[MethodResult]:
-            factors = rate_factors[name] if isinstance(rate_factors, dict) else rate_factors
-            rates = " ".join(f"{factor:g}" for factor in factors)
-            part = f"{before}{name}, rates {rates}, {recipe.seeds} seeds"
-            return [result_from(each) for each in parts.part(part, lambda: [described(each) for each in race()])]
+        def kept(race: Race) -> list[MethodResult]:
+            rates = " ".join(f"{factor:g}" for factor in race.rate_factors)
+            part = f"{before}{race.name}, rates {rates}, {recipe.seeds} seeds"
+            found = parts.part(part, lambda: [described(each) for each in race.run()], digest=race.digest())
+            return [result_from(each) for each in found]
 
         return run(
             contestants(recipe),

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax.random as jr
 
 from ..checkpoints.run_folder import check_unused
-from ..comparison.compare import Budget, Comparison, Contestant, MethodResult
+from ..comparison.compare import Budget, Comparison, Contestant, MethodResult, Race
 from ..comparison.compare import compare as run_comparison
 from ..comparison.compare_report import comparison_table, save_comparison
 from ..comparison.parallel_runs import least_characters
@@ -85,7 +85,7 @@ def run(
     folder: Path,
     rate_factors: tuple[float, ...] | Mapping[str, tuple[float, ...]] = (1.0,),
     title: str | None = None,
-    kept: Callable[[str, Callable[[], list[MethodResult]]], list[MethodResult]] = lambda name, run: run(),
+    kept: Callable[[Race], list[MethodResult]] = lambda race: race.run(),
 ) -> Comparison:
     """Compares with a live line, and saves what there is whenever a method is through; `kept` as for `compare`."""
     results: list[MethodResult] = []

@@ -5,6 +5,7 @@ Reports are functions of results: `comparison_table(comparison)`, `save_sweep(sw
 
 from .compare import Comparison as Comparison
 from .compare import MethodResult as MethodResult
+from .compare import Race as Race
 from .compare import compare as compare
 from .compare_report import comparison_table as comparison_table
 from .compare_report import save_comparison as save_comparison

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,14 @@ import msgspec
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from .. import __version__
 from ..checkpoints.run_folder import RunFolder
 from ..support.errors import UserError
 from ..support.files import write_atomically
 from ..tasks.symbols import SymbolTask
 from .parallel_runs import Budget, Contestant, Fates
+
+Run = tuple[dict[str, float | int | str], int]  # its settings and its seed
 
 
 class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,7 +29,8 @@ class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     * `characters`, `seeds`, `key`: as given to `sweep`, the key as its words;
     * `precision`: of the numbers, 32 or 64 bits;
     * `methods`: the first of each program in words;
-    * `points`: in their order.
+    * `points`: in their order;
+    * `onward`, `jax`: the versions that compute it.
     """
 
     task: str
@@ -36,6 +41,8 @@ class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: int
     methods: list[str]
     points: list[dict[str, float | int | str]]
+    onward: str
+    jax: str
 
     @classmethod
     def of(
@@ -59,16 +66,27 @@ class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             precision=64 if jnp.zeros(()).dtype == jnp.float64 else 32,
             methods=[method.description for method in methods],
             points=[dict(point) for point in points],
+            onward=__version__,
+            jax=jax.__version__,
         )
 
 
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part on disk: an entry for each run, bits being `None` where it diverged."""
+class _Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the runs of a program are cut into parts of `size` runs, and the digest of what each run computes."""
 
-    whole: list[float | None]
-    closing: list[float | None]
-    diverged: list[int]
-    lost: list[bool]
+    size: int
+    digest: str
+
+
+class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One run of a part on disk: which it is, and how it fared; bits are `None` if it diverged."""
+
+    settings: dict[str, float | int | str]
+    seed: int
+    whole: float | None
+    closing: float | None
+    diverged: int
+    lost: bool
 
 
 class SweepFolder:
@@ -94,47 +112,73 @@ class SweepFolder:
     def __exit__(self, *exception) -> None:
         self._folder.close()
 
-    def of_program(self, number: int) -> "SavedParts":
-        """The finished parts of the program of this number."""
-        return SavedParts(self._folder.path / "parts" / f"program-{number:03}")
+    def of_program(self, number: int, digest: str) -> "SavedParts":
+        """The parts of the program of this number. Raises `UserError` if those on disk are of another program."""
+        return SavedParts(self._folder.path / "parts" / f"program-{number:03}", digest)
 
 
 class SavedParts:
-    """The finished parts of one program, a file each."""
+    """The parts of one program: how its runs are cut, decided once, and the finished parts, a file each."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, digest: str):
+        self._path, self._digest = path, digest
+        plan = _decoded(self._plan, _Plan, f"delete {path} to run this program of the sweep again")
+        if plan is not None and plan.digest != digest:
+            raise UserError(
+                f"{path} is of another program: the method, its model or the task was changed under the same "
+                "description; name another folder."
+            )
+        self.size = None if plan is None else plan.size  # runs in a part
 
-    def parts(self) -> int | None:
-        """How many parts the program was cut into, `None` if none of them is finished."""
-        finished = sorted(self._path.glob("*-of-*.json"))
-        return int(finished[0].stem.split("-")[-1]) if finished else None
+    @property
+    def _plan(self) -> Path:
+        return self._path / "plan.json"
 
-    def read(self, part: int, parts: int) -> Fates | None:
-        """How the runs of a part fared, `None` if it is not finished. Raises `UserError` if the file is damaged."""
-        path = self._file(part, parts)
-        try:
-            saved = msgspec.json.decode(path.read_bytes(), type=_Part)
-        except FileNotFoundError:
+    def cut(self, size: int) -> None:
+        """Decides that a part has so many runs, for this sweep and for whoever goes on with it."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._plan, msgspec.json.encode(_Plan(size, self._digest)) + b"\n")
+        self.size = size
+
+    def read(self, part: int, runs: Sequence[Run]) -> Fates | None:
+        """How the runs of a part fared, `None` if it is not finished.
+
+        Raises `UserError` if the file is damaged, or tells of other runs than these.
+        """
+        path = self._file(part)
+        remedy = "delete it to run this part of the sweep again"
+        saved = _decoded(path, list[_Run], remedy)
+        if saved is None:
             return None
-        except msgspec.DecodeError:
-            raise UserError(f"{path} is damaged; delete it to run this part of the sweep again.") from None
+        if [(run.settings, run.seed) for run in saved] != [*runs]:
+            raise UserError(f"{path} tells of other runs than those of this part; {remedy}.")
         return Fates(
-            whole=np.array(saved.whole, np.float64),
-            closing=np.array(saved.closing, np.float64),
-            diverged=np.array(saved.diverged, np.int64),
-            lost=np.array(saved.lost, bool),
+            whole=np.array([run.whole for run in saved], np.float64),
+            closing=np.array([run.closing for run in saved], np.float64),
+            diverged=np.array([run.diverged for run in saved], np.int64),
+            lost=np.array([run.lost for run in saved], bool),
         )
 
-    def write(self, part: int, parts: int, fates: Fates) -> None:
+    def write(self, part: int, runs: Sequence[Run], fates: Fates) -> None:
         """Saves how the runs of a part fared, at once or not at all."""
-        self._path.mkdir(parents=True, exist_ok=True)
         # NaN is written as null, every other number so that it reads back to the same bits.
-        values = {name: values.tolist() for name, values in fates.part(slice(None)).items()}
-        write_atomically(self._file(part, parts), msgspec.json.encode(values) + b"\n")
+        columns = (values.tolist() for values in (fates.whole, fates.closing, fates.diverged, fates.lost))
+        saved = [_Run(*run, *fared) for run, *fared in zip(runs, *columns, strict=True)]
+        lines = b",\n".join(msgspec.json.encode(run) for run in saved)
+        write_atomically(self._file(part), b"[\n" + lines + b"\n]\n")
 
-    def _file(self, part: int, parts: int) -> Path:
-        return self._path / f"part-{part:04}-of-{parts:04}.json"
+    def _file(self, part: int) -> Path:
+        return self._path / f"part-{part:04}.json"
+
+
+def _decoded(path: Path, form: Any, remedy: str) -> Any:
+    """What a file holds, of this type; `None` if there is none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=form)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise UserError(f"{path} is damaged; {remedy}.") from None
 
 
 def check_same(path: Path, settings: SweepSettings) -> None:
@@ -145,7 +189,9 @@ def check_same(path: Path, settings: SweepSettings) -> None:
     try:
         there = folder.read_settings(SweepSettings)
     except UserError:
-        raise UserError(f"{path} holds a run that is no sweep; name a folder that is new or empty.") from None
+        raise UserError(
+            f"{path} holds no sweep of this version of onward, but another run; name a folder that is new or empty."
+        ) from None
     for name in SweepSettings.__struct_fields__:
         old, new = getattr(there, name), getattr(settings, name)
         if old != new:

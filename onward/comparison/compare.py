@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -84,7 +83,7 @@ def compare(
     rate_factors: tuple[float, ...] | Mapping[str, tuple[float, ...]] = (1.0,),
     report: Callable[[str, float, float], None] = lambda name, done, bits: None,
     finished: Callable[[MethodResult], None] = lambda result: None,
-    kept: Callable[[str, Callable[[], list[MethodResult]]], list[MethodResult]] = lambda name, run: run(),
+    kept: Callable[["Race"], list[MethodResult]] = lambda race: race.run(),
 ) -> Comparison:
     """Lets each method learn the task for the same budget, several seeds at once, and says how it fared.
 
@@ -105,7 +104,8 @@ def compare(
       each of its own, by name.
     - `report`: called while a method runs with its name, the part of the budget used, and bits over the latest block.
     - `finished`: called with each result as soon as it is there.
-    - `kept`: called with a method's name and what runs it, gives its results: it may have kept those of before.
+    - `kept`: called with the `Race` of each method, gives its results: it runs the race, or has results that it kept
+      from one of the same name and digest.
 
     Raises `ValueError` for no contestants, fewer seeds or rates than one, a method without rates, or a chunk that is
     longer than the budget.
@@ -123,50 +123,64 @@ def compare(
     keys = jr.split(key, whole("seeds", seeds))
     results = []
     for name, contestant in contestants.items():
-        race = partial(_race, name, contestant, task, budget, keys, factors[name], report)
-        for result in kept(name, race):
+        for result in kept(Race(name, contestant, task, budget, keys, factors[name], report)):
             finished(result)
             results.append(result)
     return Comparison(task, budget, seeds, tuple(results))
 
 
-def _race(
-    name: str,
-    contestant: Contestant,
-    task: SymbolTask,
-    budget: Budget,
-    keys: Key[Array, " seeds"],
-    rate_factors: tuple[float, ...],
-    report: Callable[[str, float, float], None],
-) -> list[MethodResult]:
-    learner, seeds = contestant.learner, len(keys)
+@dataclass(frozen=True)
+class Race:
+    """A method's runs, all its seeds and rates side by side, before they are run."""
 
-    def make(factor):
-        optimizer = scaled(learner.optimizer, factor)
-        scaled_learner = Learner(
-            learner.estimator, optimizer, loss=learner.loss, chunk=learner.chunk, batch=learner.batch
-        )
-        return contestant._replace(learner=scaled_learner)
+    name: str
+    contestant: Contestant
+    task: SymbolTask
+    budget: Budget
+    keys: Key[Array, " seeds"]
+    rate_factors: tuple[float, ...]
+    report: Callable[[str, float, float], None]
 
-    program = Program(make, learner.chunk, task, budget)
-    factors = jnp.repeat(jnp.asarray(rate_factors, float), seeds)
-    log = program.run(jnp.tile(keys, len(rate_factors)), factors, lambda part, bits: report(name, part, bits))
-    (ends, windows, means), fates = log.curves(), log.fates()
-    results = []
-    for i, rate_factor in enumerate(rate_factors):
-        lanes = slice(i * seeds, (i + 1) * seeds)
-        results.append(
-            MethodResult(
-                name=name,
-                description=contestant.description,
-                rate_factor=rate_factor,
-                characters=log.characters,
-                seconds=log.seconds,
-                compile_seconds=program.compile_seconds,
-                ends=ends,
-                windows=windows[lanes],
-                means=means[lanes],
-                **fates.part(lanes),
+    def digest(self) -> str:
+        """A fingerprint of what each run computes; it does not cover the budget, the seeds and the rates."""
+        return self._program().digest(*self._lanes())
+
+    def run(self) -> list[MethodResult]:
+        """A result for each rate."""
+        program, seeds = self._program(), len(self.keys)
+        log = program.run(*self._lanes(), lambda part, bits: self.report(self.name, part, bits))
+        (ends, windows, means), fates = log.curves(), log.fates()
+        results = []
+        for i, rate_factor in enumerate(self.rate_factors):
+            lanes = slice(i * seeds, (i + 1) * seeds)
+            results.append(
+                MethodResult(
+                    name=self.name,
+                    description=self.contestant.description,
+                    rate_factor=rate_factor,
+                    characters=log.characters,
+                    seconds=log.seconds,
+                    compile_seconds=program.compile_seconds,
+                    ends=ends,
+                    windows=windows[lanes],
+                    means=means[lanes],
+                    **fates.part(lanes),
+                )
             )
-        )
-    return results
+        return results
+
+    def _program(self) -> Program:
+        learner = self.contestant.learner
+
+        def make(factor):
+            optimizer = scaled(learner.optimizer, factor)
+            scaled_learner = Learner(
+                learner.estimator, optimizer, loss=learner.loss, chunk=learner.chunk, batch=learner.batch
+            )
+            return self.contestant._replace(learner=scaled_learner)
+
+        return Program(make, learner.chunk, self.task, self.budget)
+
+    def _lanes(self) -> tuple[Key[Array, " lanes"], Float[Array, " lanes"]]:
+        factors = jnp.repeat(jnp.asarray(self.rate_factors, float), len(self.keys))
+        return jnp.tile(self.keys, len(self.rate_factors)), factors

@@ -19,6 +19,7 @@ from ..losses import softmax_cross_entropy
 from ..model import Model
 from ..support.arguments import whole
 from ..support.devices import shared_evenly
+from ..support.program_digest import program_digest
 from ..support.trees import row_sums, select
 from ..tasks.symbols import SymbolTask
 from ..transforms.informed import Informed, metric_of
@@ -180,6 +181,14 @@ class Program:
         # The lanes are given away to the program, which writes them back where they were.
         mine = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
         return shared_evenly(len(keys), "lanes").mesh.size * (mine + analysis.temp_size_in_bytes)
+
+    def digest(self, keys: Key[Array, " lanes"], values: PyTree) -> str:
+        """A fingerprint of what each lane computes, however many there are and wherever they run."""
+
+        def lane(key, value):
+            return self._block(self._begin(key, value))
+
+        return program_digest(lane, *jax.tree.map(lambda leaf: leaf[0], (keys, values))).hexdigest()
 
     def compile(self, keys: Key[Array, " lanes"], values: PyTree):
         """The program of a block of so many lanes, spread over as many devices as share them evenly."""

@@ -146,11 +146,14 @@ def sweep(
     - `lanes`: at most so many runs side by side; by default what fits into a quarter of the memory, and at most 256 on
       a CPU.
     - `folder`: where each part is written as soon as it is finished. A sweep that was stopped, however it was, goes on
-      from there if called again, to the same bits on the same machine. Needs the extra `onward[cli]`.
+      from there if called again, to the same bits on the same machine. How the runs are cut into parts is decided once
+      and written there; on another number of devices the last bits of what is still to run may differ. Needs the extra
+      `onward[cli]`.
     - `report`: called with the part of the whole sweep that is done, and bits over the latest block.
 
     Raises `ValueError`, naming it, for a setting or a number that is wrong, and `onward.support.errors.UserError` for
-    a folder that holds anything but this sweep.
+    a folder that holds anything but this sweep: other points or another task, a `make` that computes something else
+    under the same description, or results of another version of onward or JAX.
 
         >>> import equinox as eqx, jax.random as jr, numpy as np, onward, optax
         >>> from onward.tasks.prediction import cycle_world_task
@@ -182,14 +185,13 @@ def sweep(
     with _saved(folder, task, budget, key, seeds, points, [methods[i[0]] for i in programs.values()]) as saved:
         for number, (structure, members) in enumerate(programs.items()):
             program = Program(_maker(make, structure), methods[members[0]].learner.chunk, task, budget)
-            names = [name for name, value in points[members[0]].items() if isinstance(value, float)]
-            floats = {name: jnp.repeat(jnp.array([points[i][name] for i in members], float), seeds) for name in names}
-            runs = _Runs(program, jnp.tile(keys, len(members)), floats)
+            runs = _Runs(program, [points[i] for i in members], keys)
 
             def part_report(runs_done: float, bits: float, before: int = done) -> None:
                 report((before + runs_done) / total, bits)
 
-            fates = joined(list(runs.all_parts(saved and saved.of_program(number), most, part_report)))
+            parts = saved and saved.of_program(number, runs.digest())
+            fates = joined(list(runs.all_parts(parts, most, part_report)))
             done += len(fates.closing)
             for at, i in enumerate(members):
                 of_point = fates.part(slice(at * seeds, (at + 1) * seeds))
@@ -200,54 +202,62 @@ def sweep(
 class _Runs:
     """All points of a program times the seeds, cut into parts of one size: the last is filled up with its last run."""
 
-    def __init__(self, program: Program, keys: Key[Array, " runs"], floats: Mapping[str, Float[Array, " runs"]]):
-        self._program, self._all = program, (keys, floats)
-        self._count = len(keys)
+    def __init__(self, program: Program, points: Sequence[Point], keys: Key[Array, " seeds"]):
+        self._program, seeds = program, len(keys)
+        self._names = [(dict(point), seed) for point in points for seed in range(seeds)]
+        floats = [name for name, value in points[0].items() if isinstance(value, float)]
+        values = {name: jnp.repeat(jnp.array([point[name] for point in points], float), seeds) for name in floats}
+        self._all = jnp.tile(keys, len(points)), values
+
+    def digest(self) -> str:
+        """A fingerprint of what each run computes."""
+        return self._program.digest(*self._all)
 
     def all_parts(self, saved, most: int | None, report: Callable[[float, float], None]) -> Iterator[Fates]:
         """How the runs of each part fared: what is saved of it, or else it is run and saved.
 
         `report` is told how many runs are done, and their latest bits.
         """
-        parts = (saved and saved.parts()) or self._parts(most)
-        for part in range(parts):
-            before = part * self._size(parts)
-            there = min(self._size(parts), self._count - before)
-            fates = saved and saved.read(part, parts)
+        size = saved and saved.size
+        if size is None:
+            size = self._size(most)
+            if saved is not None:
+                saved.cut(size)
+        for part, before in enumerate(range(0, len(self._names), size)):
+            names = self._names[before : before + size]
+            fates = saved and saved.read(part, names)
             if fates is None:
-                keys, floats = self._part(part, parts)
+                count = len(names)
                 log = self._program.run(
-                    keys,
-                    floats,
-                    lambda used, bits, before=before, there=there: report(before + used * there, bits),
+                    *self._lanes(before, size),
+                    lambda used, bits, before=before, count=count: report(before + used * count, bits),
                 )
-                fates = Fates(**log.fates().part(slice(there)))
+                fates = Fates(**log.fates().part(slice(count)))
                 if saved is not None:
-                    saved.write(part, parts, fates)
+                    saved.write(part, names, fates)
             yield fates
 
-    def _parts(self, most: int | None) -> int:
-        """How many, of at most so many runs each, or of as many as fit into memory."""
-        devices = jax.device_count()
-        at_once = most or (MOST_LANES if jax.default_backend() == "cpu" else self._count)
-        if at_once > devices:
-            at_once -= at_once % devices
-        parts = -(-self._count // at_once)
-        memory = _memory()
-        while most is None and parts < self._count:
-            needed = self._program.bytes_needed(*self._part(0, parts))
+    def _size(self, most: int | None) -> int:
+        """How many runs a part has: at most so many, or else as many as fit into memory."""
+        at_once = most or (MOST_LANES if jax.default_backend() == "cpu" else len(self._names))
+        if at_once > jax.device_count():
+            at_once -= at_once % jax.device_count()
+        count, memory = len(self._names), _memory()
+        parts = -(-count // at_once)
+        while most is None and parts < count:
+            needed = self._program.bytes_needed(*self._lanes(0, self._even(parts)))
             if needed <= memory:
                 break
-            parts = min(self._count, max(parts + 1, math.ceil(parts * needed / memory)))
-        return -(-self._count // self._size(parts))  # full ones: parts of whole devices may be fewer
+            parts = min(count, max(parts + 1, math.ceil(parts * needed / memory)))
+        return self._even(parts)
 
-    def _size(self, parts: int) -> int:
-        size, devices = -(-self._count // parts), jax.device_count()
+    def _even(self, parts: int) -> int:
+        """The size of so many parts of all runs, rounded up so that the devices share a part evenly."""
+        size, devices = -(-len(self._names) // parts), jax.device_count()
         return size if size <= devices else -(-size // devices) * devices
 
-    def _part(self, part: int, parts: int) -> tuple[Key[Array, " lanes"], Mapping[str, Float[Array, " lanes"]]]:
-        size = self._size(parts)
-        which = np.minimum(np.arange(part * size, (part + 1) * size), self._count - 1)
+    def _lanes(self, before: int, size: int) -> tuple[Key[Array, " lanes"], Mapping[str, Float[Array, " lanes"]]]:
+        which = np.minimum(np.arange(before, before + size), len(self._names) - 1)
         return jax.tree.map(lambda leaf: leaf[which], self._all)
 
 

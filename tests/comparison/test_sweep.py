@@ -42,10 +42,10 @@ def make(rate, push):
     return onward.comparison.Contestant(learner, make_model, f"descent at {rate}")
 
 
-def run(folder=None, **options):
+def run(folder=None, method=make, points=POINTS, **options):
     settings = {"characters": 400, "key": jr.key(0), "seeds": 2, "lanes": 8}
     with compilation_cache():
-        return sweep(make, POINTS, WHEEL, folder=folder, **(settings | options))
+        return sweep(method, points, WHEEL, folder=folder, **(settings | options))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_bits(finished, tmp_path):
     _, folder, _ = finished
     again = tmp_path / "again"
     shutil.copytree(folder, again, ignore=shutil.ignore_patterns("results*", "table*", "sens*"))
-    first, second = sorted((again / "parts" / "program-000").iterdir())
+    first, second = sorted((again / "parts" / "program-000").glob("part-*"))
     second.rename(second.with_name(f".{second.name}.tmp"))  # killed before it took its place
     before = first.stat().st_mtime_ns
     save_sweep(run(again), again)
@@ -127,12 +127,56 @@ def test_a_folder_of_another_sweep_is_left_alone(finished, change, sentence):
 
 
 def test_a_damaged_part_is_named(finished, tmp_path):
-    _, folder, _ = finished
-    again = tmp_path / "again"
-    shutil.copytree(folder, again)
-    (again / "parts" / "program-000" / "part-0000-of-0002.json").write_text("{")
-    with pytest.raises(UserError, match=r"part-0000-of-0002\.json is damaged; delete it to run this part"):
+    again = copied(finished, tmp_path)
+    (again / "parts" / "program-000" / "part-0000.json").write_text("{")
+    with pytest.raises(UserError, match=r"part-0000\.json is damaged; delete it to run this part"):
         run(again)
+
+
+def test_a_sweep_goes_on_at_the_right_points_on_another_number_of_devices(tmp_path, monkeypatch):
+    def stopped(part_done, bits):
+        if part_done > 0.6:  # in the second of two parts
+            raise KeyboardInterrupt
+
+    few = {"points": POINTS[:5], "lanes": 6}
+    monkeypatch.setattr(jax, "device_count", lambda: 2)  # the cut is made for two, into 6 and 4 runs; else into 5 and 5
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, report=stopped, **few)
+    monkeypatch.undo()
+    resumed, whole = run(tmp_path, **few), run(**few)
+    for one, other in zip(resumed.trials, whole.trials, strict=True):
+        np.testing.assert_allclose(one.closing, other.closing, rtol=1e-4)
+        np.testing.assert_array_equal(one.diverged, other.diverged)
+
+
+def test_parts_of_other_runs_are_named(finished, tmp_path):
+    again = copied(finished, tmp_path)
+    first, second = sorted((again / "parts" / "program-000").glob("part-*"))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match=r"part-0001\.json tells of other runs than those of this part; delete it"):
+        run(again)
+
+
+def test_a_method_changed_under_the_same_description_is_noticed(finished, tmp_path):
+    def changed(rate, push):
+        return make(rate, 2 * push)
+
+    with pytest.raises(UserError, match=r"program-000 is of another program: the method, its model or the task was"):
+        run(copied(finished, tmp_path), method=changed)
+
+
+@pytest.mark.parametrize("package", ["onward", "jax"])
+def test_results_of_other_versions_are_noticed(finished, tmp_path, package):
+    again = copied(finished, tmp_path)
+    settings = json.loads((again / "settings.json").read_text())
+    (again / "settings.json").write_text(json.dumps(settings | {package: "0.0.1"}))
+    with pytest.raises(UserError, match=f"holds another sweep, its {package} being 0.0.1 there and .* here; name"):
+        run(again)
+
+
+def copied(finished, tmp_path):
+    _, folder, _ = finished
+    return shutil.copytree(folder, tmp_path / "again")
 
 
 def fabricated(points):

@@ -164,6 +164,17 @@ def test_a_finished_experiment_and_a_strangers_folder_are_refused(tmp_path):
         begun(tmp_path / "file", SETTINGS)
 
 
+def test_a_part_of_another_program_or_name_is_refused(tmp_path):
+    parts = begun(tmp_path / "run", SETTINGS)
+    parts.part("a", lambda: 1, digest="first")
+    assert parts.part("a", lambda: 2, digest="first") == 1
+    with pytest.raises(UserError, match=r"a\.json is of another program: the method, its network or the data changed"):
+        parts.part("a", lambda: 2, digest="second")
+    (tmp_path / "run" / "parts" / "b.json").write_bytes((tmp_path / "run" / "parts" / "a.json").read_bytes())
+    with pytest.raises(UserError, match=r"b\.json is not the part 'b' of this experiment; remove it"):
+        parts.part("b", lambda: 2)
+
+
 def test_a_damaged_part_says_what_to_do(tmp_path):
     parts = begun(tmp_path / "run", SETTINGS)
     parts.part("a", lambda: 1)
