@@ -165,7 +165,7 @@ def test_what_is_left_behind_can_be_read_again(tmp_path):
     first = next(p for p in points if p.characters == 2000 and p.method == "steady" and p.seed == 1)
     assert first.mean_bits == pytest.approx(found.results[0].whole[1])
     assert any(p.bits is None for p in points)
-    assert (tmp_path / "table.txt").read_text() == comparison_table(found) == str(found)
+    assert (tmp_path / "table.txt").read_text() == comparison_table(found)
     assert (tmp_path / "curve.png").stat().st_size > 10_000
     assert draw(found, "png") == (tmp_path / "curve.png").read_bytes()
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from importlib import import_module
 from urllib.error import URLError
 
 import numpy as np
@@ -13,9 +12,8 @@ from experiments.fpp.arms import CYCLE_WORLD, decaying, fpp, truncated
 from experiments.plots.hopfield import draw_curves, draw_recalled, draw_successes
 from experiments.recipe import Findings, Verdict
 from onward.cli import main
-from onward.comparison.parallel_runs import Budget
+from onward.comparison import Budget, Race
 
-comparison = import_module("onward.comparison.compare")  # the name in the package is the function
 PNG = b"\x89PNG"
 
 
@@ -87,13 +85,13 @@ def figure(monkeypatch):
             judge=lambda found: Verdict("agrees", "so."),
         ),
     )
-    begun, race = [], comparison._race
+    begun, run = [], Race.run
 
-    def counted(name, contestant, task, budget, keys, factors, report):
-        begun.append((name, budget.characters, factors))
-        return race(name, contestant, task, budget, keys, factors, report)
+    def counted(race):
+        begun.append((race.name, race.budget.characters, race.rate_factors))
+        return run(race)
 
-    monkeypatch.setattr(comparison, "_race", counted)
+    monkeypatch.setattr(Race, "run", counted)
     return begun
 
 
@@ -153,13 +151,13 @@ def test_a_pilot_runs_schedules_of_its_own_length(figure, tmp_path, monkeypatch)
         reproduce.RECIPES["fpp/fig4.1a"], contestants=CYCLE_WORLD.contestants([decaying(3)]), rate_factors=(1.0,)
     )
     monkeypatch.setitem(reproduce.RECIPES, "fpp/fig4.1a", full)
-    lengths, race = [], comparison._race
+    lengths, run = [], Race.run
 
-    def seen(name, contestant, task, budget, *rest):
-        lengths.append((contestant.learner.estimator.schedule.steps, budget.characters))
-        return race(name, contestant, task, budget, *rest)
+    def seen(race):
+        lengths.append((race.contestant.learner.estimator.schedule.steps, race.budget.characters))
+        return run(race)
 
-    monkeypatch.setattr(comparison, "_race", seen)
+    monkeypatch.setattr(Race, "run", seen)
     assert main(["reproduce", "fpp/fig4.1a", "--run", str(tmp_path / "run")]) == 0
     assert lengths == [(100, 100), (500, 500)]
 
@@ -167,18 +165,18 @@ def test_a_pilot_runs_schedules_of_its_own_length(figure, tmp_path, monkeypatch)
 def test_a_figure_that_was_stopped_goes_on_from_its_finished_methods(figure, tmp_path, monkeypatch, capsys):
     whole = tmp_path / "whole"
     assert main(["reproduce", "fpp/fig4.1a", "--run", str(whole)]) == 0
-    first, race = _without_times(whole), comparison._race
+    first, run = _without_times(whole), Race.run
     for races in range(4):  # before and in the pilot, after it, and in the run
         stopped = tmp_path / f"stopped after {races}"
 
-        def until(*arguments, races=races):
+        def until(race, races=races):
             if len(figure) == races:
                 raise KeyboardInterrupt
-            return race(*arguments)
+            return run(race)
 
         figure.clear()
         with monkeypatch.context() as m:
-            m.setattr(comparison, "_race", until)
+            m.setattr(Race, "run", until)
             assert main(["reproduce", "fpp/fig4.1a", "--run", str(stopped)]) == 130
         assert f"the same command with --run '{stopped}' goes on" in capsys.readouterr().err
         assert main(["reproduce", "fpp/fig4.1a", "--run", str(stopped)]) == 0
