@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from .losses import WITH_RANGE, Range, TerminalTarget, range_of
 from .model import Model
+from .support.raw_key import RawKey
 
 AS_TWO_REAL_ARRAYS = (
     "hold it as two real arrays, its real and its imaginary part, and join them inside the cell, "
@@ -32,6 +33,91 @@ def check_model(model) -> None:
             raise ValueError(f"model: the cell's hidden state is {_describe([leaf])}: {AS_TWO_REAL_ARRAYS}")
         if not eqx.is_inexact_array(leaf):
             raise ValueError(f"model: the cell's hidden state must be floating-point arrays, got {_describe([leaf])}.")
+
+
+def check_loss(loss) -> None:
+    """Raise `ValueError` unless `loss` can be called."""
+    if not callable(loss):
+        raise ValueError(f"loss must be a function of a prediction and a target, got {loss!r}.")
+
+
+def check_optimizer(optimizer) -> None:
+    """Raise `ValueError` unless `optimizer` has the two functions of a gradient transformation."""
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise ValueError(
+            f"optimizer must be an Optax gradient transformation such as optax.adam(1e-3), got {optimizer!r}."
+        )
+
+
+def check_key(key) -> None:
+    """Raise `ValueError` unless `key` is one random key of JAX, typed or as its two or more numbers."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if typed and shape != ():
+        raise ValueError(f"key must be one random key, got {shape} of them; jax.vmap goes over several.")
+    if not typed and not (dtype == jnp.uint32 and len(shape or ()) == 1):
+        got = repr(key) if dtype is None else f"an array {dtype}{list(shape)}"
+        raise ValueError(f"key must be a random key such as jax.random.key(0), got {got}.")
+
+
+def check_arguments(carry, kind: type, xs, ys) -> None:
+    """Raise `ValueError` for what JAX would refuse to compile for: a carry that is none, text, keys, objects."""
+    if not isinstance(carry, kind):
+        raise ValueError(f"carry must be a carry from learner.init, got {type(carry).__name__}.")
+    for name, tree in (("xs", xs), ("ys", ys)):
+        for leaf in jax.tree.leaves(tree):
+            dtype = getattr(leaf, "dtype", None) or np.result_type(type(leaf))
+            # V: the small floating-point types; of random keys `check_stream` speaks.
+            if getattr(dtype, "kind", "V") not in "biufcV":
+                raise ValueError(f"{name} must hold numbers, got {dtype}.")
+
+
+def check_carry(carry, optimizer, batch) -> None:
+    """Raise `ValueError` unless the carry is of a learner with this batch, and its optimiser's state of this one."""
+    model = carry.model
+    lead = () if batch is None else (batch,)
+    start = model.cell.init_hidden()
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), start)
+    if not _alike(carry.hidden, wanted):
+        raise ValueError(
+            f"carry must be from this learner's init: for batch={batch} its hidden state is {_describe(wanted)}, got "
+            f"{_describe(carry.hidden)}."
+        )
+    parameters = eqx.filter(carry.arrays, eqx.is_inexact_array)
+    if not _alike(carry.optimizer, jax.eval_shape(optimizer.init, parameters)):
+        raise ValueError("carry holds the state of another optimizer than this learner's; begin with learner.init.")
+
+
+def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
+    """Raise `ValueError` unless the carry's estimator state is one of this estimator, by structure and shapes."""
+    lead = () if batch is None else (batch,)
+    example = tuple(_one_step(tree, 1 + len(lead)) for tree in (xs, ys))
+
+    def start(example):
+        key = jax.random.key(0)
+        return estimator.init(carry.model, carry.model.cell.init_hidden(), key=key, example=example)
+
+    def without_keys(tree):
+        # Any random generator will do, and they differ in how many numbers a key has.
+        return jax.tree.map(lambda node: None if _is_key(node) else node, tree, is_leaf=_is_key)
+
+    fresh = jax.eval_shape(start, example)
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), fresh)
+    if not _alike(without_keys(carry.estimator), without_keys(wanted)):
+        name = type(estimator).__name__
+        raise ValueError(
+            f"carry holds the state of another estimator than this learner's {name}; begin with learner.init."
+        )
+
+
+def _is_key(node) -> bool:
+    return isinstance(node, RawKey)
+
+
+def _alike(tree, other) -> bool:
+    """Whether two trees have one structure, and arrays of the same shapes."""
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(each)] for each in (tree, other)]
+    return jax.tree.structure(tree) == jax.tree.structure(other) and shapes[0] == shapes[1]
 
 
 def check_stream(model, hidden, loss, batch, xs, ys, reset, weight) -> None:

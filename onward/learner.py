@@ -1,8 +1,7 @@
 """The learner: an estimator, an optimiser and a loss, over one stream or a batch of them."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,11 +11,23 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from ._checks import check_model, check_step, check_stream, check_targets
+from ._checks import (
+    check_arguments,
+    check_carry,
+    check_estimator_state,
+    check_key,
+    check_loss,
+    check_model,
+    check_optimizer,
+    check_step,
+    check_stream,
+    check_targets,
+)
 from .cells.affine import constants_at_zero
 from .estimators.base import AbstractEstimator, Chunk, Estimate, Replay, inexact
 from .model import Model
 from .support.arguments import whole
+from .support.compiled import programs_of
 from .support.trees import select
 from .transforms.informed import metric_of
 
@@ -33,7 +44,10 @@ class Carry(eqx.Module):
 
     * `arrays`: the model's arrays; `model` puts the model together again;
     * `hidden`: the hidden state, with the batch of streams leading if there is one;
-    * `estimator`, `optimizer`: their states, the first with the batch leading.
+    * `estimator`, `optimizer`: their states, the first with the batch leading. A random key is held as its numbers.
+
+    NumPy can hold every leaf, and no two leaves of a carry from `Learner.init` share their memory with one another or
+    with the model: a fresh carry can be donated to a compiled function. `onward.checkpoints` saves and loads carries.
     """
 
     arrays: PyTree
@@ -60,7 +74,7 @@ class Metrics(NamedTuple):
     predictions: PyTree = None
 
 
-class Learner:
+class Learner(eqx.Module):
     """Trains a model on a stream: `estimator` makes a gradient of each chunk, `optimizer` applies it.
 
     Parameters are fixed within a chunk and updated after it; a batch's gradients are averaged over its streams. With
@@ -78,7 +92,13 @@ class Learner:
       them are sharded along the batch over several devices, each device learns from its own streams: on CPU, a device
       for each core is faster than threads (see `benchmarks/sequences.py`).
 
-    Raises `ValueError` for a chunk or batch below 1.
+    A learner is a frozen module: make another one with `dataclasses.replace(learner, chunk=2)`. Two learners are equal
+    if their settings are, and equal learners share their compiled programs, which leave memory with the last of them.
+    Functions are equal only if they are the same object: an Optax transformation is made of functions, so that two
+    calls of `optax.adam(1e-3)` are two optimisers. Make an optimiser once, and hand it to every learner that is to
+    share its programs.
+
+    Raises `ValueError` for an estimator, optimiser or loss that is none, and for a chunk or batch below 1.
 
         >>> import equinox as eqx, jax, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(4, 8, key=jr.key(0))
@@ -91,6 +111,12 @@ class Learner:
         Array(True, dtype=bool)
     """
 
+    estimator: AbstractEstimator
+    optimizer: optax.GradientTransformation
+    loss: Callable[[PyTree, PyTree], Float[Array, ""]]
+    chunk: int = eqx.field(static=True)
+    batch: int | None = eqx.field(static=True)
+
     def __init__(
         self,
         estimator: AbstractEstimator,
@@ -102,8 +128,14 @@ class Learner:
     ):
         if not isinstance(estimator, AbstractEstimator):
             raise ValueError(f"estimator must be an estimator such as onward.RTRL(), got {estimator!r}.")
+        check_optimizer(optimizer)
+        check_loss(loss)
         self.estimator, self.optimizer, self.loss = estimator, optimizer, loss
         self.chunk, self.batch = whole("chunk", chunk), None if batch is None else whole("batch", batch)
+
+    def __getattribute__(self, name: str) -> Any:
+        # Equinox makes a module of every method that is asked for: a third of what a call of `update` costs.
+        return object.__getattribute__(self, name)
 
     def init(self, model: Model, *, key: PRNGKeyArray, example: tuple[PyTree, PyTree] | None = None) -> Carry:
         """The carry at the start of a stream.
@@ -113,6 +145,7 @@ class Learner:
         needed and missing.
         """
         check_model(model)
+        check_key(key)
         if example is not None:
             if not isinstance(example, tuple) or len(example) != 2:
                 raise ValueError(f"example must be a pair (x, y) of one step, got {type(example).__name__}.")
@@ -127,9 +160,10 @@ class Learner:
             return hidden, self.estimator.init(model, hidden, key=key, example=example)
 
         hidden, state = start(key) if self.batch is None else jax.vmap(start)(jr.split(key, self.batch))
-        return Carry(arrays, skeleton, hidden, state, self.optimizer.init(inexact(arrays)))
+        carry = Carry(arrays, skeleton, hidden, state, self.optimizer.init(inexact(arrays)))
+        # An optimiser may hold the parameters once more, and several zeros be one array.
+        return jax.tree.map(jnp.copy, carry)
 
-    @partial(jax.jit, static_argnums=0, static_argnames="predictions")
     def update(
         self,
         carry: Carry,
@@ -141,9 +175,9 @@ class Learner:
         predictions: bool = False,
     ) -> tuple[Carry, Metrics]:
         """One chunk and one update. `xs`, `ys`: `[steps, ...]`, or `[steps, batch, ...]` with a batch; see `run`."""
-        check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
-        steps = jax.tree.leaves(xs)[0].shape[0]
-        return self._step(carry, Chunk(xs, ys, reset, weight, self._draw(carry, steps)), predictions)
+        check_arguments(carry, Carry, xs, ys)
+        update = programs_of(self)(_update, static_argnames="predictions")
+        return update(carry, xs, ys, reset, weight, predictions=predictions)
 
     def run(
         self,
@@ -172,32 +206,24 @@ class Learner:
         blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit, and for
         targets outside the range of a loss of `onward.losses`, such as a class that the model does not predict.
         """
+        check_arguments(carry, Carry, xs, ys)
         check_targets(self.loss, carry, ys, weight)
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
         steps = shape[0] if shape else 0  # what is wrong with xs is said in tracing
-        return self._run(carry, xs, ys, reset, weight, np.int32(steps // self.chunk), predictions)
-
-    @partial(jax.jit, static_argnums=(0, 7))
-    def _run(self, carry, xs, ys, reset, weight, count, predictions):
-        check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
-        steps = jax.tree.leaves(xs)[0].shape[0]
-        whole = steps - steps % self.chunk
-        stream = Chunk(xs, ys, reset, weight, self._draw(carry, steps))
-        parts = []
-        if whole:
-            carry, chunks = _loop(
-                lambda carry, chunk: self._step(carry, chunk, predictions), carry, stream, self.chunk, count
-            )
-            parts.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:whole], chunks))
-        if whole < steps:
-            carry, rest = self._step(carry, jax.tree.map(lambda leaf: leaf[whole:], stream), predictions)
-            parts.append(rest)
-        return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        run = programs_of(self)(_run, static_argnames="predictions")
+        return run(carry, xs, ys, reset, weight, np.int32(steps // self.chunk), predictions=predictions)
 
     def influence_norm(self, carry: Carry) -> Float[Array, "*batch"]:
         """The norm of the carried approximation of ∂hidden/∂θ of each stream: watch it before it overflows."""
         norm = self.estimator.influence_norm
         return norm(carry.estimator) if self.batch is None else jax.vmap(norm, axis_size=self.batch)(carry.estimator)
+
+    def _check(self, carry, xs, ys, reset, weight) -> int:
+        """The number of steps, where carry and stream fit this learner; `ValueError` where they do not."""
+        check_carry(carry, self.optimizer, self.batch)
+        check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
+        check_estimator_state(carry, self.estimator, self.batch, xs, ys)
+        return jax.tree.leaves(xs)[0].shape[0]
 
     def _draw(self, carry, steps):
         """The noise of all steps, drawn outside the loop, time first."""
@@ -259,6 +285,27 @@ class Learner:
 
             arrays, optimizer = jax.lax.fori_loop(0, len(active), one, moving, unroll=min(len(active), WRITTEN_OUT))
         return Carry(arrays, carry.skeleton, given.hidden, given.state, optimizer), given
+
+
+def _update(learner: Learner, carry, xs, ys, reset, weight, *, predictions: bool):
+    steps = learner._check(carry, xs, ys, reset, weight)
+    return learner._step(carry, Chunk(xs, ys, reset, weight, learner._draw(carry, steps)), predictions)
+
+
+def _run(learner: Learner, carry, xs, ys, reset, weight, count, *, predictions: bool):
+    steps = learner._check(carry, xs, ys, reset, weight)
+    whole = steps - steps % learner.chunk
+    stream = Chunk(xs, ys, reset, weight, learner._draw(carry, steps))
+    parts = []
+    if whole:
+        carry, chunks = _loop(
+            lambda carry, chunk: learner._step(carry, chunk, predictions), carry, stream, learner.chunk, count
+        )
+        parts.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:whole], chunks))
+    if whole < steps:
+        carry, rest = learner._step(carry, jax.tree.map(lambda leaf: leaf[whole:], stream), predictions)
+        parts.append(rest)
+    return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def _loop(step, carry, stream, size, count):

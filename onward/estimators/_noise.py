@@ -7,21 +7,23 @@ import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
 
+from ..support.raw_key import RawKey
+
 
 class Counter(eqx.Module):
     """A random key and the number of steps taken with it; step t draws from `fold_in(key, t)` in any chunking."""
 
-    key: PRNGKeyArray
+    key: RawKey
     steps: UInt32[Array, ""]
 
     @classmethod
     def start(cls, key: PRNGKeyArray) -> "Counter":
-        return cls(key, jnp.zeros((), jnp.uint32))
+        return cls(RawKey.of(key), jnp.zeros((), jnp.uint32))
 
     def draw(self, steps: int, words: int) -> UInt32[Array, "steps words"]:
         """The bits of the next `steps` steps, 32 to a word."""
-        t = self.steps + jnp.arange(steps, dtype=jnp.uint32)
-        return jax.vmap(lambda t: jr.bits(jr.fold_in(self.key, t), (words,), jnp.uint32))(t)
+        t, key = self.steps + jnp.arange(steps, dtype=jnp.uint32), self.key.typed
+        return jax.vmap(lambda t: jr.bits(jr.fold_in(key, t), (words,), jnp.uint32))(t)
 
     def next(self) -> "Counter":
         return Counter(self.key, self.steps + jnp.uint32(1))

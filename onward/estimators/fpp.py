@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ..cells.rollout import SHORT, restarted, rollout
 from ..support.arguments import at_least_zero, unless_traced, whole
+from ..support.raw_key import RawKey
 from ..support.trees import inner, select
 from ._noise import Counter, uniform
 from ._ring import Ring
@@ -181,7 +182,7 @@ class FPP(AbstractReplayEstimator):
         if self.schedule is None:
             return words
         # A schedule's chance, last, is the step's and no stream's own: a batch's streams are at the same stage.
-        common = Counter(jr.fold_in(jr.key(0, impl="threefry2x32"), COIN), state.counter.steps)
+        common = Counter(RawKey.of(jr.fold_in(jr.key(0, impl="threefry2x32"), COIN)), state.counter.steps)
         return jnp.concatenate([words, common.draw(steps, 1)], 1)
 
     def influence_norm(self, state):

@@ -15,15 +15,16 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
+from ..checkpoints.array_file import stored
 from ..learner import Carry, Learner
 from ..model import Model
 from ..support.arguments import whole
 from ..support.devices import on_all, on_first, shared_evenly
 from ..support.errors import UserError
-from ..support.extras import needed
 from ..support.program_digest import program_digest
 from ..support.trees import time_first
 from ..transforms.fptt import adopt_average
+from ._fit_checkpoint import load_fit, save_fit
 from .data import AbstractSequences, Minibatch, shared_minibatch
 from .objectives import AbstractObjective, check_targets
 
@@ -128,7 +129,7 @@ def fit(
     - `report`: told the progress after every `block` minibatches.
     - `checkpoint`: a file. It is written every `checkpoint_every` seconds and at the end of each epoch, and where it is
       there, the training goes on from it and ends in the same bits as if it had never been stopped. It must be of a
-      training by the same arguments (`epochs` may grow); it needs `onward[cli]`.
+      training by the same arguments (`epochs` may grow).
     - `block`: minibatches learned in one call of the compiled program. It changes no number.
 
     Where there are several devices, each learns from its share of every minibatch, over as many of them as share it
@@ -333,15 +334,11 @@ class _Saving:
     """A checkpoint file, and the digest of what the training in it must agree with."""
 
     def __init__(self, path: Path, learner: Learner, data: AbstractSequences, objective, state: _State, key):
-        needed("msgspec", "cli")
-        from ..checkpoints.run_checkpoint import stored
-        from ._fit_checkpoint import load_fit, save_fit
-
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _cannot_hold(path, error) from None
-        self._load, self._save, self._path = load_fit, save_fit, path
+        self._path = path
 
         def first(state: _State, data, key):
             entry = jax.tree.map(lambda leaf: leaf[0], data.order(key))
@@ -356,13 +353,13 @@ class _Saving:
     def load(self, state: _State, place: _Place) -> tuple[_State, _Place]:
         if not self._path.exists():
             return state, place
-        state, (epoch, minibatch, total, steps, history) = self._load(self._path, state, self._settings)
+        state, (epoch, minibatch, total, steps, history) = load_fit(self._path, state, self._settings)
         history = tuple(Epoch(math.nan if loss is None else loss, score) for loss, score in history)
         return state, _Place(epoch, minibatch, total, steps, history)
 
     def save(self, state: _State, place: _Place) -> None:
         try:
-            self._save(self._path, state, tuple(place), self._settings)
+            save_fit(self._path, state, tuple(place), self._settings)
         except OSError as error:
             raise _cannot_hold(self._path, error) from None
 

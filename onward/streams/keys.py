@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
-from ..checkpoints.run_checkpoint import restored, stored
+from ..checkpoints.array_file import restored, stored
 from ..support.errors import UserError
 from ._carry import Row, StreamCarry
 from ._spill import Spill

@@ -4,9 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from .errors import UserError
+from .extras import needed
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -52,6 +51,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, *, length: int):
+        self._encode = _msgspec().json.encode
         self._file = open(path, "ab")
         if self._file.seek(0, os.SEEK_END) < length:
             self._file.close()
@@ -71,7 +71,7 @@ class JsonLines:
 
     def append(self, record) -> None:
         """Adds a record; it is on the disk after the next `sync`."""
-        self._file.write(msgspec.json.encode(record) + b"\n")
+        self._file.write(self._encode(record) + b"\n")
 
     def flush(self) -> None:
         """Lets others read what was appended."""
@@ -86,6 +86,7 @@ class JsonLines:
 
 def read_json_lines(path: Path, record: type) -> Iterator:
     """The records of a file of JSON lines, one at a time. Raises `UserError` at a line that is none."""
+    msgspec = _msgspec()
     decoder = msgspec.json.Decoder(record)
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
@@ -95,3 +96,8 @@ def read_json_lines(path: Path, record: type) -> Iterator:
                 raise UserError(
                     f"{path} holds no record on line {number} ({error}); put back the whole file."
                 ) from None
+
+
+def _msgspec():
+    # Comes with an extra, and whole files do without it.
+    return needed("msgspec", "cli")

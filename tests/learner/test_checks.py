@@ -178,3 +178,42 @@ def test_random_keys_in_the_inputs_are_refused_with_what_to_do_instead():
     learner = onward.Learner(onward.BPTT(), learner.optimizer, loss=learner.loss)
     with saying:
         learner.run(learner.init(model, key=jr.key(1)), keys, ys)
+
+
+def adam(**changes):
+    settings = {"estimator": onward.RTRL(), "optimizer": optax.adam(0.1), "loss": onward.losses.squared_error}
+    return onward.Learner(**settings | changes)
+
+
+def carry_of(batch=None, **changes):
+    return adam(batch=batch, **changes).init(model(), key=jr.key(2))
+
+
+XS, YS = np.ones((5, 3), "float32"), np.ones((5, 2), "float32")
+
+
+@pytest.mark.parametrize(
+    ("match", "call"),
+    [
+        ("loss must be a function.*'mse'", lambda: adam(loss="mse")),
+        ("optimizer must be an Optax.*0.1", lambda: adam(optimizer=0.1)),
+        ("optimizer must be an Optax.*function adam", lambda: adam(optimizer=optax.adam)),
+        ("estimator must be.*RTRL", lambda: adam(estimator=onward.RTRL)),
+        ("key must be a random key.*got 0", lambda: adam().init(model(), key=0)),
+        ("key must be a random key.*got None", lambda: adam().init(model(), key=None)),
+        (r"key must be a random key.*float\d\d\[2\]", lambda: adam().init(model(), key=jnp.ones(2))),
+        ("key must be one random key.*3", lambda: adam().init(model(), key=jr.split(jr.key(0), 3))),
+        ("another optimizer", lambda: adam(optimizer=optax.sgd(0.1)).run(carry_of(), XS, YS)),
+        ("another estimator.*UORO", lambda: adam(estimator=onward.UORO()).run(carry_of(), XS, YS)),
+        ("another estimator.*BPTT", lambda: adam(estimator=onward.BPTT()).update(carry_of(), XS, YS)),
+        (r"carry.*batch=None.*\[4\], got float32\[2, 4\]", lambda: adam().run(carry_of(batch=2), XS, YS)),
+        ("carry must be a carry.*Model", lambda: adam().run(model(), XS, YS)),
+        ("carry must be a carry.*ndarray", lambda: adam().update(XS, carry_of(), YS)),
+        ("xs must hold numbers.*U1", lambda: adam().run(carry_of(), np.array(["a"] * 5), YS)),
+        ("ys must hold numbers.*object", lambda: adam().update(carry_of(), XS, np.array([None] * 5))),
+        ("ys must hold numbers.*datetime", lambda: adam().update(carry_of(), XS, np.zeros(5, "datetime64[D]"))),
+    ],
+)
+def test_what_is_no_part_of_a_learner(match, call):
+    with pytest.raises(ValueError, match=match):
+        call()

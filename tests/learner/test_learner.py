@@ -1,6 +1,9 @@
 """The learner: the same bits however a stream is cut, batches as averages, resets, masks, schedules, no retracing."""
 
+import dataclasses
 import functools
+import gc
+import weakref
 
 import equinox as eqx
 import jax
@@ -12,6 +15,8 @@ import pytest
 from problems import AS_FOR_USERS, INPUTS, assert_identical, assert_same, loss
 
 import onward
+from onward.learner import _run
+from onward.support.compiled import programs_of
 
 pytestmark = pytest.mark.usefixtures("promotion")
 
@@ -71,7 +76,8 @@ def test_compiled_as_for_users_any_split_gives_the_same_bits():
 
     def piece(carry, at, size):
         stream = carry, xs[at : at + size], ys[at : at + size], None, None, np.int32(size)
-        return type(learner)._run.lower(learner, *stream, False).compile(compiler_options=AS_FOR_USERS)(*stream)
+        run = programs_of(learner)(_run, static_argnames="predictions")
+        return run.lower(*stream, predictions=False).compile(compiler_options=AS_FOR_USERS)(*stream)
 
     whole, metrics = piece(carry, 0, STEPS)
     first, one = piece(carry, 0, 1)
@@ -226,3 +232,66 @@ def test_predictions_come_only_when_asked_for_and_change_nothing(batch):
     assert_identical((carry, metrics.losses), (quiet[0], quiet[1].losses))
     again = jax.vmap(loss) if batch is None else jax.vmap(jax.vmap(loss))
     assert_same(again(metrics.predictions, ys), metrics.losses, relative=1e-6)
+
+
+def counting():
+    """A loss, and the list that grows each time it is traced."""
+    traces = []
+
+    def counted(prediction, y):
+        traces.append(1)
+        return loss(prediction, y)
+
+    return counted, traces
+
+
+def test_a_learner_is_frozen_and_a_changed_copy_is_another_learner():
+    _, xs, ys = setting()
+    slow = onward.Learner(onward.RTRL(), optax.sgd(0.0), loss=loss)
+    carry = start(slow)
+    still, _ = slow.run(carry, xs[:, 0], ys[:, 0])
+    assert_identical(still.arrays, carry.arrays)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        slow.optimizer = optax.sgd(0.1)
+    by_replace = dataclasses.replace(slow, optimizer=optax.sgd(0.1))
+    by_surgery = eqx.tree_at(lambda learner: learner.optimizer, slow, optax.sgd(0.1))
+    for quick in (by_replace, by_surgery):
+        moved, _ = quick.run(carry, xs[:, 0], ys[:, 0])
+        assert not np.array_equal(moved.arrays.readout.bias, carry.arrays.readout.bias)
+
+
+def test_equal_learners_compile_once_and_others_do_not():
+    counted, traces = counting()
+    _, xs, ys = setting()
+    optimizer = optax.sgd(0.1)
+
+    def make(**changes):
+        return onward.Learner(**{"estimator": onward.SnAp(order=1), "optimizer": optimizer, "loss": counted} | changes)
+
+    first, second = make(), make()
+    assert first == second
+    assert hash(first) == hash(second)
+    first.run(start(first), xs[:, 0], ys[:, 0])
+    once = len(traces)
+    for method in (second.run, second.run):
+        method(start(first), xs[:, 0], ys[:, 0])
+    assert len(traces) == once
+    for other in (make(chunk=2), make(optimizer=optax.sgd(0.1)), make(estimator=onward.RTRL()), make(loss=loss)):
+        assert other != first
+    make(chunk=2).run(start(first), xs[:, 0], ys[:, 0])
+    assert len(traces) > once
+
+
+def test_an_unused_learner_leaves_memory_with_its_functions_and_programs():
+    counted, _ = counting()
+    _, xs, ys = setting()
+    learner, equal = (
+        onward.Learner(onward.SnAp(order=1), optimizer, loss=counted) for optimizer in [optax.sgd(0.1)] * 2
+    )
+    for each in (learner, equal):
+        for method in (each.run, each.update):
+            method(start(each), xs[:, 0], ys[:, 0])
+    held = [weakref.ref(thing) for thing in (learner, equal, counted, learner.optimizer.update, programs_of(learner))]
+    del learner, equal, each, method, counted
+    gc.collect()
+    assert [thing() for thing in held] == [None] * len(held)

@@ -212,11 +212,11 @@ def test_a_checkpoint_of_another_model_or_run_is_refused(learner, saved):
     with pytest.raises(UserError, match=r"another model, its .* being missing"):
         load_checkpoint(saved, (fresh_carry(learner), jnp.ones(2)), settings="s", standing=Standing)
     with pytest.raises(UserError, match="other settings"):
-        load_checkpoint(saved, fresh_carry(learner), settings="t")
+        load_checkpoint(saved, fresh_carry(learner), settings="t", standing=Standing)
 
 
 def test_a_checkpoint_of_a_later_format_is_refused(learner, saved, monkeypatch):
-    monkeypatch.setattr("onward.checkpoints.run_checkpoint.VERSION", 2)
+    monkeypatch.setattr("onward.checkpoints.array_file.VERSION", 2)
     with pytest.raises(UserError, match="checkpoint format 1, but this version of onward reads format 2"):
         load_checkpoint(saved, fresh_carry(learner), settings="s", standing=Standing)
 

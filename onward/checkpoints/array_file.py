@@ -1,0 +1,183 @@
+"""A tree of arrays in one file, with a note: exact to the bit, never a pickle, and never half written.
+
+The file is a NumPy `.npz`: one member for each array, named by its place in the tree, and a `header` in JSON. Look into
+it with `numpy.load`.
+"""
+
+import io
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import PyTree
+
+from ..support.errors import UserError
+from ..support.files import write_atomically
+from ..support.raw_key import RawKey
+
+FORMAT, VERSION = "onward checkpoint", 1
+
+
+class CheckpointError(UserError, ValueError):
+    """A file is no checkpoint, is damaged, or does not fit; its text says which, and what to do."""
+
+
+def save(path: str | PathLike[str], tree: PyTree, *, note: Any = None, settings: str = "") -> None:
+    """Writes the arrays of `tree` to `path`, atomically: after a crash the old file or the new one is there.
+
+    **Arguments:**
+
+    - `tree`: a carry of `Learner.run`, or any tree of arrays of JAX or NumPy, random keys among them. What is no array
+      is not written: `load` takes it from the tree that it is given.
+    - `note`: what JSON can hold, to be read again by `load_note`: how far the stream was read, say.
+    - `settings`: text that `load` must be given too, such as a digest of what the run depends on.
+
+    Raises `ValueError` for a note that JSON cannot hold, and `OSError` where the file cannot be written.
+
+        >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax, tempfile
+        >>> learner = onward.Learner(onward.UORO(), optax.adam(1e-2), loss=onward.losses.squared_error)
+        >>> model = onward.Model(onward.GRUCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 1, key=jr.key(1)))
+        >>> fresh = learner.init(model, key=jr.key(2))
+        >>> carry, _ = learner.run(fresh, jnp.ones((5, 3)), jnp.ones((5, 1)))
+        >>> path = tempfile.mkdtemp() + "/carry.npz"
+        >>> onward.checkpoints.save(path, carry, note={"steps": 5})
+        >>> loaded = onward.checkpoints.load(path, fresh)                  # in another process as well
+        >>> bool(eqx.tree_equal(loaded, carry)), onward.checkpoints.load_note(path)
+        (True, {'steps': 5})
+    """
+    arrays, keys, dtypes = {}, {}, {}
+    for name, leaf in _named_arrays(tree):
+        if _is_key(leaf):
+            keys[name] = str(_key_impl(leaf))
+        array = stored(leaf)
+        if array.dtype.kind == "V":  # NumPy writes the small floating-point types as bytes that it cannot read
+            dtypes[name] = array.dtype.name
+            array = array.view(f"u{array.dtype.itemsize}")
+        arrays[name] = array
+    header = {"format": FORMAT, "version": VERSION, "settings": settings, "standing": note, "keys": keys}
+    try:
+        text = json.dumps(header | ({"dtypes": dtypes} if dtypes else {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"note must be what JSON can hold: {error}.") from None
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, header=np.frombuffer(text.encode(), np.uint8), **arrays)
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def load(path: str | PathLike[str], like: PyTree, *, settings: str = "") -> PyTree:
+    """The tree saved in `path`, bit for bit.
+
+    `like` is a tree of the same structure, shapes and dtypes, such as a carry fresh from `Learner.init`; an array comes
+    back as it is there, NumPy's or JAX's. Raises `ValueError`, naming it, for a file that cannot be read, is damaged or
+    no checkpoint, was saved with other `settings`, or holds an array that is missing or of another shape or dtype in
+    `like`.
+    """
+    return load_with_note(path, like, settings=settings)[0]
+
+
+def load_with_note(path: str | PathLike[str], like: PyTree, *, settings: str = "") -> tuple[PyTree, Any]:
+    """As `load`, and the note."""
+    header, arrays = _read(Path(path), settings)
+    expected = {name: stored(leaf) for name, leaf in _named_arrays(like)}
+    for name in [*expected, *arrays]:
+        found, wanted = _describe(arrays.get(name)), _describe(expected.get(name))
+        if found != wanted:
+            raise CheckpointError(
+                f"{path} is of another model, its {name} being {found} where {wanted} is needed; it was saved with "
+                "other settings, or by another version of onward; delete it to go on without it."
+            )
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like, is_leaf=_is_key)
+    try:
+        back = [
+            restored(arrays[name], leaf, header["keys"].get(name)) if _is_array(leaf) else leaf
+            for name, leaf in ((jax.tree_util.keystr(place), leaf) for place, leaf in leaves)
+        ]
+    except (TypeError, ValueError):
+        raise CheckpointError(
+            f"{path} holds a random key of a generator that JAX does not know; delete it to go on without it."
+        ) from None
+    return jax.tree.unflatten(structure, back), header["standing"]
+
+
+def load_note(path: str | PathLike[str], *, settings: str = "") -> Any:
+    """The note alone. Raises `ValueError` for a file that is no whole checkpoint, or of other settings."""
+    return _read(Path(path), settings)[0]["standing"]
+
+
+def _read(path: Path, settings: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        # Reading every member whole also verifies its check sum.
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # of a damaged file NumPy, zipfile and its decompressors complain in a dozen ways
+        if isinstance(error, OSError) and error.errno:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
+        raise CheckpointError(f"{path} is damaged or no checkpoint at all; delete it to go on without it.") from None
+    header = _header(arrays.pop("header", None))
+    if header is None or not header["dtypes"].keys() <= arrays.keys():
+        raise CheckpointError(f"{path} is no checkpoint of onward; delete it to go on without it.")
+    if header["version"] != VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {header['version']}, but this version of onward reads format {VERSION}; "
+            "delete it to go on without it."
+        )
+    if header["settings"] != settings:
+        raise CheckpointError(
+            f"{path} belongs to a run with other settings; put back this run's own checkpoint, or delete it."
+        )
+    for name, dtype in header["dtypes"].items():
+        arrays[name] = arrays[name].view(jnp.dtype(dtype))
+    return header, arrays
+
+
+def _header(data: np.ndarray | None) -> dict[str, Any] | None:
+    """What a checkpoint says of itself, `None` if it is none of ours."""
+    try:
+        header = {"dtypes": {}} | json.loads(b"" if data is None else data.tobytes())
+        whole = header["format"] == FORMAT and {"version", "settings", "standing"} <= header.keys()
+        return header if whole and isinstance(header["keys"], dict) and isinstance(header["dtypes"], dict) else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _named_arrays(tree: PyTree):
+    for place, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_key)[0]:
+        if _is_array(leaf):
+            yield jax.tree_util.keystr(place), leaf
+
+
+def _is_array(leaf) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray | RawKey)
+
+
+def _is_key(leaf) -> bool:
+    return isinstance(leaf, RawKey) or (eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _key_impl(key) -> Any:
+    return key.impl if isinstance(key, RawKey) else jr.key_impl(key)
+
+
+def stored(leaf) -> np.ndarray:
+    """An array as NumPy holds it; a random key as its numbers."""
+    if _is_key(leaf):
+        leaf = leaf.data if isinstance(leaf, RawKey) else jr.key_data(leaf)
+    return np.asarray(leaf)
+
+
+def restored(array: np.ndarray, leaf, key_impl: str | None = None):
+    """What was stored, as an array of the kind of `leaf`; a random key of the generator `key_impl`, by default its."""
+    if _is_key(leaf):
+        key = jr.wrap_key_data(jnp.asarray(array), impl=key_impl or _key_impl(leaf))
+        return RawKey.of(key) if isinstance(leaf, RawKey) else key
+    return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)
+
+
+def _describe(array) -> str:
+    return "missing" if array is None else f"{array.dtype}{list(array.shape)}"

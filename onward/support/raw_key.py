@@ -1,0 +1,35 @@
+"""A random key among the arrays of a carry: its numbers are an array like any other, its generator goes with them."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, PRNGKeyArray, UInt32
+
+
+class RawKey(eqx.Module):
+    """A random key whose numbers, `data`, NumPy and Equinox can write down, which they refuse of JAX's typed keys.
+
+    `impl` names the generator, such as `threefry2x32`.
+
+        >>> import jax
+        >>> key = RawKey.of(jax.random.key(7))
+        >>> key.data.dtype, key.impl, bool(jax.random.uniform(key.typed) == jax.random.uniform(jax.random.key(7)))
+        (dtype('uint32'), 'threefry2x32', True)
+    """
+
+    data: UInt32[Array, "words"]
+    impl: Any = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, key: PRNGKeyArray) -> "RawKey":
+        """The key, typed or as its numbers alone."""
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        return cls(jr.key_data(key) if typed else jnp.asarray(key), jr.key_impl(key))
+
+    @property
+    def typed(self) -> PRNGKeyArray:
+        """The key as JAX's functions take it."""
+        return jr.wrap_key_data(self.data, impl=self.impl)
