@@ -1,21 +1,22 @@
 """Reports of a comparison: a table, a picture, and the curves as JSON lines."""
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from ..support.files import write_atomically
 from ..support.pictures import COLOURS, LEVEL_STYLES, picture
+from ..support.strict_json import encoded
 from ..support.tables import columns, counted, mean_and_error
 from ..tasks.symbols import SymbolTask
 from .compare import Comparison, MethodResult
 
 
-class CurvePoint(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class CurvePoint:
     """One line of curves.jsonl: a seed's bits per character up to `characters`, since the line before and over all.
 
     Both are `None` from where the seed diverged.
@@ -143,7 +144,7 @@ def draw_levels(axes, task: SymbolTask) -> None:
 
 def save_comparison(comparison: Comparison, folder: Path, *, title: str | None = None) -> None:
     """Writes table.txt, curves.jsonl, curve.png and curve.svg of a comparison to `folder`."""
-    lines = [msgspec.json.encode(point) for result in comparison.results for point in curve_points(result)]
+    lines = [encoded(asdict(point)) for result in comparison.results for point in curve_points(result)]
     write_atomically(folder / "curves.jsonl", b"\n".join(lines) + b"\n")
     write_atomically(folder / "table.txt", comparison_table(comparison, title).encode())
     for kind in ("png", "svg"):

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from ..support.files import write_atomically
 from ..support.pictures import COLOURS, picture
+from ..support.strict_json import encoded
 from ..support.tables import columns, counted, mean_and_error
 from .compare_report import draw_levels, levels
 from .sweep import Structure, Sweep, Trial, structure_of
@@ -138,7 +138,7 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
 
 def save_sweep(sweep: Sweep, folder: Path, *, title: str | None = None) -> None:
     """Writes results.jsonl, table.txt, sensitivity.png and sensitivity.svg of a sweep to `folder`."""
-    write_atomically(folder / "results.jsonl", b"".join(msgspec.json.encode(row) + b"\n" for row in rows(sweep)))
+    write_atomically(folder / "results.jsonl", b"".join(encoded(row) + b"\n" for row in rows(sweep)))
     write_atomically(folder / "table.txt", sweep_table(sweep, title).encode())
     for kind in ("png", "svg"):
         write_atomically(folder / f"sensitivity.{kind}", draw(sweep, kind, title=title))
