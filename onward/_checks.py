@@ -50,18 +50,18 @@ def check_optimizer(optimizer) -> None:
 
 
 def check_key(key) -> None:
-    """Raise `ValueError` unless `key` is one random key of JAX, typed or as its two or more numbers."""
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    """Raise `ValueError` unless `key` is one random key of JAX, typed or as its numbers."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if typed and shape != ():
         raise ValueError(f"key must be one random key, got {shape} of them; jax.vmap goes over several.")
-    if not typed and not (dtype == jnp.uint32 and len(shape or ()) == 1):
+    if not typed and not (dtype == jnp.uint32 and len(shape) == 1):
         got = repr(key) if dtype is None else f"an array {dtype}{list(shape)}"
         raise ValueError(f"key must be a random key such as jax.random.key(0), got {got}.")
 
 
 def check_arguments(carry, kind: type, xs, ys) -> None:
-    """Raise `ValueError` for what JAX would refuse to compile for: a carry that is none, text, keys, objects."""
+    """Raise `ValueError` for what cannot be compiled for: a carry that is none, text, dates, objects."""
     if not isinstance(carry, kind):
         raise ValueError(f"carry must be a carry from learner.init, got {type(carry).__name__}.")
     for name, tree in (("xs", xs), ("ys", ys)):
