@@ -104,6 +104,11 @@ class AbstractAffineGatedCell(AbstractCell):
     hidden_size: int = eqx.field(static=True)
     groups: ClassVar[tuple[RowGroup, ...]]
 
+    @property
+    def unit_wise(self) -> bool:
+        """Whether no group of rows sees the hidden state: the gate alone feeds back, unit by unit."""
+        return not any(group.sees_hidden for group in self.groups)
+
     @abstractmethod
     def recurrent(self, hidden: PyTree[Float[Array, " units"]]) -> Float[Array, " units"]:
         """The part of the features that comes from the state; its unit i depends on unit i of the state alone."""

@@ -24,6 +24,8 @@ def _affine_state_jacobian(cell, hidden, x):
     """`diag(∂gate/∂h) + Σ_g D_g W_g ∂z_g/∂h`: features depend on the state unit by unit, so no matrices meet."""
     _, rows = linearize(cell, hidden, x)
     direct, slopes = _own_unit(cell, hidden, x)
+    if cell.unit_wise:
+        return jnp.block([[jnp.diag(leaf) for leaf in row] for row in zip(*map(jax.tree.leaves, direct), strict=True)])
     through = jax.tree.map(
         lambda *factors: total(
             jnp.einsum("ru,ruv->uv", D, R)
@@ -47,6 +49,8 @@ def _own_unit(cell, hidden, x):
 def own_unit_jacobian(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array, rows: Rows) -> tuple[PyTree, ...]:
     """`∂hidden'/∂hidden` within each unit: for each component s', a hidden-shaped `∂hidden'_i/∂hidden_(s',i)`."""
     direct, slopes = _own_unit(cell, hidden, x)
+    if cell.unit_wise:
+        return direct
     diagonals = tuple(None if R is None else jnp.diagonal(R, axis1=1, axis2=2) for R in recurrent_weights(cell))
     through = jax.tree.map(
         lambda *factors: total(jnp.sum(D * w, 0) for D, w in zip(factors, diagonals, strict=True) if w is not None),

@@ -1,14 +1,17 @@
 """Real-time recurrent learning: the exact gradient, carried forward."""
 
+from typing import TypeGuard
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from ..cells import AbstractAffineGatedCell
+from ..cells import AbstractAffineGatedCell, AbstractCell
 from ..cells.affine import Rows, linearize
 from ..support.trees import norm
+from . import _own_units
 from ._jacobians import cell_gradient, learned, parameter_jacobian, state_jacobian
 from .base import AbstractForwardEstimator
 
@@ -22,24 +25,32 @@ class RTRLState(eqx.Module):
 class RTRL(AbstractForwardEstimator):
     """Real-time recurrent learning (Williams & Zipser 1989), exact at fixed parameters:
 
-        G' = (∂f/∂h) G + ∂f/∂θ,    ∂loss/∂θ = (∂loss/∂h') G'.
+            G' = (∂f/∂h) G + ∂f/∂θ,    ∂loss/∂θ = (∂loss/∂h') G'.
 
-    Memory is `state × |θ|` and a step costs `state² × |θ|` products, whatever the length of the stream: for small
-    cells, and as the truth that other estimators are measured against.
+        In general memory is `state × |θ|` and a step costs `state² × |θ|` products, whatever the length of the stream. That
+        suits small cells, and it is the truth that other estimators are measured against.
 
-        >>> import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
-        >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
-        >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
-        >>> hidden, stream = cell.init_hidden(), (jr.normal(jr.key(2), (5, 3)), jnp.zeros(5, int))
-        >>> def grads(estimator):
-        ...     state = estimator.init(model, hidden, key=jr.key(3))
-        ...     return estimator.grad(model, onward.losses.softmax_cross_entropy, hidden, state, *stream).grads
-        >>> close = jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-5), grads(onward.RTRL()), grads(onward.BPTT()))
-        >>> bool(jax.tree.all(close))
-        True
+        In a **unit-wise** cell, such as `onward.cells.LRUCell`, a unit's weights reach no other unit. G then holds one
+        number for each weight and component of its unit's state, and a step costs about as much as a forward pass, at any
+        size. The cell's structure decides which of the two is used.
+
+            >>> from typing import TypeGuard
+
+    import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
+            >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
+            >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
+            >>> hidden, stream = cell.init_hidden(), (jr.normal(jr.key(2), (5, 3)), jnp.zeros(5, int))
+            >>> def grads(estimator):
+            ...     state = estimator.init(model, hidden, key=jr.key(3))
+            ...     return estimator.grad(model, onward.losses.softmax_cross_entropy, hidden, state, *stream).grads
+            >>> close = jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-5), grads(onward.RTRL()), grads(onward.BPTT()))
+            >>> bool(jax.tree.all(close))
+            True
     """
 
     def init(self, model, hidden, *, key, example=None):
+        if _unit_wise(model.cell):
+            return _own_units.start(model.cell, hidden)
         flat, _ = ravel_pytree(hidden)
         return RTRLState(
             jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), learned(model.cell))
@@ -55,6 +66,8 @@ class RTRL(AbstractForwardEstimator):
         return norm(state.influence)
 
     def advance(self, cell, hidden, state, x, noise):
+        if _unit_wise(cell):
+            return _own_units.advance(cell, hidden, state, x)
         J = state_jacobian(cell, hidden, x)
         carried = jax.tree.map(lambda G: (J @ G.reshape(len(G), -1)).reshape(G.shape), state.influence)
         if isinstance(cell, AbstractAffineGatedCell):
@@ -70,6 +83,10 @@ class RTRL(AbstractForwardEstimator):
             return cell_gradient(cell, grads)
 
         return after, RTRLState(influence), contract
+
+
+def _unit_wise(cell: AbstractCell) -> TypeGuard[AbstractAffineGatedCell]:
+    return isinstance(cell, AbstractAffineGatedCell) and cell.unit_wise
 
 
 def dense_rows(rows: Rows) -> tuple[Float[Array, "state _rows units _features"], ...]:

@@ -9,18 +9,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
-from ..cells.affine import linearize, without_constants
+from ..cells.affine import without_constants
 from ..support.arguments import whole
-from ..support.trees import norm, total
+from ..support.trees import norm
+from . import _own_units
 from ._dependence import dependence
-from ._jacobians import cell_gradient, own_unit_jacobian, parameter_jacobian, seen, state_jacobian
+from ._jacobians import parameter_jacobian, state_jacobian
 from .base import AbstractForwardEstimator, inexact
-
-
-class OwnUnitState(eqx.Module):
-    """For each group of an affine-gated cell, a hidden-shaped tree: the influence of unit i's rows on unit i itself."""
-
-    influence: tuple[PyTree[Float[Array, "_rows units _features"]], ...]
 
 
 class MaskedState(eqx.Module):
@@ -61,9 +56,7 @@ class SnAp(AbstractForwardEstimator):
     def init(self, model, hidden, *, key, example=None):
         cell = model.cell
         if self.order == 1 and isinstance(cell, AbstractAffineGatedCell):
-            return OwnUnitState(
-                tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape, h.dtype), hidden) for W in cell.weights)
-            )
+            return _own_units.start(cell, hidden)
         if example is None:
             raise ValueError(
                 "example must be given, one (x, y) of the stream: SnAp finds its pattern of influence with it."
@@ -82,32 +75,9 @@ class SnAp(AbstractForwardEstimator):
         return norm(state.influence)
 
     def advance(self, cell, hidden, state, x, noise):
-        advance = _advance_by_unit if isinstance(state, OwnUnitState) else _advance_masked
-        return advance(cell, hidden, state, x)
-
-
-def _advance_by_unit(cell, hidden, state, x):
-    after, rows = linearize(cell, hidden, x)
-    own = own_unit_jacobian(cell, hidden, x, rows)
-
-    def carry(influence, fresh):
-        columns = zip(own, jax.tree.leaves(influence), strict=True)
-        terms = [jax.tree.map(lambda J, M=M: J[:, None] * M, column) for column, M in columns]
-        return jax.tree.map(lambda *leaves: total(leaves), fresh, *terms)
-
-    influence = tuple(carry(M, fresh) for M, fresh in zip(state.influence, rows.per_component(), strict=True))
-
-    # XLA would multiply the influence on what no loss sees, an LSTM's memory, by zeros: a twentieth of a step.
-    components = seen(cell, hidden)
-
-    def contract(H):
-        def weigh(M):
-            pairs = zip(jax.tree.leaves(H), jax.tree.leaves(M), components, strict=True)
-            return total(h[:, None] * m for h, m, is_seen in pairs if is_seen)
-
-        return cell_gradient(cell, tuple(weigh(M) for M in influence))
-
-    return after, OwnUnitState(influence), contract
+        if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_units.OwnUnitState):
+            return _own_units.advance(cell, hidden, state, x)
+        return _advance_masked(cell, hidden, state, x)
 
 
 def _advance_masked(cell, hidden, state, x):

@@ -1,0 +1,51 @@
+"""The influence of each unit's own weights on the unit itself: all of it in a unit-wise cell, SnAp-1 in any other."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ..cells import AbstractAffineGatedCell
+from ..cells.affine import linearize
+from ..support.trees import total
+from ._jacobians import cell_gradient, own_unit_jacobian, seen
+
+
+class OwnUnitState(eqx.Module):
+    """For each group of an affine-gated cell, a hidden-shaped tree: the influence of unit i's rows on unit i itself."""
+
+    influence: tuple[PyTree[Float[Array, "_rows units _features"]], ...]
+
+
+def start(cell: AbstractAffineGatedCell, hidden: PyTree) -> OwnUnitState:
+    """An influence of zero."""
+    return OwnUnitState(tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape, h.dtype), hidden) for W in cell.weights))
+
+
+def advance(
+    cell: AbstractAffineGatedCell, hidden: PyTree, state: OwnUnitState, x: Array
+) -> tuple[PyTree, OwnUnitState, Callable[[PyTree], PyTree]]:
+    """One step, `G' = J_own G + ∂f/∂θ`, as `AbstractForwardEstimator.advance` has it."""
+    after, rows = linearize(cell, hidden, x)
+    own = own_unit_jacobian(cell, hidden, x, rows)
+
+    def carry(influence, fresh):
+        columns = zip(own, jax.tree.leaves(influence), strict=True)
+        terms = [jax.tree.map(lambda J, M=M: J[:, None] * M, column) for column, M in columns]
+        return jax.tree.map(lambda *leaves: total(leaves), fresh, *terms)
+
+    influence = tuple(carry(M, fresh) for M, fresh in zip(state.influence, rows.per_component(), strict=True))
+
+    # XLA would multiply the influence on what no loss sees, an LSTM's memory, by zeros: a twentieth of a step.
+    components = seen(cell, hidden)
+
+    def contract(H):
+        def weigh(M):
+            pairs = zip(jax.tree.leaves(H), jax.tree.leaves(M), components, strict=True)
+            return total(h[:, None] * m for h, m, is_seen in pairs if is_seen)
+
+        return cell_gradient(cell, tuple(weigh(M) for M in influence))
+
+    return after, OwnUnitState(influence), contract

@@ -1,0 +1,106 @@
+"""Unit-wise cells: RTRL is exact at the size of the weights, SnAp-1 is the same, and both are backpropagation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from problems import assert_same, loss, naive_losses_and_gradient
+
+import onward
+from onward.cells import ELSTMCell, IndRNNCell, LRUCell, MinGRUCell, MinLSTMCell, RTUCell
+from onward.cells.unit_wise import AbstractUnitWiseCell, groups_of, input_rows, own_numbers
+
+INPUTS, UNITS, STEPS = 2, 3, 7
+
+
+class OwnUnitWiseCell(AbstractUnitWiseCell):
+    """A cell of a user's own: two components that act on one another within a unit, and only there."""
+
+    groups = groups_of(2, 1)
+
+    def __init__(self, *, key):
+        self.input_size, self.hidden_size = INPUTS, UNITS
+        W = input_rows(2, INPUTS, UNITS, deviation=0.7, dtype=float, key=key)
+        self.weights = W, own_numbers(jnp.linspace(-0.5, 0.5, UNITS))
+
+    def init_hidden(self):
+        return {"fast": jnp.zeros(UNITS), "slow": jnp.full(UNITS, 0.1)}
+
+    def gate(self, hidden, preactivations):
+        (a, b), (w,) = preactivations
+        fast = jnp.tanh(a + w * hidden["slow"] - hidden["fast"])
+        return {"fast": fast, "slow": 0.9 * hidden["slow"] + 0.1 * hidden["fast"] * jax.nn.sigmoid(b)}
+
+    def output(self, hidden):
+        return hidden["fast"] * hidden["slow"]
+
+
+CELLS = {
+    "lru": lambda key: LRUCell(INPUTS, UNITS, key=key),
+    "rtu": lambda key: RTUCell(INPUTS, UNITS, activation=jnp.tanh, key=key),
+    "rtu-nonlinear": lambda key: RTUCell(INPUTS, UNITS, activation=jnp.tanh, nonlinear=True, key=key),
+    "indrnn": lambda key: IndRNNCell(INPUTS, UNITS, activation=jnp.tanh, key=key),
+    "elstm": lambda key: ELSTMCell(INPUTS, UNITS, key=key),
+    "min-gru": lambda key: MinGRUCell(INPUTS, UNITS, key=key),
+    "min-lstm": lambda key: MinLSTMCell(INPUTS, UNITS, key=key),
+    "own": lambda key: OwnUnitWiseCell(key=key),
+}
+
+
+def model_of(name):
+    cell = CELLS[name](jr.key(0))
+    size = cell.output(cell.init_hidden()).size
+    return onward.Model(cell, eqx.nn.Linear(size, 2, key=jr.key(1)))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_rtrl_and_snap_are_backpropagation(name):
+    """Over resets and weights, whole and in chunks, from a state in mid-stream."""
+    model = model_of(name)
+    xs, ys = jr.normal(jr.key(2), (STEPS, INPUTS)), jr.normal(jr.key(3), (STEPS, 2))
+    reset, weight = jnp.arange(STEPS) == 4, jnp.array([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 1.0])
+    hidden = jax.tree.map(lambda leaf: leaf + 0.3, model.cell.init_hidden())
+    losses, expected = jax.jit(naive_losses_and_gradient)(model, hidden, xs, ys, reset, weight)
+
+    def stretch(start, end):
+        return tuple(leaf[start:end] for leaf in (xs, ys, reset, weight))
+
+    for estimator in (onward.RTRL(), onward.SnAp(order=1)):
+
+        @eqx.filter_jit
+        def grad(hidden, state, steps, estimator=estimator):
+            return estimator.grad(model, loss, hidden, state, *steps[:2], reset=steps[2], weight=steps[3])
+
+        start = estimator.init(model, hidden, key=jr.key(4))
+        whole = grad(hidden, start, stretch(0, STEPS))
+        assert_same((whole.losses, whole.grads), (losses, expected))
+        first = grad(hidden, start, stretch(0, 3))
+        second = grad(first.hidden, first.state, stretch(3, STEPS))
+        assert_same(jax.tree.map(jnp.add, first.grads, second.grads), expected)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_influence_is_as_large_as_the_weights(name):
+    """At most two numbers a weight for each component of the state, and ten a unit."""
+    model = model_of(name)
+    hidden = model.cell.init_hidden()
+    state = onward.RTRL().init(model, hidden, key=jr.key(0))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(model.cell.weights))
+    components = len(jax.tree.leaves(hidden))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) <= components * (2 * weights + 10 * UNITS)
+
+
+def test_a_unit_wise_cell_with_dead_inputs_learns_from_its_own_numbers():
+    """A stream of zeros: only biases and the units' own numbers have a gradient, and it is exact."""
+    model = model_of("lru")
+    xs, ys = jnp.zeros((STEPS, INPUTS)), jr.normal(jr.key(3), (STEPS, 2))
+    hidden = jax.tree.map(lambda leaf: leaf + 0.3, model.cell.init_hidden())
+    zeros, ones = jnp.zeros(STEPS, bool), jnp.ones(STEPS)
+    _, expected = jax.jit(naive_losses_and_gradient)(model, hidden, xs, ys, zeros, ones)
+    estimator = onward.RTRL()
+    found = estimator.grad(model, loss, hidden, estimator.init(model, hidden, key=jr.key(0)), xs, ys)
+    assert_same(found.grads, expected)
+    assert np.all(found.grads.cell.weights[0][..., :-1] == 0)
+    assert np.all(found.grads.cell.weights[1][:2] != 0)
