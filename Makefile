@@ -10,10 +10,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 
-.PHONY: help demo test bench format clean pins
+.PHONY: help demo check test bench format clean pins
 
 help:
 	@echo "make demo    install into $(VENV), then train on the text that comes with the package"
+	@echo "make check   install the tools too, then lint, check the types, run the core tests and the doctests: 90 seconds"
 	@echo "make test    install the tools too, then lint, check the types, run tests and doctests"
 	@echo "make bench   time the estimators (and, where they are installed, their peers)"
 	@echo "make format  let ruff lay out and tidy the code"
@@ -29,6 +30,13 @@ test: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest
+
+# The quick tier: no test here is missing from `make test`.
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -m core tests onward
 
 bench: $(RUN)
 	@echo "To time the peers as well: $(BIN)/python -m pip install braintrace torch==2.13.0"
