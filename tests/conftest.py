@@ -17,10 +17,10 @@ AS_IN_USE = {
     "test_cli",
     "test_cli_compare",
     "test_cli_export",
-    "test_cli_reproduce",
     "test_exports",
     "test_fuzz",
     "test_readme",
+    "test_reproduce",
     "test_river",
     "test_runs",
     "test_streams_engine",
@@ -40,6 +40,13 @@ def pytest_sessionstart():
     # Looking for cycles among the many small objects that programs are made of took a tenth of the time.
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
+
+
+def pytest_collection_modifyitems(items):
+    """Doctests belong to the quick tier, `make check`; other tests are marked as `core` where they stand."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("core")
 
 
 @pytest.fixture(autouse=True, scope="session")

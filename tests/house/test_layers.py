@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.core
+
 ROOT = Path(__file__).parents[2]
 
 # Bottom to top, as CONTRIBUTING tells them. A layer imports from itself and from those before it.

@@ -8,6 +8,8 @@ import pytest
 
 import onward
 
+pytestmark = pytest.mark.core
+
 TOP = """
 AdaptedCell AntisymmetricCell ARTBP AbstractCell BPTT Carry ConjugateGradientRBP DropoutBPTT EmbeddedCell EveryStep FPP
 GRUCell LSTMCell LeakyCell Learner Masked Metrics Model NeumannRBP NoBackTrack RBP RTRL Sequences SlidingBPTT SnAp
