@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import optax
 from jaxtyping import PyTree
 
@@ -27,6 +28,15 @@ class Informed(optax.GradientTransformationExtraArgs):
         self = super().__new__(cls, *optax.with_extra_args_support(optimizer))
         self.metric = metric
         return self
+
+
+def _informed(_, functions) -> Informed:
+    init, update, metric = functions
+    return Informed(optax.GradientTransformationExtraArgs(init, update), metric)
+
+
+# As a pytree it has all three functions; of a named tuple JAX would see the two of its fields alone.
+jax.tree_util.register_pytree_node(Informed, lambda node: ((node.init, node.update, node.metric), None), _informed)
 
 
 def metric_of(optimizer: optax.GradientTransformation, state: PyTree) -> QuasiDiagonal | None:

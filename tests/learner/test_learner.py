@@ -282,6 +282,17 @@ def test_equal_learners_compile_once_and_others_do_not():
     assert len(traces) > once
 
 
+def test_what_an_optimiser_knows_is_part_of_a_learner():
+    _, xs, ys = setting()
+    kalman = onward.quasi_diagonal_kalman()
+    deaf = onward.transforms.Informed(kalman, lambda state: None)
+    told, untold = (onward.Learner(onward.NoBackTrack(), optimizer, loss=loss) for optimizer in (kalman, deaf))
+    assert told != untold
+    assert dataclasses.replace(told, optimizer=deaf) == untold
+    losses = [each.run(start(each), xs[:, 0], ys[:, 0])[1].losses for each in (told, untold)]
+    assert not np.array_equal(*losses)
+
+
 def test_an_unused_learner_leaves_memory_with_its_functions_and_programs():
     counted, _ = counting()
     _, xs, ys = setting()
