@@ -17,9 +17,10 @@ from onward.cells import AbstractCell, LSTMCell
 from onward.estimators import BPTT, AbstractEstimator
 from onward.learner import Carry, Learner
 from onward.model import Model
+from onward.sequences.callbacks import Callback, Epoch, Progress
 from onward.sequences.data import AbstractSequences
 from onward.sequences.evaluate import evaluate
-from onward.sequences.fit import Epoch, Progress, fit
+from onward.sequences.fit import fit
 from onward.sequences.objectives import AbstractObjective, EveryStep, window_length
 from onward.transforms.fptt import fptt, fptt_exact
 
@@ -69,7 +70,7 @@ class Problem(NamedTuple):
       regulariser, and holds the clip;
     * `make_model`: a model from a key;
     * `estimator`: of the gradient of a window;
-    * `at_epoch_end`: as of `onward.fit`;
+    * `at_epoch_end`: as of `onward.sequences.Callback`;
     * `final`: if given, what the best model by its test is measured on in the end.
     """
 
@@ -232,9 +233,8 @@ def train(
         epochs=epochs,
         key=data_key,
         validate=lambda model: score(model, problem.test),
-        at_epoch_end=problem.at_epoch_end,
-        until=until,
-        report=progress,
+        callbacks=[Callback(progress, problem.at_epoch_end, until)],
+        progress=False,
         checkpoint=checkpoint,
     )
     diverged = fitted.diverged_at is not None

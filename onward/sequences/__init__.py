@@ -1,5 +1,10 @@
 """Training on data sets of sequences: data, objectives, `fit` and `evaluate`."""
 
+from .callbacks import Callback as Callback
+from .callbacks import DivergenceWarning as DivergenceWarning
+from .callbacks import Epoch as Epoch
+from .callbacks import Progress as Progress
+from .data import AbstractData as AbstractData
 from .data import AbstractSequences as AbstractSequences
 from .data import Drawn as Drawn
 from .data import Masked as Masked
@@ -7,9 +12,7 @@ from .data import Minibatch as Minibatch
 from .data import Sequences as Sequences
 from .data import Tracks as Tracks
 from .evaluate import evaluate as evaluate
-from .fit import Epoch as Epoch
 from .fit import Fitted as Fitted
-from .fit import Progress as Progress
 from .fit import fit as fit
 from .fit import reset_to_average as reset_to_average
 from .objectives import AbstractObjective as AbstractObjective

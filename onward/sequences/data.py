@@ -1,7 +1,7 @@
 """Sequences by the minibatch: of a data set in memory, drawn without end, or one long text cut into tracks."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -65,15 +65,34 @@ def shared_minibatch(minibatch: Minibatch, shared: NamedSharding) -> Minibatch:
     return Minibatch(xs, ys, lengths, minibatch.fresh)
 
 
-class AbstractSequences(eqx.Module):
-    """Where minibatches come from: an epoch is `minibatches` of them, each of `batch` sequences of up to `steps` steps.
+class Block(NamedTuple):
+    """Minibatches that one call of a compiled program goes through: the entries `begin` to `begin + count` of `order`,
+    each made by `data.minibatch`."""
 
-    Pure functions of arrays, to compile and scan.
-    """
+    data: "AbstractSequences"
+    order: PyTree
+    begin: int
+    count: int
+
+
+class AbstractData(eqx.Module):
+    """Where minibatches come from: `minibatches` an epoch, each of `batch` sequences of at most `steps` steps."""
 
     batch: eqx.AbstractVar[int]
     steps: eqx.AbstractVar[int]
     minibatches: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def blocks(self, key: PRNGKeyArray, epoch: int, begin: int, most: int) -> Iterator[Block]:
+        """An epoch's minibatches from `begin` on, in blocks of at most `most`; `key` and `epoch` decide which."""
+
+    @abstractmethod
+    def check_targets(self, range: Range) -> None:
+        """Raises `ValueError`, naming it, for a target outside a range; one that is not known yet passes."""
+
+
+class AbstractSequences(AbstractData):
+    """Data whose minibatches are pure functions of arrays, to compile and scan: data in memory, or drawn."""
 
     @abstractmethod
     def order(self, key: PRNGKeyArray) -> PyTree:
@@ -83,8 +102,17 @@ class AbstractSequences(eqx.Module):
     def minibatch(self, entry: PyTree) -> Minibatch:
         """The minibatch of one entry of the order."""
 
-    def check_targets(self, range: Range) -> None:
-        """Raises `ValueError`, naming it, for a target outside a range; what is drawn passes."""
+    def blocks(self, key, epoch, begin, most):
+        order = self.order(key)
+        for at in range(begin, self.minibatches, most):
+            yield Block(self, order, at, min(most, self.minibatches - at))
+
+    def name(self, entry: PyTree, row: int) -> str:
+        """What to call the sequence in a row of a minibatch, in a message."""
+        return f"the sequence in row {row}"
+
+    def check_targets(self, range):
+        pass
 
 
 class Sequences(AbstractSequences):
@@ -169,6 +197,9 @@ class Sequences(AbstractSequences):
                 f"ys must lie between {range.least} and {range.most}, got {ys[at]} for sequence {at[0]}, counting from "
                 f"0{'; to leave steps out there is onward.Masked' * at_every_step}."
             )
+
+    def name(self, entry, row):
+        return f"sequence {int(entry[row])}"
 
     def order(self, key):
         order = jr.permutation(key, len(self.xs)).astype(jnp.int32)

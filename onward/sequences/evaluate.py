@@ -1,6 +1,8 @@
 """How good a model is on a data set of sequences, its parameters fixed."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import overload
 
 import equinox as eqx
 import jax
@@ -10,66 +12,98 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ..model import Model
 from ..support.devices import on_all, shared_evenly
 from ..support.trees import select, time_first
-from .data import AbstractSequences, shared_minibatch
+from ._not_finite import check_finite
+from .data import AbstractData, shared_minibatch
 from .objectives import AbstractObjective, check_targets
 
+Measure = Callable[[PyTree, PyTree], Float[Array, ""]]
 
+
+@overload
 def evaluate(
-    model: Model,
-    data: AbstractSequences,
-    objective: AbstractObjective,
-    measure: Callable[[PyTree, PyTree], Float[Array, ""]],
-    *,
-    key: PRNGKeyArray,
-) -> float:
+    model: Model, data: AbstractData, objective: AbstractObjective, measure: Measure, *, key: PRNGKeyArray
+) -> float: ...
+@overload
+def evaluate(
+    model: Model, data: AbstractData, objective: AbstractObjective, measure: Mapping[str, Measure], *, key: PRNGKeyArray
+) -> dict[str, float]: ...
+def evaluate(model, data, objective, measure, *, key):
     """The mean of `measure(prediction, y)` over the steps of an epoch of `data` that count, the parameters fixed.
 
-    These are all steps of the sequences, or their last ones, as the `objective` has it; `y` is as in the data.
-    `measure` may be one of `onward.losses`, such as `misclassified`; one that is made anew at each call, a lambda or a
-    closure, compiles anew each time. `key` decides what is drawn. Devices share the sequences as in `onward.fit`.
+    **Arguments:**
 
-    Raises `ValueError` for labels as `onward.fit` does, `misclassified` being such a measure as well; for targets that
-    the objective does not fit, a measure that is no single number, and data of which no step counts; and what `measure`
-    and the cell raise.
+    - `data`: such as `onward.Sequences`; `objective`: decides which steps count, all of a sequence or the last one.
+    - `measure`: one of `onward.losses`, such as `misclassified`, or a function of your own from a prediction and a
+      target to one number; `y` is as in the data. A dictionary of measures gives a dictionary of means, by one pass.
+      A function that is made anew at each call, a lambda or a closure, compiles anew each time.
+    - `key`: decides what is drawn.
 
-        >>> import equinox as eqx, jax.random as jr, onward
-        >>> from experiments.data.adding import Adding
-        >>> model = onward.Model(onward.LSTMCell(2, 4, key=jr.key(0)), eqx.nn.Linear(4, 1, key=jr.key(1)))
-        >>> data = onward.sequences.Drawn(Adding(8), batch=50, minibatches=4)
-        >>> score = onward.evaluate(model, data, onward.Terminal(8), onward.losses.squared_error, key=jr.key(2))
-        >>> score > Adding(8).naive_error
-        True
+    Devices share the sequences as in `onward.fit`.
+
+    Raises `ValueError` for targets out of range as `onward.fit` does; for targets that the objective does not fit, a
+    measure that is no single number, and data of which no step counts; for an input or a target that is not finite,
+    saying where it is; and what `measure` and the cell raise.
+
+        >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward
+        >>> from onward.losses import misclassified, softmax_cross_entropy
+        >>> model = onward.Model(onward.LSTMCell(2, 4, key=jr.key(0)), eqx.nn.Linear(4, 3, key=jr.key(1)))
+        >>> data = onward.Sequences(jr.normal(jr.key(2), (10, 7, 2)), jnp.arange(10) % 3, batch=5)
+        >>> objective, measures = onward.Terminal(7), {"loss": softmax_cross_entropy, "error": misclassified}
+        >>> found = onward.evaluate(model, data, objective, measures, key=jr.key(3))
+        >>> 0.9 < found["loss"] < 1.3, 0 <= found["error"] <= 1
+        (True, True)
     """
+    measures = measure if isinstance(measure, Mapping) else {"": measure}
+    if not measures:
+        raise ValueError("measure must be a function or a dictionary of some, got an empty dictionary.")
     objective.check(data)
-    check_targets(model, data, measure)
+    for each in measures.values():
+        check_targets(model, data, each)
     shared = shared_evenly(data.batch, "sequences")
-    model, data, order = on_all((model, data, data.order(key)), shared)
-    total, count = _measure(model, data, objective, measure, order, shared)
+    model, data = on_all((model, data), shared)
+    hidden = jax.tree.map(lambda h: jnp.broadcast_to(h, (data.batch, *h.shape)), model.cell.init_hidden())
+    loop = on_all((hidden, {name: jnp.zeros(()) for name in measures}, jnp.zeros((), jnp.int32)), shared)
+    for block in data.blocks(key, 0, 0, data.minibatches):
+        placed, order = on_all((block.data, block.order), shared)
+        begin, count = jnp.asarray(block.begin, jnp.int32), jnp.asarray(block.count, jnp.int32)
+        loop = _measure(model, placed, objective, dict(measures), loop, order, begin, count, shared)
+    _, totals, count = loop
     if not count:
         raise ValueError("data must hold a step that counts, they hold none.")
-    return float(total) / float(count)
+    means = {name: float(total) / float(count) for name, total in totals.items()}
+    if not all(map(math.isfinite, means.values())):
+        check_finite(data.blocks(key, 0, 0, data.minibatches), objective)
+    return means if isinstance(measure, Mapping) else means[""]
 
 
 @eqx.filter_jit
-def _measure(model, data, objective, measure, order, shared):
+def _measure(model, data, objective, measures, loop, order, begin, count, shared):
+    """The loop, which is the hidden state, the sum of each measure and the number of steps, after `count` minibatches
+    of `order` from `begin` on."""
     fresh = jax.tree.map(lambda h: jnp.broadcast_to(h, (data.batch, *h.shape)), model.cell.init_hidden())
 
-    def one(loop, entry):
+    def one(i, loop):
+        entry = jax.tree.map(lambda leaf: leaf[begin + i], order)
         minibatch = shared_minibatch(data.minibatch(entry), shared)
         ys, counts = objective.score(minibatch.ys, minibatch.lengths, data.steps)
 
         def step(loop, inputs):
-            hidden, total = loop
+            hidden, totals = loop
             x, y, counted = inputs
             hidden = jax.vmap(model.cell)(hidden, x)
-            values = jax.vmap(lambda h, y: measure(model.predict(h), y))(hidden, y)
-            if jnp.shape(values) != counted.shape:
-                raise ValueError(f"measure must return one number, got the shape {jnp.shape(values)[1:]}.")
-            return (hidden, total + jnp.sum(jnp.where(counted, values, 0)).astype(total.dtype)), None
 
-        hidden, total, count = loop
+            def summed(measure):
+                values = jax.vmap(lambda h, y: measure(model.predict(h), y))(hidden, y)
+                if jnp.shape(values) != counted.shape:
+                    raise ValueError(f"measure must return one number, got the shape {jnp.shape(values)[1:]}.")
+                return jnp.sum(jnp.where(counted, values, 0))
+
+            return (hidden, {k: v + summed(measures[k]).astype(v.dtype) for k, v in totals.items()}), None
+
+        hidden, totals, steps = loop
         hidden = select(minibatch.fresh, fresh, hidden)
-        (hidden, here), _ = jax.lax.scan(step, (hidden, jnp.zeros(())), (time_first(minibatch.xs), ys, counts))
-        return (hidden, total + here, count + jnp.sum(counts, dtype=jnp.int32)), None
+        zeros = jax.tree.map(jnp.zeros_like, totals)
+        (hidden, here), _ = jax.lax.scan(step, (hidden, zeros), (time_first(minibatch.xs), ys, counts))
+        return hidden, jax.tree.map(jnp.add, totals, here), steps + jnp.sum(counts, dtype=jnp.int32)
 
-    return jax.lax.scan(one, (fresh, jnp.zeros(()), jnp.zeros((), jnp.int32)), order)[0][1:]
+    return jax.lax.fori_loop(0, count, one, loop)

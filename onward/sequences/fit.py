@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -25,43 +26,22 @@ from ..support.program_digest import program_digest
 from ..support.trees import time_first
 from ..transforms.fptt import adopt_average
 from ._fit_checkpoint import load_fit, save_fit
-from .data import AbstractSequences, Minibatch, shared_minibatch
+from ._not_finite import check_finite
+from .callbacks import Callback, DivergenceWarning, Epoch, Progress
+from .data import AbstractData, Block, Minibatch, shared_minibatch
 from .objectives import AbstractObjective, check_targets
-
-
-class Epoch(NamedTuple):
-    """What came out of an epoch: the mean training `loss` at the steps that count in a score, each before it was
-    learned, NaN where none counts; and the validation's `score` at its end, `None` without one."""
-
-    loss: float
-    score: float | None
-
-
-class Progress(NamedTuple):
-    """Where a training stands, told after every few minibatches.
-
-    * `epoch`: counting from 0; `minibatch`: how many of its `minibatches` are learned;
-    * `loss`: the mean training loss of the latest few, as in `Epoch`;
-    * `history`: the epochs that are over.
-    """
-
-    epoch: int
-    minibatch: int
-    minibatches: int
-    loss: float
-    history: tuple[Epoch, ...]
+from .progress_bar import progress_bar
 
 
 class Fitted(NamedTuple):
     """What `fit` returns.
 
     * `carry`: at the end, to go on with;
-    * `best`: of the models at the end of an epoch, the one with the lowest score, the last one where nothing was
-      validated; the one that training began with where no epoch was finished;
+    * `best`: of the models at the ends of the epochs, the one with the lowest score; without validation, the last one;
+      if no epoch was finished, the model that training began with;
     * `history`: every epoch that was finished;
-    * `diverged_at`: the epoch and the minibatch in it, both counted from 0, by which numbers were not finite any more;
-      `carry` is then of a few minibatches before, or, where the score or what is done at an epoch's end was not finite,
-      of before that. `None` where all went well.
+    * `diverged_at`: the epoch and the minibatch, both counted from 0, at which a number was not finite any more;
+      `carry` is then the state from before. `None` if training went well.
     """
 
     carry: Carry
@@ -92,16 +72,16 @@ class _Place(NamedTuple):
 def fit(
     learner: Learner,
     carry: Carry,
-    data: AbstractSequences,
+    data: AbstractData,
     objective: AbstractObjective,
     *,
     epochs: int,
     key: PRNGKeyArray,
+    validate: Callable[[Model], float | Mapping[str, float]] | None = None,
+    scored: Callable[[Carry], Model] = lambda carry: carry.model,
     finish_epoch: Callable[[Carry], Carry] | None = None,
-    validate: Callable[[Model], float] | None = None,
-    at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None,
-    until: Callable[[tuple[Epoch, ...]], bool] | None = None,
-    report: Callable[[Progress], None] | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
     block: int = 16,
@@ -116,39 +96,43 @@ def fit(
     **Arguments:**
 
     - `learner`, `carry`: the carry from `learner.init`, or from a fit before. The learner's batch must be the data's.
-    - `data`: an `onward.Sequences`, `onward.sequences.Drawn` or `onward.sequences.Tracks`; `objective`: which steps
-      carry a loss. What it remembers is not in the carry: a fit that goes on from an earlier one's begins with a
-      uniform Q again.
+    - `data`: in memory, an `onward.Sequences` or, bucketed by length, an `onward.sequences.Buckets`; drawn, an
+      `onward.sequences.Drawn`; one long text, an `onward.sequences.Tracks`; too large for memory, an
+      `onward.sequences.Streamed`.
+    - `objective`: which steps carry a loss. What it remembers is not in the carry: a fit that goes on from the carry of
+      an earlier one begins with a uniform Q again.
     - `epochs`: at least 1. `key`: decides the order of the minibatches, or what is drawn.
-    - `finish_epoch`: makes the carry that an epoch ends with from the one after its last update; its model is scored,
-      may be the best, and is gone on from. With `onward.sequences.reset_to_average` it is what FPTT's authors do.
-    - `validate`: a score of a model, lower is better, taken at the end of each epoch; see `onward.evaluate`.
-    - `at_epoch_end`: after the score, makes the carry that the next epoch begins with, from that and the history so
-      far: for a rate that is lowered where the score stalls.
-    - `until`: whether to end, asked after each epoch.
-    - `report`: told the progress after every `block` minibatches.
-    - `checkpoint`: a file. It is written every `checkpoint_every` seconds and at the end of each epoch, and where it is
-      there, the training goes on from it and ends in the same bits as if it had never been stopped. It must be of a
-      training by the same arguments (`epochs` may grow).
+    - `validate`: the score of a model at the end of each epoch, lower is better, or a dictionary of metrics, the first
+      of which is the score; see `onward.evaluate`.
+    - `scored`: the model of a carry that is scored at the end of each epoch and may be the best. With
+      `onward.sequences.averaged` it is the average of weights that `onward.transforms.weight_average` keeps.
+    - `finish_epoch`: makes the carry that an epoch ends with from the one after its last update; it is scored and
+      trained on. With `onward.sequences.reset_to_average` it is what FPTT's authors do.
+    - `callbacks`: of `onward.sequences.Callback`, called in order.
+    - `progress`: whether to show a progress bar on standard error.
+    - `checkpoint`: a file. It is written every `checkpoint_every` seconds and at the end of each epoch. If it is there,
+      the training goes on from it and ends in the same bits as if it had never been stopped. It must be of a training
+      by the same arguments (`epochs` may grow).
     - `block`: minibatches learned in one call of the compiled program. It changes no number.
 
-    Where there are several devices, each learns from its share of every minibatch, over as many of them as share it
-    evenly, or on the one alone that `jax.default_device` chooses; parameters and data are on all. On CPU a device for
-    each core is faster than threads: `jax.config.update("jax_num_cpu_devices", 2)`, before anything is computed. What
-    is drawn, and its order, stay the same; the mean of the gradients is summed in another order, so that their last
-    bits, and all that grows out of them, go with the number of devices: a checkpoint goes on in the same bits on as
-    many. What comes out is on the first one.
+    If there are several devices, each learns from its share of every minibatch; parameters and data are on all of them.
+    As many devices are used as divide the batch evenly, or only the one that `jax.default_device` chooses. On CPU a
+    device for each core is faster than threads: call `jax.config.update("jax_num_cpu_devices", 2)` before anything is
+    computed. The order of the data does not depend on the number of devices, but the last bits of the mean gradient do,
+    and all that grows out of them: a checkpoint goes on in the same bits on the same number of devices. Results are on
+    the first device.
 
-    Where a loss, a number of the carry, or a score is not finite any more, training ends with the carry from before.
+    If a loss, a number of the carry or a score is not finite any more though the data are, training ends with the carry
+    from before, and an `onward.sequences.DivergenceWarning` says so.
 
-    Raises `ValueError` for numbers out of range, a batch that differs, and as `Learner.run` does; for labels of
-    `onward.Sequences` or `onward.sequences.Tracks` that are none of the classes of `onward.TerminalClasses`, or, where
-    the loss is `softmax_cross_entropy` or `terminal_cross_entropy` of `onward.losses`, of those that the model
-    predicts. Raises `UserError` for a checkpoint that is damaged, cannot be written, or differs in the key, the arrays
-    of `data`, the shapes of the model, or in any operation or number of the compiled update, such as an optimiser's
-    rate or a factor in the loss; one by another version of JAX or onward may be refused too. What the carry holds is
-    not compared but taken from the checkpoint, such as a rate kept there by `optax.inject_hyperparams`. Other
-    functions in `until`, `validate`, `finish_epoch` and `at_epoch_end` are not noticed.
+    Raises `ValueError` for an input or a target that is not finite, saying where it is; for numbers out of range, a
+    batch that differs, and as `Learner.run` does; for targets in memory outside the range of a loss of `onward.losses`
+    or outside the classes of `onward.TerminalClasses`. Raises `UserError` for a checkpoint that is damaged, cannot be
+    written, or differs in the key, the arrays of `data`, the shapes of the model, or in any operation or number of the
+    compiled update, such as an optimiser's rate or a factor in the loss; one by another version of JAX or onward may be
+    refused too. What the carry holds is not compared but taken from the checkpoint, such as a rate kept there by
+    `optax.inject_hyperparams`. Not noticed are other functions in `validate`, `scored`, `finish_epoch` and `callbacks`,
+    and other data of an `onward.sequences.Streamed` after its first minibatch.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from experiments.data.adding import Adding
@@ -168,6 +152,7 @@ def fit(
         raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
     objective.check(data)
     check_targets(carry.model, data, learner.loss)
+    callbacks = (*callbacks, *([progress_bar()] if progress else []))
     state, place = _State(carry, objective.init(data.steps), carry.arrays), _Place()
     saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, state, key)
     if saving is not None:
@@ -175,58 +160,71 @@ def fit(
     saved = time.perf_counter()
     shared = shared_evenly(data.batch, "sequences")
     data = on_all(data, shared)
-    while place.epoch < epochs and not (place.minibatch == 0 and place.history and until and until(place.history)):
-        order = on_all(data.order(jr.fold_in(key, place.epoch)), shared)
-        while place.minibatch < data.minibatches:
-            count = min(block, data.minibatches - place.minibatch)
-            begin, number = jnp.asarray(place.minibatch, jnp.int32), jnp.asarray(count, jnp.int32)
-            spread = _spread(state, shared)
-            after, told, finite = _learn(learner, objective, data, spread, order, block, begin, number, shared)
-            totals, steps = np.asarray(told[0], np.float64)[:count], np.asarray(told[1])[:count]
+
+    def ended() -> bool:
+        return bool(place.history) and any(c.until(place.history) for c in callbacks if c.until is not None)
+
+    while place.epoch < epochs and not (place.minibatch == 0 and ended()):
+        for part in data.blocks(jr.fold_in(key, place.epoch), place.epoch, place.minibatch, block):
+            after, totals, steps, finite = _learned(learner, objective, state, part, block, shared)
             if not (finite and np.isfinite(totals).all()):
-                first = np.argmin(np.isfinite(totals)) if not np.isfinite(totals).all() else count - 1
-                return _fitted(on_first(state, shared), place, (place.epoch, place.minibatch + int(first)))
+                first = part.begin + int(np.argmin(np.isfinite(totals)) if finite else part.count - 1)
+                check_finite([part], objective)
+                return _diverged(on_first(state, shared), place, first)
             state = after
             # One after another, so that it is the same sum however the minibatches are cut into blocks.
             total, steps_so_far = float(sum(totals, start=place.total)), place.steps + int(steps.sum())
-            place = place._replace(minibatch=place.minibatch + count, total=total, steps=steps_so_far)
+            place = place._replace(minibatch=place.minibatch + part.count, total=total, steps=steps_so_far)
             if saving is not None and time.perf_counter() - saved >= checkpoint_every:
                 saving.save(state, place)
                 saved = time.perf_counter()
-            if report is not None:
-                mean = _mean(float(totals.sum()), int(steps.sum()))
-                report(Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history))
+            mean = _mean(float(totals.sum()), int(steps.sum()))
+            told = Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history, epochs)
+            for callback in callbacks:
+                if callback.report is not None:
+                    callback.report(told)
         state, place, sound = _end_epoch(
-            on_first(state, shared), place, objective, finish_epoch, validate, at_epoch_end
+            on_first(state, shared), place, objective, finish_epoch, validate, scored, callbacks
         )
         if not sound:
-            return _fitted(state, place, (place.epoch, data.minibatches - 1))
+            return _diverged(state, place, data.minibatches - 1)
         if saving is not None:
             saving.save(state, place)
     return _fitted(state, place)
 
 
 def _end_epoch(
-    state: _State, place: _Place, objective, finish_epoch, validate, at_epoch_end
+    state: _State, place: _Place, objective, finish_epoch, validate, scored, callbacks
 ) -> tuple[_State, _Place, bool]:
-    """What the next epoch begins with, and true; where a number is not finite, what was before it, and false."""
-    finished = state
+    """What the next epoch begins with, and true; if a number is not finite, what was before it, and false."""
+    carry = state.carry
     if finish_epoch is not None:
-        finished = _State(_as_before(finish_epoch(state.carry), state.carry), state.memory, state.best)
-        if not _finite(finished.carry):
+        carry = _as_before(finish_epoch(carry), carry)
+        if not _finite(carry):
             return state, place, False
-    score = None if validate is None else float(validate(finished.carry.model))
+    candidate = scored(carry)
+    found = None if validate is None else validate(candidate)
+    metrics = {name: float(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+    if isinstance(found, Mapping) and not metrics:
+        raise ValueError("validate must return a number or a dictionary that holds one, got an empty dictionary.")
+    score = None if found is None else float(next(iter(metrics.values())) if metrics else found)
     if score is not None and not math.isfinite(score):
         return state, place, False
     earlier = [epoch.score for epoch in place.history if epoch.score is not None]
     better = score is None or score < min(earlier, default=math.inf)
-    carry, best = finished.carry, finished.carry.arrays if better else state.best
-    history = (*place.history, Epoch(_mean(place.total, place.steps), score))
-    if at_epoch_end is not None:
-        carry = _as_before(at_epoch_end(carry, history), carry)
-        if not _finite(carry):
-            return _State(finished.carry, state.memory, best), place._replace(history=history), False
-    return _State(carry, objective.next_epoch(state.memory), best), _Place(place.epoch + 1, history=history), True
+    finished = _State(carry, state.memory, eqx.filter(candidate, eqx.is_array) if better else state.best)
+    history = (*place.history, Epoch(_mean(place.total, place.steps), score, metrics))
+    for callback in callbacks:
+        changed = None if callback.at_epoch_end is None else callback.at_epoch_end(carry, history)
+        if changed is not None:
+            carry = _as_before(changed, carry)
+            if not _finite(carry):
+                return finished, place._replace(history=history), False
+    return (
+        _State(carry, objective.next_epoch(state.memory), finished.best),
+        _Place(place.epoch + 1, history=history),
+        True,
+    )
 
 
 def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
@@ -266,6 +264,16 @@ def _spread(state: _State, shared: NamedSharding) -> _State:
     hidden, estimator = jax.device_put((carry.hidden, carry.estimator), shared)
     arrays, optimizer, memory, best = on_all((carry.arrays, carry.optimizer, state.memory, state.best), shared)
     return _State(Carry(arrays, carry.skeleton, hidden, estimator, optimizer), memory, best)
+
+
+def _learned(learner, objective, state: _State, part: Block, block: int, shared: NamedSharding):
+    """The state after a block of minibatches; of each, the sum of its losses and of how many steps it is; and whether
+    all numbers of the carry are finite."""
+    data, order = on_all((part.data, part.order), shared)
+    begin, count = jnp.asarray(part.begin, jnp.int32), jnp.asarray(part.count, jnp.int32)
+    spread = _spread(state, shared)
+    after, (totals, steps), finite = _learn(learner, objective, data, spread, order, block, begin, count, shared)
+    return after, np.asarray(totals, np.float64)[: part.count], np.asarray(steps)[: part.count], finite
 
 
 @eqx.filter_jit
@@ -325,6 +333,17 @@ def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:
     return jax.tree.map(cut, xs)
 
 
+def _diverged(state: _State, place: _Place, minibatch: int) -> Fitted:
+    best = "the model at the start" if not place.history else "the best of the epochs before"
+    warnings.warn(
+        f"training diverged: at minibatch {minibatch} of epoch {place.epoch}, counting from 0, a number was not finite "
+        f"any more; the carry is from before, and `best` is {best}. A lower rate or a clipped gradient may help.",
+        DivergenceWarning,
+        stacklevel=3,
+    )
+    return _fitted(state, place, (place.epoch, minibatch))
+
+
 def _fitted(state: _State, place: _Place, diverged_at=None) -> Fitted:
     best = eqx.combine(state.best, state.carry.skeleton)
     return Fitted(state.carry, best, place.history, diverged_at)
@@ -333,20 +352,21 @@ def _fitted(state: _State, place: _Place, diverged_at=None) -> Fitted:
 class _Saving:
     """A checkpoint file, and the digest of what the training in it must agree with."""
 
-    def __init__(self, path: Path, learner: Learner, data: AbstractSequences, objective, state: _State, key):
+    def __init__(self, path: Path, learner: Learner, data: AbstractData, objective, state: _State, key):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _cannot_hold(path, error) from None
         self._path = path
 
-        def first(state: _State, data, key):
-            entry = jax.tree.map(lambda leaf: leaf[0], data.order(key))
-            minibatch = data.minibatch(entry)
+        def first(state: _State, data, order):
+            minibatch = data.minibatch(jax.tree.map(lambda leaf: leaf[0], order))
             return learn_minibatch(learner, objective, state.carry, state.memory, minibatch, data.steps)
 
-        digest = program_digest(first, state, data, key)
-        for leaf in (*jax.tree.leaves(eqx.filter(data, eqx.is_array)), key):
+        part = next(data.blocks(key, 0, 0, 1))
+        digest = program_digest(first, state, part.data, part.order)
+        told = [data] if part.data is data else [data, part.data]
+        for leaf in (*jax.tree.leaves(eqx.filter(told, eqx.is_array)), key):
             digest.update(stored(leaf).tobytes())
         self._settings = digest.hexdigest()
 
@@ -354,7 +374,7 @@ class _Saving:
         if not self._path.exists():
             return state, place
         state, (epoch, minibatch, total, steps, history) = load_fit(self._path, state, self._settings)
-        history = tuple(Epoch(math.nan if loss is None else loss, score) for loss, score in history)
+        history = tuple(Epoch(_or_nan(loss), score, _each_or_nan(metrics)) for loss, score, metrics in history)
         return state, _Place(epoch, minibatch, total, steps, history)
 
     def save(self, state: _State, place: _Place) -> None:
@@ -362,6 +382,14 @@ class _Saving:
             save_fit(self._path, state, tuple(place), self._settings)
         except OSError as error:
             raise _cannot_hold(self._path, error) from None
+
+
+def _or_nan(number: float | None) -> float:
+    return math.nan if number is None else number
+
+
+def _each_or_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: _or_nan(value) for name, value in metrics.items()}
 
 
 def _cannot_hold(path: Path, error: OSError) -> UserError:

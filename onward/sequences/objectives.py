@@ -13,7 +13,7 @@ from ..losses import Range, TerminalTarget, range_of
 from ..model import Model
 from ..support.arguments import whole
 from ..support.trees import time_first
-from .data import AbstractSequences, Masked
+from .data import AbstractData, Masked
 
 
 def window_length(steps: int, updates: int) -> int:
@@ -47,7 +47,7 @@ class AbstractObjective(eqx.Module):
         """The memory before the first epoch, for sequences of at most so many steps."""
         return None
 
-    def check(self, data: AbstractSequences) -> None:
+    def check(self, data: AbstractData) -> None:
         """Raises `ValueError`, naming it, for a target in `data` that this objective cannot use; drawn ones pass."""
 
     @abstractmethod
@@ -234,7 +234,7 @@ def _share(lengths: Int[Array, " batch"]) -> Float[Array, ""]:
     return len(lengths) / jnp.maximum(present, 1).astype(float)
 
 
-def check_targets(model: Model, data: AbstractSequences, loss) -> None:
+def check_targets(model: Model, data: AbstractData, loss) -> None:
     """Raise `ValueError`, naming it, for a target in `data` outside the range that `loss` and the model have."""
     if (range := range_of(loss, predicted(model, model.cell.init_hidden()))) is not None:
         data.check_targets(range)

@@ -14,7 +14,8 @@ from jax.flatten_util import ravel_pytree
 from problems import assert_identical, assert_same, problem
 
 import onward
-from onward.losses import misclassified, softmax_cross_entropy, terminal_cross_entropy
+from onward.losses import misclassified, softmax_cross_entropy, squared_error, terminal_cross_entropy
+from onward.sequences import Callback, DivergenceWarning
 from onward.support.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("promotion")
@@ -70,8 +71,10 @@ class Marked(eqx.Module):
         return self.scale * jr.normal(key, (self.steps, 2)), jnp.array(1)
 
 
-def fit(*, epochs=3, validate=lambda model: 0.0, **arguments):
-    return onward.fit(learner(), start(), data(), OBJECTIVE, epochs=epochs, key=KEY, validate=validate, **arguments)
+def fit(*, epochs=3, validate=lambda model: 0.0, report=None, at_epoch_end=None, until=None, **arguments):
+    callbacks = [Callback(report, at_epoch_end, until)]
+    arguments = {"callbacks": callbacks, "validate": validate, "progress": False} | arguments
+    return onward.fit(learner(), start(), data(), OBJECTIVE, epochs=epochs, key=KEY, **arguments)
 
 
 def weights_score(model):
@@ -269,7 +272,10 @@ class TestFit:
             return eqx.tree_at(lambda c: c.arrays, carry, jax.tree.map(lambda leaf: leaf * jnp.nan, carry.arrays))
 
         sound = fit(epochs=1)
-        unfinished, finished = fit(finish_epoch=broken), fit(at_epoch_end=broken)
+        with pytest.warns(DivergenceWarning, match="`best` is the model at the start"):
+            unfinished = fit(finish_epoch=broken)
+        with pytest.warns(DivergenceWarning, match="`best` is the best of the epochs before"):
+            finished = fit(at_epoch_end=broken)
         assert unfinished.diverged_at == finished.diverged_at == (0, MINIBATCHES - 1)
         assert unfinished.history == ()
         assert finished.history == sound.history
@@ -329,7 +335,7 @@ class TestFit:
 
         def epochs(count):
             carry, file = ours.init(model(), key=jr.key(0)), tmp_path / "new" / "checkpoint.npz"
-            arguments = {"validate": validate, "at_epoch_end": lowered, "checkpoint": file}
+            arguments = {"validate": validate, "callbacks": [Callback(at_epoch_end=lowered)], "checkpoint": file}
             return onward.fit(ours, carry, data(), OBJECTIVE, epochs=count, key=KEY, **arguments)
 
         for count in (1, 3):
@@ -363,25 +369,145 @@ class TestFit:
         found = fit(epochs=9, until=lambda history: len(history) == 2)
         assert_identical(found.carry, fit(epochs=2).carry)
 
-    def test_numbers_that_are_not_finite_end_it_with_the_last_good_state(self):
-        xs, ys = arrays()
-        broken = xs.copy()
-        broken[3, 0, 0] = np.nan
-        sequences = onward.Sequences(broken, ys, batch=BATCH, lengths=LENGTHS)
-        order = data().order(jr.fold_in(KEY, 0))
-        place = int(np.argwhere(np.asarray(order) == 3)[0, 0])
-        found = onward.fit(learner(), start(), sequences, OBJECTIVE, epochs=2, key=KEY, block=1)
-        assert found.diverged_at == (0, place)
-        assert found.history == ()
-        good = onward.fit(learner(), start(), data(), OBJECTIVE, epochs=1, key=KEY, block=1)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.carry.arrays))
-        steps = jax.tree.leaves(found.carry.optimizer)[0], jax.tree.leaves(good.carry.optimizer)[0]
-        assert int(steps[0]) < int(steps[1])
+    def test_a_training_that_diverges_ends_with_the_last_good_state_and_says_so(self):
+        def unlearnable(steps):
+            """From so many updates on, a rate that no number survives."""
+            rate = lambda count: jnp.where(count < steps, 0.1, jnp.inf)  # noqa: E731
+            return onward.Learner(onward.BPTT(), optax.sgd(rate), loss=terminal_cross_entropy, chunk=STEPS, batch=BATCH)
+
+        objective = onward.TerminalClasses(STEPS, CLASSES)
+        for updates, place, history in ((2, (0, 2), 0), (4, (1, 1), 1)):
+            ours = unlearnable(updates)
+            arguments = {"key": KEY, "block": 1, "progress": False}
+            with pytest.warns(DivergenceWarning, match=f"minibatch {place[1]} of epoch {place[0]}, counting from 0"):
+                found = onward.fit(ours, ours.init(model(), key=KEY), data(), objective, epochs=3, **arguments)
+            assert found.diverged_at == place
+            assert len(found.history) == history
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.carry.arrays))
+            assert int(optax.tree.get(found.carry.optimizer, "count")) == updates
 
     def test_a_score_that_is_no_number_ends_it(self):
-        found = fit(validate=lambda model: float("nan"))
+        with pytest.warns(DivergenceWarning, match="`best` is the model at the start"):
+            found = fit(validate=lambda model: float("nan"))
         assert found.diverged_at == (0, MINIBATCHES - 1)
         assert found.history == ()
+
+    def test_several_metrics_of_which_the_first_is_the_score(self, tmp_path):
+        def validate(model):
+            score = weights_score(model)
+            return {"other": score, "same": -score, "none": np.nan}
+
+        expected = fit(validate=weights_score)
+        file = tmp_path / "checkpoint.npz"
+        fit(epochs=2, validate=validate, checkpoint=file)
+        found = fit(validate=validate, checkpoint=file)
+        scores = [epoch.score for epoch in expected.history]
+        assert [epoch.score for epoch in found.history] == scores
+        for epoch, score in zip(found.history, scores, strict=True):
+            assert list(epoch.metrics) == ["other", "same", "none"]
+            np.testing.assert_array_equal(list(epoch.metrics.values()), [score, -score, np.nan])
+        assert_identical(found.best, expected.best)
+        with pytest.raises(ValueError, match="validate must return a number or a dictionary that holds one, got an em"):
+            fit(validate=lambda model: {})
+
+    def test_several_callbacks_each_with_its_part(self):
+        told = []
+
+        def doubled(carry, history):
+            told.append("doubled")
+            return eqx.tree_at(lambda c: c.arrays, carry, jax.tree.map(lambda leaf: 2 * leaf, carry.arrays))
+
+        def seen(carry, history):
+            told.append(jax.tree.leaves(carry.arrays)[0])
+
+        callbacks = [
+            Callback(report=lambda progress: told.append((progress.epoch, progress.epochs))),
+            Callback(at_epoch_end=doubled),
+            Callback(at_epoch_end=seen, until=lambda history: True),
+            Callback(until=lambda history: False),
+        ]
+        found = fit(callbacks=callbacks)
+        assert told[:2] == [(0, 3), "doubled"]
+        assert_identical(told[2], jax.tree.leaves(found.carry.arrays)[0])
+        assert_same(found.carry.arrays, jax.tree.map(lambda leaf: 2 * leaf, fit(epochs=1).carry.arrays))
+        assert len(told) == 3
+
+    def test_a_bar_in_a_terminal_and_a_line_an_epoch_elsewhere(self, capsys, monkeypatch):
+        fit(epochs=2, validate=lambda model: {"error": 0.25, "loss of test": 1.0}, progress=True)
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        lines = shown.err.splitlines()
+        assert [line[:16] for line in lines] == ["epoch 1/2: loss ", "epoch 2/2: loss "]
+        assert all(", error 0.25, loss of test 1, " in line for line in lines)
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+        fit(epochs=1, progress=True)
+        drawn = capsys.readouterr().err
+        assert "\r\x1b[Kepoch 1/1 [########################] 3/3, loss " in drawn
+        assert drawn.endswith(" s\n")
+        fit(epochs=1)
+        assert capsys.readouterr().err == ""
+
+
+class TestDataThatAreNotFinite:
+    """A NaN is found where the user put it, whatever brings it into the minibatch."""
+
+    def targets(self):
+        return np.zeros((len(LENGTHS), STEPS, CLASSES))
+
+    def said(self, sequences, **arguments):
+        """What `fit` says, and `evaluate` too."""
+        ours = onward.Learner(onward.BPTT(), optax.adam(0.1), loss=squared_error, chunk=STEPS, batch=BATCH)
+        carry, every = ours.init(model(), key=KEY), onward.EveryStep(STEPS)
+        with pytest.raises(ValueError, match="must be finite") as caught:
+            onward.fit(ours, carry, sequences, every, epochs=1, key=KEY, progress=False, **arguments)
+        if "inf" not in str(caught.value):  # which tanh may hide from the prediction, not from the gradient
+            with pytest.raises(ValueError, match="must be finite") as again:
+                onward.evaluate(model(), sequences, every, squared_error, key=jr.fold_in(KEY, 0))
+            assert str(again.value) == str(caught.value)
+        return str(caught.value)
+
+    @pytest.mark.parametrize("block", [1, 16])
+    @pytest.mark.parametrize(
+        ("name", "place", "value"), [("xs", (4, 2, 1), np.nan), ("xs", (4, 3, 0), -np.inf), ("ys", (2, 0, 1), np.inf)]
+    )
+    def test_in_memory_by_the_number_of_the_sequence(self, name, place, value, block):
+        both = {"xs": arrays()[0].copy(), "ys": self.targets()}
+        both[name][place] = value
+        sequences = onward.Sequences(**both, batch=BATCH, lengths=LENGTHS)
+        order = np.asarray(sequences.order(jr.fold_in(KEY, 0)))
+        minibatch = int(np.argwhere(order == place[0])[0, 0])
+        assert self.said(sequences, block=block) == (
+            f"{name} must be finite, got {value} at step {place[1]} of sequence {place[0]} in minibatch {minibatch}, "
+            "counting from 0."
+        )
+
+    def test_as_prepared_for_the_model(self):
+        ys, symbols = self.targets(), np.zeros((len(LENGTHS), STEPS, 2), np.uint8)
+        symbols[3, 0, 1] = 255
+        prepare = lambda xs: jnp.where(xs == 255, jnp.nan, xs.astype(float))  # noqa: E731
+        sequences = onward.Sequences(symbols, ys, batch=BATCH, lengths=LENGTHS, prepare=prepare)
+        assert "xs must be finite, got nan at step 0 of sequence 3 in minibatch" in self.said(sequences)
+
+    def test_drawn(self):
+        class Broken:
+            steps = STEPS
+
+            def sample(self, key):
+                return jnp.ones((STEPS, 2)).at[1].set(jnp.inf), jnp.zeros((STEPS, CLASSES))
+
+        drawn = onward.sequences.Drawn(Broken(), batch=BATCH, minibatches=1)
+        assert "xs must be finite, got inf at step 1 of the sequence in row 0 in minibatch 0" in self.said(drawn)
+
+    def test_what_does_not_count_may_be_anything(self):
+        xs, ys = arrays()[0].copy(), self.targets()
+        mask = np.arange(STEPS) > np.full((len(LENGTHS), 1), 0)
+        mask[3] = True
+        xs[3, 1:], ys[:3, 0] = np.nan, np.nan
+        sequences = onward.Sequences(xs, onward.Masked(ys, mask), batch=BATCH, lengths=LENGTHS)
+        ours = onward.Learner(onward.BPTT(), optax.adam(0.1), loss=squared_error, chunk=STEPS, batch=BATCH)
+        every = onward.EveryStep(STEPS)
+        fitted = onward.fit(ours, ours.init(model(), key=KEY), sequences, every, epochs=1, key=KEY, progress=False)
+        assert fitted.diverged_at is None
 
 
 @pytest.mark.usefixtures("as_in_use")
