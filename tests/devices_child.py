@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from conftest import COMPILE_QUICKLY
 
+import onward
 from onward import sequences
 from onward.losses import softmax_cross_entropy
 from onward.support.devices import shared_evenly
@@ -51,8 +52,8 @@ def main(folder: Path) -> None:
         folder / "found.npz",
         *jax.tree.leaves(whole.carry.arrays),
         resumed=np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(resumed.carry.arrays)]),
-        history=whole.history,
-        resumed_history=resumed.history,
+        history=[epoch[:2] for epoch in whole.history],
+        resumed_history=[epoch[:2] for epoch in resumed.history],
         devices=devices,
         programs=len(traced),
         score=score,

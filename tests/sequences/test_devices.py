@@ -29,7 +29,7 @@ def test_a_minibatch_is_shared_and_the_gradients_are_averaged(found):
     expected = fit(validate=weights_score)
     for i, leaf in enumerate(jax.tree.leaves(expected.carry.arrays)):
         np.testing.assert_allclose(found[f"arr_{i}"], leaf, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(found["history"], expected.history, rtol=1e-10)
+    np.testing.assert_allclose(found["history"], [epoch[:2] for epoch in expected.history], rtol=1e-10)
     score = onward.evaluate(expected.best, data(), OBJECTIVE, softmax_cross_entropy, key=KEY)
     np.testing.assert_allclose(found["score"], score, rtol=1e-10)
 
