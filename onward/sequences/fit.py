@@ -203,11 +203,7 @@ def _end_epoch(
         if not _finite(carry):
             return state, place, False
     candidate = scored(carry)
-    found = None if validate is None else validate(candidate)
-    metrics = {name: float(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
-    if isinstance(found, Mapping) and not metrics:
-        raise ValueError("validate must return a number or a dictionary that holds one, got an empty dictionary.")
-    score = None if found is None else float(next(iter(metrics.values())) if metrics else found)
+    score, metrics = (None, {}) if validate is None else _told(validate(candidate))
     if score is not None and not math.isfinite(score):
         return state, place, False
     earlier = [epoch.score for epoch in place.history if epoch.score is not None]
@@ -225,6 +221,16 @@ def _end_epoch(
         _Place(place.epoch + 1, history=history),
         True,
     )
+
+
+def _told(found: float | Mapping[str, float]) -> tuple[float, dict[str, float]]:
+    """The score and the metrics that a validation returned."""
+    if not isinstance(found, Mapping):
+        return float(found), {}
+    if not found:
+        raise ValueError("validate must return a number or a dictionary that holds one, got an empty dictionary.")
+    metrics = {name: float(value) for name, value in found.items()}
+    return next(iter(metrics.values())), metrics
 
 
 def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
