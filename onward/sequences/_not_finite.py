@@ -17,7 +17,7 @@ def check_finite(blocks: Iterable[Block], objective: AbstractObjective) -> None:
     """Raises `ValueError` for the first number in these minibatches that is not finite: of an input within its
     sequence, or of a target that counts."""
     for block in blocks:
-        for at in range(block.begin, block.begin + block.count):
+        for at in range(block.begin, block.begin + block.size):
             entry = jax.tree.map(lambda leaf: leaf[at], block.order)  # noqa: B023
             minibatch = block.data.minibatch(entry)
             ys, counts = objective.score(minibatch.ys, minibatch.lengths, block.data.steps)

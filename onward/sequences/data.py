@@ -66,13 +66,13 @@ def shared_minibatch(minibatch: Minibatch, shared: NamedSharding) -> Minibatch:
 
 
 class Block(NamedTuple):
-    """Minibatches that one call of a compiled program goes through: the entries `begin` to `begin + count` of `order`,
+    """Minibatches that one call of a compiled program goes through: the entries `begin` to `begin + size` of `order`,
     each made by `data.minibatch`."""
 
     data: "AbstractSequences"
     order: PyTree
     begin: int
-    count: int
+    size: int
 
 
 class AbstractData(eqx.Module):

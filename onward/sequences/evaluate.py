@@ -65,7 +65,7 @@ def evaluate(model, data, objective, measure, *, key):
     loop = on_all((hidden, {name: jnp.zeros(()) for name in measures}, jnp.zeros((), jnp.int32)), shared)
     for block in data.blocks(key, 0, 0, data.minibatches):
         placed, order = on_all((block.data, block.order), shared)
-        begin, count = jnp.asarray(block.begin, jnp.int32), jnp.asarray(block.count, jnp.int32)
+        begin, count = jnp.asarray(block.begin, jnp.int32), jnp.asarray(block.size, jnp.int32)
         loop = _measure(model, placed, objective, dict(measures), loop, order, begin, count, shared)
     _, totals, count = loop
     if not count:

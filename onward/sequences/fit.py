@@ -168,13 +168,13 @@ def fit(
         for part in data.blocks(jr.fold_in(key, place.epoch), place.epoch, place.minibatch, block):
             after, totals, steps, finite = _learned(learner, objective, state, part, block, shared)
             if not (finite and np.isfinite(totals).all()):
-                first = part.begin + int(np.argmin(np.isfinite(totals)) if finite else part.count - 1)
+                first = part.begin + int(np.argmin(np.isfinite(totals)) if finite else part.size - 1)
                 check_finite([part], objective)
                 return _diverged(on_first(state, shared), place, first)
             state = after
             # One after another, so that it is the same sum however the minibatches are cut into blocks.
             total, steps_so_far = float(sum(totals, start=place.total)), place.steps + int(steps.sum())
-            place = place._replace(minibatch=place.minibatch + part.count, total=total, steps=steps_so_far)
+            place = place._replace(minibatch=place.minibatch + part.size, total=total, steps=steps_so_far)
             if saving is not None and time.perf_counter() - saved >= checkpoint_every:
                 saving.save(state, place)
                 saved = time.perf_counter()
@@ -276,10 +276,10 @@ def _learned(learner, objective, state: _State, part: Block, block: int, shared:
     """The state after a block of minibatches; of each, the sum of its losses and of how many steps it is; and whether
     all numbers of the carry are finite."""
     data, order = on_all((part.data, part.order), shared)
-    begin, count = jnp.asarray(part.begin, jnp.int32), jnp.asarray(part.count, jnp.int32)
+    begin, count = jnp.asarray(part.begin, jnp.int32), jnp.asarray(part.size, jnp.int32)
     spread = _spread(state, shared)
     after, (totals, steps), finite = _learn(learner, objective, data, spread, order, block, begin, count, shared)
-    return after, np.asarray(totals, np.float64)[: part.count], np.asarray(steps)[: part.count], finite
+    return after, np.asarray(totals, np.float64)[: part.size], np.asarray(steps)[: part.size], finite
 
 
 @eqx.filter_jit
