@@ -25,27 +25,25 @@ class RTRLState(eqx.Module):
 class RTRL(AbstractForwardEstimator):
     """Real-time recurrent learning (Williams & Zipser 1989), exact at fixed parameters:
 
-            G' = (∂f/∂h) G + ∂f/∂θ,    ∂loss/∂θ = (∂loss/∂h') G'.
+        G' = (∂f/∂h) G + ∂f/∂θ,    ∂loss/∂θ = (∂loss/∂h') G'.
 
-        In general memory is `state × |θ|` and a step costs `state² × |θ|` products, whatever the length of the stream. That
-        suits small cells, and it is the truth that other estimators are measured against.
+    In general memory is `state × |θ|` and a step costs `state² × |θ|` products, whatever the length of the stream. That
+    suits small cells, and it is the truth that other estimators are measured against.
 
-        In a **unit-wise** cell, such as `onward.cells.LRUCell`, a unit's weights reach no other unit. G then holds one
-        number for each weight and component of its unit's state, and a step costs about as much as a forward pass, at any
-        size. The cell's structure decides which of the two is used.
+    In a **unit-wise** cell, such as `onward.cells.LRUCell`, a unit's weights reach no other unit. G then holds one
+    number for each weight and component of its unit's state, and a step costs about as much as a forward pass, at any
+    size. The cell's structure decides which of the two is used.
 
-            >>> from typing import TypeGuard
-
-    import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
-            >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
-            >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
-            >>> hidden, stream = cell.init_hidden(), (jr.normal(jr.key(2), (5, 3)), jnp.zeros(5, int))
-            >>> def grads(estimator):
-            ...     state = estimator.init(model, hidden, key=jr.key(3))
-            ...     return estimator.grad(model, onward.losses.softmax_cross_entropy, hidden, state, *stream).grads
-            >>> close = jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-5), grads(onward.RTRL()), grads(onward.BPTT()))
-            >>> bool(jax.tree.all(close))
-            True
+        >>> import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
+        >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
+        >>> model = onward.Model(cell, eqx.nn.Linear(4, 2, key=jr.key(1)))
+        >>> hidden, stream = cell.init_hidden(), (jr.normal(jr.key(2), (5, 3)), jnp.zeros(5, int))
+        >>> def grads(estimator):
+        ...     state = estimator.init(model, hidden, key=jr.key(3))
+        ...     return estimator.grad(model, onward.losses.softmax_cross_entropy, hidden, state, *stream).grads
+        >>> close = jax.tree.map(lambda a, b: jnp.allclose(a, b, atol=1e-5), grads(onward.RTRL()), grads(onward.BPTT()))
+        >>> bool(jax.tree.all(close))
+        True
     """
 
     def init(self, model, hidden, *, key, example=None):
