@@ -1,5 +1,6 @@
 """Training on data sets of sequences: data, objectives, `fit` and `evaluate`."""
 
+from .averaged import averaged as averaged
 from .callbacks import Callback as Callback
 from .callbacks import DivergenceWarning as DivergenceWarning
 from .callbacks import Epoch as Epoch
@@ -20,3 +21,4 @@ from .objectives import EveryStep as EveryStep
 from .objectives import Terminal as Terminal
 from .objectives import TerminalClasses as TerminalClasses
 from .objectives import window_length as window_length
+from .predict import predict as predict

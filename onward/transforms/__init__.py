@@ -11,3 +11,6 @@ from .fptt import settle as settle
 from .informed import Informed as Informed
 from .kalman import quasi_diagonal_kalman as quasi_diagonal_kalman
 from .quasi_diagonal import QuasiDiagonal as QuasiDiagonal
+from .weight_average import WeightAverageState as WeightAverageState
+from .weight_average import averaged_weights as averaged_weights
+from .weight_average import weight_average as weight_average
