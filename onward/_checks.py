@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from .losses import WITH_RANGE, Range, TerminalTarget, range_of
 from .model import Model
+from .support.freezing import learnable, thaw
 from .support.raw_key import RawKey
 
 AS_TWO_REAL_ARRAYS = (
@@ -19,16 +20,18 @@ AS_TWO_REAL_ARRAYS = (
 
 
 def check_model(model) -> None:
-    """Raise `ValueError` unless `model` is a `Model` with something to learn."""
+    """Raise `ValueError` unless `model` is a `Model` with something to learn, none of it complex, nor its state."""
     if not isinstance(model, Model):
         raise ValueError(f"model must be an onward.Model of a cell and a readout, got {type(model).__name__}.")
-    learned = eqx.filter(model, eqx.is_inexact_array)
+    learned = learnable(model)
     if not jax.tree.leaves(learned):
-        raise ValueError("model holds no floating-point array: there is nothing to learn; cast its integers to float.")
+        frozen = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+        why = "filter_spec freezes all of it." if frozen else "it holds no floating-point array; cast its integers."
+        raise ValueError(f"model: there is nothing to learn; {why}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(learned):
         if jnp.iscomplexobj(leaf):
             raise ValueError(f"model{jax.tree_util.keystr(path)} is {_describe([leaf])}: {AS_TWO_REAL_ARRAYS}")
-    for leaf in jax.tree.leaves(model.cell.init_hidden()):
+    for leaf in jax.tree.leaves(thaw(model).cell.init_hidden()):
         if jnp.iscomplexobj(leaf):
             raise ValueError(f"model: the cell's hidden state is {_describe([leaf])}: {AS_TWO_REAL_ARRAYS}")
         if not eqx.is_inexact_array(leaf):
@@ -83,7 +86,7 @@ def check_carry(carry, optimizer, batch) -> None:
             f"carry must be from this learner's init: for batch={batch} its hidden state is {_describe(wanted)}, got "
             f"{_describe(carry.hidden)}."
         )
-    parameters = eqx.filter(carry.arrays, eqx.is_inexact_array)
+    parameters = learnable(carry.arrays)
     if not _alike(carry.optimizer, jax.eval_shape(optimizer.init, parameters)):
         raise ValueError("carry holds the state of another optimizer than this learner's; begin with learner.init.")
 
@@ -95,7 +98,7 @@ def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
 
     def start(example):
         key = jax.random.key(0)
-        return estimator.init(carry.model, carry.model.cell.init_hidden(), key=key, example=example)
+        return estimator.init(carry.learning, carry.model.cell.init_hidden(), key=key, example=example)
 
     def without_keys(tree):
         # Any random generator will do, and they differ in how many numbers a key has.
@@ -216,7 +219,7 @@ def _known(array) -> bool:
 @functools.lru_cache(maxsize=64)  # to trace the readout anew takes longer than a short run
 def _range(loss, skeleton, structure, shapes) -> Range | None:
     arrays = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    model = eqx.combine(jax.tree.unflatten(structure, arrays), skeleton)
+    model = thaw(eqx.combine(jax.tree.unflatten(structure, arrays), skeleton))
     return range_of(loss, eqx.filter_eval_shape(lambda model: model.predict(model.cell.init_hidden()), model))
 
 

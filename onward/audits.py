@@ -15,6 +15,7 @@ from .cells import AbstractAffineGatedCell
 from .estimators import BPTT, AbstractEstimator
 from .model import Model
 from .support.arguments import whole
+from .support.freezing import freeze, learnable, thaw
 
 
 class AuditRow(NamedTuple):
@@ -69,6 +70,7 @@ def audit(
     chunk: int = 1,
     reset: Bool[Array, " steps"] | None = None,
     weight: Float[Array, " steps"] | None = None,
+    filter_spec: PyTree = eqx.is_inexact_array,
 ) -> Audit:
     """Compare an estimator's gradient over a stretch of one stream with the exact one, at fixed parameters.
 
@@ -78,7 +80,8 @@ def audit(
     a bias of about its noise, a biased one more; a low variance is a good one.
 
     **Arguments:** `xs`, `ys`, `reset`, `weight` as in `onward.Learner.run`, for one stream; `samples`, at least 2;
-    `chunk`, the steps given to the estimator at a time, as the learner's (the window, for truncated backpropagation).
+    `chunk`, the steps given to the estimator at a time, as the learner's (the window, for truncated backpropagation);
+    `filter_spec`, which arrays learn, as in `onward.Learner.init`: the others have no block.
 
     Raises `ValueError` if `samples` or `chunk` is too small, or the exact gradient is zero or not finite.
 
@@ -94,10 +97,11 @@ def audit(
         >>> truncated.rows[0].bias > 0.01 > truncated.rows[0].variance
         True
     """
+    model = freeze(model, filter_spec)
     check_model(model)
     samples, chunk = whole("samples", samples, 2), whole("chunk", chunk)
-    hidden = model.cell.init_hidden()
-    check_stream(model, hidden, loss, None, xs, ys, reset, weight)
+    hidden = thaw(model).cell.init_hidden()
+    check_stream(thaw(model), hidden, loss, None, xs, ys, reset, weight)
     stream = (xs, ys, reset, weight)
     first = jax.tree.map(lambda leaf: leaf[0], (xs, ys))
 
@@ -133,7 +137,7 @@ def _summed(estimator, model, loss, hidden, stream, first, chunk, key):
         estimate = estimator.grad(model, loss, hidden, state, xs, ys, reset=reset, weight=weight)
         return (estimate.hidden, estimate.state, jax.tree.map(jnp.add, total, estimate.grads)), None
 
-    carry = (hidden, state, jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array)))
+    carry = (hidden, state, jax.tree.map(jnp.zeros_like, learnable(model)))
     whole = steps - steps % chunk
     if whole:
         pieces = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // chunk, chunk, *leaf.shape[1:]), stream)
@@ -146,7 +150,7 @@ def _summed(estimator, model, loss, hidden, stream, first, chunk, key):
 def _blocks(model: Model, grads: PyTree, lead: int = 0) -> dict[str, np.ndarray]:
     """A gradient cut into named blocks, each flat: every array, and an affine-gated cell's weights row by row."""
     per_row = {id(W) for cell in _affine_cells(model) for W in cell.weights}
-    named = jax.tree_util.tree_leaves_with_path(eqx.filter(model, eqx.is_inexact_array))
+    named = jax.tree_util.tree_leaves_with_path(learnable(model))
     blocks = {}
     for (path, parameter), gradient in zip(named, jax.tree.leaves(grads), strict=True):
         name, gradient = jax.tree_util.keystr(path).lstrip("."), np.asarray(gradient, np.float64)

@@ -24,10 +24,11 @@ from ._checks import (
     check_targets,
 )
 from .cells.affine import constants_at_zero
-from .estimators.base import AbstractEstimator, Chunk, Estimate, Replay, inexact
+from .estimators.base import AbstractEstimator, Chunk, Estimate, Replay
 from .model import Model
 from .support.arguments import whole
 from .support.compiled import programs_of
+from .support.freezing import freeze, learnable, thaw
 from .support.trees import select
 from .transforms.informed import metric_of
 
@@ -42,7 +43,8 @@ class Carry(eqx.Module):
     """All that training carries on: a pytree whose leaves are arrays, to scan, `vmap` over seeds, and checkpoint as
     one.
 
-    * `arrays`: the model's arrays; `model` puts the model together again;
+    * `arrays`: the model's arrays, frozen ones in an `onward.support.freezing.Frozen`; `model` puts the model together
+      again;
     * `hidden`: the hidden state, with the batch of streams leading if there is one;
     * `estimator`, `optimizer`: their states, the first with the batch leading. A random key is held as its numbers.
 
@@ -59,6 +61,11 @@ class Carry(eqx.Module):
     @property
     def model(self) -> Model:
         """The model as it is now."""
+        return thaw(self.learning)
+
+    @property
+    def learning(self) -> Model:
+        """The model as estimators take it, in which what is frozen is marked."""
         return eqx.combine(self.arrays, self.skeleton)
 
 
@@ -137,30 +144,57 @@ class Learner(eqx.Module):
         # Equinox makes a module of every method that is asked for: a third of what a call of `update` costs.
         return object.__getattribute__(self, name)
 
-    def init(self, model: Model, *, key: PRNGKeyArray, example: tuple[PyTree, PyTree] | None = None) -> Carry:
+    def init(
+        self,
+        model: Model,
+        *,
+        key: PRNGKeyArray,
+        example: tuple[PyTree, PyTree] | None = None,
+        filter_spec: PyTree = eqx.is_inexact_array,
+    ) -> Carry:
         """The carry at the start of a stream.
 
-        `example` is one `(x, y)` of one stream, for the estimators that store inputs or probe the cell (`SlidingBPTT`,
-        `FPP`, `SnAp` beyond its cheap case). Raises `ValueError` if the model has nothing to learn, or the example is
-        needed and missing.
+        **Arguments:**
+
+        - `model`: what learns, an `onward.Model`.
+        - `key`: decides what a random estimator draws.
+        - `example`: one `(x, y)` of one stream, for the estimators that store inputs or read the cell's program
+          (`SlidingBPTT`, `FPP`, `SnAp` beyond its cheap case).
+        - `filter_spec`: which arrays learn, as in `eqx.filter`: true, false, or a function of a leaf, for each leaf or
+          subtree of the model; by default all floating-point arrays. For a frozen array no influence is carried, no
+          gradient made and no optimiser's state held, and no weight decay moves it.
+
+        Raises `ValueError` if the model has nothing to learn, if what learns or the hidden state is complex, for a
+        `filter_spec` that does not fit, or if the example is needed and missing.
+
+            >>> import equinox as eqx, jax, jax.random as jr, onward, optax
+            >>> model = onward.Model(onward.GRUCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
+            >>> frozen = jax.tree.map(lambda leaf: False, model)
+            >>> readout_alone = eqx.tree_at(lambda m: m.readout, frozen, True)
+            >>> loss = onward.losses.softmax_cross_entropy
+            >>> learner = onward.Learner(onward.RTRL(), optax.adam(1e-2), loss=loss)
+            >>> carry = learner.init(model, key=jr.key(2), filter_spec=readout_alone)
+            >>> jax.tree.leaves(carry.estimator)
+            []
         """
+        model = freeze(model, filter_spec)
         check_model(model)
         check_key(key)
         if example is not None:
             if not isinstance(example, tuple) or len(example) != 2:
                 raise ValueError(f"example must be a pair (x, y) of one step, got {type(example).__name__}.")
-            check_step(model, model.cell.init_hidden(), self.loss, *example)
+            check_step(thaw(model), thaw(model).cell.init_hidden(), self.loss, *example)
         arrays, skeleton = eqx.partition(model, eqx.is_array)
         # A weak dtype, as of `jnp.array(0.3)`, would be lost at the first update, and all be compiled again.
         arrays = jax.tree.map(lambda a: a.astype(a.dtype) if eqx.is_inexact_array(a) else a, arrays)
         model = eqx.combine(arrays, skeleton)
-        hidden = model.cell.init_hidden()
+        hidden = thaw(model).cell.init_hidden()
 
         def start(key):
             return hidden, self.estimator.init(model, hidden, key=key, example=example)
 
         hidden, state = start(key) if self.batch is None else jax.vmap(start)(jr.split(key, self.batch))
-        carry = Carry(arrays, skeleton, hidden, state, self.optimizer.init(inexact(arrays)))
+        carry = Carry(arrays, skeleton, hidden, state, self.optimizer.init(learnable(arrays)))
         # An optimiser may hold the parameters once more, and several zeros be one array.
         return jax.tree.map(jnp.copy, carry)
 
@@ -245,11 +279,11 @@ class Learner(eqx.Module):
     def _estimate(self, carry: Carry, chunk: Chunk) -> Estimate:
         estimator = self.estimator.informed(metric_of(self.optimizer, carry.optimizer))
         of = estimator.estimate if self.batch is None else estimator.mean_estimate
-        return of(carry.model, self.loss, carry.hidden, carry.estimator, chunk)
+        return of(carry.learning, self.loss, carry.hidden, carry.estimator, chunk)
 
     def _replay(self, carry: Carry, turn: Array, noise: PyTree) -> Replay:
         of = self.estimator.replay if self.batch is None else self.estimator.mean_replay
-        return of(carry.model, self.loss, carry.estimator, turn, noise=noise)
+        return of(carry.learning, self.loss, carry.estimator, turn, noise=noise)
 
     def _turn(self, carry: Carry, estimate: Callable[[Carry], Given]) -> tuple[Carry, Given]:
         """An estimate from the carry, and the update of the parameters by it; by each of its gradients in turn."""
@@ -258,7 +292,7 @@ class Learner(eqx.Module):
         def grads_at(parameters):
             # Constants stay where they are, whatever the optimiser would have done to them.
             learned = constants_at_zero(jax.tree.map(lambda p: jnp.array(True), parameters))
-            arrays = jax.tree.map(jnp.where, learned, parameters, inexact(carry.arrays))
+            arrays = jax.tree.map(jnp.where, learned, parameters, learnable(carry.arrays))
             arrays = eqx.combine(arrays, carry.arrays)
             there = Carry(arrays, carry.skeleton, carry.hidden, carry.estimator, carry.optimizer)
             return constants_at_zero(estimate(there).grads)
@@ -267,7 +301,7 @@ class Learner(eqx.Module):
             arrays, optimizer = moving
             # What does not ask for the gradient at other parameters never has it traced.
             update = optax.with_extra_args_support(self.optimizer).update
-            updates, after = update(grads, optimizer, inexact(arrays), grad_fn=grad_fn)
+            updates, after = update(grads, optimizer, learnable(arrays), grad_fn=grad_fn)
             moved = eqx.apply_updates(arrays, constants_at_zero(updates))
             # An optimiser with a memory moves even at a gradient of zero.
             return select(active, (moved, after), moving)

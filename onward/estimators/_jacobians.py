@@ -1,5 +1,7 @@
 """Derivatives of one step of a cell: dense, or as sparse as an affine-gated cell allows."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell, AbstractCell
 from ..cells.affine import Rows, gate_by_state, linearize, preactivations, recurrent_by_state, recurrent_weights
+from ..support.freezing import is_frozen, learnable, thaw
 from ..support.trees import total, zeros_like
-from .base import inexact
 
 
 def state_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> Float[Array, "state state"]:
@@ -70,19 +72,35 @@ def seen(cell: AbstractCell, hidden: PyTree) -> list[bool]:
 
 
 def parameter_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> PyTree[Float[Array, "state ..."]]:
-    """`∂hidden'/∂θ`: shaped like the cell's inexact arrays, with the flattened state as a leading axis."""
-    return jax.jacrev(lambda parameters: ravel_pytree(eqx.combine(parameters, cell)(hidden, x))[0])(inexact(cell))
+    """`∂hidden'/∂θ`: shaped like what learns of the cell, with the flattened state as a leading axis."""
+    return jax.jacrev(lambda parameters: ravel_pytree(with_parameters(cell, parameters)(hidden, x))[0])(learnable(cell))
+
+
+def with_parameters(cell: AbstractCell, parameters: PyTree) -> AbstractCell:
+    """The cell, ready to be called, with `parameters` for what learns of it."""
+    return thaw(eqx.combine(parameters, cell))
 
 
 def learned(cell: AbstractCell) -> PyTree:
-    """What an influence is carried for: an affine-gated cell's weights, any other cell's inexact arrays."""
-    return cell.weights if isinstance(cell, AbstractAffineGatedCell) else inexact(cell)
+    """What an influence is carried for: what learns of an affine-gated cell's weights, or of another cell's arrays."""
+    if isinstance(cell, AbstractAffineGatedCell):
+        return tuple(W for W in cell.weights if not is_frozen(W))
+    return learnable(cell)
+
+
+def learned_rows(cell: AbstractAffineGatedCell, rows: Rows) -> Rows:
+    """The rows of those groups whose weights learn."""
+    learns = [not is_frozen(W) for W in cell.weights]
+    return Rows(tuple(itertools.compress(rows.factors, learns)), tuple(itertools.compress(rows.features, learns)))
 
 
 def cell_gradient(cell: AbstractCell, grads: PyTree) -> PyTree:
-    """A gradient shaped like the cell's inexact arrays, from one shaped like `learned(cell)`: constants get zeros."""
+    """A gradient shaped like what learns of the cell, from one shaped like `learned(cell)`: constants get zeros."""
     if isinstance(cell, AbstractAffineGatedCell):
-        return eqx.tree_at(lambda c: c.weights, zeros_like(inexact(cell)), grads)
+        given = iter(grads)
+        weights = tuple(None if is_frozen(W) else next(given) for W in cell.weights)
+        zeros = zeros_like(learnable(cell))
+        return eqx.tree_at(lambda c: c.weights, zeros, weights, is_leaf=lambda leaf: leaf is None)
     return grads
 
 

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import linearize
+from ..support.freezing import thaw
 from ..support.trees import total
-from ._jacobians import cell_gradient, own_unit_jacobian, seen
+from ._jacobians import cell_gradient, learned, learned_rows, own_unit_jacobian, seen
 
 
 class OwnUnitState(eqx.Module):
@@ -21,15 +22,16 @@ class OwnUnitState(eqx.Module):
 
 def start(cell: AbstractAffineGatedCell, hidden: PyTree) -> OwnUnitState:
     """An influence of zero."""
-    return OwnUnitState(tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape, h.dtype), hidden) for W in cell.weights))
+    return OwnUnitState(tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape, h.dtype), hidden) for W in learned(cell)))
 
 
 def advance(
     cell: AbstractAffineGatedCell, hidden: PyTree, state: OwnUnitState, x: Array
 ) -> tuple[PyTree, OwnUnitState, Callable[[PyTree], PyTree]]:
     """One step, `G' = J_own G + ∂f/∂θ`, as `AbstractForwardEstimator.advance` has it."""
-    after, rows = linearize(cell, hidden, x)
-    own = own_unit_jacobian(cell, hidden, x, rows)
+    thawed = thaw(cell)
+    after, rows = linearize(thawed, hidden, x)
+    own, rows = own_unit_jacobian(thawed, hidden, x, rows), learned_rows(cell, rows)
 
     def carry(influence, fresh):
         columns = zip(own, jax.tree.leaves(influence), strict=True)
@@ -39,7 +41,7 @@ def advance(
     influence = tuple(carry(M, fresh) for M, fresh in zip(state.influence, rows.per_component(), strict=True))
 
     # XLA would multiply the influence on what no loss sees, an LSTM's memory, by zeros: a twentieth of a step.
-    components = seen(cell, hidden)
+    components = seen(thawed, hidden)
 
     def contract(H):
         def weigh(M):

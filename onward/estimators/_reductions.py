@@ -149,7 +149,7 @@ class Blocks(eqx.Module):
     def _blocks(self, w: PyTree) -> PyTree:
         """The block of each number, in a shape that broadcasts against it: by units for an affine-gated layer's weights
         (a tuple of `[rows, units, features]`), else evenly over all numbers in their tree order."""
-        if isinstance(w, tuple):
+        if isinstance(w, tuple) and w:
             units = w[0].shape[1]
             by_unit = (jnp.arange(units) * self.rank // units)[None, :, None]
             return tuple(by_unit for _ in w)

@@ -37,7 +37,7 @@ class ARTBP(AbstractBackwardEstimator):
             raise ValueError(f"cut must be a probability of at least 0 and below 1, got {cut!r}.")
         self.cut = cut
 
-    def init(self, model, hidden, *, key, example=None):
+    def start(self, model, hidden, *, key, example):
         return Counter.start(key)
 
     def draw(self, state, steps):

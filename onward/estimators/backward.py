@@ -9,7 +9,8 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from ..model import Model
-from .base import AbstractEstimator, Chunk, Estimate, inexact
+from ..support.freezing import learnable, thaw
+from .base import AbstractEstimator, Chunk, Estimate
 
 
 class Unrolled(NamedTuple):
@@ -49,8 +50,8 @@ class AbstractBackwardEstimator(AbstractEstimator):
 
 def _differentiated(model: Model, chunk: Chunk, unroll: Callable[[Model], Unrolled]) -> Estimate:
     def mean(parameters):
-        unrolled = unroll(eqx.combine(parameters, model))
+        unrolled = unroll(thaw(eqx.combine(parameters, model)))
         return unrolled.losses.sum(0).mean(), unrolled
 
-    (_, (losses, hidden, state, predictions)), grads = jax.value_and_grad(mean, has_aux=True)(inexact(model))
+    (_, (losses, hidden, state, predictions)), grads = jax.value_and_grad(mean, has_aux=True)(learnable(model))
     return Estimate(losses, grads, hidden, state, predictions, chunk.active)

@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt32
 
+from .._checks import check_model
 from ..cells import AbstractCell
 from ..cells.rollout import restarted
 from ..model import Model
+from ..support.freezing import learnable, thaw
 from ..support.trees import mean_of_leading, select, zeros_like
 from ..transforms.quasi_diagonal import QuasiDiagonal
+from ._jacobians import learned
 
 Turn = int | Int[Array, ""]
 
@@ -51,7 +54,7 @@ class Estimate(eqx.Module):
     batch as their second axis, `hidden` and `state` as their first, and `grads` is the mean over the streams.
 
     * `losses`: `[steps]`, each step's loss times its weight;
-    * `grads`: shaped like the model's inexact arrays (`None` elsewhere), the gradient of the summed losses. An
+    * `grads`: shaped like what learns of the model (`None` elsewhere), the gradient of the summed losses. An
       estimator that replays its past gives the gradient of what it drew from there instead;
     * `hidden`, `state`: what the next chunk starts from;
     * `predictions`: `[steps, ...]`;
@@ -90,13 +93,24 @@ class AbstractEstimator(eqx.Module):
     learned from the past leaks across, but random keys and counters run on. A step's `weight` multiplies its loss;
     where it is 0 neither the loss nor its gradient enters, whatever they are.
 
-    A new estimator defines `init`, `draw`, `estimate` and `influence_norm`, each for one stream. The other methods have
-    defaults, for an estimator to define where it can do better.
+    All floating-point arrays of a model learn, but those that `onward.support.freezing.freeze` has put aside: of them
+    there is no gradient, and nothing is carried for them.
+
+    A new estimator defines `start`, `draw`, `estimate` and `influence_norm`, each for one stream. Most other methods
+    have defaults, for an estimator to define where it can do better.
     """
 
-    @abstractmethod
     def init(self, model: Model, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None = None) -> PyTree:
-        """The state at the start of a stream. `example` is one `(x, y)` of it, where buffers need its shape."""
+        """The state at the start of a stream. `example` is one `(x, y)` of it, where buffers need its shape.
+
+        Raises `ValueError` if the model has nothing to learn, or complex numbers to learn or in its hidden state.
+        """
+        check_model(model)
+        return self.start(model, hidden, key=key, example=example)
+
+    @abstractmethod
+    def start(self, model: Model, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None) -> PyTree:
+        """What `init` returns, for a model that has been checked."""
 
     @abstractmethod
     def draw(self, state: PyTree, steps: int) -> UInt32[Array, "steps words"] | None:
@@ -164,11 +178,6 @@ class AbstractEstimator(eqx.Module):
         raise NotImplementedError(f"{type(self).__name__} has nothing to replay.")
 
 
-def inexact(tree: PyTree) -> PyTree:
-    """The learnable part of a tree: its inexact arrays, `None` elsewhere."""
-    return eqx.filter(tree, eqx.is_inexact_array)
-
-
 def length(xs: PyTree) -> int:
     """The number of steps of a chunk."""
     return jax.tree.leaves(xs)[0].shape[0]
@@ -212,20 +221,28 @@ class AbstractForwardEstimator(AbstractEstimator):
     def advance(
         self, cell: AbstractCell, hidden: PyTree, state: PyTree, x: PyTree, noise: Any
     ) -> tuple[PyTree, PyTree, Callable[[PyTree], PyTree]]:
-        """One step: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient of the cell."""
+        """One step: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient of the cell.
+
+        Not called for a cell of which nothing learns: there is nothing to carry then.
+        """
 
     def estimate(self, model, loss, hidden, state, chunk):
+        thawed, parameters, learns = thaw(model), learnable(model), bool(jax.tree.leaves(learned(model.cell)))
+
         def step(hidden, state, now):
             if now.reset is not None:
-                hidden, state = restarted(model.cell, hidden, now.reset), select(now.reset, self.restart(state), state)
-            hidden, state, contract = self.advance(model.cell, hidden, state, now.xs, now.noise)
+                hidden, state = restarted(thawed.cell, hidden, now.reset), select(now.reset, self.restart(state), state)
+            if learns:
+                hidden, state, contract = self.advance(model.cell, hidden, state, now.xs, now.noise)
+            else:
+                hidden, contract = thawed.cell(hidden, now.xs), lambda H: zeros_like(parameters.cell)
 
             def predict(parameters, hidden):
-                prediction = eqx.combine(parameters, model).predict(hidden)
+                prediction = eqx.combine(parameters, thawed).predict(hidden)
                 return weighted_loss(loss, prediction, now.ys, now.weight), prediction
 
             (value, prediction), (grads, H) = jax.value_and_grad(predict, argnums=(0, 1), has_aux=True)(
-                inexact(model), hidden
+                parameters, hidden
             )
             grads = eqx.tree_at(lambda m: m.cell, grads, contract(H))
             return hidden, state, grads, value, prediction
@@ -241,6 +258,6 @@ class AbstractForwardEstimator(AbstractEstimator):
                 hidden, state, grads, value, prediction = step(hidden, state, now)
                 return (hidden, state, jax.tree.map(jnp.add, total, grads)), (value, prediction)
 
-            carry = (hidden, state, zeros_like(inexact(model)))
+            carry = (hidden, state, zeros_like(parameters))
             (hidden, state, grads), (losses, predictions) = jax.lax.scan(body, carry, chunk)
         return Estimate(losses, grads, hidden, state, predictions, chunk.active)

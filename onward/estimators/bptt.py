@@ -26,7 +26,7 @@ class BPTT(AbstractBackwardEstimator):
         (5,)
     """
 
-    def init(self, model, hidden, *, key, example=None):
+    def start(self, model, hidden, *, key, example):
         return None
 
     def draw(self, state, steps):

@@ -42,7 +42,7 @@ class DropoutBPTT(AbstractBackwardEstimator):
     def __init__(self, rate: float):
         self.rate = float(number("rate", rate, holds=lambda p: 0 <= p < 1, wanted="at least 0 and below 1"))
 
-    def init(self, model, hidden, *, key, example=None):
+    def start(self, model, hidden, *, key, example):
         return Counter.start(key)
 
     def draw(self, state, steps):

@@ -170,7 +170,7 @@ class FPP(AbstractReplayEstimator):
     def _most(self) -> int:
         return max(stage.updates for stage in self._stages)
 
-    def init(self, model, hidden, *, key, example=None):
+    def start(self, model, hidden, *, key, example):
         if example is None:
             raise ValueError("example must be given, one (x, y) of the stream: FPP stores steps of that shape.")
         ring = Ring.begin(self._lengths, self.buffer, hidden, *example)

@@ -9,12 +9,13 @@ from ..cells import AbstractAffineGatedCell, AbstractCell, StackedCell
 from ..cells.affine import Rows, linearize
 from ..model import Model
 from ..support.arguments import whole
+from ..support.freezing import learnable, thaw
 from ..support.trees import inner, total
 from ..transforms.quasi_diagonal import QuasiDiagonal
-from ._jacobians import balance, cell_gradient, learned
+from ._jacobians import balance, cell_gradient, learned, learned_rows, with_parameters
 from ._noise import Counter, signs, words_for
 from ._reductions import Blocks, Copies, MixedRows, UnitRows, of_each_copy
-from .base import AbstractForwardEstimator, inexact
+from .base import AbstractForwardEstimator
 from .norms import AbstractNorms, HalfInvariantNorms
 
 
@@ -80,7 +81,7 @@ class NoBackTrack(AbstractForwardEstimator):
         self.rank, self.blocks = whole("rank", rank), blocks
         self.norms = HalfInvariantNorms() if norms is None else norms
 
-    def init(self, model, hidden, *, key, example=None):
+    def start(self, model, hidden, *, key, example):
         states = _by_layer(model.cell, hidden)
         v = tuple(jax.tree.map(lambda h: jnp.zeros((self.rank, *h.shape), h.dtype), state) for state in states)
         w = tuple(self._form.start(learned(layer)) for layer in _layers(model.cell))
@@ -97,7 +98,7 @@ class NoBackTrack(AbstractForwardEstimator):
 
     def influence_norm(self, state):
         v_norms = jnp.sqrt(_squared_norms(state.v))
-        w_norms = jnp.sqrt(total(self._form.squared_norms(w) for w in state.w))
+        w_norms = jnp.sqrt(total(self._form.squared_norms(w) for w in state.w if jax.tree.leaves(w)))
         return jnp.sum(v_norms * w_norms) / (1 if self.blocks else self.rank)
 
     def informed(self, metric):
@@ -112,7 +113,8 @@ class NoBackTrack(AbstractForwardEstimator):
         epsilon = signs(noise, self._form.sign_template(v))
         for l in range(len(layers)):
             # The rows waiting are those of the layer that moved last: the one below, or the top one a step ago.
-            v, w = self._reduce(v, w, pending, l - 1)
+            if jax.tree.leaves(w[l - 1]):
+                v, w = self._reduce(v, w, pending, l - 1)
             states[l], moved, pending, pullback = _transition(layers, l, states, v, x, epsilon[l])
             v = (*v[:l], moved, *v[l + 1 :])
             pullbacks.append(pullback)
@@ -145,22 +147,23 @@ class NoBackTrack(AbstractForwardEstimator):
 
 def _transition(layers, l, states, v, x, epsilon):
     """Layer l moves, (16)–(17): its state, its `v`, its rows to reduce next, and the rows' vector-Jacobian product."""
-    layer, hidden = layers[l], states[l]
+    layer, thawed, hidden = layers[l], thaw(layers[l]), states[l]
 
     def read(below):
-        return x if l == 0 else layers[l - 1].output(below)
+        return x if l == 0 else thaw(layers[l - 1]).output(below)
 
     below = states[l - 1] if l else None
     tangents = (v[l], v[l - 1] if l else None)
 
     def push(tangent):
-        return jax.jvp(lambda h, b: layer(h, read(b)), (hidden, below), tangent)[1]
+        return jax.jvp(lambda h, b: thawed(h, read(b)), (hidden, below), tangent)[1]
 
     moved = of_each_copy(push, tangents)
     if isinstance(layer, AbstractAffineGatedCell):
-        after, rows = linearize(layer, hidden, read(below))
+        after, rows = linearize(thawed, hidden, read(below))
+        rows = learned_rows(layer, rows)
         return after, moved, UnitRows(rows, epsilon), rows.combine
-    after, pullback = jax.vjp(lambda p: eqx.combine(p, layer)(hidden, read(below)), inexact(layer))
+    after, pullback = jax.vjp(lambda p: with_parameters(layer, p)(hidden, read(below)), learnable(layer))
     mixed = jax.vmap(lambda e: pullback(e)[0])(epsilon)
     return after, moved, MixedRows(mixed, epsilon), lambda H: pullback(H)[0]
 
@@ -168,10 +171,11 @@ def _transition(layers, l, states, v, x, epsilon):
 def _no_rows(layer, hidden, signs):
     """Rows of zero, in the form that the layer's transitions leave behind."""
     if isinstance(layer, AbstractAffineGatedCell):
-        factors = tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape[:2], h.dtype), hidden) for W in layer.weights)
-        return UnitRows(Rows(factors, tuple(jnp.zeros(W.shape[2], W.dtype) for W in layer.weights)), signs)
+        weights = learned(layer)
+        factors = tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape[:2], h.dtype), hidden) for W in weights)
+        return UnitRows(Rows(factors, tuple(jnp.zeros(W.shape[2], W.dtype) for W in weights)), signs)
     copies = jax.tree.leaves(signs)[0].shape[0]
-    return MixedRows(jax.tree.map(lambda leaf: jnp.zeros((copies, *leaf.shape), leaf.dtype), inexact(layer)), signs)
+    return MixedRows(jax.tree.map(lambda leaf: jnp.zeros((copies, *leaf.shape), leaf.dtype), learnable(layer)), signs)
 
 
 def _layers(cell: AbstractCell) -> tuple[AbstractCell, ...]:
@@ -189,11 +193,11 @@ def _by_layer(cell: AbstractCell, hidden: PyTree) -> tuple[PyTree, ...]:
 
 
 def _join(cell: AbstractCell, grads: list[PyTree]) -> PyTree:
-    """The layers' gradients, as one shaped like the cell's inexact arrays."""
+    """The layers' gradients, as one shaped like what learns of the cell."""
     joined = [cell_gradient(layer, g) for layer, g in zip(_layers(cell), grads, strict=True)]
     if not isinstance(cell, StackedCell):
         return joined[0]
-    return eqx.tree_at(lambda c: c.layers, inexact(cell), tuple(joined))
+    return eqx.tree_at(lambda c: c.layers, learnable(cell), tuple(joined))
 
 
 def _squared_norms(v: tuple[PyTree, ...]) -> Float[Array, " rank"]:

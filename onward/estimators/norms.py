@@ -113,7 +113,7 @@ class InvariantNorms(AbstractNorms):
 
 
 def _norm(form: Copies | Blocks, layers: tuple[PyTree, ...]) -> Float[Array, " rank"]:
-    return jnp.sqrt(total(form.squared_norms(layer) for layer in layers))
+    return jnp.sqrt(total(form.squared_norms(layer) for layer in layers if jax.tree.leaves(layer)))
 
 
 def _row_lengths(form, pending):

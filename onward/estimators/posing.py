@@ -9,7 +9,8 @@ import jax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..model import Model
-from .base import AbstractEstimator, Chunk, Estimate, Replay, Turn, inexact
+from ..support.freezing import learnable, thaw
+from .base import AbstractEstimator, Chunk, Estimate, Replay, Turn
 
 
 class Posed(NamedTuple):
@@ -59,12 +60,12 @@ class AbstractPosingEstimator(AbstractEstimator):
         """The hidden state and the estimator's, once the objective's derivative by its variables is known."""
 
     def estimate(self, model, loss, hidden, state, chunk):
-        losses, state, predictions, posed = self.advance(model, loss, hidden, state, chunk)
+        losses, state, predictions, posed = self.advance(thaw(model), loss, hidden, state, chunk)
         return Estimate(losses, *_settled(self, model, loss, state, posed), predictions, posed.active)
 
     def mean_estimate(self, model, loss, hidden, state, chunk):
         def one(hidden, state, chunk) -> tuple[Any, ...]:
-            return tuple(self.advance(model, loss, hidden, state, chunk))
+            return tuple(self.advance(thaw(model), loss, hidden, state, chunk))
 
         over_streams = jax.vmap(one, in_axes=(0, 0, 1), out_axes=(1, 0, 1, 0))
         losses, state, predictions, posed = over_streams(hidden, state, chunk)
@@ -84,11 +85,11 @@ class AbstractReplayEstimator(AbstractPosingEstimator):
         """One more objective, the `turn`-th from 1, of what `state` remembers. `noise` is the chunk's, as in `grad`."""
 
     def replay(self, model, loss, state, turn, *, noise):
-        posed = self.pose_again(model, state, turn, noise=noise)
+        posed = self.pose_again(thaw(model), state, turn, noise=noise)
         return Replay(*_settled(self, model, loss, state, posed), posed.active)
 
     def mean_replay(self, model, loss, state, turn, *, noise):
-        pose = jax.vmap(lambda state, noise: self.pose_again(model, state, turn, noise=noise), in_axes=(0, 1))
+        pose = jax.vmap(lambda state, noise: self.pose_again(thaw(model), state, turn, noise=noise), in_axes=(0, 1))
         posed = pose(state, noise)
         return Replay(*_settled_streams(self, model, loss, state, posed), posed.active.any(0))
 
@@ -116,12 +117,12 @@ def derivatives(
 
     def one(variables, given):
         def total(parameters, variables):
-            m = eqx.combine(parameters, model)
+            m = thaw(eqx.combine(parameters, model))
             if streams is None:
                 return estimator.objective(m, loss, variables, given)
             return jax.vmap(lambda v, g: estimator.objective(m, loss, v, g))(variables, given).sum()
 
-        return jax.grad(total, argnums=(0, 1))(inexact(model), variables)
+        return jax.grad(total, argnums=(0, 1))(learnable(model), variables)
 
     axis = 0 if streams is None else 1
     each = jax.vmap(one, in_axes=axis, out_axes=(0, axis)) if estimator.several else one

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell, AbstractCell
 from ..cells.affine import Rows, linearize
+from ..support.freezing import thaw
 from ..support.trees import norm
 from . import _own_units
-from ._jacobians import cell_gradient, learned, parameter_jacobian, state_jacobian
+from ._jacobians import cell_gradient, learned, learned_rows, parameter_jacobian, state_jacobian
 from .base import AbstractForwardEstimator
 
 
@@ -46,7 +47,7 @@ class RTRL(AbstractForwardEstimator):
         True
     """
 
-    def init(self, model, hidden, *, key, example=None):
+    def start(self, model, hidden, *, key, example):
         if _unit_wise(model.cell):
             return _own_units.start(model.cell, hidden)
         flat, _ = ravel_pytree(hidden)
@@ -66,13 +67,15 @@ class RTRL(AbstractForwardEstimator):
     def advance(self, cell, hidden, state, x, noise):
         if _unit_wise(cell):
             return _own_units.advance(cell, hidden, state, x)
-        J = state_jacobian(cell, hidden, x)
+        thawed = thaw(cell)
+        J = state_jacobian(thawed, hidden, x)
         carried = jax.tree.map(lambda G: (J @ G.reshape(len(G), -1)).reshape(G.shape), state.influence)
         if isinstance(cell, AbstractAffineGatedCell):
-            after, rows = linearize(cell, hidden, x)
-            influence = tuple(G + dense for G, dense in zip(carried, dense_rows(rows), strict=True))
+            after, rows = linearize(thawed, hidden, x)
+            dense = dense_rows(learned_rows(cell, rows))
+            influence = tuple(G + fresh for G, fresh in zip(carried, dense, strict=True))
         else:
-            after = cell(hidden, x)
+            after = thawed(hidden, x)
             influence = jax.tree.map(jnp.add, carried, parameter_jacobian(cell, hidden, x))
 
         def contract(H):

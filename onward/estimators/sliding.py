@@ -63,7 +63,7 @@ class SlidingBPTT(AbstractPosingEstimator):
     def __init__(self, horizon: int):
         self.horizon = whole("horizon", horizon)
 
-    def init(self, model, hidden, *, key, example=None):
+    def start(self, model, hidden, *, key, example):
         if example is None:
             raise ValueError(
                 "example must be given, one (x, y) of the stream: SlidingBPTT stores inputs of that shape."

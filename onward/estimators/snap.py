@@ -11,11 +11,12 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import without_constants
 from ..support.arguments import whole
+from ..support.dependence import dependence
+from ..support.freezing import learnable, thaw
 from ..support.trees import norm
 from . import _own_units
-from ._dependence import dependence
-from ._jacobians import parameter_jacobian, state_jacobian
-from .base import AbstractForwardEstimator, inexact
+from ._jacobians import parameter_jacobian, state_jacobian, with_parameters
+from .base import AbstractForwardEstimator
 
 
 class MaskedState(eqx.Module):
@@ -53,7 +54,7 @@ class SnAp(AbstractForwardEstimator):
     def __init__(self, order: int = 1):
         self.order = whole("order", order)
 
-    def init(self, model, hidden, *, key, example=None):
+    def start(self, model, hidden, *, key, example):
         cell = model.cell
         if self.order == 1 and isinstance(cell, AbstractAffineGatedCell):
             return _own_units.start(cell, hidden)
@@ -63,7 +64,7 @@ class SnAp(AbstractForwardEstimator):
             )
         kept = _pattern(cell, hidden, example[0], self.order)
         _check_kept(kept)
-        return MaskedState(jax.tree.map(lambda k, p: jnp.zeros(k.shape, p.dtype), kept, inexact(cell)), kept)
+        return MaskedState(jax.tree.map(lambda k, p: jnp.zeros(k.shape, p.dtype), kept, learnable(cell)), kept)
 
     def draw(self, state, steps):
         return None
@@ -81,7 +82,8 @@ class SnAp(AbstractForwardEstimator):
 
 
 def _advance_masked(cell, hidden, state, x):
-    J = state_jacobian(cell, hidden, x)
+    thawed = thaw(cell)
+    J = state_jacobian(thawed, hidden, x)
     fresh = parameter_jacobian(cell, hidden, x)
     influence = jax.tree.map(
         lambda kept, G, new: jnp.where(kept, (J @ G.reshape(len(G), -1)).reshape(G.shape) + new, 0),
@@ -94,7 +96,7 @@ def _advance_masked(cell, hidden, state, x):
         flat, _ = ravel_pytree(H)
         return jax.tree.map(lambda G: jnp.tensordot(flat, G, 1), influence)
 
-    return cell(hidden, x), MaskedState(influence, state.kept), contract
+    return thawed(hidden, x), MaskedState(influence, state.kept), contract
 
 
 @eqx.filter_jit
@@ -103,9 +105,9 @@ def _pattern(cell, hidden, x, order):
 
     def step(point, x):
         parameters, hidden = point
-        return ravel_pytree(eqx.combine(parameters, cell)(hidden, x))[0]
+        return ravel_pytree(with_parameters(cell, parameters)(hidden, x))[0]
 
-    direct, connected = dependence(step, (inexact(cell), hidden), x)
+    direct, connected = dependence(step, (learnable(cell), hidden), x)
     connected = _flat_columns(connected)
     kept = direct
     for _ in range(order - 1):

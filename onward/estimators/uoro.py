@@ -6,10 +6,11 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import linearize
+from ..support.freezing import learnable, thaw
 from ..support.trees import inner, norm, zeros_like
-from ._jacobians import balance, cell_gradient, learned
+from ._jacobians import balance, cell_gradient, learned, learned_rows, with_parameters
 from ._noise import Counter, signs, words_for
-from .base import AbstractForwardEstimator, inexact
+from .base import AbstractForwardEstimator
 
 
 class UOROState(eqx.Module):
@@ -38,7 +39,7 @@ class UORO(AbstractForwardEstimator):
         >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
     """
 
-    def init(self, model, hidden, *, key, example=None):
+    def start(self, model, hidden, *, key, example):
         return UOROState(zeros_like(hidden), zeros_like(learned(model.cell)), Counter.start(key))
 
     def draw(self, state, steps):
@@ -51,12 +52,12 @@ class UORO(AbstractForwardEstimator):
         return norm(state.v) * norm(state.w)
 
     def advance(self, cell, hidden, state, x, noise):
-        nu = signs(noise, hidden)
-        after, Jv = jax.jvp(lambda h: cell(h, x), (hidden,), (state.v,))
+        nu, thawed = signs(noise, hidden), thaw(cell)
+        after, Jv = jax.jvp(lambda h: thawed(h, x), (hidden,), (state.v,))
         if isinstance(cell, AbstractAffineGatedCell):
-            fresh = linearize(cell, hidden, x)[1].combine(nu)
+            fresh = learned_rows(cell, linearize(thawed, hidden, x)[1]).combine(nu)
         else:
-            (fresh,) = jax.vjp(lambda parameters: eqx.combine(parameters, cell)(hidden, x), inexact(cell))[1](nu)
+            (fresh,) = jax.vjp(lambda parameters: with_parameters(cell, parameters)(hidden, x), learnable(cell))[1](nu)
         rho0, inverse0 = balance(norm(state.w), norm(Jv))
         rho1, inverse1 = balance(norm(fresh), norm(nu))
         v = jax.tree.map(lambda a, b: rho0 * a + rho1 * b, Jv, nu)

@@ -22,6 +22,7 @@ from ..model import Model
 from ..support.arguments import whole
 from ..support.devices import on_all, on_first, shared_evenly
 from ..support.errors import UserError
+from ..support.freezing import thaw
 from ..support.program_digest import program_digest
 from ..support.trees import time_first
 from ..transforms.fptt import adopt_average
@@ -351,7 +352,7 @@ def _diverged(state: _State, place: _Place, minibatch: int) -> Fitted:
 
 
 def _fitted(state: _State, place: _Place, diverged_at=None) -> Fitted:
-    best = eqx.combine(state.best, state.carry.skeleton)
+    best = thaw(eqx.combine(state.best, state.carry.skeleton))
     return Fitted(state.carry, best, place.history, diverged_at)
 
 

@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 
 def total(terms: Iterable[Array]) -> Array:
-    """The sum of one array or more."""
-    return functools.reduce(operator.add, terms)
+    """The sum of some arrays, 0 of none."""
+    terms = list(terms)
+    return functools.reduce(operator.add, terms) if terms else jnp.zeros(())
 
 
 def select(condition: Bool[Array, ""], if_true: PyTree, if_false: PyTree) -> PyTree:

@@ -130,8 +130,8 @@ def from_blocks(tree: PyTree, blocks: list[Any]) -> PyTree:
 
     def fill(node):
         if isinstance(node, AbstractAffineGatedCell):
-            weights = tuple(next(remaining) for _ in node.weights)
-            return eqx.tree_at(lambda cell: cell.weights, zeros_like(node), weights)
+            weights = tuple(None if W is None else next(remaining) for W in node.weights)
+            return eqx.tree_at(lambda cell: cell.weights, zeros_like(node), weights, is_leaf=lambda W: W is None)
         if _is_row_wise(node):
             return eqx.tree_at(lambda layer: (layer.weight, layer.bias), node, next(remaining))
         return jax.tree.map(lambda leaf: next(remaining)[..., 0], node)
@@ -153,7 +153,7 @@ def _is_row_wise(node) -> bool:
 
 def _node_blocks(node):
     if isinstance(node, AbstractAffineGatedCell):
-        return list(node.weights)
+        return [W for W in node.weights if W is not None]
     if _is_row_wise(node):
         return [Rows(node.weight, node.bias)]
     return [leaf[..., None] for leaf in jax.tree.leaves(node)]

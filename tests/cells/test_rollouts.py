@@ -13,7 +13,7 @@ from problems import AFFINE_CELLS, CELLS, INPUTS, IntegratorCell
 
 import onward
 from onward.cells.rollout import restarted
-from onward.estimators.base import inexact
+from onward.support.freezing import learnable
 
 STEPS, UNITS, STREAMS = 5, 3, 3
 CELLS_HERE = AFFINE_CELLS | {"integrator": lambda n, key: IntegratorCell(n, key=key)}
@@ -76,7 +76,7 @@ def test_a_batch_differentiated_as_one_is_the_mean_of_its_streams(name, estimato
         return estimator.grad(model, loss, hidden, state, xs, ys, reset=reset, weight=weight)
 
     each = jax.vmap(alone, (0, 0, 1, 1, 1, 1))(carry.hidden, carry.estimator, xs, ys, reset, weight)
-    step = jax.tree.map(jnp.subtract, inexact(carry.arrays), inexact(after.arrays))
+    step = jax.tree.map(jnp.subtract, learnable(carry.arrays), learnable(after.arrays))
     learned = jax.tree.leaves(each.grads)
     assert any(jnp.abs(leaf).max() > 1e-3 for leaf in learned)
     close(jax.tree.leaves(step), [leaf.mean(0) for leaf in learned])

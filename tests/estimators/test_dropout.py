@@ -10,7 +10,7 @@ import pytest
 from problems import assert_same, loss, problem
 
 import onward
-from onward.estimators.base import inexact
+from onward.support.freezing import learnable
 
 STEPS = 5
 
@@ -43,7 +43,7 @@ def test_it_is_the_gradient_of_a_loop_with_these_masks():
         return total
 
     found = eqx.filter_jit(estimator.grad)(model, loss, hidden, state, xs, ys)
-    assert_same((found.value, found.grads), expected(inexact(model)))
+    assert_same((found.value, found.grads), expected(learnable(model)))
 
 
 def test_without_any_it_is_bptt():
@@ -55,7 +55,7 @@ def test_without_any_it_is_bptt():
 
 def test_streams_and_steps_have_masks_of_their_own_and_about_a_fifth_is_left_out():
     estimator = onward.DropoutBPTT(0.2)
-    noise = [estimator.draw(estimator.init(None, None, key=jr.key(i)), 50) for i in range(2)]
+    noise = [estimator.draw(estimator.start(None, None, key=jr.key(i), example=None), 50) for i in range(2)]
     kept = np.array([estimator._dropped(jnp.ones((50, 100)), n, 0) for n in noise]) > 0
     assert (kept[0] != np.array(estimator._dropped(jnp.ones((50, 100)), noise[0], 1) > 0)).any()
     left_out = 1 - kept.mean()
@@ -72,7 +72,7 @@ def test_in_the_second_gradient_of_the_exact_form_the_masks_are_the_same():
         xs, ys = jnp.array([0, 3, 1, 2, 3]), jr.normal(jr.key(4), (STEPS, 2))
         after, _ = learner.update(carry, xs, ys)
         there = eqx.filter_jit(estimator.grad)(after.model, loss, carry.hidden, carry.estimator, xs, ys)
-        assert_same(after.optimizer.regulariser.multiplier, inexact(there.grads))
+        assert_same(after.optimizer.regulariser.multiplier, learnable(there.grads))
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])

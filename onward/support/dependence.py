@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..support.trees import total
+from .trees import total
 
 # Linear in all that it reads, with nothing but ones for coefficients: it counts paths as it stands.
 MOVES = {
@@ -63,6 +63,16 @@ def dependence(
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), point)
     return jax.tree.map(lambda counted: counted != 0, jax.jacrev(paths)(zeros))
+
+
+def reads(function: Callable[[PyTree], PyTree], point: PyTree) -> PyTree[bool]:
+    """Whether `function(point)` depends on it, for each array of `point`, a tree of floating-point arrays."""
+    jaxpr, _, tangents = _derivative(function, point)
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    for equation in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            needed |= {v for v in equation.invars if not isinstance(v, Literal)}
+    return jax.tree.unflatten(jax.tree.structure(point), [v in needed for v in tangents])
 
 
 def _derivative(function, point, *others):

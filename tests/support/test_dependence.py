@@ -10,7 +10,7 @@ import pytest
 from problems import CELLS, problem
 
 import onward
-from onward.estimators._dependence import dependence
+from onward.support.dependence import dependence
 
 A = np.arange(12.0).reshape(3, 4) - 5.5
 MASK = np.array([[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
