@@ -348,12 +348,20 @@ def _loop(step, carry, stream, size, count):
     A loop known to run once is inlined, and an index into a single chunk folded; either fuses the step with what
     surrounds it and changes the last bits, so that a stream fed in pieces would depend on their sizes. A lone chunk is
     doubled, to be run once.
+
+    Such a loop has no derivative in reverse mode. Where derivatives are asked for, `lax.scan` itself runs.
     """
-    chunks = len(jax.tree.leaves(stream)[0]) // size
+    # What the step closes over, such as a rate, becomes an argument, to be differentiated as well.
+    step = eqx.filter_closure_convert(step, carry, jax.tree.map(lambda leaf: leaf[:size], stream))
+    return _counted(step, carry, stream, size=size, count=count)
+
+
+@eqx.filter_custom_jvp
+def _counted(step, carry, stream, *, size, count):
+    given = chunks = len(jax.tree.leaves(stream)[0]) // size
     if chunks == 1:
         chunks, stream = 2, jax.tree.map(lambda leaf: jnp.concatenate([leaf[:size], leaf[:size]]), stream)
-    shapes = jax.eval_shape(step, carry, jax.tree.map(lambda leaf: leaf[:size], stream))[1]
-    out = jax.tree.map(lambda s: jnp.zeros((chunks, *s.shape), s.dtype), shapes)
+    out = jax.tree.map(lambda s: jnp.zeros((chunks, *s.shape), s.dtype), step.out_struct[1])
 
     def body(i, loop):
         carry, out = loop
@@ -361,4 +369,19 @@ def _loop(step, carry, stream, size, count):
         carry, value = step(carry, chunk)
         return carry, jax.tree.map(lambda o, v: jax.lax.dynamic_update_index_in_dim(o, v, i, 0), out, value)
 
-    return jax.lax.fori_loop(0, count, body, (carry, out))
+    carry, out = jax.lax.fori_loop(0, count, body, (carry, out))
+    return carry, jax.tree.map(lambda leaf: leaf[:given], out)
+
+
+@_counted.def_jvp
+def _scanned(primals, tangents, *, size, count):
+    del count  # a call runs all its chunks
+
+    def scan(step, carry, stream):
+        def cut(leaf):
+            chunks = len(leaf) // size
+            return leaf[: chunks * size].reshape(chunks, size, *leaf.shape[1:])
+
+        return jax.lax.scan(lambda *inputs: step(*inputs), carry, jax.tree.map(cut, stream))
+
+    return eqx.filter_jvp(scan, primals, tangents)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .cells import AbstractCell
-from .cells.products import rows_of_product
+from .cells.cpu_tuning import rows_of_product
 
 
 class Model(eqx.Module):

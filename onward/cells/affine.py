@@ -17,9 +17,9 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..support.arguments import whole
-from ..support.trees import row_sums, total, without_gradient, zeros_like
+from ..support.trees import root, row_sums, total, without_gradient, zeros_like
 from .base import AbstractCell
-from .products import rows_of_product
+from .cpu_tuning import recurrent_columns, rows_of_product
 
 
 class RowGroup(NamedTuple):
@@ -49,7 +49,7 @@ class Rows(eqx.Module):
         """`‖w_(s,i)‖` for every component and unit: `‖D_(s,i)‖ ‖z‖`, summed over the groups in quadrature."""
 
         def norm(*factors):
-            return jnp.sqrt(
+            return root(
                 total(
                     jnp.sum(D**2, 0) * (z @ z) if z.ndim == 1 else jnp.sum(D**2 * row_sums(z**2), 0)
                     for D, z in zip(factors, self.features, strict=True)
@@ -259,8 +259,7 @@ def recurrent_by_state(cell: AbstractAffineGatedCell, hidden: PyTree) -> tuple[A
 
 def recurrent_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "_rows units units"] | None, ...]:
     """The columns of each group's weights that act on the recurrent features, `None` where it does not see them."""
-    n = cell.hidden_size
-    return tuple(W[..., :n] if group.sees_hidden else None for group, W in zip(cell.groups, cell.weights, strict=True))
+    return recurrent_columns(cell, cell.weights)
 
 
 def constants_at_zero(updates: PyTree) -> PyTree:

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +14,7 @@ from ..cells import AbstractCell
 from ..cells.rollout import restarted
 from ..model import Model
 from ..support.freezing import learnable, thaw
-from ..support.trees import mean_of_leading, select, zeros_like
+from ..support.trees import mean_of_leading, select, without_gradient, zeros_like
 from ..transforms.quasi_diagonal import QuasiDiagonal
 from ._jacobians import learned
 
@@ -183,27 +182,15 @@ def length(xs: PyTree) -> int:
     return jax.tree.leaves(xs)[0].shape[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def weighted_loss(loss: Callable, prediction: PyTree, y: PyTree, weight: Array | None) -> Array:
-    """`weight · loss(prediction, y)`; where the weight is 0, so is its gradient, even if the loss is not finite."""
-    return _weighted_forward(loss, prediction, y, weight)[0]
-
-
-def _weighted_forward(loss, prediction, y, weight):
-    value, gradient = jax.value_and_grad(loss)(prediction, y)
-    if weight is not None:
-        weight = weight.astype(value.dtype)
-        value, gradient = select(
-            weight != 0, jax.tree.map(lambda g: weight * g, (value, gradient)), zeros_like((value, gradient))
-        )
-    return value, gradient
-
-
-def _weighted_backward(loss, gradient, cotangent):
-    return jax.tree.map(lambda g: cotangent * g, gradient), None, None
-
-
-weighted_loss.defvjp(_weighted_forward, _weighted_backward)
+    """`weight · loss(prediction, y)`; where the weight is 0 it is 0 with all its derivatives, even if the loss is not
+    finite."""
+    if weight is None:
+        return loss(prediction, y)
+    counts = weight != 0
+    # Chosen from twice: in a derivative, 0 times what is not finite would be NaN on its way in, or on its way out.
+    value = loss(*select(counts, (prediction, y), without_gradient((prediction, y))))
+    return jnp.where(counts, weight.astype(value.dtype) * value, 0)
 
 
 class AbstractForwardEstimator(AbstractEstimator):

@@ -10,7 +10,7 @@ from ..cells.affine import Rows, linearize
 from ..model import Model
 from ..support.arguments import whole
 from ..support.freezing import learnable, thaw
-from ..support.trees import inner, total
+from ..support.trees import inner, root, total
 from ..transforms.quasi_diagonal import QuasiDiagonal
 from ._jacobians import balance, cell_gradient, learned, learned_rows, with_parameters
 from ._noise import Counter, signs, words_for
@@ -97,8 +97,8 @@ class NoBackTrack(AbstractForwardEstimator):
         return NoBackTrackState(v, w, pending, state.counter)
 
     def influence_norm(self, state):
-        v_norms = jnp.sqrt(_squared_norms(state.v))
-        w_norms = jnp.sqrt(total(self._form.squared_norms(w) for w in state.w if jax.tree.leaves(w)))
+        v_norms = root(_squared_norms(state.v))
+        w_norms = root(total(self._form.squared_norms(w) for w in state.w if jax.tree.leaves(w)))
         return jnp.sum(v_norms * w_norms) / (1 if self.blocks else self.rank)
 
     def informed(self, metric):

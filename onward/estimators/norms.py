@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..support.trees import total
+from ..support.trees import root, total
 from ..transforms.quasi_diagonal import QuasiDiagonal
 from ._reductions import Blocks, Copies, MixedRows, UnitRows
 
@@ -105,7 +105,7 @@ class InvariantNorms(AbstractNorms):
         variances = [jax.tree.map(lambda c: c + self.regularizer, c) for c in variances]
 
         def in_deviations(v, c):
-            return jnp.where(c > 0, v / jnp.sqrt(c), 0)
+            return jnp.where(c > 0, v / jnp.sqrt(jnp.where(c > 0, c, 1)), 0)
 
         scaled = tuple(jax.tree.map(in_deviations, v_l, c) for v_l, c in zip(v, variances, strict=True))
         units = jax.tree.map(lambda c: in_deviations(jnp.ones_like(c), c), variances[layer])
@@ -113,14 +113,14 @@ class InvariantNorms(AbstractNorms):
 
 
 def _norm(form: Copies | Blocks, layers: tuple[PyTree, ...]) -> Float[Array, " rank"]:
-    return jnp.sqrt(total(form.squared_norms(layer) for layer in layers if jax.tree.leaves(layer)))
+    return root(total(form.squared_norms(layer) for layer in layers if jax.tree.leaves(layer)))
 
 
 def _row_lengths(form, pending):
     if isinstance(pending, UnitRows):
         rows = pending.rows.norms()
         return rows, jax.tree.map(jnp.ones_like, rows)
-    return jnp.sqrt(form.mixed_squared_norms(pending.mixed)), pending.sign_norm()
+    return root(form.mixed_squared_norms(pending.mixed)), pending.sign_norm()
 
 
 def _whitened(form, w, pending, layer, metric):

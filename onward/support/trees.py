@@ -42,7 +42,7 @@ def described(tree: PyTree) -> str:
 
 
 def without_gradient(tree: PyTree) -> PyTree:
-    """The tree, functions that close over arrays included, without a gradient."""
+    """The tree, and the arrays of a module in it, as constants: no derivative of any order goes through them."""
     arrays, others = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.lax.stop_gradient(arrays), others)
 
@@ -78,9 +78,22 @@ def squared_norm(tree: PyTree) -> Float[Array, ""]:
     return total(map(squares, jax.tree.leaves(tree)))
 
 
+@jax.custom_jvp
+def root(squares: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The square root of a sum of squares. Its derivative at 0 is 0, where that of `jnp.sqrt` is infinite."""
+    return jnp.sqrt(squares)
+
+
+@root.defjvp
+def _root_derivative(primals, tangents):
+    roots = root(*primals)
+    zero = roots == 0
+    return roots, jnp.where(zero, 0, tangents[0] / (2 * jnp.where(zero, 1, roots)))
+
+
 def norm(tree: PyTree) -> Float[Array, ""]:
-    """The Euclidean norm of a tree."""
-    return jnp.sqrt(inner(tree, tree))
+    """The Euclidean norm of a tree. Its derivative at 0 is 0."""
+    return root(inner(tree, tree))
 
 
 def mean_of_leading(tree: PyTree) -> PyTree:

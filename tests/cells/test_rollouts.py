@@ -1,4 +1,4 @@
-"""The hand-ordered backward pass against plain differentiation, by everything it is differentiated by; and batches."""
+"""The rule by which rollouts are differentiated, against plain JAX; and batches of streams."""
 
 import math
 
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 import pytest
-from problems import AFFINE_CELLS, CELLS, INPUTS, IntegratorCell
+from jax.flatten_util import ravel_pytree
+from problems import AFFINE_CELLS, CELLS, INPUTS, IntegratorCell, assert_same
 
 import onward
+from onward.cells import cpu_tuning
 from onward.cells.rollout import restarted
 from onward.support.freezing import learnable
 
@@ -19,7 +21,7 @@ STEPS, UNITS, STREAMS = 5, 3, 3
 CELLS_HERE = AFFINE_CELLS | {"integrator": lambda n, key: IntegratorCell(n, key=key)}
 
 
-def scanned(cell, hidden, xs, reset):
+def scanned(cell, hidden, xs, reset=None):
     """The same states, differentiated by JAX alone."""
 
     def step(hidden, inputs):
@@ -37,22 +39,91 @@ def close(ours, plain):
     jax.tree.map(equal, ours, plain)
 
 
-@pytest.mark.parametrize(("name", "resets"), [("lstm", False), *((name, True) for name in CELLS_HERE)])
-def test_rollout_is_differentiated_by_cell_state_and_inputs(name, resets):
+@pytest.mark.parametrize(("name", "resets"), [("vanilla", False), *((name, True) for name in CELLS_HERE)])
+def test_rollout_has_the_derivatives_of_a_plain_scan_of_every_order_in_both_modes(name, resets):
+    """By the weights, the first state and the inputs at once."""
     keys = jr.split(jr.key(0), 4)
     cell = CELLS_HERE[name](UNITS, keys[0])
     hidden = jax.tree.map(lambda h: h + jr.normal(keys[1], h.shape), cell.init_hidden())
     xs = jr.normal(keys[2], (STEPS, INPUTS))
     reset = jnp.array([False, False, True, False, False]) if resets else None
+    point, unravel = ravel_pytree((inexact(cell), hidden, xs))
+    v = jr.normal(keys[3], point.shape)
 
-    def loss(run):
-        def summed(cell, hidden, xs):
-            states = jax.tree.leaves(run(cell, hidden, xs, reset))
+    def along(function, x):
+        return jax.jvp(function, (x,), (v,))[1]
+
+    def derivatives(run):
+        def summed(point):
+            parameters, hidden, xs = unravel(point)
+            states = jax.tree.leaves(run(eqx.combine(parameters, cell), hidden, xs, reset=reset))
             return sum(jnp.sum(jnp.sin(h) * jnp.arange(1.0, 1 + STEPS)[:, None]) for h in states), states
 
-        return jax.value_and_grad(summed, argnums=(0, 1, 2), has_aux=True)(cell, hidden, xs)
+        f = lambda x: summed(x)[0]  # noqa: E731
+        backward, twice = jax.grad(f), jax.grad(lambda x: jax.grad(f)(x) @ v)
+        found = {
+            "value": summed(point),
+            "reverse": backward(point),
+            "forward": along(f, point),
+            "reverse over reverse": twice(point),
+            "forward over reverse": along(backward, point),
+        }
+        if name == "leaky":  # the rule is the same for all
+            found["reverse over forward"] = jax.grad(lambda x: along(f, x))(point)
+            found["forward over forward"] = along(lambda x: along(f, x), point)
+            found["third"] = along(twice, point)
+        return found
 
-    close(loss(lambda *arguments: onward.rollout(*arguments[:3], reset=arguments[3])), loss(scanned))
+    ours, plain = jax.jit(lambda: (derivatives(onward.rollout), derivatives(scanned)))()
+    assert jnp.abs(plain["reverse over reverse"]).max() > 1e-2
+    assert_same(ours, plain)
+
+
+def test_a_users_activation_with_a_rule_of_its_own_is_differentiated_by_that():
+    @jax.custom_vjp
+    def squash(u):
+        return jnp.tanh(u)
+
+    squash.defvjp(lambda u: (jnp.tanh(u), u), lambda u, c: (2 * c * jnp.cos(u),))  # a rule that is seen to be used
+    cell = onward.VanillaCell(INPUTS, UNITS, key=jr.key(0), activation=squash)
+    xs = jr.normal(jr.key(1), (STEPS, INPUTS))
+
+    def gradient(run):
+        return jax.jit(jax.grad(lambda cell: jnp.sum(run(cell, cell.init_hidden(), xs) ** 2)))(cell).weights
+
+    assert_same(gradient(onward.rollout), gradient(scanned))
+
+
+def test_a_learned_initial_state_has_its_gradient_at_every_reset():
+    class Started(onward.VanillaCell):
+        def init_hidden(self):
+            return self.weights[0][0, :, 0]
+
+    cell, xs = Started(INPUTS, UNITS, key=jr.key(0)), jr.normal(jr.key(1), (STEPS, INPUTS))
+    reset = jnp.array([True, False, False, True, False])
+
+    def gradient(run):
+        return jax.jit(jax.grad(lambda cell: jnp.sum(run(cell, jnp.zeros(UNITS), xs, reset=reset) ** 2)))(cell).weights
+
+    assert_same(gradient(onward.rollout), gradient(scanned))
+
+
+def test_the_switch_runs_plain_jax_and_compiles_anew():
+    cell, xs = CELLS["gru"](UNITS, jr.key(0)), jnp.ones((STEPS, INPUTS))
+    run = jax.jit(lambda: onward.rollout(cell, cell.init_hidden(), xs))
+    model = onward.Model(cell, eqx.nn.Linear(UNITS, 2, key=jr.key(1)))
+
+    def programs():
+        return str(jax.make_jaxpr(run)()) + str(jax.make_jaxpr(model.predict)(xs[0, :1].repeat(UNITS)))
+
+    tuned = programs(), run()
+    with cpu_tuning.plain(True):
+        plain = programs(), run()
+    assert "custom_jvp" in tuned[0]
+    assert "rows_of_product" in tuned[0]
+    assert "custom_jvp_call[name=_states" not in plain[0]
+    assert "rows_of_product" not in plain[0]
+    assert_same(tuned[1], plain[1])
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import onward
-from onward.cells import products
-from onward.cells.products import rows_of_product
+from onward.cells import cpu_tuning
+from onward.cells.cpu_tuning import rows_of_product
 
 ROWS, UNITS, FEATURES, MANY = 3, 4, 5, 7
 SHAPES = (ROWS, UNITS, FEATURES), (FEATURES,), (MANY, ROWS, UNITS, FEATURES), (MANY, FEATURES)
@@ -85,7 +85,7 @@ SEQUENCES = {how: TRANSFORMED[how] for how in TRANSFORMED if how not in ("many z
 @pytest.mark.parametrize("turned", ["cotangents", "vectors"])
 @pytest.mark.parametrize("how", SEQUENCES)
 def test_of_sequences_too_whatever_the_gradient_turns_over(how, turned, monkeypatch):
-    monkeypatch.setattr(products, "MANY", 1 if turned == "vectors" else 1000)
+    monkeypatch.setattr(cpu_tuning, "MANY", 1 if turned == "vectors" else 1000)
     assert_alike(*(of_sequences(how, product) for product in (rows_of_product, plain)))
 
 
@@ -108,7 +108,7 @@ def test_of_many_vectors_no_array_is_turned_over(direction):
 
 @pytest.mark.parametrize(("many", "products_of"), [(1000, 1), (1, ROWS)])
 def test_of_many_sequences_the_gradient_is_one_product_of_all_steps(many, products_of, monkeypatch):
-    monkeypatch.setattr(products, "MANY", many)
+    monkeypatch.setattr(cpu_tuning, "MANY", many)
     W, _, _, ZS = drawn()
     text = str(jax.make_jaxpr(jax.grad(over_streams(rows_of_product)))(W, ZS[:, None] * jnp.ones((3, 1))))
     by_weights = [line for line in text.splitlines() if "dot_general" in line and "([0, 1], [0, 1])" in line]
@@ -147,7 +147,7 @@ def test_a_readout_of_another_kind_reads_by_itself():
 @pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("float16", "float32"), ("bfloat16", "bfloat16")])
 @pytest.mark.parametrize("many", [1, 1000])
 def test_dtypes_are_those_of_plain_jax(dtypes, many, monkeypatch):
-    monkeypatch.setattr(products, "MANY", many)
+    monkeypatch.setattr(cpu_tuning, "MANY", many)
     W, _, _, ZS = drawn()
     W, ZS = W.astype(dtypes[0]), ZS.astype(dtypes[1])
     with jax.numpy_dtype_promotion("standard"):
@@ -204,7 +204,7 @@ def test_a_precision_that_is_asked_for_inside_is_kept():
 
 
 def test_the_gradient_of_many_turns_the_vectors_over_and_nothing_else(monkeypatch):
-    monkeypatch.setattr(products, "MANY", 1)
+    monkeypatch.setattr(cpu_tuning, "MANY", 1)
     W, _, _, ZS = drawn()
     steps = jnp.ones((3, 1))
     text = str(jax.make_jaxpr(jax.grad(over_streams(rows_of_product)))(W, ZS[:, None] * steps))
