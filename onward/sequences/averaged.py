@@ -4,6 +4,7 @@ import equinox as eqx
 
 from ..learner import Carry
 from ..model import Model
+from ..support.freezing import thaw
 from ..transforms.weight_average import averaged_weights
 
 
@@ -24,4 +25,4 @@ def averaged(carry: Carry) -> Model:
         >>> bool(eqx.tree_equal(fitted.best, averaged(fitted.carry)))
         True
     """
-    return eqx.combine(averaged_weights(carry.arrays, carry.optimizer), carry.skeleton)
+    return thaw(eqx.combine(averaged_weights(carry.arrays, carry.optimizer), carry.skeleton))

@@ -22,7 +22,6 @@ from ..model import Model
 from ..support.arguments import whole
 from ..support.devices import on_all, on_first, shared_evenly
 from ..support.errors import UserError
-from ..support.freezing import thaw
 from ..support.program_digest import program_digest
 from ..support.trees import time_first
 from ..transforms.fptt import adopt_average
@@ -154,7 +153,7 @@ def fit(
     objective.check(data)
     check_targets(carry.model, data, learner.loss)
     callbacks = (*callbacks, *([progress_bar()] if progress else []))
-    state, place = _State(carry, objective.init(data.steps), carry.arrays), _Place()
+    state, place = _State(carry, objective.init(data.steps), eqx.filter(carry.model, eqx.is_array)), _Place()
     saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, state, key)
     if saving is not None:
         state, place = saving.load(state, place)
@@ -352,7 +351,7 @@ def _diverged(state: _State, place: _Place, minibatch: int) -> Fitted:
 
 
 def _fitted(state: _State, place: _Place, diverged_at=None) -> Fitted:
-    best = thaw(eqx.combine(state.best, state.carry.skeleton))
+    best = eqx.combine(state.best, eqx.filter(state.carry.model, eqx.is_array, inverse=True))
     return Fitted(state.carry, best, place.history, diverged_at)
 
 

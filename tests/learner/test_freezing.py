@@ -195,15 +195,13 @@ def test_a_fit_trains_what_learns_and_goes_on_from_its_checkpoint(tmp_path):
     spec = only(lambda m: m.readout)(model)
     xs, labels = jr.normal(jr.key(2), (8, 4, 2)), np.arange(8) % 2
     data = onward.Sequences(np.asarray(xs), labels, batch=4)
-    optimizer = optax.chain(onward.fptt(alpha=0.1), optax.adam(1e-2))
+    optimizer = optax.chain(onward.fptt(alpha=0.1), optax.adam(1e-2), onward.transforms.weight_average(0.5))
     learner = onward.Learner(onward.BPTT(), optimizer, loss=onward.losses.terminal_cross_entropy, chunk=2, batch=4)
     objective, carry = onward.TerminalClasses(2, 2), learner.init(model, key=jr.key(3), filter_spec=spec)
 
     def fit(epochs, **arguments):
-        reset = onward.sequences.reset_to_average
-        return onward.fit(
-            learner, carry, data, objective, epochs=epochs, key=jr.key(4), finish_epoch=reset, **arguments
-        )
+        ends = {"finish_epoch": onward.sequences.reset_to_average, "scored": onward.sequences.averaged}
+        return onward.fit(learner, carry, data, objective, epochs=epochs, key=jr.key(4), **ends, **arguments)
 
     whole = fit(2)
     fit(1, checkpoint=tmp_path / "fit")
