@@ -90,7 +90,7 @@ def _of_stream(path: Path) -> Learned:
         )
     engine = build_engine(learning)
     state = restore(folder, engine, columns, settings=digest(learning))
-    level, judged, events = state.carry.shared.level, state.judged, state.standing.events
+    (level, spread), judged, events = engine.level(state.carry), state.judged, state.standing.events
     numeric = columns.classes is None
     card = StreamCard(
         inputs=[
@@ -101,8 +101,8 @@ def _of_stream(path: Path) -> Learned:
         target=columns.target,
         horizon=learning.horizon,
         classes=None if columns.classes is None else [*columns.classes],
-        level=float(level.mean) if numeric else None,
-        spread=float(level.spread) if numeric else None,
+        level=level if numeric else None,
+        spread=spread if numeric else None,
         key=columns.key,
         time=columns.time,
         gap=learning.gap,

@@ -49,13 +49,18 @@ def _resume(options: StreamOptions, path: Path) -> int:
 def _learn(
     options: StreamOptions, settings: StreamSettings, take_folder: Callable[[], AbstractContextManager[StreamFolder]]
 ) -> int:
-    with open_source(settings) as source:
+    with open_source(options, settings) as source:
         from .compilation_cache import compilation_cache
         from .stream_session import StreamSession
 
         with compilation_cache():
             session = StreamSession(settings)
             with take_folder() as folder:
-                return session.run(
-                    folder, source, checkpoint_every=options.every, dead_letter_limit=options.dead_letter_limit
-                )
+                try:
+                    return session.run(
+                        folder, source, checkpoint_every=options.every, dead_letter_limit=options.dead_letter_limit
+                    )
+                except UserError:
+                    if options.resume is None:
+                        folder.forget_if_blank()
+                    raise

@@ -1,14 +1,15 @@
 """The options of `onward stream`, each with its check."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ..support.errors import UserError
 from .methods import CELLS, METHODS
 from .options import one_of, option, positive, whole
 
-FORMATS = ("csv", "jsonl")
+FORMATS, MARKS = ("csv", "jsonl"), (".", ",")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -16,6 +17,25 @@ def _names(text: str) -> tuple[str, ...]:
     if not all(names):
         raise UserError(f"names are written a,b,c with commas between them, got {text!r}.")
     return names
+
+
+def _delimiter(text: str) -> str:
+    character = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(character) != 1 or not character.isascii() or character in '"\r\n':
+        raise UserError(f"--delimiter must be one ASCII character or the word tab, got {text!r}.")
+    return character
+
+
+def _fill(text: str) -> float | Literal["last"]:
+    if text == "last":
+        return "last"
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"--fill must be a finite number or last, got {text!r}.")
+    return value
 
 
 @dataclass(frozen=True)
@@ -29,18 +49,31 @@ class StreamOptions:
 
     Ctrl-C or SIGTERM saves and stops; --resume goes on, also after a kill or a power cut, to the same numbers as if
     nothing had happened: no event is lost, and none learned twice.
+
+    Each event is a line of predictions.jsonl: its line in the input; the prediction of its target, made before that
+    was known; the target; the loss (squared error, or -log probability in nats); key and time as they were read; the
+    forecast of the target ahead; for a class the probability of the one predicted. null: there is none.
     """
 
     input: Annotated[str | None, *option("WHERE", "-", str)] = None
-    """A file, - for standard input, or redis://HOST:PORT/DB/STREAM (needs the extra redis)."""
+    """A file (also of gzip, bzip2, xz or zstd, of Parquet or Arrow; the last three need the extras zstd and parquet), -
+    for standard input, or redis://[[USER]:PASSWORD@]HOST:PORT/DB/STREAM (rediss:// over TLS; needs the extra redis).
+    The password is not kept; REDISCLI_AUTH may hold it."""
     follow: bool = False
-    """Wait for more at the file's end, as tail -F does, through rotations."""
+    """Wait for more at the file's end, as tail -F does, through rotations; in Redis, wait for a stream that is not
+    there yet."""
     format: Annotated[str | None, *option("NAME", "as the input is named, else csv", one_of("format", FORMATS))] = None
     """csv (with a header) or jsonl (a JSON object a line)."""
+    delimiter: Annotated[str | None, *option("CHARACTER", "as the header shows", _delimiter)] = None
+    """What stands between the columns of a CSV: one of , ; | or tab is seen in the header."""
+    decimal: Annotated[str | None, *option("MARK", ". and with ; also ,", one_of("decimal mark", MARKS))] = None
+    """The decimal mark of a CSV's numbers."""
     target: Annotated[str | None, *option("COLUMN", "must be given", str)] = None
     """What to predict."""
     inputs: Annotated[tuple[str, ...] | None, *option("COLUMNS", "the target, if it is a number", _names)] = None
     """Columns of numbers, with commas between them, to predict it from."""
+    fill: Annotated[float | Literal["last"] | None, *option("NUMBER", "such events are left out", _fill)] = None
+    """What stands for a missing input: a number, or last for the last value (of the key)."""
     classes: Annotated[tuple[str, ...] | None, *option("NAMES", "the target is a number", _names)] = None
     """The values of a target that is a category, with commas between them."""
     key: Annotated[str | None, *option("COLUMN", "one sequence", str)] = None
@@ -48,9 +81,10 @@ class StreamOptions:
     keys_in_memory: Annotated[int | None, *option("N", "1000", whole("--keys-in-memory", 1, most=10**6))] = None
     """The memories of the others, least recently used, wait on disk."""
     time: Annotated[str | None, *option("COLUMN", "none", str)] = None
-    """When it happened: seconds since 1970, or ISO 8601."""
+    """When it happened: ISO 8601 (2023-01-31 23:59), a compact date (20230131), or seconds since 1970 (or in smaller
+    units)."""
     gap: Annotated[float | None, *option("SECONDS", "never", positive("--gap"))] = None
-    """After a pause longer than that a sequence starts anew."""
+    """After a pause longer than that, or a jump back by more, a sequence starts anew."""
     horizon: Annotated[int | None, *option("N", "1", whole("--horizon", 0, most=10**4))] = None
     """Predict the target so many events ahead; 0: that of the event itself, from its inputs."""
     method: Annotated[str | None, *option("NAME", "snap", one_of("method", tuple(METHODS)))] = None
@@ -70,4 +104,4 @@ class StreamOptions:
     every: Annotated[float, *option("SECONDS", "30", positive("--every", zero=True))] = 30.0
     """Seconds between two checkpoints."""
     dead_letter_limit: Annotated[int, *option("N", "1000", whole("--dead-letter-limit", 0))] = 1000
-    """Stop when more lines than that are malformed."""
+    """Stop when more than so many of the latest 10,000 lines are malformed."""

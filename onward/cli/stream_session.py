@@ -15,14 +15,15 @@ import onward
 from .. import __version__
 from ..checkpoints.run_folder import digest
 from ..streams.base import AbstractSource
+from ..streams.dead_letters import Letter
 from ..streams.engine import Engine
 from ..streams.folder import StreamFolder
 from ..streams.learning import learn_stream, restore
 from ..streams.picture import draw_errors
-from ..streams.standing import StreamStanding
+from ..streams.standing import Quarantined, StreamStanding
 from ..streams.summary import StreamSummary
 from ..support.errors import UserError
-from ..support.files import write_atomically
+from ..support.files import read_json_lines, write_atomically
 from ..support.interruption import Interruption
 from ..support.trees import zeros_like
 from ..texts.learn import Outcome
@@ -92,6 +93,8 @@ class StreamSession:
         write_atomically(folder.summary_text, table.encode())
         # Written last: that it is there says that the stream has ended.
         write_atomically(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        if summary.events == 0 and (summary.malformed or summary.quarantined):
+            raise UserError(f"not one of {summary.lines:,} lines became an event: {_first_reason(folder)}")
         return 0
 
     def _summary(self, folder: StreamFolder, standing: StreamStanding, model, speed: float) -> StreamSummary:
@@ -142,7 +145,16 @@ def build_engine(learning: Learning) -> Engine:
         slots=learning.keys_in_memory,
         gap=math.inf if learning.gap is None else learning.gap,
         key=key,
+        fills=columns.fill == "last",
     )
+
+
+def _first_reason(folder: StreamFolder) -> str:
+    """What is wrong with the first line that is no event."""
+    for path, kind in ((folder.dead_letters, Letter), (folder.quarantine, Quarantined)):
+        for entry in read_json_lines(path, kind):
+            return f"line {entry.line} {entry.reason} (all of them: {path})."
+    raise AssertionError("every line that was read is an event or has a reason")
 
 
 def _how_to_go_on(folder: StreamFolder) -> str:

@@ -4,7 +4,6 @@ import re
 import secrets
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -12,8 +11,9 @@ from ..streams.base import AbstractSource
 from ..streams.engine import usual_rate
 from ..streams.events import CSV, JSONL, Columns
 from ..streams.followed import FollowedSource
-from ..streams.redis_source import RedisSource
+from ..streams.redis_source import RedisAddress, RedisSource
 from ..streams.sources import FileSource, StandardInput
+from ..streams.tables import TableSource, is_table
 from ..support.errors import UserError
 from .methods import Count, Method, Positive
 from .settings import chosen_method, other_settings
@@ -73,7 +73,13 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
         raise UserError("--keys-in-memory needs --key, the column that names a sequence.")
     try:
         columns = Columns(
-            _format(options), inputs, options.target, key=options.key, time=options.time, classes=options.classes
+            _format(options),
+            inputs,
+            options.target,
+            key=options.key,
+            time=options.time,
+            classes=options.classes,
+            fill=options.fill,
         )
     except ValueError as error:
         raise UserError(f"{error}") from None
@@ -86,7 +92,7 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
     )
     where = options.input or "-"
     return StreamSettings(
-        input=where if where == "-" or _is_redis(where) else str(Path(where).absolute()),
+        input=_written_down(where),
         follow=options.follow,
         group=f"onward-{secrets.token_hex(8)}",
         learning=Learning(
@@ -122,6 +128,9 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
         "rate": learning.method.rate,
         "seed": learning.seed,
         "format": "csv" if isinstance(columns.format, CSV) else "jsonl",
+        "delimiter": columns.format.delimiter if isinstance(columns.format, CSV) else None,
+        "decimal": columns.format.decimal if isinstance(columns.format, CSV) else None,
+        "fill": columns.fill,
     }
     for name, value in stored.items():
         given = getattr(options, name)
@@ -132,53 +141,61 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
     where = options.input or settings.input
     return msgspec.structs.replace(
         settings,
-        input=where if where == "-" or _is_redis(where) else str(Path(where).absolute()),
+        input=_written_down(where),
         follow=settings.follow or options.follow,
     )
 
 
-def open_source(settings: StreamSettings) -> AbstractSource:
+def open_source(options: StreamOptions, settings: StreamSettings) -> AbstractSource:
     """Where the events come from. Raises `UserError` if it cannot be read."""
-    where = settings.input
-    if settings.follow and (where == "-" or _is_redis(where)):
-        raise UserError(f"--follow is for files, and the input is {where}, which is followed anyway; leave it out.")
+    where, columns = settings.input, settings.learning.columns
     if where == "-":
-        return StandardInput()
-    if _is_redis(where):
-        server, stream = _redis_stream(where)
-        return RedisSource(server, stream, settings.group, "onward")
-    return FollowedSource(Path(where)) if settings.follow else FileSource(Path(where))
+        if settings.follow:
+            raise UserError(f"--follow is for files, and the input is {where}, which is followed anyway; leave it out.")
+        return StandardInput(delimiters=columns.format.delimiters)
+    if _is_redis(where):  # the options' has the password
+        address = RedisAddress.parse(options.input or where)
+        return RedisSource(address, settings.group, "onward", wait=settings.follow)
+    path = Path(where)
+    if settings.follow:
+        return FollowedSource(path, columns.format.delimiters)
+    return TableSource(path, columns.names) if is_table(path) else FileSource(path, columns.format.delimiters)
 
 
 def check_header(settings: StreamSettings) -> None:
-    """Raises `UserError` if the input is a CSV file whose header lacks a column."""
+    """Raises `UserError` if the input is a CSV file whose header lacks a column, or a JSON array."""
     path, columns = Path(settings.input), settings.learning.columns
-    if settings.input != "-" and isinstance(columns.format, CSV) and path.is_file():
-        with FileSource(path) as source:
+    if settings.input != "-" and path.is_file() and not is_table(path):
+        with FileSource(path, columns.format.delimiters) as source:
             for line in source.read(1, 0.0) or ():
-                columns.parser(line.text)
+                if isinstance(columns.format, JSONL):
+                    columns.format.check_first(line.text)
+                else:
+                    columns.parser(line.text)
 
 
 def _format(options: StreamOptions) -> CSV | JSONL:
     where = options.input or "-"
-    guess = "jsonl" if _is_redis(where) or Path(where).suffix in (".jsonl", ".json", ".ndjson") else "csv"
-    name = options.format or guess
-    if name == "csv" and _is_redis(where):
-        raise UserError("--format csv is for files; the entries of a Redis stream are read as JSON.")
-    return {"csv": CSV, "jsonl": JSONL}[name]()
+    path = Path(where)
+    suffix = Path(path.stem).suffix if path.suffix in (".gz", ".bz2", ".xz", ".zst") else path.suffix
+    lines = _is_redis(where) or suffix in (".jsonl", ".json", ".ndjson") or is_table(path)
+    name = options.format or ("jsonl" if lines else "csv")
+    if name == "csv" and lines and suffix not in (".jsonl", ".json", ".ndjson"):
+        raise UserError("--format csv is for text; the entries of a Redis stream and the rows of a table are no CSV.")
+    if name == "csv":
+        return CSV(options.delimiter, options.decimal)
+    if options.delimiter is not None or options.decimal is not None:
+        raise UserError("--delimiter and --decimal are for CSV, and the input is no CSV; leave them out.")
+    return JSONL()
+
+
+def _written_down(where: str) -> str:
+    """An input as it is kept: without a password, and to be found from any folder."""
+    return where if where == "-" else str(RedisAddress.parse(where) if _is_redis(where) else Path(where).absolute())
 
 
 def _is_redis(where: str) -> bool:
     return re.match(r"rediss?://", where) is not None
-
-
-def _redis_stream(where: str) -> tuple[str, str]:
-    """The address of a server, and the name of the stream, from `redis://HOST:PORT/DB/STREAM`."""
-    parts = urlsplit(where)
-    match = re.fullmatch(r"/(\d+)/(.+)", parts.path)
-    if match is None:
-        raise UserError(f"{where!r} must be redis://HOST:PORT/DB/STREAM, such as redis://localhost:6379/0/events.")
-    return parts._replace(path=f"/{match[1]}").geturl(), match[2]
 
 
 def _shown(value: object) -> str:

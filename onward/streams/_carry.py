@@ -1,10 +1,12 @@
-"""What a stream of events carries on, and what goes into and comes out of its compiled loop."""
+"""What a stream of events carries on, and what goes into and comes out of its compiled loop.
+
+Targets that are numbers, and times, are the bits of doubles (`doubles.py`); targets that are classes are their indices.
+"""
 
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ._caution import CautionState
 
@@ -14,10 +16,11 @@ class Row(eqx.Module):
 
     * `hidden`, `estimator`: the learner's;
     * `forecaster`: the hidden state at the newest event; `None` for a horizon of 0;
-    * `xs`, `forecasts`: of the last events, `[horizon, ...]`; `known`: the newest target known at each, if it `has` one
-      at all, `[max(horizon, 1)]`; all rings in the order of `count`, the events since the last restart, which is kept
-      below twice the ring's length;
-    * `time`: of the newest event, in two parts that add up to it;
+    * `xs`, `forecasts`: inputs and forecasts of the last events, `[horizon, ...]`; `known`: the newest target known at
+      each, if it `has` one at all, `[max(horizon, 1), ...]`; all rings in the order of `count`, the events since the
+      last restart, which is kept below twice the ring's length;
+    * `last`: the newest inputs that were not missing; `None` where none may be;
+    * `time`: of the newest event;
     * `restart`: whether the learner's next step starts a new sequence.
     """
 
@@ -26,9 +29,10 @@ class Row(eqx.Module):
     forecaster: PyTree
     xs: Float[Array, "horizon inputs"]
     forecasts: Float[Array, "horizon outputs"]
-    known: Float[Array, " ring"]
+    known: UInt32[Array, "ring 2"] | Int[Array, " ring"]
     has: Bool[Array, " ring"]
-    time: Float[Array, "2"]
+    last: Float[Array, " inputs"] | None
+    time: UInt32[Array, "2"]
     count: Int[Array, ""]
     restart: Bool[Array, ""]
 
@@ -36,7 +40,7 @@ class Row(eqx.Module):
 class Level(eqx.Module):
     """The running mean of a target and the running mean of the distance from what the network starts from."""
 
-    mean: Float[Array, ""]
+    mean: UInt32[Array, "2"]
     spread: Float[Array, ""]
     count: Float[Array, ""]
 
@@ -59,8 +63,7 @@ class StreamCarry(eqx.Module):
 class Events(NamedTuple):
     """Some events, time first, or one: `xs`, `[events, inputs]`, and the rest.
 
-    `ys` is the target, a number or a class, where `has` says that it is known; `times` as `split_time` gives them, NaN
-    where there is none.
+    `ys` is the target, where `has` says that it is known; `times` are in seconds, NaN where there is none.
     """
 
     xs: Any
@@ -72,29 +75,26 @@ class Events(NamedTuple):
 class Told(NamedTuple):
     """What is said of each event, `[BLOCK, ...]`.
 
-    * `prediction`, `[outputs]`: a number, or the logits of the classes, made `horizon` events before (for 0: before
-      this event was learned), where there is one (`predicted`);
-    * `forecast`, `[outputs]`: of the target `horizon` events from here, where there is one (`forecasted`);
+    A prediction or a forecast, `[outputs]`, is the logits of the classes, or how far a number is from its base.
+
+    * `prediction`: of this event's target, made `horizon` events before (for 0: before this event was learned), where
+      there is one (`predicted`); `base`: what a number's is measured from;
+    * `forecast`: of the target `horizon` events from here, where there is one (`forecasted`); `newest`: its base, the
+      newest target known;
     * `persistence`: the newest target known when the prediction was made, where there was one (`persisted`);
+    * `jump`: seconds since the event before, where they are more than the gap in either direction, else 0;
     * `refused`: whether learning the event gave numbers that are not finite, and was undone;
     * `caution`: what the steps are multiplied with from here on.
     """
 
     prediction: Any
+    base: Any
     predicted: Any
     forecast: Any
+    newest: Any
     forecasted: Any
     persistence: Any
     persisted: Any
+    jump: Any
     refused: Any
     caution: Any
-
-
-def split_time(times: np.ndarray) -> np.ndarray:
-    """Times in float64 as two float32 each, whose differences can be told apart to a few millionths of a second.
-
-    >>> split_time(np.array([1.7e9 + 0.25])).astype(np.float64).sum() - 1.7e9
-    np.float64(0.25)
-    """
-    high = times.astype(np.float32)
-    return np.stack([high, (times - high).astype(np.float32)], -1)

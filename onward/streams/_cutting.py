@@ -1,12 +1,15 @@
 """Bytes cut into lines, each with its place in the file that they come from."""
 
 import hashlib
+import re
 from collections import deque
+from enum import Enum
 
 from .base import FilePosition, Line
 
 HEAD = 4096  # the first bytes of a file, by which it is known again
 LONGEST = 1 << 20  # bytes of a line that are kept; of a longer one only the first are, and one more as a sign of it
+BOM = b"\xef\xbb\xbf"  # what some programs write before a text in UTF-8: no character of it
 
 
 def digest(head: bytes) -> str:
@@ -18,9 +21,56 @@ def digest(head: bytes) -> str:
     return hashlib.blake2b(head, digest_size=8).hexdigest()
 
 
+class Quotes:
+    """Whether a line break belongs to a quoted field, RFC 4180, told chunk by chunk.
+
+    * `delimiters`: the characters after which a field begins, as it does after a line break; a quote at a field's
+      beginning opens it, and elsewhere in an unquoted field it is a character.
+    """
+
+    class Place(Enum):
+        """Where in a record reading stands; `CLOSING` is after a quote that ends the field or is half of a pair."""
+
+        START, PLAIN, QUOTED, CLOSING = range(4)
+
+    def __init__(self, delimiters: str):
+        self._ends = frozenset(delimiters.encode())
+        self._opening = re.compile(b"[" + re.escape(delimiters.encode()) + b']"')
+        self.place = self.Place.START
+
+    def follow(self, piece: bytes) -> bool:
+        """Reads on in a record, up to a line break or less; whether a quoted field is open now."""
+        place, at, Place = self.place, 0, self.Place
+        while at < len(piece):
+            match place:
+                case Place.QUOTED:
+                    found = piece.find(b'"', at)
+                    if found < 0:
+                        break
+                    place, at = Place.CLOSING, found + 1
+                case Place.CLOSING if piece[at] == ord('"'):
+                    place, at = Place.QUOTED, at + 1
+                case Place.START if piece[at] == ord('"'):
+                    place, at = Place.QUOTED, at + 1
+                case Place.START if piece[at] in BOM:
+                    at += 1
+                case Place.CLOSING if piece[at] in self._ends:
+                    place, at = Place.START, at + 1
+                case _:
+                    opening = self._opening.search(piece, at)
+                    if opening is None:
+                        place = Place.START if piece[-1] in self._ends else Place.PLAIN
+                        break
+                    place, at = Place.QUOTED, opening.end()
+        self.place = place
+        return place is Place.QUOTED
+
+
 class LineCutter:
     """Cuts the bytes of a file, fed in chunks of any size, into lines; blank lines are counted and left out.
 
+    * `delimiters`: those of a CSV, one of whose lines goes on after a line break within quotes; a quote that is still
+      open after `LONGEST` bytes holds no more. `None` if quotes mean nothing;
     * `fed`: the bytes of the file that were fed, `head` the first of them;
     * `taken`: the bytes that belong to lines which were taken.
 
@@ -31,10 +81,15 @@ class LineCutter:
         >>> cutter.feed(b"4\\n")
         >>> [(line.number, line.text, line.position.offset) for line in cutter.take(10)]
         [(3, b'3,4', 9)]
+        >>> cutter = LineCutter(",")
+        >>> cutter.feed(b'1,"two\\nlines"\\n')
+        >>> [(line.number, line.text, line.position.number) for line in cutter.take(10)]
+        [(1, b'1,"two\\nlines"', 2)]
     """
 
-    def __init__(self):
+    def __init__(self, delimiters: str | None = None):
         self._ready: deque[Line] = deque()
+        self._quotes = None if delimiters is None else Quotes(delimiters)
         self.restart(FilePosition(), b"")
 
     def restart(self, position: FilePosition, head: bytes) -> None:
@@ -42,8 +97,14 @@ class LineCutter:
         self.position = position
         self.fed = self.taken = position.offset
         self.head = head
+        self._start_line()
+
+    def _start_line(self) -> None:
         self._partial = bytearray()
         self._partial_length = 0
+        self._breaks = 0  # line breaks in it
+        if self._quotes is not None:
+            self._quotes.place = Quotes.Place.START
 
     def __bool__(self) -> bool:
         return bool(self._ready)
@@ -61,35 +122,58 @@ class LineCutter:
         """The file's next bytes."""
         self.fed += len(chunk)
         self.head += chunk[: HEAD - len(self.head)]
-        first, *rest = chunk.split(b"\n")
+        pieces = chunk.split(b"\n")
+        if self._quotes is not None and (b'"' in chunk or self._quotes.place is Quotes.Place.QUOTED):
+            self._feed_quoted(self._quotes, pieces)
+            return
+        first, *rest = pieces
         self._hold(first)
         if rest:
             last = rest.pop()
-            self._cut([bytes(self._partial), *rest], self._partial_length - len(self._partial))
-            self._partial.clear()
-            self._partial_length = 0
+            self._cut([bytes(self._partial), *rest], self._partial_length - len(self._partial), self._breaks)
+            self._start_line()
             self._hold(last)
+        if self._quotes is not None:
+            self._quotes.follow(pieces[-1])
+
+    def _feed_quoted(self, quotes: Quotes, pieces: list[bytes]) -> None:
+        last = pieces.pop()
+        for piece in pieces:
+            opened = quotes.follow(piece)
+            self._hold(piece)
+            if opened and self._partial_length < LONGEST:
+                self._hold(b"\n")
+                self._breaks += 1
+            else:
+                self._end_line()
+        quotes.follow(last)
+        self._hold(last)
 
     def finish(self) -> None:
         """The file has ended: what came after its last newline is a line as well."""
         if self._partial_length:
-            self._cut([bytes(self._partial)], self._partial_length - len(self._partial) - 1)
-            self._partial.clear()
-            self._partial_length = 0
+            self._partial_length -= 1
+            self._breaks -= self._partial.endswith(b"\n")  # of a field that was never closed: it ends the last line
+            self._end_line()
+
+    def _end_line(self) -> None:
+        self._cut([bytes(self._partial)], self._partial_length - len(self._partial), self._breaks)
+        self._start_line()
 
     def _hold(self, piece: bytes) -> None:
         self._partial_length += len(piece)
         self._partial += piece[: LONGEST + 1 - len(self._partial)]
 
-    def _cut(self, texts: list[bytes], unseen: int) -> None:
-        """Makes lines of `texts`; `unseen`: bytes of the first that are not in its text, besides a newline."""
+    def _cut(self, texts: list[bytes], unseen: int, breaks: int = 0) -> None:
+        """Makes lines of `texts`; of the first, `unseen` bytes are not in its text, and `breaks` line breaks are."""
         position, whole = self.position, digest(self.head)
         offset, number, inode = position.offset + unseen, position.number, position.inode
         for text in texts:
             offset += len(text) + 1
-            number += 1
+            first = number + 1
+            number, breaks = first + breaks, 0
             if text and not text.isspace():
                 fingerprint = whole if offset >= HEAD else digest(self.head[:offset])
                 after = FilePosition(offset, number, inode, fingerprint)
-                self._ready.append(Line(number, text.removesuffix(b"\r"), after))
+                self._ready.append(Line(first, text.removesuffix(b"\r"), after))
         self.position = FilePosition(offset, number, inode, digest(self.head[:offset]))

@@ -1,4 +1,4 @@
-"""Keys all of whose events are quarantined, since the numbers of all keys are judged together."""
+"""Sequences all of whose events are quarantined: a sensor that is stuck, or a key on another scale than the rest."""
 
 import logging
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class KeptOut:
-    """Warns once of a key that is on another scale than the rest, too rarely seen to move the judgement.
+    """Warns once of a key, or of a stream without keys (the key `""`), that is kept out for long.
 
     The logger is `onward.streams._kept_out`; the sign is more than `READMITTED` events of the key quarantined in a row,
-    which no change of level that all keys share ever takes.
+    which no change to a new level that all keys share ever takes.
 
         >>> kept_out = KeptOut()
         >>> kept_out.count(["a", "b"], np.array([True, False]))
@@ -39,11 +39,11 @@ class KeptOut:
                 self._warned = True
                 self._in_a_row.clear()
                 log.warning(
-                    "the last %d events of key %r were all quarantined: its numbers are absurdly far from those of "
-                    "the other keys, which judge them too. Give such keys a stream of their own; "
-                    "quarantine.jsonl tells the lines.",
+                    "the last %d events%s were all quarantined, and quarantine.jsonl tells their lines and numbers: "
+                    "a number is stuck, or on another scale than those that judge it%s.",
                     count,
-                    key,
+                    f" of key {key!r}" if key else "",
+                    ", which are of all keys; give such keys a stream of their own" if key else "",
                 )
                 return
             if len(self._in_a_row) == KEYS:

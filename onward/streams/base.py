@@ -34,7 +34,8 @@ Position = FilePosition | RedisPosition
 class Line(NamedTuple):
     """One event as it was read.
 
-    * `number`: counted from 1 over the whole life of the stream, blank lines included; a CSV's header is line 1;
+    * `number`: counted from 1 over the whole life of the stream, blank lines included; a CSV's header is line 1, and a
+      record of several lines has the number of its first;
     * `text`: without the newline at its end;
     * `position`: where reading goes on after it.
     """

@@ -1,13 +1,16 @@
-"""Where malformed lines go: to a file of JSON lines, until there are too many of them."""
+"""Where malformed lines go: to a file of JSON lines, as long as not too many of the latest lines are malformed."""
 
+from collections import deque
 from pathlib import Path
 
 import msgspec
 
 from ..support.arguments import whole
 from ..support.errors import UserError
-from ..support.files import JsonLines
+from ..support.files import JsonLines, read_json_lines
 from .base import Line
+
+LATEST = 10_000  # lines among which the malformed ones are counted
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -22,9 +25,10 @@ class DeadLetters:
     """A file of the lines that are no events; a context manager.
 
     * `path`, `length`: as of `JsonLines`, of which all is kept up to `length` bytes;
-    * `limit`: how many malformed lines are put up with over the whole life of the stream, at least 0.
+    * `limit`: how many of the latest 10,000 lines may be malformed, at least 0.
 
-    `count` is how many there were. Raises `UserError` if the file cannot be written, or is shorter than `length`.
+    `count` is how many there were in all. Raises `UserError` if the file cannot be written, or is shorter than
+    `length`.
 
         >>> import tempfile
         >>> from onward.streams.base import FilePosition
@@ -42,8 +46,10 @@ class DeadLetters:
         try:
             self._file = JsonLines(path, length=length)
             # Counted rather than carried on: the file cannot disagree with itself.
-            with open(path, "rb") as file:
-                self.count = sum(1 for _ in file)
+            self.count, self._latest = 0, deque(maxlen=min(limit, LATEST) + 1)
+            for letter in read_json_lines(path, Letter):
+                self.count += 1
+                self._latest.append(letter.line)
         except OSError as error:
             raise UserError(f"{path} cannot hold the malformed lines ({error.strerror}); name another file.") from None
 
@@ -57,11 +63,13 @@ class DeadLetters:
         """Adds a line; it is on the disk after the next `sync`. Raises `UserError` if it is one too many."""
         self._file.append(Letter(line.number, reason, line.text.decode(errors="backslashreplace")))
         self.count += 1
-        if self.count > self._limit:
+        self._latest.append(line.number)
+        if len(self._latest) > self._limit and line.number - self._latest[0] < LATEST:
             self._file.sync()
             raise UserError(
-                f"line {line.number} {reason}; that is {self.count} malformed lines, where {self._limit} are allowed: "
-                f"see {self._path}, and mend what writes them or allow more."
+                f"line {line.number} {reason}; that is {len(self._latest)} malformed lines of the latest {LATEST:,}, "
+                f"where {self._limit} are allowed: see {self._path}, and mend what writes them, or allow more with "
+                f"--dead-letter-limit."
             )
 
     def sync(self) -> int:

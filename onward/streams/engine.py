@@ -20,6 +20,7 @@ from ..support.arguments import whole
 from ..support.trees import largest, select
 from ._carry import Events, Level, Row, Shared, StreamCarry, Told
 from ._caution import cautious, less_cautious, more_cautious
+from ._doubles import difference, from_bits, moved
 
 BLOCK = 256  # events in one call
 SWAP = 64  # keys moved in or out of memory in one call
@@ -43,8 +44,9 @@ class Engine:
 
     With `horizon` h ≥ 1 the prediction of a key's target is made h events of that key earlier, with the parameters of
     that moment. For a number it is a change: `target then + spread × network`, which starts as the persistence
-    forecast. With h = 0 the target belongs to the event's own inputs: `level + spread × network`. The spread is a
-    running mean of the absolute change. The logits of `classes` are the network's output.
+    forecast. With h = 0 the target belongs to the event's own inputs: `level + spread × network`, from the second
+    target on. The spread is a running mean of the absolute change. The logits of `classes` are the network's output.
+    Level and targets are held and subtracted in double precision, so that a constant added to a series changes nothing.
 
     An event whose learning gives a number that is not finite is undone: parameters and optimiser are as before, the
     key's sequence starts anew, and steps are halved; they grow back to full size over some ten thousand events.
@@ -59,8 +61,9 @@ class Engine:
     - `classes`: how many classes the target has; `None` for a number.
     - `horizon`: in events of the key, at least 0.
     - `slots`: how many keys are in memory, at least 1.
-    - `gap`: a longer time between two events of a key starts a new sequence; infinite for never.
+    - `gap`: more seconds between two events of a key, forward or back, start a new sequence; infinite for never.
     - `key`: what is random; each key's own noise is decided by it and the key's name.
+    - `fills`: whether an input may be NaN: then the key's last number stands for it, 0 before any.
     """
 
     def __init__(
@@ -75,9 +78,10 @@ class Engine:
         slots: int,
         gap: float,
         key: PRNGKeyArray,
+        fills: bool = False,
     ):
         self.horizon, self.slots = whole("horizon", horizon, 0), whole("slots", slots)
-        self.classes, self._gap, self._inputs, self._key = classes, gap, inputs, key
+        self.classes, self._gap, self._inputs, self._key, self._fills = classes, gap, inputs, key, fills
         loss = squared_error if classes is None else softmax_cross_entropy
         self._learner = Learner(estimator, cautious(optimizer), loss=loss)
         self._model, self._ring = model, max(horizon, 1)
@@ -99,6 +103,10 @@ class Engine:
     def model(self, carry: StreamCarry) -> Model:
         """The model as it is now."""
         return eqx.combine(carry.shared.arrays, self._skeleton)
+
+    def level(self, carry: StreamCarry) -> tuple[float, float]:
+        """The running mean of the target, and of its distance from what the network starts from."""
+        return float(from_bits(carry.shared.level.mean)), float(carry.shared.level.spread)
 
     def __call__(self, carry: StreamCarry, events: Events, slots: np.ndarray, count: int) -> tuple[StreamCarry, Told]:
         """Predicts and learns the first `count` of `BLOCK` events, the key of each in its slot. `carry` is used up."""
@@ -123,7 +131,7 @@ class Engine:
         start = self._learner.init(self._model, key=self._key, example=self._example())
         rows = jax.vmap(self._row)(jnp.zeros((self.slots, 2), jnp.uint32))
         zero = jnp.zeros((), jnp.float32)
-        return StreamCarry(Shared(start.arrays, start.optimizer, Level(zero, zero, zero)), rows)
+        return StreamCarry(Shared(start.arrays, start.optimizer, Level(jnp.zeros(2, jnp.uint32), zero, zero)), rows)
 
     def _example(self):
         y = jnp.zeros(1, jnp.float32) if self.classes is None else jnp.zeros((), jnp.int32)
@@ -139,9 +147,10 @@ class Engine:
             forecaster=hidden if self.horizon else None,
             xs=jnp.zeros((self.horizon, self._inputs), jnp.float32),
             forecasts=jnp.zeros((self.horizon, self._outputs), jnp.float32),
-            known=jnp.zeros(self._ring, jnp.float32),
+            known=jnp.zeros(self._ring, jnp.int32) if self.classes else jnp.zeros((self._ring, 2), jnp.uint32),
             has=jnp.zeros(self._ring, bool),
-            time=jnp.zeros(2, jnp.float32),
+            last=jnp.zeros(self._inputs, jnp.float32) if self._fills else None,
+            time=jnp.zeros(2, jnp.uint32),
             count=jnp.zeros((), jnp.int32),
             restart=jnp.array(True),
         )
@@ -164,8 +173,10 @@ class Engine:
 
     def _event(self, shared: Shared, row: Row, event: Events) -> tuple[Shared, Row, Told]:
         x, y, has, time = event
+        x = x if row.last is None else jnp.where(jnp.isnan(x), row.last, x)
         first = self._model.cell.init_hidden()
-        gap = (row.count > 0) & (jnp.sum(time - row.time) > self._gap)
+        seconds = difference(time, row.time)  # NaN without a time, and then no gap
+        gap = (row.count > 0) & (jnp.abs(seconds) > self._gap)
         count, restart = jnp.where(gap, 0, row.count), row.restart | gap
         forecaster = None if row.forecaster is None else select(gap, first, row.forecaster)
 
@@ -182,37 +193,40 @@ class Engine:
         elif self.horizon:
             learns = ready & has & persisted
             level = select(learns, _follow(level, y, known), level)
-            target = _ratio(y - known, level.spread)[None]
+            target = _ratio(difference(y, known), level.spread)[None]
         else:
             learns = has
             level = select(learns, _follow(level, y, None), level)
-            target = _ratio(y - level.mean, level.spread)[None]
+            target = _ratio(difference(y, level.mean), level.spread)[None]
         before = Carry(shared.arrays, self._skeleton, row.hidden, row.estimator, shared.optimizer)
         after, metrics = self._learner.update(
             before, x_then[None], target[None], reset=restart[None], weight=learns.astype(x.dtype)[None],
             predictions=True,
         )  # fmt: skip
-        finite = jnp.isfinite(largest(eqx.filter((after, level), eqx.is_inexact_array)))
+        rise = difference(level.mean, shared.level.mean)
+        finite = jnp.isfinite(largest(eqx.filter((after, level, rise), eqx.is_inexact_array)))
         refused = ready & ~finite
         level = select(refused, shared.level, level)
         after = select(ready & finite, after, before)
         optimizer = select(refused, more_cautious(after.optimizer), less_cautious(after.optimizer, learns))
 
         # Forecast.
-        latest = row.known[(count - 1) % self._ring]
-        latest_has = has | (row.has[(count - 1) % self._ring] & (count > 0))
-        latest = jnp.where(has, y.astype(latest.dtype), latest)
+        newest = jnp.where(has, y, row.known[(count - 1) % self._ring])
+        newest_has = has | (row.has[(count - 1) % self._ring] & (count > 0))
         if self.horizon:
             model = eqx.combine(after.arrays, self._skeleton)
             forecaster = model.cell(forecaster, x)
             forecaster = select(jnp.isfinite(largest(forecaster)), forecaster, first)
-            forecast = self._value(model.predict(forecaster), latest, level)
-            forecasted = latest_has if self.classes is None else jnp.array(True)
+            forecast = self._value(model.predict(forecaster), level)
+            forecasted = newest_has if self.classes is None else jnp.array(True)
             prediction, predicted = row.forecasts[place], ready & (persisted | (self.classes is not None))
+            base = known
             xs, forecasts = _set(place, row.xs, x), _set(place, row.forecasts, forecast)
         else:
-            forecast = prediction = self._value(metrics.predictions[0], shared.level.mean, shared.level)
-            forecasted, predicted = jnp.array(False), jnp.array(True)
+            forecast = prediction = self._value(metrics.predictions[0], shared.level)
+            forecasted = jnp.array(False)
+            predicted = (shared.level.count > 0) | (self.classes is not None)
+            base = shared.level.mean
             xs, forecasts = row.xs, row.forecasts
 
         count = jnp.where(count + 1 < 2 * self._ring, count + 1, count + 1 - self._ring)
@@ -222,25 +236,38 @@ class Engine:
             forecaster=forecaster,
             xs=xs,
             forecasts=forecasts,
-            known=_set(place, row.known, latest),
-            has=_set(place, row.has, latest_has),
-            time=jnp.where(jnp.isnan(time), row.time, time),
+            known=_set(place, row.known, newest),
+            has=_set(place, row.has, newest_has),
+            last=x if self._fills else None,
+            time=jnp.where(jnp.isnan(seconds), row.time, time),
             count=count,
             restart=jnp.where(ready, refused, restart),
         )
-        told = Told(prediction, predicted, forecast, forecasted, known, persisted, refused, optimizer.factor)
+        told = Told(
+            prediction=prediction,
+            base=base,
+            predicted=predicted,
+            forecast=forecast,
+            newest=newest,
+            forecasted=forecasted,
+            persistence=known,
+            persisted=persisted,
+            jump=jnp.where(gap, seconds, 0),
+            refused=refused,
+            caution=optimizer.factor,
+        )
         return Shared(after.arrays, optimizer, level), row, told
 
-    def _value(self, output, base, level):
-        """What the network's output means, finite; an output that is not says nothing."""
+    def _value(self, output, level):
+        """What the network's output means, logits or a distance from the base, finite; one that is not says nothing."""
         output = jnp.where(jnp.isfinite(output), output, 0)
-        return jnp.nan_to_num(output if self.classes is not None else base + level.spread * output)
+        return output if self.classes is not None else jnp.nan_to_num(level.spread * output)
 
 
 def _follow(level: Level, y, base) -> Level:
     count = jnp.minimum(level.count + 1, MEMORY)
-    mean = level.mean + (y - level.mean) / count
-    distance = jnp.abs(y - (mean if base is None else base))
+    mean = jnp.where(level.count > 0, moved(level.mean, difference(y, level.mean) / count), y)
+    distance = jnp.abs(difference(y, mean if base is None else base))
     return Level(mean, level.spread + (distance - level.spread) / count, count)
 
 

@@ -7,23 +7,27 @@ an event; called with a single line's text it gives one `Event`, ten times slowe
 import re
 from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
+from ._clock import Clock
+from ._cutting import BOM
 from .base import FilePosition, Line
 from .formats import CSV as CSV
+from .formats import FILL, Malformed, Repeated, Roles, quoted
 from .formats import JSONL as JSONL
-from .formats import Fields, Malformed, Repeated, Roles
 
+LARGEST = float(np.finfo(np.float32).max)  # the network computes in single precision
 UNSOUND = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')  # what the decoder of JSON takes in no name
 
 
 class Event(NamedTuple):
-    """What happened: inputs `x` float32 [inputs], target `y`, and for whom and when, where columns say so.
+    """What happened: inputs `x` float64 [inputs], target `y`, and for whom and when, where columns say so.
 
-    `y` is a number, or the index of a class, or `None` where it is not known yet; `time` is in seconds since 1970.
+    `x` is NaN where an input is missing. `y` is a number, or the index of a class, or `None` where it is not known yet;
+    `time` is in seconds since 1970.
     """
 
     x: np.ndarray
@@ -36,11 +40,11 @@ class Batch(NamedTuple):
     """The events of a batch of lines, in order, and the lines that are none.
 
     * `lines`: those that are events;
-    * `x`: float32 [events, inputs];
-    * `y`: float32 [events], or int32 [events] indices of classes; 0 where it is not known;
+    * `x`: float64 [events, inputs]; NaN for one that is missing, where something may stand for it;
+    * `y`: float64 [events], or int32 [events] indices of classes; 0 where it is not known;
     * `known`: bool [events], whether there is a target;
     * `keys`: a string each, or `None` without a key column;
-    * `times`: float64 [events] in seconds since 1970, or `None` without a time column;
+    * `times`: float64 [events] in seconds since 1970, and `stamps`, as they were written; `None` without a time column;
     * `rejected`: the malformed lines, each with the reason.
     """
 
@@ -50,7 +54,21 @@ class Batch(NamedTuple):
     known: np.ndarray
     keys: list[str] | None
     times: np.ndarray | None
+    stamps: list[str | int | float] | None
     rejected: list[tuple[Line, str]]
+
+    def only(self, kept: np.ndarray) -> "Batch":
+        """The events that are `kept`, bool [events]."""
+        places = np.flatnonzero(kept).tolist()
+        return self._replace(
+            lines=[self.lines[i] for i in places],
+            x=self.x[kept],
+            y=self.y[kept],
+            known=self.known[kept],
+            keys=self.keys and [self.keys[i] for i in places],
+            times=None if self.times is None else self.times[kept],
+            stamps=self.stamps and [self.stamps[i] for i in places],
+        )
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,15 +78,17 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     * `inputs`: the columns of numbers to learn from, at least one;
     * `target`: the column to predict; it may be an input as well, unless it is a class;
     * `key`: a column whose every value has a state of its own, if there is one;
-    * `time`: a column of times, in seconds since 1970 or in ISO 8601 (UTC unless it says otherwise), if there is one;
-    * `classes`: the values of a categorical target, at least two; without them the target is a number.
+    * `time`: a column of times, if there is one, written in any way that a `Clock` reads;
+    * `classes`: the values of a categorical target, at least two; without them the target is a number;
+    * `fill`: what stands for a missing input: a number, or `"last"` for the last value that the key had of it, the
+      column's mean before any. Without it an event that lacks an input is malformed.
 
     Raises `ValueError` if a column has two parts to play, or a name that JSON lines cannot be searched for.
 
         >>> columns = Columns(CSV(), inputs=("load", "wind"), target="price")
         >>> parse = columns.parser(b"price,load,wind")
         >>> parse(b"3.5,1,2")
-        Event(x=array([1., 2.], dtype=float32), y=3.5, key=None, time=None)
+        Event(x=array([1., 2.]), y=3.5, key=None, time=None)
         >>> parse(b"3.5,much,2")
         "column 'load' is 'much', not a number"
     """
@@ -79,6 +99,7 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str | None = None
     time: str | None = None
     classes: tuple[str, ...] | None = None
+    fill: float | Literal["last"] | None = None
 
     def __post_init__(self):
         if not self.inputs:
@@ -95,24 +116,30 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError(f"classes must be at least two different values, got {', '.join(self.classes) or 'none'}.")
 
-    def parser(self, header: bytes | None) -> "Parser":
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns that are read, each once."""
+        return tuple(dict.fromkeys([*self.inputs, self.target, *(n for n in (self.key, self.time) if n is not None)]))
+
+    def parser(self, header: bytes | None, clock: Clock | None = None) -> "Parser":
         """What makes events of lines; `header` is the first line of a CSV, and `None` for JSON lines.
 
-        Raises `UserError` if a column is missing from the header.
+        `clock` reads the times. Raises `UserError` if a column is missing from the header.
         """
-        return Parser(self, header)
+        return Parser(self, header, clock or Clock())
 
 
 class Parser:
     """Makes events of lines; what a line holds never raises, but for a CSV whose columns change their places.
 
-    A line that repeats the header, as the first of every file of a rotated log, is passed over, however it is quoted.
+    A line that repeats the header, as the first of every file of a rotated log, is passed over, however it is quoted;
+    a byte order mark before a line is no part of it. `clock` knows how times are written from those read before.
     """
 
-    def __init__(self, columns: Columns, header: bytes | None):
-        self._columns, self._header = columns, header
-        classes = None if columns.classes is None else {name: i for i, name in enumerate(columns.classes)}
-        roles = Roles(columns.inputs, columns.target, classes, columns.key, columns.time)
+    def __init__(self, columns: Columns, header: bytes | None, clock: Clock):
+        self._columns, self._header, self.clock = columns, header, clock
+        classes = None if columns.classes is None else {name: index for index, name in enumerate(columns.classes)}
+        roles = Roles(columns.inputs, columns.target, classes, columns.key, columns.time, columns.fill is not None)
         self._read = columns.format.reader(roles, header)
 
     def __call__(self, text: bytes) -> Event | str:
@@ -131,62 +158,77 @@ class Parser:
 
     def parse_many(self, lines: Sequence[Line]) -> Batch:
         """The events in lines. Raises `UserError` at a line that is a header with the columns in other places."""
+        columns, read, header = self._columns, self._read, self._header
         good: list[Line] = []
-        rows: list[Fields] = []
+        rows, times = [], []
         rejected: list[tuple[Line, str]] = []
-        read, header = self._read, self._header
         for line in lines:
             text = line.text
+            if text.startswith(BOM):
+                text = text.removeprefix(BOM)
+                if not text.strip():
+                    continue
             if text == header:
                 continue
             try:
-                rows.append(read(text))
+                row = read(text)
+                if columns.time is not None:
+                    times.append(self._seconds(columns.time, row[3]))
             except Malformed as reason:
                 rejected.append((line, str(reason)))
             except Repeated:
                 pass
             else:
+                rows.append(row)
                 good.append(line)
-        numbers, targets, keys, times = zip(*rows, strict=True) if rows else ((), (), (), ())
-        columns = self._columns
-        known = np.array([target is not None for target in targets], bool)
-        kind = np.float32 if columns.classes is None else np.int32
-        with np.errstate(over="ignore"):  # what is too large for single precision becomes infinite, and is rejected
-            x = (
-                np.fromiter(chain.from_iterable(numbers), np.float64)
-                .reshape(len(good), len(columns.inputs))
-                .astype(np.float32)
-            )
-            y = np.array([0 if target is None else target for target in targets], np.float64).astype(kind)
+        numbers, targets, keys, stamps = zip(*rows, strict=True) if rows else ((), (), (), ())
         batch = Batch(
             good,
-            x,
-            y,
-            known,
+            np.fromiter(chain.from_iterable(numbers), np.float64).reshape(len(good), len(columns.inputs)),
+            np.array(
+                [0 if target is None else target for target in targets],
+                np.float64 if columns.classes is None else np.int32,
+            ),
+            np.array([target is not None for target in targets], bool),
             None if columns.key is None else list(keys),
             None if columns.time is None else np.array(times, np.float64),
+            None if columns.time is None else list(stamps),
             rejected,
         )
-        return self._finite(batch)
+        return self._filled(self._sound(batch))
 
-    def _finite(self, batch: Batch) -> Batch:
-        """The batch without events that hold a number which is not finite in single precision."""
+    def _seconds(self, name: str, stamp: str | int | float | None) -> float:
+        assert stamp is not None
+        try:
+            return self.clock(stamp)
+        except (ValueError, OverflowError):
+            kind = "compact date as those before it" if self.clock.compact else "time in ISO 8601 or since 1970"
+            empty = isinstance(stamp, str) and not stamp.strip()
+            raise Malformed(
+                f"column {name!r} is {'empty' if empty else quoted(stamp)}, no {kind}, such as "
+                f"{'20230131' if self.clock.compact else '2023-01-31 23:59'}"
+            ) from None
+
+    def _sound(self, batch: Batch) -> Batch:
+        """The batch without events that hold a number too large for the network."""
         names = [*self._columns.inputs, self._columns.target]
         numbers = np.concatenate([batch.x, batch.y[:, None]], axis=1)
-        finite = np.isfinite(numbers)
-        good = finite.all(axis=1)
-        if good.all():
+        with np.errstate(invalid="ignore"):
+            wrong = np.abs(numbers) > LARGEST
+        if self._columns.fill is None:
+            wrong |= np.isnan(numbers)
+        bad = np.asarray(wrong.any(axis=1))
+        if not bad.any():
             return batch
         rejected = list(batch.rejected)
-        for event in np.flatnonzero(~good):
-            name = names[np.argmin(finite[event])]
-            rejected.append((batch.lines[event], f"column {name!r} is not finite in single precision"))
-        return Batch(
-            [batch.lines[event] for event in np.flatnonzero(good)],
-            batch.x[good],
-            batch.y[good],
-            batch.known[good],
-            None if batch.keys is None else [batch.keys[event] for event in np.flatnonzero(good)],
-            None if batch.times is None else batch.times[good],
-            sorted(rejected, key=lambda pair: pair[0].number),
-        )
+        for event in np.flatnonzero(bad):
+            column = int(np.argmax(wrong[event]))
+            value = numbers[event, column]
+            what = f"missing; {FILL}" if np.isnan(value) else f"{value:g}, which is farther from 0 than {LARGEST:.2g}"
+            rejected.append((batch.lines[event], f"column {names[column]!r} is {what}"))
+        return batch.only(~bad)._replace(rejected=sorted(rejected, key=lambda pair: pair[0].number))
+
+    def _filled(self, batch: Batch) -> Batch:
+        """The batch with the number that stands for missing inputs, if it is one."""
+        fill = self._columns.fill
+        return batch if fill is None or fill == "last" else batch._replace(x=np.where(np.isnan(batch.x), fill, batch.x))

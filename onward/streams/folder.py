@@ -1,5 +1,8 @@
 """The run folder of a stream."""
 
+import contextlib
+from pathlib import Path
+
 from ..checkpoints.run_folder import RunFolder
 
 
@@ -10,3 +13,16 @@ class StreamFolder(RunFolder):
     dead_letters = property(lambda self: self.path / "dead_letters.jsonl")
     quarantine = property(lambda self: self.path / "quarantine.jsonl")
     states = property(lambda self: self.path / "states.sqlite")
+
+    def forget_if_blank(self) -> None:
+        """Deletes a run that has recorded nothing, so that the same command, mended, may begin it."""
+        logs = (self.predictions, self.metrics, self.dead_letters, self.quarantine)
+        if not self.saved() and not self.states.exists() and not any(map(_size, logs)):
+            for path in (*logs, self.settings):
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something else is in it
+                self.path.rmdir()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -31,9 +31,9 @@ class FollowedSource(AbstractSource):
     raises `UserError` if it is not there. Warnings go to the logger `onward.streams.followed`.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
-        self._cutter = LineCutter()
+    def __init__(self, path: Path, delimiters: str | None = None):
+        self._path, self._delimiters = path, delimiters
+        self._cutter = LineCutter(delimiters)
         self._file: io.FileIO | None = None
         self._missed = False  # whether it was said that the file is gone
 
@@ -47,7 +47,7 @@ class FollowedSource(AbstractSource):
         return self._cutter.take(at_most)
 
     def seek(self, position: Position) -> None:
-        self._cutter = LineCutter()
+        self._cutter = LineCutter(self._delimiters)
         if not isinstance(position, FilePosition) or not self._reopen(position):
             raise UserError(
                 f"{self._path} is not what this run has read {position.number} lines of, nor is an older file beside "
@@ -188,14 +188,19 @@ def open_at(path: Path, position: Position, cutter: LineCutter) -> io.FileIO:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a file that can.") from None
     if head is None:
         file.close()
-        raise UserError(
-            f"{path} is not the file that this run has read {position.number} lines of, or is shorter; put that file "
-            f"back, or start a new run."
-        )
+        raise another_file(path, position)
     cutter.restart(
         FilePosition(position.offset, position.number, os.fstat(file.fileno()).st_ino, position.fingerprint), head
     )
     return file
+
+
+def another_file(path: Path, position: FilePosition) -> UserError:
+    """What to say of a file that a position is not of."""
+    return UserError(
+        f"{path} is not the file that this run has read {position.number} lines of, or is shorter; put that file back, "
+        f"or start a new run."
+    )
 
 
 def _head(file: io.FileIO, position: FilePosition) -> bytes | None:

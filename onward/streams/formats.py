@@ -1,9 +1,13 @@
-"""How a line holds its columns: as comma-separated values below a header, or as a JSON object."""
+"""How a line holds its columns: as values with delimiters between them below a header, or as a JSON object.
 
-import csv
+Both are read twice: by a decoder that takes only what is written as usual and is quick, and, where that fails, field by
+field, with a reason for what is wrong.
+"""
+
+import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -11,10 +15,15 @@ import msgspec
 
 from ..support.arguments import unknown
 from ..support.errors import UserError
-from ._cutting import LONGEST
+from ._cutting import BOM, LONGEST
 
 SHOWN = 40  # characters of a bad value that a reason quotes
-LATEST = 1e12  # seconds from 1970, far beyond the year 9999; what is farther is in another unit, or no time
+DELIMITERS = ",;\t|"  # looked for in a header, in this order
+MISSING = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none"))
+FILL = "--fill says what stands for a missing input"
+ARRAY = "; of an array, jq -c '.[]' FILE makes lines"
+TRUTH = {"true": 1.0, "false": 0.0}
+UTF_16 = " seems to be UTF-16: iconv -f UTF-16 -t UTF-8 FILE makes it readable"
 
 
 class Malformed(Exception):
@@ -26,26 +35,64 @@ class Repeated(Exception):
 
 
 class Roles(NamedTuple):
-    """The columns to read by what they are for; `classes`: the index of each value of a categorical target."""
+    """The columns to read by what they are for.
+
+    `classes`: the index of each value of a categorical target; `fills`: whether an input may be missing.
+    """
 
     inputs: tuple[str, ...]
     target: str
     classes: dict[str, int] | None
     key: str | None
     time: str | None
+    fills: bool
 
 
-# What a line holds: inputs, the target (a number or a class's index) if it is known, key and time if asked for.
-# Tuples without names: they are made ten million times.
-Fields = tuple[Sequence[float], float | int | None, str | None, float | None]
+# What a line holds: inputs, NaN for a missing one; the target (a number or a class's index) if it is known; key and
+# time as written, if asked for. Tuples without names: they are made ten million times.
+Fields = tuple[Sequence[float], float | int | None, str | None, str | int | float | None]
 Reader = Callable[[bytes], Fields]
 
 
 class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
-    """Comma-separated values; the header names the columns, and those that are not asked for may hold anything.
+    """Delimiter-separated values, RFC 4180: the header names the columns; those not asked for may hold anything.
 
-    A field may be quoted, but not go on in the next line. An empty target is one that is not known yet.
+    A field may be quoted, and then hold delimiters and line breaks; a quote in it is written twice.
+
+    * `delimiter`: one character; `None` for the first of comma, semicolon, tab and bar that finds the columns in the
+      header;
+    * `decimal`: `","` if numbers are written 1,5; `"."` if not; `None`: with semicolons they may be.
     """
+
+    delimiter: str | None = None
+    decimal: str | None = None
+
+    def __post_init__(self):
+        if self.delimiter is not None and (
+            len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter in '"\r\n'
+        ):
+            raise ValueError(f"delimiter must be one ASCII character, no quote or line break, got {self.delimiter!r}.")
+        if self.decimal not in (None, ",", "."):
+            raise ValueError(f"decimal must be a comma or a point, got {self.decimal!r}.")
+
+    @property
+    def delimiters(self) -> str:
+        """After which characters a quoted field begins."""
+        return self.delimiter or DELIMITERS
+
+    def seen(self, header: bytes, wanted: Iterable[str]) -> str:
+        """The delimiter of this header, in which the wanted columns are looked for."""
+        if self.delimiter is not None:
+            return self.delimiter
+        wanted = set(wanted)
+
+        def found(delimiter: str) -> int:
+            try:
+                return len(wanted.intersection(_splitter(delimiter)(header.decode("utf-8-sig"))))
+            except (UnicodeDecodeError, Malformed):
+                return 0
+
+        return max(DELIMITERS, key=found)  # the first of the best
 
     def reader(self, roles: Roles, header: bytes | None) -> Reader:
         """Reads a line's fields, or raises `Malformed` or `Repeated`. Raises `UserError` if the header lacks a column.
@@ -54,20 +101,24 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
         """
         if header is None:
             raise ValueError("a CSV must have a header, got None.")
-        try:
-            names = _cut(header.decode("utf-8-sig"))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"the header, {quoted(header)}, is no line of a CSV ({error}).") from None
         text_columns = [name for name in (roles.key, roles.time) if name is not None]
         wanted = {*roles.inputs, roles.target, *text_columns}
+        delimiter = self.seen(header, wanted)
+        decimal = self.decimal or ("," if delimiter == ";" else ".")
+        cut = _splitter(delimiter)
+        try:
+            names = [name.strip() for name in cut(header.decode("utf-8-sig"))]
+        except (UnicodeDecodeError, Malformed) as error:
+            reason = f"the header, {quoted(header)}, is no line of a CSV ({error}).{_way_out(header)}"
+            raise UserError(reason) from None
         for name in sorted(wanted):
             if name not in names:
-                raise UserError(unknown("column", name, names))
+                raise UserError(unknown("column", name, names) + _way_out(header))
             if names.count(name) > 1:
                 raise UserError(f"the header names column {name!r} {names.count(name)} times; once is right.")
         place = {name: names.index(name) for name in wanted}
         numeric = sorted({*roles.inputs} if roles.classes else {*roles.inputs, roles.target}, key=place.__getitem__)
-        numbers_only = names == numeric
+        numbers_only = names == numeric and delimiter == ","
         pick_numbers, pick_inputs = (
             _picker([place[name] for name in numeric]),
             _picker(map(numeric.index, roles.inputs)),
@@ -77,13 +128,15 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
         decode: Callable[[bytes | str], Any] = msgspec.json.Decoder(tuple[(float,) * len(numeric)]).decode
 
         def split(text: bytes) -> list[str]:
+            if len(text) > LONGEST:
+                raise Malformed(_too_long(text))
             try:
                 line = text.decode()
-                fields = line.split(",") if '"' not in line else _cut(line)
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise Malformed(_too_long(text) or f"is no line of a CSV ({error})") from None
+            except UnicodeDecodeError as error:
+                raise Malformed(f"is no line of a CSV ({error})") from None
+            fields = line.split(delimiter) if '"' not in line else cut(line)
             if len(fields) != len(names):
-                raise Malformed(_too_long(text) or f"has {len(fields)} fields where the header has {len(names)}")
+                raise Malformed(f"has {len(fields)} fields where the header has {len(names)}")
             return fields
 
         def read(text: bytes) -> Fields:
@@ -91,33 +144,42 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             try:
                 values = decode(b"[" + text + b"]" if numbers_only else "[" + ",".join(pick_numbers(fields)) + "]")
             except msgspec.DecodeError:  # numbers that JSON would not write so, an unknown target, or no numbers
-                fields = [field.strip().lstrip("\ufeff") for field in split(text)]
-                if fields == names:
+                fields = split(text)
+                said = [field.strip() for field in fields]
+                if said == names:
                     raise Repeated from None
-                if sorted(fields) == sorted(names):
+                if sorted(said) == sorted(names):
                     raise UserError(
                         "the columns have changed their places since the header; start a new run."
                     ) from None
-                values: Sequence = [
-                    None if name == roles.target and not fields[place[name]] else _number(name, fields[place[name]])
-                    for name in numeric
-                ]
-            target: Any = _class(roles, fields[at_target].strip() or None) if roles.classes else values[at_target]
+                values: Sequence = [_number(name, said[place[name]], decimal) for name in numeric]
+                _check_missing(roles, pick_inputs(values), [said[place[name]] for name in roles.inputs])
+            target: Any = values[at_target] if not roles.classes else _class(roles, fields[at_target])
             return (
                 pick_inputs(values),
-                target,
-                _key(roles.key, fields[place[roles.key]].strip()) if roles.key is not None else None,
-                _seconds(roles.time, fields[place[roles.time]].strip()) if roles.time is not None else None,
+                target if roles.classes or target == target else None,
+                _key(roles.key, fields[place[roles.key]]) if roles.key is not None else None,
+                fields[place[roles.time]] if roles.time is not None else None,
             )
 
         return read
 
 
 class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"):
-    """A JSON object a line; what is not asked for may hold anything, and numbers may be strings.
+    """A JSON object a line; what is not asked for may hold anything, numbers may be strings, and true is 1.
 
-    A target that is `null` or missing is one that is not known yet.
+    A target that is `null`, empty, NaN or missing is one that is not known yet.
     """
+
+    @property
+    def delimiters(self) -> None:
+        """Quotes are no matter of lines."""
+        return None
+
+    def check_first(self, line: bytes) -> None:
+        """Raises `UserError` if the first line is the beginning of an array: then hardly another is an object."""
+        if line.removeprefix(BOM).lstrip().startswith(b"["):
+            raise UserError("these are no JSON lines but an array; jq -c '.[]' FILE makes lines of it.")
 
     def reader(self, roles: Roles, header: bytes | None) -> Reader:
         """Reads a line's fields, or raises `Malformed`."""
@@ -129,29 +191,39 @@ class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"
         if roles.key is not None:
             kinds[roles.key] = str | int
         if roles.time is not None:
-            kinds[roles.time] = float | str
+            kinds[roles.time] = str | int | float
+        names = [*kinds]
         fields = [
             (f"column_{i}", kind, None) if kind == optional else (f"column_{i}", kind)
             for i, kind in enumerate(kinds.values())
         ]
-        rename = {f"column_{i}": name for i, name in enumerate(kinds)}
+        rename = {f"column_{i}": name for i, name in enumerate(names)}
         decode = msgspec.json.Decoder(
             msgspec.defstruct("Row", fields, rename=rename, kw_only=True), strict=False
         ).decode
-        place = {name: i for i, name in enumerate(kinds)}
+        place = {name: i for i, name in enumerate(names)}
         width, at_target = len(roles.inputs), place[roles.target]
+
+        def one_by_one(text: bytes) -> list[Any]:
+            found = _object(text)
+            values: list[Any] = [found.get(name) for name in names]
+            for i, name in enumerate(names):
+                if i < width or (i == at_target and not roles.classes):
+                    values[i] = _json_number(name, values[i])
+            _check_missing(roles, values[:width], [found.get(name) for name in roles.inputs])
+            return values
 
         def read(text: bytes) -> Fields:
             try:
-                values = msgspec.structs.astuple(decode(text))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise Malformed(_too_long(text) or f"is not as declared: {error}") from None
-            target = values[at_target]
+                values: Any = msgspec.structs.astuple(decode(text))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                values = one_by_one(text)
+            target: Any = values[at_target]
             return (
                 values[:width],
-                _class(roles, target) if roles.classes else target,
+                _class(roles, target) if roles.classes else None if target is None or target != target else target,
                 _key(roles.key, values[place[roles.key]]) if roles.key is not None else None,
-                _seconds(roles.time, values[place[roles.time]]) if roles.time is not None else None,
+                _stamp(roles.time, values[place[roles.time]]) if roles.time is not None else None,
             )
 
         return read
@@ -163,55 +235,132 @@ def _picker(places: Iterable[int]) -> Callable[[Sequence], Sequence]:
     return itemgetter(first, *others) if others else itemgetter(slice(first, first + 1))
 
 
-def _cut(line: str) -> list[str]:
-    return [field.strip() for field in next(csv.reader([line], strict=True))]
+def _splitter(delimiter: str) -> Callable[[str], list[str]]:
+    """What cuts a record into fields as RFC 4180 has them; raises `Malformed` at a quote in the wrong place."""
+    match = re.compile(rf'"([^"]*(?:""[^"]*)*)"|([^{re.escape(delimiter)}]*)').match
+
+    def cut(record: str) -> list[str]:
+        fields, at = [], 0
+        while True:
+            found = match(record, at)
+            assert found is not None
+            inside, plain = found.groups()
+            if inside is None and plain.startswith('"'):
+                raise Malformed("is no line of a CSV (a quote is opened and not closed)")
+            fields.append(plain if inside is None else inside.replace('""', '"'))
+            at = found.end()
+            if at == len(record):
+                return fields
+            if record[at] != delimiter:
+                raise Malformed(f"is no line of a CSV ({quoted(record[at:])} comes after a closing quote)")
+            at += 1
+
+    return cut
 
 
-def _number(name: str, text: str) -> float:
-    """A number that is not written as JSON would."""
+def _object(text: bytes) -> dict:
+    """A JSON object; NaN and Infinity, which Python writes, are read too."""
+    if len(text) > LONGEST:
+        raise Malformed(_too_long(text))
+    array = ARRAY if text.lstrip().startswith(b"[") else ""
+    try:
+        found = json.loads(text.decode())
+    except RecursionError:
+        raise Malformed("is nested too deeply") from None
+    except ValueError as error:
+        raise Malformed(f"is no JSON object ({error}){array}{'; it' + UTF_16 if _is_utf_16(text) else ''}") from None
+    if not isinstance(found, dict):
+        raise Malformed(f"is no JSON object but {quoted(found)}{array}")
+    return found
+
+
+def _number(name: str, text: str, decimal: str = ".") -> float:
+    """A number that is not written as JSON would; NaN for one that is missing."""
+    if text.lower() in MISSING:
+        return math.nan
+    if (truth := TRUTH.get(text.lower())) is not None:
+        return truth
+    plain = text.replace(",", ".") if decimal == "," and "." not in text else text
     try:
         if "_" in text:  # Python would take 1_000 for a number
             raise ValueError
-        return float(text)
+        return float(plain)
     except ValueError:
-        raise Malformed(f"column {name!r} is {quoted(text)}, not a number") from None
+        comma = "; a decimal comma is read with --decimal ," if re.fullmatch(r"[+-]?\d+,\d+", text) else ""
+        raise Malformed(f"column {name!r} is {quoted(text)}, not a number{comma}") from None
 
 
-def _class(roles: Roles, value: str | int | bool | None) -> int | None:
-    """The index of a class."""
+def _json_number(name: str, value: object) -> float:
     if value is None:
-        return None
-    assert roles.classes is not None
-    name = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    if name not in roles.classes:
-        raise Malformed(f"column {roles.target!r} is {quoted(name)}, none of the classes {', '.join(roles.classes)}")
-    return roles.classes[name]
-
-
-def _key(name: str, value: str | int) -> str:
-    """A key, which is something at least."""
-    if value == "":
-        raise Malformed(f"column {name!r} is empty, where a key is needed")
-    return str(value)
-
-
-def _seconds(name: str, value) -> float:
-    """A time in seconds since 1970."""
+        return math.nan
+    if isinstance(value, str):
+        return _number(name, value.strip())
+    if not isinstance(value, (bool, int, float)):
+        raise Malformed(f"column {name!r} is {quoted(value)}, not a number")
     try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            when = datetime.fromisoformat(value)
-            seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            seconds = math.nan
-    if not abs(seconds) <= LATEST:
-        raise Malformed(f"column {name!r} is {quoted(value)}, no time in ISO 8601 or in seconds since 1970")
-    return seconds
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
-def _too_long(text: bytes) -> str | None:
-    return f"is longer than {LONGEST} bytes" if len(text) > LONGEST else None
+def _check_missing(roles: Roles, values: Sequence[float], written: Sequence) -> None:
+    """Raises `Malformed` if an input is missing that may not be."""
+    if roles.fills:
+        return
+    for name, value, text in zip(roles.inputs, values, written, strict=True):
+        if value != value:
+            what = "empty" if text == "" else "missing" if text is None else f"{quoted(text)}, a missing value"
+            raise Malformed(f"column {name!r} is {what}; {FILL}")
+
+
+def _class(roles: Roles, value: object) -> int | None:
+    """The index of a class."""
+    assert roles.classes is not None
+    if value is None or value != value:
+        return None
+    name = value if isinstance(value, str) else json.dumps(value)
+    index = roles.classes.get(name, roles.classes.get(name.strip()))
+    if index is None and name.strip().lower() not in MISSING:
+        raise Malformed(f"column {roles.target!r} is {quoted(name)}, none of the classes {', '.join(roles.classes)}")
+    return index
+
+
+def _key(name: str, value: object) -> str:
+    """A key, which is something at least."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise Malformed(f"column {name!r} is {'missing' if value is None else 'empty'}, where a key is needed")
+    key = value if isinstance(value, str) else json.dumps(value)
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise Malformed(f"column {name!r} is {quoted(value)}, no text") from None
+    return key
+
+
+def _stamp(name: str, value: object) -> str | int | float:
+    """A time as it is written."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return value
+    raise Malformed(f"column {name!r} is {'missing' if value is None else quoted(value)}, where a time is needed")
+
+
+def _too_long(text: bytes) -> str:
+    return f"is longer than {LONGEST} bytes" + " (a quote is opened and not closed)" * (b"\n" in text)
+
+
+def _is_utf_16(text: bytes) -> bool:
+    return text.startswith((b"\xff\xfe", b"\xfe\xff")) or text[:1] == b"\0" or text[1:2] == b"\0"
+
+
+def _way_out(header: bytes) -> str:
+    """What a text is that has no header, if that is known, and what to do about it."""
+    if _is_utf_16(header):
+        return f" The text{UTF_16}."
+    if header.removeprefix(BOM).lstrip()[:1] in (b"{", b"["):
+        return " If these are JSON lines, --format jsonl reads them."
+    if b"\r" in header:
+        return " If its lines end in carriage returns, tr '\\r' '\\n' < FILE makes it readable."
+    return ""
 
 
 def quoted(value: object) -> str:

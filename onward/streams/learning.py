@@ -1,5 +1,6 @@
 """A stream followed: read, judge, predict, learn, record, and save now and then, so that a kill changes nothing."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,16 +14,20 @@ from ..checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from ..support.errors import UserError
 from ..texts.learn import KEPT_CHECKPOINTS, Outcome
 from . import outliers
-from ._carry import Events, StreamCarry, Told, split_time
+from ._carry import Events, StreamCarry, Told
+from ._clock import Clock
+from ._doubles import from_bits, to_bits
 from ._kept_out import KeptOut
 from ._spill import Spill
 from .base import AbstractSource, Line
 from .engine import BLOCK, Engine
-from .events import CSV, Batch, Columns, Parser
+from .events import JSONL, Batch, Columns, Parser
 from .folder import StreamFolder
 from .keys import Keys
 from .records import Learned, Records
 from .standing import Quarantined, StreamStanding
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 0.2  # seconds to wait for the next event before looking at clock and signals again
 NO_KEY = (("", 0),)  # a stream without keys is one key, which is always in memory
@@ -57,7 +62,9 @@ def restore(folder: StreamFolder, engine: Engine, columns: Columns, *, settings:
     if not saved:
         return State(*fresh, StreamStanding(keys=NO_KEY if columns.key is None else ()))
     (carry, judged), standing = load_checkpoint(saved[-1], fresh, settings=settings, standing=StreamStanding)
-    numbers = [leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)]
+    numbers = [leaf for leaf in jax.tree.leaves((carry, judged.mean, judged.deviation)) if eqx.is_inexact_array(leaf)]
+    numbers += [from_bits(bits) for bits in (carry.shared.level.mean, carry.table.time)]
+    numbers += [from_bits(carry.table.known)] * (columns.classes is None)
     slots = sorted(slot for _, slot in standing.keys)
     if not all(np.isfinite(leaf).all() for leaf in numbers) or slots != list(range(len(slots))[: engine.slots]):
         raise UserError(f"{saved[-1]} is damaged; delete it to go on from an older one.")
@@ -137,17 +144,21 @@ class _Stream:
     def learn(self, lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray]:
         """Predicts and learns what at most `BLOCK` lines hold; the errors of prediction and persistence."""
         last = lines[-1]
-        batch = self._parsed(lines)
+        parser, lines = self._parsing(lines)
+        batch = parser.parse_many(lines)
         for line, reason in batch.rejected:
             self._records.dead_letters.append(line, reason)
         batch, scaled, settled, quarantined = self._screened(batch)
-        left_out = len(quarantined)
+        left_out, pauses, jumps_back = len(quarantined), 0, 0
         standing, scores, errors = self.standing, self.standing.scores, []
         names = [""] * len(batch.lines) if batch.keys is None else batch.keys
         for part in self._keys.parts(names):
             told = self._told(batch, scaled, batch.known & settled, names, part)
             keys = None if batch.keys is None else batch.keys[part]
-            learned = Learned(batch.lines[part], keys, batch.y[part], batch.known[part], told)
+            stamps = None if batch.stamps is None else batch.stamps[part]
+            learned = Learned(batch.lines[part], keys, stamps, batch.y[part], batch.known[part], told)
+            pauses += int((told.jump > 0).sum())
+            jumps_back += int((told.jump < 0).sum())
             scores, *compared = self._records.events(learned, scores)
             errors.append(compared)
             quarantined += _refusals(learned)
@@ -155,11 +166,14 @@ class _Stream:
         self._records.flush()
         self.standing = msgspec.structs.replace(
             standing,
-            lines=last.number,
+            lines=last.position.number,
             position=last.position,
+            compact=parser.clock.compact,
             events=standing.events + len(batch.lines),
             quarantined=standing.quarantined + left_out,
             refused=standing.refused + len(quarantined) - left_out,
+            pauses=standing.pauses + pauses,
+            jumps_back=standing.jumps_back + jumps_back,
             scores=scores,
         )
         wrong, naive = zip(*errors, strict=True) if errors else (((),), ((),))
@@ -179,13 +193,20 @@ class _Stream:
         save_checkpoint(path, (self._carry, self._judged), self.standing, settings=settings)
         folder.forget_all_but(KEPT_CHECKPOINTS)
 
-    def _parsed(self, lines: Sequence[Line]) -> Batch:
+    def _parsing(self, lines: Sequence[Line]) -> tuple[Parser, Sequence[Line]]:
+        """The parser, and the lines that are not the header it needs."""
         if self._parser is None:
-            if isinstance(self._columns.format, CSV) and self.standing.header is None:
-                self.standing = msgspec.structs.replace(self.standing, header=lines[0].text)
-                lines = lines[1:]
-            self._parser = self._columns.parser(self.standing.header)
-        return self._parser.parse_many(lines)
+            columns = self._columns
+            if isinstance(columns.format, JSONL):
+                if not self.standing.lines:
+                    columns.format.check_first(lines[0].text)
+            elif self.standing.header is None:
+                header, *lines = lines
+                self.standing = msgspec.structs.replace(self.standing, header=header.text)
+                if (delimiter := columns.format.seen(header.text, columns.names)) != ",":
+                    log.warning("The columns are separated by %r.", delimiter)
+            self._parser = columns.parser(self.standing.header, Clock(self.standing.compact))
+        return self._parser, lines
 
     def _screened(self, batch: Batch) -> tuple[Batch, np.ndarray, np.ndarray, list[Quarantined]]:
         """The events whose numbers are ordinary, their inputs scaled, which targets may be learned, and the others.
@@ -193,16 +214,17 @@ class _Stream:
         A target before the first judgement is not learned: nothing says that it is not absurd.
         """
         columns, values = self._columns, batch.x
-        known = np.ones(values.shape, bool)
+        known = ~np.isnan(values)
         if columns.classes is None:
             values = np.concatenate([values, np.where(batch.known, batch.y, np.nan)[:, None]], 1)
             known = np.concatenate([known, batch.known[:, None]], 1)
         self._judged, judged = outliers.judge(self._judged, values)
         absurd = known & ~judged.ordinary
         good = ~np.any(absurd, axis=1)
-        if batch.keys is not None:
-            self._kept_out.count(batch.keys, good)
+        self._kept_out.count(batch.keys or [""] * len(good), good)
         scaled = judged.scaled[good, : len(columns.inputs)]
+        if columns.fill == "last":  # the engine knows it
+            scaled = np.where(np.isnan(batch.x[good]), np.float32(np.nan), scaled)
         settled = judged.settled[good, -1] | (columns.classes is not None)
         if good.all():
             return batch, scaled, settled, []
@@ -210,27 +232,18 @@ class _Stream:
         quarantined = []
         for event in np.flatnonzero(~good):
             column = int(np.argmax(absurd[event]))
-            reason = f"column {names[column]!r} is {values[event, column]:g}, absurdly far from what it was before"
+            reason = f"column {names[column]!r} is {values[event, column]:.15g}, absurdly far from what it was before"
             quarantined.append(Quarantined(batch.lines[event].number, reason))
-        kept = np.flatnonzero(good)
-        batch = Batch(
-            [batch.lines[int(i)] for i in kept],
-            batch.x[good],
-            batch.y[good],
-            batch.known[good],
-            None if batch.keys is None else [batch.keys[int(i)] for i in kept],
-            None if batch.times is None else batch.times[good],
-            batch.rejected,
-        )
-        return batch, scaled, settled, quarantined
+        return batch.only(good), scaled, settled, quarantined
 
     def _told(self, batch: Batch, scaled: np.ndarray, has: np.ndarray, names: Sequence[str], part: slice) -> Told:
         """What the engine says of some events, whose keys fit into memory; it sees the targets that it `has`."""
         self._carry, slots = self._keys.bring(self._carry, names[part])
         count = len(slots)
         times = np.full(count, np.nan) if batch.times is None else batch.times[part]
-        ys = np.where(has, batch.y, 0)
-        events = Events(scaled[part], ys[part], has[part], split_time(times))
+        ys = np.where(has, batch.y, 0)[part]
+        ys = to_bits(ys) if self._columns.classes is None else ys.astype(np.int32)
+        events = Events(scaled[part], ys, has[part], to_bits(times))
         padded = Events(*(_padded(array) for array in events))
         self._carry, told = self._engine(self._carry, padded, _padded(np.array(slots, np.int32)), count)
         return Told(*(array[:count] for array in told))

@@ -1,5 +1,6 @@
 """The growing files of a stream's run folder."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,17 +9,21 @@ import numpy as np
 
 from ..support.files import JsonLines
 from ._carry import Told
+from ._doubles import from_bits
 from .base import Line
 from .dead_letters import DeadLetters
 from .folder import StreamFolder
 from .standing import Prediction, Quarantined, Scores, StreamStanding
 
+DIGITS = 7  # of a change that the network, in single precision, predicts
+
 
 class Learned(NamedTuple):
-    """Some events and what the engine said of them, each array one entry an event; `key` is `None` without keys."""
+    """Some events and what the engine said of them, one entry an event; no keys or stamps where no column has them."""
 
     lines: Sequence[Line]
     keys: Sequence[str] | None
+    stamps: Sequence[str | int | float] | None
     ys: np.ndarray
     known: np.ndarray
     told: Told
@@ -51,31 +56,40 @@ class Records:
 
     def events(self, learned: Learned, scores: Scores) -> tuple[Scores, np.ndarray, np.ndarray]:
         """Adds events and the points of the curve that they complete: the scores after, errors, and persistence's."""
-        told = learned.told
-        losses, wrong, best, likely = _compared(told.prediction, learned.ys, self._classes is not None)
-        forecasts = told.forecast
-        forecasts = forecasts[:, 0] if self._classes is None else np.argmax(forecasts, 1)
-        shown = self._shown
+        told, numeric = learned.told, self._classes is None
+        persistence = from_bits(told.persistence) if numeric else told.persistence
+        if numeric:
+            best = _added(from_bits(told.base), told.prediction[:, 0])
+            forecasts = _added(from_bits(told.newest), told.forecast[:, 0])
+            errors = np.abs(best - learned.ys)
+            losses, naive, likely = errors**2, np.abs(persistence - learned.ys), None
+        else:
+            losses, best, likely = _chosen(told.prediction, learned.ys)
+            forecasts = np.argmax(told.forecast, 1)
+            errors, naive = ((guess != learned.ys).astype(np.float64) for guess in (best, persistence))
+        shown = [*map(self._shown, best.tolist())]
+        ahead = [*map(self._shown, forecasts.tolist())]
+        targets = [*map(self._shown, learned.ys.tolist())]
         for i, (line, predicted, known, forecasted) in enumerate(
             zip(learned.lines, told.predicted.tolist(), learned.known.tolist(), told.forecasted.tolist(), strict=True)
         ):
             self._predictions.append(
                 Prediction(
                     line.number,
-                    shown(best[i]) if predicted else None,
-                    shown(learned.ys[i]) if known else None,
+                    shown[i] if predicted else None,
+                    targets[i] if known else None,
                     _short(losses[i]) if predicted and known else None,
                     None if learned.keys is None else learned.keys[i],
-                    shown(forecasts[i]) if forecasted else None,
+                    None if learned.stamps is None else learned.stamps[i],
+                    ahead[i] if forecasted else None,
                     _short(likely[i]) if likely is not None and predicted else None,
                 )
             )
         scored = told.predicted & told.persisted & learned.known
-        naive = _compared_naively(told.persistence, learned.ys, self._classes is not None)
-        scores, points = scores.after(wrong[scored], naive[scored])
+        scores, points = scores.after(errors[scored], naive[scored])
         for point in points:
             self._metrics.append(point)
-        return scores, wrong[scored], naive[scored]
+        return scores, errors[scored], naive[scored]
 
     def end(self, scores: Scores) -> Scores:
         """Adds the point of a window that has only begun when the stream ends."""
@@ -98,30 +112,28 @@ class Records:
             dead_letters_bytes=self.dead_letters.sync(),
         )
 
-    def _shown(self, value) -> float | str:
-        return _short(value) if self._classes is None else self._classes[int(value)]
+    def _shown(self, value: float | int) -> float | str:
+        return value if self._classes is None else self._classes[int(value)]
 
 
-def _compared(predictions: np.ndarray, ys: np.ndarray, classes: bool):
-    """Losses and errors of predictions, what is shown of them, and the probability of the class shown if it is one."""
-    if not classes:
-        best = predictions[:, 0].astype(np.float64)
-        wrong = np.abs(best - ys)
-        return wrong**2, wrong, best, None
-    logits = predictions.astype(np.float64)
+def _added(base: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Sums in double precision without the digits that the change, in single precision, does not have."""
+    changes = change.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        exponents = np.where(changes == 0, -math.inf, np.floor(np.log10(np.abs(changes))))
+    sums = (base + changes).tolist()
+    places = (DIGITS - 1 - exponents).tolist()
+    return np.array([round(x, int(n)) if n < math.inf else x for x, n in zip(sums, places, strict=True)], np.float64)
+
+
+def _chosen(logits: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each event −log probability of the class that came, the class predicted, and its probability."""
+    logits = logits.astype(np.float64)
     logits = logits - logits.max(1, keepdims=True)
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    best = np.argmax(logs, 1)
-    rows = np.arange(len(ys))
-    return -logs[rows, ys], (best != ys).astype(np.float64), best, np.exp(logs[rows, best])
-
-
-def _compared_naively(persistence: np.ndarray, ys: np.ndarray, classes: bool) -> np.ndarray:
-    if classes:
-        return (persistence.astype(np.int64) != ys).astype(np.float64)
-    return np.abs(persistence.astype(np.float64) - ys)
+    best, rows = np.argmax(logs, 1), np.arange(len(ys))
+    return -logs[rows, ys], best, np.exp(logs[rows, best])
 
 
 def _short(value) -> float:
-    # Single precision means no more digits; all of a double's would only make the file longer.
-    return float(f"{value:.7g}")
+    return float(f"{value:.8g}")  # enough to recompute it from the numbers beside it

@@ -1,8 +1,11 @@
 """Events from a Redis stream, through a consumer group; needs the extra `redis`."""
 
 import logging
+import os
 import re
 import time
+from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -17,6 +20,46 @@ FIRST_WAIT = 0.1
 log = logging.getLogger(__name__)
 
 
+PASSWORD = "REDISCLI_AUTH"  # the variable that redis-cli reads a password from
+
+
+class RedisAddress(NamedTuple):
+    """Where a stream is: `server`, `redis://[USER@]HOST[:PORT]/DB` or `rediss://`, the `stream`, and the password.
+
+    `str` of it is without the password, and is what to write down.
+
+        >>> address = RedisAddress.parse("redis://:secret@localhost/0/my%20stream")
+        >>> address.stream, address.password, str(address)
+        ('my stream', 'secret', 'redis://localhost/0/my%20stream')
+    """
+
+    server: str
+    stream: str
+    password: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "RedisAddress":
+        """From `redis://[[USER]:PASSWORD@]HOST[:PORT]/DB/STREAM`. Raises `UserError` if that is not what it is.
+
+        User, password and stream may be percent-encoded, and the stream must be where it has `#`, `?` or `%`. Without a
+        password, that in the environment's REDISCLI_AUTH counts.
+        """
+        found = re.fullmatch(r"(rediss?://)(?:(?:([^:@/]*)(?::(.*))?)?@)?([^/@?#]+)/(\d+)/([^?#]+)", text)
+        if found is None:
+            shown = re.sub(r"//.*@", "//", text)
+            raise UserError(
+                f"{shown!r} must be redis://HOST:PORT/DB/STREAM, such as redis://localhost:6379/0/events, or rediss:// "
+                f"over TLS; in a stream's name # is written %23, and ? is written %3F."
+            )
+        scheme, user, password, host, database, stream = found.groups()
+        user = f"{quote(unquote(user), safe='')}@" if user else ""
+        password = unquote(password) if password else os.environ.get(PASSWORD)
+        return cls(f"{scheme}{user}{host}/{database}", unquote(stream), password)
+
+    def __str__(self) -> str:
+        return f"{self.server}/{quote(self.stream, safe=':')}"
+
+
 class RedisSource(AbstractSource):
     """The entries of a Redis stream from its first on, each of which stays pending until it is committed.
 
@@ -27,24 +70,27 @@ class RedisSource(AbstractSource):
     last is passed over. An entry that was deleted while it was pending is an empty line.
 
     A connection that breaks is made again, less and less often, for as long as it takes; a warning to the logger
-    `onward.streams.redis_source` says so once. Raises `UserError` if it cannot be made at first, if the extra is not
-    installed, or if there is something else under the stream's name.
+    `onward.streams.redis_source` says so once. Raises `UserError` if it cannot be made at first, if the server wants
+    another password, if the extra is not installed, or if there is no stream under its name.
 
-    * `url`: as in `redis://localhost:6379/0`;
-    * `stream`, `group`: made if they do not exist; the group is for this run alone;
-    * `consumer`: a name of this run's own within the group.
+    * `address`: of the server and the stream;
+    * `group`: made if it does not exist; it is for this run alone;
+    * `consumer`: a name of this run's own within the group;
+    * `wait`: for the stream, if there is none yet.
     """
 
-    def __init__(self, url: str, stream: str, group: str, consumer: str):
+    def __init__(self, address: RedisAddress, group: str, consumer: str, *, wait: bool = False):
         redis = needed("redis", "redis")
         self._lost = (redis.ConnectionError, redis.TimeoutError)
         self._wrong = redis.RedisError
-        self._url = re.sub("//.*@", "//", url)  # without a password, for messages
-        self._stream, self._group, self._consumer = stream, group, consumer
+        self._denied = redis.AuthenticationError
+        self._url, self._waits = address.server, wait
+        self._stream, self._group, self._consumer = address.stream, group, consumer
         # The client must not repeat a command by itself: what the first had delivered would be overtaken.
         try:
             self._client = redis.Redis.from_url(
-                url,
+                address.server,
+                password=address.password,
                 retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
                 socket_timeout=2 * LONGEST_WAIT,
                 socket_connect_timeout=LONGEST_WAIT,
@@ -56,10 +102,15 @@ class RedisSource(AbstractSource):
         self._wait = 0.0  # seconds until the next attempt to connect; 0 while connected
         try:
             self._make_group()
-        except self._lost as error:
-            raise UserError(f"{self._url} cannot be reached ({error}); start Redis, or name another server.") from None
         except self._wrong as error:
-            raise self._refusal(error) from None
+            if self._is_missing(error) and wait:
+                self._lose(error)
+            elif isinstance(error, self._lost) and not isinstance(error, self._denied):
+                raise UserError(
+                    f"{self._url} cannot be reached ({error}); start Redis, or name another server."
+                ) from None
+            else:
+                raise self._refusal(error) from None
 
     def read(self, at_most: int, timeout: float) -> list[Line]:
         deadline = time.monotonic() + timeout
@@ -78,6 +129,8 @@ class RedisSource(AbstractSource):
             raise UserError(f"a run that has read {position} cannot go on from a Redis stream.")
         self._position = self._saved = position
         self._pending = False  # what is pending follows the position too, and comes in its place
+        if self._wait:
+            return  # the group will begin there
         try:
             self._acknowledge(position)
             if self._about_group().get("last-delivered-id") != position.id.encode():  # else its lag stays known
@@ -110,7 +163,7 @@ class RedisSource(AbstractSource):
         try:
             if self._wait:
                 self._make_group()
-                log.warning("%s answers again.", self._url)
+                log.warning("%s answers again, and has the stream %r.", self._url, self._stream)
                 self._wait, self._pending = 0.0, True
             return self._entries(at_most, left)
         except self._wrong as error:
@@ -147,20 +200,37 @@ class RedisSource(AbstractSource):
 
     def _make_group(self) -> None:
         try:
-            self._client.xgroup_create(self._stream, self._group, self._saved.id, mkstream=True)
+            self._client.xgroup_create(self._stream, self._group, self._saved.id)
         except self._wrong as error:
             if not str(error).startswith("BUSYGROUP"):  # it exists already
                 raise
 
     def _lose(self, error: Exception) -> None:
-        """Waits for the server to come back, or for one that was emptied to have a group again; else raises."""
-        if not isinstance(error, self._lost) and not str(error).startswith("NOGROUP"):
+        """Waits for the server to come back, or for one that was emptied to have the stream again; else raises."""
+        missing = self._is_missing(error)
+        lost = isinstance(error, self._lost) and not isinstance(error, self._denied)
+        if not (lost or missing or str(error).startswith("NOGROUP")):
             raise self._refusal(error) from None
         if not self._wait:
-            log.warning("%s does not answer (%s); trying again until it does.", self._url, error)
+            if missing:
+                log.warning("%s has no stream %r; waiting for it.", self._url, self._stream)
+            else:
+                log.warning("%s does not answer (%s); trying again until it does.", self._url, error)
         self._wait = min(max(FIRST_WAIT, 2 * self._wait), LONGEST_WAIT)
 
+    def _is_missing(self, error: Exception) -> bool:
+        return "requires the key to exist" in str(error)
+
     def _refusal(self, error: Exception) -> UserError:
+        if self._is_missing(error):
+            return UserError(
+                f"{self._url} has no stream {self._stream!r}; name one that is there, or wait for it with --follow."
+            )
+        if isinstance(error, self._denied) or str(error).startswith(("NOAUTH", "HELLO must be called")):
+            return UserError(
+                f"{self._url} wants a password, or another one ({error}); write redis://:PASSWORD@HOST:PORT/DB/STREAM, "
+                f"or put it into the environment's {PASSWORD}."
+            )
         return UserError(f"{self._url} refuses to read the stream {self._stream!r} ({error}).")
 
 

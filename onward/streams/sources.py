@@ -1,23 +1,33 @@
-"""Where events come from: a file, a file that grows, or standard input; a Redis stream is in `redis_source.py`."""
+"""Where events come from: a file, a file that grows, or standard input.
+
+A Redis stream is in `redis_source.py`, a Parquet or an Arrow file in `tables.py`.
+"""
 
 import os
 import select
 import time
 from pathlib import Path
+from typing import Any
 
 from ..support.errors import UserError
+from ._compressed import DAMAGED, compression, decompressor
 from ._cutting import HEAD, LineCutter, digest
 from .base import AbstractSource as AbstractSource
 from .base import FilePosition as FilePosition
 from .base import Line as Line
 from .base import Position as Position
 from .base import RedisPosition as RedisPosition
-from .followed import CHUNK, open_at
+from .followed import CHUNK, another_file, open_at
 from .followed import FollowedSource as FollowedSource
 
 
 class FileSource(AbstractSource):
     """A file, read to its end; its last line counts with or without a newline.
+
+    A file of gzip, bzip2, xz or (with the extra `zstd`) Zstandard is read through its decompressor; to go on in it, it
+    is read from the beginning.
+
+    * `delimiters`: those of a CSV, whose quoted fields may hold line breaks; `None` for other lines.
 
     Raises `UserError` if it cannot be read.
 
@@ -32,17 +42,14 @@ class FileSource(AbstractSource):
         [b'3,4']
     """
 
-    def __init__(self, path: Path):
-        self._path = path
-        self._cutter = LineCutter()
-        self._file = open_at(path, FilePosition(), self._cutter)
+    def __init__(self, path: Path, delimiters: str | None = None):
+        self._path, self._delimiters = path, delimiters
+        self._file: Any = None
+        self._open(FilePosition())
 
     def read(self, at_most: int, timeout: float) -> list[Line] | None:
         while not self._cutter:
-            try:
-                chunk = self._file.read(CHUNK)
-            except OSError as error:
-                raise UserError(f"{self._path} cannot be read any further ({error.strerror}).") from None
+            chunk = self._chunk(CHUNK)
             if not chunk:
                 self._cutter.finish()
                 break
@@ -50,19 +57,56 @@ class FileSource(AbstractSource):
         return self._cutter.take(at_most) or None
 
     def seek(self, position: Position) -> None:
-        self._cutter = LineCutter()
         self._file.close()
-        self._file = open_at(self._path, position, self._cutter)
+        self._open(position)
 
     def commit(self, position: Position) -> None:
         pass
 
     @property
-    def lag(self) -> int:
+    def lag(self) -> int | None:
+        if self._compressed:
+            return None
         return max(0, os.fstat(self._file.fileno()).st_size - self._cutter.taken)
 
     def close(self) -> None:
         self._file.close()
+
+    def _open(self, position: Position) -> None:
+        self._cutter = LineCutter(self._delimiters)
+        self._file = open_at(self._path, FilePosition(), self._cutter)
+        # What is no regular file, such as a pipe, cannot be looked into first.
+        unpacked = decompressor(self._file) if self._path.is_file() else None
+        self._compressed = unpacked is not None
+        if unpacked is None:
+            if position != FilePosition():
+                self._file.close()
+                self._file = open_at(self._path, position, self._cutter)
+        else:
+            self._file = unpacked
+            self._pass_over(position)
+
+    def _chunk(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except DAMAGED as error:
+            what = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise UserError(f"{self._path} cannot be read any further ({what}).") from None
+
+    def _pass_over(self, position: Position) -> None:
+        """Reads a compressed file up to a position."""
+        if not isinstance(position, FilePosition):
+            raise UserError(f"a run that has read {position} cannot go on from the file {self._path}.")
+        head, passed = b"", 0
+        while passed < position.offset:
+            chunk = self._chunk(min(CHUNK, position.offset - passed))
+            if not chunk:
+                break
+            head += chunk[: HEAD - len(head)]
+            passed += len(chunk)
+        if passed < position.offset or (passed and digest(head) != position.fingerprint):
+            raise another_file(self._path, position)
+        self._cutter.restart(position, head)
 
 
 class StandardInput(AbstractSource):
@@ -71,12 +115,13 @@ class StandardInput(AbstractSource):
     It cannot be read twice, so that a run is resumed by writing the same to it once more, from the beginning: what was
     read before is passed over. That it begins as it did is checked, and `read` raises `UserError` if it does not.
 
-    * `descriptor`: the file descriptor to read.
+    * `descriptor`: the file descriptor to read;
+    * `delimiters`: as of a `FileSource`.
     """
 
-    def __init__(self, descriptor: int = 0):
+    def __init__(self, descriptor: int = 0, delimiters: str | None = None):
         self._descriptor = descriptor
-        self._cutter = LineCutter()
+        self._cutter = LineCutter(delimiters)
         self._goal = FilePosition()  # up to here everything is passed over
         self._passed, self._head = 0, b""
 
@@ -93,6 +138,8 @@ class StandardInput(AbstractSource):
                 self._pass_over(b"")
                 self._cutter.finish()
                 break
+            if self._cutter.fed == 0 and (packed := compression(chunk)) is not None:
+                raise UserError(f"standard input is compressed ({packed}); name the file with --input, or unpack it.")
             if chunk := self._pass_over(chunk):
                 self._cutter.feed(chunk)
         return self._cutter.take(at_most) or None

@@ -61,8 +61,10 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a stream stands; with the carry and the outliers' state, all that is needed to go on.
 
     * `lines`: the number of the newest line read; `header`: a CSV's first line; `position`: where reading goes on;
+    * `compact`: whether times are compact dates, as a `Clock` knows it;
     * `events`: how many were predicted and learned; `quarantined`: not looked at, being absurd; `refused`: undone,
       learning them having given numbers that are not finite;
+    * `pauses`, `jumps_back`: after how many a sequence began anew, being longer than the gap, in either direction;
     * `keys`: those in memory with their slots, the least recently used first;
     * `version`: how many checkpoints there were;
     * `*_bytes`: how much of each file belongs to all this.
@@ -71,9 +73,12 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lines: Natural = 0
     header: bytes | None = None
     position: Position | None = None
+    compact: bool | None = None
     events: Natural = 0
     quarantined: Natural = 0
     refused: Natural = 0
+    pauses: Natural = 0
+    jumps_back: Natural = 0
     scores: Scores = Scores()
     keys: tuple[tuple[str, Natural], ...] = ()
     version: Natural = 0
@@ -86,10 +91,12 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A line of predictions.jsonl: an event.
 
-    * `line`: its number in the stream;
-    * `prediction`: of its target, made before that was known: `horizon` events of its key before; `target`: what came;
+    * `line`: its number in the stream, of its first line if it has several;
+    * `prediction`: of its target, made before that was known: `horizon` events of its key before; `target`: what came,
+      in all the digits that were read;
     * `loss`: squared error in the target's unit, or −log probability of the class in nats;
-    * `key`, if there are keys; `forecast`: of the target `horizon` events from here, if that is not the prediction;
+    * `key`, `time`: as they were read, if there are columns of them;
+    * `forecast`: of the target `horizon` events from here, if that is not the prediction;
     * `probability`, of a class predicted.
 
     `null`: there is none, as before a key's first `horizon` events, or where the target is not known. Targets that are
@@ -101,6 +108,7 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     target: float | str | None
     loss: float | None
     key: str | None = None
+    time: str | int | float | None = None
     forecast: float | str | None = None
     probability: float | None = None
 

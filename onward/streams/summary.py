@@ -18,6 +18,8 @@ class StreamSummary(msgspec.Struct, frozen=True):
     malformed: int
     quarantined: int
     refused: int
+    pauses: int
+    jumps_back: int
     error: float | None
     persistence: float | None
     error_name: str
@@ -38,6 +40,8 @@ class StreamSummary(msgspec.Struct, frozen=True):
             events=standing.events,
             quarantined=standing.quarantined,
             refused=standing.refused,
+            pauses=standing.pauses,
+            jumps_back=standing.jumps_back,
             error=error,
             persistence=persistence,
             **rest,
@@ -55,10 +59,17 @@ class StreamSummary(msgspec.Struct, frozen=True):
         rows += [
             ("left out", f"{self.malformed:,} malformed lines (dead_letters.jsonl)"),
             ("", f"{self.quarantined:,} absurd events, and {self.refused:,} undone (quarantine.jsonl)"),
+        ]
+        if self.pauses or self.jumps_back:
+            back = "jump" if self.jumps_back == 1 else "jumps"
+            rows.append(("begun anew", f"after {self.pauses:,} pauses and {self.jumps_back:,} {back} back in time"))
+        rows += [
             ("speed", f"{self.lines_per_second:,.0f} lines/s, compilation excluded"),
             ("peak memory", f"{self.peak_memory / 1e6:,.0f} MB, Python and the compiler included"),
             ("model", f"{self.parameters:,} parameters"),
             ("run folder", f"{folder} (predictions.jsonl, metrics.jsonl, curve.png, curve.svg, checkpoints)"),
+            ("predictions.jsonl", "a line an event: prediction (made before the target was known), target, loss,"),
+            ("", "key and time as read, forecast of the target ahead; null: there is none"),
         ]
         lines = [f"Read {self.lines:,} lines and learned {self.events:,} events.", ""]
         return "\n".join(lines + [f"  {name:<20}{value}" for name, value in rows]) + "\n"

@@ -30,11 +30,11 @@ def lines(*texts):
     return [Line(i, text, FilePosition(number=i)) for i, text in enumerate(texts, 1)]
 
 
-numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
+numbers = st.floats(-3e38, 3e38)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(numbers, numbers, st.none() | numbers, st.integers(0, 2**39)), max_size=5))
+@given(st.lists(st.tuples(numbers, numbers, st.none() | numbers, st.integers(0, 10**7)), max_size=5))
 def test_csv_and_json_give_the_numbers_written(rows):
     as_csv, as_json = PARSERS[0], PARSERS[3]
     texts = [f'{t},{load!r},"a, b",{"" if y is None else repr(y)},user_{t},{wind!r}' for wind, load, y, t in rows]
@@ -46,8 +46,8 @@ def test_csv_and_json_give_the_numbers_written(rows):
         as_json.parse_many(lines(*(json.dumps(o).encode() for o in objects))),
     ):
         assert batch.rejected == []
-        np.testing.assert_array_equal(batch.x, np.array([row[:2] for row in rows], np.float32).reshape(-1, 2))
-        np.testing.assert_array_equal(batch.y, np.array([row[2] or 0 for row in rows], np.float32))
+        np.testing.assert_array_equal(batch.x, np.array([row[:2] for row in rows], np.float64).reshape(-1, 2))
+        np.testing.assert_array_equal(batch.y, np.array([row[2] or 0 for row in rows], np.float64))
         assert batch.known.tolist() == [row[2] is not None for row in rows]
         assert batch.keys == [f"user_{row[3]}" for row in rows]
         assert batch.times.tolist() == [row[3] for row in rows]
@@ -69,7 +69,7 @@ def check_sound(parser, batch, given_lines):
     assert np.isfinite(batch.y).all()
     assert batch.times is None or np.isfinite(batch.times).all()
     seen = sorted([line.number for line in batch.lines] + [line.number for line, _ in batch.rejected])
-    assert seen == [line.number for line in given_lines]
+    assert seen == [line.number for line in given_lines if line.text != b"\xef\xbb\xbf"]
     assert [line.number for line, _ in batch.rejected] == sorted(line.number for line, _ in batch.rejected)
     for _, reason in batch.rejected:
         assert 0 < len(reason) < 300
@@ -114,21 +114,25 @@ def test_whatever_a_line_holds_it_is_an_event_or_has_a_reason(parser, texts):
         (0, b"1,2", "has 2 fields where the header has 6"),
         (0, b"1,much,x,3,u,4", "column 'load' is 'much', not a number"),
         (0, b"1,1_000,x,3,u,4", "column 'load' is '1_000', not a number"),
-        (0, b"1,1,x,3,u,", "column 'wind' is '', not a number"),
-        (0, b"1,1,x,nan,u,4", "column 'price' is not finite in single precision"),
-        (0, b"1,1,x,3,u,1e39", "column 'wind' is not finite in single precision"),
-        (0, b"soon,1,x,3,u,4", "column 'when' is 'soon', no time in ISO 8601 or in seconds since 1970"),
-        (0, b"1e39,1,x,3,u,4", "column 'when' is '1e39', no time in ISO 8601 or in seconds since 1970"),
-        (3, JSON_LINE.replace(b'"when":1', b'"when":-1.1e12'), "column 'when' is -1100000000000.0, no time in ISO"),
+        (0, b"1,1,x,3,u,", "column 'wind' is empty; --fill says what stands for"),
+        (0, b"1,1,x,3,u,nan", "column 'wind' is 'nan', a missing value; --fill says"),
+        (0, b"1,1,x,inf,u,4", "column 'price' is inf, which is farther from 0 than 3.4e+38"),
+        (0, b"1,1,x,3,u,1e39", "column 'wind' is 1e+39, which is farther from 0 than 3.4e+38"),
+        (0, b'1,1,x,3,u,"1,5"', "column 'wind' is '1,5', not a number; a decimal comma is read with --decimal ,"),
+        (0, b"soon,1,x,3,u,4", "column 'when' is 'soon', no time in ISO 8601 or since 1970, such as 2023-01-31 23:59"),
+        (0, b"1e39,1,x,3,u,4", "column 'when' is '1e39', no time in ISO 8601 or since 1970"),
+        (0, b",1,x,3,u,4", "column 'when' is empty, no time in ISO 8601"),
+        (3, JSON_LINE.replace(b'"when":1', b'"when":-1.1e39'), "column 'when' is -1.1e+39, no time in ISO"),
+        (3, JSON_LINE.replace(b'"when":1', b'"when":null'), "column 'when' is missing, where a time is needed"),
         (0, b"1,1,\xff,3,u,4", "is no line of a CSV ('utf-8' codec can't decode byte 0xff in position 4"),
-        (0, b'1,1,"x,3,u,4', "is no line of a CSV (unexpected end of data)"),
+        (0, b'1,1,"x,3,u,4', "is no line of a CSV (a quote is opened and not closed)"),
         (0, b"1,1,x,3, ,4", "column 'who' is empty"),
         (3, JSON_LINE.replace(b'"x"', b'""'), "column 'who' is empty"),
         (0, HEADER, "is the header once more"),
         (2, b"1,1,c,3,u,4", "column 'note' is 'c', none of the classes a, b"),
-        (3, b'{"load":1,"who":"u","when":0}', "is not as declared: Object missing required field `wind`"),
-        (3, b"[1,2]", "is not as declared: Expected `object`, got `array`"),
-        (3, b'{"x":' + b"[" * 100_000, "is not as declared: maximum recursion depth exceeded"),
+        (3, b'{"load":1,"who":"u","when":0}', "column 'wind' is missing; --fill"),
+        (3, b"[1,2]", "is no JSON object but [1, 2]; of an array, jq"),
+        (3, b'{"x":' + b"[" * 100_000, "is nested too deeply"),
         (3, b'{"x":"' + b"y" * (1 << 20), "is longer than 1048576 bytes"),
     ],
 )

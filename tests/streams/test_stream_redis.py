@@ -11,7 +11,7 @@ import pytest
 
 from onward.streams.base import RedisPosition
 from onward.streams.events import JSONL, Columns
-from onward.streams.redis_source import RedisSource
+from onward.streams.redis_source import RedisAddress, RedisSource
 from onward.streams.sources import FilePosition
 from onward.support.errors import UserError
 
@@ -52,8 +52,13 @@ class Server:
         for event in events:
             self.client.xadd(stream, {"event": event})
 
-    def reader(self, stream):
-        return RedisSource(self.url, stream, "learners", "one")
+    def make(self, stream):
+        """An empty stream."""
+        self.add(stream, "0")
+        self.client.xtrim(stream, maxlen=0)
+
+    def reader(self, stream, **options):
+        return RedisSource(RedisAddress(self.url, stream, None), "learners", "one", **options)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +88,39 @@ def pending(server, stream):
     return server.client.xpending(stream, "learners")["pending"]
 
 
+def test_a_stream_that_does_not_exist_is_said_and_waited_for_if_asked(server, stream, caplog):
+    with pytest.raises(
+        UserError, match=f"has no stream {stream!r}; name one that is there, or wait for it with --follow"
+    ):
+        server.reader(stream)
+    with server.reader(stream, wait=True) as source:
+        assert source.read(10, 0.1) == []
+        assert not server.client.exists(stream)
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{server.url} has no stream {stream!r}; waiting for it."
+        ]
+        server.add(stream, *"ab")
+        assert texts(until_something(source)) == [b"a", b"b"]
+
+
+def test_a_password_is_asked_for_and_never_shown(server, stream):
+    server.add(stream, "a")
+    server.client.config_set("requirepass", "s#cret@1")
+    try:
+        address = RedisAddress.parse(f"redis://:s#cret@1@127.0.0.1:{server.port}/0/{stream}")
+        with RedisSource(address, "learners", "one") as source:
+            assert texts(source.read(10, 0.1)) == [b"a"]
+        for wrong in (None, "other"):
+            with pytest.raises(UserError, match="wants a password, or another one") as said:
+                RedisSource(address._replace(password=wrong), "learners", "one")
+            assert "s#cret" not in str(said.value)
+    finally:
+        server.client = redis.Redis.from_url(server.url, password="s#cret@1")
+        server.client.config_set("requirepass", "")
+
+
 def test_entries_are_read_in_order_and_acknowledged(server, stream):
+    server.make(stream)
     with server.reader(stream) as source:
         assert source.read(10, 0.0) == []
         server.add(stream, *"abcde")
@@ -101,6 +138,7 @@ def test_entries_are_read_in_order_and_acknowledged(server, stream):
 
 
 def test_a_read_waits_for_the_first_entry_only_so_long(server, stream):
+    server.make(stream)
     with server.reader(stream) as source:
         start = time.monotonic()
         assert source.read(10, 0.3) == []
@@ -230,10 +268,11 @@ def test_what_cannot_be_read(server, stream):
     with pytest.raises(UserError, match="refuses to read the stream"):
         server.reader(stream)
     with pytest.raises(UserError, match="no address of a Redis server"):
-        RedisSource("http://localhost", stream, "learners", "one")
+        RedisSource(RedisAddress("redis://localhost:port/0", stream, None), "learners", "one")
     with pytest.raises(UserError, match="cannot be reached") as unreachable:
-        RedisSource("redis://:secret@127.0.0.1:1/0", stream, "learners", "one")
+        RedisSource(RedisAddress.parse("redis://:secret@127.0.0.1:1/0/events"), "learners", "one")
     assert "secret" not in str(unreachable.value)
+    server.add(stream + "2", "a")
     with server.reader(stream + "2") as source, pytest.raises(UserError, match="cannot go on from a Redis stream"):
         source.seek(FilePosition())
 
@@ -241,4 +280,4 @@ def test_what_cannot_be_read(server, stream):
 def test_without_the_extra_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(UserError, match=r"pip install 'onward\[redis\]'"):
-        RedisSource("redis://127.0.0.1:1/0", "stream", "learners", "one")
+        RedisSource(RedisAddress("redis://127.0.0.1:1/0", "stream", None), "learners", "one")

@@ -117,6 +117,10 @@ def interrupted_after(count, run, command):
         ("--target y --inputs a,,b", "commas between"),
         ("--target y --input redis://h:1/events", "redis://HOST:PORT/DB/STREAM"),
         ("--target y --follow", "leave it out"),
+        ("--target y --delimiter ab", "one ASCII character or the word tab"),
+        ("--target y --decimal x", "there is no decimal mark 'x'"),
+        ("--target y --format jsonl --delimiter ;", "--delimiter and --decimal are for CSV"),
+        ("--target y --fill nan", "--fill must be a finite number or last"),
         ("--target y --input {missing}", "missing.csv"),
         ("--target lod --input {events}", "did you mean load"),
         ("--resume {missing}", "no run to resume"),
@@ -133,6 +137,63 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, monkeypatch, capsys, fi
     assert said in error
     assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "reason"),
+    [
+        ("trail.csv", ["load,n", "1,2,", "3,4,"], "line 2 has 3 fields where the header has 2"),
+        ("numbers.jsonl", ["1", "2"], "line 1 is no JSON object but 1"),
+        ("words.csv", ["load", "much", "more"], "line 2 column 'load' is 'much', not a number"),
+    ],
+)
+def test_a_run_in_which_nothing_became_an_event_fails(tmp_path, capsys, name, lines, reason):
+    events = write(tmp_path / name, lines)
+    assert stream("--input", events, "--target", "load", *TINY, "--run", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "not one of " in said
+    assert reason in said
+
+
+def test_a_json_array_is_refused(tmp_path, capsys):
+    events = write(tmp_path / "array.json", ["[", ' {"load": 1},', ' {"load": 2}', "]"])
+    assert stream("--input", events, "--target", "load", *TINY, "--run", tmp_path / "run") == 2
+    assert "but an array; jq -c '.[]' FILE makes lines of it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_file_is_no_failure(tmp_path):
+    events = write(tmp_path / "events.csv", ["load,n"])
+    assert stream("--input", events, "--target", "load", *TINY, "--run", tmp_path / "run") == 0
+
+
+def test_a_mistake_on_standard_input_does_not_block_the_corrected_command(tmp_path):
+    command = [sys.executable, "-m", "onward", "stream", *TINY, "--run", str(tmp_path / "run"), "--target"]
+    wrong, right = (
+        subprocess.run([*command, target], input="load,n\n1,2\n2,3\n", capture_output=True, text=True)
+        for target in ("lod", "load")
+    )
+    assert wrong.returncode == 2
+    assert "did you mean load" in wrong.stderr
+    assert right.returncode == 0
+
+
+def test_semicolons_missing_targets_and_times(tmp_path, capsys):
+    """A file as it comes from Europe: the delimiter is seen and said, times are kept in the records."""
+    lines = [
+        f"2023010{1 + t // 100};{np.sin(t / 9):.4f};{'NA' if t % 7 == 0 else t}".replace(".", ",") for t in range(300)
+    ]
+    events = write(tmp_path / "events.csv", ["day;load;n", *lines])
+    run = tmp_path / "run"
+    options = ("--target", "n", "--inputs", "load", "--time", "day", "--gap", 100_000)
+    assert stream("--input", events, *options, *TINY, "--run", run) == 0
+    predictions = records(run / "predictions.jsonl")
+    assert [record["time"] for record in predictions[:2]] == ["20230101", "20230101"]
+    assert [record["target"] for record in predictions[:3]] == [None, 1.0, 2.0]
+    assert len(predictions) == 300
+    assert not (run / "dead_letters.jsonl").read_text()
+    assert stream("--input", events, "--resume", run, "--fill", "0") == 2
+    assert "has ended" not in capsys.readouterr().err
 
 
 def test_help_does_not_wait_for_jax():

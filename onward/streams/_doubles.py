@@ -1,0 +1,51 @@
+"""Double precision inside a program of single precision: a number is carried as its bits.
+
+Only three things need it: the level of a target, the targets that changes are measured from, and times. At a level of
+10¹² a number in single precision is known to 65,536 only, and a change of it is lost.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt32
+
+
+def to_bits(numbers) -> np.ndarray:
+    """The bits of numbers in double precision, `[..., 2]`.
+
+    >>> from_bits(to_bits([1e12, 0.1])).tolist()
+    [1000000000000.0, 0.1]
+    """
+    numbers = np.asarray(numbers, np.float64)
+    return np.ascontiguousarray(numbers.reshape(-1)).view(np.uint32).reshape(*numbers.shape, 2)
+
+
+def from_bits(bits) -> np.ndarray:
+    """The numbers, float64, whose bits were carried."""
+    bits = np.asarray(bits, np.uint32)
+    return np.ascontiguousarray(bits.reshape(-1)).view(np.float64).reshape(bits.shape[:-1])
+
+
+def difference(left: UInt32[Array, "2"], right: UInt32[Array, "2"]) -> Float[Array, ""]:
+    """`left − right`, subtracted in double precision and given in single precision.
+
+    >>> difference(jnp.asarray(to_bits(1e12 + 0.5)), jnp.asarray(to_bits(1e12))).item()
+    0.5
+    """
+    with jax.enable_x64(True):
+        return jax.lax.convert_element_type(_double(left) - _double(right), jnp.float32)
+
+
+def moved(start: UInt32[Array, "2"], change: Float[Array, ""]) -> UInt32[Array, "2"]:
+    """The bits of `start + change`, added in double precision.
+
+    >>> from_bits(moved(jnp.asarray(to_bits(1e12)), jnp.float32(0.5))).item() - 1e12
+    0.5
+    """
+    with jax.enable_x64(True):
+        total = _double(start) + jax.lax.convert_element_type(change, jnp.float64)
+        return jax.lax.bitcast_convert_type(total, jnp.uint32)
+
+
+def _double(bits):
+    return jax.lax.bitcast_convert_type(bits, jnp.float64)
