@@ -47,7 +47,7 @@ def test_rollout_has_the_derivatives_of_a_plain_scan_of_every_order_in_both_mode
     hidden = jax.tree.map(lambda h: h + jr.normal(keys[1], h.shape), cell.init_hidden())
     xs = jr.normal(keys[2], (STEPS, INPUTS))
     reset = jnp.array([False, False, True, False, False]) if resets else None
-    point, unravel = ravel_pytree((inexact(cell), hidden, xs))
+    point, unravel = ravel_pytree((learnable(cell), hidden, xs))
     v = jr.normal(keys[3], point.shape)
 
     def along(function, x):
