@@ -26,9 +26,9 @@ def main() -> None:
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[-options.jobs :]
     hold_to_one_thread()
-    from onward.cli.methods import METHODS
+    from onward.registry.methods import TEXT
 
-    methods = options.methods.split(",") if options.methods else list(METHODS)
+    methods = options.methods.split(",") if options.methods else list(TEXT.known)
     around = describe() | {"command": " ".join(["python -m benchmarks.text", *sys.argv[1:]])}
     print(header(around), flush=True)
     free = list(cores)

@@ -15,6 +15,7 @@ AS_IN_USE = {
     "test_benchmarks",
     "test_comparison",
     "test_cli",
+    "test_cli_commands",
     "test_cli_compare",
     "test_cli_export",
     "test_exports",

@@ -16,6 +16,25 @@ S = TypeVar("S", bound=msgspec.Struct)
 F = TypeVar("F", bound="RunFolder")
 
 
+# By which of its settings each command's run is known. Only these commands have --resume, but for sweep.
+MARKS = {"text_digest": "train", "learning": "stream", "rate_factors": "compare", "points": "sweep"}
+
+
+def command_of(path: Path) -> str | None:
+    """The command whose run a folder holds, `None` if it holds no run.
+
+    A link to settings is not followed.
+    """
+    try:
+        settings = RunFolder(path).settings
+        if settings.is_symlink():
+            return None
+        names = msgspec.json.decode(settings.read_bytes(), type=dict[str, msgspec.Raw])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "reproduce" if (path / "parts" / "settings.json").is_file() or (path / "report.md").is_file() else None
+    return next((command for mark, command in MARKS.items() if mark in names), None)
+
+
 class RunFolder:
     """A folder that holds one run, locked for this process until it is closed or left as a context.
 
@@ -53,6 +72,14 @@ class RunFolder:
         try:
             return msgspec.json.decode(self.settings.read_bytes(), type=settings)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            found = command_of(self.path)
+            if found is not None and not any(
+                command == found and mark in settings.__struct_fields__ for mark, command in MARKS.items()
+            ):
+                wanted = next(command for mark, command in MARKS.items() if mark in settings.__struct_fields__)
+                raise UserError(
+                    f"{self.path} holds a run of onward {found}, not of onward {wanted}; name another folder."
+                ) from None
             raise UserError(f"{self.settings} is not the settings of a run of this version ({error}).") from None
 
     def __enter__(self: F) -> F:
@@ -124,8 +151,11 @@ def check_unused(path: Path) -> None:
     """Raises `UserError` unless `path` is free for a new run: not there, or a folder with nothing in it."""
     settings = RunFolder(path).settings
     if settings.exists():
-        again = f"--resume {shlex.quote(str(path))}"
-        raise UserError(f"{path} already holds a run; go on with it by {again}, or name another folder.")
+        command, again = command_of(path), ""
+        if command in ("train", "stream", "compare"):
+            again = f"go on with it by onward {command} --resume {shlex.quote(str(path))}, or "
+        of = "" if command is None else f" of onward {command}"
+        raise UserError(f"{path} already holds a run{of}; {again}name another folder.")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; name a folder that is new or empty.")
     # A process killed while it began leaves an empty folder behind, at most with half of its settings.

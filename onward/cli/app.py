@@ -9,27 +9,33 @@ from keyword import iskeyword
 
 from .. import __version__
 from ..support.errors import UserError
+from ..support.interruption import TimeIsUp, time_limit
 from ..support.small_loops import request
+
+COMMANDS = {
+    "train": "learn a text, character by character, in one pass",
+    "stream": "learn from a feed that may never end, and survive a kill",
+    "compare": "methods side by side on one task, for the same time or data",
+    "sweep": "one method over a grid of its settings and many seeds",
+    "reproduce": "run a figure of a paper again and hold it against its claim",
+    "audit": "compare a method's gradient with the exact one, block by block",
+    "sample": "have a trained network write",
+    "evaluate": "bits a character of another text, under a trained network",
+    "runs": "a table of the runs there are; compare two, remove some",
+    "export": "take a trained model along, to onward, torch or ONNX",
+    "import": "read the weights of a torch network",
+    "completion": "what a shell needs to complete all this",
+}
 
 USAGE = """usage: onward COMMAND [OPTIONS]
 
 Train recurrent networks online: gradients that travel forward with the text.
 
 commands:
-  train      learn a text, character by character, in one pass
-  stream     learn from a feed that may never end, and survive a kill
-  compare    methods side by side on one task, for the same time or the same data
-  sweep      one method over a grid of its settings and many seeds
-  reproduce  run a figure of a paper again and hold it against its claim
-  audit      compare a method's gradient with the exact one, block by block
-  export     take a trained model along, to onward, torch or ONNX
-  import     read the weights of a torch network
+{commands}
 
 onward COMMAND --help tells the options of a command; onward --version the version.
 """
-
-
-COMMANDS = ("train", "stream", "compare", "sweep", "reproduce", "audit", "export", "import")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except UserError as error:
         return _say(str(error), 2)
+    except TimeIsUp as stop:
+        return _say(str(stop), 0)
     except KeyboardInterrupt as stop:
         return _say(str(stop) or "interrupted.", 130)
     except BrokenPipeError:
@@ -62,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: Sequence[str]) -> int:
     match list(arguments):
         case [] | ["-h" | "--help", *_]:
-            print(USAGE, end="")
+            print(USAGE.format(commands="\n".join(f"  {name:<11}{does}" for name, does in COMMANDS.items())), end="")
             return 0
         case ["--version", *_]:
             print(f"onward {__version__}")
@@ -72,7 +80,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         case [name, *_]:
             from .options import one_of
 
-            one_of("command", COMMANDS)(name)
+            one_of("command", tuple(COMMANDS))(name)
     return 2
 
 
@@ -83,13 +91,20 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     """
     from .options import parse_options
 
-    options_type = getattr(import_module(f".{name}_options", __package__), f"{name.capitalize()}Options")
-    options = parse_options(options_type, arguments, program=f"onward {name}")
+    options = parse_options(options_of(name), arguments, program=f"onward {name}")
     command = f"{name}_" if iskeyword(name) else name
     request()  # before JAX comes in with the command: XLA reads it when JAX first computes
-    return getattr(import_module(f".{command}", __package__), command)(options)
+    with time_limit(getattr(options, "total_time", None)):
+        return getattr(import_module(f".{command}", __package__), command)(options)
+
+
+def options_of(name: str) -> type:
+    """The options of a command."""
+    return getattr(import_module(f".{name}_options", __package__), f"{name.capitalize()}Options")
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"onward: {sentence}", file=sys.stderr)
+    from .shown import printable
+
+    print(f"onward: {printable(sentence)}", file=sys.stderr)
     return code

@@ -1,34 +1,51 @@
 """`onward audit`: a method's gradient against the exact one, as a table."""
 
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import jax
 import jax.random as jr
 import numpy as np
 
+import onward
+
 from ..audits import audit as compare
 from ..losses import softmax_cross_entropy
+from ..registry.build import build_learner, text_model
+from ..registry.methods import TEXT, Method
 from ..support.errors import UserError
-from ..tasks.text import blocks, embedded_text, survey
+from ..texts.text import Text, blocks, embedded_text, survey, text_file
 from .audit_options import AuditOptions
-from .build import build_learner, build_model, count_parameters, in_memory
-from .methods import DEFAULT_METHOD
-from .settings import chosen_method
+from .build import count_parameters, in_memory
+from .settings import chosen_method, text_of_run
+from .trained import trained
+
+
+class Audited(NamedTuple):
+    """What is audited: a method and its name, a model, and the text with its alphabet."""
+
+    name: str
+    method: Method
+    model: onward.Model
+    learned: str
+    text: Text
+    alphabet: str
 
 
 def audit(options: AuditOptions) -> int:
     """Runs the command and returns its exit code."""
-    name = options.method or DEFAULT_METHOD
-    method = chosen_method(
-        name, cell=options.cell, hidden_size=options.hidden_size, rank=options.rank, window=options.window
-    )
-    text, stop = embedded_text(), options.steps + 1
-    found = survey(text, limit=stop)
-    if found.characters < stop:
-        raise UserError(f"--steps must be at most {found.characters - 1}, the text's characters, got {options.steps}.")
-    alphabet = found.alphabet
-    characters = np.concatenate(list(blocks(text, alphabet, size=stop, stop=stop)))
     model_key, key = jr.split(jr.key(options.seed))
+    if options.of is not None and options.of.is_dir():
+        audited = _of_run(options, options.of)
+    else:
+        audited = _untrained(options, model_key)
+    name, method, model, learned, text, alphabet = audited
+    stop = options.characters + 1
+    characters = np.concatenate(list(blocks(text, alphabet, size=stop, stop=stop)))
     with in_memory(name, method):
-        model, learner = build_model(method, len(alphabet), key=model_key), build_learner(method)
+        learner = build_learner(method)
+        if isinstance(learner.estimator, onward.FPP):
+            raise UserError(f"{name} replays its past and has no gradient of a stretch; audit another method.")
         table = compare(
             learner.estimator,
             model,
@@ -41,7 +58,48 @@ def audit(options: AuditOptions) -> int:
         )
     keys = f"{table.samples} random keys" if table.samples > 1 else "nothing random"
     print(
-        f"{name}, {method.cell} with {method.hidden_size} units, {count_parameters(model):,} parameters, untrained: "
+        f"{name}, {method.cell} with {method.hidden_size} units, {count_parameters(model):,} parameters, {learned}: "
         f"{len(characters) - 1} characters, {keys}\n\n{table}"
     )
     return 0
+
+
+def _chosen(options: AuditOptions, name: str, **run: Any) -> Method:
+    given = {"cell": options.cell, "hidden_size": options.hidden_size}
+    return chosen_method(TEXT, name, rank=options.rank, window=options.window, **(given | run))
+
+
+def _untrained(options: AuditOptions, key) -> Audited:
+    name = options.method or TEXT.default
+    method = _chosen(options, name)
+    text = embedded_text() if options.of is None else text_file(options.of)
+    alphabet = _alphabet(text, options.characters)
+    with in_memory(name, method):
+        return Audited(name, method, text_model(method, len(alphabet), key=key), "untrained", text, alphabet)
+
+
+def _of_run(options: AuditOptions, path: Path) -> Audited:
+    for option, given in (("--cell", options.cell), ("--hidden-size", options.hidden_size)):
+        if given is not None:
+            raise UserError(f"{option} is the network's, which the run in {path} has; leave it out.")
+    run = trained(path)
+    text, _ = text_of_run(run.settings, path)
+    _alphabet(text, options.characters)
+    stored = run.settings.method
+    name = options.method or run.settings.method_name
+    if options.method is None and options.rank is None and options.window is None:
+        method = stored
+    else:
+        method = _chosen(options, name, cell=stored.cell, hidden_size=stored.hidden_size)
+    learned = f"after {run.characters:,} characters"
+    return Audited(name, method, run.model, learned, text, run.settings.alphabet)
+
+
+def _alphabet(text: Text, characters: int) -> str:
+    """That of the text. Raises `UserError` if it has no character to predict after so many."""
+    found = survey(text, limit=characters + 1)
+    if found.characters < characters + 1:
+        raise UserError(
+            f"--characters must be at most {found.characters - 1}, one less than {text.name} has, got {characters}."
+        )
+    return found.alphabet

@@ -1,74 +1,131 @@
 """`onward compare`: methods side by side, as a table and a picture."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from urllib.parse import quote
 
 import jax.random as jr
+import msgspec
 
-from ..checkpoints.run_folder import check_unused
+from ..checkpoints.run_folder import RunFolder, check_unused
 from ..comparison.compare import Budget, Comparison, Contestant, MethodResult, Race
 from ..comparison.compare import compare as run_comparison
-from ..comparison.compare_report import comparison_table, save_comparison
+from ..comparison.compare_report import comparison_table, described, result_from, save_comparison
 from ..comparison.parallel_runs import least_characters
+from ..registry.build import build_contestant, build_task
+from ..registry.methods import COMPARISON
 from ..support.devices import use_all_cores
 from ..support.errors import UserError
-from ..tasks.symbols import Cycle, SymbolTask
+from ..support.files import write_atomically
+from ..tasks.symbols import SymbolTask
 from .build import enough_memory
-from .compare_options import CompareOptions, default_cell
+from .compare_options import CompareOptions
+from .compare_settings import CompareSettings, check_as_before, new_compare_settings
 from .comparison_progress import ComparisonProgress
 from .compilation_cache import compilation_cache
-from .contestants import build_contestant, build_task
 
 
 def compare(options: CompareOptions) -> int:
     """Runs the command and returns its exit code."""
-    folder = options.run or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
-    check_unused(folder)
-    cell = options.cell or default_cell(options.task)
-    use_all_cores()
-    with compilation_cache():
-        task = build_task(options.task)
-        contestants = {
-            method: build_contestant(
-                method,
-                cell=cell,
-                hidden_size=options.hidden_size,
-                symbols=len(task.alphabet),
-                streams=options.streams,
-            )
-            for method in options.methods
-        }
-        budget = Budget(*options.budget)
-        check_chunks(task, budget, contestants, option=f"--budget {budget}")
-        run(
-            contestants,
-            task,
-            budget,
-            seed=options.seed,
-            seeds=options.seeds,
-            rate_factors=options.rate_factors,
-            folder=folder,
+    if options.resume is None:
+        path = options.run or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
+        check_unused(path)
+        settings = new_compare_settings(options)
+        return _compare(settings, path, lambda whole: RunFolder.create(path, whole))
+    if options.run is not None:
+        raise UserError("--run starts a new run and --resume goes on with an old one; give one of them.")
+    with RunFolder.open(options.resume) as folder:
+        settings = folder.read_settings(CompareSettings)
+        check_as_before(options, settings, folder.path)
+        if folder.summary.exists():
+            print(f"{_said(folder)}\nThe comparison in {folder.path} is finished; there is nothing left to resume.")
+            return 0
+        return _compare(settings, folder.path, lambda whole: _the_same(folder, settings, whole), file=settings.file)
+
+
+def _said(folder: RunFolder) -> str:
+    return (folder.path / "table.txt").read_text()
+
+
+def _the_same(folder: RunFolder, before: CompareSettings, now: CompareSettings) -> AbstractContextManager[RunFolder]:
+    if before.stream != now.stream:
+        raise UserError(
+            f"the task {now.task} is not what the comparison in {folder.path} reads; put that text back, or begin anew."
         )
+    if before != now:
+        raise UserError(f"{folder.path} holds a comparison of another version of onward; begin anew.")
+    return nullcontext(folder)
+
+
+def _compare(
+    settings: CompareSettings,
+    path: Path,
+    take: Callable[[CompareSettings], AbstractContextManager[RunFolder]],
+    *,
+    file: str | None = None,
+) -> int:
+    use_all_cores()
+    budget = Budget(settings.seconds, settings.characters)
+    with compilation_cache():
+        task = build_task(settings.task, characters=settings.characters, file=file)
+        contestants = {}
+        for word in settings.methods:
+            method = COMPARISON.method(word).but(cell=settings.cell, hidden_size=settings.hidden_size)
+            contestants[word] = build_contestant(method, len(task.alphabet), streams=settings.streams)
+        check_chunks(task, budget, contestants, option=f"--budget {budget}")
+        descriptions = tuple(contestant.description for contestant in contestants.values())
+        with take(msgspec.structs.replace(settings, stream=task.digest, descriptions=descriptions)) as folder:
+            try:
+                comparison = run(
+                    contestants,
+                    task,
+                    budget,
+                    seed=settings.seed,
+                    seeds=settings.seeds,
+                    rate_factors=settings.rate_factors,
+                    folder=folder.path,
+                    kept=lambda race: _kept(folder, race),
+                )
+            except KeyboardInterrupt as stop:
+                again = f"onward compare --resume {shlex.quote(str(path))}"
+                raise type(stop)(f"stopped; what is finished is kept. Go on with: {again}") from None
+            write_atomically(folder.summary, msgspec.json.encode(_summary(comparison)) + b"\n")
     return 0
+
+
+def _kept(folder: RunFolder, race: Race) -> list[MethodResult]:
+    """The results of a method: those that are kept, or else it runs, and they are kept."""
+    path = folder.path / "parts" / f"{quote(race.name, safe=':')}.json"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, msgspec.json.encode([described(result) for result in race.run()]) + b"\n")
+    try:
+        return [result_from(each) for each in msgspec.json.decode(path.read_bytes())]
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it to run this method again.") from None
+
+
+def _summary(comparison: Comparison) -> dict[str, float | int | str | None]:
+    best = min(comparison.best_of_each(), key=lambda result: result.order)
+    bits = float(best.closing[best.sound].mean()) if best.sound.any() else None
+    return {"task": comparison.task.name, "best": best.label, "bits": bits, "characters": best.characters}
 
 
 def check_chunks(task: SymbolTask, budget: Budget, contestants: dict[str, Contestant], *, option: str) -> None:
     """Raises `UserError` if a text or the budget, given by this option, is shorter than the chunk of a method."""
-    limits = [] if budget.characters is None else [(option, budget.characters)]
-    if isinstance(task.source, Cycle):
-        limits.append((task.name, len(task.source.symbols)))
-    for name, contestant in contestants.items():
-        least = least_characters(contestant.learner)
-        if budget.characters is not None and budget.characters < least:
-            raise UserError(
-                f"{option} is too short for {name}, which stores a slice before it learns and predicts: give at least "
-                f"{least:,} characters, or a shorter horizon."
-            )
+    limits = [(option, budget.characters), (task.name, task.length)]
     for what, length in limits:
         for name, contestant in contestants.items():
-            if length < contestant.learner.chunk:
+            least = least_characters(contestant.learner)
+            if length is not None and length < least:
+                raise UserError(
+                    f"{what} is too short for {name}, which stores a slice before it learns and predicts: give at "
+                    f"least {least:,} characters, or a shorter horizon."
+                )
+            if length is not None and length < contestant.learner.chunk:
                 raise UserError(
                     f"{what} has {length:,} characters, fewer than the {contestant.learner.chunk:,} of one chunk of "
                     f"{name}; give more characters or a shorter window."

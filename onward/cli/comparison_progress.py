@@ -31,12 +31,21 @@ class ComparisonProgress:
         if self._console.is_terminal:
             self._live.stop()
 
+    def begin(self, name: str) -> None:
+        """Takes in that `name` is being compiled."""
+        line = f"{self._numbered(name)}: compiling ..."
+        if self._console.is_terminal:
+            self._live.update(Text(line))
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def update(self, name: str, part: float, bits: float) -> None:
-        """Takes in that `name` has used this part of its budget."""
+        """Takes in that `name` has used this part of its budget; before it has used any, it compiles."""
+        if part == 0:
+            return self.begin(name)
         if name != self._name:
             self._name, self._began, self._from, self._quarter = name, time.perf_counter(), part, 0
-        of = f" ({self._methods.index(name) + 1} of {len(self._methods)})" * (len(self._methods) > 1)
-        line = f"{name}{of}: {part:.0%}, {bits:.3f} bits/character"
+        line = f"{self._numbered(name)}: {part:.0%}, {bits:.3f} bits/character"
         if part > self._from:
             left = round((time.perf_counter() - self._began) * (1 - part) / (part - self._from))
             line += f", {left // 60}:{left % 60:02d} left"
@@ -45,3 +54,7 @@ class ComparisonProgress:
         elif int(4 * part) > self._quarter:
             self._quarter = int(4 * part)
             print(line, file=sys.stderr, flush=True)
+
+    def _numbered(self, name: str) -> str:
+        """The name, and which of how many it is."""
+        return name + f" ({self._methods.index(name) + 1} of {len(self._methods)})" * (len(self._methods) > 1)

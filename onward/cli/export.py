@@ -4,14 +4,10 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import msgspec
-import numpy as np
 
-from ..checkpoints.run_checkpoint import load_checkpoint, load_standing
 from ..checkpoints.run_folder import RunFolder, digest
 from ..exports.cards import InputCard, StreamCard, card_of
 from ..exports.model_folder import TENSORS, check_new, own_layout, write_folder
@@ -22,12 +18,10 @@ from ..streams.folder import StreamFolder
 from ..streams.learning import restore
 from ..streams.outliers import LIMIT
 from ..support.errors import UserError
-from ..texts.standing import Standing
-from .build import build_learner, fresh_carry
 from .export_options import ExportOptions
-from .settings import Settings
 from .stream_session import build_engine
 from .stream_settings import StreamSettings
+from .trained import trained
 
 FILES = {
     "onward": (TENSORS, own_layout),
@@ -73,11 +67,12 @@ def _is_stream(path: Path) -> bool:
 
 
 def _of_text(path: Path) -> Learned:
-    settings, model, characters = model_of_run(path)
+    run = trained(path)
+    settings, characters = run.settings, run.characters
     shown = msgspec.to_builtins(settings)
     shown["text"] = settings.text and Path(settings.text).name  # where it lies concerns nobody else
     known = {"alphabet": shown.pop("alphabet"), "settings": shown, "characters": characters}
-    return Learned(f"{settings.describe()}, after {characters:,} characters", model, known)
+    return Learned(f"{settings.describe()}, after {characters:,} characters", run.model, known)
 
 
 def _of_stream(path: Path) -> Learned:
@@ -110,33 +105,3 @@ def _of_stream(path: Path) -> Learned:
     known = {"stream": card, "settings": msgspec.to_builtins(learning), "events": events}
     model = jax.tree.map(jnp.asarray, engine.model(state.carry))
     return Learned(f"{learning.describe()}, after {events:,} events", model, known)
-
-
-def model_of_run(path: Path) -> tuple[Settings, Model, int]:
-    """The settings of a run of `onward train`, its model in the newest checkpoint, and the characters it had learned.
-
-    Raises `UserError` if there is no such run or checkpoint, or they are damaged or of another version. The run may be
-    going on meanwhile.
-    """
-    folder = RunFolder(path)
-    if not folder.settings.is_file():
-        raise UserError(f"{path} holds no run; name the folder of a run of onward train or onward stream.")
-    settings = folder.read_settings(Settings)
-    saved = folder.saved()
-    if not saved:
-        raise UserError(
-            f"{path} holds no checkpoint yet; let onward train --resume {shlex.quote(str(path))} write one."
-        )
-    standing = load_standing(saved[-1], settings=digest(settings), standing=Standing)  # before any of it is believed
-    shapes = eqx.filter_eval_shape(fresh_carry, settings, build_learner(settings.method), jr.key(0))
-    carry, _ = load_checkpoint(saved[-1], jax.tree.map(_blank, shapes), settings=digest(settings), standing=Standing)
-    return settings, jax.tree.map(jnp.asarray, carry.model), standing.characters
-
-
-def _blank(leaf):
-    """An array of this shape that takes no memory."""
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jnp.broadcast_to(jr.key(0), leaf.shape)
-    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)

@@ -1,9 +1,16 @@
 """Options of the command line: how a word becomes a value, and what is said when it cannot."""
 
 import difflib
+import inspect
+import io
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -13,13 +20,43 @@ from ..support.errors import UserError
 
 T = TypeVar("T")
 
+DESCRIPTION = "DESCRIPTION"  # stands in a help text until it is put there, wrapped
+WIDTH = 80  # columns of a help text, fewer on a narrower terminal
+
+# What people also call an option. Each word stands for the option in every command that has it.
+ALSO = {
+    "--every": "--checkpoint-every",
+    "--learning-rate": "--rate",
+    "--length": "--sample-length",
+    "--lr": "--rate",
+    "--method": "--methods",
+    "--steps": "--characters",
+    "--units": "--hidden-size",
+}
+
+
+class Completion(NamedTuple):
+    """What a shell can complete an option's value by: what kind of word it is, and the words if they can be listed."""
+
+    metavar: str
+    words: tuple[str, ...]
+
 
 def option(
-    metavar: str, default: str, parse: Callable[[Any], Any], *, positional: bool = False, many: bool = False
+    metavar: str,
+    default: str,
+    parse: Callable[[Any], Any],
+    *,
+    help: str | None = None,
+    words: Sequence[str] = (),
+    positional: bool = False,
+    many: bool = False,
 ) -> tuple:
     """What stands behind a setting's type in `Annotated`: help shows `metavar`, and `default` as what holds without.
 
-    `parse` takes the word that was given, or with `many` the list of all words.
+    * `parse`: takes the word that was given, or with `many` the list of all words;
+    * `help`: what the option is; by default the docstring below the setting;
+    * `words`: those that a shell completes.
     """
     specification = PrimitiveConstructorSpec(
         nargs="*" if many else 1,
@@ -28,8 +65,19 @@ def option(
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value)],
     )
-    shown = tyro.conf.arg(help_behavior_hint=f"(default: {default})")
-    return (specification, shown, tyro.conf.Positional) if positional else (specification, shown)
+    shown = tyro.conf.arg(help=help, help_behavior_hint=f"(default: {default})")
+    found = (specification, shown, Completion(metavar, tuple(words)))
+    return (*found, tyro.conf.Positional) if positional else found
+
+
+def completions(options: type) -> dict[str, Completion | None]:
+    """What completes each option of a command; `None` for a switch, and no entry for what stands without a name."""
+    found: dict[str, Completion | None] = {}
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        extras = getattr(hint, "__metadata__", ())
+        if tyro.conf.Positional not in extras:
+            found[_dashed(name)] = next((extra for extra in extras if isinstance(extra, Completion)), None)
+    return found
 
 
 def whole(name: str, fewest: int, most: int | None = None) -> Callable[[str], int]:
@@ -64,6 +112,21 @@ def positive(name: str, *, zero: bool = False) -> Callable[[str], float]:
     return parse
 
 
+def duration(name: str) -> Callable[[str], float]:
+    """A parser of times: a number with its unit, such as 90s, 10m or 2h, in seconds."""
+
+    def parse(text: str) -> float:
+        try:
+            seconds = float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1:]]
+        except (ValueError, KeyError):
+            seconds = math.nan
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise UserError(f"{name} must be a time above 0 with its unit, s, m or h, such as 10m, got {text!r}.")
+        return seconds
+
+    return parse
+
+
 def one_of(kind: str, names: Sequence[str]) -> Callable[[str], str]:
     """A parser of one of some names, which suggests the nearest for a wrong one."""
 
@@ -77,11 +140,19 @@ def one_of(kind: str, names: Sequence[str]) -> Callable[[str], str]:
 
 def parse_options(options: type[T], arguments: Sequence[str], *, program: str) -> T:
     """The options in `arguments`. Raises `UserError` for any that there are not; `--help` prints and exits."""
+    arguments = [*_in_our_words(options, arguments)]
     asks_help = any(word in ("-h", "--help") for word in arguments)
     try:
-        parsed, left_over = tyro.cli(
-            options, prog=program, args=list(arguments), return_unknown_args=True, console_outputs=asks_help
-        )
+        with _our_help(options) if asks_help else nullcontext():
+            parsed, left_over = tyro.cli(
+                options,
+                prog=program,
+                args=arguments,
+                return_unknown_args=True,
+                description=DESCRIPTION,
+                console_outputs=asks_help,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
     except SystemExit as stop:
         if asks_help and not stop.code:
             raise
@@ -93,10 +164,46 @@ def parse_options(options: type[T], arguments: Sequence[str], *, program: str) -
     return parsed
 
 
+def _in_our_words(options: type, arguments: Sequence[str]) -> Iterator[str]:
+    known = [_dashed(name) for name in options.__annotations__]
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        ours = ALSO.get(name)
+        yield f"{ours}{equals}{value}" if ours in known and name not in known else word
+
+
+@contextmanager
+def _our_help(options: type) -> Iterator[None]:
+    """Inside, tyro prints a help text: its columns are then at most `WIDTH`, and its description is wrapped too."""
+    width, before = min(WIDTH, shutil.get_terminal_size().columns), os.environ.get("COLUMNS")
+    out = sys.stdout
+    said = io.TextIOWrapper(io.BytesIO(), encoding=out.encoding or "utf-8", errors=out.errors, write_through=True)
+    os.environ["COLUMNS"] = str(width)  # tyro goes by it
+    try:
+        with redirect_stdout(said):
+            yield
+    finally:
+        os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+        said.flush()
+        usage, _, text = said.buffer.getvalue().decode(said.encoding).partition("\n")
+        text = text.replace(DESCRIPTION, wrapped(inspect.getdoc(options) or "", width), 1)
+        print(f"{textwrap.fill(usage, width)}\n{text}", end="")
+
+
+def wrapped(text: str, width: int = WIDTH) -> str:
+    """A docstring with its paragraphs wrapped anew; indented lines stay as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
+
+
 def _left_over(options: type, word: str, program: str) -> str:
     if not word.startswith("-"):
         return f"{program} does not know what to do with {word!r}; put quotes around a value that has spaces."
-    names = [f"--{name.replace('_', '-')}" for name in options.__annotations__]
+    names = [_dashed(name) for name in options.__annotations__]
     near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}?" if near else f"see {program} --help."
     return f"there is no option {word}; {guess}"
+
+
+def _dashed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

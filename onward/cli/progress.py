@@ -33,6 +33,8 @@ class ProgressLine:
     def __enter__(self):
         if self._console.is_terminal:
             self._bar.start()
+        else:
+            print("compiling ...", file=sys.stderr, flush=True)
         return self
 
     def __exit__(self, *exception):

@@ -7,26 +7,25 @@ import textwrap
 from importlib.metadata import version
 
 import equinox as eqx
-import jax.random as jr
 import msgspec
 
 from .. import __version__
 from ..checkpoints.run_folder import RunFolder, digest
+from ..registry.build import build_learner
 from ..support.errors import UserError
 from ..support.files import read_json_lines, write_atomically
 from ..support.interruption import Interruption
-from ..tasks.text import Survey, Text, blocks
 from ..texts.block_program import BlockProgram
 from ..texts.curve import CurveLabels, draw_curve
 from ..texts.learn import Ending, Outcome, learn, restore
 from ..texts.sampling import sample_text
 from ..texts.standing import Timing, closing_start
 from ..texts.summary import Summary, peak_memory
-from .build import build_learner, count_parameters, fresh_carry, in_memory
+from ..texts.text import Survey, Text, blocks
+from .build import count_parameters, fresh_carry, in_memory, start_and_sample_keys
 from .progress import ProgressLine
 from .settings import Settings
-
-TEMPERATURE = 0.7  # of the sample: a little below 1 reads better and is still the model's own
+from .shown import printable
 
 
 class Session:
@@ -42,7 +41,7 @@ class Session:
         except ValueError as error:
             raise UserError(f"the settings of this run are no settings of {settings.method_name}: {error}") from None
         start = eqx.filter_jit(fresh_carry)  # one program to compile instead of dozens
-        start_key, self._sample_key = jr.split(jr.key(settings.seed))
+        start_key, self._sample_key = start_and_sample_keys(settings)
         with in_memory(self._settings.method_name, self._settings.method):
             self._fresh = start(settings, learner, start_key)
         self._parameters = count_parameters(self._fresh.model)
@@ -108,7 +107,7 @@ class Session:
             settings.alphabet,
             prompt=settings.prompt,
             length=settings.sample_length,
-            temperature=TEMPERATURE,
+            temperature=settings.sample_temperature,
             key=self._sample_key,
         )
         self._draw(folder)
@@ -136,8 +135,8 @@ class Session:
         write_atomically(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
         print(f"\n{table}")
         if sample:
-            print(f"What it writes after {settings.prompt!r} (temperature {TEMPERATURE}):\n")
-            print(textwrap.indent(_printable(sample).strip("\n"), "  "))
+            print(f"What it writes after {settings.prompt!r} (temperature {settings.sample_temperature:g}):\n")
+            print(textwrap.indent(printable(sample).strip("\n"), "  "))
 
     def _draw(self, folder: RunFolder) -> None:
         labels = CurveLabels(
@@ -151,8 +150,3 @@ class Session:
     @staticmethod
     def _how_to_go_on(folder: RunFolder) -> str:
         return f"Go on with: onward train --resume {shlex.quote(str(folder.path))}"
-
-
-def _printable(text: str) -> str:
-    # A text may hold characters that would move a terminal's cursor.
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

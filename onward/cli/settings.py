@@ -3,14 +3,16 @@
 import os
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from ..registry.methods import ESTIMATORS, TEXT, Job, Method, Positive, split_method
 from ..support.errors import UserError
-from ..tasks.text import Survey, Text, blocks, embedded_text, encode, survey, text_file
-from .methods import DEFAULT_METHOD, METHODS, Method
+from ..texts.text import Survey, Text, blocks, embedded_text, encode, survey, text_file
 from .train_options import TrainOptions
 
 BLOCK = 1024  # characters read, learned and reported at a time, rounded up to whole windows
 SAMPLE_LENGTH = 400
+TEMPERATURE = 0.7  # of the sample: a little below 1 reads better and is still the model's own
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -21,7 +23,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     * `alphabet`: in code point order;
     * `method_name`, `method`: the settings of learning, defaults filled in;
     * `block`: characters learned in one call of the compiled program;
-    * `sample_length`, `prompt`: of the text written at the end.
+    * `sample_length`, `prompt`, `temperature`: of the text written at the end; the last only if it is not the default.
     """
 
     text: str | None
@@ -34,6 +36,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     block: int
     sample_length: int
     prompt: str
+    temperature: Positive | UnsetType = UNSET
+
+    @property
+    def sample_temperature(self) -> float:
+        """The temperature of the sample."""
+        return TEMPERATURE if isinstance(self.temperature, UnsetType) else self.temperature
 
     def describe(self) -> str:
         """The method and its settings, in a line."""
@@ -41,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         named = ("window", "horizon", "cut", "rank", "order")
         own = [f"{key} {value}" for key in named if (value := getattr(method, key)) is not None]
         own += ["blocks"] * method.blocks
-        rate = f"{method.optimizer} {method.rate:g}{'/√t' if method.decay else ''}"
+        rate = f"{method.optimizer} {method.rate:g}{'/√t' * (method.optimizer == 'sgd')}"
         rate += f" (cell {method.cell_rate_factor * method.rate:g})" * (method.cell_rate_factor != 1)
         return f"{self.method_name} ({', '.join(own)}), {method.cell} with {method.hidden_size} units, {rate}"
 
@@ -51,8 +59,9 @@ def new_settings(options: TrainOptions) -> tuple[Settings, Text, Survey]:
 
     Raises `UserError` for settings that do not go together and for a text that cannot be learned.
     """
-    name = options.method or DEFAULT_METHOD
+    name = options.method or TEXT.default
     method = chosen_method(
+        TEXT,
         name,
         cell=options.cell,
         hidden_size=options.hidden_size,
@@ -61,7 +70,7 @@ def new_settings(options: TrainOptions) -> tuple[Settings, Text, Survey]:
         window=options.window,
     )
     text = embedded_text() if options.file is None else text_file(options.file)
-    found = survey(text, limit=options.steps)
+    found = survey(text, limit=options.characters)
     alphabet = found.alphabet
     if options.alphabet is not None:
         alphabet = survey(text_file(options.alphabet), fewest=1).alphabet
@@ -70,6 +79,7 @@ def new_settings(options: TrainOptions) -> tuple[Settings, Text, Survey]:
     if prompt is None:
         prompt = "\n" if "\n" in alphabet else ""
     encode(prompt, alphabet, name="--prompt")
+    temperature = options.temperature
     settings = Settings(
         text=None if options.file is None else os.path.abspath(options.file),
         text_digest=found.digest,
@@ -81,12 +91,14 @@ def new_settings(options: TrainOptions) -> tuple[Settings, Text, Survey]:
         block=-(-BLOCK // method.window) * method.window,
         sample_length=SAMPLE_LENGTH if options.sample_length is None else options.sample_length,
         prompt=prompt,
+        temperature=UNSET if temperature in (None, TEMPERATURE) else temperature,
     )
     return settings, text, found
 
 
 def chosen_method(
-    name: str,
+    job: Job,
+    word: str,
     *,
     cell: str | None = None,
     hidden_size: int | None = None,
@@ -94,22 +106,23 @@ def chosen_method(
     rate: float | None = None,
     window: int | None = None,
 ) -> Method:
-    """The method's row of the table, with what the user chose instead."""
-    method = METHODS[name]
+    """The job's method of this name, with what the user chose instead of its defaults.
+
+    Raises `UserError` for a setting that the method lacks, and for one that the name gives as another number.
+    """
+    method, (estimator, _, size) = job.method(word), split_method(word)
     if rank is not None and method.rank is None:
         raise UserError(
-            f"--rank is for nobacktrack, and the method is {name}; leave it out or choose --method nobacktrack."
+            f"--rank is for nobacktrack, and the method is {word}; leave it out or choose --method nobacktrack."
         )
-    if rank is None and method.blocks:  # a block for each unit, however many there are
-        rank = hidden_size
-    chosen = {
-        "cell": cell,
-        "hidden_size": hidden_size,
-        "rate": rate,
-        "rank": rank,
-        "window" if method.horizon is None else "horizon": window,
-    }
-    return msgspec.structs.replace(method, **{key: value for key, value in chosen.items() if value is not None})
+    named = ESTIMATORS[estimator].size
+    window_name = "window" if method.horizon is None else "horizon"
+    for option, name, given in (("--rank", "rank", rank), ("--window", window_name, window)):
+        if given is not None and size not in (None, given) and name == named:
+            raise UserError(f"--method {word} has the {name} {size} and {option} {given}; leave one of them out.")
+    chosen = {"cell": cell, "hidden_size": hidden_size, "rate": rate, window_name: window}
+    chosen["rank"] = size if named == "rank" and rank is None else rank
+    return method.but(**{key: value for key, value in chosen.items() if value is not None})
 
 
 def check_alphabet(text: Text, alphabet: str, characters: int) -> None:
@@ -134,21 +147,33 @@ def text_again(options: TrainOptions, settings: Settings, folder: os.PathLike) -
         "--seed": (options.seed, settings.seed),
         "--sample-length": (options.sample_length, settings.sample_length),
         "--prompt": (options.prompt, settings.prompt),
+        "--temperature": (options.temperature, settings.sample_temperature),
     }
     for name, (given, stored) in wanted.items():
         if given is not None and given != stored:
             raise other_settings(folder, f"{name} {_shown(stored)}", f"{name} {_shown(given)}")
     if options.alphabet is not None and survey(text_file(options.alphabet), fewest=1).alphabet != settings.alphabet:
         raise other_settings(folder, "another alphabet", f"--alphabet {options.alphabet}")
-    path = options.file or settings.text
+    text, found = text_of_run(settings, folder, file=options.file, characters=options.characters)
+    if found.characters != settings.characters:
+        raise other_settings(folder, f"--characters {settings.characters}", f"--characters {options.characters}")
+    return text, found
+
+
+def text_of_run(
+    settings: Settings, folder: os.PathLike, *, file: str | None = None, characters: int | None = None
+) -> tuple[Text, Survey]:
+    """The text that a run reads, from this file if it was moved there, and what its first `characters` tell.
+
+    Raises `UserError` if it cannot be read, or is not the same any more.
+    """
+    path = file or settings.text
     text = embedded_text() if path is None else text_file(path)
-    found = survey(text, limit=options.steps or settings.characters)
+    found = survey(text, limit=characters or settings.characters)
     if found.digest != settings.text_digest:
         raise UserError(
             f"{text.name} is not the text that the run in {folder} reads; put that text back, or start a new run."
         )
-    if found.characters != settings.characters:
-        raise other_settings(folder, f"--steps {settings.characters}", f"--steps {options.steps}")
     return text, found
 
 

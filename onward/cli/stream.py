@@ -58,7 +58,10 @@ def _learn(
             with take_folder() as folder:
                 try:
                     return session.run(
-                        folder, source, checkpoint_every=options.every, dead_letter_limit=options.dead_letter_limit
+                        folder,
+                        source,
+                        checkpoint_every=options.checkpoint_every,
+                        dead_letter_limit=options.dead_letter_limit,
                     )
                 except UserError:
                     if options.resume is None:

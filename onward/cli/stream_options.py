@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from ..registry.methods import STREAM
 from ..support.errors import UserError
-from .methods import CELLS, METHODS
+from . import shared_options as shared
 from .options import one_of, option, positive, whole
 
 FORMATS, MARKS = ("csv", "jsonl"), (".", ",")
@@ -45,7 +46,8 @@ class StreamOptions:
     Each target is predicted before it is learned: by default one event ahead, against the forecast that nothing
     changes. Paste this to see it work:
 
-        seq 5000 | awk 'BEGIN{print "load"}{print sin($1/9)+sin($1/2)}' | onward stream --target load --run runs/waves
+        seq 5000 | awk 'BEGIN{print "load"}{print sin($1/9)+sin($1/2)}' | \\
+            onward stream --target load --run runs/waves
 
     Ctrl-C or SIGTERM saves and stops; --resume goes on, also after a kill or a power cut, to the same numbers as if
     nothing had happened: no event is lost, and none learned twice.
@@ -87,21 +89,14 @@ class StreamOptions:
     """After a pause longer than that, or a jump back by more, a sequence starts anew."""
     horizon: Annotated[int | None, *option("N", "1", whole("--horizon", 0, most=10**4))] = None
     """Predict the target so many events ahead; 0: that of the event itself, from its inputs."""
-    method: Annotated[str | None, *option("NAME", "snap", one_of("method", tuple(METHODS)))] = None
-    """How gradients are computed, as in onward train, but with an update at every event: tbptt looks back one event."""
-    cell: Annotated[str | None, *option("NAME", "gru", one_of("cell", CELLS))] = None
-    """The recurrent cell: vanilla, leaky, lstm, gru or antisymmetric."""
-    units: Annotated[int | None, *option("N", "16", whole("--units", 1, most=10**5))] = None
-    """Units of the cell."""
-    rate: Annotated[float | None, *option("R", "0.002/√horizon", positive("--rate"))] = None
-    """Step size of the optimiser (Adam)."""
-    seed: Annotated[int | None, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = None
-    """Decides the initial weights and all else that is random."""
-    run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
-    """Where predictions, metrics, dead letters, checkpoints and the picture go."""
-    resume: Annotated[Path | None, *option("FOLDER", "start afresh", Path)] = None
-    """Go on with the run in this folder, with its settings."""
-    every: Annotated[float, *option("SECONDS", "30", positive("--every", zero=True))] = 30.0
-    """Seconds between two checkpoints."""
+    method: Annotated[str | None, *shared.method_option(STREAM)] = None
+    cell: Annotated[str | None, *shared.cell_option("gru")] = None
+    hidden_size: Annotated[int | None, *shared.hidden_size_option("16")] = None
+    rate: Annotated[float | None, *shared.rate_option("0.002/√horizon with Adam")] = None
+    seed: shared.Seed[int | None] = None
+    run: shared.Run[Path | None] = None
+    resume: shared.Resume[Path | None] = None
+    checkpoint_every: shared.CheckpointEvery[float] = 30.0
+    total_time: shared.TotalTime[float | None] = None
     dead_letter_limit: Annotated[int, *option("N", "1000", whole("--dead-letter-limit", 0))] = 1000
     """Stop when more than so many of the latest 10,000 lines are malformed."""

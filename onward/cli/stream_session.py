@@ -10,10 +10,9 @@ import equinox as eqx
 import jax.random as jr
 import msgspec
 
-import onward
-
 from .. import __version__
 from ..checkpoints.run_folder import digest
+from ..registry.build import ESTIMATORS, build_optimizer, stream_model
 from ..streams.base import AbstractSource
 from ..streams.dead_letters import Letter
 from ..streams.engine import Engine
@@ -25,14 +24,16 @@ from ..streams.summary import StreamSummary
 from ..support.errors import UserError
 from ..support.files import read_json_lines, write_atomically
 from ..support.interruption import Interruption
-from ..support.trees import zeros_like
 from ..texts.learn import Outcome
 from ..texts.summary import peak_memory
-from .build import CELLS, ESTIMATORS, build_optimizer, count_parameters, enough_memory
+from .build import count_parameters, enough_memory
 from .stream_progress import StreamProgress
 from .stream_settings import Learning, StreamSettings
 
-TOO_LARGE = "the network and the memories of its keys do not fit into memory; choose fewer --units or --keys-in-memory."
+TOO_LARGE = (
+    "the network and the memories of its keys do not fit into memory; choose a smaller --hidden-size or fewer "
+    "--keys-in-memory."
+)
 
 
 class StreamSession:
@@ -129,14 +130,10 @@ def build_engine(learning: Learning) -> Engine:
     outputs = 1 if columns.classes is None else len(columns.classes)
     key, model_key = jr.split(jr.key(learning.seed))
 
-    @eqx.filter_jit  # one program to compile instead of dozens
-    def build(key):
-        cell = CELLS[method.cell](len(columns.inputs), method.hidden_size, key=key)
-        readout = eqx.nn.Linear(method.hidden_size, outputs, key=key)
-        return onward.Model(cell, zeros_like(readout))
-
+    # Compiled whole: one program instead of dozens.
+    model = eqx.filter_jit(lambda key: stream_model(method, len(columns.inputs), outputs, key=key))(model_key)
     return Engine(
-        build(model_key),
+        model,
         ESTIMATORS[method.estimator](method),
         build_optimizer(method),
         inputs=len(columns.inputs),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from ..registry.methods import STREAM, Count, Method, Positive
 from ..streams.base import AbstractSource
 from ..streams.engine import usual_rate
 from ..streams.events import CSV, JSONL, Columns
@@ -15,11 +16,10 @@ from ..streams.redis_source import RedisAddress, RedisSource
 from ..streams.sources import FileSource, StandardInput
 from ..streams.tables import TableSource, is_table
 from ..support.errors import UserError
-from .methods import Count, Method, Positive
 from .settings import chosen_method, other_settings
 from .stream_options import StreamOptions
 
-METHOD, CELL, UNITS, KEYS_IN_MEMORY = "snap", "gru", 16, 1000
+KEYS_IN_MEMORY = 1000
 
 
 class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,13 +83,10 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
         )
     except ValueError as error:
         raise UserError(f"{error}") from None
-    name = options.method or METHOD
-    method = chosen_method(
-        name,
-        cell=options.cell or CELL,
-        hidden_size=options.units or UNITS,
-        rate=options.rate or usual_rate(horizon),
-    )
+    name = options.method or STREAM.default
+    method = chosen_method(STREAM, name, cell=options.cell, hidden_size=options.hidden_size, rate=options.rate)
+    if options.rate is None and method.optimizer == "adam":
+        method = method.but(rate=usual_rate(horizon))
     where = options.input or "-"
     return StreamSettings(
         input=_written_down(where),
@@ -101,7 +98,7 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
             gap=options.gap,
             keys_in_memory=1 if options.key is None else options.keys_in_memory or KEYS_IN_MEMORY,
             method_name=name,
-            method=msgspec.structs.replace(method, window=1),
+            method=method,
             seed=options.seed or 0,
         ),
     )
@@ -124,7 +121,7 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
         "horizon": learning.horizon,
         "method": learning.method_name,
         "cell": learning.method.cell,
-        "units": learning.method.hidden_size,
+        "hidden_size": learning.method.hidden_size,
         "rate": learning.method.rate,
         "seed": learning.seed,
         "format": "csv" if isinstance(columns.format, CSV) else "jsonl",

@@ -6,26 +6,27 @@ from pathlib import Path
 
 import jax.random as jr
 
-from ..checkpoints.run_folder import RunFolder, check_unused
+from ..checkpoints.run_folder import check_unused, command_of
 from ..comparison.compare import Budget
 from ..comparison.sweep import grid, log_uniform
 from ..comparison.sweep import sweep as run_sweep
 from ..comparison.sweep_report import save_sweep, sweep_table
+from ..registry.build import build_contestant, build_task
+from ..registry.methods import COMPARISON
+from ..registry.tasks import usual_cell
 from ..support.devices import use_all_cores
 from ..support.errors import UserError
 from .build import enough_memory
 from .compare import check_chunks
-from .compare_options import default_cell
 from .comparison_progress import ComparisonProgress
 from .compilation_cache import compilation_cache
-from .contestants import build_contestant, build_task
 from .sweep_options import Range, SweepOptions, settings_over
 
 
 def sweep(options: SweepOptions) -> int:
     """Runs the command and returns its exit code."""
     folder = options.run or Path("runs") / time.strftime("sweep-%Y%m%d-%H%M%S")
-    if not RunFolder(folder).settings.is_file():
+    if command_of(folder) != "sweep":
         check_unused(folder)
     over = settings_over(options.method, options.settings, options.random)
     use_all_cores()
@@ -34,20 +35,21 @@ def sweep(options: SweepOptions) -> int:
     points = grid(**{name: values for name, values in over.items() if not isinstance(values, Range)})
     if options.random is not None:
         points = [fixed | drawn for fixed in points for drawn in log_uniform(options.random, key=point_key, **ranges)]
-    task = build_task(options.task)
+    task = build_task(options.task, characters=options.characters)
+    method = COMPARISON.method(options.method).but(
+        cell=options.cell or usual_cell(options.task), hidden_size=options.hidden_size
+    )
 
     def make(**settings):
-        named = {"cell": options.cell or default_cell(options.task), "hidden_size": options.hidden_size}
-        symbols, streams = len(task.alphabet), options.streams
-        return build_contestant(options.method, symbols=symbols, streams=streams, **(named | settings))
+        return build_contestant(method.but(**settings), len(task.alphabet), streams=options.streams)
 
     for point in points:
         try:
-            method = make(**point)
+            contestant = make(**point)
         except ValueError as error:
             raise UserError(f"{error}") from None
         option = f"--characters {options.characters}"
-        check_chunks(task, Budget(characters=options.characters), {options.method: method}, option=option)
+        check_chunks(task, Budget(characters=options.characters), {options.method: contestant}, option=option)
     runs = f"{len(points) * options.seeds:,} runs"
     title = f"Sweep of {options.method}"
     again = f"the same command with --run {shlex.quote(str(folder))} goes on where it stopped"
@@ -55,6 +57,7 @@ def sweep(options: SweepOptions) -> int:
     began = time.perf_counter()
     try:
         with compilation_cache(), ComparisonProgress([runs]) as progress, enough_memory(too_large):
+            progress.begin(runs)
             found = run_sweep(
                 make,
                 points,
@@ -66,8 +69,8 @@ def sweep(options: SweepOptions) -> int:
                 folder=folder,
                 report=lambda done, bits: progress.update(runs, done, bits),
             )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; {again}.") from None
+    except KeyboardInterrupt as stop:
+        raise type(stop)(f"stopped; {again}.") from None
     save_sweep(found, folder, title=title)
     seconds = time.perf_counter() - began
     print(f"\n{sweep_table(found, title)}\n{runs} in {seconds:.1f} s. Results, table and picture: {folder}")

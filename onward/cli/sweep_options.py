@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+from ..registry.methods import COMPARISON
 from ..support.errors import UserError
-from .compare_options import CELLS, default_settings, split_method, split_task
+from . import shared_options as shared
 from .options import one_of, option, whole
+
+HIDDEN_SIZE = 20
+TASK = "cycle-world"
 
 
 class Range(NamedTuple):
@@ -29,7 +33,7 @@ def settings_over(method: str, words: tuple[Words, ...], random: int | None) -> 
 
     Of a float setting these are floats, of one that decides the program integers.
     """
-    known = default_settings(method) | {"hidden_size": 20}
+    known = COMPARISON.method(method).settings | {"hidden_size": HIDDEN_SIZE}
     over: dict[str, tuple | Range] = {}
     for name, text in words:
         one_of(f"setting of {method}", tuple(known))(name)
@@ -92,16 +96,6 @@ def _words(words: list[str]) -> tuple[Words, ...]:
     return tuple(parsed)
 
 
-def _method(word: str) -> str:
-    split_method(word)
-    return word
-
-
-def _task(word: str) -> str:
-    split_task(word)
-    return word
-
-
 @dataclass(frozen=True)
 class SweepOptions:
     """Let a method learn a task at every point of a grid of its settings, several seeds each, and draw how much they
@@ -112,36 +106,28 @@ class SweepOptions:
     in one compiled program, whole ones (horizon, window, rank, order, buffer, updates, hidden_size) one after another.
     Settings come before the options:
 
-        onward sweep rate=0.1:100:7 horizon=2,5 --method fpp --cell lstm --hidden-size 8 --run runs/fpp
+        onward sweep rate=0.1:100:7 horizon=2,5 --method fpp --cell lstm \\
+            --hidden-size 8 --run runs/fpp
 
-    The same command with the same --run goes on with a sweep that was stopped.
+    The same command with the same --run goes on with a sweep that was stopped. A text is read once.
     """
 
     settings: Annotated[
         tuple[Words, ...], *option("NAME=VALUES ...", "rate=0.1:100:7", _words, positional=True, many=True)
     ] = (Words("rate", "0.1:100:7"),)
     """What to sweep over."""
-    method: Annotated[str, *option("NAME", "rtrl", _method)] = "rtrl"
-    """ESTIMATOR[-OPTIMIZER][:SIZE], as in onward compare."""
-    task: Annotated[str, *option("NAME", "cycle-world", _task)] = "cycle-world"
-    """What to predict: anbn:K,L, brackets:S,K,A, cycle-world:P, stochastic-world, music, shakespeare or text:FILE."""
+    method: Annotated[str, *shared.method_option(COMPARISON)] = COMPARISON.default
+    task: Annotated[str, *shared.task_option("cycle-world")] = TASK
     characters: Annotated[int, *option("N", "10000", whole("--characters", 1))] = 10_000
     """How many each run reads."""
-    seeds: Annotated[int, *option("N", "4", whole("--seeds", 1, most=10**4))] = 4
-    """Runs at each point."""
+    seeds: shared.Seeds[int] = 4
     random: Annotated[int | None, *option("N", "the whole grid", whole("--random", 1, most=10**5))] = None
     """Draw so many points from the ranges LOW:HIGH, the logarithm uniform."""
-    cell: Annotated[str | None, *option("NAME", "leaky for anbn and brackets, else vanilla", one_of("cell", CELLS))] = (
-        None
-    )
-    """The recurrent cell: vanilla, leaky, lstm or gru."""
-    hidden_size: Annotated[int, *option("N", "20", whole("--hidden-size", 1, most=10**5))] = 20
-    """Its units, unless they are swept."""
+    cell: Annotated[str | None, *shared.cell_option(shared.USUAL_CELL)] = None
+    hidden_size: Annotated[int, *shared.hidden_size_option("20")] = HIDDEN_SIZE
     lanes: Annotated[int | None, *option("N", "what fits into memory", whole("--lanes", 1))] = None
     """At most so many runs side by side: what is finished is saved after each such part."""
-    streams: Annotated[int, *option("N", "1", whole("--streams", 1, most=10**5))] = 1
-    """Streams that each run learns from side by side, their gradients averaged."""
-    seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
-    """Decides the weights, the signs, the streams and the points drawn."""
-    run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
-    """Where results, table and picture go."""
+    streams: shared.Streams[int] = 1
+    seed: shared.Seed[int] = 0
+    run: shared.Run[Path | None] = None
+    total_time: shared.TotalTime[float | None] = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..checkpoints.run_folder import RunFolder, check_unused, digest
 from ..support.errors import UserError
-from ..tasks.text import Survey, Text
+from ..texts.text import Survey, Text
 from .settings import Settings, new_settings, text_again
 from .train_options import TrainOptions
 

@@ -1,11 +1,9 @@
 """The folder of a sweep: what is swept, and each part of it as soon as it is finished."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import msgspec
@@ -57,9 +55,7 @@ class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Those of a sweep."""
         return cls(
             task=task.name,
-            stream=hashlib.sha256(
-                b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(task.source))
-            ).hexdigest(),
+            stream=task.digest,
             characters=budget.characters or 0,
             seeds=seeds,
             key=np.asarray(jr.key_data(key)).ravel().tolist(),

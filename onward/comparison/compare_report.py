@@ -81,7 +81,7 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> str:
     ]
     if title:
         lines.insert(1, f"{task.name}: {budget} a method, {counted(comparison.seeds, 'seed')} side by side.")
-    lines += [*columns(rows), "", *levels(task)]
+    lines += [*columns(rows), "", *levels(task), *_of_a_text(comparison)]
     lines += [""] + [line for r in comparison.results for line in _remarks(r, comparison)]
     lines += [f"{r.name}: {r.description}" for r in comparison.best_of_each()]
     return "\n".join(lines) + "\n"
@@ -91,6 +91,16 @@ def levels(task: SymbolTask) -> list[str]:
     """The levels of a task as lines, the lowest first."""
     ordered = sorted(task.levels.items(), key=lambda item: item[1])
     return ["To compare with:", *(f"  {level:.4f}  {name}" for name, level in ordered)]
+
+
+def _of_a_text(comparison: Comparison) -> list[str]:
+    """How much of a text that ends the methods have read, and what of it the compressors have."""
+    length = comparison.task.length
+    if length is None:
+        return []
+    if all(result.characters == length for result in comparison.results):
+        return [f"All {length:,} characters of the text were read once, by the methods as by the compressors."]
+    return [f"The text has {length:,} characters. Levels are of all of them, unless they say how many."]
 
 
 def _remarks(r: MethodResult, comparison: Comparison) -> list[str]:
@@ -104,7 +114,7 @@ def _remarks(r: MethodResult, comparison: Comparison) -> list[str]:
         guess = np.log2(len(comparison.task.alphabet))
         remarks.append(f"{r.label} lost its way: {where} bits in the last tenth, where guessing costs {guess:.2f}. "
                        "These seeds are in no mean.")  # fmt: skip
-    most = comparison.budget.characters
+    most = comparison.budget.within(comparison.task.length).characters
     if most is not None and r.characters < most and r.sound.any():
         remarks.append(f"{r.label} was stopped by the clock after {r.characters:,} of {most:,} characters.")
     return remarks

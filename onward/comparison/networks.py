@@ -30,14 +30,19 @@ def sigmoid(cell: type) -> Callable:
     return lambda symbols, units, *, key: cell(symbols, units, key=key, activation=jax.nn.sigmoid, scale=INITIAL_SCALE)
 
 
+def root_decay(chunk: int = 1, rate: float = 1.0) -> Callable:
+    """The schedule rate/√t of an optimiser's step, where t counts characters, whatever the chunk."""
+    return lambda count: rate / jnp.sqrt(chunk * (count + 1.0))
+
+
 def descent(rate: float, chunk: int = 1) -> optax.GradientTransformation:
     """Gradient descent with η_t = rate/√t, t counting characters whatever the chunk."""
-    return optax.sgd(lambda count: rate / jnp.sqrt(chunk * (count + 1.0)))
+    return optax.sgd(root_decay(chunk, rate))
 
 
 def kalman(chunk: int = 1) -> optax.GradientTransformation:
     """The quasi-diagonal Kalman step with γ_t = 1/√t, t counting characters whatever the chunk."""
-    return quasi_diagonal_kalman(lambda count: 1 / jnp.sqrt(chunk * (count + 1.0)))
+    return quasi_diagonal_kalman(root_decay(chunk))
 
 
 def clipped_rmsprop(rate: float) -> optax.GradientTransformation:

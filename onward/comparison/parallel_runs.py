@@ -50,6 +50,16 @@ class Budget:
         if self.characters is not None:
             whole("characters", self.characters)
 
+    def within(self, length: int | None) -> "Budget":
+        """This budget on a stream of so many characters, which is read once; `None` for a stream without an end.
+
+        >>> Budget(seconds=60).within(1000)
+        Budget(seconds=60, characters=1000)
+        """
+        if length is None:
+            return self
+        return Budget(self.seconds, length if self.characters is None else min(self.characters, length))
+
     def __str__(self):
         parts = [] if self.seconds is None else [f"{self.seconds:g} s"]
         return " or ".join(parts + ([] if self.characters is None else [f"{self.characters:,} characters"]))
@@ -87,13 +97,18 @@ def check_contestant(name: str, learner: Learner, budget: Budget) -> None:
         )
 
 
-def scaled(optimizer: optax.GradientTransformation, factor: float | Float[Array, ""]) -> Informed:
-    """The optimiser with its updates times a number, which may be traced."""
+def times(factor: float | Float[Array, ""]) -> optax.GradientTransformation:
+    """Updates times a number, which may be traced."""
 
     def scale(updates: PyTree, params: PyTree = None) -> PyTree:
         return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, updates)
 
-    chained = optax.chain(optimizer, optax.stateless(scale))
+    return optax.stateless(scale)
+
+
+def scaled(optimizer: optax.GradientTransformation, factor: float | Float[Array, ""]) -> Informed:
+    """The optimiser with its updates times a number, which may be traced."""
+    chained = optax.chain(optimizer, times(factor))
     return Informed(chained, lambda state: metric_of(optimizer, state[0]))
 
 
@@ -149,7 +164,8 @@ class Program:
     """
 
     def __init__(self, make: Callable[[PyTree], Contestant], chunk: int, task: SymbolTask, budget: Budget):
-        self._make, self._task, self._budget = make, task, budget
+        self._make, self._task, self._budget = make, task, budget.within(task.length)
+        budget = self._budget
         size = BLOCK if budget.characters is None else max(1, min(BLOCK, budget.characters // 20))
         self._size = -(-size // chunk) * chunk
         # Run once: to compile it well takes longer than the block, several seconds, and gains microseconds.
@@ -169,7 +185,9 @@ class Program:
             began = time.perf_counter()
             lanes, bits, finite = compiled(lanes)
             bits, finite = np.asarray(bits, np.float64), np.asarray(finite)
-            log.add(bits, finite, time.perf_counter() - began)
+            # A block may be longer than what is left of a stream that ends.
+            left = bits.shape[1] if self._task.length is None else self._task.length - log.characters
+            log.add(bits[:, :left], finite, time.perf_counter() - began)
             report(log.part(self._budget), log.latest)
             if not (log.diverged == 0).any():
                 break

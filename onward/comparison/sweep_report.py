@@ -33,7 +33,10 @@ def rows(sweep: Sweep) -> Iterator[dict]:
 
 def sweep_table(sweep: Sweep, title: str | None = None) -> str:
     """The sweep as a screen of text: the best points, the best of each program, and what to beware of."""
-    size = f"{counted(len(sweep.trials), 'point')}, {counted(sweep.seeds, 'seed')} each, {sweep.budget}"
+    budget = sweep.budget.within(sweep.task.length)
+    size = f"{counted(len(sweep.trials), 'point')}, {counted(sweep.seeds, 'seed')} each, {budget}"
+    if budget != sweep.budget:
+        size += f": all of the text, once, and not {sweep.budget}"
     lines = [*([title] if title else []), f"{sweep.task.name}: {size}."]
     lines += ["Bits per character, mean ± standard error over the sound seeds; lower is better.", ""]
     ranked = sorted(sweep.trials, key=lambda trial: trial.order)

@@ -1,11 +1,37 @@
-"""Ctrl-C and a polite kill, noted now and answered when the work is at a good place to stop."""
+"""Ctrl-C, a polite kill and the end of a time limit: noted now, answered where the work can stop."""
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class TimeIsUp(KeyboardInterrupt):
+    """The time that the user allowed is over."""
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Inside, `TimeIsUp` is raised after so many seconds, or an `Interruption` notes it; `None` for no limit."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number, frame):
+        raise TimeIsUp("stopped: the time that --total-time allows is over.")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Interruption:
-    """While it is entered, SIGINT and SIGTERM set `signal` and nothing else; a second one interrupts at once.
+    """While it is entered, SIGINT, SIGTERM and a time limit set `signal` and nothing else; a second one interrupts at
+    once.
 
     * `signal`: the number of the signal that came, or `None`.
 
@@ -21,7 +47,7 @@ class Interruption:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread choose
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -35,8 +61,8 @@ class Interruption:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that ends because of the signal."""
-        return 128 + (self.signal or 0)
+        """What a shell expects of a process that ends because of the signal: 0 if the time limit has done its work."""
+        return 0 if self.signal == signal.SIGALRM else 128 + (self.signal or 0)
 
     def _note(self, number, frame):
         if self.came():

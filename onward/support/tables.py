@@ -4,14 +4,34 @@ from collections.abc import Sequence
 
 import numpy as np
 
+WIDTH = 80  # columns of a terminal
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of words as lines, the first column to the left and the others to the right."""
+
+def columns(rows: Sequence[Sequence[str]], *, left: int = 1, width: int | None = None) -> list[str]:
+    """Rows of words as lines, the first `left` columns to the left and the others to the right.
+
+    With a `width`, columns that do not fit into it follow below, beside the first one again.
+
+        >>> columns([("a", "b", "c"), ("1", "23456", "7")], width=10)
+        ['  a       b', '  1   23456', '', '  a   c', '  1   7']
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    padded = [
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in rows
-    ]
-    return ["  " + "   ".join(row) for row in padded]
+    blocks: list[list[int]] = [[0]]
+    for i in range(1, len(widths)):
+        if width is not None and len(blocks[-1]) > 1 and _wide(widths, [*blocks[-1], i]) > width:
+            blocks.append([0])
+        blocks[-1].append(i)
+    lines: list[str] = []
+    for block in blocks:
+        lines += [""] * bool(lines)
+        for row in rows:
+            words = [row[i].ljust(widths[i]) if i < left else row[i].rjust(widths[i]) for i in block]
+            lines.append(("  " + "   ".join(words)).rstrip())
+    return lines
+
+
+def _wide(widths: Sequence[int], block: Sequence[int]) -> int:
+    return 2 + sum(widths[i] for i in block) + 3 * (len(block) - 1)
 
 
 def mean_and_error(values: np.ndarray, digits: int = 4) -> str:

@@ -15,7 +15,7 @@ def gzip_rate(symbols: Integer[Array | np.ndarray, " steps"], alphabet: str) -> 
     * `symbols`: indices into `alphabet`.
 
     Raises `ValueError` if there are none, or one lies outside 0 … len(alphabet) − 1. Of a text that is read from a
-    file, `onward.tasks.text.survey` tells the same without holding it in memory.
+    file, `onward.texts.text.survey` tells the same without holding it in memory.
 
         >>> import numpy as np
         >>> gzip_rate(np.arange(8000) % 2, "ab")

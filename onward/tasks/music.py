@@ -73,7 +73,7 @@ def synthetic_music() -> Automaton:
 
     There are 1144 states. The alphabet is in code point order, and a phrase can be asked what it costs:
 
-        >>> from onward.tasks.text import encode
+        >>> from onward.texts.text import encode
         >>> source = synthetic_music()
         >>> source.alphabet, round(source.entropy_rate, 6)
         ('\\n1248:ACFGabcdefg|', 1.025579)

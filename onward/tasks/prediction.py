@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import entr
 
 from ..support.errors import UserError
-from ..tasks.text import Text, blocks, embedded_text, survey
+from ..texts.text import Text, blocks, embedded_text, survey
 from .anbn import anbn, independent_counts_rate
 from .automaton import Automaton
 from .brackets import distant_brackets
@@ -84,13 +84,25 @@ def stochastic_world_task() -> SymbolTask:
     return SymbolTask("StochasticWorld", "01", examples, levels)
 
 
-def text_task(text: Text) -> SymbolTask:
-    """The characters of a text, read again from its start when it ends. Raises `UserError` as `survey` does."""
-    found = survey(text)
+def text_task(text: Text, *, characters: int | None = None) -> SymbolTask:
+    """The characters of a text, read once, as compressors read it.
+
+    `characters`: how many of them are going to be read. The compressors' levels are then of these, the first ones; by
+    default of the whole text. Raises `UserError` as `survey` does.
+
+        >>> import io
+        >>> task = text_task(Text("letters", lambda: io.BytesIO(b"abababab")), characters=1000)
+        >>> task.length, task.levels["order-0 entropy"]
+        (8, 1.0)
+    """
+    found = survey(text, limit=None if characters is None else max(2, characters))
     symbols = np.concatenate(list(blocks(text, found.alphabet, size=1 << 16)))
     levels = {ORDER_0: found.entropy, "gzip -9": found.gzip}
-    levels[f"context tree weighting, depth {CTW_DEPTH}"] = ctw_rate(symbols, len(found.alphabet), CTW_DEPTH)
-    return SymbolTask(text.name, found.alphabet, Cycle(symbols), levels)
+    read = symbols[: found.characters]
+    levels[f"context tree weighting, depth {CTW_DEPTH}"] = ctw_rate(read, len(found.alphabet), CTW_DEPTH)
+    if len(read) < len(symbols):
+        levels = {f"{name}, of the first {len(read):,}": level for name, level in levels.items()}
+    return SymbolTask(text.name, found.alphabet, Cycle(symbols), levels, length=len(symbols))
 
 
 def shakespeare() -> Text:

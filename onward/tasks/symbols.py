@@ -1,8 +1,9 @@
 """Tasks of predicting symbols: where they come from, and the levels that a loss on them is held against."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
@@ -111,13 +112,26 @@ class SymbolTask:
     * `alphabet`: the character of each symbol;
     * `source`: where the symbols come from, each to be predicted from those before it; or examples, where what is read
       and what is predicted are two streams;
-    * `levels`: bits per symbol to hold a loss against, by name: an entropy rate, what compressors need.
+    * `levels`: bits per symbol to hold a loss against, by name: an entropy rate, what compressors need;
+    * `length`: how many symbols there are, where they end: comparisons and sweeps read them once. `None`: no end.
     """
 
     name: str
     alphabet: str
     source: Source | AbstractExamples
     levels: Mapping[str, float]
+    length: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the numbers that its source is made of: by it a comparison or a sweep knows its task again."""
+        found = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.source):
+            # A source that is no pytree is a leaf itself.
+            values = [getattr(leaf, field.name) for field in fields(leaf)] if is_dataclass(leaf) else [leaf]
+            for value in values:
+                found.update(np.asarray(value).tobytes())
+        return found.hexdigest()
 
     def examples(self, streams: int | None = None) -> AbstractExamples:
         """What a learner reads and predicts; of so many streams side by side."""

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from ..model import Model
-from ..tasks.text import NO_CHARACTER, encode
+from .text import NO_CHARACTER, encode
 
 
 def sample_text(

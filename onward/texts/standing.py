@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from ..checkpoints.run_checkpoint import Count
-from ..tasks.text import NO_CHARACTER
+from .text import NO_CHARACTER
 
 FIRST_WINDOW = 32  # characters in the first point of the learning curve
 

@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from onward.cli import build, main
-from onward.cli.methods import CELLS, METHODS, Method
+from onward.cli import main
 from onward.cli.settings import BLOCK, Settings, new_settings
 from onward.cli.train_options import TrainOptions
+from onward.registry import build, methods
+from onward.registry.methods import CELLS
 from onward.texts.block_program import BlockProgram
 from tests import kill_train
 
@@ -134,37 +135,30 @@ def test_without_options_it_is_the_whole_embedded_text():
     settings, text, found = new_settings(TrainOptions())
     assert text.name == "the embedded Shakespeare"
     assert settings.characters == found.characters > 1_000_000
-    assert settings.method == METHODS["tbptt"]
+    assert settings.method == methods.TEXT.methods["tbptt"]
     assert (settings.seed, settings.prompt) == (0, "\n")
 
 
 def test_the_window_of_sliding_is_its_horizon():
-    settings, _, _ = new_settings(TrainOptions(method="sliding", window=5, steps=100))
-    assert (settings.method.horizon, settings.method.window) == (5, METHODS["sliding"].window)
+    settings, _, _ = new_settings(TrainOptions(method="sliding", window=5, characters=100))
+    assert (settings.method.horizon, settings.method.window) == (5, methods.TEXT.methods["sliding"].window)
 
 
 @pytest.mark.parametrize(
     ("method", "cell"),
-    [(name, method.cell) for name, method in METHODS.items()] + [("tbptt", name) for name in CELLS if name != "lstm"],
+    [(name, method.cell) for name, method in methods.TEXT.methods.items()]
+    + [("tbptt", name) for name in CELLS if name != "lstm"],
 )
 def test_every_method_and_every_cell_make_a_program(method, cell):
     """Traced, not compiled: that the numbers are right is tested elsewhere."""
-    settings = new_settings(TrainOptions(method=method, cell=cell, hidden_size=3, steps=100))[0]
+    settings = new_settings(TrainOptions(method=method, cell=cell, hidden_size=3, characters=100))[0]
     learner = build.build_learner(settings.method)
 
     def start():
-        model = build.build_model(settings.method, 5, key=jr.key(0))
+        model = build.text_model(settings.method, 5, key=jr.key(0))
         return learner.init(model, key=jr.key(1), example=(jnp.zeros(5), jnp.array(0)))
 
     BlockProgram(learner, 5).trace(eqx.filter_eval_shape(start), 2 * settings.method.window)
-
-
-def test_the_table_of_methods_is_complete():
-    assert set(build.CELLS) == set(CELLS)
-    assert {method.estimator for method in METHODS.values()} <= set(build.ESTIMATORS)
-    for method in METHODS.values():
-        assert msgspec.json.decode(msgspec.json.encode(method), type=Method) == method
-        build.build_learner(method)
 
 
 # What is refused: one sentence, exit code 2, nothing written
@@ -196,7 +190,8 @@ def refused(capsys, options, *parts):
         (["--window", "0"], ["--window"]),
         (["--rank", "0"], ["--rank"]),
         (["--rank", "2"], ["--rank is for nobacktrack", "tbptt"]),
-        (["--steps", "1"], ["--steps", "at least 2"]),
+        (["--characters", "1"], ["--characters", "at least 2"]),
+        (["--steps", "1"], ["--characters", "at least 2"]),
         (["--seed", "-1"], ["--seed"]),
         (["--seed", "99999999999999999999"], ["--seed", "at most"]),
         (["--sample-length", "-1"], ["--sample-length"]),
@@ -280,7 +275,7 @@ def interrupted(finished, tmp_path):
         (["--window", "3"], ["--window"]),
         (["--rank", "3"], ["--rank"]),
         (["--seed", "1"], ["--seed 0", "--seed 1"]),
-        (["--steps", "100"], ["--steps"]),
+        (["--characters", "100"], ["--characters"]),
         (["--prompt", "T"], ["--prompt"]),
         (["--sample-length", "7"], ["--sample-length 20"]),
     ],

@@ -11,11 +11,24 @@ import onward
 from experiments.catalogue import names
 from experiments.reproducing import RECIPES
 from onward.cli import main
-from onward.cli.compare_options import CompareOptions, split_method
-from onward.cli.contestants import build_contestant, build_task
+from onward.cli.compare_options import CompareOptions
 from onward.cli.options import parse_options
+from onward.registry.build import build_contestant, build_task
+from onward.registry.methods import CELLS, COMPARISON
 
-METHODS = ("tbptt:3", "sliding:3", "rtrl", "snap", "uoro", "nobacktrack-kalman:2", "rtrl-adam", "tbptt-rmsprop")
+METHODS = (
+    "tbptt:3",
+    "sliding:3",
+    "rtrl",
+    "snap",
+    "uoro",
+    "nobacktrack-kalman:2",
+    "rtrl-adam",
+    "tbptt-rmsprop",
+    "artbp",
+    "fpp:2",
+)
+WINDOWED = ("tbptt-rmsprop", "artbp")
 
 
 def test_compare_leaves_a_table_a_picture_and_curves(tmp_path, capsys):
@@ -26,7 +39,9 @@ def test_compare_leaves_a_table_a_picture_and_curves(tmp_path, capsys):
     assert "aⁿbⁿ, n in [1, 3]: 300 characters a method, 2 seeds side by side." in said.out
     assert "entropy rate" in said.out
     assert "nobacktrack-kalman (1 of 2): 100%" in said.err
-    assert sorted(p.name for p in folder.iterdir()) == ["curve.png", "curve.svg", "curves.jsonl", "table.txt"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *("curve.png", "curve.svg", "curves.jsonl", "parts", "settings.json", "summary.json", "table.txt")
+    ]
     assert (folder / "table.txt").read_text() in said.out
 
 
@@ -50,16 +65,19 @@ def test_reproduce_names_its_scale_and_says_what_it_found(tmp_path, capsys):
     assert "seeds that diverged or were lost: half-invariant norms 0 of 2" in result["why"]
 
 
+def contestant_of(word, *, symbols=4, **settings):
+    return build_contestant(COMPARISON.method(word).but(**({"hidden_size": 3} | settings)), symbols)
+
+
 def test_every_method_and_cell_can_be_built():
     for method in METHODS:
-        for cell in ("vanilla", "leaky", "lstm", "gru"):
-            contestant = build_contestant(method, cell=cell, hidden_size=3, symbols=4)
-            assert contestant.learner.chunk == (3 if method == "tbptt:3" else 15 if method == "tbptt-rmsprop" else 1)
-    assert split_method("nobacktrack-kalman:7") == ("nobacktrack", "kalman", 7)
+        for cell in CELLS:
+            contestant = contestant_of(method, cell=cell)
+            assert contestant.learner.chunk == (3 if method == "tbptt:3" else 15 if method in WINDOWED else 1)
 
 
 def test_fptt_is_its_transformation_before_a_clip_and_adam():
-    named = build_contestant("tbptt-fptt:4", cell="vanilla", hidden_size=3, symbols=4, alpha=0.2, rate=0.05)
+    named = contestant_of("tbptt-fptt:4", alpha=0.2, rate=0.05)
     assert named.description.endswith("FPTT (α 0.2, β 0.5), norm clipped at 1, Adam 0.05")
     by_hand = optax.chain(onward.fptt(0.2), optax.clip_by_global_norm(1.0), optax.adam(0.05))
     ends = []
@@ -98,7 +116,10 @@ def test_a_text_can_be_compared_on(tmp_path):
 
 WRONG = [
     (["compare", "--task", "anbm"], "there is no task 'anbm'; did you mean anbn? Known are anbn, brackets,"),
-    (["compare", "--methods", "rtlr"], "there is no method 'rtlr'; did you mean rtrl? Known are tbptt, sliding, rtrl"),
+    (
+        ["compare", "--methods", "rtlr"],
+        "there is no method 'rtlr'; did you mean rtrl? Known are tbptt, sliding, artbp, rtrl",
+    ),
     (["compare", "--methods", "rtrl-kalmann"], "there is no optimizer for rtrl 'kalmann'; did you mean kalman?"),
     (["compare", "--methods", "rtrl:3"], "method 'rtrl:3': rtrl takes no number; leave :3 out."),
     (["compare", "--methods", "tbptt:0"], "method 'tbptt:0': the window must be a whole number of at least 1"),

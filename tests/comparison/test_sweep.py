@@ -16,11 +16,11 @@ import pytest
 
 import onward
 from onward.cli import main
-from onward.cli.compare_options import ESTIMATORS, OPTIMIZERS, default_settings
 from onward.cli.compilation_cache import compilation_cache
-from onward.cli.contestants import build_contestant
 from onward.comparison.sweep import Sweep, Trial, grid, log_uniform, sweep
 from onward.comparison.sweep_report import draw, rows, save_sweep, sweep_table
+from onward.registry.build import build_contestant
+from onward.registry.methods import COMPARISON, ESTIMATORS, OPTIMIZERS
 from onward.support.errors import UserError
 from onward.tasks.prediction import cycle_world_task
 
@@ -219,10 +219,11 @@ def test_every_float_setting_of_every_method_can_be_traced():
     methods = [f"{estimator}-{next(optimizers)}" for estimator in ESTIMATORS]
     assert {method.split("-")[1] for method in methods} == set(OPTIMIZERS)
     for method in methods:
-        floats = [name for name, default in default_settings(method).items() if not isinstance(default, int)]
+        small = COMPARISON.method(method).but(hidden_size=2)
+        floats = [name for name, default in small.settings.items() if not isinstance(default, int)]
 
-        def start(values, method=method):
-            learner, make_model, _ = build_contestant(method, cell="vanilla", hidden_size=2, symbols=2, **values)
+        def start(values, small=small):
+            learner, make_model, _ = build_contestant(small.but(**values), 2)
             xs, ys = jnp.zeros((learner.chunk, 2)), jnp.zeros(learner.chunk, jnp.int32)
             carry = learner.init(make_model(jr.key(0)), key=jr.key(1), example=(xs[0], ys[0]))
             return learner.update(carry, xs, ys)[1].losses
@@ -235,9 +236,15 @@ def test_the_example_in_help_works_when_pasted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main(["sweep", "--help"])
-    (line,) = re.findall(r"^ +(onward sweep .*)$", capsys.readouterr().out, flags=re.MULTILINE)
+    (line,) = re.findall(r"^ +(onward sweep (?:.*\\\n)*.*)$", capsys.readouterr().out, flags=re.MULTILINE)
     # As it is but for its length, and one program of its two.
-    words = [*shlex.split(line.replace("horizon=2,5", "horizon=2")), "--characters", "200", "--seeds", "1"]
+    words = [
+        *shlex.split(line.replace("horizon=2,5", "horizon=2").replace("\\\n", "")),
+        "--characters",
+        "200",
+        "--seeds",
+        "1",
+    ]
     assert main(words[1:]) == 0
     said = capsys.readouterr()
     assert "Sweep of fpp\n6-CycleWorld: 7 points, 1 seed each, 200 characters." in said.out

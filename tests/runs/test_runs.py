@@ -226,7 +226,7 @@ def test_a_checkpoint_of_a_later_format_is_refused(learner, saved, monkeypatch):
 
 def test_a_folder_is_created_once_and_opened_again(tmp_path):
     folder = RunFolder.create(tmp_path / "deep" / "run", Settings("mine"))
-    with pytest.raises(UserError, match="already holds a run; go on with it by --resume"):
+    with pytest.raises(UserError, match="already holds a run; name another folder"):
         RunFolder.create(folder.path, Settings())
     with pytest.raises(UserError, match="in use by another process"):
         RunFolder.open(folder.path)

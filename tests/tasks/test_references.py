@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onward.tasks.compressors import ctw_rate, gzip_rate
-from onward.tasks.text import Text, encode, survey
+from onward.texts.text import Text, encode, survey
 
 
 def probability(symbols, alphabet_size, depth):

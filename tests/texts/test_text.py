@@ -14,9 +14,9 @@ import pytest
 
 import onward
 from onward.support.errors import UserError
-from onward.tasks import text as text_module
-from onward.tasks.text import Text, blocks, embedded_text, encode, survey, text_file
+from onward.texts import text as text_module
 from onward.texts.sampling import sample_text
+from onward.texts.text import Text, blocks, embedded_text, encode, survey, text_file
 
 WORDS = "naïve café, 漢字 and 🙂 tea; " * 40
 

@@ -1,0 +1,55 @@
+"""`onward evaluate`: bits a character of another text, under a trained network."""
+
+import math
+import sys
+
+import jax.random as jr
+
+from ..support.errors import UserError
+from ..texts.evaluate import BLOCK, evaluate_learning, evaluate_text
+from ..texts.standing import closing_start
+from ..texts.text import blocks, survey, text_file
+from .build import in_memory
+from .compilation_cache import compilation_cache
+from .evaluate_options import EvaluateOptions
+from .progress import ProgressLine
+from .settings import check_alphabet
+from .trained import trained
+
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Runs the command and returns its exit code."""
+    if options.run is None or options.file is None:
+        raise UserError("name a run and a text: onward evaluate RUN FILE.")
+    text = text_file(options.file)
+    found = survey(text, limit=options.characters)
+    run, total = trained(options.run), found.characters
+    settings, size = run.settings, len(run.settings.alphabet)
+    check_alphabet(text, settings.alphabet, total)
+    with (
+        compilation_cache(),
+        in_memory(settings.method_name, settings.method),
+        ProgressLine(start=0, total=total) as progress,
+    ):
+        if options.learn:
+            stream = blocks(text, settings.alphabet, size=settings.block, stop=total)
+            key = jr.key(options.seed)
+            read = evaluate_learning(run.learner, run.carry, size, stream, total=total, key=key, report=progress.update)
+        else:
+            stream = blocks(text, settings.alphabet, size=BLOCK, stop=total)
+            read = evaluate_text(run.model, size, stream, total=total, report=progress.update)
+    if not math.isfinite(read.bits):
+        print("onward: its predictions are no finite numbers any more; the text cannot be judged.", file=sys.stderr)
+        return 1
+    how = "each learned once it was predicted" if options.learn else "the network fixed"
+    rows = [
+        ("bits per character", f"{read.bits / total:.3f}   {how}"),
+        ("", f"{read.closing_bits / (total - closing_start(total)):.3f}   over the last tenth"),
+        ("to compare", f"{found.gzip:.3f}   gzip -9 of the same characters"),
+        ("", f"{found.entropy:.3f}   order-0 entropy: knowing only how frequent each is"),
+        ("network", settings.describe()),
+        ("", f"of {options.run}, after {run.characters:,} characters"),
+    ]
+    print(f"Read {total:,} characters of {text.name}.\n")
+    print("\n".join(f"  {name:<20}{value}" for name, value in rows))
+    return 0

@@ -1,0 +1,35 @@
+"""The options of `onward runs`, each with its check."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .options import one_of, option
+
+COMMANDS = ("train", "stream", "compare", "sweep", "reproduce")
+
+
+def _paths(words: list[str]) -> tuple[Path, ...]:
+    return tuple(map(Path, words))
+
+
+@dataclass(frozen=True)
+class RunsOptions:
+    """List the runs there are, the newest first: what each learns, when it began, how far it is, and how well it does.
+
+    A run that was stopped goes on with --resume of its command. Bits are per character over the last tenth of what was
+    read, or over all of it while the run is not finished; a stream's error is in per cent of that of the last value.
+    """
+
+    runs: Annotated[
+        tuple[Path, ...], *option("RUN ...", "those in the folder runs", _paths, positional=True, many=True)
+    ] = ()
+    """Runs, or folders of runs."""
+    command: Annotated[str | None, *option("NAME", "all", one_of("command", COMMANDS), words=COMMANDS)] = None
+    """Only the runs of this command."""
+    match: Annotated[str | None, *option("TEXT", "all", str)] = None
+    """Only the runs whose line or settings hold this text."""
+    compare: bool = False
+    """Say in what two runs differ: their settings and their results."""
+    remove: bool = False
+    """Remove the runs that are named, with all that is in their folders."""

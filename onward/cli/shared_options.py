@@ -1,0 +1,133 @@
+"""Options that several commands have: under one name, with one check and one meaning.
+
+A command's dataclass writes `seed: Seed[int] = 0`, or `seed: Seed[int | None] = None` where it matters whether the
+option was given, as for a run that goes on.
+"""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from ..registry.methods import CELLS, ESTIMATORS, OPTIMIZERS, Job
+from ..registry.tasks import FORMS, TASKS, parse_task
+from .options import duration, one_of, option, positive, whole
+
+T = TypeVar("T")
+
+LARGEST_SEED = 2**32 - 1
+USUAL_CELL = "leaky for anbn and brackets, else vanilla"
+
+Window = Annotated[
+    T,
+    *option(
+        "N",
+        "the method's",
+        whole("--window", 1, most=10**6),
+        help="Characters that tbptt, artbp, sliding and fpp look back; for the others, characters between two updates.",
+    ),
+]
+Rank = Annotated[
+    T,
+    *option(
+        "N",
+        "the method's",
+        whole("--rank", 1, most=10**6),
+        help="Blocks of units of nobacktrack, by default one for each unit; 1 is the rank-one form of its paper.",
+    ),
+]
+Seeds = Annotated[
+    T,
+    *option(
+        "N",
+        "4",
+        whole("--seeds", 1, most=10**4),
+        help="Runs of each, side by side; a multiple of the cores uses all of them.",
+    ),
+]
+Streams = Annotated[
+    T,
+    *option(
+        "N",
+        "1",
+        whole("--streams", 1, most=10**5),
+        help="Streams that each run learns from side by side, their gradients averaged.",
+    ),
+]
+Run = Annotated[
+    T, *option("FOLDER", "a new one under runs/", Path, help="Where the run goes: settings, results and pictures.")
+]
+Resume = Annotated[
+    T, *option("FOLDER", "start afresh", Path, help="Go on with the run in this folder, with its settings.")
+]
+CheckpointEvery = Annotated[
+    T,
+    *option("SECONDS", "30", positive("--checkpoint-every", zero=True), help="Seconds between two checkpoints."),
+]
+TotalTime = Annotated[
+    T,
+    *option(
+        "TIME",
+        "no limit",
+        duration("--total-time"),
+        help="Stop after so long, 90s, 10m or 2h, everything included, and keep what there is, as Ctrl-C does.",
+    ),
+]
+
+
+def seed_option(default: str = "0") -> tuple:
+    """The option `--seed`."""
+    about = "Decides the initial weights and all else that is random."
+    return option("N", default, whole("--seed", 0, most=LARGEST_SEED), help=about)
+
+
+def prompt_option(default: str = "a new line") -> tuple:
+    """The option `--prompt`."""
+    return option("TEXT", default, str, help="What the network writes on from.")
+
+
+def sample_length_option(default: str = "400") -> tuple:
+    """The option `--sample-length`."""
+    return option("N", default, whole("--sample-length", 0, most=10**6), help="Characters for the network to write.")
+
+
+def temperature_option(default: str = "0.7") -> tuple:
+    """The option `--temperature`."""
+    about = "How freely it writes: 1 as the model predicts, below 1 closer to what it finds likely."
+    return option("X", default, positive("--temperature"), help=about)
+
+
+def cell_option(default: str) -> tuple:
+    """The option `--cell`."""
+    *others, last = CELLS
+    about = f"The recurrent cell: {', '.join(others)} or {last}."
+    return option("NAME", default, one_of("cell", CELLS), help=about, words=CELLS)
+
+
+def rate_option(default: str) -> tuple:
+    """The option `--rate`."""
+    return option("R", default, positive("--rate"), help="Step size of the optimiser.")
+
+
+def task_option(default: str) -> tuple:
+    """The option `--task`."""
+    return option("NAME", default, parse_task, help=f"What to predict: {FORMS}.", words=tuple(TASKS))
+
+
+def hidden_size_option(default: str) -> tuple:
+    """The option `--hidden-size`."""
+    return option("N", default, whole("--hidden-size", 1, most=10**6), help="Units of the cell.")
+
+
+def method_option(job: Job) -> tuple:
+    """The option `--method` of a job."""
+    named = ", ".join(f"{name} ({ESTIMATORS[name].about})" for name in job.known)
+    return option(
+        "NAME",
+        job.default,
+        job.parse,
+        help=f"How gradients are computed, ESTIMATOR[-OPTIMIZER][:SIZE], such as tbptt:15: {named}. "
+        f"Optimisers: {', '.join(OPTIMIZERS)}.",
+        words=job.words,
+    )
+
+
+Seed = Annotated[T, *seed_option()]

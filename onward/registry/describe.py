@@ -1,0 +1,39 @@
+"""A method of a comparison in words, for tables and for knowing a sweep again."""
+
+from .methods import ESTIMATORS, Method
+
+
+def describe(method: Method, streams: int = 1) -> str:
+    """The estimator with its settings, the network and the step, in a line; what a sweep traces is called swept.
+
+    >>> from onward.registry.methods import COMPARISON
+    >>> describe(COMPARISON.method("snap-adam"))
+    'snap (order 1), vanilla cell with 20 units, Adam 0.003, norm clipped at 1'
+    """
+    entry = ESTIMATORS[method.estimator]
+    own = [name for name in (entry.size, *entry.others) if name is not None]
+    words = ", ".join(f"{name.replace('_', ' ')} {_shown(getattr(method, name))}" for name in own)
+    network = f"{method.cell} cell with {method.hidden_size} units"
+    side_by_side = f", {streams} streams side by side" * (streams > 1)
+    return f"{method.estimator}{words and f' ({words})'}, {network}, {_step(method)}{side_by_side}"
+
+
+def _step(method: Method) -> str:
+    rate = _shown(method.rate)
+    clipped = "" if method.clip is None else f", norm clipped at {method.clip:g}"
+    match method.optimizer:
+        case "sgd":
+            return f"gradient descent {rate}/√t, loss in bits{clipped}"
+        case "kalman":
+            decay = "1/√t" if method.decay is None else _shown(method.decay)
+            prior = "" if method.prior is None else f", prior {_shown(method.prior)}"
+            return f"quasi-diagonal Kalman, γ = {decay}{prior}{clipped}" + f", times {rate}" * (rate != "1")
+        case "rmsprop":
+            return f"RMSProp {rate} (decay 0.999){clipped}"
+        case "fptt":
+            return f"FPTT (α {_shown(method.alpha)}, β {_shown(method.beta)}){clipped}, Adam {rate}"
+    return f"Adam {rate}{clipped}"
+
+
+def _shown(value) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else "swept"

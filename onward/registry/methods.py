@@ -1,0 +1,277 @@
+"""Methods by name: their syntax, their settings, and the defaults of each job. Edit numbers here.
+
+A method is written ESTIMATOR[-OPTIMIZER][:SIZE], such as `tbptt`, `tbptt:15` or `nobacktrack-kalman:2`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ..support.arguments import unknown
+from ..support.errors import UserError
+
+EstimatorName = Literal["tbptt", "sliding", "artbp", "rtrl", "snap", "uoro", "nobacktrack", "fpp"]
+OptimizerName = Literal["sgd", "kalman", "adam", "rmsprop", "fptt"]
+CellName = Literal["vanilla", "leaky", "lstm", "gru", "antisymmetric"]
+Count = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Natural = Annotated[float, msgspec.Meta(ge=0)]
+
+CELLS: tuple[str, ...] = get_args(CellName)
+
+
+class EstimatorEntry(NamedTuple):
+    """An estimator's row in the registry.
+
+    * `about`: what it is, for help texts;
+    * `size`: the setting that the number after the colon gives, `None` if the estimator takes no number;
+    * `others`: its other settings that `onward sweep` can vary.
+    """
+
+    about: str
+    size: str | None = None
+    others: tuple[str, ...] = ()
+
+
+class OptimizerEntry(NamedTuple):
+    """An optimiser's row in the registry: what it is, and its settings with their defaults."""
+
+    about: str
+    settings: Mapping[str, float | None]
+
+
+ESTIMATORS: dict[str, EstimatorEntry] = {
+    "tbptt": EstimatorEntry("windows of backpropagation", "window"),
+    "sliding": EstimatorEntry("backward from every step", "horizon"),
+    "artbp": EstimatorEntry("windows of backpropagation, cut at random", "window"),
+    "rtrl": EstimatorEntry("forward, exact"),
+    "snap": EstimatorEntry("forward, each unit's own weights", "order"),
+    "uoro": EstimatorEntry("forward, unbiased"),
+    "nobacktrack": EstimatorEntry("forward, unbiased", "rank"),
+    "fpp": EstimatorEntry(
+        "short stretches replayed, their states learned", "horizon", ("buffer", "updates", "penalty", "state_rate")
+    ),
+}
+
+# Every optimiser has a rate and a clip, the largest global norm of a gradient. Kalman's decay is 1/√t and its prior the
+# number of hidden units where they are None.
+OPTIMIZERS: dict[str, OptimizerEntry] = {
+    "sgd": OptimizerEntry("gradient descent at 1/√t", {"rate": 1.0, "clip": None}),
+    "kalman": OptimizerEntry(
+        "the quasi-diagonal Kalman step", {"rate": 1.0, "clip": None, "decay": None, "prior": None}
+    ),
+    "adam": OptimizerEntry("Adam", {"rate": 3e-3, "clip": 1.0}),
+    "rmsprop": OptimizerEntry("RMSProp", {"rate": 1e-3, "clip": 1.0}),
+    "fptt": OptimizerEntry("FPTT's regulariser before Adam", {"rate": 3e-3, "clip": 1.0, "alpha": 0.1, "beta": 0.5}),
+}
+
+
+class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A method of training with all of its settings.
+
+    * `estimator`, `cell`, `optimizer`: names in this registry;
+    * `hidden_size`: units of the cell;
+    * `rate`: the optimiser's step size;
+    * `decay`: the Kalman step's γ, `None` for 1/√t; `False` for every other optimiser;
+    * `cell_rate_factor`: the cell's steps are this times the readout's;
+    * `clip`: the largest global norm of a gradient, `None` for no limit;
+    * `window`: steps between two updates;
+    * `horizon`, `cut`, `rank`, `blocks`, `order`: of the estimators that have them, else `None` or `False`;
+    * `buffer`, `updates`, `penalty`, `state_rate`: of `fpp`; `prior`: of `kalman`; `alpha`, `beta`: of `fptt`. Unset,
+      and left out of JSON, for the others.
+    """
+
+    estimator: EstimatorName
+    cell: CellName
+    hidden_size: Count
+    rate: Positive
+    optimizer: OptimizerName = "adam"
+    decay: Positive | bool | None = False
+    cell_rate_factor: Positive = 1.0
+    clip: Positive | None = 1.0
+    window: Count = 1
+    horizon: Count | None = None
+    cut: Positive | None = None
+    rank: Count | None = None
+    blocks: bool = False
+    order: Count | None = None
+    buffer: Count | UnsetType = UNSET
+    updates: Count | UnsetType = UNSET
+    penalty: Natural | UnsetType = UNSET
+    state_rate: Natural | UnsetType = UNSET
+    prior: Positive | UnsetType | None = UNSET
+    alpha: Natural | UnsetType = UNSET
+    beta: Natural | UnsetType = UNSET
+
+    def __post_init__(self):
+        for name, value in self.settings.items():
+            missing = value is None and name not in ("decay", "prior")
+            if missing or value is UNSET or isinstance(value, bool):
+                of = f"{self.estimator} with {self.optimizer}"
+                raise ValueError(f"{name} is a setting of {of} and must be a number, got {value!r}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its estimator's and its optimiser's settings by name: those that `onward sweep` can vary."""
+        return {name: getattr(self, name) for name in self.names}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of these settings."""
+        estimator = ESTIMATORS[self.estimator]
+        of_optimizer = [name for name in OPTIMIZERS[self.optimizer].settings if name != "clip"]
+        return [*([estimator.size] if estimator.size else []), *estimator.others, *of_optimizer]
+
+    def but(self, **changes: Any) -> "Method":
+        """This method with some settings changed; a block for each unit stays so when the units change."""
+        if self.blocks and self.rank == self.hidden_size and "rank" not in changes:
+            changes["rank"] = changes.get("hidden_size", self.rank)
+        return msgspec.structs.replace(self, **changes)
+
+
+class MethodName(NamedTuple):
+    """`ESTIMATOR[-OPTIMIZER][:SIZE]` in its parts; `None` for a part that is left out."""
+
+    estimator: str
+    optimizer: str | None = None
+    size: int | None = None
+
+
+def split_method(word: str) -> MethodName:
+    """The parts of `ESTIMATOR[-OPTIMIZER][:SIZE]`. Raises `UserError`, listing the names, for one that is unknown.
+
+    >>> split_method("nobacktrack-kalman:2")
+    MethodName(estimator='nobacktrack', optimizer='kalman', size=2)
+    """
+    name, colon, number = word.partition(":")
+    estimator, dash, optimizer = name.partition("-")
+    if estimator not in ESTIMATORS:
+        raise UserError(unknown("method", estimator, tuple(ESTIMATORS)))
+    if dash and optimizer not in OPTIMIZERS:
+        raise UserError(unknown(f"optimizer for {estimator}", optimizer, tuple(OPTIMIZERS)))
+    if not colon:
+        return MethodName(estimator, optimizer or None)
+    size = ESTIMATORS[estimator].size
+    if size is None:
+        raise UserError(f"method {word!r}: {estimator} takes no number; leave :{number} out.")
+    if not (number.isascii() and number.isdecimal() and 1 <= int(number) <= 10**6):
+        raise UserError(
+            f"method {word!r}: the {size} must be a whole number of at least 1 and at most 1,000,000, got {number!r}."
+        )
+    return MethodName(estimator, optimizer or None, int(number))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What methods are used for: which there are, with the defaults of all of their settings, and which is the default.
+
+    * `refuses`: methods that the job cannot use, each with the reason;
+    * `fixed`: a setting that the job itself decides, with the reason.
+    """
+
+    methods: Mapping[str, Method]
+    default: str
+    refuses: Mapping[str, str]
+    fixed: Mapping[str, str]
+
+    def method(self, word: str | None = None) -> Method:
+        """The method that `ESTIMATOR[-OPTIMIZER][:SIZE]` stands for in this job, with all of its settings.
+
+        Raises `UserError` if there is no such method, or the job cannot use it.
+
+            >>> COMPARISON.method("tbptt-adam:7").settings
+            {'window': 7, 'rate': 0.003}
+        """
+        word = word or self.default
+        estimator, optimizer, size = split_method(word)
+        if estimator in self.refuses:
+            raise UserError(f"method {word!r}: {self.refuses[estimator]}")
+        method = self.methods[estimator]
+        if optimizer is not None and optimizer != method.optimizer:
+            method = method.but(optimizer=optimizer, **OPTIMIZERS[optimizer].settings)
+        if size is None:
+            return method
+        what = ESTIMATORS[estimator].size or ""
+        if what in self.fixed and size != getattr(method, what):
+            raise UserError(f"method {word!r}: {self.fixed[what]}")
+        return method.but(**{what: size})
+
+    def parse(self, word: str) -> str:
+        """The word itself. Raises `UserError` as `method` does."""
+        self.method(word)
+        return word
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of its estimators."""
+        return tuple(self.methods)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Every `ESTIMATOR[-OPTIMIZER]`, for the shell's completion."""
+        return tuple(name + end for name in self.methods for end in ("", *(f"-{each}" for each in OPTIMIZERS)))
+
+
+def _rows(make: Callable[..., Method], **rows: dict[str, Any]) -> dict[str, Method]:
+    return {name: make(estimator=name, **settings) for name, settings in rows.items()}
+
+
+def _text(*, window: int = 16, rate: float = 5e-3, **settings: Any) -> Method:
+    return Method(window=window, rate=rate, **settings)
+
+
+FPP = {"horizon": 5, "buffer": 1000, "updates": 1, "penalty": 1.0, "state_rate": 0.1}
+
+# One pass over a text, with Adam: `onward train` and `onward audit`. Forward methods update once a window too, for the
+# gradient of a single step is mostly noise.
+TEXT = Job(
+    _rows(
+        _text,
+        tbptt={"cell": "lstm", "hidden_size": 128},
+        sliding={"cell": "gru", "hidden_size": 32, "horizon": 8},
+        artbp={"cell": "lstm", "hidden_size": 64, "cut": 0.1},
+        rtrl={"cell": "gru", "hidden_size": 16},
+        snap={"cell": "gru", "hidden_size": 64, "order": 1},
+        uoro={"cell": "gru", "hidden_size": 48, "window": 32, "cell_rate_factor": 0.1},
+        nobacktrack={"cell": "gru", "hidden_size": 48, "cell_rate_factor": 0.3, "rank": 48, "blocks": True},
+        fpp={"cell": "gru", "hidden_size": 32, "window": 1, "rate": 1e-3, **FPP},
+    ),
+    default="tbptt",
+    refuses={},
+    fixed={},
+)
+
+
+def _small(*, window: int = 1, **settings: Any) -> Method:
+    gradient_descent = {"optimizer": "sgd", "rate": 1.0, "clip": None}
+    return Method(cell="vanilla", hidden_size=20, window=window, **gradient_descent, **settings)
+
+
+# The same small network for every method, on an endless stream: `onward compare` and `onward sweep`.
+COMPARISON = Job(
+    _rows(
+        _small,
+        tbptt={"window": 15},
+        sliding={"horizon": 8},
+        artbp={"window": 15, "cut": 0.1},
+        rtrl={},
+        snap={"order": 1},
+        uoro={},
+        nobacktrack={"rank": 1},
+        fpp=FPP,
+    ),
+    default="rtrl",
+    refuses={},
+    fixed={},
+)
+
+# One event at a time: `onward stream`, whose rate depends on its horizon.
+STREAM = Job(
+    {name: method.but(cell="gru", hidden_size=16, window=1) for name, method in TEXT.methods.items() if name != "fpp"},
+    default="snap",
+    refuses={"fpp": "fpp replays stretches of one stream and cannot follow events; choose another method."},
+    fixed={"window": "a stream is learned at every event, so the window is 1; leave the number out, or use sliding."},
+)

@@ -1,0 +1,78 @@
+"""Tasks by name, written NAME or NAME:SETTINGS, such as `anbn`, `anbn:1,32` or `text:FILE`."""
+
+from typing import NamedTuple
+
+from ..support.arguments import unknown
+from ..support.errors import UserError
+
+
+class TaskEntry(NamedTuple):
+    """A task's row in the registry.
+
+    * `about`: what is predicted, for help texts;
+    * `form`: how it is written with its settings;
+    * `settings`: how many whole numbers follow the colon at most; `None` where a file follows;
+    * `cell`: the cell that learns it where none is asked for.
+    """
+
+    about: str
+    form: str
+    settings: int | None = 0
+    cell: str = "vanilla"
+
+
+TASKS: dict[str, TaskEntry] = {
+    "anbn": TaskEntry("aⁿbⁿ with n from K to L", "anbn:K,L", 2, "leaky"),
+    "brackets": TaskEntry("S of A letters again after K others", "brackets:S,K,A", 3, "leaky"),
+    "cycle-world": TaskEntry("a 1 at every P-th step", "cycle-world:P", 1),
+    "music": TaskEntry("synthetic music", "music"),
+    "shakespeare": TaskEntry("his works, or the excerpt in the package", "shakespeare"),
+    "stochastic-world": TaskEntry("a coin that follows two earlier ones", "stochastic-world"),
+    "text": TaskEntry("the characters of a file, once", "text:FILE", None),
+}
+
+FORMS = ", ".join(entry.form for entry in TASKS.values())
+
+
+class TaskName(NamedTuple):
+    """`NAME[:SETTINGS]` in its parts: the whole numbers, or the file."""
+
+    name: str
+    numbers: tuple[int, ...] = ()
+    file: str | None = None
+
+
+def split_task(word: str) -> TaskName:
+    """The parts of `NAME[:SETTINGS]`. Raises `UserError`, listing the names, for one that is unknown.
+
+    >>> split_task("anbn:1,32")
+    TaskName(name='anbn', numbers=(1, 32), file=None)
+    """
+    name, colon, settings = word.partition(":")
+    if name not in TASKS:
+        raise UserError(unknown("task", name, tuple(TASKS)))
+    entry = TASKS[name]
+    if entry.settings is None:
+        if not settings:
+            raise UserError(f"--task {name} needs the path of a file; write it as {entry.form}.")
+        return TaskName(name, file=settings)
+    if colon and not entry.settings:
+        raise UserError(f"--task {word}: {name} takes no settings; leave :{settings} out.")
+    try:
+        numbers = tuple(int(number) for number in settings.split(",")) if settings else ()
+    except ValueError:
+        raise UserError(f"--task {word}: {settings!r} must be whole numbers with commas between them.") from None
+    if len(numbers) > entry.settings:
+        raise UserError(f"--task {word} has too many numbers; write it as {entry.form}.")
+    return TaskName(name, numbers)
+
+
+def parse_task(word: str) -> str:
+    """The word itself. Raises `UserError` as `split_task` does."""
+    split_task(word)
+    return word
+
+
+def usual_cell(task: str) -> str:
+    """The cell for a task where none is asked for."""
+    return TASKS[split_task(task).name].cell
