@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import quote
 
+import jax
 import jax.random as jr
 import msgspec
 
+from .. import __version__
 from ..checkpoints.run_folder import RunFolder, check_unused
 from ..comparison.compare import Budget, Comparison, Contestant, MethodResult, Race
 from ..comparison.compare import compare as run_comparison
@@ -56,7 +58,7 @@ def _the_same(folder: RunFolder, before: CompareSettings, now: CompareSettings) 
             f"the task {now.task} is not what the comparison in {folder.path} reads; put that text back, or begin anew."
         )
     if before != now:
-        raise UserError(f"{folder.path} holds a comparison of another version of onward; begin anew.")
+        raise UserError(f"{folder.path} holds a comparison by another version of onward or JAX; begin anew.")
     return nullcontext(folder)
 
 
@@ -77,7 +79,9 @@ def _compare(
             contestants[word] = build_contestant(method, len(task.alphabet), streams=settings.streams)
         check_chunks(task, budget, contestants, option=f"--budget {budget}")
         descriptions = tuple(contestant.description for contestant in contestants.values())
-        with take(msgspec.structs.replace(settings, stream=task.digest, descriptions=descriptions)) as folder:
+        of_task = {"stream": task.digest, "descriptions": descriptions}
+        versions = {"onward": __version__, "jax": jax.__version__}
+        with take(msgspec.structs.replace(settings, **of_task, **versions)) as folder:
             try:
                 comparison = run(
                     contestants,

@@ -18,7 +18,8 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     * `methods`, `task`: as typed; `file`: the whole path of the task's file; `stream`: a digest of what the task reads;
     * `seconds`, `characters`: the budget of each method, `None` for no limit of that kind;
-    * `descriptions`: each method with its settings, in words.
+    * `descriptions`: each method with its settings, in words;
+    * `onward`, `jax`: the versions that compute it.
     """
 
     methods: tuple[str, ...]
@@ -34,6 +35,8 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     seed: int
     stream: str = ""
     descriptions: tuple[str, ...] = ()
+    onward: str = ""
+    jax: str = ""
 
 
 def new_compare_settings(options: CompareOptions) -> CompareSettings:

@@ -63,6 +63,11 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "fptt": lambda method: optax.adam(1.0),
 }
 
+# What changes the gradient before the clip and the step.
+REGULARIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "fptt": lambda method: onward.fptt(method.alpha, method.beta),
+}
+
 # A text is read from a file, or from the package, and is made by `build_task` itself.
 TASKS: dict[str, Callable[..., SymbolTask]] = {
     "anbn": anbn_task,
@@ -79,7 +84,7 @@ def build_optimizer(method: Method) -> optax.GradientTransformation:
     Raises `ValueError` for a number out of range, unless it is traced.
     """
     unless_traced(above_zero, "rate", method.rate)
-    steps = [onward.fptt(method.alpha, method.beta)] if method.optimizer == "fptt" else []
+    steps = [make(method) for name, make in REGULARIZERS.items() if name == method.optimizer]
     if method.clip is not None:
         steps.append(optax.clip_by_global_norm(method.clip))
     at, step = len(steps), OPTIMIZERS[method.optimizer](method)

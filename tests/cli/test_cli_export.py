@@ -20,11 +20,12 @@ import onward
 from onward.checkpoints.run_checkpoint import save_checkpoint
 from onward.checkpoints.run_folder import RunFolder, digest
 from onward.cli import main
-from onward.cli.build import build_learner, fresh_carry
+from onward.cli.build import fresh_carry
 from onward.cli.settings import new_settings
 from onward.cli.train_options import TrainOptions
 from onward.exports.tensors import encode_tensors
 from onward.exports.torch_layout import torch_layout
+from onward.registry.build import build_learner
 from onward.texts.standing import Point, Standing
 from tests.exports.test_exports import ALL, filled, model_of
 
