@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
@@ -51,7 +52,7 @@ def audit(options: AuditOptions) -> int:
             model,
             softmax_cross_entropy,
             jax.nn.one_hot(characters[:-1], len(alphabet)),
-            characters[1:],
+            jnp.asarray(characters[1:]),
             key=key,
             samples=options.samples,
             chunk=learner.chunk,

@@ -31,8 +31,10 @@ class Informed(optax.GradientTransformationExtraArgs):
 
 
 def _informed(_, functions) -> Informed:
-    init, update, metric = functions
-    return Informed(optax.GradientTransformationExtraArgs(init, update), metric)
+    *both, metric = functions
+    node = tuple.__new__(Informed, both)  # in a tree anything may stand in place of the functions
+    node.metric = metric
+    return node
 
 
 # As a pytree it has all three functions; of a named tuple JAX would see the two of its fields alone.

@@ -133,7 +133,7 @@ def test_a_run_whose_settings_lack_one_does_not_begin(text, tmp_path, capsys):
     next((run / "checkpoints").iterdir()).unlink()
     code, said = onward_says(capsys, "train", "--resume", run)
     assert (code, said.count("\n")) == (2, 1), said
-    assert "rank must be an integer of at least 1, got None" in said
+    assert "rank is a setting of nobacktrack" in said
 
 
 def test_the_activation_of_an_rnn_travels_in_the_file_or_is_given(tmp_path, capsys):
