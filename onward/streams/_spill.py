@@ -1,12 +1,16 @@
 """States of keys that were not heard of for long, on disk, as any checkpoint still kept saw them."""
 
+import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from ..support.errors import UserError
+
+EMPTY = "0" * 32
+NEWEST = "SELECT key, state, digest, max(version) FROM states GROUP BY key"  # what stands beside the maximum
 
 
 class Spill:
@@ -16,23 +20,28 @@ class Spill:
     killed leaves what the last checkpoint saw. States that the checkpoint before the last may still ask for are kept.
     The file is made when it is first needed.
 
-    Raises `UserError` if the file is damaged or the disk is full.
+    `digest` is one of all newest states, `EMPTY` before any. A checkpoint keeps it and gives it back, so that no state
+    is lost or changed unnoticed. It is the exclusive or of the digests of all keys, which follows a change of one
+    without reading the others.
+
+    Raises `UserError` if the file is damaged, if it is not the one that the digest is of, or if the disk is full.
 
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "states.sqlite"
         >>> with Spill(path, version=0) as spill:
         ...     spill.write({"a": b"1", "b": b"2"})
         ...     spill.commit()
+        ...     saved = spill.digest
         ...     spill.write({"a": b"3"})
         ...     spill.read("a")
         b'3'
-        >>> with Spill(path, version=1) as spill:
+        >>> with Spill(path, version=1, digest=saved) as spill:
         ...     spill.read("a"), spill.read("c")
         (b'1', None)
     """
 
-    def __init__(self, path: Path, *, version: int):
-        self._path, self.version = path, version
+    def __init__(self, path: Path, *, version: int, digest: str = EMPTY):
+        self._path, self.version, self.digest = path, version, digest
         self._touched: set[str] = set()
 
     def __enter__(self) -> "Spill":
@@ -41,6 +50,12 @@ class Spill:
             with self._spoken():
                 self._database.execute("DELETE FROM states WHERE version > ?", (self.version,))
                 self._end_transaction()
+        if self.digest != self._found():
+            self.__exit__()
+            raise UserError(
+                f"{self._path} does not hold the states of keys that the checkpoint counts on; put back the file as it "
+                f"was then, or start a new run."
+            )
         return self
 
     def __exit__(self, *exception) -> None:
@@ -56,9 +71,12 @@ class Spill:
 
     def write(self, states: dict[str, bytes]) -> None:
         """Adds states, or replaces those that this version has."""
-        rows = [(key, self.version + 1, state) for key, state in states.items()]
+        newest = "SELECT digest FROM states WHERE key = ? ORDER BY version DESC LIMIT 1"
+        rows = [(key, self.version + 1, _digest(key, state), state) for key, state in states.items()]
         with self._spoken():
-            self._database.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", rows)
+            replaced = [row[0] for key in states if (row := self._database.execute(newest, (key,)).fetchone())]
+            self._database.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)", rows)
+        self.digest = _together([self.digest, *replaced, *(row[2] for row in rows)])
         self._touched.update(states)
 
     def commit(self) -> None:
@@ -79,10 +97,23 @@ class Spill:
         database = sqlite3.connect(self._path, isolation_level=None)
         database.execute("PRAGMA synchronous = FULL")
         database.execute(
-            "CREATE TABLE IF NOT EXISTS states (key TEXT, version INTEGER, state BLOB, PRIMARY KEY (key, version))"
+            "CREATE TABLE IF NOT EXISTS states "
+            "(key TEXT, version INTEGER, digest TEXT, state BLOB, PRIMARY KEY (key, version))"
         )
         database.execute("BEGIN")
         return database
+
+    def _found(self) -> str:
+        """The digest of the newest states in the file, each read anew."""
+        if not self._path.exists():
+            return EMPTY
+        with self._spoken():
+            whole = EMPTY
+            for key, state, digest, _ in self._database.execute(NEWEST):
+                if digest != _digest(key, state):
+                    return f"of a damaged state of {key!r}"
+                whole = _together([whole, digest])
+            return whole
 
     def _end_transaction(self) -> None:
         self._database.execute("COMMIT")
@@ -94,3 +125,17 @@ class Spill:
             yield
         except sqlite3.Error as error:
             raise UserError(f"{self._path}, which holds the states of keys, cannot be used ({error}).") from None
+
+
+def _digest(key: object, state: object) -> str:
+    """Of a key and its state; a damaged file may hold anything in their places."""
+    parts = (part if isinstance(part, bytes) else str(part).encode(errors="replace") for part in (key, state))
+    name, data = parts
+    return hashlib.blake2b(len(name).to_bytes(8, "little") + name + data, digest_size=16).hexdigest()
+
+
+def _together(digests: Iterable[str]) -> str:
+    whole = 0
+    for digest in digests:
+        whole ^= int(digest, 16)
+    return f"{whole:032x}"

@@ -91,7 +91,7 @@ def learn_stream(
     """
     standing = state.standing
     with (
-        Spill(folder.states, version=standing.version) as spill,
+        Spill(folder.states, version=standing.version, digest=standing.states) as spill,
         Records(folder, standing, columns.classes, limit=dead_letter_limit) as records,
     ):
         if standing.position is not None:
@@ -186,7 +186,9 @@ class _Stream:
     def save(self, folder: StreamFolder, settings: str) -> None:
         """Writes a checkpoint; all that it counts on reaches the disk before."""
         self._spill.commit()
-        standing = msgspec.structs.replace(self.standing, version=self._spill.version, keys=self._keys.order)
+        standing = msgspec.structs.replace(
+            self.standing, version=self._spill.version, states=self._spill.digest, keys=self._keys.order
+        )
         self.standing = self._records.sync(standing)
         folder.checkpoints.mkdir(exist_ok=True)
         path = folder.checkpoint(self.standing.version)

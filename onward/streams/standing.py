@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
+from ._spill import EMPTY
 from .base import Position
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -66,7 +67,7 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
       learning them having given numbers that are not finite;
     * `pauses`, `jumps_back`: after how many a sequence began anew, being longer than the gap, in either direction;
     * `keys`: those in memory with their slots, the least recently used first;
-    * `version`: how many checkpoints there were;
+    * `version`: how many checkpoints there were; `states`: the digest of the keys on disk;
     * `*_bytes`: how much of each file belongs to all this.
     """
 
@@ -82,6 +83,7 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scores: Scores = Scores()
     keys: tuple[tuple[str, Natural], ...] = ()
     version: Natural = 0
+    states: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")] = EMPTY
     predictions_bytes: Natural = 0
     metrics_bytes: Natural = 0
     dead_letters_bytes: Natural = 0

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, PRNGKeyArray, UInt32
+from jaxtyping import Array, Key, PRNGKeyArray, UInt32
 
 
 class RawKey(eqx.Module):
@@ -20,12 +20,12 @@ class RawKey(eqx.Module):
         (dtype('uint32'), 'threefry2x32', True)
     """
 
-    data: UInt32[Array, "words"]
+    data: UInt32[Array, "*keys words"]
     impl: Any = eqx.field(static=True)
 
     @classmethod
-    def of(cls, key: PRNGKeyArray) -> "RawKey":
-        """The key, typed or as its numbers alone."""
+    def of(cls, key: Key[Array, "*keys"] | UInt32[Array, "*keys words"]) -> "RawKey":
+        """The key, or several, typed or as their numbers alone."""
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         return cls(jr.key_data(key) if typed else jnp.asarray(key), jr.key_impl(key))
 

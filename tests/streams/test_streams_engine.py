@@ -1,7 +1,9 @@
 """The engine of streams learns as the learner does, however events are cut, whoever is in memory, whatever comes."""
 
+import contextlib
 import os
 import shutil
+import sqlite3
 
 import equinox as eqx
 import jax
@@ -400,6 +402,39 @@ def test_damaged_states_and_other_settings_are_refused(few, uninterrupted, csv, 
     (tmp_path / "states.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(UserError, match="cannot be used"), Spill(tmp_path / "states.sqlite", version=1):
         pass
+
+
+@pytest.mark.parametrize("harm", ["lost", "emptied", "flipped", "one key less", "older"])
+def test_states_other_than_the_checkpoint_knows_are_refused(few, csv, tmp_path, harm):
+    folder = StreamFolder.create(tmp_path / "run", Settings())
+    calls, older = iter(range(100)), tmp_path / "older"
+
+    def interrupted():
+        if next(calls) == 2:
+            shutil.copy(folder.states, older)
+        return folder.states.exists() and older.exists() and older.read_bytes() != folder.states.read_bytes()
+
+    follow(few, folder, csv, interrupted=interrupted, every=0.0)
+    states = folder.states
+    match harm:
+        case "lost":
+            states.unlink()
+        case "emptied":
+            states.write_bytes(b"")
+        case "flipped":
+            data = bytearray(states.read_bytes())
+            with contextlib.closing(sqlite3.connect(states)) as database:
+                state, _ = database.execute("SELECT state, max(version) FROM states").fetchone()
+            data[data.index(state) + len(state) // 2] ^= 1
+            states.write_bytes(data)
+        case "one key less":
+            with contextlib.closing(sqlite3.connect(states)) as database:
+                database.execute("DELETE FROM states WHERE key = (SELECT min(key) FROM states)")
+                database.commit()
+        case "older":
+            shutil.copy(older, states)
+    with pytest.raises(UserError, match="does not hold the states of keys that the checkpoint counts on"):
+        follow(few, folder, csv)
 
 
 def test_states_of_a_checkpoint_that_was_never_written_are_gone(tmp_path):
