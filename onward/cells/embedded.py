@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Integer, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
 from ..support.arguments import whole
 from .base import AbstractCell
@@ -39,12 +39,15 @@ class EmbeddedCell(AbstractCell):
         self.embedding = jr.uniform(key, shape, minval=-scale, maxval=scale)
         self.cell = cell
 
+    def knows(self, x: Integer[Array, "*steps"]) -> Bool[Array, "*steps"]:
+        """Whether there are vectors for some symbols."""
+        return (x >= 0) & (x < len(self.embedding))
+
     def embed(self, x: Integer[Array, "*steps"]) -> Float[Array, "*steps size"]:
         """The vectors of some symbols."""
         if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
             raise ValueError(f"xs must be symbols, integers from 0, got {jnp.result_type(x)}.")
-        known = (x >= 0) & (x < len(self.embedding))
-        return jnp.where(known[..., None], self.embedding[x], jnp.nan)
+        return jnp.where(self.knows(x)[..., None], self.embedding[x], jnp.nan)
 
     def __call__(self, hidden, x):
         return self.cell(hidden, self.embed(x))

@@ -72,11 +72,20 @@ class Ring(eqx.Module):
         """Of the slices, the greatest first."""
         return tuple(len(self.weight) - len(slices.ends) for slices in self.slices)
 
-    def push(self, hidden: PyTree, x: PyTree, y: PyTree, weight: Array, start: Bool[Array, ""]) -> "Ring":
-        """With one entry more, and the oldest lost once the ring is full."""
+    def push(
+        self,
+        hidden: PyTree,
+        x: PyTree,
+        y: PyTree,
+        weight: Array,
+        start: Bool[Array, ""],
+        usable: Bool[Array, ""] | bool = True,
+    ) -> "Ring":
+        """With one entry more, and the oldest lost once the ring is full. An entry that is not `usable` ends no slice,
+        and none goes over it."""
         N = len(self.weight)
         newest = (self.newest + 1) % N
-        run = jnp.where(start, 1, jnp.minimum(self.run + 1, self.lengths[0]))
+        run = jnp.where(start, 1, jnp.minimum(self.run + 1, self.lengths[0])) * usable
         gained = [run == self.lengths[0], *(run >= length for length in self.lengths[1:])]
         slices = tuple(s.push(newest, more, N) for s, more in zip(self.slices, gained, strict=True))
         entry = (hidden, x, y, jnp.asarray(weight, float), start)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..model import Model
 from ..support.freezing import learnable, thaw
+from ._padding import marked, without_padding
 from .base import AbstractEstimator, Chunk, Estimate
 
 
@@ -36,16 +37,24 @@ class AbstractBackwardEstimator(AbstractEstimator):
         from."""
 
     def estimate(self, model, loss, hidden, state, chunk):
-        return _differentiated(model, chunk, lambda model: self.unroll(model, loss, hidden, state, chunk))
+        return _differentiated(model, chunk, lambda model: self._unroll(model, loss, hidden, state, chunk))
 
     def mean_estimate(self, model, loss, hidden, state, chunk):
         def unroll(model):
             def one(hidden, state, chunk):
-                return tuple(self.unroll(model, loss, hidden, state, chunk))
+                return tuple(self._unroll(model, loss, hidden, state, chunk))
 
             return Unrolled(*jax.vmap(one, in_axes=(0, 0, 1), out_axes=(1, 0, 0, 1))(hidden, state, chunk))
 
         return _differentiated(model, chunk, unroll)
+
+    def _unroll(self, model, loss, hidden, state, chunk):
+        """As `unroll`, where padding may hold what the cell cannot read."""
+        if chunk.weight is None:
+            return self.unroll(model, loss, hidden, state, chunk)
+        hidden, chunk, padding = without_padding(model.cell, hidden, chunk)
+        losses, hidden, state, predictions = self.unroll(model, loss, hidden, state, chunk)
+        return Unrolled(losses, marked(padding[-1], hidden), state, marked(padding, predictions))
 
 
 def _differentiated(model: Model, chunk: Chunk, unroll: Callable[[Model], Unrolled]) -> Estimate:

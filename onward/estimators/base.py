@@ -138,7 +138,8 @@ class AbstractEstimator(eqx.Module):
     ) -> Estimate:
         """`estimate` for a direct caller: of the chunk's parts, with noise drawn if it is not given."""
         noise = self.draw(state, length(xs)) if noise is None else noise
-        return self.estimate(model, loss, hidden, state, Chunk(xs, ys, reset, weight, noise))
+        chunk = jax.tree.map(jnp.asarray, Chunk(xs, ys, reset, weight, noise))  # NumPy's arrays too
+        return self.estimate(model, loss, hidden, state, chunk)
 
     def mean_estimate(self, model: Model, loss: Callable, hidden: PyTree, state: PyTree, chunk: Chunk) -> Estimate:
         """`estimate` over a batch of streams, with the mean of their gradients."""
@@ -232,6 +233,10 @@ class AbstractForwardEstimator(AbstractEstimator):
                 parameters, hidden
             )
             grads = eqx.tree_at(lambda m: m.cell, grads, contract(H))
+            if (
+                now.weight is not None
+            ):  # the influence or the state may be NaN there, and so would be their products with 0
+                grads = select(now.weight != 0, grads, zeros_like(grads))
             return hidden, state, grads, value, prediction
 
         if chunk.steps == 1:  # no loop for a chunk of one

@@ -14,6 +14,7 @@ from ..support.arguments import at_least_zero, unless_traced, whole
 from ..support.raw_key import RawKey
 from ..support.trees import inner, select
 from ._noise import Counter, uniform
+from ._padding import finite, readable, replaced
 from ._ring import Ring
 from .base import length, weighted_loss
 from .fpp_schedules import AbstractSchedule, Stage
@@ -65,8 +66,9 @@ class FPP(AbstractReplayEstimator):
     What the thesis leaves open is here as follows. The online state is the newest stored one, updates included. The
     state a sequence starts from is the cell's own and not a variable: no L_i has it for a target. (That at the start of
     a stream without a `reset` is stored like any other.) No slice crosses the write head or a reset, but slices of the
-    sequences before a reset stay in use until they are overwritten. Until a slice is stored nothing is updated: of the
-    losses of a sequence's first T − 1 steps nothing is learned. A step's `weight` multiplies its loss whenever that is
+    sequences before a reset stay in use until they are overwritten. No slice holds a step of weight 0 whose input or
+    state is not finite. Until a slice is stored nothing is updated: of the losses of a sequence's first T − 1 steps
+    nothing is learned. A step's `weight` multiplies its loss whenever that is
     drawn; λ's term stays, and moves the weights even where no step has a loss. The losses reported are the online
     state's. In a chunk of S steps, S are stored, then M updates made.
 
@@ -197,7 +199,11 @@ class FPP(AbstractReplayEstimator):
             prediction = model.predict(hidden)
             value = weighted_loss(loss, prediction, now.ys, now.weight)
             start = jnp.array(False) if now.reset is None else now.reset
-            ring = ring.push(hidden, now.xs, now.ys, jnp.ones(()) if now.weight is None else now.weight, start)
+            weight, usable = jnp.ones(()), True
+            if now.weight is not None:
+                weight = now.weight
+                usable = (weight != 0) | (readable(model.cell, now.xs) & finite(hidden))
+            ring = ring.push(hidden, now.xs, now.ys, weight, start, usable)
             return (hidden, ring), (value, prediction)
 
         (_, ring), (losses, predictions) = scan_steps(step, (hidden, state.ring), chunk)
@@ -244,8 +250,18 @@ class FPP(AbstractReplayEstimator):
         return Posed(states, given, there & active)
 
     def objective(self, model, loss, variables, given):
-        before, target = (jax.tree.map(lambda leaf, k=k: leaf[k], variables) for k in range(2))
-        rolled = _roll(model.cell, restarted(model.cell, before, given.start), given.xs, given.steps)
+        # What is not used may not be finite, and must still be differentiable.
+        before, target = (
+            select(given.there, jax.tree.map(lambda leaf, k=k: leaf[k], variables), model.cell.init_hidden())
+            for k in range(2)
+        )
+        unused = (
+            ~given.there
+            if given.steps is None
+            else ~given.there | (jnp.arange(self.horizon) < self.horizon - given.steps)
+        )
+        xs = replaced(model.cell, jnp.broadcast_to(unused, self.horizon), given.xs)
+        rolled = _roll(model.cell, restarted(model.cell, before, given.start), xs, given.steps)
         value = jnp.asarray(weighted_loss(loss, model.predict(rolled), given.y, given.weight))
         if self.learn_states:
             gap = jax.tree.map(jnp.subtract, target, rolled)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..cells.rollout import SHORT, restarted
 from ..support.arguments import whole
 from ..support.trees import select
+from ._padding import finite, replaced
 from .base import length, weighted_loss
 from .posing import AbstractPosingEstimator, Advanced, Posed
 
@@ -117,6 +118,8 @@ class SlidingBPTT(AbstractPosingEstimator):
 
     def objective(self, model, loss, variables, given):
         def newest(window, y, weight):
+            window = _without_padding(model.cell, window, weight)
+
             def step(hidden, inputs):
                 before, x, start = inputs
                 return model.cell(select(start, before, hidden), x), None
@@ -133,6 +136,15 @@ class SlidingBPTT(AbstractPosingEstimator):
 
     def settle(self, state, posed, by_variables):
         return posed.given.hidden, state
+
+
+def _without_padding(cell, window, weight):
+    """The window with finite numbers for what its loss does not depend on: all before the last start, or everything."""
+    after = jnp.flip(jnp.cumsum(jnp.flip(window.start))) - window.start  # how many sequences start after a step
+    unused = after > 0 if weight is None else (after > 0) | (weight == 0)
+    lost = unused & ~jax.vmap(finite)(window.before)
+    before = jax.vmap(select, (0, None, 0))(lost, cell.init_hidden(), window.before)
+    return Window(before, replaced(cell, unused, window.xs), window.start)
 
 
 def scan_steps(step, hidden, inputs):
