@@ -13,7 +13,7 @@ import numpy as np
 import onward
 from onward.cells import RowGroup
 
-INPUTS = 2
+INPUTS, SYMBOLS = 2, 5
 QUICK = "unsafe_rbg"  # random keys whose programs compile fast
 
 # How programs are compiled for users, where that is in question: `.compile(compiler_options=AS_FOR_USERS)`.
@@ -76,6 +76,50 @@ class IntegratorCell(onward.cells.AbstractAffineGatedCell):
         return jnp.tanh(hidden)
 
 
+class UnitWiseCell(onward.cells.AbstractAffineGatedCell):
+    """`h' = σ(u₀) h + (1 − σ(u₀)) tanh(u₁)` with `u = W [x, 1]`: no row sees the state."""
+
+    weights: tuple[jax.Array]
+    input_size: int = eqx.field(static=True)
+    hidden_size: int = eqx.field(static=True)
+    groups: ClassVar = (RowGroup(rows=2, sees_hidden=False),)
+
+    def __init__(self, units, *, key):
+        self.weights = (jr.normal(key, (2, units, INPUTS + 1)),)
+        self.input_size, self.hidden_size = INPUTS, units
+
+    def init_hidden(self):
+        return jnp.zeros_like(self.weights[0][0, :, 0])
+
+    def recurrent(self, hidden):
+        return hidden
+
+    def gate(self, hidden, preactivations):
+        ((u0, u1),) = preactivations
+        kept = jax.nn.sigmoid(u0)
+        return kept * hidden + (1 - kept) * jnp.tanh(u1)
+
+    def output(self, hidden):
+        return hidden
+
+
+class Echo(eqx.Module):
+    """A step without numbers of its own."""
+
+    def __call__(self, hidden, x):
+        return jnp.tanh(0.8 * hidden[::-1] + x.sum())
+
+
+def _without_parameters(units, key):
+    return onward.AdaptedCell(Echo(), hidden=jnp.zeros(units))
+
+
+def _embedded(units, key):
+    cell_key, embedding_key = jr.split(key)
+    cell = onward.GRUCell(INPUTS, units, key=cell_key, scale=2.0)
+    return onward.EmbeddedCell(SYMBOLS, cell, size=INPUTS, key=embedding_key, scale=1.0)
+
+
 def _stack(lower, upper):
     def build(units, key):
         lower_key, upper_key = jr.split(key)
@@ -105,6 +149,14 @@ STACKS = {
     "stack-generic": _stack(onward.LeakyCell, onward.AntisymmetricCell),
 }
 CELLS = AFFINE_CELLS | GENERIC_CELLS | STACKS
+UNUSUAL_CELLS = {
+    "unit-wise": lambda n, key: UnitWiseCell(n, key=key),
+    "embedded": _embedded,
+    "without-parameters": _without_parameters,
+    "stack-on-a-reservoir": lambda n, key: onward.StackedCell(
+        [_without_parameters(INPUTS, key), onward.GRUCell(INPUTS, n, key=key, scale=2.0)]
+    ),
+}
 
 
 class Problem(NamedTuple):
@@ -142,13 +194,13 @@ def loss(prediction, y):
 
 
 def problem(cell, *, units, steps, seed=0):
-    """`cell` is a name in CELLS, or a function of the number of units and a key."""
+    """`cell` is a name in CELLS or UNUSUAL_CELLS, or a function of the number of units and a key."""
     return _made_once(cell, units, steps, seed, jax.config.jax_enable_x64)
 
 
 @functools.cache
 def _made_once(cell, units, steps, seed, x64):
-    return _compiled(lambda: _problem(CELLS.get(cell, cell), units, steps, seed))
+    return _compiled(lambda: _problem((CELLS | UNUSUAL_CELLS).get(cell, cell), units, steps, seed))
 
 
 def _problem(build, units, steps, seed):
@@ -156,7 +208,9 @@ def _problem(build, units, steps, seed):
     cell = build(units, cell_key)
     model = onward.Model(cell, eqx.nn.Linear(cell.output(cell.init_hidden()).size, 2, key=readout_key))
     hidden = jax.tree.map(lambda h: jr.uniform(hidden_key, h.shape, h.dtype, -1, 1), cell.init_hidden())
-    return Problem(model, hidden, jr.normal(xs_key, (steps, INPUTS)), jr.normal(ys_key, (steps, 2)))
+    symbols = isinstance(cell, onward.EmbeddedCell)
+    xs = jr.randint(xs_key, (steps,), 0, SYMBOLS) if symbols else jr.normal(xs_key, (steps, INPUTS))
+    return Problem(model, hidden, xs, jr.normal(ys_key, (steps, 2)))
 
 
 def _compiled(build):

@@ -85,7 +85,7 @@ class Ring(eqx.Module):
         and none goes over it."""
         N = len(self.weight)
         newest = (self.newest + 1) % N
-        run = jnp.where(start, 1, jnp.minimum(self.run + 1, self.lengths[0])) * usable
+        run = jnp.where(usable, jnp.where(start, 1, jnp.minimum(self.run + 1, self.lengths[0])), 0)
         gained = [run == self.lengths[0], *(run >= length for length in self.lengths[1:])]
         slices = tuple(s.push(newest, more, N) for s, more in zip(self.slices, gained, strict=True))
         entry = (hidden, x, y, jnp.asarray(weight, float), start)

@@ -140,8 +140,10 @@ class SlidingBPTT(AbstractPosingEstimator):
 
 def _without_padding(cell, window, weight):
     """The window with finite numbers for what its loss does not depend on: all before the last start, or everything."""
-    after = jnp.flip(jnp.cumsum(jnp.flip(window.start))) - window.start  # how many sequences start after a step
-    unused = after > 0 if weight is None else (after > 0) | (weight == 0)
+    starts = jnp.flip(jnp.cumsum(jnp.flip(window.start)))  # how many sequences start at a step or after it
+    unused = jnp.append(starts[1:] > 0, False)
+    if weight is not None:
+        unused = unused | (weight == 0)
     lost = unused & ~jax.vmap(finite)(window.before)
     before = jax.vmap(select, (0, None, 0))(lost, cell.init_hidden(), window.before)
     return Window(before, replaced(cell, unused, window.xs), window.start)

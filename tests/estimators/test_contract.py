@@ -1,5 +1,6 @@
 """The contract: what every estimator promises with every cell. A new one is added to a list and inherits it all."""
 
+import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -7,7 +8,7 @@ import jax
 import jax.random as jr
 import numpy as np
 import pytest
-from problems import Problem, assert_identical, assert_same, loss, problem
+from problems import SYMBOLS, Problem, assert_identical, assert_same, loss, naive_losses_and_gradient, problem
 
 import onward
 
@@ -22,6 +23,7 @@ ESTIMATORS = {
     "nobacktrack-blocks": onward.NoBackTrack(rank=2, blocks=True),
     "snap-1": onward.SnAp(order=1),
     "snap-2": onward.SnAp(order=2),
+    "fpp": onward.FPP(horizon=2, buffer=9, updates=2),
 }
 
 CELLS = [
@@ -32,18 +34,28 @@ CELLS = [
     "antisymmetric",
     "equinox-lstm",
     "own",
+    "unit-wise",
+    "embedded",
+    "without-parameters",
     "stack",
     "stack-generic",
+    "stack-on-a-reservoir",
 ]
 
 # Backward through the chunk: where it is cut changes the gradient, by definition.
-BOUND_TO_THEIR_CHUNK = {"bptt", "artbp", "dropout"}
+BOUND_TO_THEIR_CHUNK = {"bptt", "artbp", "dropout", "fpp"}
 
 # These carry no influence forward.
-GO_BACKWARD = {"bptt", "sliding", "artbp", "dropout"}
+GO_BACKWARD = {"bptt", "sliding", "artbp", "dropout", "fpp"}
+
+# Their gradient over a whole sequence is that of a plain loop.
+EXACT = {"bptt", "rtrl"}
+
+# These learn from what they have drawn of the past, with a penalty that is no loss of a step.
+REPLAY = {"fpp"}
 
 # Some tests are about what surrounds an estimator; one cell of each kind is enough for those.
-ONE_OF_EACH_KIND = ["gru", "own", "stack-generic"]
+ONE_OF_EACH_KIND = ["gru", "own", "embedded", "stack-generic"]
 
 STEPS = 4
 
@@ -52,6 +64,7 @@ class Subject(NamedTuple):
     """An estimator on a problem, and its `grad` compiled once: `grad(problem, state, noise, reset, weight)`."""
 
     name: str
+    cell: str
     estimator: onward.estimators.AbstractEstimator
     problem: Problem
     state: object
@@ -82,7 +95,7 @@ def subject_of(name, cell):
         return estimator.grad(p.model, counted, p.hidden, state, p.xs, p.ys, reset=reset, weight=weight, noise=noise)
 
     state = jax.jit(lambda p: p.state(estimator))(p)
-    return Subject(name, estimator, p, state, traces, grad)
+    return Subject(name, cell, estimator, p, state, traces, grad)
 
 
 @pytest.fixture(scope="module", params=CELLS)
@@ -93,15 +106,39 @@ def cell(request):
 @pytest.fixture(scope="module", params=ESTIMATORS)
 def subject(request, cell):
     """All tests of one estimator and cell run in a row, on one compiled program."""
-    if request.param == "dropout" and cell not in ONE_OF_EACH_KIND:
-        pytest.skip("as bptt, but for its masks")
     return subject_of(request.param, cell)
+
+
+@pytest.fixture
+def of_its_steps(subject):
+    """Skips the estimators whose gradient is not that of the chunk's own losses."""
+    if subject.name in REPLAY:
+        pytest.skip("learns from slices of the past")
+
+
+@functools.cache
+def exact(cell):
+    """The losses and the gradient by a plain loop, compiled once a cell."""
+    return jax.jit(naive_losses_and_gradient)
 
 
 def another_past(p):
     """The same stretch, reached from elsewhere."""
-    hidden, xs, ys = jax.tree.map(lambda leaf: 0.5 - np.asarray(leaf), (p.hidden, p.xs, p.ys))
+    hidden, xs, ys = jax.tree.map(other, (p.hidden, p.xs, p.ys))
     return p._replace(hidden=hidden, xs=xs, ys=ys)
+
+
+def other(leaf):
+    """Other numbers, or other symbols."""
+    leaf = np.asarray(leaf)
+    return 0.5 - leaf if np.issubdtype(leaf.dtype, np.floating) else (leaf + 1) % SYMBOLS
+
+
+def unreadable(xs, steps, bad):
+    """The inputs with some steps' that no cell can read."""
+    xs = np.array(xs)
+    xs[steps] = bad if np.issubdtype(xs.dtype, np.floating) else SYMBOLS
+    return xs
 
 
 def test_an_estimate_is_shaped_like_what_it_is_of(subject):
@@ -131,6 +168,20 @@ def test_going_on_compiles_nothing_anew(subject):
     assert len(subject.traces) == traced > 0
 
 
+def test_the_gradient_is_the_exact_one_where_that_is_promised(subject):
+    """And that of the readout always is, but for masks and replays."""
+    reset, weight = np.arange(STEPS) == 2, np.array([1.0, 0.5, 0.0, 2.0])
+    estimate = subject(reset=reset, weight=weight)
+    losses, grads = exact(subject.cell)(*subject.problem, reset, weight)
+    if subject.name != "dropout":
+        assert_same(estimate.losses, losses)
+    if subject.name in EXACT:
+        assert_same(estimate.grads, grads)
+    elif subject.name not in {"dropout", *REPLAY}:
+        assert_same(estimate.grads.readout, grads.readout)
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND, indirect=True)
 def test_any_chunking_gives_the_same(subject):
     if subject.name in BOUND_TO_THEIR_CHUNK:
         pytest.skip("backpropagation through the chunk")
@@ -146,20 +197,21 @@ def test_any_chunking_gives_the_same(subject):
     assert_same(state, whole.state)
 
 
+@pytest.mark.usefixtures("of_its_steps")
 def test_nothing_leaks_across_a_reset(subject):
     """Two streams with different pasts: after the reset they are the same, to the last bit."""
     p, reset, later = subject.problem, np.arange(STEPS) == 2, np.array([0.0, 0.0, 1.0, 1.0])
-    other = another_past(p)
+    past = another_past(p)
     one = subject(p, subject(p).state, reset=reset, weight=later)
-    xs, ys = (np.where(reset.cumsum()[:, None], a, b) for a, b in ((p.xs, other.xs), (p.ys, other.ys)))
-    past = other._replace(xs=xs, ys=ys)
-    two = subject(past, subject(other).state, reset=reset, weight=later)
+    xs, ys = (np.concatenate([b[:2], a[2:]]) for a, b in ((p.xs, past.xs), (p.ys, past.ys)))
+    two = subject(past._replace(xs=xs, ys=ys), subject(past).state, reset=reset, weight=later)
     assert_identical((one.grads, one.hidden, one.losses), (two.grads, two.hidden, two.losses))
     # Nor does it wait in the state.
     one, two = (subject(p._replace(hidden=e.hidden), e.state) for e in (one, two))
     assert_identical((one.grads, one.hidden), (two.grads, two.hidden))
 
 
+@pytest.mark.usefixtures("of_its_steps")
 def test_a_reset_is_a_new_start(subject):
     p = subject.problem
     fresh = p._replace(hidden=p.cell.init_hidden())
@@ -178,6 +230,30 @@ def test_a_step_without_weight_does_not_enter_whatever_its_loss(subject):
     assert clean.losses[1] == clean.losses[3] == 0
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_padding_does_not_enter_whatever_it_holds(subject, bad):
+    """A step without weight before a reset, and one at the end of the chunk, which the hidden state does not hide."""
+    p, weight, reset = subject.problem, np.array([1.0, 0.0, 2.0, 0.0]), np.arange(STEPS) == 2
+    clean = subject(p, weight=weight, reset=reset)
+    padded = p._replace(xs=unreadable(p.xs, [1, 3], bad), ys=np.where(weight[:, None] == 0, bad, p.ys))
+    estimate = subject(padded, weight=weight, reset=reset)
+    assert_identical(estimate.losses, clean.losses)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(estimate.grads))
+    if subject.name not in REPLAY:  # a penalty could be drawn there otherwise
+        assert_identical(estimate.grads, clean.grads)
+    if np.isnan(bad):
+        assert np.isnan(jax.tree.leaves(estimate.hidden)[-1]).any()
+    # The next sequence is as if nothing had been.
+    one, two = (subject(p._replace(hidden=e.hidden), e.state, reset=np.arange(STEPS) == 0) for e in (clean, estimate))
+    assert_identical((one.losses, one.hidden), (two.losses, two.hidden))
+    if subject.name not in REPLAY:
+        assert_identical(one.grads, two.grads)
+    # With a loss that counts it is no padding.
+    lost = subject(padded, weight=np.ones(STEPS), reset=reset)
+    assert not np.isfinite(lost.value)
+
+
+@pytest.mark.usefixtures("of_its_steps")
 def test_weights_multiply_losses(subject):
     p, weight = subject.problem, np.array([0.5, 1.0, 2.0, 3.0])
     unit = subject(p)
@@ -186,6 +262,7 @@ def test_weights_multiply_losses(subject):
     assert_same(twice.grads, jax.tree.map(lambda g: 2 * np.asarray(g), unit.grads))
 
 
+@pytest.mark.usefixtures("of_its_steps")
 def test_no_weight_at_all_is_no_gradient(subject):
     silent = subject(weight=np.zeros(STEPS))
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(silent.grads))
@@ -214,23 +291,30 @@ def to_float32(tree):
 
 @pytest.mark.parametrize("cell", ONE_OF_EACH_KIND, indirect=True)
 def test_a_batch_of_streams_is_each_stream_by_itself(subject):
-    """Under `vmap`, over streams with keys of their own."""
+    """Over streams with keys of their own, and with the mean of their gradients."""
     p, estimator = subject.problem, subject.estimator
-    xs = np.stack([p.xs, p.xs[::-1], np.asarray(p.xs) + 1])
+    xs = np.stack([p.xs, p.xs[::-1], other(p.xs)], 1)
+    ys, weight = np.stack([p.ys] * 3, 1), np.array([[1.0, 0.0, 2.0], [0.5, 1.0, 1.0], [1.0, 1.0, 0.0], [2.0, 1.0, 1.0]])
 
     @jax.jit
-    def each(p, xs):
-        def one(key, xs):
+    def batch(p, xs, ys, weight):
+        def start(key):
             state = estimator.init(p.model, p.hidden, key=key, example=(p.xs[0], p.ys[0]))
-            return estimator.grad(p.model, loss, p.hidden, state, xs, p.ys), state
+            return p.hidden, state, estimator.draw(state, STEPS)
 
-        return jax.vmap(one)(jr.split(jr.key(0), 3), xs)
+        hidden, state, noise = jax.vmap(start, out_axes=(0, 0, 1))(jr.split(jr.key(0), 3))
+        chunk = onward.estimators.Chunk(xs, ys, None, weight, noise)
+        return estimator.mean_estimate(p.model, loss, hidden, state, chunk), state
 
-    estimates, states = each(p, xs)
+    estimate, states = batch(p, xs, ys, weight)
+    alone = []
     for i in range(3):
-        state, estimate = jax.tree.map(lambda leaf, i=i: part(leaf, i), (states, estimates))
-        single = subject(p._replace(xs=xs[i]), state)
-        assert_same((estimate.grads, estimate.losses), (single.grads, single.losses))
+        state = jax.tree.map(lambda leaf, i=i: part(leaf, i), states)
+        alone.append(subject(p._replace(xs=xs[:, i]), state, weight=weight[:, i]))
+        mine = jax.tree.map(lambda leaf, i=i: part(leaf, i), (estimate.hidden, estimate.state))
+        assert_same(mine, (alone[i].hidden, alone[i].state))
+        assert_same((estimate.losses[:, i], estimate.predictions[:, i]), (alone[i].losses, alone[i].predictions))
+    assert_same(estimate.grads, jax.tree.map(lambda *g: sum(map(np.asarray, g)) / 3, *[e.grads for e in alone]))
 
 
 def part(leaf, i):
