@@ -73,7 +73,10 @@ def seen(cell: AbstractCell, hidden: PyTree) -> list[bool]:
 
 def parameter_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> PyTree[Float[Array, "state ..."]]:
     """`∂hidden'/∂θ`: shaped like what learns of the cell, with the flattened state as a leading axis."""
-    return jax.jacrev(lambda parameters: ravel_pytree(with_parameters(cell, parameters)(hidden, x))[0])(learnable(cell))
+    parameters = learnable(cell)
+    if not jax.tree.leaves(parameters):  # JAX refuses to differentiate by nothing
+        return parameters
+    return jax.jacrev(lambda parameters: ravel_pytree(with_parameters(cell, parameters)(hidden, x))[0])(parameters)
 
 
 def with_parameters(cell: AbstractCell, parameters: PyTree) -> AbstractCell:

@@ -55,7 +55,7 @@ class Copies(eqx.Module):
         return v
 
     def squared_norms(self, w: PyTree) -> Float[Array, " rank"]:
-        return of_each_copy(squared_norm, w)
+        return of_each_copy(squared_norm, w) if jax.tree.leaves(w) else jnp.zeros(self.rank)
 
     def scale(self, factors: Float[Array, " rank"], w: PyTree) -> PyTree:
         return jax.vmap(lambda f, w: jax.tree.map(lambda leaf: f * leaf, w))(factors, w)
@@ -106,7 +106,8 @@ class Blocks(eqx.Module):
             squares = jnp.sum(leaf**2, tuple(a for a in range(leaf.ndim) if block.shape[a] == 1))
             return jax.ops.segment_sum(squares.reshape(-1), block.reshape(-1), self.rank)
 
-        return total(jax.tree.leaves(jax.tree.map(leaf_norms, w, self._blocks(w))))
+        norms = jax.tree.leaves(jax.tree.map(leaf_norms, w, self._blocks(w)))
+        return total(norms) if norms else jnp.zeros(self.rank)
 
     def scale(self, factors: Float[Array, " rank"], w: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf, block: factors[block] * leaf, w, self._blocks(w))
