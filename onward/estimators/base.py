@@ -233,9 +233,7 @@ class AbstractForwardEstimator(AbstractEstimator):
                 parameters, hidden
             )
             grads = eqx.tree_at(lambda m: m.cell, grads, contract(H))
-            if (
-                now.weight is not None
-            ):  # the influence or the state may be NaN there, and so would be their products with 0
+            if now.weight is not None:  # the influence may be NaN there, and so its product with 0
                 grads = select(now.weight != 0, grads, zeros_like(grads))
             return hidden, state, grads, value, prediction
 
