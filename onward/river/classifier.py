@@ -4,14 +4,17 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import narwhals.stable.v2 as nw
 import numpy as np
 from jaxtyping import Array, Float
 from river import base
+from river.utils.dataframe import to_native_frame, to_native_series
 
 import onward
 
 from ..losses import softmax_cross_entropy
 from ..support.arguments import whole
+from .features import frame_of
 from .recurrent import Recurrent
 
 
@@ -92,22 +95,29 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
 
     def learn_many(self, X, y):
         """Learns the rows of a data frame one after another, with the numbers of `learn_one`, in one compiled loop."""
-        labels = y.tolist()
+        labels = _listed(y)
         index = self._with(labels)
         indices = np.array([index[label] for label in labels], np.float32)
         seen = np.maximum.accumulate(np.maximum(indices + 1, len(self._index)))
         self._learn_frame(X, np.stack([indices, seen], 1))
         self._index = index
 
-    def predict_proba_many(self, X):
+    def predict_proba_many(self, X) -> Any:
         """The probability of each class, a column each, for each row, were it the next event."""
-        import pandas as pd  # type: ignore[reportMissingImports]
-
         if not self._index:
-            return pd.DataFrame(index=X.index)
+            return to_native_frame({}, like=frame_of(X))
         logits = self._predict_frame(X)[:, : len(self._index)]
         weights = np.exp(logits - logits.max(1, keepdims=True))
-        return pd.DataFrame(weights / weights.sum(1, keepdims=True), index=X.index, columns=pd.Index([*self._index]))
+        probabilities = weights / weights.sum(1, keepdims=True)
+        return to_native_frame(dict(zip(self._index, probabilities.T, strict=True)), like=frame_of(X))
+
+    def predict_many(self, X) -> Any:
+        """The most probable class of each row, were it the next event; an empty frame before anything was learned."""
+        if not self._index:
+            return self.predict_proba_many(X)
+        best = self._predict_frame(X)[:, : len(self._index)].argmax(1)
+        classes = [*self._index]
+        return to_native_series([classes[i] for i in best], name=None, like=frame_of(X))
 
     def _with(self, labels: list) -> dict[Any, int]:
         """The classes with those of `labels` that are new."""
@@ -134,3 +144,9 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
 
     def _restore(self, classes, moments):
         self._index = {label: i for i, label in enumerate(classes)}
+
+
+def _listed(y) -> list:
+    """The labels of a series, an array or a list."""
+    series = nw.from_native(y, series_only=True, pass_through=True)
+    return series.to_list() if isinstance(series, nw.Series) else list(y)

@@ -1,81 +1,80 @@
 """From River's dicts and data frames to the numbers of an event."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from operator import itemgetter
+from typing import Any
 
+import narwhals.stable.v2 as nw
 import numpy as np
+from narwhals.exceptions import DuplicateError
+from river.utils.dataframe import into_frame
+
+# What Python or NumPy makes a number of although it is none: text, times, and what has an imaginary part.
+NO_NUMBERS = (str, bytes, bytearray, np.timedelta64, np.datetime64, np.complexfloating)
+REMEDY = "encode what is no number first"
 
 
 class Features:
-    """The features of a stream in a fixed order, and what is done about one that is missing, or new.
+    """The features of a stream in a fixed order, and what is done about one that is missing or new.
 
     **Arguments:**
 
-    - `names`: the features; kept in alphabetical order, so that the order in a dict means nothing.
+    - `names`: the features, each once, in the order of their numbers.
     - `fill`: the number that stands for a missing feature, or `None` for the last value it had (0 before any). A
-      feature is missing where it is not in the dict, `None` or NaN.
-    - `strict`: if true, a missing or a new feature is refused; otherwise a new one is ignored.
+      feature is missing if it is not in the dict, or is `None`, NaN, NaT or NA there.
+    - `strict`: whether a missing or a new feature is refused. Otherwise a new one is ignored; `with_new` takes it in.
+    - `slots`: how many inputs the network has for features, at least one each; the spare ones read 0.
 
     Raises `ValueError` if a feature is refused, is no finite number, or is named twice.
     """
 
-    def __init__(self, names: Sequence[Hashable], fill: float | None, strict: bool):
-        self.names = tuple(sorted(names, key=str))
+    def __init__(self, names: Iterable[Hashable], fill: float | None, strict: bool, slots: int | None = None):
+        self.names = tuple(names)
         _once(self.names)
         self.fill, self.strict = fill, strict
+        self.slots = len(self.names) if slots is None else slots
+        self.spare = (0.0,) * (self.slots - len(self.names))
         self.last = (0.0,) * len(self.names)
+        self._known = frozenset(self.names)
+
+    def with_new(self, names: Iterable[Hashable]) -> "Features":
+        """Itself, or, where some of `names` are new, all of both.
+
+        New ones come last, in alphabetical order. The slots are then a power of two, so that a stream with ever more
+        features changes the size of its network a few times only.
+        """
+        if self.strict or self._known.issuperset(names):
+            return self
+        names = (*self.names, *in_order(name for name in names if name not in self._known))
+        enough = len(names) <= self.slots
+        grown = Features(names, self.fill, self.strict, self.slots if enough else 1 << (len(names) - 1).bit_length())
+        grown.last = (*self.last, *(0.0,) * (len(names) - len(self.names)))
+        return grown
 
     def of(self, x: Mapping) -> tuple:
         """The numbers of one dict, in order."""
         names = self.names
         try:
             values = itemgetter(*names)(x) if len(names) > 1 else tuple(x[name] for name in names)
-            sound = math.isfinite(sum(values)) and not (self.strict and len(x) > len(names))
+            total = sum(values)
+            sound = isinstance(total, float | int) and math.isfinite(total)
+            sound = sound and not (self.strict and len(x) > len(names))
         except (KeyError, TypeError, OverflowError):
             sound = False
         return values if sound else self._mended(x)  # type: ignore[reportPossiblyUnbound]
 
-    def _mended(self, x: Mapping) -> tuple:
-        if self.strict and (new := set(x).difference(self.names)):
-            raise ValueError(f"x holds a new feature {min(new, key=str)!r}; known are {_listed(self.names)}.")
-        return tuple(self._value(x, i, name) for i, name in enumerate(self.names))
-
-    def _value(self, x: Mapping, i: int, name: Hashable) -> float:
-        given = x.get(name)
-        try:
-            value = math.nan if given is None else float(given)
-        except (TypeError, ValueError, OverflowError):
-            value = math.inf
-        if isinstance(given, str) or math.isinf(value):
-            raise ValueError(
-                f"feature {name!r} must be a finite number, got {given!r}; encode what is no number first."
-            )
-        if not math.isnan(value):
-            return value
-        if self.strict:
-            raise ValueError(f"x lacks the feature {name!r}; every event needs {_listed(self.names)}.")
-        return self.last[i] if self.fill is None else self.fill
-
     def of_frame(self, X) -> np.ndarray:
-        """The numbers of each row of a data frame, `[rows, features]`, float64."""
-        _once(tuple(X.columns))
-        if self.strict and (new := set(X.columns).difference(self.names)):
-            raise ValueError(f"X holds a new feature {min(new, key=str)!r}; known are {_listed(self.names)}.")
-        try:
-            # In their order already, as mostly, the columns need no reindexing, which takes as long as 20 events.
-            known = X if tuple(X.columns) == self.names else X.reindex(columns=list(self.names))
-            if known.to_numpy().dtype == object:
-                for name in self.names:
-                    if any(isinstance(value, str) for value in known[name]):
-                        raise ValueError(f"{name!r} holds text")
-            values = known.to_numpy(np.float64, na_value=np.nan)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"X must hold finite numbers only ({error}); encode what is no number first.") from None
+        """The numbers of each row of a data frame that River takes, `[rows, features]`, float64."""
+        frame = frame_of(X)
+        there: list[Any] = frame.columns
+        if self.strict:
+            self._refuse_new(there)
+        values = np.full((len(frame), len(self.names)), np.nan)
+        for i, name in enumerate(self.names):
+            if name in there:
+                values[:, i] = _column(name, frame.get_column(there[there.index(name)]))
         missing = np.isnan(values)
-        if np.isinf(values).any():
-            name = self.names[int(np.argwhere(np.isinf(values))[0, 1])]
-            raise ValueError(f"feature {name!r} must be a finite number, got an infinite one.")
         if self.strict and missing.any():
             raise ValueError(f"X lacks values of the feature {self.names[int(np.argwhere(missing)[0, 1])]!r}.")
         if self.fill is not None:
@@ -84,6 +83,79 @@ class Features:
         values, missing = np.vstack([self.last, values]), np.vstack([np.zeros_like(missing[:1]), missing])
         seen = np.maximum.accumulate(np.where(missing, 0, np.arange(len(values))[:, None]))
         return np.take_along_axis(values, seen, 0)[1:]
+
+    def _mended(self, x: Mapping) -> tuple:
+        if self.strict:
+            self._refuse_new(x)
+        return tuple(self._value(x, i, name) for i, name in enumerate(self.names))
+
+    def _value(self, x: Mapping, i: int, name: Hashable) -> float:
+        value = _number(name, x.get(name))
+        if not math.isnan(value):
+            return value
+        if self.strict:
+            raise ValueError(f"x lacks the feature {name!r}; every event needs {_listed(self.names)}.")
+        return self.last[i] if self.fill is None else self.fill
+
+    def _refuse_new(self, names: Iterable[Hashable]) -> None:
+        if new := set(names) - self._known:
+            raise ValueError(f"there is a new feature {min(new, key=str)!r}; known are {_listed(self.names)}.")
+
+
+def in_order(names: Iterable[Hashable]) -> tuple[Hashable, ...]:
+    """In alphabetical order, so that their order in a dict means nothing."""
+    return tuple(sorted(names, key=str))
+
+
+def frame_of(X) -> nw.DataFrame:
+    """A data frame of any kind that River takes. Raises `ValueError` for anything else, or two columns of one name."""
+    try:
+        return into_frame(X)
+    except DuplicateError:
+        raise ValueError("each feature must be named once; X has two columns of one name.") from None
+    except TypeError:
+        raise ValueError(f"X must be a data frame, of pandas, polars or pyarrow, got {type(X).__name__}.") from None
+
+
+def is_missing(value) -> bool:
+    """Whether it stands for a value that is not there: `None`, NaN, NaT or NA."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except TypeError:  # NA of pandas is neither equal to itself nor not
+        return True
+    except ValueError:  # an array
+        return False
+
+
+def number_or_nan(value) -> float:
+    """`value` as a float, NaN if it is missing, infinite if it is no finite number."""
+    if is_missing(value):
+        return math.nan
+    try:
+        return math.inf if isinstance(value, NO_NUMBERS) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.inf
+
+
+def _number(name: Hashable, value) -> float:
+    number = number_or_nan(value)
+    if math.isinf(number):
+        raise ValueError(f"feature {name!r} must be a finite number, got {value!r}; {REMEDY}.")
+    return number
+
+
+def _column(name: Hashable, column: nw.Series) -> np.ndarray:
+    """The numbers of a column, NaN where they are missing."""
+    if column.dtype.is_numeric() or column.dtype == nw.Boolean:
+        values = column.cast(nw.Float64).to_numpy()
+        if np.isinf(values).any():
+            raise ValueError(f"feature {name!r} must be a finite number, got an infinite one; {REMEDY}.")
+        return values
+    if column.dtype.is_temporal() and column.null_count() < len(column):
+        raise ValueError(f"feature {name!r} must be a finite number, got {column.dtype}; {REMEDY}.")
+    return np.array([_number(name, value) for value in column.to_list()], float)
 
 
 def _once(names: Sequence[Hashable]) -> None:

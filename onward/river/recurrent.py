@@ -2,12 +2,15 @@
 
 import functools
 import math
+import pickle
 import secrets
 import struct
+import sys
+import warnings
 from collections.abc import Callable, Hashable, Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,8 +32,10 @@ from ..model import Model
 from ..support import small_loops
 from ..support.arguments import number, whole
 from ..support.errors import UserError
+from ..support.program_digest import traced_digest
 from ..support.trees import largest
-from .features import Features
+from .features import Features, frame_of, in_order, number_or_nan
+from .growth import grown
 
 DEFAULT_ESTIMATOR = onward.SnAp(order=1)
 DEFAULT_OPTIMIZER = optax.chain(onward.transforms.scale_by_feature_rms(), optax.scale_by_learning_rate(3e-3))
@@ -39,15 +44,60 @@ FLOAT32 = np.dtype("<f4")
 TOO_LARGE = 1e9  # a gradient may hold the product of two such, and the optimiser its square: 1e36 of float32's 3e38
 
 Name = str | int | float | bool
+SETTINGS = ("cell", "estimator", "optimizer")  # the attributes that may hold functions
+VERSIONS = f"onward {onward.__version__} and JAX {jax.__version__}"
 
 
 class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a saved estimator knows besides its carry: features and their last values, classes, running moments."""
+    """What a saved estimator knows besides its carry.
+
+    * `features`, `last`: their names and last values; `slots`: the inputs for them, `None` if there are no more;
+    * `classes`, `moments`: those met so far, and running moments;
+    * `program`, `versions`: the digest of what it computes, and the versions of onward and JAX which that is of.
+    """
 
     features: list[Name]
     last: list[float]
     classes: list[Name]
     moments: list[float]
+    slots: int | None = None
+    program: str = ""
+    versions: str = "an earlier version of onward"
+
+
+class Settings:
+    """Cell, estimator and optimiser, which may hold functions: copies share them, and a pickle holds them if it can."""
+
+    def __init__(self, *parts: Any):
+        self.parts = parts
+
+    def __deepcopy__(self, memo) -> "Settings":
+        return self
+
+    def __reduce__(self):
+        # Other picklers can store more than Python's own, and say themselves what they cannot.
+        if not sys.modules.keys() & {"cloudpickle", "dill"}:
+            try:
+                pickle.dumps(self.parts)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise pickle.PicklingError(
+                    f"cell, estimator or optimizer of this model hold what pickle cannot store ({error}); use "
+                    "save(path), and load(path) in a new model with the same settings."
+                ) from None
+        return Settings, self.parts
+
+
+class Programs(NamedTuple):
+    """What is compiled for some settings.
+
+    * `live`: learning and predicting; `start`: from a key to a carry at the start; `begin`: from a model to one;
+    * `digest`: of what learning an event computes.
+    """
+
+    live: Live
+    start: Callable[[PRNGKeyArray], Carry]
+    begin: Callable[[Model], Carry]
+    digest: Callable[[], str]
 
 
 class Recurrent:
@@ -84,12 +134,16 @@ class Recurrent:
     def __getstate__(self) -> dict[str, Any]:
         # What is compiled is found again by the settings, and shared between all that have the same.
         self._settle()
-        return {**self.__dict__, "_live": None, "_held": jax.tree.map(np.array, self._held[:1])}
+        state = {**self.__dict__, "_live": None, "_held": jax.tree.map(np.array, self._held[:1])}
+        state["_settings"] = Settings(*(state.pop(name) for name in SETTINGS))
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        state |= zip(SETTINGS, state.pop("_settings").parts, strict=True)
         self.__dict__.update(state)
         if self._features is not None:
-            self._live = self._programs()[0]
+            self._live = self._programs(self._features.slots).live
             if not self._live.fits(self._held[0]):
                 raise ValueError(
                     f"this {type(self).__name__} was stored by a version of onward whose default settings were others; "
@@ -117,7 +171,15 @@ class Recurrent:
                 "smaller rate in optimizer."
             )
         names: list[Any] = [*features.names]
-        standing = Standing(names, [*map(float, features.last)], self._classes(), self._moments())
+        standing = Standing(
+            names,
+            [*map(float, features.last)],
+            self._classes(),
+            self._moments(),
+            features.slots,
+            self._programs(features.slots).digest(),
+            VERSIONS,
+        )
         for name in (*standing.features, *standing.classes):
             if not isinstance(name, Name):
                 raise ValueError(
@@ -128,19 +190,32 @@ class Recurrent:
     def load(self, path: str | PathLike) -> None:
         """Goes on from what `save` wrote, in an estimator of the same settings.
 
-        Raises `ValueError` if the file is damaged, or comes from an estimator of another kind or with other settings.
+        Raises `ValueError` if the file is damaged, or comes from an estimator of another kind or with other settings:
+        another cell, estimator or optimiser, or other numbers in them, such as the rate. Numbers cannot be compared if
+        another version of onward or JAX saved the file; then a warning says so.
         """
         found, kind = Path(path), type(self).__name__
         try:
             standing = load_standing(found, settings=kind, standing=Standing)
-            features = Features(standing.features, self.fill, self.strict)
-            live, start = self._programs(len(features.names))
-            carry, _ = load_checkpoint(found, start(jr.key(0)), settings=kind, standing=Standing)
+            features = Features(standing.features, self.fill, self.strict, standing.slots)
+            programs = self._programs(features.slots)
+            carry, _ = load_checkpoint(found, programs.start(jr.key(0)), settings=kind, standing=Standing)
         except UserError as error:
             raise ValueError(str(error)) from None
-        features.last, held = tuple(standing.last), [live.pack(carry)]
+        if standing.versions != VERSIONS:
+            warnings.warn(
+                f"{found} was saved by {standing.versions}, and this is {VERSIONS}: it cannot be told whether its "
+                "optimiser, such as its rate, is the same as here.",
+                stacklevel=2,
+            )
+        elif standing.program != programs.digest():
+            raise ValueError(
+                f"{found} comes from a {kind} with another optimiser, estimator or cell, or with other numbers in "
+                "them, such as the rate; load it into one with the same settings."
+            )
+        features.last, held = tuple(standing.last), [programs.live.pack(carry)]
         self._restore(standing.classes, standing.moments)
-        self._features, self._live, self._held, self._waiting = features, live, held, None
+        self._features, self._live, self._held, self._waiting = features, programs.live, held, None
 
     def _classes(self) -> list:
         return []
@@ -156,26 +231,32 @@ class Recurrent:
         return self._features
 
     def _known_to(self, x: Iterable[Hashable]) -> Features:
-        """The features of this stream; those of an event whose names are `x`, if it is the first."""
+        """The features of this stream with those of an event whose names are `x`."""
         if self._features is not None:
-            return self._features
-        features = Features(tuple(x) if self.features is None else self.features, self.fill, self.strict)
+            return self._features if self.features is not None else self._features.with_new(x)
+        features = Features(in_order(x if self.features is None else self.features), self.fill, self.strict)
         if len(features.names) + self.extra_inputs == 0:
             raise ValueError("x must hold at least one feature, got none.")
         return features
 
     def _begin(self, features: Features) -> None:
-        """Fixes the features, once an event is accepted; a new network at the first."""
+        """Fixes the features, once an event is accepted: a new network at the first, a larger one for new features."""
+        if features is self._features:
+            return
+        programs = self._programs(features.slots)
         if self._features is None:
-            live, start = self._programs(len(features.names))
-            state = live.pack(start(jr.key(secrets.randbits(32) if self.seed is None else self.seed)))
-            self._features, self._live, self._held = features, live, [state]
+            carry = programs.start(jr.key(secrets.randbits(32) if self.seed is None else self.seed))
+            self._live, self._held = programs.live, [programs.live.pack(carry)]
+        elif features.slots != self._features.slots:
+            sizes = (self.extra_inputs + each.slots for each in (self._features, features))
+            carry = grown(self.carry, programs.start(jr.key(0)).model, programs.begin, *sizes)
+            self._live, self._held = programs.live, [programs.live.pack(carry)]
+        self._features = features
 
-    def _programs(self, features: int | None = None) -> tuple[Live, Callable[[PRNGKeyArray], Carry]]:
-        size = self.extra_inputs + (len(self._known.names) if features is None else features)
+    def _programs(self, slots: int) -> Programs:
         settings = (
             self.cell, self.hidden_size, self.estimator or DEFAULT_ESTIMATOR, self.optimizer or DEFAULT_OPTIMIZER,
-            type(self).loss, size, self.outputs, self.targets,
+            type(self).loss, self.extra_inputs + slots, self.outputs, self.targets,
         )  # fmt: skip
         try:
             hash(settings)
@@ -186,7 +267,7 @@ class Recurrent:
     # An event is learned when the next is predicted: one call into the compiled program for both, not two.
 
     def _learn(self, features: Features, x: tuple, y: tuple) -> None:
-        event = _packed(x + y)
+        event = _packed(x + features.spare + y)
         self._begin(features)
         self._settle()
         self._waiting = event
@@ -197,7 +278,7 @@ class Recurrent:
             self._predict_bytes(bytes(len(self._waiting)))
 
     def _predict(self, x: tuple) -> np.ndarray:
-        return self._predict_bytes(_packed(x + (0.0,) * self.targets))
+        return self._predict_bytes(_packed(x + self._known.spare + (0.0,) * self.targets))
 
     def _predict_bytes(self, x: bytes) -> np.ndarray:
         assert self._live is not None
@@ -212,9 +293,9 @@ class Recurrent:
         if len(X) != len(targets):
             raise ValueError(f"y must be as long as X, {len(X)} rows, got {len(targets)}.")
         if len(X):
-            features = self._known_to(X.columns)
+            features = self._known_to(frame_of(X).columns)
             rows = features.of_frame(X)
-            events = float32_rows(np.hstack([rows, targets]))
+            events = float32_rows(np.hstack([rows, np.zeros((len(rows), len(features.spare))), targets]))
             self._begin(features)
             assert self._live is not None
             self._settle()
@@ -227,18 +308,17 @@ class Recurrent:
             return np.zeros((0, self.outputs))
         assert self._live is not None
         self._settle()
-        rows = np.pad(float32_rows(self._known.of_frame(X)), ((0, 0), (0, self.targets)))
+        rows = float32_rows(self._known.of_frame(X))
+        rows = np.pad(rows, ((0, 0), (0, len(self._known.spare) + self.targets)))
         return self._live.turn(self._held[0], rows, 0)[1].astype(float)
 
 
 def finite(name: str, value) -> float:
     """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number."""
-    try:
-        if math.isfinite(value):
-            return float(value)
-    except (TypeError, OverflowError):
-        pass
-    raise ValueError(f"{name} must be a finite number, got {value!r}.")
+    number = number_or_nan(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number, got {value!r}.")
+    return number
 
 
 def finite_targets(y) -> np.ndarray:
@@ -268,10 +348,8 @@ def _packed(values: tuple) -> bytes:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(
-    cell, hidden_size, estimator, optimizer, loss, inputs, outputs, targets
-) -> tuple[Live, Callable[[PRNGKeyArray], Carry]]:
-    """The programs of some settings, and how to start: compiled once for all estimators that have the same settings."""
+def _compiled(cell, hidden_size, estimator, optimizer, loss, inputs, outputs, targets) -> Programs:
+    """Compiled once for all estimators that have the same settings."""
     small_loops.request()
     # JAX hands a call into XLA that is worth more than a thousand operations to another thread and waits for it: 50 µs
     # and more, where a small step computes for five. It reads this when it first computes; later it has no effect.
@@ -279,12 +357,23 @@ def _compiled(
     learner = Learner(estimator, optimizer, loss=loss)
 
     @eqx.filter_jit
+    def begin(model, key):
+        dtype = model.cell.output(model.cell.init_hidden()).dtype
+        return learner.init(model, key=key, example=(jnp.zeros(inputs, dtype), jnp.zeros(targets, dtype)))
+
+    @eqx.filter_jit
     def start(key):
         cell_key, readout_key, key = jr.split(key, 3)
         network = cell(inputs, hidden_size, key=cell_key)
         output = network.output(network.init_hidden())
         readout = eqx.nn.Linear(output.size, outputs, dtype=output.dtype, key=readout_key)
-        example = (jnp.zeros(inputs, output.dtype), jnp.zeros(targets, output.dtype))
-        return learner.init(Model(network, readout), key=key, example=example)
+        return begin(Model(network, readout), key)
 
-    return Live(learner, start(jr.key(0)), inputs=inputs, targets=targets), start
+    @functools.cache
+    def digest():
+        carry = start(jr.key(0))
+        x, y = (jnp.zeros((1, size), jnp.result_type(*jax.tree.leaves(carry.hidden))) for size in (inputs, targets))
+        return traced_digest(learner.update, carry, x, y).hexdigest()
+
+    live = Live(learner, start(jr.key(0)), inputs=inputs, targets=targets)
+    return Programs(live, start, lambda model: begin(model, jr.key(0)), digest)

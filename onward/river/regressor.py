@@ -1,9 +1,13 @@
 """A recurrent regressor behind River's interface."""
 
+from typing import Any
+
 import numpy as np
 from river import base
+from river.utils.dataframe import to_native_series
 
 from ..losses import squared_error
+from .features import frame_of
 from .recurrent import Recurrent, finite, finite_targets
 
 
@@ -16,6 +20,14 @@ class Regressor(Recurrent, base.MiniBatchRegressor):
     and a `preprocessing.TargetStandardScaler` around. One of 1e9 or more raises `ValueError`. A far smaller outlier is
     accepted, and felt for long: after a target a thousand times the usual the default optimiser learns slowly for some
     thousands of events. Clip where such may come.
+
+    A feature that appears later is learned too, unless `features` names them all. The network then gets inputs for it,
+    whose weights begin at 0; what it has learned stays. The number of inputs is made a power of two, and the network is
+    compiled anew, which takes as long as at the first event, some seconds. So a stream whose features grow to n costs
+    up to log₂ n such breaks, and steps of up to twice the inputs. A prediction ignores what was never learned.
+
+    Frames may be of pandas, polars or pyarrow, and predictions for them are of the same kind. A column of dates or
+    durations is refused: it is no number until you choose its unit.
 
     Parameters
     ----------
@@ -31,13 +43,13 @@ class Regressor(Recurrent, base.MiniBatchRegressor):
         stream is late (`benchmarks/results/live.md`). Estimators that use the same object, and otherwise equal
         settings, share their compiled programs.
     features
-        The names of the features; those of the first event learned if left out.
+        The names of the features. If left out, the network learns those of the events as they come; see below.
     fill
-        The number that stands for a feature that an event lacks, or that is `None` or NaN there; `None` for the last
-        value it had. 0 is the mean of what a `StandardScaler` gives.
+        The number that stands for a feature that an event lacks, or that is `None`, NaN, NaT or NA there; `None` for
+        the last value it had. 0 is the mean of what a `StandardScaler` gives.
     strict
         Whether a missing feature, or one that is not among the known, raises `ValueError`. If not, a missing one is
-        filled in and a new one is ignored.
+        filled in.
     seed
         Of the weights at the start and of random estimators; if left out, another one each time.
 
@@ -71,9 +83,8 @@ class Regressor(Recurrent, base.MiniBatchRegressor):
         """Learns the rows of a data frame one after another, with the numbers of `learn_one`, in one compiled loop."""
         self._learn_frame(X, finite_targets(y)[:, None])
 
-    def predict_many(self, X):
+    def predict_many(self, X) -> Any:
         """The target of each row, were it the next event."""
-        import pandas as pd  # type: ignore[reportMissingImports]
-
-        predictions = np.zeros(len(X)) if self._features is None else self._predict_frame(X)[:, 0]
-        return pd.Series(predictions, index=X.index, dtype=float)
+        frame = frame_of(X)
+        predictions = np.zeros(len(frame)) if self._features is None else self._predict_frame(X)[:, 0]
+        return to_native_series(predictions, name=None, like=frame)

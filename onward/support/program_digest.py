@@ -16,17 +16,24 @@ from .small_loops import options_in_force
 
 
 def program_digest(function: Callable, *arguments):
-    """A SHA-256 of the program that `function` is for such arguments.
+    """A SHA-256 of the program that `function` is for such arguments, and of how it is compiled.
 
     It covers the operations, every number in them, the shapes and dtypes of the arguments, and whether XLA compiles
     small loops whole (`compile_small_loops_whole`), which changes the last bits. It does not cover the values of the
     arguments, the devices that hold them, or what the program calls back outside itself. Another version of JAX may
     give the same program another digest.
     """
+    digest = traced_digest(function, *arguments)
+    digest.update(options_in_force().encode())
+    return digest
+
+
+def traced_digest(function: Callable, *arguments):
+    """As `program_digest`, however it is compiled."""
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf, arguments
     )
-    digest = hashlib.sha256(options_in_force().encode())
+    digest = hashlib.sha256()
     _tell(eqx.filter_make_jaxpr(function)(*arguments)[0], digest.update)
     return digest
 

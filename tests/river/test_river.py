@@ -1,13 +1,19 @@
 """River's estimators: its own checks, exactness of every way to learn, files, and what is said of bad input."""
 
 import copy
+import datetime
 import itertools
 import pickle
 import signal
+import subprocess
 import sys
 import types
+from functools import partial
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import optax
 import pytest
@@ -19,6 +25,10 @@ pytest.importorskip("river")
 from river import checks, evaluate, metrics, preprocessing
 
 import onward.river as online
+from onward.river import recurrent
+from onward.river.features import Features, in_order
+from onward.river.growth import grown
+from onward.river.recurrent import Settings
 
 NAMES = ("a", "b", "c")
 OPTIMIZER = optax.sgd(1e-2)
@@ -101,6 +111,190 @@ def test_a_frame_is_its_rows():
         assert_same(learned(one, ((dict(row), 1.0) for _, row in X.iterrows())), many)
 
 
+@pytest.mark.parametrize("package", ["pandas", "polars", "pyarrow"])
+def test_a_frame_of_any_kind_is_its_rows_and_predictions_are_of_its_kind(package):
+    library = pytest.importorskip(package)
+    stream = events(4)
+    labels, columns = ["p", "q", "p", "r"], {name: [x[name] for x, _ in stream] for name in NAMES}
+    columns["b"][1] = None
+    X = library.table(columns) if package == "pyarrow" else library.DataFrame(columns)
+    y = library.chunked_array([labels]) if package == "pyarrow" else library.Series(labels)
+    model = online.Classifier(**SETTINGS)
+    assert isinstance(model.predict_many(X), type(X))
+    model.learn_many(X, y)
+    rows = [{name: values[i] for name, values in columns.items()} for i in range(4)]
+    assert_same(model, learned(online.Classifier(**SETTINGS), zip(rows, labels, strict=True)))
+    probabilities, predictions = model.predict_proba_many(X), model.predict_many(X)
+    assert (type(probabilities), type(predictions)) == (type(X), type(y))
+    assert np.allclose(probabilities, [[*model.predict_proba_one(x).values()] for x in rows], atol=1e-6)
+    assert [str(label) for label in predictions] == [model.predict_one(x) for x in rows]
+    regressor = online.Regressor(**SETTINGS)
+    assert np.array_equal(regressor.predict_many(X), [0, 0, 0, 0])
+    regressor.learn_many(X, library.chunked_array([[1.0] * 4]) if package == "pyarrow" else library.Series([1.0] * 4))
+    assert np.allclose(regressor.predict_many(X), [regressor.predict_one(x) for x in rows], atol=1e-6)
+
+
+def test_pandas_is_not_needed():
+    script = """
+import sys
+sys.modules["pandas"] = None  # as if it were not installed
+import onward.river, polars
+print(onward.river.features.Features(("a",), 0.5, False).of_frame(polars.DataFrame({"a": [1.0, None]})).tolist())
+"""
+    pytest.importorskip("polars")
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout == "[[1.0], [0.5]]\n"
+
+
+def test_what_is_missing_is_missing_everywhere():
+    pd = pytest.importorskip("pandas")
+    nothing = [pd.NA, pd.NaT, None, float("nan"), np.float32("nan"), np.timedelta64("NaT"), np.datetime64("NaT")]
+    features = Features(("a", "b"), 0.5, False)
+    assert [features.of({"a": value, "b": 1.0}) for value in nothing] == [(0.5, 1.0)] * len(nothing)
+    X = pd.DataFrame({"a": [1, None], "b": [None, 2.0]})
+    for frame in (X, X.convert_dtypes(), X.astype(object)):
+        assert features.of_frame(frame).tolist() == [[1.0, 0.5], [0.5, 2.0]]
+    never = pd.DataFrame({"a": pd.to_datetime([None, None]), "b": pd.Series([pd.NA, pd.NaT], dtype=object)})
+    assert features.of_frame(never).tolist() == [[0.5, 0.5]] * 2
+    with pytest.raises(ValueError, match="lacks the feature 'a'"):
+        Features(("a",), 0.0, True).of({"a": pd.NA})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.timedelta64(100, "ms"),
+        np.datetime64("1999-01-01"),
+        datetime.timedelta(seconds=1),
+        datetime.date(1999, 1, 1),
+        np.complex64(1 + 2j),
+        1j,
+        b"1.5",
+        "1.5",
+    ],
+    ids=repr,
+)
+def test_times_and_what_else_is_no_number_is_refused_everywhere(value):
+    pd = pytest.importorskip("pandas")
+    sentence = "feature 'a' must be a finite number, got .*; encode what is no number first"
+    for names in (("a",), ("a", "b")):
+        with pytest.raises(ValueError, match=sentence):
+            Features(names, 0.0, False).of({"a": value, "b": 1})
+    with pytest.raises(ValueError, match=sentence):
+        Features(("a",), 0.0, False).of_frame(pd.DataFrame({"a": [value, value]}))
+    with pytest.raises(ValueError, match="y must be a finite number, got"):
+        online.Regressor(**SETTINGS).learn_one({"a": 1.0}, value)
+
+
+def test_a_feature_that_appears_later_is_learned():
+    stream = [({"a": float(t % 3 == 0), "b": 1.0} | ({"later": t % 2} if t > 20 else {}), t % 2) for t in range(700)]
+    model = learned(online.Regressor(**{**SETTINGS, "optimizer": optax.adam(3e-2)}), stream)
+    assert model._features.names == ("a", "b", "later")
+    found = [model.predict_one({"a": 0.0, "b": 1.0, "later": later}) for later in (0, 1)]
+    assert found == pytest.approx([0, 1], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "optimizer"),
+    [(None, None), (onward.RTRL(), optax.adam(1e-2))],
+    ids=["the default", "RTRL, Adam"],
+)
+def test_it_does_not_matter_when_the_network_grows(estimator, optimizer):
+    settings = {"hidden_size": 4, "estimator": estimator, "optimizer": optimizer, "seed": 0}
+    first, stream = ({"a": 0.5, "c": 1.0}, 1.0), events(8)
+    bare = [({name: x[name] for name in "ac"}, y) for x, y in stream[:4]]
+    zero = [(x | {"b": 0.0}, y) for x, y in bare]
+    late, early = (learned(online.Regressor(**settings), [first, *before, *stream[4:]]) for before in (bare, zero))
+    assert late._features.names == early._features.names == ("a", "c", "b")
+    for one, other in zip(jax.tree.leaves(late.carry), jax.tree.leaves(early.carry), strict=True):
+        if not jax.numpy.issubdtype(one.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+CELLS = {
+    "vanilla": onward.VanillaCell,
+    "LSTM": onward.LSTMCell,
+    "GRU": onward.GRUCell,
+    "antisymmetric": onward.AntisymmetricCell,
+    "stacked": lambda i, h, *, key: onward.StackedCell([onward.GRUCell(i, h, key=key), onward.LSTMCell(h, h, key=key)]),
+    "Equinox": lambda i, h, *, key: onward.AdaptedCell(eqx.nn.GRUCell(i, h, key=key)),
+    "unit-wise": onward.cells.IndRNNCell,
+}
+
+
+@pytest.mark.parametrize("make", CELLS.values(), ids=CELLS)
+def test_a_grown_network_computes_what_it_did(make):
+    learner = onward.Learner(onward.SnAp(2), optax.adam(1e-2), loss=onward.losses.squared_error)
+
+    def model(inputs):
+        return onward.Model(make(inputs, 3, key=jr.key(inputs)), eqx.nn.Linear(3, 1, key=jr.key(1)))
+
+    def begin(inputs, model):
+        return learner.init(model, key=jr.key(0), example=(jnp.zeros(inputs), jnp.zeros(1)))
+
+    old = begin(2, model(2))
+    new = grown(old, model(4), partial(begin, 4), 2, 4)
+    xs, ys = jr.normal(jr.key(2), (5, 2)), jnp.ones((5, 1))
+    padded = jnp.pad(xs, ((0, 0), (0, 2)))
+    (old, told), (new, as_before) = learner.run(old, xs, ys), learner.run(new, padded, ys)
+    np.testing.assert_allclose(told.losses, as_before.losses, rtol=1e-5)
+    for one, other in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        if one.dtype == jnp.float32:  # what is new stays 0 while its inputs are
+            np.testing.assert_allclose(jnp.sum(jnp.abs(one)), jnp.sum(jnp.abs(other)), rtol=1e-4)
+
+
+def test_a_new_feature_for_which_there_is_no_place_is_refused():
+    class Fold(onward.AbstractCell):  # how many inputs there are does not show in its weights
+        weight: jax.Array
+
+        def __call__(self, hidden, x):
+            return jnp.tanh(self.weight * hidden + jnp.sum(x))
+
+        def init_hidden(self):
+            return jnp.zeros(2)
+
+        def output(self, hidden):
+            return hidden
+
+    settings = {**SETTINGS, "cell": lambda inputs, hidden_size, *, key: Fold(jnp.ones(2 * inputs)[:2] / inputs)}
+    model = learned(online.Regressor(**settings), [({"a": 1.0}, 1.0)])
+    model.learn_one({"a": 1.0, "b": 1.0}, 1.0)  # this one needs none
+    assert model._features.names == ("a", "b")
+    square = {**SETTINGS, "cell": lambda i, h, *, key: Square(jr.normal(key, (i + 1, i + 1)))}
+    model = learned(online.Regressor(**square), [({"a": 1.0}, 1.0)])
+    with pytest.raises(ValueError, match=r"cannot take in a new feature: .* name all features beforehand by features="):
+        model.learn_one({"a": 1.0, "b": 1.0}, 1.0)
+    assert model._features.names == ("a",)
+    model.learn_one({"a": 1.0}, 1.0)
+
+
+class Square(onward.AbstractCell):
+    """A cell of as many units as inputs, and one more."""
+
+    weight: jax.Array
+
+    def __call__(self, hidden, x):
+        return jnp.tanh(self.weight @ (hidden + jnp.append(x, 1.0)))
+
+    def init_hidden(self):
+        return jnp.zeros(len(self.weight))
+
+    def output(self, hidden):
+        return hidden
+
+
+def test_new_features_take_spare_inputs_first():
+    features = Features(in_order("cab"), 0.0, False)
+    assert features.with_new("abc") is features
+    grown = features.with_new(["z", "a", "d"])
+    assert (grown.names, grown.slots, grown.spare) == (("a", "b", "c", "d", "z"), 8, (0.0,) * 3)
+    more = grown.with_new("xyz")
+    assert (more.names, more.slots) == (("a", "b", "c", "d", "z", "x", "y"), 8)
+    assert Features("ab", 0.0, True).with_new("c").names == ("a", "b")
+    named = learned(online.Regressor(**SETTINGS, features=NAMES), [(x | {"new": 1.0}, y) for x, y in events(2)])
+    assert_same(named, learned(online.Regressor(**SETTINGS), events(2)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_copied_and_gone_on(kind, tmp_path):
     stream = [(x, round(y)) for x, y in events(12)]
@@ -125,6 +319,36 @@ def test_saved_copied_and_gone_on(kind, tmp_path):
     (tmp_path / "broken").write_bytes(b"PK")
     with pytest.raises(ValueError, match="damaged"):
         kind(**SETTINGS).load(tmp_path / "broken")
+
+
+def test_what_has_grown_is_saved_and_copied(tmp_path):
+    stream = [({"a": 1.0, "c": x["c"]}, y) for x, y in events(2)] + events(5)
+    model = learned(online.Regressor(**SETTINGS), stream[:4])
+    model.save(tmp_path / "model.npz")
+    other = online.Regressor(**SETTINGS)
+    other.load(tmp_path / "model.npz")
+    assert other._features.names == ("a", "c", "b")
+    assert_same(learned(copy.deepcopy(model), stream[4:]), learned(other, stream[4:]))
+
+
+def test_what_was_saved_with_another_rate_is_refused_or_cannot_be_told(tmp_path, monkeypatch):
+    path = tmp_path / "model.npz"
+    learned(online.Regressor(**{**SETTINGS, "optimizer": optax.sgd(2e-2)}), events(1)).save(path)
+    with pytest.raises(ValueError, match="with another optimiser, estimator or cell, or with other numbers in them"):
+        online.Regressor(**SETTINGS).load(path)
+    same = online.Regressor(**{**SETTINGS, "optimizer": optax.sgd(2e-2)})  # another object, of the same rate
+    same.load(path)
+    monkeypatch.setattr(recurrent, "VERSIONS", "onward 9 and JAX 9")
+    with pytest.warns(UserWarning, match="and this is onward 9 and JAX 9: it cannot be told whether its optimiser"):
+        online.Regressor(**SETTINGS).load(path)
+
+
+def test_pickles_hold_all_or_name_save():
+    model = learned(online.Regressor(hidden_size=4, estimator=onward.BPTT(), seed=0), events(2))
+    assert_same(model, pickle.loads(pickle.dumps(model)))
+    for own in ({"optimizer": OPTIMIZER}, {"cell": lambda i, h, *, key: onward.LSTMCell(i, h, key=key)}):
+        with pytest.raises(pickle.PicklingError, match=r"hold what pickle cannot store .*; use save\(path\), and load"):
+            pickle.dumps(online.Regressor(**{**SETTINGS, **own}))
 
 
 def test_estimators_of_one_kind_share_a_program():
@@ -197,9 +421,9 @@ def test_what_is_known_of_the_time_that_is_forecast_must_not_be_too_large():
 @pytest.mark.parametrize(
     ("columns", "rows", "y", "match"),
     [
-        (["b", "a", "a"], [[1.0, 2.0, 3.0]], [1.0], "each feature must be named once, got 'a' twice"),
-        (["a", "a"], [[1.0, 2.0]], [1.0], "each feature must be named once, got 'a' twice"),
-        (["a", "b"], [[1.0, "1.5"]], [1.0], "X must hold finite numbers only .'b' holds text.; encode"),
+        (["b", "a", "a"], [[1.0, 2.0, 3.0]], [1.0], "each feature must be named once"),
+        (["a", "a"], [[1.0, 2.0]], [1.0], "each feature must be named once"),
+        (["a", "b"], [[1.0, "1.5"]], [1.0], "feature 'b' must be a finite number, got '1.5'; encode what is no"),
         (["a"], [[1.0], [2.0]], [1.0, float("nan")], "y must be a finite number, got nan"),
         (["a"], [[1.0]], np.array([2], "m8[s]"), r"y must hold numbers, got timedelta64\[s\]"),
         (["a"], [[1.0]], [[1.0, 2.0]], r"y must hold one number for each row, got an array of shape \(1, 2\)"),
@@ -234,7 +458,8 @@ def test_what_was_learned_by_another_optimiser_is_not_taken_for_ones_own(tmp_pat
         ValueError, match=r"of another model, its .*mean_square.* saved with other settings, or by another ver"
     ):
         online.Regressor(**{**SETTINGS, "optimizer": None}).load(tmp_path / "model")
-    stored = {**other.__getstate__(), "optimizer": None}
+    stored = other.__getstate__()
+    stored["_settings"] = Settings(onward.LSTMCell, onward.BPTT(), None)
     with pytest.raises(ValueError, match="stored by a version of onward whose default settings were others"):
         online.Regressor(**SETTINGS).__setstate__(stored)
 
