@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .losses import WITH_RANGE, Range, TerminalTarget, range_of
+from .losses import WITH_RANGE, Masked, Range, TerminalTarget, range_of
 from .model import Model
 from .support.freezing import learnable, thaw
 from .support.raw_key import RawKey
@@ -194,13 +194,14 @@ def check_targets(loss, carry, ys, weight) -> None:
     """Raise `ValueError` for a target outside the range of `loss`. A step of weight 0 passes, and so does what is
     traced, whose numbers are not known."""
     ys = ys.y if isinstance(ys, TerminalTarget) else ys
-    if loss not in WITH_RANGE or not all(_known(array) for array in (ys, weight) if array is not None):
+    ys, mask = ys if isinstance(ys, Masked) else (ys, None)
+    if loss not in WITH_RANGE or not all(_known(array) for array in (ys, mask, weight) if array is not None):
         return
     arrays, structure = jax.tree.flatten(carry.arrays)
     range = _range(loss, carry.skeleton, structure, tuple((a.shape, a.dtype) for a in arrays))
     if range is None:
         return
-    wrong = range.lacks(np.asarray(ys))
+    wrong = range.lacks(np.asarray(ys)) & (True if mask is None else np.asarray(mask))
     if wrong.any() and weight is not None:
         there = np.asarray(weight) != 0
         wrong = wrong & there.reshape(*there.shape, *[1] * (wrong.ndim - there.ndim))

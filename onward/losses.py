@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, PyTree
 
 from .support.trees import described
+from .targets import Masked as Masked
+from .targets import TerminalTarget as TerminalTarget
 
 
 def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
@@ -31,24 +33,25 @@ def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array
     return loss * _one_if_class(y, prediction)  # a factor, not a choice: the gradient is to be NaN as well
 
 
-def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array) -> Float[Array, ""]:
+def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array | Masked) -> Float[Array, ""]:
     """Sum of `−y log σ(p) − (1 − y) log(1 − σ(p))` over the outputs, in nats: logits against targets in [0, 1].
 
-    A target outside [0, 1] gives NaN, and so does its gradient; `onward.fit`, `onward.evaluate` and `Learner.run`
-    refuse data with one. Raises `ValueError` unless both have the same shape and hold real numbers; `y` may be bool.
+    Of an `onward.Masked`, the sum over the outputs that count. A target outside [0, 1] gives NaN, and so does its
+    gradient; `onward.fit`, `onward.evaluate` and `Learner.run` refuse data with one. Raises `ValueError` unless both
+    have the same shape and hold real numbers; `y` may be bool.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.sigmoid_cross_entropy(jnp.zeros(2), jnp.ones(2)).round(4)
     Array(1.3863, dtype=float32)
     """
-    prediction, y = _same_shape(prediction, y, "sigmoid_cross_entropy")
+    prediction, y, counts = _same_shape(prediction, y, "sigmoid_cross_entropy")
     y = y.astype(prediction.dtype)
     one_if_probability = jnp.where((y >= 0) & (y <= 1), 1, jnp.nan).astype(prediction.dtype)
-    return jnp.sum((jax.nn.softplus(prediction) - y * prediction) * one_if_probability)
+    return _sum((jax.nn.softplus(prediction) - y * prediction) * one_if_probability, counts)
 
 
-def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, ""]:
-    """`Σ (prediction − y)²` over the outputs.
+def squared_error(prediction: Float[Array, "*shape"], y: Array | Masked) -> Float[Array, ""]:
+    """`Σ (prediction − y)²` over the outputs; of an `onward.Masked`, over those that count.
 
     Raises `ValueError` unless both have the same shape and hold real numbers.
 
@@ -56,9 +59,9 @@ def squared_error(prediction: Float[Array, "*shape"], y: Float[Array, "*shape"])
     >>> onward.losses.squared_error(jnp.zeros(2), jnp.ones(2))
     Array(2., dtype=float32)
     """
-    prediction, y = _same_shape(prediction, y, "squared_error")
+    prediction, y, counts = _same_shape(prediction, y, "squared_error")
     y = y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(prediction.dtype)
-    return jnp.sum((prediction - y) ** 2)
+    return _sum((prediction - y) ** 2, counts)
 
 
 def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
@@ -84,6 +87,8 @@ def _one_if_class(y: Integer[Array, ""], prediction: Float[Array, " classes"]) -
 
 def _logits_and_class(prediction, y, loss: str) -> tuple[Array, Array]:
     _without_trust(y, loss)
+    if isinstance(y, Masked):
+        raise ValueError(f"{loss} has one target a step: the mask must be [sequences, steps], got one for each output.")
     prediction = _logits(prediction)
     if not (eqx.is_array_like(y) and jnp.issubdtype(jnp.result_type(y), jnp.integer) and jnp.shape(y) == ()):
         raise ValueError(f"ys must be classes, integers from 0, got {described(y)} a step.")
@@ -103,7 +108,14 @@ def _floating(prediction) -> Array:
     return jnp.asarray(prediction)
 
 
-def _same_shape(prediction, y, loss: str) -> tuple[Array, Array]:
+def _same_shape(prediction, y, loss: str) -> tuple[Array, Array, Array | None]:
+    """The prediction, the target, and which outputs count; all if `None`."""
+    if isinstance(y, Masked):
+        prediction, ys, _ = _same_shape(prediction, y.ys, loss)
+        if jnp.result_type(y.mask) != jnp.bool_ or jnp.shape(y.mask) != ys.shape:
+            raise ValueError(f"mask must be bool of the shape of ys, {ys.shape}, got {described(y.mask)}.")
+        # What does not count may be NaN, and would be NaN in the gradient too.
+        return prediction, jnp.where(y.mask, ys, jnp.zeros_like(ys)), jnp.asarray(y.mask)
     _without_trust(y, loss)
     prediction = _floating(prediction)
     real = jnp.bool_, jnp.integer, jnp.floating
@@ -111,21 +123,11 @@ def _same_shape(prediction, y, loss: str) -> tuple[Array, Array]:
         raise ValueError(f"y must be one array of real numbers, got {described(y)}.")
     if prediction.shape != jnp.shape(y):
         raise ValueError(f"y must have the shape of the prediction, {prediction.shape}, got {jnp.shape(y)}.")
-    return prediction, jnp.asarray(y)
+    return prediction, jnp.asarray(y), None
 
 
-class TerminalTarget(NamedTuple):
-    """What a prediction on the way is compared with, where the target belongs to the end of the sequence.
-
-    * `y`: the sequence's target;
-    * `trust`: β in [0, 1], how far the sequence has come: 1 at its end;
-    * `estimate`: Q, the distribution over the classes that is to be predicted as long as β is below 1; `None` without
-      classes.
-    """
-
-    y: PyTree
-    trust: Float[Array, ""]
-    estimate: Float[Array, " classes"] | None = None
+def _sum(terms: Array, counts: Array | None) -> Float[Array, ""]:
+    return jnp.sum(terms if counts is None else jnp.where(counts, terms, jnp.zeros_like(terms)))
 
 
 def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarget) -> Float[Array, ""]:

@@ -9,7 +9,7 @@ import optax
 
 from onward.cells import AbstractCell
 from onward.losses import misclassified, terminal_cross_entropy
-from onward.sequences.data import Sequences
+from onward.sequences.in_memory import Sequences
 from onward.sequences.objectives import TerminalClasses
 from onward.support.tables import counted, mean_and_error
 

@@ -13,8 +13,8 @@ from onward.estimators import DropoutBPTT
 from onward.learner import Carry
 from onward.losses import softmax_cross_entropy
 from onward.model import Model
-from onward.sequences.data import Tracks
 from onward.sequences.objectives import EveryStep
+from onward.sequences.tracks import Tracks
 from onward.support.tables import counted, mean_and_error
 
 from ..data.words import WordTask, penn_treebank

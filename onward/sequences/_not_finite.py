@@ -1,40 +1,45 @@
 """Data that are not finite: where the first such number is, said in one sentence."""
 
+import builtins
 from collections.abc import Iterable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from ..support.trees import time_first
+from ..losses import Masked, Range
+from ..support.trees import like, time_first
 from .data import Block
 from .objectives import AbstractObjective
 
 
-def check_finite(blocks: Iterable[Block], objective: AbstractObjective) -> None:
-    """Raises `ValueError` for the first number in these minibatches that is not finite: of an input within its
-    sequence, or of a target that counts."""
+def check_finite(blocks: Iterable[Block], objective: AbstractObjective, range: Range | None) -> None:
+    """Raises `ValueError` for the first number in these minibatches that is not finite, of an input within its sequence
+    or of a target that counts; or for a target that counts outside a range."""
     for block in blocks:
-        for at in range(block.begin, block.begin + block.size):
+        for at in builtins.range(block.begin, block.begin + block.size):
             entry = jax.tree.map(lambda leaf: leaf[at], block.order)  # noqa: B023
             minibatch = block.data.minibatch(entry)
             ys, counts = objective.score(minibatch.ys, minibatch.lengths, block.data.steps)
             there = jnp.arange(block.data.steps, dtype=jnp.int32)[:, None] < minibatch.lengths
+            if isinstance(ys, Masked):
+                ys, counts = ys.ys, ys.mask & like(counts, ys.mask)
+
+            def said(step: int, row: int) -> str:
+                return f"at step {step} of {block.data.name(entry, row, at)}, counting from 0"  # noqa: B023
+
             for name, tree, looked_at in (("xs", time_first(minibatch.xs), there), ("ys", ys, counts)):
-                for leaf in jax.tree.leaves(tree):
-                    if (place := _first(leaf, looked_at)) is not None:
-                        step, row = place[:2]
-                        raise ValueError(
-                            f"{name} must be finite, got {leaf[place]} at step {step} of "
-                            f"{block.data.name(entry, row)} in minibatch {at}, counting from 0."
-                        )
+                for leaf in filter(eqx.is_inexact_array, jax.tree.leaves(tree)):
+                    if (place := _first(~jnp.isfinite(leaf), looked_at)) is not None:
+                        raise ValueError(f"{name} must be finite, got {leaf[place]} {said(*place[:2])}.")
+            if range is not None and (place := _first(range.lacks(ys), counts)) is not None:
+                raise ValueError(
+                    f"ys must lie between {range.least} and {range.most}, got {ys[place]} {said(*place[:2])}."
+                )
 
 
-def _first(leaf: PyTree, there) -> tuple[int, ...] | None:
-    """The place of the first number that is not finite at steps that are there, `[steps, batch]`."""
-    if not eqx.is_inexact_array(leaf):
-        return None
-    wrong = ~np.isfinite(np.asarray(leaf)) & np.asarray(there).reshape(*there.shape, *[1] * (leaf.ndim - there.ndim))
-    return tuple(np.argwhere(wrong)[0].tolist()) if wrong.any() else None
+def _first(wrong, counts) -> tuple[int, ...] | None:
+    """The place of the first that is wrong and counts; the leading axes are of steps and the batch."""
+    found = np.asarray(wrong & like(counts, wrong))
+    return tuple(np.argwhere(found)[0].tolist()) if found.any() else None

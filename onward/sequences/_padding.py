@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import PyTree
+
+from ..targets import Masked
 
 
 def padded(name: str, sequences: Sequence, steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -32,5 +34,28 @@ def padded(name: str, sequences: Sequence, steps: int | None = None) -> tuple[np
     return together, lengths
 
 
-def _shape(array: Array | np.ndarray) -> str:
+def padded_targets(ys: PyTree, lengths: np.ndarray) -> PyTree:
+    """The targets of a list of sequences, in arrays: padded if each has one at every step, else one for each sequence.
+
+    Raises `ValueError` for a list of targets of another length than `lengths`, and for targets that fit neither.
+    """
+    if isinstance(ys, Masked):
+        return Masked(padded_targets(ys.ys, lengths), padded_targets(ys.mask, lengths))
+    if not isinstance(ys, list | tuple):
+        return ys
+    if len(ys) != len(lengths):
+        raise ValueError(f"ys must be for the {len(lengths)} sequences of xs, got {len(ys)}.")
+    arrays = [np.asarray(y) for y in ys]
+    if all(array.ndim and len(array) == length for array, length in zip(arrays, lengths, strict=True)):
+        return padded("ys", arrays)[0]
+    if len({array.shape for array in arrays}) > 1:
+        i = next((i for i, a in enumerate(arrays) if not a.ndim or len(a) != lengths[i]), 0)
+        raise ValueError(
+            f"ys must have one target at each step of its sequence, {lengths[i]} for sequence {i}, or one for each "
+            f"sequence, got the shape {arrays[i].shape}."
+        )
+    return np.stack(arrays)
+
+
+def _shape(array: np.ndarray) -> str:
     return f"{array.dtype} {array.shape}"

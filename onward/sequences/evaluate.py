@@ -14,7 +14,9 @@ from ..support.devices import on_all, shared_evenly
 from ..support.trees import select, time_first
 from ._not_finite import check_finite
 from .data import AbstractData, shared_minibatch
-from .objectives import AbstractObjective, check_targets
+from .objectives import AbstractObjective, check_targets, target_range
+
+BLOCK = 16  # minibatches that are measured in one call of the compiled program
 
 Measure = Callable[[PyTree, PyTree], Float[Array, ""]]
 
@@ -63,7 +65,7 @@ def evaluate(model, data, objective, measure, *, key):
     model, data = on_all((model, data), shared)
     hidden = jax.tree.map(lambda h: jnp.broadcast_to(h, (data.batch, *h.shape)), model.cell.init_hidden())
     loop = on_all((hidden, {name: jnp.zeros(()) for name in measures}, jnp.zeros((), jnp.int32)), shared)
-    for block in data.blocks(key, 0, 0, data.minibatches):
+    for block in data.blocks(key, 0, 0, BLOCK):
         placed, order = on_all((block.data, block.order), shared)
         begin, count = jnp.asarray(block.begin, jnp.int32), jnp.asarray(block.size, jnp.int32)
         loop = _measure(model, placed, objective, dict(measures), loop, order, begin, count, shared)
@@ -71,8 +73,9 @@ def evaluate(model, data, objective, measure, *, key):
     if not count:
         raise ValueError("data must hold a step that counts, they hold none.")
     means = {name: float(total) / float(count) for name, total in totals.items()}
-    if not all(map(math.isfinite, means.values())):
-        check_finite(data.blocks(key, 0, 0, data.minibatches), objective)
+    for name, each in measures.items():
+        if not math.isfinite(means[name]):
+            check_finite(data.blocks(key, 0, 0, BLOCK), objective, target_range(model, each))
     return means if isinstance(measure, Mapping) else means[""]
 
 

@@ -29,7 +29,7 @@ from ._fit_checkpoint import load_fit, save_fit
 from ._not_finite import check_finite
 from .callbacks import Callback, DivergenceWarning, Epoch, Progress
 from .data import AbstractData, Block, Minibatch, shared_minibatch
-from .objectives import AbstractObjective, check_targets
+from .objectives import AbstractObjective, check_targets, target_range
 from .progress_bar import progress_bar
 
 
@@ -168,8 +168,8 @@ def fit(
         for part in data.blocks(jr.fold_in(key, place.epoch), place.epoch, place.minibatch, block):
             after, totals, steps, finite = _learned(learner, objective, state, part, block, shared)
             if not (finite and np.isfinite(totals).all()):
-                first = part.begin + int(np.argmin(np.isfinite(totals)) if finite else part.size - 1)
-                check_finite([part], objective)
+                first = place.minibatch + int(np.argmin(np.isfinite(totals)) if finite else part.size - 1)
+                check_finite([part], objective, target_range(carry.model, learner.loss))
                 return _diverged(on_first(state, shared), place, first)
             state = after
             # One after another, so that it is the same sum however the minibatches are cut into blocks.

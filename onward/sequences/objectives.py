@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._checks import predicted
-from ..losses import Range, TerminalTarget, range_of
+from ..losses import Masked, Range, TerminalTarget, range_of
 from ..model import Model
 from ..support.arguments import whole
 from ..support.trees import time_first
-from .data import AbstractData, Masked
+from .data import AbstractData
 
 
 def window_length(steps: int, updates: int) -> int:
@@ -73,8 +73,9 @@ class EveryStep(AbstractObjective):
     """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
 
     The loss of window q is the mean `ℓ_q = (1/n_q) Σ ℓ(prediction_t, y_t)` over its n_q steps that count: those of the
-    sequence, and, of an `onward.Masked`, of its mask. A sequence of which no step counts in a window has the loss 0
-    there, in the mean over the batch; where that is so of all, see the weight of `onward.Learner.run`. With the
+    sequence, and, of an `onward.Masked`, those of which anything counts. A sequence of which no step counts in a window
+    has the loss 0 there, in the mean over the batch; for none in the whole batch, see the weight of
+    `onward.Learner.run`. With the
     learner's chunk for the window this is FPTT-K of Kag & Saligrama 2021, section 3, if `onward.fptt` goes before the
     optimiser.
 
@@ -101,9 +102,11 @@ class EveryStep(AbstractObjective):
 
     def score(self, ys, lengths, steps):
         counts = _steps(steps) < lengths
+        targets = ys
         if isinstance(ys, Masked):
             ys.check((len(lengths), steps))
-            ys, counts = ys.ys, counts & ys.mask.T
+            counts = counts & ys.mask.any(tuple(range(2, ys.mask.ndim))).T
+            ys, targets = ys.ys, ys if ys.by_output else ys.ys
         for leaf in jax.tree.leaves(ys, is_leaf=lambda node: isinstance(node, Masked)):
             if isinstance(leaf, Masked):
                 raise ValueError("one onward.Masked must hold all of ys, got one inside them.")
@@ -112,7 +115,7 @@ class EveryStep(AbstractObjective):
                     f"ys must have a target at every step, the shape [{len(lengths)}, {steps}, ...], got {leaf.shape}; "
                     "for one at the end there are onward.Terminal and onward.TerminalClasses."
                 )
-        return time_first(ys), counts
+        return time_first(targets), counts
 
 
 class Terminal(AbstractObjective):
@@ -236,8 +239,13 @@ def _share(lengths: Int[Array, " batch"]) -> Float[Array, ""]:
 
 def check_targets(model: Model, data: AbstractData, loss) -> None:
     """Raise `ValueError`, naming it, for a target in `data` outside the range that `loss` and the model have."""
-    if (range := range_of(loss, predicted(model, model.cell.init_hidden()))) is not None:
+    if (range := target_range(model, loss)) is not None:
         data.check_targets(range)
+
+
+def target_range(model: Model, loss) -> Range | None:
+    """The range of the targets that `loss` has for the predictions of the model."""
+    return range_of(loss, predicted(model, model.cell.init_hidden()))
 
 
 def _check_classes_at_the_end(ys, lengths: Int[Array, " batch"]) -> None:

@@ -41,6 +41,11 @@ def described(tree: PyTree) -> str:
     return ", ".join(told) or "nothing"
 
 
+def like(mask, array):
+    """The mask with axes of size 1 appended, until it has as many as the array."""
+    return mask.reshape(*mask.shape, *[1] * (array.ndim - mask.ndim))
+
+
 def without_gradient(tree: PyTree) -> PyTree:
     """The tree, and the arrays of a module in it, as constants: no derivative of any order goes through them."""
     arrays, others = eqx.partition(tree, eqx.is_array)

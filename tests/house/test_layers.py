@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     "onward.support",
     "onward.cells",
+    "onward.targets",
     "onward.losses",
     "onward.model",
     "onward._checks",

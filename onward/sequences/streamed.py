@@ -1,0 +1,150 @@
+"""Data that are not in memory: minibatches from an iterator, such as a data loader's."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from ..support.arguments import whole
+from ..support.trees import described
+from ..targets import Masked
+from ._padding import padded, padded_targets
+from .data import AbstractData, AbstractSequences, Block, Minibatch
+
+
+class Fetched(AbstractSequences):
+    """Minibatches that were fetched, one after another: each leaf of `held` leads with an axis of minibatches."""
+
+    held: Minibatch
+    first: Int[Array, ""]
+    batch: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    minibatches: int = eqx.field(static=True)
+
+    def order(self, key):
+        return jnp.arange(self.minibatches, dtype=jnp.int32)
+
+    def minibatch(self, entry):
+        return jax.tree.map(lambda leaf: leaf[entry], self.held)
+
+    def name(self, entry, row, at):
+        return f"row {row} of minibatch {int(self.first) + at}"
+
+
+class Streamed(AbstractData):
+    """Minibatches that a function of yours brings, an epoch at a time: data too large for memory, or made elsewhere.
+
+    **Arguments:**
+
+    - `source`: `source(epoch)`, the epoch counting from 0, gives an iterable of minibatches `(xs, ys)` or
+      `(xs, ys, lengths)`, the batch first: `xs` is `[batch, steps, ...]`, `ys` as of `onward.Sequences`, an
+      `onward.Masked` too. A minibatch may have fewer sequences and fewer steps; it is padded. NumPy's arrays, JAX's and
+      torch's tensors will do, and lists of sequences of several lengths.
+    - `batch`: of the learner, `steps`: the most of a sequence, `minibatches`: of an epoch, all at least 1. What the
+      source has beyond is not read.
+
+    `onward.fit` holds as many minibatches in memory as its `block`. A training that goes on from a checkpoint calls
+    `source` for the epoch it stopped in and passes over the minibatches it has learned: it ends in the same bits if
+    `source(epoch)` gives the same again, so draw with `np.random.default_rng(epoch)`. `onward.evaluate` reads epoch 0.
+
+    Raises `ValueError`, naming it, for what does not fit, and for an epoch that ends early.
+
+        >>> import jax.random as jr, numpy as np, onward
+        >>> def source(epoch):
+        ...     draw = np.random.default_rng(epoch)
+        ...     for _ in range(3):
+        ...         yield draw.normal(size=(2, 5, 1)), draw.normal(size=(2, 5, 1))
+        >>> data = onward.sequences.Streamed(source, batch=2, steps=5, minibatches=3)
+        >>> [block.size for block in data.blocks(jr.key(0), epoch=0, begin=0, most=2)]
+        [2, 1]
+    """
+
+    source: Callable[[int], Iterable[Any]] = eqx.field(static=True)
+    batch: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    minibatches: int = eqx.field(static=True)
+
+    def __init__(self, source: Callable[[int], Iterable[Any]], *, batch: int, steps: int, minibatches: int):
+        if not callable(source):
+            raise ValueError(
+                f"source must be a function from an epoch's number to its minibatches, got {type(source).__name__}; of "
+                "an iterable that can be read again and again make lambda epoch: iterable."
+            )
+        self.source, self.batch, self.steps = source, whole("batch", batch), whole("steps", steps)
+        self.minibatches = whole("minibatches", minibatches)
+
+    def blocks(self, key, epoch, begin, most) -> Iterator[Block]:
+        iterator = iter(self.source(epoch))
+        read = sum(1 for _ in islice(iterator, begin))
+        for at in range(begin, self.minibatches, most):
+            size = min(most, self.minibatches - at)
+            found = [self._minibatch(each, at + i) for i, each in enumerate(islice(iterator, size))]
+            read += len(found)
+            if read < at + size:
+                raise ValueError(
+                    f"source must give {self.minibatches} minibatches an epoch, got {read} in epoch {epoch}, counting "
+                    "from 0."
+                )
+            # As many as in any other block, so that there is one program for all.
+            xs, ys, lengths = _stacked([*found, *[found[-1]] * (most - size)], at)
+            fetched = Fetched(
+                held=Minibatch(xs, ys, lengths, jnp.ones(most, bool)),
+                first=jnp.asarray(at, jnp.int32),
+                batch=self.batch,
+                steps=self.steps,
+                minibatches=most,
+            )
+            yield Block(fetched, fetched.order(key), 0, size)
+
+    def check_targets(self, range):
+        pass
+
+    def _minibatch(self, given: Any, at: int) -> tuple[PyTree, PyTree, PyTree]:
+        """Inputs, targets and lengths as NumPy's arrays, padded to the batch and the steps."""
+        if not isinstance(given, list | tuple) or len(given) not in (2, 3):
+            raise ValueError(f"minibatch {at} must be (xs, ys) or (xs, ys, lengths), got {type(given).__name__}.")
+        xs, ys, lengths = (*given, None)[:3]
+        if isinstance(xs, list | tuple) and lengths is None:
+            xs, lengths = padded("xs", xs)
+            ys = padded_targets(ys, lengths)
+        xs, ys = np.asarray(xs), jax.tree.map(np.asarray, ys)
+        rows, steps = (*xs.shape, 0, 0)[:2]
+        if not (xs.ndim >= 2 and 1 <= rows <= self.batch and 1 <= steps <= self.steps):
+            raise ValueError(
+                f"xs of minibatch {at} must have the shape [{self.batch}, {self.steps}, ...] or fewer sequences and "
+                f"steps, got {xs.shape}."
+            )
+        lengths = np.full(rows, steps) if lengths is None else np.asarray(lengths)
+        if lengths.dtype.kind not in "iu" or lengths.shape != (rows,) or not ((lengths > 0) & (lengths <= steps)).all():
+            raise ValueError(
+                f"lengths of minibatch {at} must be {rows} integers from 1 to {steps}, got {lengths.tolist()}."
+            )
+        for leaf in jax.tree.leaves(ys):
+            if leaf.shape[:1] != (rows,):
+                raise ValueError(f"ys of minibatch {at} must be for its {rows} sequences, got {described(leaf)}.")
+
+        def full(leaf: np.ndarray) -> np.ndarray:
+            more = [(0, self.batch - rows)] + [(0, 0)] * (leaf.ndim - 1)
+            if leaf.ndim > 1 and leaf.shape[1] == steps:  # one for each step
+                more[1] = (0, self.steps - steps)
+            return np.pad(leaf, more)
+
+        if isinstance(ys, Masked):
+            ys.check((rows, steps))
+        # A row that is missing has the length 0.
+        return full(xs), jax.tree.map(full, ys), full(lengths.astype(np.int32))
+
+
+def _stacked(minibatches: list[tuple], first: int) -> tuple[PyTree, PyTree, PyTree]:
+    shapes = [described(minibatch) for minibatch in minibatches]
+    for i, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"minibatches must be alike, got {shapes[0]} in minibatch {first} and {shape} in minibatch {first + i}."
+            )
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *minibatches)
