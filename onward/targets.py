@@ -18,18 +18,18 @@ class Masked(NamedTuple):
 
     * `ys`: `[sequences, steps, ...]`; where it does not count, it may hold anything, such as −1 for a label, or NaN;
     * `mask`: bool, true at what counts: `[sequences, steps]`, or of the shape of `ys`, one for each output. If there is
-      one for each output, a step counts if any of its outputs does; `squared_error` and `sigmoid_cross_entropy` are sums
-      over those that do, and a loss or measure of your own gets an `onward.Masked` of one step, both of the shape
+      one for each output, a step counts if any of them does; `squared_error` and `sigmoid_cross_entropy` sum over
+      those that do, and a loss or measure of your own gets an `onward.Masked` of one step, both of the shape
       `[...]`.
 
-        >>> import numpy as np, onward
+        >>> import jax.numpy as jnp, numpy as np, onward
         >>> labels = np.array([[-1, -1, 2], [-1, 0, 1]])                   # −1 where nobody knows
         >>> ys = onward.Masked(labels, labels >= 0)
         >>> data = onward.Sequences(np.zeros((2, 3, 4)), ys, batch=2, classes=3)
         >>> onward.EveryStep(3).score(data.ys, data.lengths, 3)[1].tolist()
         [[False, False], [False, True], [True, True]]
-        >>> y = onward.Masked(np.array([3.0, np.nan]), np.array([True, False]))
-        >>> onward.losses.squared_error(np.zeros(2), y).item()
+        >>> y = onward.Masked(jnp.array([3.0, jnp.nan]), jnp.array([True, False]))
+        >>> onward.losses.squared_error(jnp.zeros(2), y).item()
         9.0
     """
 
@@ -42,7 +42,9 @@ class Masked(NamedTuple):
         leaves = jax.tree.leaves(self.ys)
         right = np.shape(self.mask) == shape or (self.by_output and np.shape(self.mask) == np.shape(leaves[0]))
         if kind != jnp.bool_ or not right:
-            also = f", or of the shape of ys, {np.shape(leaves[0])}" if len(leaves) == 1 else ""
+            also = (
+                f", or of the shape of ys, {np.shape(leaves[0])}" if len(leaves) == 1 and np.ndim(leaves[0]) > 2 else ""
+            )
             raise ValueError(f"mask must be bool {shape}{also}, got {described(self.mask)}.")
 
     @property
