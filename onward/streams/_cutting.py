@@ -168,12 +168,13 @@ class LineCutter:
         """Makes lines of `texts`; of the first, `unseen` bytes are not in its text, and `breaks` line breaks are."""
         position, whole = self.position, digest(self.head)
         offset, number, inode = position.offset + unseen, position.number, position.inode
+        finished = position.finished
         for text in texts:
             offset += len(text) + 1
             first = number + 1
             number, breaks = first + breaks, 0
             if text and not text.isspace():
                 fingerprint = whole if offset >= HEAD else digest(self.head[:offset])
-                after = FilePosition(offset, number, inode, fingerprint)
+                after = FilePosition(offset, number, inode, fingerprint, finished)
                 self._ready.append(Line(first, text.removesuffix(b"\r"), after))
-        self.position = FilePosition(offset, number, inode, digest(self.head[:offset]))
+        self.position = FilePosition(offset, number, inode, digest(self.head[:offset]), finished)

@@ -6,19 +6,29 @@ from typing import NamedTuple
 import msgspec
 
 
+class ReadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A file that was read to its end: its number on its disk, its size, and a digest of its first bytes."""
+
+    inode: int
+    size: int
+    fingerprint: str
+
+
 class FilePosition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="file", gc=False):
     """A place between two lines of a file, or of standard input.
 
     * `offset`: the bytes before it, in the file that was being read;
     * `number`: the lines before it, over the whole life of the stream;
     * `inode`, `fingerprint`: that file's number on its disk, and a digest of its first bytes up to the offset, by which
-      it is known again after a rotation.
+      it is known again after a rotation;
+    * `finished`: the last files that were read before it.
     """
 
     offset: int = 0
     number: int = 0
     inode: int = 0
     fingerprint: str = ""
+    finished: tuple[ReadFile, ...] = ()
 
 
 class RedisPosition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="redis", gc=False):

@@ -1,18 +1,24 @@
 """A file that grows, followed through rotation, truncation and absence."""
 
+import contextlib
 import io
+import itertools
 import logging
 import os
 import re
 import time
 from pathlib import Path
 
+import msgspec
+
 from ..support.errors import UserError
+from ._compressed import FIRST, compression
 from ._cutting import HEAD, LineCutter, digest
-from .base import AbstractSource, FilePosition, Line, Position
+from .base import AbstractSource, FilePosition, Line, Position, ReadFile
 
 CHUNK = 1 << 18  # bytes asked for at once
 POLL = 0.05  # seconds between two looks at a file that does not grow
+REMEMBERED = 16  # files read before
 
 log = logging.getLogger(__name__)
 
@@ -20,19 +26,25 @@ log = logging.getLogger(__name__)
 class FollowedSource(AbstractSource):
     """A file that is written to, as `tail -F` reads it: it never ends, and a line counts once its newline is there.
 
-    * Renamed (`events.csv` to `events.csv.1`, `events.csv-20261121` or the like, a new `events.csv` in its place): the
-      old file is read to its end, where a line may lack its newline, and left for the next as soon as that holds
-      something. Several rotations at once are read in their order.
-    * Copied and cut back: what was not read yet is read from the copy, if that is `events.csv.1`, else a warning says
+    * Renamed, and a new `events.csv` in its place: the old file is read to its end, where a line may lack its newline,
+      and left for the next as soon as that holds something. Several rotations at once are read in their order, if the
+      old files are named `events.csv.N`, the newest having the least number (as by logrotate) or the greatest (which
+      it is, their times of change tell), or after their dates (`events.csv-20261121`). Files are known again by their
+      numbers on the disk and their first bytes, whatever their names: none is read twice.
+    * Copied to `events.csv.N` and cut back: what was not read yet is read from the copy; without one, a warning says
       that it is lost.
+    * Compressed: not read. A run that had not read all of it says that it cannot go on.
     * Gone, or not there yet: a warning says so once, and it is waited for.
 
-    `seek` finds the file again under its name, under a longer one in its folder, or as a copy `events.csv.1`, and
-    raises `UserError` if it is not there. Warnings go to the logger `onward.streams.followed`.
+    `seek` finds the file again under its name, under a longer one in its folder, or as a copy `events.csv.N`, and
+    raises `UserError` if it is not there. So does the beginning, if the file is compressed. Warnings go to the logger
+    `onward.streams.followed`.
     """
 
     def __init__(self, path: Path, delimiters: str | None = None):
         self._path, self._delimiters = path, delimiters
+        if path.is_file() and (packed := compression(_start(path))) is not None:
+            raise UserError(f"{path} is compressed ({packed}), and only text can be followed; leave --follow out.")
         self._cutter = LineCutter(delimiters)
         self._file: io.FileIO | None = None
         self._missed = False  # whether it was said that the file is gone
@@ -95,13 +107,19 @@ class FollowedSource(AbstractSource):
         if not newer:
             return False
         self._cutter.finish()
-        return self._turn_to(newer[0])
+        own = ReadFile(os.fstat(self._file.fileno()).st_ino, self._cutter.fed, digest(self._cutter.head))
+        return self._turn_to(newer[0], own)
 
-    def _turn_to(self, path: Path) -> bool:
+    def _turn_to(self, path: Path, *finished: ReadFile) -> bool:
         """Begins with another file, if it is there."""
         before = self._cutter.position
+        position = FilePosition(
+            number=before.number,
+            fingerprint=digest(b""),
+            finished=(*before.finished, *finished)[-REMEMBERED:],
+        )
         try:
-            self._replace(open_at(path, FilePosition(number=before.number, fingerprint=digest(b"")), self._cutter))
+            self._replace(open_at(path, position, self._cutter))
         except UserError:
             self._say_missing()
             return False
@@ -110,7 +128,7 @@ class FollowedSource(AbstractSource):
     def _reopen(self, position: FilePosition) -> bool:
         """Goes on at a position in the file it is of, wherever that is now; whether it was found."""
         siblings = [path for path in self._folder() if _inode(path) == position.inode]
-        for path in [*siblings, self._path, *self._numbered()]:
+        for path in [*siblings, self._path, *self._numbered()[::-1]]:
             try:
                 self._replace(open_at(path, position, self._cutter))
             except UserError:
@@ -136,7 +154,7 @@ class FollowedSource(AbstractSource):
         if _inode(self._path) == own.st_ino:
             return []
         name = next((path.name for path in self._folder() if _inode(path) == own.st_ino), None)
-        numbered = self._numbered()[::-1]
+        numbered = self._numbered()
         if name is None:  # deleted, as the oldest is
             newer = [path for path in numbered if _modified(path) > own.st_mtime_ns]
         elif name in (names := [path.name for path in numbered]):
@@ -145,16 +163,32 @@ class FollowedSource(AbstractSource):
             newer = sorted(
                 path for path in self._folder() if path.name > name and _pattern(path.name) == _pattern(name)
             )
+        newer = [path for path in newer if not self._was_read(path)]
         if _inode(self._path) is None:
             self._say_missing()
             return newer
         return [*newer, self._path]
 
+    def _was_read(self, path: Path) -> bool:
+        """Whether a file is one of those that were read to their ends."""
+        status = _status(path)
+        for known in self._cutter.position.finished if status else ():
+            assert status is not None
+            # Of a short file the size must be right too: a new one may have its number, and the same header.
+            if known.inode == status.st_ino and (known.size == status.st_size or known.size >= HEAD):
+                with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+                    if digest(os.pread(file.fileno(), min(known.size, HEAD), 0)) == known.fingerprint:
+                        return True
+        return False
+
     def _numbered(self) -> list[Path]:
-        """What rotation made of the file before, newest first: its name and `.1`, `.2` and so on."""
+        """What rotation made of the file before, oldest first: its name and `.1`, `.2` and so on."""
         start = len(self._path.name) + 1
         found = [path for path in self._folder() if path.name[start - 1] == "." and path.name[start:].isdecimal()]
-        return sorted(found, key=lambda path: int(path.name[start:]))
+        found.sort(key=lambda path: int(path.name[start:]))
+        ages = [_age(path) for path in found]
+        upward = sum((a < b) - (a > b) for a, b in itertools.pairwise(ages))
+        return found if upward > 0 else found[::-1]
 
     def _folder(self) -> list[Path]:
         """The files beside the file whose names begin with its own."""
@@ -189,9 +223,7 @@ def open_at(path: Path, position: Position, cutter: LineCutter) -> io.FileIO:
     if head is None:
         file.close()
         raise another_file(path, position)
-    cutter.restart(
-        FilePosition(position.offset, position.number, os.fstat(file.fileno()).st_ino, position.fingerprint), head
-    )
+    cutter.restart(msgspec.structs.replace(position, inode=os.fstat(file.fileno()).st_ino), head)
     return file
 
 
@@ -212,6 +244,12 @@ def _head(file: io.FileIO, position: FilePosition) -> bytes | None:
         return None
     file.seek(position.offset)
     return head
+
+
+def _start(path: Path) -> bytes:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(FIRST)
+    return b""
 
 
 def _pattern(name: str) -> str:
@@ -239,3 +277,9 @@ def _size(path: Path) -> int:
 def _modified(path: Path) -> int:
     status = _status(path)
     return status.st_mtime_ns if status else 0
+
+
+def _age(path: Path) -> tuple[int, int]:
+    """When a file was last written to, and when it was last renamed."""
+    status = _status(path)
+    return (status.st_mtime_ns, status.st_ctime_ns) if status else (0, 0)
