@@ -4,7 +4,10 @@ never a saved parameter that is not finite.
 python -m tests.fuzz_stream --examples 10000
 """
 
+import bz2
 import contextlib
+import gzip
+import lzma
 import shutil
 import sys
 from pathlib import Path
@@ -17,13 +20,34 @@ from onward.cli import stream_session
 from tests.fuzz import VALUES, answer, main, mutated_bytes, mutated_checkpoint, mutated_json
 
 EVENTS = "who,a,y\n" + "".join(f"u{t % 4},{t % 7},{t % 5}\n" for t in range(60))
-HOSTILE = [b"nan", b"1e38", b"-1e39", b"inf", b"", b'"', b",", b"\xff", b"\r", b"\0", b"1e-45", b"9" * 400, b"u1"]
+HOSTILE = [
+    *(b"nan", b"1e38", b"-1e39", b"inf", b"", b'"', b",", b"\xff", b"\r", b"\0", b"1e-45", b"9" * 400, b"u1"),
+    *(
+        b"NA",
+        b"True",
+        b"-9999",
+        b"1e12",
+        b'"\n',
+        b'"1,5"',
+        b"\xef\xbb\xbf",
+        b";",
+        b"20230101",
+        b"202301010005",
+        b"[",
+        b"{",
+    ),
+]
+COMPRESSORS = [gzip.compress, bz2.compress, lzma.compress]
 LEARN = ("--target", "y", "--inputs", "a,y", "--key", "who", "--keys-in-memory", 2, "--units", 2, "--cell", "vanilla")
 OPTIONS = [
     *("--input", "--follow", "--format", "--target", "--inputs", "--classes", "--key", "--keys-in-memory", "--time"),
     *("--gap", "--horizon", "--method", "--cell", "--units", "--rate", "--seed", "--resume", "--every", "--unknown"),
+    *("--delimiter", "--decimal", "--fill", "--dead-letter-limit"),
 ]
-WORDS = [*VALUES, "a", "y", "a,y", "who", "csv", "jsonl", "redis://h:1/0/s", "redis://", "-"]
+WORDS = [
+    *(*VALUES, "a", "y", "a,y", "who", "csv", "jsonl", "redis://h:1/0/s", "redis://", "redis://:p@h/0/a#b", "-"),
+    *(";", "tab", ",", ".", "last"),
+]
 
 
 class StreamFuzz:
@@ -79,7 +103,11 @@ class StreamFuzz:
             cells[draw(st.integers(0, len(cells) - 1))] = draw(st.sampled_from(HOSTILE) | st.binary(max_size=6))
             lines[at] = b",".join(cells)
         events = folder / "events.csv"
-        events.write_bytes(b"\n".join(lines) if draw(st.booleans()) else mutated_bytes(EVENTS.encode(), draw))
+        data = b"\n".join(lines) if draw(st.booleans()) else mutated_bytes(EVENTS.encode(), draw)
+        if draw(st.integers(0, 3)) == 0:
+            data = draw(st.sampled_from(COMPRESSORS))(data)
+            data = data if draw(st.booleans()) else mutated_bytes(data, draw)
+        events.write_bytes(data)
         limit = draw(st.sampled_from([0, 2, 1000]))
         run = folder / "run"
         return finite(run, answer("stream", "--input", events, *LEARN, "--run", run, "--dead-letter-limit", limit))
