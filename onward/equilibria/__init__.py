@@ -14,7 +14,7 @@ from .hopfield import Recall as Recall
 from .hypergradient import Hypergradient as Hypergradient
 from .hypergradient import hypergradient as hypergradient
 from .implicit import AbstractRBP as AbstractRBP
-from .jacobian import adjoint_residual as adjoint_residual
+from .implicit import adjoint_residual as adjoint_residual
 from .jacobian import jacobian_norm as jacobian_norm
 from .penalties import column_norm_penalty as column_norm_penalty
 from .penalties import eigenvalue_penalty as eigenvalue_penalty

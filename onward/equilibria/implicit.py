@@ -1,6 +1,7 @@
 """How a state is differentiated where it rests: the rule that every kind of recurrent backpropagation shares."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
@@ -10,7 +11,10 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
-from .jacobian import JacobianProducts, check_alike, products, relative_residual
+from ..support.trees import total
+from .jacobian import JacobianProducts, check_alike, describe, products, relative_residual, shapes
+
+MINIMISERS = optx.AbstractMinimiser, optx.AbstractLeastSquaresSolver
 
 
 class AbstractRBP(optx.AbstractAdjoint):
@@ -28,7 +32,12 @@ class AbstractRBP(optx.AbstractAdjoint):
     minimisation problem, there is no F to iterate, and differentiating raises `ValueError`.
 
     `w` is everything the map reads: `args`, arrays it closes over, arrays of the map itself where it is a module. The
-    initial state has no gradient: where the system rests does not depend on it. Reverse mode only.
+    initial state has no gradient: where the system rests does not depend on it.
+
+    Forward mode solves `(I − J) dh* = ∂F/∂w dw` in the same way. Second and further derivatives differentiate the
+    equations, not the steps that solve them: each order solves its own system by `solve`, and is as good as that finds
+    its solution. An adjoint with a `probe` has no forward mode of its own, since the probe reports on a backward pass;
+    forward over reverse works.
     """
 
     probe: eqx.AbstractVar[Float[Array, ""] | None]
@@ -37,48 +46,114 @@ class AbstractRBP(optx.AbstractAdjoint):
     def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
         """z, shaped like `b`."""
 
+    def solution(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
+        """z by `solve`, with the derivatives of the exact solution."""
+
+        def left(z):
+            return jax.tree.map(jnp.subtract, z, jacobian.transposed(z))
+
+        return jax.lax.custom_linear_solve(
+            left, b, lambda _, b: self.solve(jacobian, b), lambda _, b: self.solve(jacobian.turned, b)
+        )
+
     def apply(self, primal_fn, rewrite_fn, inputs, tags):
         del tags
-        if rewrite_fn.__module__.endswith(("minimise", "least_squares")):
+        if isinstance(inputs[1], MINIMISERS):
             raise ValueError(
                 f"adjoint: {type(self).__name__} differentiates fixed points and roots, got a solver that minimises; "
                 "use optimistix.FixedPointIteration, Newton or Chord, or optimistix.ImplicitAdjoint()."
             )
-        state, rest = _settle((inputs, self), primal_fn, rewrite_fn)
+        if self.probe is None:
+            state, rest = _settle(inputs, adjoint=self, primal_fn=primal_fn, rewrite_fn=rewrite_fn)
+        else:
+            state, rest = _settle_and_report((inputs, self), primal_fn, rewrite_fn)
         return state, jax.tree.map(eqxi.nondifferentiable_backward, rest)
 
 
-@eqx.filter_custom_vjp
-def _settle(inputs_and_adjoint, primal_fn, rewrite_fn):
-    inputs, _ = inputs_and_adjoint
+@eqx.filter_custom_jvp
+def _settle(inputs, *, adjoint, primal_fn, rewrite_fn):
     return jax.tree.map(jnp.asarray, primal_fn((*inputs, partial(eqxi.while_loop, kind="lax"))))
 
 
-def _settle_forward(perturbed, inputs_and_adjoint, primal_fn, rewrite_fn):
-    state, rest = _settle(inputs_and_adjoint, primal_fn, rewrite_fn)
+@_settle.def_jvp
+def _settle_tangents(primals, tangents, *, adjoint, primal_fn, rewrite_fn):
+    (inputs,), (dinputs,) = primals, tangents
+    state, rest = _settle(inputs, adjoint=adjoint, primal_fn=primal_fn, rewrite_fn=rewrite_fn)
+    moved = jax.tree.map(lambda d, x: None if d is None else x, dinputs, inputs, is_leaf=lambda d: d is None)
+    _, dF = jax.jvp(lambda moved: rewrite_fn(state, None, eqx.combine(moved, inputs)), (moved,), (dinputs,))
+    dstate = adjoint.solution(_jacobian(rewrite_fn, state, inputs).turned, dF)
+
+    def unknown(leaf):
+        # How the solver went has no derivative. NaN says so in forward mode; in reverse mode it raises.
+        return jnp.nan * total(jnp.sum(d) for d in jax.tree.leaves(dstate)).astype(leaf.dtype) * jnp.ones_like(leaf)
+
+    return (state, rest), (dstate, jax.tree.map(lambda x: unknown(x) if eqx.is_inexact_array(x) else None, rest))
+
+
+@eqx.filter_custom_vjp
+def _settle_and_report(inputs_and_adjoint, primal_fn, rewrite_fn):
+    inputs, adjoint = inputs_and_adjoint
+    return _settle(inputs, adjoint=adjoint, primal_fn=primal_fn, rewrite_fn=rewrite_fn)
+
+
+def _report_forward(perturbed, inputs_and_adjoint, primal_fn, rewrite_fn):
+    inputs, adjoint = inputs_and_adjoint
+    state, rest = _settle(inputs, adjoint=adjoint, primal_fn=primal_fn, rewrite_fn=rewrite_fn)
     return (state, rest), state
 
 
-def _settle_backward(state, cotangents, perturbed, inputs_and_adjoint, primal_fn, rewrite_fn):
+def _report_backward(state, cotangents, perturbed, inputs_and_adjoint, primal_fn, rewrite_fn):
     inputs, adjoint = inputs_and_adjoint
     b = jax.tree.map(lambda h, c: jnp.zeros_like(h) if c is None else c, state, cotangents[0])
+    jacobian = _jacobian(rewrite_fn, state, inputs)
+    z = adjoint.solution(jacobian, b)
+    numbers, others = eqx.partition(inputs, eqx.is_inexact_array)
+    _, pull = jax.vjp(lambda numbers: rewrite_fn(state, None, eqx.combine(numbers, others)), numbers)
+    # The one number of the adjoint itself that has a "gradient" is its probe, which reports how well z was found.
+    report = jax.tree.map(lambda _: None, eqx.filter(adjoint, eqx.is_inexact_array))
+    residual = relative_residual(jacobian, z, b).astype(adjoint.probe.dtype)
+    report = eqx.tree_at(lambda a: a.probe, report, residual, is_leaf=lambda leaf: leaf is None)
+    return pull(z)[0], report
 
+
+_settle_and_report.def_fwd(_report_forward)
+_settle_and_report.def_bwd(_report_backward)
+
+
+def _jacobian(rewrite_fn, state, inputs) -> JacobianProducts:
     def function(h):
         move = rewrite_fn(h, None, inputs)  # F(h) − h
         check_alike(move, h)
         return jax.tree.map(jnp.add, move, h)
 
-    jacobian = products(function, state)
-    z = adjoint.solve(jacobian, b)
-    numbers, others = eqx.partition(inputs, eqx.is_inexact_array)
-    _, pull = jax.vjp(lambda numbers: rewrite_fn(state, None, eqx.combine(numbers, others)), numbers)
-    # The one number of the adjoint itself that has a "gradient" is its probe, which reports how well z was found.
-    report = jax.tree.map(lambda _: None, eqx.filter(adjoint, eqx.is_inexact_array))
-    if adjoint.probe is not None:
-        residual = relative_residual(jacobian, z, b).astype(adjoint.probe.dtype)
-        report = eqx.tree_at(lambda a: a.probe, report, residual, is_leaf=lambda leaf: leaf is None)
-    return pull(z)[0], report
+    return products(function, state)
 
 
-_settle.def_fwd(_settle_forward)
-_settle.def_bwd(_settle_backward)
+def adjoint_residual(
+    function: Callable, state: PyTree, args: PyTree = None, *, cotangent: PyTree, adjoint: AbstractRBP
+) -> Float[Array, ""]:
+    """How far `adjoint`, solving `(I − Jᵀ) z = b` at `state`, is from the solution: `‖b + Jᵀ z − z‖ / ‖b‖`.
+
+    This is equation (9) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*, with `b` the loss's
+    gradient `∂L/∂h*`. To read the same number off a backward pass that runs anyway, give the adjoint a `probe`.
+
+    **Arguments:**
+
+    - `function`: the map, `function(state, args) -> state`, and `args` what it is given.
+    - `state`: where it rests, any pytree of floating-point arrays.
+    - `cotangent`: `b`, shaped like `state`.
+    - `adjoint`: `onward.NeumannRBP`, `onward.ConjugateGradientRBP` or `onward.RBP`.
+
+    Raises `ValueError` where the map returns another structure, shape or dtype than its state; so for `cotangent`.
+
+        >>> import jax.numpy as jnp, onward
+        >>> from onward.equilibria import adjoint_residual
+        >>> halve = lambda h, x: 0.5 * h + x
+        >>> h, x = jnp.array([2.0]), jnp.array([1.0])
+        >>> float(adjoint_residual(halve, h, x, cotangent=jnp.ones(1), adjoint=onward.NeumannRBP(steps=3)))
+        0.0625
+    """
+    if shapes(cotangent) != shapes(state):
+        raise ValueError(f"cotangent must be like state, {describe(state)}, got {describe(cotangent)}.")
+    jacobian = products(lambda h: function(h, args), state)
+    return relative_residual(jacobian, adjoint.solution(jacobian, cotangent), cotangent)

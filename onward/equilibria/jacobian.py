@@ -1,7 +1,7 @@
 """The Jacobian of a map where it rests, through products only: its norm, and how well an adjoint system is solved."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,17 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ..support.arguments import whole
 from ..support.trees import norm
 
-if TYPE_CHECKING:
-    from .implicit import AbstractRBP
-
 
 class JacobianProducts(NamedTuple):
     """Products with `J = ∂F/∂h` at one state. J itself is never formed."""
 
     transposed: Callable[[PyTree], PyTree]
     forward: Callable[[PyTree], PyTree]
+
+    @property
+    def turned(self) -> "JacobianProducts":
+        """Products with Jᵀ, and with its transpose J."""
+        return JacobianProducts(self.forward, self.transposed)
 
 
 def products(function: Callable[[PyTree], PyTree], state: PyTree) -> JacobianProducts:
@@ -62,36 +64,6 @@ def relative_residual(jacobian: JacobianProducts, z: PyTree, b: PyTree) -> Float
     left = norm(jax.tree.map(lambda b, Jz, z: b + Jz - z, b, jacobian.transposed(z), z))
     scale = norm(b)
     return left / jnp.where(scale > 0, scale, jnp.ones_like(scale))
-
-
-def adjoint_residual(
-    function: Callable, state: PyTree, args: PyTree = None, *, cotangent: PyTree, adjoint: "AbstractRBP"
-) -> Float[Array, ""]:
-    """How far `adjoint`, solving `(I − Jᵀ) z = b` at `state`, is from the solution: `‖b + Jᵀ z − z‖ / ‖b‖`.
-
-    This is equation (9) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*, with `b` the loss's
-    gradient `∂L/∂h*`. To read the same number off a backward pass that runs anyway, give the adjoint a `probe`.
-
-    **Arguments:**
-
-    - `function`: the map, `function(state, args) -> state`, and `args` what it is given.
-    - `state`: where it rests, any pytree of floating-point arrays.
-    - `cotangent`: `b`, shaped like `state`.
-    - `adjoint`: `onward.NeumannRBP`, `onward.ConjugateGradientRBP` or `onward.RBP`.
-
-    Raises `ValueError` where the map returns another structure, shape or dtype than its state; so for `cotangent`.
-
-        >>> import jax.numpy as jnp, onward
-        >>> from onward.equilibria import adjoint_residual
-        >>> halve = lambda h, x: 0.5 * h + x
-        >>> h, x = jnp.array([2.0]), jnp.array([1.0])
-        >>> float(adjoint_residual(halve, h, x, cotangent=jnp.ones(1), adjoint=onward.NeumannRBP(steps=3)))
-        0.0625
-    """
-    if shapes(cotangent) != shapes(state):
-        raise ValueError(f"cotangent must be like state, {describe(state)}, got {describe(cotangent)}.")
-    jacobian = products(lambda h: function(h, args), state)
-    return relative_residual(jacobian, adjoint.solve(jacobian, cotangent), cotangent)
 
 
 def jacobian_norm(

@@ -10,8 +10,12 @@ import optimistix as optx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..support.arguments import whole
-from ..support.trees import without_gradient, zeros_like
+from ..support.trees import undifferentiated, without_gradient, zeros_like
 from .cuts import AbstractCut
+
+ONCE = (
+    "adjoint: RandomlyTruncatedBPTT has a first derivative only, in reverse mode; for more use FullBPTT or NeumannRBP."
+)
 
 
 class FullBPTT(optx.AbstractAdjoint):
@@ -49,8 +53,9 @@ class FullBPTT(optx.AbstractAdjoint):
 class TruncatedBPTT(optx.AbstractAdjoint):
     """Backpropagation through the last `steps` steps of the solver, or through all where it took fewer.
 
-    Memory for `steps` states; the last steps are run twice. `steps` counts the applications of the map, so that at a
-    fixed point `steps = K + 1` is `onward.NeumannRBP(steps=K)` (Proposition 2 of Liao et al. 2018).
+    What lies before those steps is a constant, for derivatives of every order. Memory for `steps` states; the last
+    steps are run twice. `steps` counts the applications of the map, so that at a fixed point `steps = K + 1` is
+    `onward.NeumannRBP(steps=K)` (Proposition 2 of Liao et al. 2018).
 
     **Arguments:** `steps`, at least 1, or it raises `ValueError`; `recompute` as for `onward.equilibria.FullBPTT`.
 
@@ -104,7 +109,8 @@ class RandomlyTruncatedBPTT(optx.AbstractAdjoint):
     - `key`: the random key of N. In a `vmap`, give each example its own, or all are cut alike.
 
     Memory is reserved for the states of `max_steps` of the solve, which must be given. On the way back the N steps are
-    computed again, each from its state, and no others: a backward pass costs what it keeps. Reverse mode only, once.
+    computed again, each from its state, and no others: a backward pass costs what it keeps. Reverse mode only, and
+    once: a second derivative raises `ValueError`.
 
         >>> import jax, jax.numpy as jnp, jax.random as jr, optimistix
         >>> from onward.equilibria import FixedSteps, RandomlyTruncatedBPTT, UniformCut
@@ -152,7 +158,8 @@ def _from_the_end(body_fun_and_init, cond_fun, steps, adjoint):
 
 
 def _from_the_end_forward(perturbed, body_fun_and_init, cond_fun, steps, adjoint):
-    body_fun, init = body_fun_and_init
+    arrays, others = eqx.partition(body_fun_and_init, eqx.is_array)
+    body_fun, init = eqx.combine(undifferentiated(arrays, ONCE), others)
     states = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), init)
 
     def remember(t, carry, states):

@@ -116,3 +116,14 @@ def mean_of_leading(tree: PyTree) -> PyTree:
         return leaf[0] / count
 
     return jax.tree.map(mean, tree)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def undifferentiated(tree: PyTree, sentence: str) -> PyTree:
+    """The tree. To differentiate it raises `ValueError` with `sentence`."""
+    return tree
+
+
+@undifferentiated.defjvp
+def _refuse(sentence, primals, tangents):
+    raise ValueError(sentence)
