@@ -31,7 +31,7 @@ class FullBPTT(optx.AbstractAdjoint):
         >>> def after(w):
         ...     solver = FixedSteps(3)
         ...     resting = optimistix.fixed_point(
-        ...         lambda h, w: w * h + 1, solver, jnp.zeros(()), w, max_steps=3, adjoint=onward.equilibria.FullBPTT()
+        ...         lambda h, w: w * h + 1, solver, jnp.zeros(()), w, max_steps=3, adjoint=FullBPTT()
         ...     )
         ...     return resting.value
         >>> float(jax.grad(after)(jnp.array(0.5)))  # of 1 + w + w²
