@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,30 +55,19 @@ FAR_RATE = 3e-4  # of networks beyond the first horizon
 
 
 NOTES = (
-    "What is forecast: of ETTh1 and ETTm1 the oil temperature, the target these sets were made for; of weather "
-    "the air temperature, since the column OT of the copy in common use has gaps and its unit is not said; of the "
-    "exchange rates all eight, each as a series of its own. Every forecaster sees the past of the series it "
-    "forecasts and, but for onward stream as it comes, the time of day where there is one. All are prequential: each "
-    "row is forecast 1 and 24 rows before it, from what was known then, and is learned when it is known; scales are "
-    f"running ones. Errors count after the first {100 * WARM_UP:g} % of each series. A forecast that was not made, "
-    "the row being left out by the judgement of absurd numbers that onward stream has, or that was no number, "
-    "counts as persistence's. Standard errors are over seeds and say nothing of what other data would give; what "
-    "is not random has none. Persistence: the last value. Seasonal naive: the value a day before (24, 96 and 144 "
-    "rows), for the exchange rates 5 rows, or as few whole seasons as are over then; with hourly rows and 24 "
-    "steps it is persistence. River's regressions: StandardScaler, then LinearRegression (gradient descent at "
-    f"{LINEAR_RATE:g}) or BayesianLinearRegression as it comes; they forecast the change from the last value, from "
-    f"the last {LAGS} changes, the change to the season before, and the clock. The networks of the stream engine: "
-    f"a GRU of {UNITS} units that reads the value, its last change and the clock, the gradient's norm clipped at "
-    "1, and Adam; TBPTT(1) with that, which tells the gradient from the steps, and with RMSProp with a decay of "
-    "0.999. 'As it comes' is onward stream with no option but the target and the horizon: it reads the value alone, "
-    f"at a rate of {usual_rate(1):g} over the root of the horizon, a default chosen after a run of this recipe with "
-    "0.002 at both. onward.river.Forecaster as it comes, with the clock: it learns to forecast one step, and reads "
-    "its own forecasts for the others. What was "
-    "chosen by looking, with one seed, at the first 6,000 to 20,000 rows of ETTh1, ETTm1 and weather and at one "
-    f"currency: the networks' rate at 24 steps, {FAR_RATE:g} for all in place of {usual_rate(1):g}, with "
-    "which SnAp and TBPTT(1) were worse than persistence on ETTh1 and weather; that they read the change and the "
-    f"clock; and River's rate, its own 0.01 having diverged. Forecasters whose errors differ by at most {ALIKE:g} "
-    "of persistence's are called alike, and each group is represented by its best, known only in hindsight."
+    Path(__file__)
+    .with_suffix(".md")
+    .read_text()
+    .format(
+        warm_up=100 * WARM_UP,
+        linear_rate=LINEAR_RATE,
+        lags=LAGS,
+        units=UNITS,
+        rate=usual_rate(1),
+        far_rate=FAR_RATE,
+        alike=ALIKE,
+    )
+    .rstrip()
 )
 
 
