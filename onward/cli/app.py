@@ -21,6 +21,7 @@ COMMANDS = {
     "audit": "compare a method's gradient with the exact one, block by block",
     "sample": "have a trained network write",
     "evaluate": "bits a character of another text, under a trained network",
+    "predict": "the forecasts of a stream's model, without learning",
     "runs": "a table of the runs there are; compare two, remove some",
     "export": "take a trained model along, to onward, torch or ONNX",
     "import": "read the weights of a torch network",

@@ -49,7 +49,7 @@ def compare(options: CompareOptions) -> int:
 
 
 def _said(folder: RunFolder) -> str:
-    return (folder.path / "table.txt").read_text()
+    return (folder.path / "table.txt").read_text(errors="replace")
 
 
 def _the_same(folder: RunFolder, before: CompareSettings, now: CompareSettings) -> AbstractContextManager[RunFolder]:

@@ -6,6 +6,7 @@ import sys
 import jax.random as jr
 
 from ..support.errors import UserError
+from ..support.tables import labelled
 from ..texts.evaluate import BLOCK, evaluate_learning, evaluate_text
 from ..texts.standing import closing_start
 from ..texts.text import blocks, survey, text_file
@@ -51,5 +52,5 @@ def evaluate(options: EvaluateOptions) -> int:
         ("", f"of {options.run}, after {run.characters:,} characters"),
     ]
     print(f"Read {total:,} characters of {text.name}.\n")
-    print("\n".join(f"  {name:<20}{value}" for name, value in rows))
+    print("\n".join(labelled(rows)))
     return 0

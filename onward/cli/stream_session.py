@@ -124,7 +124,7 @@ class StreamSession:
         )
 
 
-def build_engine(learning: Learning) -> Engine:
+def build_engine(learning: Learning, *, learns: bool = True) -> Engine:
     """The engine of these settings, its network starting at the persistence forecast."""
     columns, method = learning.columns, learning.method
     outputs = 1 if columns.classes is None else len(columns.classes)
@@ -143,6 +143,7 @@ def build_engine(learning: Learning) -> Engine:
         gap=math.inf if learning.gap is None else learning.gap,
         key=key,
         fills=columns.fill == "last",
+        learns=learns,
     )
 
 

@@ -91,7 +91,7 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
     return StreamSettings(
         input=_written_down(where),
         follow=options.follow,
-        group=f"onward-{secrets.token_hex(8)}",
+        group=_new_group(),
         learning=Learning(
             columns=columns,
             horizon=horizon,
@@ -143,6 +143,20 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
     )
 
 
+def predict_settings(settings: StreamSettings, options: StreamOptions) -> StreamSettings:
+    """The settings to predict another input with what the run has learned, in a Redis group of its own."""
+    learning = settings.learning
+    form = _format(options)
+    if options.input in (None, "-") or type(form) is type(learning.columns.format):
+        form = learning.columns.format
+    return StreamSettings(
+        input=_written_down(options.input or "-"),
+        follow=options.follow,
+        group=_new_group(),
+        learning=msgspec.structs.replace(learning, columns=msgspec.structs.replace(learning.columns, format=form)),
+    )
+
+
 def open_source(options: StreamOptions, settings: StreamSettings) -> AbstractSource:
     """Where the events come from. Raises `UserError` if it cannot be read."""
     where, columns = settings.input, settings.learning.columns
@@ -169,6 +183,11 @@ def check_header(settings: StreamSettings) -> None:
                     columns.format.check_first(line.text)
                 else:
                     columns.parser(line.text)
+
+
+def _new_group() -> str:
+    """A consumer group of a run's own in Redis."""
+    return f"onward-{secrets.token_hex(8)}"
 
 
 def _format(options: StreamOptions) -> CSV | JSONL:

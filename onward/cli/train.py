@@ -34,7 +34,7 @@ def _resume(options: TrainOptions, path: Path) -> int:
         settings = folder.read_settings(Settings)
         text, found = text_again(options, settings, path)
         if folder.summary.exists():
-            print(folder.summary_text.read_text())
+            print(folder.summary_text.read_text(errors="replace"))
             print(f"The run in {path} is finished; there is nothing left to resume.")
             return 0
         if saved := folder.saved():

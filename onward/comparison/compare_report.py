@@ -10,7 +10,7 @@ import numpy as np
 from ..support.files import write_atomically
 from ..support.pictures import COLOURS, LEVEL_STYLES, picture
 from ..support.strict_json import encoded
-from ..support.tables import columns, counted, mean_and_error
+from ..support.tables import WIDTH, columns, counted, mean_and_error, wrapped
 from ..tasks.symbols import SymbolTask
 from .compare import Comparison, MethodResult
 
@@ -73,17 +73,13 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> str:
                 f"{r.compile_seconds:.1f}",
             )
         )
-    task, budget = comparison.task, comparison.budget
-    lines = [
-        title or f"{task.name}: {budget} a method, {counted(comparison.seeds, 'seed')} side by side.",
-        "Bits per character, mean ± standard error over the sound seeds; lower is better.",
-        "",
-    ]
-    if title:
-        lines.insert(1, f"{task.name}: {budget} a method, {counted(comparison.seeds, 'seed')} side by side.")
-    lines += [*columns(rows), "", *levels(task), *_of_a_text(comparison)]
-    lines += [""] + [line for r in comparison.results for line in _remarks(r, comparison)]
-    lines += [f"{r.name}: {r.description}" for r in comparison.best_of_each()]
+    task, budget = comparison.task, comparison.budget.within(comparison.task.length)
+    heading = f"{task.name}: {budget} a method, {counted(comparison.seeds, 'seed')} side by side."
+    lines = [*([wrapped(title)] if title else []), wrapped(heading)]
+    lines += ["Bits per character, mean ± standard error over the sound seeds; lower is better.", ""]
+    lines += [*columns(rows, width=WIDTH), "", *levels(task), *map(wrapped, _of_a_text(comparison))]
+    lines += [""] + [wrapped(line) for r in comparison.results for line in _remarks(r, comparison)]
+    lines += [wrapped(f"{r.name}: {r.description}") for r in comparison.best_of_each()]
     return "\n".join(lines) + "\n"
 
 

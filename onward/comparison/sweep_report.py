@@ -9,7 +9,7 @@ import numpy as np
 from ..support.files import write_atomically
 from ..support.pictures import COLOURS, picture
 from ..support.strict_json import encoded
-from ..support.tables import columns, counted, mean_and_error
+from ..support.tables import WIDTH, columns, counted, mean_and_error, wrapped
 from .compare_report import draw_levels, levels
 from .sweep import Structure, Sweep, Trial, structure_of
 
@@ -37,7 +37,7 @@ def sweep_table(sweep: Sweep, title: str | None = None) -> str:
     size = f"{counted(len(sweep.trials), 'point')}, {counted(sweep.seeds, 'seed')} each, {budget}"
     if budget != sweep.budget:
         size += f": all of the text, once, and not {sweep.budget}"
-    lines = [*([title] if title else []), f"{sweep.task.name}: {size}."]
+    lines = [*([title] if title else []), wrapped(f"{sweep.task.name}: {size}.")]
     lines += ["Bits per character, mean ± standard error over the sound seeds; lower is better.", ""]
     ranked = sorted(sweep.trials, key=lambda trial: trial.order)
     lines += _ranking(ranked[:SHOWN])
@@ -46,7 +46,7 @@ def sweep_table(sweep: Sweep, title: str | None = None) -> str:
     of_each = list(_programs(ranked).values())
     if len(of_each) > 1 and len(ranked) > SHOWN:
         lines += ["", "The best of each program:", "", *_ranking([trials[0] for trials in of_each])]
-    lines += ["", *levels(sweep.task), "", *_remarks(sweep), f"The best: {sweep.best.description}"]
+    lines += ["", *levels(sweep.task), "", *map(wrapped, [*_remarks(sweep), f"The best: {sweep.best.description}"])]
     return "\n".join(lines) + "\n"
 
 
@@ -64,7 +64,8 @@ def _ranking(trials: Sequence[Trial]) -> list[str]:
                 )
                 for trial in trials
             ),
-        ]
+        ],
+        width=WIDTH,
     )
 
 

@@ -63,6 +63,8 @@ class Engine:
     - `slots`: how many keys are in memory, at least 1.
     - `gap`: more seconds between two events of a key, forward or back, start a new sequence; infinite for never.
     - `key`: what is random; each key's own noise is decided by it and the key's name.
+    - `learns`: with `False` nothing is learned: parameters, optimiser, level and spread stay as they are, while the
+      hidden states of the keys go on.
     - `fills`: whether an input may be NaN: then the key's last number stands for it, 0 before any.
     """
 
@@ -79,9 +81,11 @@ class Engine:
         gap: float,
         key: PRNGKeyArray,
         fills: bool = False,
+        learns: bool = True,
     ):
         self.horizon, self.slots = whole("horizon", horizon, 0), whole("slots", slots)
         self.classes, self._gap, self._inputs, self._key, self._fills = classes, gap, inputs, key, fills
+        self._learns = learns
         loss = squared_error if classes is None else softmax_cross_entropy
         self._learner = Learner(estimator, cautious(optimizer), loss=loss)
         self._model, self._ring = model, max(horizon, 1)
@@ -188,14 +192,15 @@ class Engine:
         level = shared.level
 
         # Learn the target.
+        learnable = has & self._learns
         if self.classes is not None:
-            learns, target = ready & has, y
+            learns, target = ready & learnable, y
         elif self.horizon:
-            learns = ready & has & persisted
+            learns = ready & learnable & persisted
             level = select(learns, _follow(level, y, known), level)
             target = _ratio(difference(y, known), level.spread)[None]
         else:
-            learns = has
+            learns = learnable
             level = select(learns, _follow(level, y, None), level)
             target = _ratio(difference(y, level.mean), level.spread)[None]
         before = Carry(shared.arrays, self._skeleton, row.hidden, row.estimator, shared.optimizer)

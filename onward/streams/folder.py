@@ -1,7 +1,9 @@
 """The run folder of a stream."""
 
 import contextlib
+import sqlite3
 from pathlib import Path
+from urllib.parse import quote
 
 from ..checkpoints.run_folder import RunFolder
 
@@ -13,6 +15,15 @@ class StreamFolder(RunFolder):
     dead_letters = property(lambda self: self.path / "dead_letters.jsonl")
     quarantine = property(lambda self: self.path / "quarantine.jsonl")
     states = property(lambda self: self.path / "states.sqlite")
+
+    def copy_states(self, to: "StreamFolder") -> None:
+        """Copies the states of keys that are on disk, whole even while another process writes them."""
+        if self.states.exists():
+            with (
+                contextlib.closing(sqlite3.connect(f"file:{quote(str(self.states))}?mode=ro", uri=True)) as there,
+                contextlib.closing(sqlite3.connect(to.states)) as here,
+            ):
+                there.backup(here)
 
     def forget_if_blank(self) -> None:
         """Deletes a run that has recorded nothing, so that the same command, mended, may begin it."""

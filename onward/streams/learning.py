@@ -83,8 +83,12 @@ def learn_stream(
     dead_letter_limit: int,
     interrupted: Callable[[], bool],
     report: Callable[[Report], None],
+    learns: bool = True,
 ) -> tuple[Outcome, State]:
     """Goes on from `state` until the stream ends or is `interrupted`, and saves every `checkpoint_every` seconds.
+
+    Without `learns` the judgement of what is absurd and the scale of the inputs stay as they are. The engine must then
+    be one that does not learn either.
 
     Neither the clock nor the sizes of what the source gives decide what is learned. Raises `UserError` if the source
     fails, having saved what came before, and for too many malformed lines, the last good state being the last saved.
@@ -96,7 +100,7 @@ def learn_stream(
     ):
         if standing.position is not None:
             source.seek(standing.position)
-        stream = _Stream(engine, columns, records, spill, state)
+        stream = _Stream(engine, columns, records, spill, state, learns=learns)
         saved, saved_lines = time.perf_counter(), standing.lines
 
         def save():
@@ -130,9 +134,10 @@ def learn_stream(
 class _Stream:
     """The state of a stream and what moves it on."""
 
-    def __init__(self, engine: Engine, columns: Columns, records: Records, spill: Spill, state: State):
+    def __init__(self, engine: Engine, columns: Columns, records: Records, spill: Spill, state: State, *, learns: bool):
         self._engine, self._columns, self._records, self._spill = engine, columns, records, spill
         self._carry, self._judged, self.standing = state
+        self._judge = outliers.judge if learns else outliers.judge_alone
         self._keys = Keys(engine, spill, self.standing.keys)
         self._kept_out = KeptOut()
         self._parser: Parser | None = None
@@ -220,7 +225,7 @@ class _Stream:
         if columns.classes is None:
             values = np.concatenate([values, np.where(batch.known, batch.y, np.nan)[:, None]], 1)
             known = np.concatenate([known, batch.known[:, None]], 1)
-        self._judged, judged = outliers.judge(self._judged, values)
+        self._judged, judged = self._judge(self._judged, values)
         absurd = known & ~judged.ordinary
         good = ~np.any(absurd, axis=1)
         self._kept_out.count(batch.keys or [""] * len(good), good)

@@ -154,6 +154,11 @@ def judge(state: Outliers, values: np.ndarray) -> tuple[Outliers, Judged]:
     return state, Judged(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
+def judge_alone(state: Outliers, values: np.ndarray) -> tuple[Outliers, Judged]:
+    """The same as `judge` by what was seen so far, which these events leave as it is."""
+    return state, _judge(state, values.astype(np.float64))
+
+
 def _renewed(count: int) -> int:
     """How many events had been seen when the judgement was last renewed."""
     return count // BLOCK * BLOCK if count >= BLOCK else 0 if count < FIRST else 1 << (count.bit_length() - 1)

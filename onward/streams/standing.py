@@ -89,6 +89,13 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dead_letters_bytes: Natural = 0
     quarantine_bytes: Natural = 0
 
+    def at_another_input(self) -> "StreamStanding":
+        """The standing before the first line of another input; the memories of the keys are kept."""
+        counts = ("lines", "events", "quarantined", "refused", "pauses", "jumps_back")
+        files = [name for name in self.__struct_fields__ if name.endswith("_bytes")]
+        none = dict.fromkeys([*counts, *files], 0)
+        return msgspec.structs.replace(self, header=None, position=None, compact=None, scores=Scores(), **none)
+
 
 class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A line of predictions.jsonl: an event.

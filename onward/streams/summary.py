@@ -2,6 +2,7 @@
 
 import msgspec
 
+from ..support.tables import labelled
 from .standing import StreamStanding
 
 
@@ -68,8 +69,11 @@ class StreamSummary(msgspec.Struct, frozen=True):
             ("peak memory", f"{self.peak_memory / 1e6:,.0f} MB, Python and the compiler included"),
             ("model", f"{self.parameters:,} parameters"),
             ("run folder", f"{folder} (predictions.jsonl, metrics.jsonl, curve.png, curve.svg, checkpoints)"),
-            ("predictions.jsonl", "a line an event: prediction (made before the target was known), target, loss,"),
-            ("", "key and time as read, forecast of the target ahead; null: there is none"),
+            (
+                "predictions.jsonl",
+                "a line an event: prediction (made before the target was known), target, loss, key and time as read, "
+                "forecast of the target ahead; null: there is none",
+            ),
         ]
         lines = [f"Read {self.lines:,} lines and learned {self.events:,} events.", ""]
-        return "\n".join(lines + [f"  {name:<20}{value}" for name, value in rows]) + "\n"
+        return "\n".join([*lines, *labelled(rows)]) + "\n"

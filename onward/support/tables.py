@@ -1,6 +1,7 @@
 """Tables for the terminal: aligned columns, means with their standard error, counted nouns."""
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -32,6 +33,27 @@ def columns(rows: Sequence[Sequence[str]], *, left: int = 1, width: int | None =
 
 def _wide(widths: Sequence[int], block: Sequence[int]) -> int:
     return 2 + sum(widths[i] for i in block) + 3 * (len(block) - 1)
+
+
+def wrapped(line: str, *, indent: str = "  ", first: str = "") -> str:
+    """A sentence in lines of `WIDTH` columns; the first begins with `first`, those after it with `indent`."""
+    return textwrap.fill(
+        line, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def labelled(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Names with what is to be said of each, wrapped beside the names.
+
+    >>> labelled([("speed", "5 lines/s"), ("", "and more")])
+    ['  speed               5 lines/s', '                      and more']
+    """
+    found = []
+    for name, value in rows:
+        number = value.partition("   ")[0]
+        beside = " " * (22 + (len(number) + 3 if number != value else 0))  # below the words that follow a number
+        found.append(wrapped(value, indent=beside, first=f"  {name:<20}"))
+    return found
 
 
 def mean_and_error(values: np.ndarray, digits: int = 4) -> str:

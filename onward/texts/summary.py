@@ -5,6 +5,8 @@ import sys
 
 import msgspec
 
+from ..support.tables import labelled
+
 
 class Summary(msgspec.Struct, frozen=True):
     """The result of a pass over a text. Bits are per character; seconds leave compilation out; memory is in bytes.
@@ -51,7 +53,7 @@ class Summary(msgspec.Struct, frozen=True):
             ("run folder", f"{folder} (settings, metrics, checkpoints, curve.png, curve.svg, sample.txt)"),
         ]
         lines = [f"Read {self.characters:,} characters of {self.text}, once.", ""]
-        return "\n".join(lines + [f"  {name:<20}{value}" for name, value in rows]) + "\n"
+        return "\n".join([*lines, *labelled(rows)]) + "\n"
 
 
 def peak_memory() -> int:

@@ -187,6 +187,57 @@ def test_a_text_and_a_run_are_audited(run, text, capsys):
     refused(capsys, ["audit", "--method", "fpp"], "fpp replays its past and has no gradient of a stretch")
 
 
+# predict
+
+
+def waves(path, start, stop, *, targets=True):
+    """Events of two keys whose target follows from their input, or is not known."""
+    rows = [(math.sin(i / 3), math.sin(i / 3) + math.cos(i / 5), f"k{i % 2}") for i in range(start, stop)]
+    lines = [f"{x!r},{repr(y) if targets else ''},{key}" for x, y, key in rows]
+    path.write_text("\n".join(["x,y,key", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def stream_run(tmp_path_factory):
+    parent = tmp_path_factory.mktemp("stream")
+    words = ("--target", "y", "--inputs", "x", "--horizon", 0, "--key", "key", "--keys-in-memory", 1)
+    learned = ("--input", waves(parent / "first.csv", 0, 400), "--run", parent / "run")
+    assert onward_command("stream", *words, *learned, "--units", 3, "--cell", "vanilla", "--lr", 0.05) == 0
+    return parent / "run"
+
+
+def test_a_stream_is_predicted_without_learning(stream_run, tmp_path, capsys):
+    before = contents(stream_run)
+    said = {}
+    for targets in (True, False):
+        path = waves(tmp_path / "next.csv", 400, 700, targets=targets)
+        capsys.readouterr()
+        assert onward_command("predict", stream_run, "--input", path) == 0
+        shown = capsys.readouterr()
+        said[targets] = [json.loads(line) for line in shown.out.splitlines()]
+        assert "300 events of 301 lines" in shown.err
+        assert ("; error " in shown.err) == targets
+    assert contents(stream_run) == before
+    # Nothing is learned of the targets, so that they do not matter; learning, the run would predict other numbers.
+    assert [event["prediction"] for event in said[True]] == [event["prediction"] for event in said[False]]
+    errors = [abs(event["prediction"] - event["target"]) for event in said[True]]
+    assert np.mean(errors) < 0.7
+    assert {event["key"] for event in said[True]} == {"k0", "k1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ((), "name a run of onward stream: onward predict RUN --input WHERE."),
+        (("nowhere",), "nowhere holds no run"),
+        (("RUN", "--input", "none.csv"), "none.csv"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(words, part, stream_run, capsys):
+    refused(capsys, ["predict", *(stream_run if word == "RUN" else word for word in words)], part)
+
+
 # runs
 
 
@@ -235,6 +286,7 @@ def test_the_run_of_another_command_is_called_so(run, text, tmp_path, capsys):
     refused(capsys, ["compare", "--resume", run], "holds a run of onward train, not of onward compare")
     refused(capsys, ["stream", "--resume", run], "holds a run of onward train, not of onward stream")
     refused(capsys, ["sample", compared], "holds a run of onward compare, not of onward train")
+    refused(capsys, ["predict", run], "holds a run of onward train, not of onward stream")
     for command in (["compare", *words], ["train", text], ["stream", "--target", "x", "--input", text]):
         part = "already holds a run of onward train; go on with it by onward train --resume"
         refused(capsys, [*command, "--run", run], part)
@@ -310,14 +362,17 @@ def test_a_text_is_read_once_beside_one_pass_compressors(tmp_path, capsys):
     path = tmp_path / "short.txt"
     path.write_text("abcab" * 41 + "c")
     words = ("--task", f"text:{path}", "--seeds", 1, "--hidden-size", 2)
-    assert onward_command("compare", *words, "--methods", "rtrl,tbptt:15", "--budget", "5000c") == 0
-    said = capsys.readouterr().out
+    assert (
+        onward_command("compare", *words, "--methods", "rtrl,tbptt:15", "--budget", "5000c", "--run", tmp_path / "run")
+        == 0
+    )
+    said = " ".join(capsys.readouterr().out.split())
     assert "All 206 characters of the text were read once, by the methods as by the compressors." in said
-    assert re.search(r"rtrl .* 206 ", said)
-    assert re.search(r"tbptt:15 .* 206 ", said)
+    assert "short.txt: 206 characters a method, 1 seed side by side." in said
+    assert said.count(" 1 of 1 206 ") == 2
     assert "stopped by the clock" not in said
     assert onward_command("sweep", "rate=0.1,1", *words, "--characters", 5000, "--run", tmp_path / "sweep") == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "206 characters: all of the text, once, and not 5,000 characters." in said
 
 
@@ -332,6 +387,13 @@ def test_compressors_get_as_much_of_a_text_as_the_methods(tmp_path):
 
 
 # Time and progress
+
+
+def test_tables_fit_into_eighty_columns(run, compared, stream_run, capsys):
+    tables = [(compared / "table.txt").read_text(), (stream_run / "summary.txt").read_text()]
+    tables.append((run / "summary.txt").read_text())
+    for line in "\n".join(tables).splitlines():
+        assert len(line) <= 80 or "/" in line  # a path is not broken
 
 
 def test_a_total_time_stops_and_keeps(text, tmp_path):

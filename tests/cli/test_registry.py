@@ -22,7 +22,7 @@ from onward.registry.methods import CELLS, COMPARISON, ESTIMATORS, OPTIMIZERS, S
 from onward.registry.tasks import TASKS
 from onward.support.errors import UserError
 
-WITH_EXAMPLES = ("stream", "sweep", "completion")  # whose lines cannot be wrapped
+WITH_EXAMPLES = ("stream", "sweep", "predict", "completion")  # whose lines cannot be wrapped
 JOBS = {"train": TEXT, "audit": TEXT, "compare": COMPARISON, "sweep": COMPARISON, "stream": STREAM}
 
 
