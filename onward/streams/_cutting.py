@@ -109,6 +109,11 @@ class LineCutter:
     def __bool__(self) -> bool:
         return bool(self._ready)
 
+    @property
+    def is_endless(self) -> bool:
+        """Whether the line that is being read is longer than what is kept of it: its end may never come."""
+        return self._partial_length > LONGEST
+
     def take(self, at_most: int) -> list[Line]:
         """The next lines that are whole, at most so many."""
         lines = [self._ready.popleft() for _ in range(min(at_most, len(self._ready)))]

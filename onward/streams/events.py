@@ -133,7 +133,7 @@ class Parser:
     """Makes events of lines; what a line holds never raises, but for a CSV whose columns change their places.
 
     A line that repeats the header, as the first of every file of a rotated log, is passed over, however it is quoted;
-    a byte order mark before a line is no part of it. `clock` knows how times are written from those read before.
+    a byte order mark is no character of a line. `clock` knows how times are written from those read before.
     """
 
     def __init__(self, columns: Columns, header: bytes | None, clock: Clock):
@@ -171,7 +171,12 @@ class Parser:
             if text == header:
                 continue
             try:
-                row = read(text)
+                try:
+                    row = read(text)
+                except Malformed:
+                    if BOM not in text:
+                        raise
+                    row = read(text.replace(BOM, b""))
                 if columns.time is not None:
                     times.append(self._seconds(columns.time, row[3]))
             except Malformed as reason:

@@ -82,10 +82,11 @@ class FollowedSource(AbstractSource):
 
     def _stopped_growing(self, deadline: float) -> bool:
         """Reads on if there is anything, else waits a little; whether the time is over."""
-        if self._advance():
+        advanced = self._advance()
+        if advanced and not self._cutter.is_endless:
             return False
         left = deadline - time.monotonic()
-        if left > 0:
+        if left > 0 and not advanced:
             time.sleep(min(POLL, left))
         return left <= 0
 

@@ -48,7 +48,10 @@ class FileSource(AbstractSource):
         self._open(FilePosition())
 
     def read(self, at_most: int, timeout: float) -> list[Line] | None:
+        deadline = time.monotonic() + timeout
         while not self._cutter:
+            if self._cutter.is_endless and time.monotonic() > deadline:
+                return []
             chunk = self._chunk(CHUNK)
             if not chunk:
                 self._cutter.finish()
@@ -128,6 +131,8 @@ class StandardInput(AbstractSource):
     def read(self, at_most: int, timeout: float) -> list[Line] | None:
         deadline = time.monotonic() + timeout
         while not self._cutter:
+            if self._cutter.is_endless and time.monotonic() > deadline:
+                return []
             try:
                 if not select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
                     return []

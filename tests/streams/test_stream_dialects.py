@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from onward.streams._cutting import LineCutter, Quotes
 from onward.streams.events import CSV, JSONL, Columns
-from onward.streams.sources import FileSource, FollowedSource
+from onward.streams.sources import FilePosition, FileSource, FollowedSource, Line
 from onward.streams.tables import TableSource
 from onward.support.errors import UserError
 
@@ -182,6 +182,17 @@ def test_decimal_commas_and_delimiters():
 def test_what_is_no_csv_is_told_the_way_out(header, way_out):
     with pytest.raises(UserError, match=way_out):
         Columns(CSV(), inputs=("load",), target="n").parser(header.split(b"\n")[0])
+
+
+def test_a_byte_order_mark_is_no_character():
+    mark = b"\xef\xbb\xbf"
+    parse = Columns(CSV(), inputs=("a",), target="b", key="k").parser(mark + b"k,a,b")
+    assert parse(mark + b"u,1,2")[:3] == parse(b"u," + mark + b"1,2" + mark)[:3] == ([1.0], 2.0, "u")
+    assert parse(mark + b"k,a,b") == "is the header once more"
+    parse = Columns(JSONL(), inputs=("a",), target="b", key="k").parser(None)
+    line = b'{"k":"u","a":1,"b":2}'
+    assert parse(mark + line)[:3] == parse(line + mark)[:3] == parse(line.replace(b",", b"," + mark))[:3]
+    assert parse.parse_many([Line(1, mark, FilePosition())]).rejected == []
 
 
 def test_missing_numbers_and_truth():

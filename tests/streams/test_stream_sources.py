@@ -79,6 +79,15 @@ def test_of_an_endless_line_only_the_beginning_is_kept():
     assert (after.number, after.text) == (2, b"next")
 
 
+@pytest.mark.parametrize("source", [FileSource, FollowedSource, lambda path: StandardInput(os.open(path, os.O_RDONLY))])
+def test_a_line_without_an_end_does_not_keep_others_waiting(source, tmp_path):
+    with open(tmp_path / "zeros", "wb") as file:
+        file.truncate(8 * LONGEST)
+    with source(tmp_path / "zeros") as reading:
+        for _ in range(3):
+            assert reading.read(1, 0.0) == []
+
+
 def test_another_file_is_not_read_on(tmp_path):
     path = tmp_path / "events"
     path.write_bytes(b"1\n2\n3\n")
