@@ -239,6 +239,11 @@ class Learner(eqx.Module):
         Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in
         blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit, and for
         targets outside the range of a loss of `onward.losses`, such as a class that the model does not predict.
+
+        A run has derivatives of every order, forward and reverse, for example of its last loss with respect to a rate
+        in the optimiser or to the weights it starts from (meta-gradients). Reverse mode stores every chunk's carry.
+        Give `optax.adam` an `eps_root` above 0 for that: it takes square roots, which have no derivative where a
+        gradient has always been 0.
         """
         check_arguments(carry, Carry, xs, ys)
         check_targets(self.loss, carry, ys, weight)

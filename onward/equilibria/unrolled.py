@@ -27,7 +27,7 @@ class FullBPTT(optx.AbstractAdjoint):
     back. Less memory for more operations; where a step reads and writes much, it is quicker, too.
 
         >>> import jax, jax.numpy as jnp, optimistix
-        >>> from onward.equilibria import FixedSteps, TruncatedBPTT
+        >>> from onward.equilibria import FixedSteps, FullBPTT
         >>> def after(w):
         ...     solver = FixedSteps(3)
         ...     resting = optimistix.fixed_point(

@@ -1,0 +1,126 @@
+"""Derivatives of what a learner does, of every order: those of the same computation written in plain JAX.
+
+The reference writes each estimator's gradient as one recursion, `G ← keep ⊙ (c (∂f/∂h) G + ∂f/∂θ)`, with Jacobians of
+single steps. Of the library it knows the cell's own step and the estimator's masks.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from problems import loss, problem
+
+import onward
+from onward.estimators._noise import uniform
+from onward.support.freezing import learnable
+
+UNITS, STEPS, HORIZON, CUT = 2, 3, 2, 0.4
+
+ESTIMATORS = {
+    "bptt": onward.BPTT(),
+    "dropout": onward.DropoutBPTT(rate=0.3),
+    "sliding": onward.SlidingBPTT(horizon=HORIZON),
+    "artbp": onward.ARTBP(cut=CUT),
+    "rtrl": onward.RTRL(),
+    "snap": onward.SnAp(order=1),
+}
+
+# Each estimator with cells of every kind, and each cell at least once.
+PAIRS = [
+    *((name, "lstm") for name in ESTIMATORS),
+    *((name, "own") for name in ESTIMATORS),
+    *zip(ESTIMATORS, ["leaky", "embedded", "vanilla", "stack", "gru", "vanilla-activation"], strict=True),
+    *zip(
+        ESTIMATORS,
+        ["stack-generic", "unit-wise", "leaky-activation", "equinox-lstm", "antisymmetric", "stack"],
+        strict=True,
+    ),
+]
+
+
+def recursion(name, estimator, state, model, hidden, xs, ys):
+    """The losses of a chunk and the estimator's gradient of their sum."""
+    h, as_hidden = ravel_pytree(hidden)
+    theta, as_parameters = ravel_pytree(learnable(model.cell))
+    noise = estimator.draw(state, len(xs))
+    passed = (
+        np.ones(len(xs)) if name != "artbp" else jnp.where(uniform(noise[:, 0]) < CUT, 0, 1 / (1 - CUT)).astype(float)
+    )
+
+    def dropped(values, place):
+        return estimator._dropped(values, noise, place) if name == "dropout" else values
+
+    def step(theta, h, t):
+        cell = eqx.combine(as_parameters(theta), model.cell)
+        inputs = xs
+        if name == "dropout" and isinstance(cell, onward.EmbeddedCell):
+            inputs, cell = cell.embed(xs), cell.cell
+        return ravel_pytree(cell(as_hidden(h), dropped(inputs, 0)[t]))[0]
+
+    def loss_at(readout, h, t):
+        output = model.cell.output(as_hidden(h))
+        return loss(readout(dropped(jnp.broadcast_to(output, (len(xs), *output.shape)), 1)[t]), ys[t])
+
+    keep = kept(name, state, model.cell, h, theta)
+    losses, by_readout, by_theta, terms = [], 0.0, jnp.zeros_like(theta), []
+    for t in range(len(xs)):
+        J, F = jax.jacfwd(step, 1)(theta, h, t), jax.jacfwd(step, 0)(theta, h, t)
+        # One term for each step that the influence comes from.
+        terms = [jnp.where(keep, passed[t] * (J @ G), 0) for G in terms] + [jnp.where(keep, F, 0)]
+        if name == "sliding":
+            terms = terms[-HORIZON:]
+        h = step(theta, h, t)
+        value, (readout, H) = jax.value_and_grad(loss_at, (0, 1))(model.readout, h, t)
+        losses.append(value)
+        by_readout = by_readout + ravel_pytree(readout)[0]
+        by_theta = by_theta + H @ sum(terms)
+    return jnp.stack(losses), as_hidden(h), (as_parameters(by_theta), by_readout)
+
+
+def kept(name, state, cell, h, theta):
+    """Which influences SnAp keeps: of a unit's own rows, or as its state says."""
+    if name != "snap":
+        return True
+    if hasattr(state, "kept"):
+        return jnp.concatenate([leaf.reshape(h.size, -1) for leaf in jax.tree.leaves(state.kept)], 1)
+    units = cell.hidden_size
+    of_row = [np.broadcast_to(np.arange(units)[:, None], W.shape).reshape(-1) for W in cell.weights]
+    constants = np.full(theta.size - sum(map(len, of_row)), -1)
+    return (np.arange(h.size) % units)[:, None] == np.concatenate([*of_row, constants])
+
+
+@pytest.mark.parametrize(("name", "cell"), PAIRS)
+def test_an_update_is_differentiated_as_its_recursion(name, cell):
+    estimator, p = ESTIMATORS[name], problem(cell, units=UNITS, steps=STEPS)
+    learner = onward.Learner(estimator, optax.sgd(1.0), loss=loss, chunk=STEPS)
+    carry = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0]))
+    carry = eqx.tree_at(lambda c: c.hidden, carry, p.hidden)
+    point, as_parameters = ravel_pytree(learnable(p.model))
+    v = jnp.cos(jnp.arange(point.size, dtype=float))
+
+    def summed(*things):
+        numbers, _ = ravel_pytree(things)
+        return jnp.sum(jnp.sin(numbers + jnp.arange(numbers.size, dtype=float)))
+
+    def updated(point):
+        model = eqx.combine(as_parameters(point), p.model)
+        after, metrics = learner.update(
+            eqx.tree_at(lambda c: c.arrays, carry, eqx.filter(model, eqx.is_array)), p.xs, p.ys
+        )
+        return summed(ravel_pytree(learnable(after.model))[0], metrics.losses, after.hidden)
+
+    def plain(point):
+        model = eqx.combine(as_parameters(point), p.model)
+        losses, hidden, (by_cell, by_readout) = recursion(name, estimator, carry.estimator, model, p.hidden, p.xs, p.ys)
+        return summed(point - ravel_pytree((by_cell, by_readout))[0], losses, hidden)
+
+    forward, backward, expected = jax.jit(
+        lambda: (jax.jvp(updated, (point,), (v,)), jax.grad(updated)(point) @ v, jax.jvp(plain, (point,), (v,)))
+    )()
+    assert abs(expected[1]) > 1e-2
+    np.testing.assert_allclose(forward, expected, rtol=1e-9)
+    np.testing.assert_allclose(backward, expected[1], rtol=1e-9)
