@@ -36,6 +36,8 @@ class StreamProgress:
     def __enter__(self):
         if self._console.is_terminal:
             self._live.start(refresh=True)
+        else:
+            print("compiling with the first events ...", file=sys.stderr, flush=True)
         return self
 
     def __exit__(self, *exception):
