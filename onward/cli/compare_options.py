@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from ..registry.methods import COMPARISON
 from ..support.errors import UserError
@@ -73,6 +73,8 @@ class CompareOptions:
 
     A text is read once, as compressors read it. Ctrl-C stops; --resume goes on with the methods that are not finished.
     """
+
+    INSTEAD: ClassVar = {"--rate": "each method has its own rate, which --rate-factors multiplies"}
 
     methods: Annotated[
         tuple[str, ...] | None, *option("A,B,...", ",".join(METHODS), _methods, words=COMPARISON.words)

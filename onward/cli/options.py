@@ -9,7 +9,8 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import tyro
@@ -73,10 +74,11 @@ def option(
 def completions(options: type) -> dict[str, Completion | None]:
     """What completes each option of a command; `None` for a switch, and no entry for what stands without a name."""
     found: dict[str, Completion | None] = {}
-    for name, hint in get_type_hints(options, include_extras=True).items():
-        extras = getattr(hint, "__metadata__", ())
+    hints = get_type_hints(options, include_extras=True)
+    for field in fields(options):
+        extras = getattr(hints[field.name], "__metadata__", ())
         if tyro.conf.Positional not in extras:
-            found[_dashed(name)] = next((extra for extra in extras if isinstance(extra, Completion)), None)
+            found[_dashed(field.name)] = next((extra for extra in extras if isinstance(extra, Completion)), None)
     return found
 
 
@@ -142,8 +144,12 @@ def parse_options(options: type[T], arguments: Sequence[str], *, program: str) -
     """The options in `arguments`. Raises `UserError` for any that there are not; `--help` prints and exits."""
     arguments = [*_in_our_words(options, arguments)]
     asks_help = any(word in ("-h", "--help") for word in arguments)
+    known = completions(options)
+    for word in () if asks_help else arguments:
+        if word.startswith("--") and word.partition("=")[0].replace("_", "-") not in known:
+            raise UserError(_left_over(options, word, program))
     try:
-        with _our_help(options) if asks_help else nullcontext():
+        with _our_help(options) if asks_help else _unsaid():
             parsed, left_over = tyro.cli(
                 options,
                 prog=program,
@@ -165,11 +171,18 @@ def parse_options(options: type[T], arguments: Sequence[str], *, program: str) -
 
 
 def _in_our_words(options: type, arguments: Sequence[str]) -> Iterator[str]:
-    known = [_dashed(name) for name in options.__annotations__]
+    known = completions(options)
     for word in arguments:
         name, equals, value = word.partition("=")
-        ours = ALSO.get(name)
+        ours = ALSO.get(name.replace("_", "-"))
         yield f"{ours}{equals}{value}" if ours in known and name not in known else word
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Inside, nothing is printed: what is wrong is said in our words."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 @contextmanager
@@ -199,8 +212,10 @@ def wrapped(text: str, width: int = WIDTH) -> str:
 def _left_over(options: type, word: str, program: str) -> str:
     if not word.startswith("-"):
         return f"{program} does not know what to do with {word!r}; put quotes around a value that has spaces."
-    names = [_dashed(name) for name in options.__annotations__]
-    near = difflib.get_close_matches(word.split("=")[0], names, n=1, cutoff=0.5)
+    name = word.partition("=")[0]
+    if instead := getattr(options, "INSTEAD", {}).get(ALSO.get(name, name)):
+        return f"there is no option {word}; {instead}."
+    near = difflib.get_close_matches(ALSO.get(name, name), [*completions(options)], n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}?" if near else f"see {program} --help."
     return f"there is no option {word}; {guess}"
 

@@ -14,7 +14,7 @@ from ..checkpoints.run_folder import RunFolder, digest
 from ..registry.build import build_learner
 from ..support.errors import UserError
 from ..support.files import read_json_lines, write_atomically
-from ..support.interruption import Interruption
+from ..support.interruption import Interruption, TimeIsUp
 from ..texts.block_program import BlockProgram
 from ..texts.curve import CurveLabels, draw_curve
 from ..texts.learn import Ending, Outcome, learn, restore
@@ -64,9 +64,9 @@ class Session:
             if ending.outcome is Outcome.FINISHED:
                 self._finish(folder, ending)
                 return 0
-        except KeyboardInterrupt:  # a second one, or one while the summary was being made
+        except KeyboardInterrupt as stop:  # a second one, or one while the summary was being made
             print(f"Stopped. {self._how_to_go_on(folder)}", file=sys.stderr)
-            return 128 + signal.SIGINT
+            return 0 if isinstance(stop, TimeIsUp) else 128 + signal.SIGINT
         if ending.outcome is Outcome.INTERRUPTED:
             learned = f"{ending.standing.characters:,} characters"
             print(f"Stopped after {learned}. {self._how_to_go_on(folder)}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from ..registry.methods import COMPARISON
 from ..support.errors import UserError
@@ -111,6 +111,8 @@ class SweepOptions:
 
     The same command with the same --run goes on with a sweep that was stopped. A text is read once.
     """
+
+    INSTEAD: ClassVar = {"--rate": "write the settings to sweep before the options: onward sweep rate=0.1,1"}
 
     settings: Annotated[
         tuple[Words, ...], *option("NAME=VALUES ...", "rate=0.1:100:7", _words, positional=True, many=True)

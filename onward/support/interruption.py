@@ -65,6 +65,8 @@ class Interruption:
         return 0 if self.signal == signal.SIGALRM else 128 + (self.signal or 0)
 
     def _note(self, number, frame):
+        if number == signal.SIGALRM and self.came():
+            return  # it is stopping already
         if self.came():
             raise KeyboardInterrupt
         self.signal = number

@@ -128,6 +128,7 @@ def test_an_option_has_one_meaning_in_all_commands():
     [
         ("train", ["--lr", "0.5"], "rate", 0.5),
         ("train", ["--learning-rate=0.5"], "rate", 0.5),
+        ("train", ["--hidden_size", "3"], "hidden_size", 3),
         ("train", ["--steps", "100"], "characters", 100),
         ("train", ["--units", "3"], "hidden_size", 3),
         ("stream", ["--units", "3"], "hidden_size", 3),
@@ -140,6 +141,24 @@ def test_an_option_has_one_meaning_in_all_commands():
 )
 def test_other_names_of_an_option_are_understood(command, words, name, value):
     assert getattr(parse_options(options_of(command), words, program=f"onward {command}"), name) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["compare", "--lr", "0.1"], "there is no option --lr; each method has its own rate, which --rate-factors"),
+        (["sweep", "--rate=0.1"], "there is no option --rate=0.1; write the settings to sweep before the options:"),
+        (["export", "--lr", "3"], "there is no option --lr; "),
+        (["runs", "--nonsense", "3"], "there is no option --nonsense; see onward runs --help."),
+        (["train", "--hiden_size", "3"], "there is no option --hiden_size; did you mean --hidden-size?"),
+    ],
+)
+def test_an_option_that_a_command_lacks_is_answered(words, sentence, capsys):
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"onward: {sentence}")
+    assert said.err.count("\n") == 1
 
 
 def test_all_methods_and_cells_are_in_all_commands():
