@@ -1,4 +1,4 @@
-"""The trainings of a long experiment: one on each device at a time, what is finished kept, and progress told."""
+"""The trainings of a long experiment: one runs on each device, finished ones are kept, and progress is shown."""
 
 import sys
 import threading
@@ -18,17 +18,18 @@ Report = Callable[[float, str], None]
 
 
 class Job(NamedTuple):
-    """A training: `run`, told to report which part of it is done and a few words on how it goes, returns what
-    `Parts.part` can keep; `cost`, about how long it takes, in any unit."""
+    """A training. `run` receives a function that reports progress (the finished part, and a few words) and returns what
+    `Parts.part` can keep. `cost` is roughly how long it takes, in any unit.
+    """
 
     run: Callable[[Report], Any]
     cost: float
 
 
 def run_all(jobs: Mapping[str, Job], parts: Parts) -> dict[str, Any]:
-    """What each job returns, by name; they begin in their order. Jobs must not share what they change.
+    """The result of each job, by name. Jobs begin in their order, and must not share anything that they change.
 
-    Where one fails, or Ctrl-C comes, the others end at their next report, and what was finished stays in `parts`.
+    If a job fails, or on Ctrl-C, the others end at their next report. What was finished stays in `parts`.
     """
     kept = {name for name in jobs if name in parts}
     begun = {name for name in jobs if parts.unfinished(name).exists()} - kept
@@ -58,12 +59,12 @@ def run_all(jobs: Mapping[str, Job], parts: Parts) -> dict[str, Any]:
 
 
 def costliest_first(jobs: Mapping[str, Job]) -> dict[str, Job]:
-    """The jobs in the order in which no device waits long for another at the end."""
+    """The jobs in an order in which no device waits long for another at the end."""
     return dict(sorted(jobs.items(), key=lambda item: -item[1].cost))
 
 
 class _Progress:
-    """How much of all jobs is done, said now and then with the time that is left."""
+    """Shows now and then how much of all jobs is done, and how long the rest will take."""
 
     def __init__(self, costs: Mapping[str, float], kept: Set[str], begun: Set[str]):
         self._costs, self._done = costs, {name: float(name in kept) for name in costs}
@@ -73,7 +74,7 @@ class _Progress:
         self._stopped, self._lock = threading.Event(), threading.Lock()
 
     def tell(self, name: str, done: float, words: str) -> None:
-        """Raises `KeyboardInterrupt` in a job that is to end."""
+        """Raises `KeyboardInterrupt` in a job that must end."""
         if self._stopped.is_set():
             raise KeyboardInterrupt
         with self._lock:
@@ -81,7 +82,7 @@ class _Progress:
             self._done[name] = done
             if name in self._begun:
                 self._begun.remove(name)
-                self._kept += self._costs[name] * done  # nearly all of it from its checkpoint
+                self._kept += self._costs[name] * done  # nearly all of it came from its checkpoint
             if done < 1 and now - self._told < SILENCE:
                 return
             self._told = now
@@ -93,5 +94,5 @@ class _Progress:
             print(f"{100 * part / whole:3.0f} %{ahead}: {name}: {words}", file=sys.stderr)
 
     def stop(self) -> None:
-        """Has every job end at its next report."""
+        """Makes every job end at its next report."""
         self._stopped.set()

@@ -1,4 +1,4 @@
-"""What verdicts are made of: bits with their spread, seeds that are missing, and all of it in words."""
+"""Building blocks of verdicts: bits with their standard error, missing seeds, and words for both."""
 
 from collections.abc import Iterable
 
@@ -8,11 +8,11 @@ from onward.comparison.compare import MethodResult
 
 from .recipe import Verdict
 
-PAR = 0.05  # bits per character within which two methods are called on a par
+PAR = 0.05  # two methods that differ by less, in bits per character, count as on a par
 
 
 class Bits:
-    """Mean and standard error of a result's last tenth, or of its first so many characters, over its sound seeds."""
+    """Mean and standard error over a result's sound seeds: of its last tenth, or of its first `characters`."""
 
     def __init__(self, result: MethodResult, characters: int | None = None):
         values = result.closing
@@ -26,12 +26,12 @@ class Bits:
         return f"{self.mean:.3f} ± {self.error:.3f}"
 
     def apart(self, other: "Bits") -> float:
-        """The difference, in its standard errors."""
+        """The difference, in standard errors."""
         return (self.mean - other.mean) / max(np.hypot(self.error, other.error), 1e-12)
 
 
 def unsound(results: Iterable[MethodResult]) -> Verdict | None:
-    """No verdict on means where seeds are missing from them."""
+    """A verdict of "not decided" if seeds are missing from a mean; else `None`."""
     broken = [f"{np.sum(~r.sound)} of {len(r.sound)} of {r.name}" for r in results if not r.sound.all()]
     return Verdict("not decided", f"seeds diverged or lost their way: {', '.join(broken)}.") if broken else None
 

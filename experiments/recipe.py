@@ -1,4 +1,4 @@
-"""A recipe: one figure or table of a paper, a comparison or an experiment, with the claim it is held against."""
+"""A recipe is one figure or table of a paper: a comparison or an experiment, with the claim that it tests."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,8 +11,9 @@ from .parts import Parts
 
 
 class Verdict(NamedTuple):
-    """Whether what was measured agrees with the paper, and why; `word` is agrees, agrees in part, disagrees or not
-    decided."""
+    """Whether the measurements agree with the paper, and why. `word` is "agrees", "agrees in part", "disagrees" or "not
+    decided".
+    """
 
     word: str
     why: str
@@ -20,17 +21,18 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A figure: what runs, for how long, what the paper says, and how to tell.
+    """A figure that compares methods on a stream of symbols.
 
-    * `name`: as typed; `title`: on the picture;
-    * `claim`: what the paper reports; `notes`: what it leaves open and was chosen here;
+    * `name`: what the user types; `title`: on the picture;
+    * `claim`: what the paper reports; `notes`: what the paper leaves open, and what was chosen here;
     * `task`, `contestants`: built when the recipe runs; `contestants` takes the number of symbols and the budget;
     * `budget`, `seeds`: at full size;
-    * `judge`: the verdict on a comparison;
-    * `rate_factors`: what each method's rate is multiplied by, one result each;
-    * `pilot`: the part of the budget by which each method's rate is chosen of these, then to run alone; `None` for all
-      of them at full length; `whole`: by its whole run, as where the claim is of that, and not by its last tenth;
-    * `claimant`: whose claim it is.
+    * `judge`: gives the verdict on a comparison;
+    * `rate_factors`: each method runs once with its rate multiplied by each of these;
+    * `pilot`: the fraction of the budget after which each method's best rate is chosen; only that rate then runs in
+      full. `None` runs all rates in full;
+    * `whole`: choose the best rate by the whole run, not by its last tenth;
+    * `claimant`: who makes the claim.
     """
 
     name: str
@@ -53,7 +55,9 @@ class Recipe:
         return str(self.budget)
 
     def scaled(self, scale: float, seeds: int) -> "Recipe":
-        """The same with `scale` times the budget and so many seeds, and a title that says so where that is less."""
+        """The same recipe with `scale` times the budget and this many seeds. The title says so if either is less than
+        full.
+        """
         title, budget = self.title, self.budget
         if scale != 1:
             seconds = None if budget.seconds is None else scale * budget.seconds
@@ -63,15 +67,16 @@ class Recipe:
 
     @property
     def piloted(self) -> "Recipe":
-        """What is to run first: the pilot, of its own length and title; the recipe itself where it has none."""
+        """The recipe that runs first: the pilot with its own length and title, or the recipe itself if it has none."""
         if self.pilot is None:
             return self
         return replace(self.scaled(self.pilot, self.seeds), title=f"{self.title}: pilot")
 
 
 class Findings(NamedTuple):
-    """What came out of a recipe: the verdict; a table for people; pictures, each file's name with a description; the
-    numbers, for `result.json`; and the content of files that are not written yet."""
+    """What a recipe found: the verdict, a table for people, pictures (a description for each file name), the numbers
+    for `result.json`, and the contents of files still to be written.
+    """
 
     verdict: Verdict
     table: str
@@ -82,13 +87,13 @@ class Findings(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A figure or table that is no comparison on a stream of symbols: it runs as a whole and draws its own pictures.
+    """A figure or table that is not a comparison on a stream of symbols. It runs as a whole and draws its own pictures.
 
-    * `name`, `title`, `claim`, `notes`, `seeds`, `claimant`: as of a `Recipe`;
-    * `length`: at full size, in `unit`s: passes over the data, or what it is that the recipe counts;
-    * `data`: loads them. Raises `UserError` where they are missing or wrong;
-    * `run`: does it, given the data, the length, the number of seeds, the seed of all randomness, and where to keep
-      finished parts, for one that takes long.
+    * `name`, `title`, `claim`, `notes`, `seeds`, `claimant`: as for a `Recipe`;
+    * `length`: at full size, counted in `unit`: passes over the data, or whatever the recipe counts;
+    * `data`: loads the data. Raises `UserError` if they are missing or wrong;
+    * `run`: does the work. It receives the data, the length, the number of seeds, the random seed, and the `Parts` in
+      which a long experiment keeps what is finished.
     """
 
     name: str
@@ -103,7 +108,7 @@ class Experiment:
     claimant: str = "The paper"
 
     def scaled(self, scale: float, seeds: int) -> "Experiment":
-        """The same at `scale` times the length, rounded, with so many seeds, and a title that says so."""
+        """The same experiment with `scale` times the length, rounded, and this many seeds. The title says so."""
         title, length = self.title, max(1, round(scale * self.length))
         if scale != 1:
             title = f"{title}, SCALED to {length} of its {self.length} {self.unit}"

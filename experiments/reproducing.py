@@ -148,7 +148,7 @@ def _begin(folder: Path, parts: Parts) -> None:
 
 
 def report(recipe: Recipe | Experiment, options: Request, found: Findings) -> str:
-    """What was run and what came out, for people."""
+    """The report for people: what was run, and what came out."""
     lines = [
         f"# {recipe.title}",
         "",
@@ -179,7 +179,7 @@ def command(options: Request) -> str:
 
 
 def machine() -> dict[str, str]:
-    """When and on what."""
+    """The date, the machine and the versions."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "equinox", "optax", "numpy"))
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -12,8 +12,8 @@ class Adding(eqx.Module):
     """Sequences of pairs: a number uniform in [0, 1], and a mark that is 1 twice, else 0; the target is their sum.
 
     Hochreiter & Schmidhuber 1997; as in Arjovsky et al. 2016, whom the FPTT paper follows, one mark is uniform in the
-    first half of the sequence and one in the second. Who always says 1 has the mean squared error `naive_error` = 1/6,
-    the variance of the sum; the best possible is 0.
+    first half of the sequence and one in the second. Always predicting 1 gives a mean squared error of
+    `naive_error` = 1/6, the variance of the sum. The best possible error is 0.
 
     **Arguments:** `steps`: T, at least 2. Raises `ValueError` for fewer.
 
@@ -30,12 +30,12 @@ class Adding(eqx.Module):
 
     @property
     def naive_error(self) -> float:
-        """The mean squared error of who always says 1."""
+        """The mean squared error of always predicting 1."""
         return 1 / 6
 
     @property
     def best_error(self) -> float:
-        """The least mean squared error there can be."""
+        """The least possible mean squared error."""
         return 0.0
 
     def sample(self, key: PRNGKeyArray) -> tuple[Float[Array, "steps 2"], Float[Array, "1"]]:

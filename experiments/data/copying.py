@@ -1,4 +1,4 @@
-"""The copying problem: ten symbols to be said again after a long blank."""
+"""The copying problem: repeat ten symbols after a long blank."""
 
 import math
 
@@ -18,9 +18,9 @@ class Copying(eqx.Module):
     """Ten random symbols out of eight, T − 1 blanks, a delimiter, ten blanks; at these the symbols are to be said.
 
     Arjovsky et al. 2016; the FPTT paper's section 6.6. Sequences have T + 20 steps of one-hot vectors over ten symbols,
-    and the target of each of the first T + 10 is the blank. Who knows when to speak, and remembers nothing, has the
-    mean cross-entropy `naive_loss` = 10 ln 8/(T + 20) a step, in nats (0.416 for T = 30 and 0.0945 for T = 200, where
-    the FPTT paper prints 0.39 and 0.09); the best possible is 0.
+    and the target of each of the first T + 10 is the blank. A model that knows when to speak but remembers nothing has
+    the mean cross-entropy `naive_loss` = 10 ln 8/(T + 20) a step, in nats (0.416 for T = 30 and 0.0945 for T = 200,
+    where the FPTT paper prints 0.39 and 0.09); the best possible is 0.
 
     **Arguments:** `delay`: T, at least 1. Raises `ValueError` for less.
 
@@ -38,17 +38,17 @@ class Copying(eqx.Module):
 
     @property
     def steps(self) -> int:
-        """Of a sequence."""
+        """The steps of a sequence."""
         return self.delay + 2 * WORD
 
     @property
     def naive_loss(self) -> float:
-        """The mean cross-entropy of who remembers nothing, in nats a step."""
+        """The mean cross-entropy of a model that remembers nothing, in nats a step."""
         return WORD * math.log(SYMBOLS) / self.steps
 
     @property
     def best_loss(self) -> float:
-        """The least mean cross-entropy there can be."""
+        """The least possible mean cross-entropy."""
         return 0.0
 
     def sample(self, key: PRNGKeyArray) -> tuple[Float[Array, "steps 10"], Int32[Array, " steps"]]:

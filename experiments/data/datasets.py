@@ -1,4 +1,4 @@
-"""Files of data sets: found or fetched, and used only if they are the canonical ones to the bit."""
+"""Files of data sets. They are found or fetched, and used only if they match the canonical content exactly."""
 
 import hashlib
 import io
@@ -17,20 +17,20 @@ from pathlib import Path
 from onward.support.cache_folder import cache_folder
 from onward.support.errors import UserError
 
-TIMEOUT = 30.0  # seconds without an answer from a source
+TIMEOUT = 30.0  # seconds to wait for an answer from a source
 
 
 @dataclass(frozen=True)
 class DataSet:
     """A data set of some files.
 
-    * `name`: what to call it; `folder`: where its files lie, below the folder that `ONWARD_DATA` names;
+    * `name`: what to call it; `folder`: the folder of its files, below the one that `ONWARD_DATA` names;
     * `files`: the SHA-256 of each file's content, by name;
-    * `source`: the address of the archive, `.tar.gz` or `.zip`, that holds the files, or what their names are appended
-      to; `None` where nobody offers them in this form.
+    * `source`: the address of the archive, `.tar.gz` or `.zip`, that holds the files, or the address to which their
+      names are appended; `None` if nobody offers them in this form.
 
-    A file is looked for in `ONWARD_DATA`, there also compressed as `.xz`, then among what was fetched before, in the
-    user's cache folder, and is fetched otherwise.
+    A file is first looked for in `ONWARD_DATA`, also compressed as `.xz`. Then it is looked for in the user's cache
+    folder, among what was fetched before. Otherwise it is fetched.
     """
 
     name: str
@@ -41,8 +41,8 @@ class DataSet:
     def read(self, file: str) -> bytes:
         """The content of one of the files.
 
-        Raises `UserError` where a file is another one than the canonical: it is not used; what was fetched is kept
-        aside, a file in `ONWARD_DATA` stays where it is. And where there is none and it cannot be fetched, or not kept.
+        Raises `UserError` if the file is not the canonical one. It is then not used: a fetched file is set aside, and a
+        file in `ONWARD_DATA` stays where it is. Raises it too if there is no file, and it cannot be fetched or kept.
         """
         named = os.environ.get("ONWARD_DATA")
         theirs, ours = Path(named) / self.folder / file if named else None, self._kept(file)
@@ -88,7 +88,9 @@ class DataSet:
         return cache_folder() / "data" / self.folder / file
 
     def _fetch(self, file: str, theirs: Path | None) -> None:
-        """Puts the file, and what else its archive holds, into the cache folder, checked only when it is read."""
+        """Fetches the file, with what else its archive holds, into the cache folder. It is checked only when it is
+        read.
+        """
         named = f"let ONWARD_DATA name the folder that holds {self.folder}/{file}"
         place = f"put {file} at {theirs}" if theirs else named
         if self.source is None:
@@ -102,7 +104,7 @@ class DataSet:
             contents = _members(content, self.files) if archive else {file: content}
         except (OSError, EOFError, zlib.error, HTTPException, tarfile.TarError, zipfile.BadZipFile) as error:
             reason = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
-            reason = " ".join(reason.split())  # tarfile's has many lines
+            reason = " ".join(reason.split())  # tarfile's message has many lines
             raise UserError(
                 f"{self.name}'s {file} is not there and cannot be fetched from {address} ({reason}); {place}."
             ) from None

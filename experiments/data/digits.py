@@ -1,4 +1,4 @@
-"""Ten handwritten digits to remember, one of each, and how they are corrupted before they are to be recalled."""
+"""Ten handwritten digits to remember, one of each, and how they are corrupted before they are recalled."""
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,9 +9,9 @@ from .images import mnist_digits
 
 
 def ten_digits() -> Bool[np.ndarray, "10 pixels"]:
-    """The first 0 of MNIST's training set, its first 1, ..., its first 9: which pixels are not white paper.
+    """The first 0 of MNIST's training set, its first 1, and so on to 9. A pixel is true unless it is white paper.
 
-    Raises `UserError` where MNIST is missing or wrong.
+    Raises `UserError` if MNIST is missing or wrong.
     """
     images, labels = mnist_digits("train")
     return np.stack([images[np.flatnonzero(labels == digit)[0]] > 0 for digit in range(10)])

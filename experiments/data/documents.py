@@ -1,4 +1,4 @@
-"""Documents that cite each other: which of a few subjects each is about, known of one in a hundred."""
+"""Documents that cite each other. Predict the subject of each; it is known for one document in a hundred."""
 
 import io
 import math
@@ -14,7 +14,7 @@ from onward.support.arguments import whole
 
 from .datasets import DataSet
 
-# Planetoid's own files are pickles, which are never loaded. These hold the same arrays without one.
+# Planetoid's own files are pickles, which are never loaded. These files hold the same arrays.
 PLANETOID = DataSet(
     "Planetoid",
     "planetoid",
@@ -28,7 +28,7 @@ TRAINED, VALIDATED = 0.01, 0.49  # parts of all documents
 
 
 class Split(NamedTuple):
-    """Which documents are trained on, validated on and tested on: no two of them share one."""
+    """Which documents are for training, validation and testing. No two sets share one."""
 
     train: Bool[np.ndarray, " nodes"]
     validation: Bool[np.ndarray, " nodes"]
@@ -37,12 +37,13 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class NodeTask:
-    """Nodes of a graph, to be classified.
+    """Nodes of a graph to classify.
 
     * `name`: what to call it; `graph`: which nodes are connected;
     * `features`: a row for each node; `labels`: its class, from 0; `classes`: how many there are.
 
-    Raises `ValueError`, naming it, for features or labels of another number of nodes, and labels outside the classes.
+    Raises `ValueError`, with the name, for features or labels of another number of nodes, or labels outside the
+    classes.
     """
 
     name: str
@@ -65,13 +66,14 @@ class NodeTask:
 
     @property
     def naive_accuracy(self) -> float:
-        """Of who names the most frequent class."""
+        """The accuracy of always naming the most frequent class."""
         return float(np.bincount(self.labels).max() / len(self.labels))
 
     def split(self, *, key: PRNGKeyArray) -> Split:
-        """A random 1 % of the nodes for training, 49 % for validation, the rest for testing, as Liao et al. 2018.
+        """A random split as in Liao et al. 2018: 1 % of the nodes for training, 49 % for validation, the rest for
+        testing.
 
-        Raises `ValueError` where 1 % are none.
+        Raises `ValueError` if 1 % is less than one node.
         """
         count = len(self.labels)
         order = np.asarray(jr.permutation(key, count))
@@ -84,17 +86,19 @@ class NodeTask:
 
 
 def cora() -> NodeTask:
-    """Cora: 2,708 papers on machine learning in 7 classes, 5,278 citations; 1,433 words, their 64 main components.
+    """Cora: 2,708 papers on machine learning in 7 classes, with 5,278 citations. Features are the 64 main components of
+    1,433 words.
 
-    Raises `UserError` where the data are missing or wrong.
+    Raises `UserError` if the data are missing or wrong.
     """
     return _citations("Cora", "cora.npz", components=64)
 
 
 def pubmed() -> NodeTask:
-    """Pubmed: 19,717 papers on diabetes in 3 classes, 44,324 citations; 500 words, their 16 main components.
+    """Pubmed: 19,717 papers on diabetes in 3 classes, with 44,324 citations. Features are the 16 main components of 500
+    words.
 
-    Raises `UserError` where the data are missing or wrong.
+    Raises `UserError` if the data are missing or wrong.
     """
     return _citations("Pubmed", "pubmed.npz", components=16)
 

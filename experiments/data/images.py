@@ -1,4 +1,4 @@
-"""Images read pixel by pixel or row by row, to be classified: MNIST, permuted too, and sequential CIFAR-10."""
+"""Images to classify, read pixel by pixel or row by row: MNIST, permuted MNIST, and sequential CIFAR-10."""
 
 import gzip
 import hashlib
@@ -44,7 +44,7 @@ Labels = Int32[np.ndarray, " _images"]
 
 @dataclass(frozen=True)
 class ImageTask:
-    """Images as sequences of pixels, row by row, and the class of each.
+    """Images as sequences of pixels, row by row, with the class of each.
 
     * `name`: what to call it;
     * `xs`, `ys`, `test_xs`, `test_ys`: pixels as bytes, classes from 0;
@@ -61,25 +61,25 @@ class ImageTask:
 
     @property
     def classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return int(self.ys.max()) + 1
 
     @property
     def naive_error(self) -> float:
-        """The part of the test images that are not of the class that is the most frequent in training.
+        """The fraction of test images outside the class that is most frequent in training.
 
-        The best possible error is 0 as long as no two images of different classes are the same.
+        The best possible error is 0, as long as no two images of different classes are the same.
         """
         return float(np.mean(self.test_ys != np.argmax(np.bincount(self.ys))))
 
     def normalised(self, pixels: UInt8[Array, "..."]) -> Float[Array, "..."]:
-        """Bytes as numbers of mean 0 and deviation 1 over the training images: what a network reads."""
+        """Bytes as numbers with mean 0 and deviation 1 over the training images. This is what a network reads."""
         mean, deviation = (jnp.asarray(numbers, float) for numbers in (self.mean, self.deviation))
         return (pixels.astype(float) / 255 - mean) / deviation
 
 
 def mnist_digits(part: str) -> tuple[UInt8[np.ndarray, "_images pixels"], Labels]:
-    """The images and labels of MNIST's `train` or `t10k` files, in their order. Raises `UserError` as a `DataSet`."""
+    """The images and labels of MNIST's `train` or `t10k` files, in order. Raises `UserError` as `DataSet` does."""
     names = f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"
     images, labels = (
         np.frombuffer(gzip.decompress(MNIST.read(name)), np.uint8)[header:]
@@ -89,22 +89,22 @@ def mnist_digits(part: str) -> tuple[UInt8[np.ndarray, "_images pixels"], Labels
 
 
 def pixel_mnist() -> ImageTask:
-    """MNIST, a pixel a step: 784 steps of one value. Raises `UserError` where the data are missing or wrong."""
+    """MNIST, one pixel a step: 784 steps of one value. Raises `UserError` if the data are missing or wrong."""
     return _mnist("pixel MNIST", np.arange(SIDE * SIDE)[:, None])
 
 
 def row_mnist() -> ImageTask:
-    """MNIST, a row of 28 pixels a step: 28 steps. Raises `UserError` as `pixel_mnist` does."""
+    """MNIST, one row of 28 pixels a step: 28 steps. Raises `UserError` as `pixel_mnist` does."""
     return _mnist("row MNIST", np.arange(SIDE * SIDE).reshape(SIDE, SIDE))
 
 
 def permuted_mnist() -> ImageTask:
-    """MNIST, a pixel a step, in the order of `permutation(784)`. Raises `UserError` as `pixel_mnist` does."""
+    """MNIST, one pixel a step, in the order of `permutation(784)`. Raises `UserError` as `pixel_mnist` does."""
     return _mnist("permuted MNIST", permutation(SIDE * SIDE)[:, None])
 
 
 def sequential_cifar10() -> ImageTask:
-    """CIFAR-10, a pixel a step: 1024 steps of red, green and blue. Raises `UserError` as `pixel_mnist` does."""
+    """CIFAR-10, one pixel a step: 1024 steps of red, green and blue. Raises `UserError` as `pixel_mnist` does."""
     *train, test = [np.frombuffer(CIFAR10.read(name), np.uint8).reshape(-1, RECORD) for name in CIFAR10.files]
     (xs, ys), (test_xs, test_ys) = (
         (np.moveaxis(records[:, 1:].reshape(-1, 3, 1024), 1, 2), records[:, 0].astype(np.int32))

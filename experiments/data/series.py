@@ -1,4 +1,4 @@
-"""Series to forecast: the temperature of a transformer's oil, the air over Jena, and eight exchange rates."""
+"""Series to forecast: the oil temperature of a transformer, the air temperature over Jena, and eight exchange rates."""
 
 import csv
 import gzip
@@ -35,12 +35,12 @@ EXCHANGE = DataSet(
 
 @dataclass(frozen=True)
 class SeriesTask:
-    """One or several series of numbers, side by side, to be forecast each from its own past.
+    """One or several parallel series of numbers. Each is forecast from its own past.
 
     * `name`: of the data; `what`: what the numbers are, with unit and interval;
-    * `values`: none of them is missing;
-    * `day`: the part of the day that is over at each row, in [0, 1), where the rows have a time of day;
-    * `season`: after so many rows things are thought to repeat themselves.
+    * `values`: no value is missing;
+    * `day`: the time of day of each row as a fraction in [0, 1), if the rows have one;
+    * `season`: the number of rows after which the series is expected to repeat.
     """
 
     name: str
@@ -50,12 +50,12 @@ class SeriesTask:
     season: int
 
     def first(self, rows: int) -> "SeriesTask":
-        """The same with at most so many rows."""
+        """The same task with at most this many rows."""
         return replace(self, values=self.values[:, :rows], day=None if self.day is None else self.day[:rows])
 
     @property
     def clock(self) -> Float[np.ndarray, "rows hands"]:
-        """Sine and cosine of the time of day; no columns where there is none."""
+        """Sine and cosine of the time of day; no columns if there is none."""
         if self.day is None:
             return np.zeros((self.values.shape[1], 0))
         angle = 2 * np.pi * self.day
@@ -78,15 +78,15 @@ def ett_quarter_hourly() -> SeriesTask:
 def weather() -> SeriesTask:
     """The air temperature over Jena in 2020, 52,696 values.
 
-    The copy in common use has a last column `OT`, which is no temperature, and lacks 50 of its values; this one lacks
-    none. Nine rows of the year, on 29 May, are missing, and nothing is put in their place; one of 12 May stands twice.
+    The copy in common use has a last column `OT`, which is not a temperature and lacks 50 values. This column lacks
+    none. Nine rows of 29 May are missing and are not filled in; one row of 12 May appears twice.
     """
     what = "air temperature in °C, every 10 minutes"
     return _dated("weather", what, WEATHER.read("weather.csv"), "T (degC)", season=144)
 
 
 def exchange_rates() -> SeriesTask:
-    """Eight currencies in dollars, 7,588 days; what day of the week a row is cannot be told from the file.
+    """Eight currencies in dollars, 7,588 days. The file does not tell the day of the week of a row.
 
     Lai et al. 2018, *Modeling Long- and Short-Term Temporal Patterns with Deep Neural Networks*.
     """
@@ -96,7 +96,7 @@ def exchange_rates() -> SeriesTask:
 
 
 def _dated(name: str, what: str, content: bytes, column: str, *, season: int) -> SeriesTask:
-    """One column of a CSV whose `date` reads like 2016-07-01 00:15:00."""
+    """One column of a CSV file whose `date` reads like 2016-07-01 00:15:00."""
     rows = list(csv.DictReader(content.decode().splitlines()))
     times = ([int(part) for part in row["date"].split()[1].split(":")] for row in rows)
     day = np.array([(60 * hours + minutes) / 1440 for hours, minutes, _ in times])

@@ -24,7 +24,7 @@ Words = Int32[np.ndarray, " _words"]
 
 @dataclass(frozen=True)
 class WordTask:
-    """Words in their order, each as its place in the vocabulary, and the vocabulary: the training words, sorted."""
+    """Words in their order, each as its index in the vocabulary, and the vocabulary: the training words, sorted."""
 
     vocabulary: tuple[str, ...]
     train: Words
@@ -32,7 +32,7 @@ class WordTask:
     test: Words
 
     def naive_perplexity(self, words: Words) -> float:
-        """On such words, of who knows the frequencies of the training words and nothing else.
+        """The perplexity, on these words, of a model that knows only the frequencies of the training words.
 
         The best possible perplexity is not known.
         """
@@ -43,7 +43,7 @@ class WordTask:
 def penn_treebank() -> WordTask:
     """Mikolov's version, with a word for the end of each line: 929,589 training words, a vocabulary of 10,000.
 
-    Raises `UserError` where the data are missing or wrong.
+    Raises `UserError` if the data are missing or wrong.
     """
     train, valid, test = (PTB.read(file).decode().replace("\n", f" {END} ").split() for file in PTB.files)
     vocabulary = tuple(sorted(set(train)))

@@ -1,4 +1,4 @@
-"""Series forecast while they are learned: `onward stream` and its kin against persistence, River, and looking back."""
+"""Series forecast while they are learned: `onward stream` against persistence, River's models and TBPTT(1)."""
 
 import sys
 import time
@@ -48,10 +48,10 @@ from .scores import (
 )
 
 HORIZONS = (1, 24)
-WINDOWS = 40  # of the picture
-FEWEST = 200  # rows, of which something is left after the farthest horizon
-FAR_OFF = 100  # times persistence's error: a number with digits says no more then
-FAR_RATE = 3e-4  # of networks beyond the first horizon
+WINDOWS = 40  # windows in the picture
+FEWEST = 200  # the fewest rows that leave something after the farthest horizon
+FAR_OFF = 100  # beyond this many times persistence's error the digits mean nothing
+FAR_RATE = 3e-4  # the rate of networks beyond the first horizon
 
 
 NOTES = (
@@ -72,7 +72,7 @@ NOTES = (
 
 
 class Arm(NamedTuple):
-    """A forecaster and the `group` that it is compared as."""
+    """A forecaster, and the `group` under which it is compared."""
 
     group: str
     forecaster: Forecaster
@@ -98,14 +98,14 @@ ARMS = {
 
 
 class Outcome(NamedTuple):
-    """What came out on one task: how each forecaster stands, by horizon and name, and the picture."""
+    """The result on one task: how each forecaster stands, by horizon and name, and the picture."""
 
     standings: dict[int, dict[str, Standing]]
     picture: bytes
 
 
 def forecast_all(task: SeriesTask, arms: Mapping[str, Arm], seeds: Sequence[int]) -> Outcome:
-    """Forecasts the task with every arm at every horizon, persistence among them."""
+    """Forecasts the task with every arm at every horizon. Persistence is among the arms."""
     rows, first = task.values.shape[1], max(HORIZONS)
     start, edges = warm_up(rows, first), np.linspace(first, rows, min(WINDOWS, rows // 20) + 1).astype(int)
     last = {h: said[0] for h, said in persistence(task, HORIZONS, seeds).items()}

@@ -1,8 +1,8 @@
-"""What forecasts a series without the stream engine: rules of thumb, River's models, and onward's own in River.
+"""Forecasters without the stream engine: rules of thumb, River's models, and onward's own in River.
 
-A forecaster takes a task, how many rows ahead to forecast, and a seed for each of its runs. It returns, for each
-horizon, what was said of every row that many rows before it, when no later row was known; NaN where nothing was said.
-What nothing random decides is run once.
+A forecaster takes a task, a horizon in rows, and a seed for each of its runs. For each horizon it returns its forecast
+of every row, made that many rows earlier from what was known then; NaN where it made none. A forecaster without
+randomness runs once.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from ..data.series import SeriesTask
 Forecasts = Float[np.ndarray, "seeds series rows"]
 Forecaster = Callable[[SeriesTask, Sequence[int], Sequence[int]], dict[int, Forecasts]]
 
-LAGS = 24  # changes that a linear model reads
+LAGS = 24  # a linear model reads this many changes
 # River's own 0.01 diverges on some of these series, whose lags are many and correlated.
 LINEAR_RATE = 1e-3
 
@@ -39,15 +39,15 @@ def persistence(task: SeriesTask, horizons: Sequence[int], seeds: Sequence[int])
 
 
 def seasonal_naive(task: SeriesTask, horizons: Sequence[int], seeds: Sequence[int]) -> dict[int, Forecasts]:
-    """The value whole seasons before, as few of them as were over when the forecast was made."""
+    """The value a whole number of seasons before: as few seasons as were over when the forecast was made."""
     return {h: later(task.values, _seasons(task, h))[None] for h in horizons}
 
 
 def regression(model: Callable[[], Any]) -> Forecaster:
-    """A regressor of River for each horizon: from the last changes to the change from now to then.
+    """A regressor of River for each horizon. It predicts the change from now to then from the last changes.
 
-    It reads the last `LAGS` changes, the change from now to whole seasons before the time of the forecast, and that
-    time's clock; it learns when the value is known, `horizon` rows later.
+    It reads the last `LAGS` changes, the change from now to whole seasons before the forecast time, and that time's
+    clock. It learns `horizon` rows later, when the value is known.
     """
 
     def forecast(task, horizons, seeds):
@@ -57,7 +57,7 @@ def regression(model: Callable[[], Any]) -> Forecaster:
 
 
 def iterated(model: Callable[[int], Any]) -> Forecaster:
-    """A forecaster of River, given a seed: it forecasts every step up to the farthest horizon at every row."""
+    """A forecaster of River, built from a seed. At every row it forecasts every step up to the farthest horizon."""
 
     def forecast(task, horizons, seeds):
         runs = [[_iterated(model(seed), task, values, horizons) for values in task.values] for seed in seeds]
@@ -100,19 +100,19 @@ def _iterated(model, task: SeriesTask, values: np.ndarray, horizons: Sequence[in
 
 
 def linear_regression() -> Any:
-    """River's `LinearRegression`, by gradient descent, on scaled inputs."""
+    """River's `LinearRegression` by gradient descent, on scaled inputs."""
     linear_model, preprocessing, optim = _of_river("linear_model", "preprocessing", "optim")
     return preprocessing.StandardScaler() | linear_model.LinearRegression(optim.SGD(LINEAR_RATE))
 
 
 def bayesian_regression() -> Any:
-    """River's `BayesianLinearRegression`, which solves for the weights anew at each row, on scaled inputs."""
+    """River's `BayesianLinearRegression`, which solves for its weights at each row, on scaled inputs."""
     linear_model, preprocessing = _of_river("linear_model", "preprocessing")
     return preprocessing.StandardScaler() | linear_model.BayesianLinearRegression()
 
 
 def recurrent(seed: int) -> Any:
-    """`onward.river.Forecaster` as it comes."""
+    """`onward.river.Forecaster` with its defaults."""
     from onward.river import Forecaster
 
     return Forecaster(seed=seed)

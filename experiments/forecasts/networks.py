@@ -1,4 +1,4 @@
-"""Networks that forecast a series by the stream engine: what `onward stream` does with a file of the series."""
+"""Networks that forecast a series through the stream engine, as `onward stream` does with a file of the series."""
 
 import functools
 import math
@@ -35,9 +35,9 @@ TARGET = "value"
 
 
 class Network(NamedTuple):
-    """How a network learns, at each row: `optimizer` is given the rate, which `rate` gives for a horizon.
+    """How a network learns at each row. `rate` gives the rate for a horizon, and `optimizer` is built from it.
 
-    It reads the value alone, or with `wide` also the last change and the clock.
+    The network reads the value alone. If `wide` is true it also reads the last change and the clock.
     """
 
     estimator: AbstractEstimator
@@ -52,7 +52,7 @@ def clipped_adam(rate: float) -> optax.GradientTransformation:
 
 
 def network(settings: Network) -> Forecaster:
-    """The forecaster that learns like this, a network for each horizon and seed."""
+    """The forecaster that learns in this way, with a network for each horizon and seed."""
 
     def forecast(task: SeriesTask, horizons: Sequence[int], seeds: Sequence[int]) -> dict[int, Forecasts]:
         said = {h: np.full((len(seeds), *task.values.shape), np.nan) for h in horizons}
@@ -73,7 +73,7 @@ def network(settings: Network) -> Forecaster:
 
 
 def _write(path: Path, values: np.ndarray, clock: np.ndarray, *, wide: bool) -> Columns:
-    """A file of a series, and what to read of it."""
+    """Writes a file of a series, and returns what to read from it."""
     table = {TARGET: values}
     if wide:
         table["change"] = np.diff(values, prepend=values[0])
@@ -86,8 +86,8 @@ def _write(path: Path, values: np.ndarray, clock: np.ndarray, *, wide: bool) -> 
 def _learn(
     settings: Network, path: Path, columns: Columns, run: Path, *, horizon: int, seed: int, compiled_for: int
 ) -> None:
-    # An engine compiles its own program. Networks that differ in their seed differ in what they start from alone, so
-    # that all go through the first one's.
+    # An engine compiles its own program. Networks that differ only in their seed differ only in
+    # where they start, so all of them run through the first one's.
     inputs = len(columns.inputs)
     engine = _engine(settings, inputs, horizon, compiled_for)
     start = _engine(settings, inputs, horizon, seed).init()
@@ -109,7 +109,7 @@ def _learn(
 
 @functools.lru_cache(maxsize=128)
 def _engine(settings: Network, inputs: int, horizon: int, seed: int) -> Engine:
-    """As `onward stream` builds it."""
+    """The engine, built as `onward stream` builds it."""
     key, model_key = jr.split(jr.key(seed))
 
     @eqx.filter_jit  # one program to compile instead of dozens

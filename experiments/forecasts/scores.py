@@ -1,4 +1,4 @@
-"""How well series were forecast: errors as parts of persistence's, who is ahead, and what that says."""
+"""How well series were forecast: errors relative to persistence's, and who is ahead."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,22 +9,23 @@ from jaxtyping import Float
 from ..recipe import Verdict
 from .forecasters import Forecasts
 
-WARM_UP = 0.1  # the part of each series, its first, that no mean counts
-ALIKE = 0.01  # of persistence's error: forecasters that are no farther apart are called alike
+WARM_UP = 0.1  # the first part of each series, which no mean counts
+ALIKE = 0.01  # forecasters within this part of persistence's error of each other count as alike
 ONWARD, PERSISTENCE = "onward", "persistence"
 
 Errors = Float[np.ndarray, "seeds series rows"]
 
 
 def warm_up(rows: int, farthest: int) -> int:
-    """The first row that counts: all before the farthest horizon are left out as well."""
+    """The first row that counts. All rows before the farthest horizon are left out as well."""
     return max(round(WARM_UP * rows), farthest)
 
 
 def absolute_errors(said: Forecasts, values: np.ndarray, last: np.ndarray) -> tuple[Errors, np.ndarray]:
-    """Of what was said, the `last` value standing in where nothing was, or no number; and where it had to.
+    """The absolute errors of the forecasts, and where persistence stood in: the `last` value replaces a forecast that
+    is missing or not a number.
 
-    Rows that have no last value either, being the first, are NaN.
+    The first rows, which have no last value either, are NaN.
     """
     silent = ~np.isfinite(said)
     return np.abs(np.where(silent, last, said) - values), silent
@@ -40,7 +41,7 @@ def relative(errors: Errors, naive: Float[np.ndarray, "series rows"]) -> Float[n
 
 
 def windowed(errors: Errors, naive: Float[np.ndarray, "series rows"], edges: np.ndarray) -> np.ndarray:
-    """The same window by window, `[seeds, windows]`, each series being scaled by persistence's error over all rows."""
+    """The same in each window, `[seeds, windows]`. Each series is scaled by persistence's error over all rows."""
     scale = naive.mean(1, keepdims=True)
     ours, theirs = (errors / scale).mean(1), (naive / scale).mean(0)
     sums = np.add.reduceat(ours, edges[:-1], axis=1), np.add.reduceat(theirs, edges[:-1])
@@ -50,10 +51,10 @@ def windowed(errors: Errors, naive: Float[np.ndarray, "series rows"], edges: np.
 class Standing(NamedTuple):
     """How a forecaster did on one task at one horizon.
 
-    * `group`: whose it is: one name for all that are compared as one;
-    * `relative`: each seed's mean error as a part of persistence's;
+    * `group`: the name under which several forecasters are compared as one;
+    * `relative`: each seed's mean error relative to persistence's;
     * `errors`: each series' mean error in its own unit, mean over the seeds;
-    * `silent`: how many forecasts persistence had to stand in for.
+    * `silent`: how many forecasts persistence had to replace.
     """
 
     group: str
@@ -63,7 +64,7 @@ class Standing(NamedTuple):
 
 
 def ahead(standings: Mapping[str, Standing]) -> list[tuple[str, str, float]]:
-    """The group whose best forecaster is best of all, and those alike: group, forecaster and its relative error."""
+    """The group with the best forecaster, and those that are alike: group, forecaster, relative error."""
     best: dict[str, tuple[str, str, float]] = {}
     for name, standing in standings.items():
         error = float(standing.relative.mean())
@@ -86,7 +87,7 @@ def told(first: list[tuple[str, str, float]]) -> str:
 
 
 def judge(found: Mapping[tuple[str, int], Mapping[str, Standing]]) -> Verdict:
-    """Whether a network of onward is ahead of all others, of each task and horizon."""
+    """Whether a network of onward is ahead of all others, for each task and horizon."""
     leaders = {cell: ahead(standings) for cell, standings in found.items()}
     alone = [cell for cell, first in leaders.items() if [entry[0] for entry in first] == [ONWARD]]
     among = [cell for cell, first in leaders.items() if ONWARD in {entry[0] for entry in first} and cell not in alone]

@@ -1,4 +1,4 @@
-"""The methods of the FPP thesis, by name, and what its two kinds of world fix for all of them."""
+"""The methods of the FPP thesis, by name, and the settings that all of them share in each kind of world."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,9 @@ BUFFER = 1000
 
 
 class Setting(NamedTuple):
-    """What all methods share: units, streams side by side, the middle rate, and the steps of a whole run.
+    """What all methods share: units, parallel streams, the middle rate, and the steps of a whole run.
 
-    `penalty` and `state_rate`: λ and the states' step size, for a loss in bits.
+    `penalty` and `state_rate` are λ and the step size of the states, for a loss in bits.
     """
 
     units: int
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
     state_rate: float
 
     def model(self, symbols: int):
-        """A network for so many symbols, from a key."""
+        """A function that builds a network for this many symbols from a key."""
 
         def make(key):
             cell_key, readout_key = jr.split(key)
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
         return make
 
     def contestants(self, arms: "Sequence[Arm]") -> Callable[[int, Budget], Mapping[str, Contestant]]:
-        """The methods, for a number of symbols and a budget of steps, by which schedules go."""
+        """The methods, built from the number of symbols and a budget of steps. Schedules depend on the budget."""
 
         def contestants(symbols: int, budget: Budget) -> dict[str, Contestant]:
             setting = self._replace(steps=budget.characters or self.steps)
@@ -59,14 +59,14 @@ class Setting(NamedTuple):
 
 
 CYCLE_WORLD = Setting(units=4, batch=None, rate=1e-2, steps=100_000, penalty=1.0, state_rate=1.0)
-# λ = 1 with the loss in nats, and a state rate of 1 beside it, are these with the loss in bits.
+# in nats these would be λ = 1 and a state rate of 1
 STOCHASTIC_WORLD = Setting(
     units=32, batch=100, rate=1e-3, steps=1_000_000, penalty=1 / math.log(2), state_rate=math.log(2)
 )
 
 
 class Arm(NamedTuple):
-    """A method: its name, itself in words, and its estimator."""
+    """A method: its name, a description, and its estimator."""
 
     name: str
     words: str
@@ -74,7 +74,7 @@ class Arm(NamedTuple):
 
 
 def fpp(horizon: int, updates: int = 1, buffer: int = BUFFER) -> Arm:
-    """FPP(T), with M updates a step."""
+    """FPP(T) with M updates a step."""
     return Arm(
         f"FPP({horizon}){_many(updates)}",
         f"slices of {horizon} steps" + f", {updates} updates a step" * (updates > 1),
@@ -83,7 +83,7 @@ def fpp(horizon: int, updates: int = 1, buffer: int = BUFFER) -> Arm:
 
 
 def ablated(horizon: int, updates: int = 1) -> Arm:
-    """The thesis' ablation: the same slices, of states that are stored but not learned."""
+    """The thesis' ablation: the same slices, whose states are stored but not learned."""
     return Arm(
         f"FPP({horizon}), states not learned{_many(updates)}",
         f"slices of {horizon} steps from states as they were" + f", {updates} updates a step" * (updates > 1),

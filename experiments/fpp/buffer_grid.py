@@ -1,4 +1,4 @@
-"""Figure 4.8 of Nath's thesis, *Fixed Point Propagation* (2019): how much the buffer and the slices' length matter."""
+"""How much the buffer and the slice length matter: Figure 4.8 of Nath's thesis (2019), *Fixed Point Propagation*."""
 
 import sys
 from collections.abc import Callable
@@ -25,18 +25,20 @@ from ..recipe import Experiment, Findings, Verdict
 from .arms import CYCLE_WORLD, STOCHASTIC_WORLD, Setting, fpp
 
 BUFFERS = (100, 1000, 10_000)
-SHORT = 3  # slices that may do worse
+SHORT = 3  # slices this short may do worse
 
 
 class Cell(NamedTuple):
-    """A point of the grid: its best rate, and there the bits over the last tenth, NaN for seeds diverged or lost."""
+    """A point of the grid: its best rate, and the bits over the last tenth at that rate. NaN marks a seed that diverged
+    or was lost.
+    """
 
     rate: float
     closing: Float[np.ndarray, " seeds"]
 
     @property
     def sound(self) -> Float[np.ndarray, " sound"]:
-        """The bits of the other seeds."""
+        """The bits of the sound seeds."""
         return self.closing[np.isfinite(self.closing)]
 
 
@@ -45,7 +47,7 @@ Cells = dict[tuple[int, int], Cell]  # by buffer and horizon
 
 @dataclass(frozen=True)
 class _Grid:
-    """A world's grid: FPP at every buffer and horizon, each at the best of these rates."""
+    """The grid of a world: FPP at every buffer and horizon, each at its best rate."""
 
     setting: Setting
     rates: tuple[float, ...]
@@ -97,7 +99,9 @@ class _Grid:
         return {"rate": best.settings["rate"], "closing_bits": bits}
 
     def judge(self, cells: Cells) -> Verdict:
-        """Flat in T and in the buffer but for short slices: all within `PAR` of the best of their row or column."""
+        """The claim: results are flat in T and in the buffer, except for short slices. Flat means within `PAR` of the
+        best of the row or column.
+        """
         if lost := [f"N = {N}, T = {T}" for (N, T), cell in cells.items() if not np.isfinite(cell.closing).all()]:
             return Verdict("not decided", f"seeds diverged or lost their way at {'; '.join(lost)}.")
         bits = {at: float(cell.closing.mean()) for at, cell in cells.items()}

@@ -1,4 +1,4 @@
-"""The figures of Nath's thesis, *Fixed Point Propagation* (2019), on CycleWorld and StochasticWorld."""
+"""The figures of Nath's thesis (2019), *Fixed Point Propagation*, on CycleWorld and StochasticWorld."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from ..recipe import Recipe, Verdict
 from .arms import CYCLE_WORLD, STOCHASTIC_WORLD, Arm, ablated, decaying, fpp, random, truncated
 from .verdicts import Statement, ahead, gains_more, judged_by, on_a_par, reaches
 
-RATE_FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # rates from 1e-4 to 1e-1
+RATE_FACTORS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # these give rates from 1e-4 to 1e-1
 FEW_FACTORS = (0.3, 1.0, 3.0)  # of StochasticWorld's 1e-3
 MANY = 4  # updates a step
 
@@ -46,7 +46,9 @@ COINS = (
 
 
 def _judge(short: int, period: int):
-    """FPP with a short slice about as good as backpropagation over a whole cycle, truncation not; neither at T = 1."""
+    """The claim: FPP with a short slice is about as good as backpropagation over a whole cycle, and truncation is not.
+    Neither is good at T = 1.
+    """
 
     def judge(comparison: Comparison) -> Verdict:
         needed = (fpp(short).name, truncated(short).name, truncated(period).name)
@@ -98,7 +100,7 @@ def _cycle_world(
 
 
 def _figures_4_1_to_4_7(period: int, short: int, first_claim: str) -> list[Recipe]:
-    """A CycleWorld's, for slices of one step, of a few, and of the whole cycle."""
+    """The figures of one CycleWorld, for slices of one step, of a few steps, and of the whole cycle."""
     both, all_three = (short, period), (1, short, period)
     return [
         _cycle_world(
@@ -154,7 +156,7 @@ def _figures_4_1_to_4_7(period: int, short: int, first_claim: str) -> list[Recip
 
 
 def _gained(T: int) -> Statement:
-    """Many updates a step are worth more with states that are learned."""
+    """The claim that many updates a step gain more if states are learned."""
     learned, ablation = ((arm(T).name, arm(T, MANY).name) for arm in (fpp, ablated))
     return gains_more(learned, ablation)
 

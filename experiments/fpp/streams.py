@@ -1,4 +1,4 @@
-"""FPP and truncated backpropagation on the same batch of streams, several rates and seeds each, as a table."""
+"""FPP and truncated backpropagation on the same batch of streams, with several rates and seeds, as a table."""
 
 import sys
 import time
@@ -30,7 +30,7 @@ BUFFER = 1000
 
 
 class Block(NamedTuple):
-    """A stretch of all streams, time first, and where in it sequences start, if they do."""
+    """A stretch of all streams, time first, and where sequences start in it, if they do."""
 
     xs: np.ndarray
     ys: np.ndarray
@@ -38,7 +38,7 @@ class Block(NamedTuple):
 
 
 class Training(NamedTuple):
-    """One run: the score of each block while it was learned, those of a test afterwards, and how long it took."""
+    """One run: the score of each block while it was learned, the test scores afterwards, and the seconds it took."""
 
     online: Float[np.ndarray, " blocks"]
     test: Mapping[str, float]
@@ -47,12 +47,12 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True)
 class Contest:
-    """FPP(T) against sliding TBPTT(T), RMSProp at each of the rates, every seed with a model and an order of its own.
+    """FPP(T) against sliding TBPTT(T), with RMSProp at each rate. Every seed has its own model and order.
 
-    * `horizons`, `rates`, `batch`; `make_model`, from a key; `example`: as of a learner;
-    * `blocks`: the streams that belong to a key, block by block;
-    * `score`: of a block, from its metrics and targets; `test`: more scores, of a trained model, by name;
-    * `paper`: what the thesis reports, by method; `levels`: scores to hold others against;
+    * `horizons`, `rates`, `batch`; `make_model`: from a key; `example`: as for a learner;
+    * `blocks`: the streams of a key, block by block;
+    * `score`: of a block, from its metrics and targets; `test`: further scores of a trained model, by name;
+    * `paper`: what the thesis reports, by method; `levels`: scores to compare with;
     * `unit`, `title`, `axis`: for the table and the picture.
     """
 
@@ -72,7 +72,7 @@ class Contest:
     axis: str
 
     def findings(self, seeds: int, seed: int, parts: Parts) -> Findings:
-        """Runs it all, and says what came out."""
+        """Runs all trainings and returns the findings."""
         methods: dict[str, AbstractEstimator] = {f"TBPTT({T})": SlidingBPTT(T) for T in self.horizons}
         methods |= {f"FPP({T})": FPP(T, BUFFER, state_rate=1.0) for T in self.horizons}
         found, numbers = {}, []
@@ -123,13 +123,13 @@ class Contest:
         def training(rate, i) -> Training:
             key = jr.fold_in(jr.key(seed), i)
             found = parts.part(f"{name} at {rate:g}, seed {i}", lambda: train(rate, key))
-            # What was not finite was kept as nothing.
+            # a number that was not finite was kept as null
             return Training(np.array(found["online"], float), found["test"], found["seconds"])
 
         return {rate: [training(rate, i) for i in range(seeds)] for rate in self.rates}
 
     def _best(self, runs: Mapping[float, list[Training]]) -> float:
-        """By the mean score over the whole run."""
+        """The best rate, by the mean score over the whole run."""
         means = {rate: float(np.mean([t.online.mean() for t in trainings])) for rate, trainings in runs.items()}
         finite = {rate: mean for rate, mean in means.items() if np.isfinite(mean)}
         choose = max if self.larger_is_better else min
@@ -152,7 +152,7 @@ class Contest:
         return [*lines, "of what was predicted before it was learned.", f"To compare with: {levels}."]
 
     def _judge(self, found, sign: int) -> Verdict:
-        """FPP ahead of truncation at the same T by two standard errors, as it is or is not in the thesis."""
+        """Agrees where FPP is ahead of truncation at the same T by two standard errors just where the thesis says so."""
         closing = {name: np.array([_closing(t.online) for t in runs]) for name, (_, runs) in found.items()}
         if lost := [name for name, ends in closing.items() if not np.isfinite(ends).all()]:
             return Verdict("not decided", f"seeds diverged: {', '.join(lost)}.")

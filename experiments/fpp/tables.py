@@ -1,4 +1,4 @@
-"""Tables 4.1 and 4.2 of Nath's thesis, *Fixed Point Propagation* (2019): rows of MNIST's digits, and words."""
+"""Rows of MNIST's digits, and words: Tables 4.1 and 4.2 of Nath's thesis (2019), *Fixed Point Propagation*."""
 
 import equinox as eqx
 import jax
@@ -18,12 +18,12 @@ from .streams import BUFFER, Block, Contest
 
 DIGITS = {"units": 100, "batch": 32, "rates": (3e-4, 1e-3, 3e-3)}  # the thesis: 512, 100
 WORDS = {"units": 50, "batch": 20, "rates": (1e-3, 3e-3)}  # the thesis: 200, 20
-BLOCK = 100  # words of each track between two looks at the loss
+BLOCK = 100  # words of each track between two measurements of the loss
 TESTED = 2000  # images at a time
 
 
 def _digits(task: ImageTask, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
-    """The digit named at every row, by a plain network; a minibatch of images is an iteration, each row an update."""
+    """A plain network names the digit at every row. An iteration is a minibatch of images; each row is an update."""
     batch, rows = DIGITS["batch"], task.xs.shape[1]
 
     def make_model(key):
@@ -47,7 +47,7 @@ def _digits(task: ImageTask, iterations: int, seeds: int, seed: int, parts: Part
         return jnp.sum(jax.vmap(named)(task.normalised(xs)) == ys[:, None], 0)
 
     def test(model):
-        """Right answers on the test images, %: at the last row, and over all rows."""
+        """Correct answers on the test images, in per cent: at the last row, and over all rows."""
         starts = range(0, len(task.test_xs), TESTED)
         counts = sum(
             np.asarray(right(model, task.test_xs[i : i + TESTED], task.test_ys[i : i + TESTED])) for i in starts
@@ -74,7 +74,7 @@ def _digits(task: ImageTask, iterations: int, seeds: int, seed: int, parts: Part
 
 
 def _words(task: WordTask, blocks_read: int, seeds: int, seed: int, parts: Parts) -> Findings:
-    """The next word, by an LSTM behind an embedding of its own size; tracks of the text side by side."""
+    """An LSTM behind an embedding of its own size predicts the next word. Tracks of the text run side by side."""
     batch, units, vocabulary = WORDS["batch"], WORDS["units"], len(task.vocabulary)
     length = len(task.train) // batch
     tracks = task.train[: batch * length].reshape(batch, length)

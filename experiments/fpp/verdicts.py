@@ -1,4 +1,4 @@
-"""What the FPP thesis says of its curves, statement by statement, and the verdict on all of them together."""
+"""The statements that the FPP thesis makes about its curves, and a verdict on all of them together."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -12,9 +12,10 @@ from ..recipe import Verdict
 
 
 class Statement(NamedTuple):
-    """One thing that is said, in `words`, of the methods `names`: `holds` or not, of their bits and the task's levels.
+    """One claim in `words` about the methods `names`. `holds` tests it on their bits and on the levels of the task.
 
-    `whole`: of the whole run, how soon something is learned; else of its last tenth.
+    If `whole` is true it is about the whole run, that is, how soon something is learned. Otherwise it is about the last
+    tenth.
     """
 
     words: str
@@ -24,20 +25,21 @@ class Statement(NamedTuple):
 
 
 def ahead(first: str, second: str, *, whole: bool = False) -> Statement:
-    """The first ahead of the second by more than two standard errors."""
+    """The first method is ahead of the second by more than two standard errors."""
     words = f"{first} ahead of {second}{_when(whole)}"
     return Statement(words, (first, second), lambda bits, _: bits[first].apart(bits[second]) < -2, whole)
 
 
 def on_a_par(first: str, second: str, *, whole: bool = False) -> Statement:
-    """The first as good as the second, or better."""
+    """The first method is as good as the second, or better."""
     words = f"{first} as good as {second}{_when(whole)}"
     return Statement(words, (first, second), lambda bits, _: bits[first].mean - bits[second].mean < PAR, whole)
 
 
 def gains_more(first: tuple[str, str], second: tuple[str, str]) -> Statement:
-    """Of two methods, each before and after a change, the first is rid of a larger part of its bits over the whole run,
-    by more than two standard errors of log(before/after)."""
+    """Each of two methods is measured before and after a change. The first loses a larger fraction of its bits over the
+    whole run, by more than two standard errors of log(before/after).
+    """
 
     def holds(bits, _):
         gains = [np.log(bits[before].mean / bits[after].mean) for before, after in (first, second)]
@@ -49,7 +51,7 @@ def gains_more(first: tuple[str, str], second: tuple[str, str]) -> Statement:
 
 
 def reaches(name: str, level: str, *, does: bool = True) -> Statement:
-    """The method comes to a level of the task, which counts from halfway below the level above it; or does not."""
+    """The method reaches a level of the task, or does not. Halfway to the next level above counts as reached."""
 
     def holds(bits, levels):
         least = next(value for words, value in levels.items() if words.startswith(level))
@@ -60,7 +62,7 @@ def reaches(name: str, level: str, *, does: bool = True) -> Statement:
 
 
 def judged_by(*statements: Statement):
-    """A verdict: agrees where all hold, disagrees where none does, no verdict where seeds are missing."""
+    """Agrees if all statements hold, disagrees if none does. Not decided if seeds are missing."""
 
     def judge(comparison: Comparison) -> Verdict:
         best = {whole: {r.name: r for r in comparison.best_of_each(whole=whole)} for whole in (False, True)}

@@ -1,4 +1,4 @@
-"""Adding at the size of Kag & Saligrama 2021: Figures 1, 2 and 3; and Figure 2, scaled."""
+"""Adding at the paper's size: Figures 1, 2 and 3 of Kag & Saligrama 2021, and a scaled Figure 2."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,14 +26,15 @@ from .adding_and_copying import (
 from .arms import AUXILIARY, ONLINE, PLAIN, Arm, Problem, Scores, compare, exact, running
 
 UNITS, BATCH, ALPHA = 128, 128, 0.01
-SMALLER = 0.001  # the best α of fptt/add-100 and add-200 at c = 1, the least of their grid
-LONG, SMALLEST = 500, 0.0001  # at T = 500 neither of the others learned on all seeds at c = 1
+SMALLER = 0.001  # the best α of fptt/add-100 and add-200 at c = 1, the smallest of their grid
+LONG, SMALLEST = 500, 0.0001  # at T = 500 no other α learned on all seeds at c = 1
 FORMS = {"FPTT": running(ALPHA), "FPTT exact": exact(ALPHA), "OGD": ONLINE}
 
 
 def paper_size(steps: int) -> Figure:
-    """Who learns to add such sequences with the paper's network and minibatches; where they are long, the exact form
-    is left out."""
+    """An experiment on sequences of this length with the paper's network and minibatches. Long sequences leave out the
+    exact form.
+    """
     alphas, exact_ones = ((ALPHA, SMALLER, SMALLEST), ()) if steps >= LONG else ((ALPHA, SMALLER), (ALPHA,))
     without = AUXILIARY, *(exact(alpha) for alpha in alphas if alpha not in exact_ones)
     return adding(steps, alphas, units=UNITS, batch=BATCH, without=without, with_proximal=((ALPHA, UNDRAGGED),))
@@ -41,7 +42,9 @@ def paper_size(steps: int) -> Figure:
 
 @dataclass(frozen=True)
 class _Updates:
-    """Figure 2: FPTT-K for several `numbers` K from 1 to T, each beside the same windows without the regulariser."""
+    """Figure 2: FPTT with several `numbers` of updates K, from 1 to T. Each runs beside the same windows without the
+    regulariser.
+    """
 
     figure: Figure
     numbers: tuple[int, ...]
@@ -65,7 +68,7 @@ class _Updates:
         return self.figure.findings(found, self.judge(scores), seeds, drawn)
 
     def arms(self, problem: Problem) -> dict[str, Arm]:
-        """K = 1 is BPTT: no windows."""
+        """The methods, by name. K = 1 has no windows, and is BPTT."""
         found = {_name("BPTT", 1): problem.arms(())[PLAIN]}
         for updates in self.numbers[1:]:
             arms = problem._replace(updates=updates).arms((ALPHA,))
@@ -73,9 +76,10 @@ class _Updates:
         return found
 
     def judge(self, found: Mapping[str, Scores]) -> Verdict:
-        """With the most updates FPTT, in its running form, learns sooner than with none, and with no number of them
-        sooner than with a greater one; in part where only the former holds, or OGD does as well with every K; all
-        beyond the spread, see `sooner`."""
+        """Agrees if FPTT (running form) learns sooner with the most updates than with none, and never sooner with fewer
+        updates than with more. Agrees in part if only the first holds, or if OGD does as well at every K. "Sooner" is
+        beyond the spread: see `sooner`.
+        """
         names, level = [_name("BPTT" if k == 1 else "FPTT", k) for k in self.numbers], self.figure.learned
         words = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in names)
         why = f"iterations to a score below {level:g}: {words}. "
@@ -102,7 +106,7 @@ BEST_SCALED = f"{SMALLER:g}, the best with LSTM-48 at c = 1"
 
 
 def notes(units: int, updates: str = str(UPDATES)) -> str:
-    """What is to be known of trainings of so many units at the paper's α in K = `updates` windows."""
+    """The settings that all trainings share: units, the paper's α, and K = `updates` windows."""
     return settings(units, PAPER_ALPHA, updates) + "The running form is judged. " + WEIGHTS
 
 

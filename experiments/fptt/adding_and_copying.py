@@ -1,4 +1,4 @@
-"""Adding and copying, of Kag & Saligrama, *Training recurrent neural networks via forward propagation through time*."""
+"""Adding and copying: Figures 1 and 5 of Kag & Saligrama 2021, and their scaled versions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,26 +23,26 @@ from ..recipe import Experiment, Findings, Verdict
 from .arms import AUXILIARY, ONLINE, PLAIN, Problem, Scores, Timed, below, compare, exact, layer, lstm_cell, running
 
 UNITS, BATCH, UPDATES = 48, 48, 10
-ALPHAS = (0.5, 0.1, 0.05, 0.01, 0.001)  # the paper's grid for images; for adding it names 0.01 alone
-FEW_ALPHAS = (0.1, 0.01, 0.001)  # where a training takes long
-UNDRAGGED = 2.0  # the proximal factor with which the running form does not drag on a steady gradient
+ALPHAS = (0.5, 0.1, 0.05, 0.01, 0.001)  # the paper's grid for images; for adding the paper names 0.01 alone
+FEW_ALPHAS = (0.1, 0.01, 0.001)  # for trainings that take long
+UNDRAGGED = 2.0  # at this proximal factor the running form does not drag on a steady gradient
 RATE, CLIP = 1e-3, 1.0
 EVERY = 50  # iterations between two scores
 TESTED = 480  # sequences of a score
-PATIENCE = 200  # iterations that a training goes on once it has solved the problem
+PATIENCE = 200  # iterations that a training continues after it has solved the problem
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What a figure shows.
+    """What a figure trains, measures and draws.
 
-    * `make_problem`: what is to be learned, of units and the size of minibatches; `alphas`: by FPTT with which α, and
-      with which α and proximal factor `with_proximal`, see `Problem.arms`;
-    * `naive`: the score of who has learned nothing, by what that is;
-    * `learned`, `solved`: the scores that are waited for, and below which a training soon ends;
-    * `score`: what is measured;
-    * `near`: a score that is waited for as well, where coming near to the naive one is part of the claim;
-    * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods that are left out.
+    * `make_problem`: builds the problem from the number of units and the size of a minibatch;
+    * `alphas`, `with_proximal`: the α of FPTT, alone and with a proximal factor; see `Problem.arms`;
+    * `naive`: the score of a model that has learned nothing, by the name of that model;
+    * `learned`, `solved`: the score to wait for, and the score below which a training soon ends;
+    * `score`: the name of what is measured;
+    * `near`: a further score to wait for, if coming near to the naive score is part of the claim;
+    * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods to leave out.
     """
 
     make_problem: Callable[[int, int], Problem]
@@ -59,7 +59,7 @@ class Figure:
 
     @property
     def problem(self) -> Problem:
-        """At the figure's size."""
+        """The problem at the figure's size."""
         return self.make_problem(self.units, self.batch)
 
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
@@ -76,9 +76,10 @@ class Figure:
         return self.findings(found, verdict, seeds, drawn)
 
     def judge(self, found: Mapping[str, Scores]) -> Verdict:
-        """FPTT at some α learns on all seeds, and sooner than BPTT; only in part where it is not sooner than OGD, for
-        then the gain comes from the windows and not from the regulariser; in part as well where FPTT learns on at least
-        two seeds more than BPTT, or comes near to the naive score sooner."""
+        """Agrees if FPTT learns on all seeds at some α, and sooner than BPTT. Agrees in part if it is no sooner than
+        OGD: then the gain comes from the windows, not from the regulariser. Agrees in part too if FPTT learns on at
+        least two seeds more than BPTT, or comes near to the naive score sooner.
+        """
         best = self._best(found, self.learned)
         there, theirs = (int((found[name].reached(self.learned) > 0).sum()) for name in (best, PLAIN))
         solved = there == len(found[best].scores)
@@ -118,7 +119,7 @@ class Figure:
         return f"iterations to a score below {level:.3g}, FPTT at the best of its settings: {times}. "
 
     def drawing(self, seeds: int, updates: str) -> dict[str, Any]:
-        """What a picture of trainings with so many `updates` a sequence says besides its lines."""
+        """The title, axes and levels of a picture of trainings with `updates` updates a sequence."""
         return {
             "every": EVERY,
             "levels": {**self.naive, "learned": self.learned},
@@ -128,7 +129,7 @@ class Figure:
         }
 
     def findings(self, found: Mapping[str, Timed], verdict: Verdict, seeds: int, drawn: bytes) -> Findings:
-        """What trainings tell, with their picture."""
+        """The findings of the trainings, with their picture."""
         scores = {name: timed.scores for name, timed in found.items()}
         waited = [level for level in (self.near, self.learned) if level is not None]
         heads = "".join(f"{f'iterations to {level:.3g}':>24}" for level in waited)
@@ -159,19 +160,20 @@ class Figure:
         return Findings(verdict, "\n".join(lines), pictures, result, {"curve.png": drawn})
 
     def until(self, history) -> bool:
-        """Whether a training has been at the problem's solution for long enough."""
+        """Whether a training has solved the problem for long enough to end."""
         solved = [i for i, epoch in enumerate(history) if epoch.score < self.solved]
         return bool(solved) and len(history) - 1 - solved[0] >= PATIENCE // EVERY
 
 
 def epochs_of(iterations: int) -> int:
-    """A score is taken after each: at least one."""
+    """The number of epochs, at least one. A score is taken after each."""
     return max(1, iterations // EVERY)
 
 
 def sooner(ours: Scores, theirs: Scores, level: float) -> bool:
-    """Whether it got there sooner by over two standard errors; where seeds never did, in every seed sooner than the
-    other in any."""
+    """Whether the first method got there sooner, by over two standard errors. If some seeds never got there, every seed
+    of the first must be sooner than every seed of the second.
+    """
     reached = [s.reached(level) for s in (ours, theirs)]
     if all((at > 0).all() for at in reached):
         return below(*reached)
@@ -180,7 +182,7 @@ def sooner(ours: Scores, theirs: Scores, level: float) -> bool:
 
 
 def order(scores: Scores, level: float) -> tuple[int, float]:
-    """Sorts, best first: by how many seeds got there, then how soon, then by the score at the end."""
+    """A sort key, best first: the number of seeds that got there, then how soon, then the score at the end."""
     reached, ends = scores.reached(level), scores.scores[:, -1]
     there, finite = reached[reached > 0], ends[np.isfinite(ends)]
     return -there.size, float(there.mean() if there.size else finite.mean() if finite.size else np.inf)
@@ -207,12 +209,12 @@ def _problem(task, measure, loss, objective, outputs: int, units: int, batch: in
 
 
 def adding_problem(steps: int, units: int, batch: int) -> Problem:
-    """The sum of two numbers, with a loss at the end of every window."""
+    """The sum of two marked numbers, with a loss at the end of every window."""
     return _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1, units, batch)
 
 
 def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:
-    """Who learns to add, and how soon."""
+    """An experiment: which methods learn to add, and how soon."""
     return Figure(
         make_problem=partial(adding_problem, steps),
         alphas=alphas,
@@ -243,7 +245,7 @@ ADDING = {
     for steps in (100, 200)
 }
 COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[1:])}
-PAPER_RATE = 2e-4  # of copying, with the paper's network and minibatches
+PAPER_RATE = 2e-4  # copying, with the paper's network and minibatches
 PAPER_COPYING = {
     delay: _copying(delay, FEW_ALPHAS[1:], rate=PAPER_RATE, units=128, batch=100, without=(exact(FEW_ALPHAS[1]),))
     for delay in (30, 200)
@@ -253,7 +255,7 @@ PAPER_COPYING = {
 def settings(
     units: int, alphas: str, updates: str = str(UPDATES), rate: float = RATE, *, with_exact: bool = True
 ) -> str:
-    """What trainings share, of so many units by FPTT with such α, in K = `updates` windows."""
+    """The settings that all trainings share: units, FPTT's α, and K = `updates` windows."""
     exact_form = ", and the exact form, which takes a second gradient a window" * with_exact
     return (
         f"K = {updates} windows, Adam at {rate:g}, norm of the full gradient clipped at {CLIP:g}; weights uniform in "

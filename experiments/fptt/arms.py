@@ -1,4 +1,4 @@
-"""The methods that FPTT is compared with, on the same windows: and their trainings, some seeds of each."""
+"""The methods that FPTT is compared with on the same windows, and their trainings."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +31,11 @@ PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
 
 
 class Arm(NamedTuple):
-    """A method: its learner, which steps carry a loss, the hyperparameters set in its optimiser, such as α, and about
-    how long an iteration takes.
+    """A method: its learner, its objective, the hyperparameters in its optimiser such as α, and the relative cost of an
+    iteration.
 
-    Arms that differ in these alone share their learner, which compiles once: they are set in the carry.
+    Arms that differ only in hyperparameters share one learner, which compiles once. The hyperparameters are in the
+    carry.
     """
 
     learner: Learner
@@ -52,26 +53,26 @@ class Arm(NamedTuple):
 
 
 def running(alpha: float, proximal: float = 1.0) -> str:
-    """The name of the arm with λ by its recursion; it has the proximal factor where that is not the paper's."""
+    """The name of FPTT's running form at this α. It includes the proximal factor unless that is the paper's."""
     return f"FPTT, α = {alpha:g}" if proximal == 1 else f"FPTT, c = {proximal:g}, α = {alpha:g}"
 
 
 def exact(alpha: float) -> str:
-    """The name of the arm with λ the gradient at the new point."""
+    """The name of FPTT's exact form at this α: its λ is the gradient at the new weights."""
     return f"FPTT exact, α = {alpha:g}"
 
 
 class Problem(NamedTuple):
-    """What methods are compared on.
+    """The task that methods are compared on.
 
-    * `data`, `test`: sequences to learn from, and to be scored on by `measure`, lower is better;
-    * `loss`: the learner's; `objective`: made with the steps of a window;
-    * `updates`: K, of each sequence; `optimizer`: made with the number of updates a minibatch, what comes after the
-      regulariser, and holds the clip;
-    * `make_model`: a model from a key;
-    * `estimator`: of the gradient of a window;
-    * `at_epoch_end`: as of `onward.sequences.Callback`;
-    * `final`: if given, what the best model by its test is measured on in the end.
+    * `data`, `test`: sequences to learn from, and sequences to score by `measure` (lower is better);
+    * `loss`: the learner's loss; `objective`: built from the number of steps of a window;
+    * `updates`: K, the updates a sequence;
+    * `optimizer`: built from the number of updates a minibatch. It follows the regulariser and includes the clip;
+    * `make_model`: builds a model from a key;
+    * `estimator`: computes the gradient of a window;
+    * `at_epoch_end`: see `onward.sequences.Callback`;
+    * `final`: if given, the data on which the best model is measured at the end.
     """
 
     data: AbstractSequences
@@ -87,11 +88,14 @@ class Problem(NamedTuple):
     final: AbstractSequences | None = None
 
     def arms(self, alphas: Sequence[float], with_proximal: Sequence[tuple[float, float]] = ()) -> dict[str, Arm]:
-        """BPTT, an update a sequence, with its loss at the end alone and with those of all windows; OGD, an update a
-        window; on the same windows FPTT, running with each α and proximal factor of `with_proximal`, and, with the
-        factor 1 of the paper's algorithm, running and exact.
+        """The methods on this problem, by name.
 
-        With a target at every step there is no second BPTT: the losses of all windows are those of the sequence."""
+        * BPTT makes one update a sequence, once with the loss at the end alone, once with the losses of all windows. If
+          there is a target at every step, these two are the same, and the second is left out.
+        * OGD makes one update a window.
+        * FPTT uses the same windows: the running form with each α and proximal factor of `with_proximal`, and both
+          forms with the factor 1 of the paper's algorithm.
+        """
         steps = self.data.steps
         window = window_length(steps, self.updates)
         optimizer = self.optimizer(-(-steps // window))
@@ -118,22 +122,27 @@ class Problem(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The score at the end of each epoch of each seed; of a training that ended before, its last; NaN where a number
-    was not finite. `epochs`: how many there were; `final`: of the best model of each seed, NaN where that is not
-    measured."""
+    """The score of each seed at the end of each epoch. A training that ended early repeats its last score. NaN marks a
+    number that was not finite.
+
+    `epochs` is the number of epochs that ran. `final` is the score of each seed's best model, or NaN if it is not
+    measured.
+    """
 
     scores: Float[np.ndarray, "seeds epochs"]
     epochs: np.ndarray
     final: np.ndarray = np.full((), np.nan)
 
     def reached(self, level: float) -> np.ndarray:
-        """The epoch, counting from 1, at whose end a score was first below `level`, for each seed; 0 for none."""
+        """For each seed, the first epoch (from 1) that ended with a score below `level`; 0 if none did."""
         below = self.scores < level
         return np.where(below.any(1), np.argmax(below, 1) + 1, 0)
 
 
 def below(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether the mean is lower by over two standard errors of the difference; of single seeds, whether it is lower."""
+    """Whether the first mean is lower by over two standard errors of the difference. With one seed each, whether it is
+    lower.
+    """
     if ours.size == 1:
         return bool(ours[0] < theirs[0])
     variances = [values.var(ddof=1) / values.size for values in (ours, theirs)]
@@ -141,7 +150,9 @@ def below(ours: np.ndarray, theirs: np.ndarray) -> bool:
 
 
 def standing(ours: np.ndarray, others: Mapping[str, np.ndarray]) -> str:
-    """Whom FPTT is ahead of, and whom it is behind, beyond the spread; of numbers for each seed, lower is better."""
+    """Which methods FPTT is ahead of, and which it is behind, beyond the spread. Scores hold one number a seed; lower
+    is better.
+    """
     places = {"ahead of": [], "behind": [], "neither ahead of nor behind": []}
     for name, theirs in others.items():
         place = "ahead of" if below(ours, theirs) else "behind" if below(theirs, ours) else [*places][-1]
@@ -150,7 +161,7 @@ def standing(ours: np.ndarray, others: Mapping[str, np.ndarray]) -> str:
 
 
 def layer(make_cell: Callable[..., AbstractCell], inputs: int, units: int, outputs: int) -> Callable:
-    """What makes a model with one layer of `make_cell(inputs, units, key=...)` and a linear readout from a key."""
+    """Builds a model from a key: one layer of `make_cell(inputs, units, key=...)` and a linear readout."""
 
     @eqx.filter_jit
     def make(key: PRNGKeyArray) -> Model:
@@ -160,25 +171,26 @@ def layer(make_cell: Callable[..., AbstractCell], inputs: int, units: int, outpu
     return make
 
 
-# As in the authors' library: no bias that keeps the memory before anything is learned.
+# as in the authors' library: no bias that keeps the memory at the start
 lstm_cell = partial(LSTMCell, forget_bias=0.0)
 
 
 class Timed(NamedTuple):
-    """An arm's scores, and the seconds that its trainings took, compilation included; `None` where one was stopped and
-    went on."""
+    """The scores of an arm and the seconds of its trainings, with compilation. `None` if a training was stopped and
+    resumed.
+    """
 
     scores: Scores
     seconds: float | None
 
     @property
     def sound(self) -> bool:
-        """Whether all numbers of all seeds were finite."""
+        """Whether every number of every seed was finite."""
         return bool(self.sound_seeds.all())
 
     @property
     def sound_seeds(self) -> np.ndarray:
-        """For each seed whether all its numbers were finite."""
+        """Whether all numbers of a seed were finite, for each seed."""
         return np.asarray(np.isfinite(self.scores.scores).all(1))
 
 
@@ -191,7 +203,7 @@ def compare(
     until: Callable[[tuple[Epoch, ...]], bool],
     parts: Parts,
 ) -> dict[str, Timed]:
-    """Some arms on a problem, a training for each key; stopped at any moment, they go on from checkpoints."""
+    """Trains each arm on a problem, once a key. A comparison that was stopped goes on from its checkpoints."""
     names = {name: [f"{name}, seed {i}" for i in range(len(keys))] for name in arms}
 
     def job(name: str, arm: Arm, key: PRNGKeyArray) -> Job:
@@ -211,9 +223,9 @@ def train(
     report: Report,
     checkpoint: Path | None = None,
 ) -> dict[str, Any]:
-    """One training of an arm, by a key which decides the weights, the sequences and those of the test.
+    """One training of an arm. The key decides the weights, the sequences and the test sequences.
 
-    With the `checkpoint` of one that was stopped, it goes on from there, and has no seconds.
+    A training that was stopped goes on from its `checkpoint`, and then reports no seconds.
     """
     began, stopped = time.perf_counter(), checkpoint is not None and checkpoint.exists()
     model_key, learner_key, data_key, test_key = jr.split(key, 4)
@@ -247,7 +259,7 @@ def train(
 
 
 def gathered(trainings: Sequence[Mapping[str, Any]], epochs: int) -> Timed:
-    """Trainings of an arm, as `train` returns them."""
+    """The trainings of an arm, in the form that `train` returns."""
     scores = np.full((len(trainings), epochs), np.nan)
     for row, training in zip(scores, trainings, strict=True):
         found = training["scores"]

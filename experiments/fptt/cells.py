@@ -35,8 +35,9 @@ def _run(task: ImageTask, epochs: int, seeds: int, seed: int, parts: Parts) -> F
 
 
 def judge(found: Mapping[str, Timed]) -> Verdict:
-    """FPTT, running, ahead of BPTT and of OGD with every cell, by two standard errors; in part where it is of BPTT with
-    some."""
+    """Agrees if FPTT (running form) is ahead of BPTT and of OGD with every cell, by two standard errors. Agrees in part
+    if it is ahead of BPTT with some.
+    """
     ends = {name: 100 * timed.scores.scores[:, -1] for name, timed in found.items()}
     judged = {f"{cell}: {name}" for cell in CELLS for name in (OURS, ONLINE, PLAIN)}
     if lost := [name for name, values in ends.items() if name in judged and not np.isfinite(values).all()]:

@@ -1,4 +1,4 @@
-"""Whether FPTT comes to rest: Figure 4 of Kag & Saligrama 2021, on the adding problem."""
+"""Does FPTT come to rest? Figure 4 of Kag & Saligrama 2021, on the adding problem."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,9 @@ NORMS = {"gap": "‖W − W̄‖", "gradient": "‖gradient‖"}
 
 @dataclass(frozen=True)
 class _Convergence:
-    """Figure 4: how far W is from W̄, and the gradient's norm, while FPTT learns; the norm by OGD and BPTT as well."""
+    """Figure 4: the distance of W from W̄ and the norm of the gradient while FPTT learns; the norm for OGD and BPTT
+    too.
+    """
 
     figure: Figure
 
@@ -64,7 +66,7 @@ class _Convergence:
         return self.findings(found, epochs, seeds)
 
     def findings(self, found: Mapping[str, list[dict[str, Any]]], epochs: int, seeds: int) -> Findings:
-        """What trainings tell, some seeds of each form."""
+        """The findings of the trainings, with some seeds of each form."""
         curves = {
             (name, what): np.array(
                 [
@@ -99,7 +101,7 @@ class _Convergence:
         lost = [name for name, rows in found.items() if any(row["diverged"] for row in rows)]
         if lost:
             lines.append(f"Seeds diverged: {', '.join(lost)}.")
-        if set(lost) & {running(ALPHA), ONLINE, PLAIN}:  # the verdict tells numbers of these
+        if set(lost) & {running(ALPHA), ONLINE, PLAIN}:  # the verdict quotes these numbers
             verdict = Verdict("not decided", f"seeds diverged: {', '.join(lost)}.")
         else:
             verdict = self.judge({key: values.mean() for key, values in shrunk.items()})
@@ -112,7 +114,7 @@ class _Convergence:
         )
 
     def judge(self, shrunk: Mapping[tuple[str, str], float]) -> Verdict:
-        """Both norms fall below a tenth of their greatest in the running form; in part if one does."""
+        """Agrees if both norms fall below a tenth of their maximum in the running form. Agrees in part if one does."""
         parts = {what: float(shrunk[running(ALPHA), what]) for what in ("gap", "gradient")}
         why = f"at the end ‖W − W̄‖ is {100 * parts['gap']:.0f} % of its greatest, the gradient's norm "
         why += f"{100 * parts['gradient']:.0f} % of its own (running form), and "

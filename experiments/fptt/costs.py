@@ -1,4 +1,4 @@
-"""What an iteration costs by BPTT and by FPTT, in time and in memory: Table 7 of Kag & Saligrama 2021."""
+"""What an iteration of BPTT and of FPTT costs, in time and in memory: Table 7 of Kag & Saligrama 2021."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -74,9 +74,9 @@ def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed
 
 
 def measure(arms: Mapping[str, Arm], problem: Problem, iterations: int, key) -> dict[str, dict[str, Any]]:
-    """Of each method the median, the least and the greatest time of an iteration, in seconds, and the bytes that it
-    needs: those of the parameters and of what the optimiser and the regulariser remember, counted once, and those that
-    the program takes besides."""
+    """For each method: the median, shortest and longest time of an iteration in seconds, and the bytes it needs. The
+    bytes count the parameters and the states of optimiser and regulariser once, and add what the program allocates.
+    """
     methods = {name: _Iterating(arm, problem, key) for name, arm in arms.items()}
     for i in range(1 + iterations):
         for method in methods.values():
@@ -85,7 +85,7 @@ def measure(arms: Mapping[str, Arm], problem: Problem, iterations: int, key) -> 
 
 
 class _Iterating:
-    """A method as a compiled program for a minibatch, the times that it took, and where it stands."""
+    """A method as a compiled program for one minibatch, with its times so far and its carry."""
 
     def __init__(self, arm: Arm, problem: Problem, key):
         self.data, self.seconds, objective = problem.data, [], arm.objective
@@ -119,8 +119,9 @@ class _Iterating:
 
 
 def judge(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Verdict:
-    """FPTT takes no more than 1.2 times BPTT's time and half its memory in every task; in part where one of these
-    holds."""
+    """Agrees if FPTT takes at most 1.2 times BPTT's time and half its memory in every task. Agrees in part if one of
+    these holds.
+    """
     ratios = {
         what: [costs["FPTT"][what] / costs[PLAIN][what] for costs in found.values()] for what in ("seconds", "bytes")
     }
@@ -132,7 +133,7 @@ def judge(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Verdict:
 
 
 def draw(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> bytes:
-    """Time and memory of each method as parts of BPTT's, a group of bars a task, as PNG."""
+    """Time and memory of each method relative to BPTT's, a group of bars a task, as PNG."""
     methods = [name for name in next(iter(found.values())) if name != PLAIN]
     places, wide = np.arange(len(found)), 0.8 / len(methods)
     with picture((10.0, 4.2), "png") as (figure, finished):

@@ -1,4 +1,4 @@
-"""The images of Kag & Saligrama 2021, a pixel a step: Tables 2, 3 and 6."""
+"""The images of Kag & Saligrama 2021, one pixel a step: Tables 2, 3 and 6."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,12 +22,14 @@ from .arms import AUXILIARY, ONLINE, PLAIN, Problem, Timed, below, compare, exac
 UNITS, BATCH, UPDATES = 128, 128, 20
 ALPHAS = (0.1,)
 RATE, CLIP = 1e-3, 1.0
-HALVED = (60, 90, 120)  # epochs after which the rate is half of what it was
+HALVED = (60, 90, 120)  # epochs after which the rate halves
 
 
 @dataclass(frozen=True)
 class Table:
-    """A data set's rows of the tables, in per cent of right answers: BPTT's, with all losses if given, FPTT's."""
+    """The rows that the paper's tables have for a data set, in per cent correct: BPTT's, BPTT's with all losses if
+    given, FPTT's.
+    """
 
     paper: Mapping[str, float]
 
@@ -42,7 +44,7 @@ class Table:
         return self.findings(task, found, verdict, f"LSTM-{UNITS}", bold)
 
     def findings(self, task: ImageTask, found: Mapping[str, Timed], verdict: Verdict, network: str, bold) -> Findings:
-        """What trainings of a `network` tell; the methods in `bold` stand out in the picture."""
+        """The findings of the trainings of a `network`. The methods in `bold` stand out in the picture."""
         seeds, epochs = next(iter(found.values())).scores.scores.shape
         errors = {name: 100 * timed.scores.scores for name, timed in found.items()}
         picture = draw_scores(
@@ -78,8 +80,9 @@ class Table:
         )
 
     def judge(self, ends: Mapping[str, np.ndarray]) -> Verdict:
-        """FPTT ahead of BPTT by two standard errors, and of BPTT with all losses and of OGD as well; only in part where
-        it is not ahead of these. From errors at the end, a number for each seed."""
+        """Agrees if FPTT is ahead of BPTT by two standard errors, and of BPTT with all losses and OGD as well. Agrees
+        in part if it is ahead of BPTT alone. The scores are errors at the end, one number a seed.
+        """
         if lost := [name for name, values in ends.items() if not np.isfinite(values).all()]:
             return Verdict("not decided", f"seeds diverged: {', '.join(lost)}.")
         names = [name(alpha) for name in (running, exact) for alpha in ALPHAS]
@@ -94,7 +97,7 @@ class Table:
 
 
 def image_problem(task: ImageTask, make_cell: Callable[..., AbstractCell]) -> Problem:
-    """The class of an image, by a layer of such cells."""
+    """Predict the class of an image with one layer of such cells."""
     data = Sequences(task.xs, task.ys, batch=BATCH, classes=task.classes, prepare=task.normalised)
 
     def optimizer(updates: int):

@@ -1,4 +1,4 @@
-"""Words of the Penn Treebank in stretches of 300, of Kag & Saligrama 2021: Tables 4, 8 and 9."""
+"""Words of the Penn Treebank in stretches of 300: Tables 4, 8 and 9 of Kag & Saligrama 2021."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,15 +26,17 @@ from .arms import ONLINE, PLAIN, Problem, Timed, below, compare, exact, running,
 UNITS, BATCH, STEPS, UPDATES = 256, 20, 300, 10
 RATE, MOMENTUM, CLIP, DROPOUT, PROXIMAL = 2.0, 0.9, 0.25, 0.2, 2.0
 BEST = 0.5  # α of the paper's tables
-OURS = running(BEST, PROXIMAL)  # as the authors' script has it
+OURS = running(BEST, PROXIMAL)  # as in the authors' script
 SENSITIVITY = {1.0: 265.0, 0.8: 115.0, 0.5: 110.0, 0.1: 112.0, 0.05: 116.0, 0.01: 112.0, 0.005: 113.0, 0.001: 114.0}
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows of a table: the perplexities that the paper has, by the name of the method, on the test words or, where
-    `validation`, on those that the rate is lowered by; then none but FPTT's running form is trained, with the `alphas`
-    and the authors' proximal factor."""
+    """Rows of a table of the paper: its perplexities, by the name of the method.
+
+    They are on the test words, or on the validation words if `validation` is true. In that case only FPTT's running
+    form is trained, at these `alphas` and with the authors' proximal factor.
+    """
 
     paper: Mapping[str, float]
     alphas: tuple[float, ...] = (BEST,)
@@ -91,8 +93,9 @@ class _Table:
         )
 
     def judge(self, found: Mapping[str, Timed]) -> Verdict:
-        """FPTT ahead of BPTT, and of OGD as well; only in part where it is not ahead of OGD. Of many α: those that the
-        paper has as good are good, and α = 1 is not, or diverges."""
+        """Agrees if FPTT is ahead of BPTT and of OGD. Agrees in part if it is not ahead of OGD. With many α: agrees if
+        those that the paper has as good are good, and α = 1 is not, or diverges.
+        """
         best = {name: np.exp(np.nanmin(timed.scores.scores, 1)) for name, timed in found.items() if timed.sound}
         large_alpha = _by_script(1.0)
         may_fail = [large_alpha] if self.validation and not found[large_alpha].sound_seeds.any() else []
@@ -128,13 +131,14 @@ def _by_script(alpha: float) -> str:
 
 
 def _test(timed: Timed) -> np.ndarray:
-    """The perplexities of the test words, one a seed."""
+    """The test perplexities, one a seed."""
     return np.exp(timed.scores.final)
 
 
 def words_problem(task: WordTask) -> Problem:
-    """An LSTM behind an embedding of its own size, by SGD with momentum, at a rate that is halved where the validation
-    has not improved on the best so far."""
+    """An LSTM behind an embedding of its own size. SGD with momentum halves its rate when the validation score has not
+    improved on the best so far.
+    """
 
     def tracks(words):
         return Tracks(words, batch=BATCH, steps=STEPS, classes=len(task.vocabulary))
@@ -167,7 +171,7 @@ def words_problem(task: WordTask) -> Problem:
 
 
 def halved_where_it_stalls(carry: Carry, history) -> Carry:
-    """The carry with half the rate after an epoch whose score is no lower than the lowest before."""
+    """The carry with half the rate, after an epoch whose score is no lower than the lowest before."""
     *before, last = [epoch.score for epoch in history]
     if not before or last < min(before):
         return carry

@@ -1,4 +1,4 @@
-"""The figures of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking* (2015)."""
+"""The figures of Ollivier, Tallec & Charpiat (2015), *Training recurrent networks online without backtracking*."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,7 +16,7 @@ from . import verdicts
 from .verdicts import CONTROL, TRUNCATION, WINDOWED
 
 UNITS = 20
-PIECE = 100_000  # characters of music, then again from the start
+PIECE = 100_000  # characters of music; then it starts again
 
 CHOICES = (
     "The paper leaves open, and here is chosen: the activation (sigmoid, as in its first example), the initial "
@@ -28,7 +28,7 @@ CHOICES = (
 
 
 class _Arms:
-    """Makes contestants on the paper's network: 20 sigmoid units, (48) for a readout."""
+    """Builds contestants on the paper's network: 20 sigmoid units, with (48) as the readout."""
 
     def __init__(self, cell: type[AbstractCell], symbols: int):
         self._make = one_hot_model(sigmoid(cell), symbols, UNITS)
@@ -42,7 +42,9 @@ class _Arms:
         return self._arm(estimator, kalman(chunk), "quasi-diagonal Kalman, γ = 1/√t, Λ = 20", chunk)
 
     def controls(self, step: Callable[[AbstractEstimator], Contestant], label: str = "") -> dict[str, Contestant]:
-        """TBPTT(1), which is online gradient descent: with the figure's own step, of this label, and with RMSProp."""
+        """TBPTT(1), which is online gradient descent: once with the figure's own step, under this label, and once with
+        RMSProp.
+        """
         rmsprop = self._arm(BPTT(), clipped_rmsprop(1e-3), "RMSProp 1e-3 (decay 0.999), norm clipped at 1", 1)
         return {f"{label}{CONTROL}": step(BPTT()), f"{CONTROL}, RMSProp": rmsprop}
 
@@ -107,10 +109,10 @@ def _norms(symbols: int, budget: Budget):
 
 
 def _on_music(figure: int, what: str, claim: str, contestants: Callable, judge: Callable) -> Recipe:
-    """Figures 1 to 4: a piece of music again and again.
+    """Figures 1 to 4: one piece of music, over and over.
 
-    The paper gives all methods the same time and lets the curve of RTRL end earlier; here each reads everything, so
-    that no curve is missing where two are compared, and the table has the seconds.
+    The paper gives all methods the same time, so that RTRL's curve ends earlier. Here each method reads everything.
+    Then no curve is missing where two are compared; the table has the seconds.
     """
     return Recipe(
         name=f"nobacktrack/fig{figure}",

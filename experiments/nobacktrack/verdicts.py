@@ -1,4 +1,6 @@
-"""The verdicts on the figures of the NoBackTrack paper: every part of a claim, with the seeds' own spread."""
+"""The verdicts on the figures of the NoBackTrack paper. Each tests every part of a claim against the spread between
+seeds.
+"""
 
 from collections.abc import Iterable
 
@@ -15,7 +17,7 @@ WORKS = 5 * 10**6  # characters of Shakespeare's works, roughly
 
 # Arms that verdicts know by name.
 TRUNCATION = 15
-CONTROL = "TBPTT(1)"  # and with more words behind it
+CONTROL = "TBPTT(1)"  # and of the same name with more words behind it
 WINDOWED = f"TBPTT({TRUNCATION})"
 
 
@@ -24,26 +26,28 @@ def _found(comparison: Comparison) -> dict[str, MethodResult]:
 
 
 def _common(results: Iterable[MethodResult]) -> int:
-    """A point of every curve: the most characters that all of them read."""
+    """The point that every curve reaches: the most characters that all methods read."""
     least = min(int(r.ends[-1]) for r in results)
     return min(int(r.ends[np.searchsorted(r.ends, least, side="right") - 1]) for r in results)
 
 
 def _in_the_same_time(found: dict[str, MethodResult]) -> str:
-    """Mean bits of each over what it had read when the quickest of them had read everything."""
+    """The mean bits of each method over what it had read when the fastest had read everything, in words."""
     least = min(r.seconds for r in found.values())
     reached = {name: int(r.characters * least / r.seconds) for name, r in found.items()}
     return in_words({f"{name} ({reached[name]:,})": Bits(r, reached[name]) for name, r in found.items()})
 
 
 def _unstable(result: MethodResult) -> bool:
-    """A seed that diverged, was lost, or is worse in its last tenth than over its first 10 000 characters."""
+    """A seed is unstable if it diverged, was lost, or does worse in its last tenth than over its first 10,000
+    characters.
+    """
     early = result.means[:, max(0, np.searchsorted(result.ends, 10_000, side="right") - 1)]
     return not result.sound.all() or bool((result.closing > early).any())
 
 
 def judge_fig1(comparison: Comparison) -> Verdict:
-    """NoBackTrack unstable at the large rate, at higher ranks too, where RTRL is not."""
+    """The claim: NoBackTrack is unstable at the large rate, at higher ranks too, and RTRL is not."""
     found = _found(comparison)
     ranks = {name: r for name, r in found.items() if name.startswith("NoBackTrack")}
     unstable = [name for name, r in ranks.items() if _unstable(r)]
@@ -60,7 +64,7 @@ def judge_fig1(comparison: Comparison) -> Verdict:
 
 
 def judge_fig2(comparison: Comparison) -> Verdict:
-    """At the same number of characters, NoBackTrack of rank two and more is as far as RTRL."""
+    """The claim: after the same number of characters, NoBackTrack of rank two and more is as far as RTRL."""
     found = {name: r for name, r in _found(comparison).items() if CONTROL not in name}
     if missing := unsound(found.values()):
         return missing
@@ -76,7 +80,7 @@ def judge_fig2(comparison: Comparison) -> Verdict:
 
 
 def judge_fig3(comparison: Comparison) -> Verdict:
-    """Stable; over the same characters as good as Kalman RTRL; nothing gained by rank."""
+    """The claim: NoBackTrack is stable, as good as Kalman RTRL over the same characters, and gains nothing by rank."""
     found = {name: r for name, r in _found(comparison).items() if CONTROL not in name}
     if missing := unsound(found.values()):
         return missing
@@ -95,7 +99,9 @@ def judge_fig3(comparison: Comparison) -> Verdict:
 
 
 def judge_fig4(comparison: Comparison) -> Verdict:
-    """Over the same characters truncation at 15 ends slightly below Kalman NoBackTrack, and RTRL about as good."""
+    """The claim: over the same characters truncation at 15 ends slightly below Kalman NoBackTrack, and RTRL is about as
+    good.
+    """
     found = {name: r for name, r in _found(comparison).items() if CONTROL not in name}
     if missing := unsound(found.values()):
         return missing
@@ -111,7 +117,9 @@ def judge_fig4(comparison: Comparison) -> Verdict:
 
 
 def judge_fig5(comparison: Comparison) -> Verdict:
-    """Kalman NoBackTrack close to the entropy rate, truncation at 15 near the level of independent counts."""
+    """The claim: Kalman NoBackTrack comes close to the entropy rate, truncation at 15 stays near the level of
+    independent counts.
+    """
     found, levels = _found(comparison), comparison.task.levels
     needed = {name: r for name, r in found.items() if CONTROL not in name}
     if missing := unsound(needed.values()):
@@ -136,7 +144,9 @@ def judge_fig5(comparison: Comparison) -> Verdict:
 
 
 def judge_fig6(comparison: Comparison) -> Verdict:
-    """All methods alike over the same characters, for a text changes as it goes on; and all worse than CTW."""
+    """The claim: all methods are alike and worse than CTW. All are compared over the same characters, since a text
+    changes as it goes on.
+    """
     found = {name: r for name, r in _found(comparison).items() if CONTROL not in name}
     if missing := unsound(found.values()):
         return missing
@@ -156,7 +166,7 @@ def judge_fig6(comparison: Comparison) -> Verdict:
 
 
 def judge_norms(comparison: Comparison) -> Verdict:
-    """Whether the norms of Appendix B keep their seeds."""
+    """Whether the norms of Appendix B keep their seeds finite."""
     found = _found(comparison)
     lost = {name: int(np.sum(~r.sound)) for name, r in found.items()}
     said = "; ".join(f"{name} {lost[name]} of {comparison.seeds}" for name in found)

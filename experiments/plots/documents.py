@@ -1,4 +1,4 @@
-"""A picture of graph networks that learn: their loss, their accuracy, and how far their states are from rest."""
+"""A picture of graph networks while they learn: loss, accuracy, and how far their states are from rest."""
 
 from collections.abc import Mapping
 
@@ -17,11 +17,11 @@ def draw_citations(
     naive: float,
     title: str,
 ) -> bytes:
-    """Three panels, a line a method, as PNG: as Figure 3 of Liao et al. 2018, but with relative moves.
+    """Three panels, a line a method, as PNG: Figure 3 of Liao et al. 2018, with relative moves.
 
-    `curves` hold of each method its `loss` and its `validation` accuracy in per cent, a row a seed and a column for
-    every so many epochs and the end; `moves`, for each seed, by which part of their length the propagation steps moved
-    the states before and after training. `naive` is the accuracy of who names the most frequent class.
+    `curves` holds each method's `loss` and `validation` accuracy in per cent, with a row a seed and a column for each
+    measurement; and its `moves`, the relative length by which the propagation steps moved the states of each seed
+    before and after training. `naive` is the accuracy of always naming the most frequent class.
     """
     with picture((15.0, 5.0), "png") as (figure, finished):
         left, middle, right = figure.subplots(1, 3)
@@ -29,7 +29,7 @@ def draw_citations(
             style = {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.6}
             ends = np.minimum(every * np.arange(found["loss"].shape[1]), epochs)
             for axes, what in ((left, "loss"), (middle, "validation")):
-                # A seed that diverged is drawn as far as it came.
+                # A diverged seed is drawn up to where it diverged.
                 there = np.isfinite(found[what]).any(0)
                 at, rows = ends[there], found[what][:, there]
                 axes.plot(at, np.nanmean(rows, 0), **style, label=name)

@@ -1,4 +1,4 @@
-"""The picture of forecasters: their errors over time as parts of persistence's, a panel for each horizon."""
+"""A picture of forecasters: errors over time relative to persistence's, a panel for each horizon."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from onward.support.pictures import COLOURS, picture
 
 GREY = "0.55"
 TICKS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.5)
-LOWEST, HIGHEST = 0.25, 1.5  # the axis shows no more of what is far off
+LOWEST, HIGHEST = 0.25, 1.5  # the axis ends here
 
 
 def draw_forecasts(
@@ -21,10 +21,10 @@ def draw_forecasts(
     dashed: Sequence[str],
     grey: Sequence[str],
 ) -> bytes:
-    """A line a forecaster, mean over the seeds and shaded from the best to the worst, as PNG.
+    """A line a forecaster, the mean over seeds, shaded from best to worst, as PNG.
 
-    `curves` holds `[seeds, windows]` by horizon and name, the windows ending at `ends`; `overall` the mean error since
-    `start`, in words for the legend. Names in `dashed` and in `grey` are drawn so.
+    `curves` holds `[seeds, windows]` by horizon and name; the windows end at `ends`. `overall` is the mean error since
+    `start`, in words for the legend. `dashed` and `grey` name the lines to draw so.
     """
     at = (np.concatenate([[0], ends[:-1]]) + ends) / 2
     with picture((13.0, 5.6), "png") as (figure, finished):

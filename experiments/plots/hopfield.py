@@ -11,17 +11,17 @@ from onward.support.pictures import COLOURS
 def draw_curves(
     losses: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray], *, shown: float, updates: int, title: str
 ) -> bytes:
-    """Training loss and wrong pixels of what is recalled, side by side, against updates; a line a method, as PNG.
+    """Training loss and wrong pixels of the recalled digits, in two panels, against updates, a line a method, as PNG.
 
-    `losses` and `errors` hold a row for each seed and a column for each pass of `updates` updates; of what the memories
-    are shown, `shown` % of the pixels are wrong.
+    `losses` and `errors` have a row for each seed and a column for each pass of `updates` updates. `shown` is the per
+    cent of wrong pixels in the digits that the memories are shown.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, curves, shift in ((left, losses, 0.5), (right, errors, 0.0)):
-        # Methods whose curves lie on each other are told apart by the width of their lines.
+        # Different line widths tell apart the methods whose curves coincide.
         widths = np.linspace(6, 1.2, len(curves))
         for (name, rows), colour, width in zip(curves.items(), COLOURS, widths, strict=False):
             at = updates * (np.arange(rows.shape[1]) + shift)
@@ -48,7 +48,7 @@ def draw_curves(
 
 
 def draw_recalled(rows: Mapping[str, np.ndarray], *, side: int, title: str) -> bytes:
-    """A row of square images for each name, as PNG; images are in [0, 1], 1 being ink."""
+    """A row of square images for each name, as PNG. Images are in [0, 1]; 1 is ink."""
     from matplotlib.figure import Figure
 
     count = len(next(iter(rows.values())))
@@ -67,7 +67,7 @@ def draw_recalled(rows: Mapping[str, np.ndarray], *, side: int, title: str) -> b
 def draw_successes(
     rates: Mapping[str, Sequence[float]], paper: Mapping[str, Sequence[float]], *, steps, title
 ) -> bytes:
-    """Success rates in percent as bars, a group for each number of steps, the paper's as diamonds; as PNG."""
+    """Success rates in per cent as bars, a group for each number of steps, with the paper's as diamonds, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.6), layout="constrained")

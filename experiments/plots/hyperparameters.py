@@ -1,4 +1,4 @@
-"""Pictures of hyperparameters that are learned: the meta-loss, and the training it leads to."""
+"""Pictures of learned hyperparameters: the meta-loss, and the training that they lead to."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from onward.support.pictures import COLOURS, picture
 def draw_metalearning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, ...]]], *, title: str) -> bytes:
     """Two rows of panels, a column for each of `panels`, a line for each method, as PNG.
 
-    Above the meta-loss against meta steps, below the loss of the last training against its steps, smoothed. A method's
-    curves hold a row for each seed; NaN where there is no number.
+    The upper panel shows the meta-loss against meta steps. The lower panel shows the smoothed loss of the last training
+    against its steps. A method's curves have a row for each seed, with NaN where there is no number.
     """
     from matplotlib.figure import Figure
 
@@ -50,8 +50,8 @@ def draw_metalearning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, ...]]]
 def draw_paths(paths: Mapping[str, np.ndarray], *, meta_steps: Sequence[int], title: str) -> bytes:
     """Paths in two dimensions by t-SNE (van der Maaten & Hinton 2008), a panel for each meta step, as PNG.
 
-    A method's paths are `[meta steps, points, numbers]`; of each panel all methods' points are placed together. Raises
-    `MissingExtra` without scikit-learn.
+    A method's paths are `[meta steps, points, numbers]`. All methods' points in a panel are embedded together. Raises
+    `MissingExtra` if scikit-learn is not installed.
     """
     manifold = needed("sklearn.manifold", "tsne")
     with picture((5.4 * len(meta_steps) + 1, 5.4), "png") as (figure, finished):
@@ -66,7 +66,7 @@ def draw_paths(paths: Mapping[str, np.ndarray], *, meta_steps: Sequence[int], ti
                 continue
             points = np.concatenate([*there.values()])
             perplexity = min(30.0, (len(points) - 1) / 3)
-            # Exact: quick for some hundred points, where the approximation's threads wait for each other on busy cores.
+            # The exact method is quick for a few hundred points; the approximation's threads would wait for busy cores.
             tsne = manifold.TSNE(perplexity=perplexity, init="pca", method="exact", random_state=0)
             placed = tsne.fit_transform(points)
             for name, rows, marker in zip(there, np.split(placed, len(there)), "os^D", strict=False):

@@ -1,4 +1,4 @@
-"""Pictures of scores on a test set against the iterations of training."""
+"""Pictures of test scores against training iterations."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from onward.support.pictures import COLOURS, LEVEL_STYLES, picture
 
-FEW = 12  # scores of a line that are marked one by one
+FEW = 12  # a line with at most this many scores marks each
 
 
 def draw_scores(
@@ -20,10 +20,10 @@ def draw_scores(
     axis: str = "iterations, one minibatch each",
     logarithmic: bool = True,
 ) -> bytes:
-    """A line a method, as PNG; the scores' axis is logarithmic unless that is not wanted.
+    """A line a method, as PNG. The axis of scores is logarithmic unless switched off.
 
-    A method's scores hold a row for each seed and a column for every so many iterations, or of what `axis` counts;
-    `levels` are drawn across, the methods in `bold` stand out.
+    A method's scores have a row for each seed and a column for each measurement, in units of `axis`. `levels` are drawn
+    across; the methods in `bold` stand out.
     """
     if bold and max(len(rows) for rows in methods.values()) > 1:
         title += ", thick lines shaded from the best to the worst"
@@ -40,7 +40,7 @@ def draw_scores(
 def draw_panels(
     panels: Mapping[str, Mapping[str, np.ndarray]], *, every: int, levels: Mapping[str, float], score: str, title: str
 ) -> bytes:
-    """Panels side by side, as PNG: in each the same lines of other methods, as `draw_scores` draws them."""
+    """Panels side by side, as PNG. Each shows the same lines for other methods, as `draw_scores` draws them."""
     with picture((12.0, 4.6), "png") as (figure, finished):
         (columns,) = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
         for axes, (name, methods) in zip(columns, panels.items(), strict=True):
@@ -65,7 +65,7 @@ def _draw_lines(
     """The lines of `draw_scores`, and its scale."""
     for i, (method, rows) in enumerate(methods.items()):
         at, wide = every * (1 + np.arange(rows.shape[1])), method in bold
-        # Past the last colour they begin anew, dashed.
+        # After the last colour they start again, dashed.
         style, colour = "-" if i < len(COLOURS) else "--", COLOURS[i % len(COLOURS)]
         marker = "o" if len(at) <= FEW else None
         axes.plot(at, rows.mean(0), style, color=colour, marker=marker, linewidth=2.4 if wide else 1.2, label=method)

@@ -1,4 +1,4 @@
-"""A picture of how a score depends on a whole number, a line for each of some ways."""
+"""A picture of how a score depends on a whole number, a line for each variant."""
 
 from collections.abc import Mapping
 
@@ -15,9 +15,9 @@ def draw_lines(
     score: str,
     title: str,
 ) -> bytes:
-    """Means with their standard errors against the number, on a logarithmic axis, as PNG; `levels` are drawn across.
+    """Means with their standard errors against the number, on a logarithmic axis, as PNG. `levels` are drawn across.
 
-    Each line has the seeds' scores at each number; where there are none, a gap.
+    Each line has the seeds' scores at each number. It has a gap where there are none.
     """
     with picture((9.0, 5.0), "png") as (figure, finished):
         axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""Trainings of a graph network, or of logistic regression, to tell the subjects of documents."""
+"""Trains a graph network, or logistic regression, to predict the subjects of documents."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ OPTIMIZER = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, moment
 
 
 class Documents(eqx.Module):
-    """A task as arrays, and the documents that are trained on, validated on and tested on, 1 for each."""
+    """A task as arrays. Three masks mark the documents for training, validation and testing with 1."""
 
     graph: Graph
     features: Float[Array, "nodes features"]
@@ -50,7 +50,7 @@ class Documents(eqx.Module):
 
 
 class Scores(NamedTuple):
-    """Of one model: the mean cross entropy of the documents trained on, and the accuracies on the others."""
+    """The scores of one model: the mean cross-entropy on the training documents, and the accuracies on the others."""
 
     loss: Float[Array, ""]
     validation: Float[Array, ""]
@@ -58,11 +58,11 @@ class Scores(NamedTuple):
 
 
 def graph_network(units: int, classes: int, *, key: PRNGKeyArray) -> GraphNetwork:
-    """GRUs and a linear readout, weights normal with variance 2/inputs, biases 0."""
+    """GRUs and a linear readout. Weights are normal with variance 2/inputs, biases 0."""
     *keys, readout_key = jr.split(key, 4)
     cell = GRUCell(units, units, key=key)
 
-    # A unit's rows see the states, or the messages, or both, each by a matrix of its own: `units` inputs for all.
+    # a unit's rows see the states, the messages, or both, each through a matrix of its own with `units` inputs
     def drawn(W, key):
         return (math.sqrt(2 / units) * jr.normal(key, W.shape, W.dtype)).at[..., -1].set(0)
 
@@ -71,7 +71,9 @@ def graph_network(units: int, classes: int, *, key: PRNGKeyArray) -> GraphNetwor
 
 
 def logistic_regression(features: int, classes: int, *, key: PRNGKeyArray) -> eqx.nn.Linear:
-    """A linear classifier, weights normal with variance 2/inputs, biases 0: the baseline, and the networks' readout."""
+    """A linear classifier: the baseline, and the readout of the networks. Weights are normal with variance 2/inputs,
+    biases 0.
+    """
     linear = eqx.nn.Linear(features, classes, key=key)
     weight = math.sqrt(2 / features) * jr.normal(key, linear.weight.shape, linear.weight.dtype)
     return eqx.tree_at(lambda l: (l.weight, l.bias), linear, (weight, jnp.zeros(classes, linear.weight.dtype)))
@@ -85,11 +87,12 @@ def train(
     key: PRNGKeyArray,
     report: Callable[[float, str], None],
 ) -> dict[str, Any]:
-    """One training; `key` decides the split, the weights and what an adjoint draws. Logistic regression without one.
+    """One training. `key` decides the split, the weights and what an adjoint draws. Logistic regression has no adjoint.
 
-    Returns `loss`, `validation` and `test`, before every 20th epoch and after the last, with NaN from where a number
-    was not finite; of a network also `moves`, by which part of their length each of the propagation steps moved the
-    states, before and after training, and `residual`, of the adjoint's solve after it, where it solves anything.
+    Returns `loss`, `validation` and `test`, measured before every 20th epoch and after the last. They are NaN from the
+    first number that was not finite. For a network it also returns `moves`, the relative length by which each
+    propagation step moved the states before and after training, and `residual`, of the adjoint's solve after training
+    if it solves anything.
     """
     split_key, model_key, key = jr.split(key, 3)
     documents = Documents.of(task, task.split(key=split_key))
@@ -122,7 +125,7 @@ def train(
 
 
 def _scores(model, documents: Documents, adjoint) -> tuple[Float[Array, ""], Scores]:
-    """The loss, for its gradient, and all scores."""
+    """The loss, to differentiate, and all scores."""
     if isinstance(model, GraphNetwork):
         logits = model(documents.graph, documents.features, steps=STEPS, adjoint=adjoint).predictions
     else:
@@ -140,7 +143,7 @@ def _loss(logits, documents):
 
 @eqx.filter_jit
 def _advance(model, state, documents, keys, adjoint):
-    """So many epochs as there are keys, an update each, and the scores before each."""
+    """One epoch, an update each, for every key; and the scores before each."""
     arrays, rest = eqx.partition(model, eqx.is_array)
 
     def epoch(carry, key):

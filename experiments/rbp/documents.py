@@ -1,4 +1,4 @@
-"""Section 5.2 of Liao et al., *Reviving and Improving Recurrent Back-Propagation* (2018): documents that cite."""
+"""Citing documents: section 5.2 of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ STEPS_BACK = 5
 BASELINE, NEUMANN = "logistic regression", "Neumann-RBP"
 UNIFORM, POISSON = "ARTBP, uniform", "ARTBP, Poisson"
 
-# Every step computed again on the way back: with so many nodes that is quicker than to write and read what it made.
+# Recompute every step on the way back: with so many nodes that is quicker than storing what it made.
 ARMS: dict[str, Adjoint | None] = adjoints(STEPS_BACK) | {
     "BPTT": lambda key: FullBPTT(recompute=True),
     "TBPTT": lambda key: TruncatedBPTT(STEPS_BACK, recompute=True),
@@ -31,30 +31,32 @@ ARMS: dict[str, Adjoint | None] = adjoints(STEPS_BACK) | {
     BASELINE: None,
 }
 PAR = 2.0  # per cent of all documents
-NOT_AT_REST = 1.0  # per cent of its length that a step moves a state
-COSTS = {"BPTT": 4.4, UNIFORM: 2.6, BASELINE: 0.01}  # times that of another arm
+NOT_AT_REST = 1.0  # a step moves a state by this per cent of its length
+COSTS = {"BPTT": 4.4, UNIFORM: 2.6, BASELINE: 0.01}  # this many times another arm's
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A column of Table 1, and of Table A3 where it has one: right answers in per cent, and their spread."""
+    """A column of Table 1, and of Table A3 where it has one: per cent correct, with the spread."""
 
     paper: Mapping[str, tuple[float, float]]
 
     def run(self, task: NodeTask, epochs: int, seeds: int, seed: int, parts) -> Findings:
         def job(name: str, i: int) -> Job:
-            # A seed has its split and its first weights in common with all methods.
+            # All methods share the split and the first weights of a seed.
             learn = partial(train, task, ARMS[name], epochs=epochs, key=jr.fold_in(jr.key(seed), i))
             return Job(lambda report: learn(report=report), COSTS.get(name, 1.0))
 
         names = {name: [f"{name}, seed {i + 1}" for i in range(seeds)] for name in self.paper}
-        # One seed of all before the next, so that what is stopped has whole ones; the costliest of a seed begin.
+        # All methods finish one seed before the next, so that a stopped run has whole seeds; the costliest begins.
         order = sorted(self.paper, key=lambda name: -COSTS.get(name, 1.0))
         found = run_all({names[name][i]: job(name, i) for i in range(seeds) for name in order}, parts)
         return self.findings(task, epochs, {name: [found[each] for each in rows] for name, rows in names.items()})
 
     def findings(self, task: NodeTask, epochs: int, found: Mapping[str, list[dict[str, Any]]]) -> Findings:
-        """What trainings tell, some seeds of each method; as `train` returns them, `None` where they have NaN."""
+        """The findings of the trainings, some seeds of each method, in the form that `train` returns with `None` for
+        NaN.
+        """
         seeds = len(found[BASELINE])
         curves = {
             name: {what: 100 * np.array([row[what] for row in rows], float) for what in ("validation", "test")}
@@ -107,11 +109,12 @@ class _Table:
         return Findings(verdict, "\n".join(lines), pictures, numbers, {"curve.png": picture})
 
     def judge(self, best: Mapping[str, np.ndarray], moves: Mapping[str, float]) -> Verdict:
-        """Neumann-RBP on par with TBPTT, and both ahead of all others by two standard errors of the seeds' differences.
+        """Agrees if Neumann-RBP is on par with TBPTT, and both are ahead of all others by two standard errors of the
+        differences between seeds.
 
-        On par: within two standard errors and `PAR` per cent. From test accuracies in per cent, a number for each seed,
-        and how far states are from rest at the end. Of another method the seeds that diverged are left out, where two
-        stayed. A single seed decides nothing: it has no spread.
+        On par means within two standard errors and within `PAR` per cent. The verdict uses test accuracies in per cent,
+        one number a seed, and how far the states are from rest at the end. Diverged seeds of another method are left
+        out if two remain. A single seed decides nothing, since it has no spread.
         """
         ours = best[NEUMANN], best["TBPTT"]
         others = [name for name in best if name not in (NEUMANN, "TBPTT")]
@@ -143,14 +146,14 @@ class _Table:
 
 
 def _at_the_best(validation: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Each seed's test accuracy where its validation accuracy is first the highest; NaN if it did not stay finite."""
+    """Each seed's test accuracy at the first maximum of its validation accuracy; NaN if a number was not finite."""
     at = np.argmax(np.nan_to_num(validation, nan=-1.0), 1)
     values = test[np.arange(len(test)), at]
     return np.where(np.isfinite(validation).all(1), values, np.nan)
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
-    """By how many standard errors of the mean difference a is above b, seed by seed, of two seeds or more."""
+    """How many standard errors a is above b, from the differences seed by seed. Needs two seeds or more."""
     difference = (a - b)[np.isfinite(a - b)]
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     if error == 0:
@@ -164,7 +167,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _move(moves: np.ndarray) -> str:
-    """How far the last propagation step after training moves the states, the mean over seeds."""
+    """How far the last propagation step after training moves the states, in the mean over seeds."""
     mean = _mean(moves[:, 1, -1])
     return f"{mean:.1e}" if np.isfinite(mean) else "none"
 

@@ -1,4 +1,6 @@
-"""The figures and tables of Liao et al., *Reviving and Improving Recurrent Back-Propagation* (2018)."""
+"""The Hopfield memory: Figures 1, 2 and A1 and Table A1 of Liao et al. 2018, *Reviving and Improving Recurrent
+Back-Propagation*.
+"""
 
 import sys
 import time
@@ -16,14 +18,14 @@ from ..plots.hopfield import draw_curves, draw_recalled, draw_successes
 from ..recipe import Experiment, Findings, Verdict
 from .hopfield_training import Digits, Setting, Trained, adjoints, train
 
-# Of the weights at first; the notes say why these two.
+# of the initial weights; the notes say why these two
 SCALE = 0.13
 SMALL_SCALE = 1e-3
 STEPS_BACK = 20
 TABLE_STEPS = (10, 20, 30)
 TABLE_METHODS = ("RBP", "CG-RBP", "Neumann-RBP")
 PAPER = {"RBP": (1, 4, 99), "CG-RBP": (100, 100, 100), "Neumann-RBP": (100, 100, 100)}  # percent, at TABLE_STEPS
-ALIKE = 0.05  # part of the loss, mean over passes, within which a curve lies on another
+ALIKE = 0.05  # a curve lies on another if it is within this fraction of the loss, in the mean over passes
 BEHIND = 1.5  # times BPTT's loss: a curve that does not follow
 
 CHOICES = (
@@ -93,10 +95,10 @@ def _hopfield(digits: Digits, passes: int, seeds: int, seed: int, _parts) -> Fin
 
 
 def judge_hopfield(losses: dict[str, np.ndarray], recalled: float, shown: float) -> Verdict:
-    """CG-RBP and Neumann-RBP on BPTT's curve, and the original RBP blowing up; from losses, a row for each seed.
+    """Agrees if CG-RBP and Neumann-RBP lie on BPTT's curve and the original RBP blows up. Losses have a row a seed.
 
-    Only in part where the digits that Neumann-RBP's memories recall are worse than those they are shown, in % of wrong
-    pixels: then nothing is retrieved, whatever the curves.
+    Agrees in part if the digits that Neumann-RBP's memories recall have more wrong pixels, in per cent, than the digits
+    they are shown: then nothing is retrieved, whatever the curves say.
     """
     bptt = losses["BPTT"]
     away = {name: float(np.mean(np.abs(losses[name] - bptt) / bptt)) for name in ("TBPTT", "CG-RBP", "Neumann-RBP")}
@@ -154,9 +156,9 @@ def _table_a1(digits: Digits, passes: int, seeds: int, seed: int, _parts) -> Fin
 
 
 def judge_table_a1(rates: dict[str, list[float]], small: float) -> Verdict:
-    """RBP failing at K = 10 and 20 and succeeding at 30, the others always succeeding; from rates in percent.
+    """Agrees if RBP fails at K = 10 and 20 and succeeds at 30, and the others always succeed. Rates are in per cent.
 
-    Where it fails only for weights chosen for that, which the paper does not give, the table agrees in part.
+    Agrees in part if RBP fails only with weights chosen for that. The paper does not give them.
     """
     why = "; ".join(
         f"{name} {' / '.join(f'{rate:.0f}' for rate in found)} % ({' / '.join(map(str, PAPER[name]))} % in the paper)"

@@ -1,4 +1,4 @@
-"""Trainings of a Hopfield memory on some digits, many of them as one program."""
+"""Trains Hopfield memories on some digits, many of them as one program."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,7 +20,7 @@ Digits = Float[Array, "digits pixels"]
 
 
 def adjoints(steps: int) -> dict[str, Adjoint]:
-    """The paper's methods with so many steps back, by name; each takes the random key of an update."""
+    """The paper's methods with this many steps back, by name. Each takes the random key of an update."""
     return {
         "BPTT": lambda key: FullBPTT(),
         "TBPTT": lambda key: TruncatedBPTT(steps),
@@ -31,12 +31,12 @@ def adjoints(steps: int) -> dict[str, Adjoint]:
 
 
 class Setting(NamedTuple):
-    """How memories are trained: by Adam, a digit an update, in passes over all digits, each in an order of its own.
+    """How memories are trained: Adam, one update a digit, in passes over all digits, each in an order of its own.
 
     * `adjoint`: of each update;
     * `passes`: over the digits, at least 1;
-    * `scale`: the standard deviation of the weights at first;
-    * `hidden_size`, `rate`: hidden neurons, and Adam's step.
+    * `scale`: the standard deviation of the initial weights;
+    * `hidden_size`, `rate`: hidden neurons, and Adam's step size.
     """
 
     adjoint: Adjoint
@@ -47,8 +47,11 @@ class Setting(NamedTuple):
 
 
 class Check(eqx.Module):
-    """What a memory answers to corrupted digits: `errors`, the part of all pixels where the answer, rounded, is not the
-    clean digit; the digits as `shown` and as `recalled`; and the largest `residual` of these recalls."""
+    """A memory's answers to corrupted digits.
+
+    `errors` is the fraction of pixels where the rounded answer differs from the clean digit. `shown` and `recalled` are
+    the digits. `residual` is the largest of these recalls.
+    """
 
     errors: Float[Array, ""]
     shown: Digits
@@ -57,9 +60,10 @@ class Check(eqx.Module):
 
 
 class Trained(eqx.Module):
-    """Trainings, a row for each key: the `losses` `mean_i |x_i − I_i|` of each update's clean digit, before the update;
-    the loss at the `end`, mean over all digits; and, where asked for, the `errors` of a check before each pass and the
-    `last` check, at the end."""
+    """Trainings, a row for each key. `losses` are `mean_i |x_i − I_i|` of the clean digit before each update; `end` is
+    the mean loss over all digits at the end. If asked for, `errors` are those of a check before each pass, and `last`
+    is the check at the end.
+    """
 
     losses: Float[Array, "*trainings updates"]
     end: Float[Array, "*trainings"]
@@ -68,7 +72,9 @@ class Trained(eqx.Module):
 
 
 def train(digits: Digits, keys: Key[Array, " trainings"], setting: Setting, *, checked: bool) -> Trained:
-    """A training for each key, which decides weights, order, corruption and what an adjoint draws; one program."""
+    """One training for each key, all in one program. A key decides weights, order, corruption and what an adjoint
+    draws.
+    """
     optimizer = optax.adam(setting.rate)
     count, pixels = digits.shape
 
@@ -106,5 +112,5 @@ def train(digits: Digits, keys: Key[Array, " trainings"], setting: Setting, *, c
         end = jnp.mean(jnp.abs(jax.vmap(carry[0].recall)(digits).output - digits))
         return Trained(losses.reshape(-1), end, errors, check(carry[0], check_key))
 
-    # One after the other: side by side, a step would have to read the weights of all of them from memory.
+    # One after the other. Side by side, a step would read the weights of all of them from memory.
     return jax.jit(lambda keys: jax.lax.map(one, keys))(keys)

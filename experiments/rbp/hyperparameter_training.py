@@ -1,4 +1,4 @@
-"""A small network whose learning rates and momenta are learned: its training as a recurrent system."""
+"""A small network whose learning rates and momenta are learned. Its training is a recurrent system."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from onward.support.trees import total
 LAYERS = (784, 50, 50, 50, 10)
 BATCH = 200
 RATE, MOMENTUM = -1.0, 0.0  # a logarithm and a logit: a rate of 0.37 and a momentum of 0.5
-AVERAGED = 4  # mini-batches at whose Jacobians the adjoints of a state at rest are solved
+AVERAGED = 4  # the adjoints of a state at rest are solved at the Jacobians of this many mini-batches
 FULL = 255
 POINTS, DIRECTIONS = 100, 50  # of a path
 
@@ -29,14 +29,14 @@ Weights = list[dict[str, Float[Array, "..."]]]  # of each layer, its W and its b
 
 
 class Hyperparameters(NamedTuple):
-    """One of each for every W and b: the logarithm of a rate, and the logit of a momentum."""
+    """The logarithm of a rate and the logit of a momentum, for every W and b."""
 
     rates: Any
     momenta: Any
 
 
 class Training(NamedTuple):
-    """What training carries: the network's weights, their speed, and how many steps were taken."""
+    """What training carries: the network's weights, their velocity, and the number of steps taken."""
 
     weights: Weights
     speed: Weights
@@ -67,7 +67,7 @@ class Step(eqx.Module):
 
 
 class EndLoss(eqx.Module):
-    """The meta-loss: that of the network at the end on all examples."""
+    """The meta-loss: the final network's loss on all examples."""
 
     images: UInt8[Array, "examples pixels"]
     labels: Int[Array, " examples"]
@@ -77,7 +77,7 @@ class EndLoss(eqx.Module):
 
 
 def mean_loss(weights: Weights, images: UInt8[Array, "n pixels"], labels: Int[Array, " n"]) -> Float[Array, ""]:
-    """The mean cross entropy of the classes, in nats."""
+    """The mean cross-entropy of the classes, in nats."""
     *hidden, last = weights
     h = images.astype(last["W"].dtype) / FULL
     for layer in hidden:
@@ -86,7 +86,7 @@ def mean_loss(weights: Weights, images: UInt8[Array, "n pixels"], labels: Int[Ar
 
 
 def begin(key: PRNGKeyArray, layers: tuple[int, ...] = LAYERS) -> Training:
-    """An untrained network, its weights normal with variance 1/inputs, at rest."""
+    """An untrained network with zero velocity. Weights are normal with variance 1/inputs."""
     shapes = list(pairwise(layers))
     keys = jr.split(key, len(shapes))
     weights = [
@@ -97,7 +97,7 @@ def begin(key: PRNGKeyArray, layers: tuple[int, ...] = LAYERS) -> Training:
 
 
 def first_hyperparameters(state: Training) -> Hyperparameters:
-    """A rate of exp(−1) and a momentum of 1/2 for each."""
+    """A rate of exp(−1) and a momentum of 1/2 for every array."""
 
     def like(value):
         return jax.tree.map(lambda w: jnp.full((), value, w.dtype), state.weights)
@@ -107,7 +107,7 @@ def first_hyperparameters(state: Training) -> Hyperparameters:
 
 @eqx.filter_jit
 def train(step: Step, hyperparameters: Hyperparameters, state: Training, steps: int):
-    """The state after so many steps, and the loss of each step's mini-batch before it."""
+    """The state after this many steps, and each step's mini-batch loss before the step."""
 
     def one(state, _):
         return step(hyperparameters, state), step.batch_loss(state.weights, state.taken)
@@ -117,7 +117,7 @@ def train(step: Step, hyperparameters: Hyperparameters, state: Training, steps: 
 
 @eqx.filter_jit
 def path(step: Step, hyperparameters: Hyperparameters, state: Training, steps: int):
-    """Where training leads: the weights after every so many steps, `POINTS` times, in `DIRECTIONS` numbers each.
+    """Where training leads: the weights at `POINTS` equally spaced steps, as `DIRECTIONS` numbers each.
 
     They are products with fixed random directions, which keep the distances between points to about a tenth.
     """
@@ -146,10 +146,11 @@ def meta_gradient(
     adjoint: Callable[[PRNGKeyArray], optx.AbstractAdjoint],
     key: PRNGKeyArray,
 ) -> Hypergradient:
-    """The meta-loss after `steps` steps, and its gradient along rates and momenta; `key` is for what an adjoint draws.
+    """The meta-loss after `steps` steps, and its gradient with respect to rates and momenta. `key` is for what an
+    adjoint draws.
 
-    An adjoint that keeps the last state alone is solved there at `AVERAGED` mini-batches, of one step further each, and
-    the gradients are averaged, as Section 5.3 of Liao et al. 2018 has it. A gradient is NaN where training ended so.
+    An adjoint that keeps only the last state is solved there for `AVERAGED` mini-batches, each one step further, and
+    the gradients are averaged, as in section 5.3 of Liao et al. 2018. The gradient is NaN if training ended so.
     """
     solve = partial(hypergradient, step, loss, hyperparameters)
     if not isinstance(adjoint(key), AbstractRBP):

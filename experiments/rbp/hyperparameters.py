@@ -1,4 +1,4 @@
-"""Section 5.3 of Liao et al., *Reviving and Improving Recurrent Back-Propagation* (2018): learned rates and momenta."""
+"""Learned rates and momenta: section 5.3 of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*."""
 
 import sys
 from typing import Any, NamedTuple
@@ -28,16 +28,16 @@ METHODS = (BPTT, "TBPTT", "RBP", NEUMANN)
 DRAWN = "TBPTT", NEUMANN  # in the picture of paths
 OPTIMIZER = optax.adam(0.05)  # of the hyperparameters
 SNAPSHOTS = (20, 40)  # meta steps
-COSTS = {BPTT: 4.0}  # of a meta step, times that of another method
+COSTS = {BPTT: 4.0}  # the meta-loss of a method counts as near another's within this factor
 ALIKE = 1.1  # times another's meta-loss: not worse
 
 
 class Curves(NamedTuple):
-    """A row for each seed, NaN from where a number was not finite.
+    """A row for each seed; NaN from the first number that was not finite.
 
-    * `meta`: the meta-loss before each meta step; `training`: the losses of the last training's mini-batches;
-    * `residual`: of each meta step's adjoint solve, relative; NaN for what is unrolled;
-    * `paths`: where the trainings of the meta steps `SNAPSHOTS` led, as `rates.path` tells it.
+    * `meta`: the meta-loss before each meta step; `training`: the mini-batch losses of the last training;
+    * `residual`: of each meta step's adjoint solve, relative; NaN for unrolled methods;
+    * `paths`: where the trainings of the meta steps `SNAPSHOTS` led; see `rates.path`.
     """
 
     meta: np.ndarray
@@ -62,7 +62,7 @@ def learn(
     meta_steps: int,
     report: Report = lambda done, words: None,
 ) -> Curves:
-    """The curves of one seed, that of `key`: learns the hyperparameters with Adam, every training from `start`."""
+    """The curves of the seed of `key`. Adam learns the hyperparameters; every training begins at `start`."""
     hyperparameters = rates.first_hyperparameters(start)
     state = OPTIMIZER.init(hyperparameters)
     path_shape = len(SNAPSHOTS), min(rates.POINTS, steps), rates.DIRECTIONS
@@ -183,9 +183,10 @@ def _hyperparameters(data, meta_steps: int, seeds: int, seed: int, parts: Parts)
 
 
 def judge_hyperparameters(found: dict[tuple[int, int], dict[str, Curves]]) -> Verdict:
-    """With Neumann-RBP the meta-loss falls, ends near BPTT's, and below those of RBP and TBPTT, in every setting.
+    """Agrees if, in every setting, the meta-loss with Neumann-RBP falls, ends near BPTT's, and ends below RBP's and
+    TBPTT's.
 
-    Neumann-RBP must have kept all its seeds for that, and BPTT one to be near to.
+    Every seed of Neumann-RBP must have stayed finite for that, and at least one of BPTT.
     """
     parts, words = [], []
     for (steps, back), curves in found.items():
