@@ -152,7 +152,7 @@ class Contest:
         return [*lines, "of what was predicted before it was learned.", f"To compare with: {levels}."]
 
     def _judge(self, found, sign: int) -> Verdict:
-        """Agrees where FPP is ahead of truncation at the same T by two standard errors just where the thesis says so."""
+        """Agrees if FPP is ahead of truncation at the same T by two standard errors just where the thesis says so."""
         closing = {name: np.array([_closing(t.online) for t in runs]) for name, (_, runs) in found.items()}
         if lost := [name for name, ends in closing.items() if not np.isfinite(ends).all()]:
             return Verdict("not decided", f"seeds diverged: {', '.join(lost)}.")
