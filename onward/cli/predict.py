@@ -35,7 +35,7 @@ def _predict(folder, learned: StreamSettings, settings: StreamSettings, source, 
     from ..streams.learning import State, learn_stream, restore
     from .build import enough_memory
     from .compilation_cache import compilation_cache
-    from .stream_session import TOO_LARGE, build_engine
+    from .stream_session import TOO_LARGE, build_engine, nothing_learned
 
     columns = settings.learning.columns
     with compilation_cache(), enough_memory(TOO_LARGE):
@@ -62,6 +62,8 @@ def _predict(folder, learned: StreamSettings, settings: StreamSettings, source, 
             )
         forward()
         print(_said(state.standing, learned, scratch), file=sys.stderr)
+        if (failure := nothing_learned(state.standing, scratch)) is not None:
+            raise failure
         return interruption.exit_code if interruption.came() else 0
 
 

@@ -94,8 +94,8 @@ class StreamSession:
         write_atomically(folder.summary_text, table.encode())
         # Written last: that it is there says that the stream has ended.
         write_atomically(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
-        if summary.events == 0 and (summary.malformed or summary.quarantined):
-            raise UserError(f"not one of {summary.lines:,} lines became an event: {_first_reason(folder)}")
+        if (failure := nothing_learned(state.standing, folder)) is not None:
+            raise failure
         return 0
 
     def _summary(self, folder: StreamFolder, standing: StreamStanding, model, speed: float) -> StreamSummary:
@@ -147,12 +147,12 @@ def build_engine(learning: Learning, *, learns: bool = True) -> Engine:
     )
 
 
-def _first_reason(folder: StreamFolder) -> str:
-    """What is wrong with the first line that is no event."""
+def nothing_learned(standing: StreamStanding, folder: StreamFolder) -> UserError | None:
+    """What to say of a stream that has ended if there were lines, and not one became an event."""
     for path, kind in ((folder.dead_letters, Letter), (folder.quarantine, Quarantined)):
-        for entry in read_json_lines(path, kind):
-            return f"line {entry.line} {entry.reason} (all of them: {path})."
-    raise AssertionError("every line that was read is an event or has a reason")
+        for entry in read_json_lines(path, kind) if standing.events == 0 else ():
+            return UserError(f"not one of {standing.lines:,} lines became an event: line {entry.line} {entry.reason}.")
+    return None
 
 
 def _how_to_go_on(folder: StreamFolder) -> str:

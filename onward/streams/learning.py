@@ -64,7 +64,8 @@ def restore(folder: StreamFolder, engine: Engine, columns: Columns, *, settings:
     (carry, judged), standing = load_checkpoint(saved[-1], fresh, settings=settings, standing=StreamStanding)
     numbers = [leaf for leaf in jax.tree.leaves((carry, judged.mean, judged.deviation)) if eqx.is_inexact_array(leaf)]
     numbers += [from_bits(bits) for bits in (carry.shared.level.mean, carry.table.time)]
-    numbers += [from_bits(carry.table.known)] * (columns.classes is None)
+    if columns.classes is None:
+        numbers.append(from_bits(carry.table.known))
     slots = sorted(slot for _, slot in standing.keys)
     if not all(np.isfinite(leaf).all() for leaf in numbers) or slots != list(range(len(slots))[: engine.slots]):
         raise UserError(f"{saved[-1]} is damaged; delete it to go on from an older one.")

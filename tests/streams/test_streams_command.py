@@ -155,6 +155,14 @@ def test_a_run_in_which_nothing_became_an_event_fails(tmp_path, capsys, name, li
     assert reason in said
 
 
+def test_predicting_a_stream_in_which_nothing_became_an_event_fails(tmp_path, capsys, finished):
+    events = write(tmp_path / "words.jsonl", ['{"x": "much"}', '{"x": "more"}'])
+    assert main(["predict", str(finished), "--input", str(events)]) == 2
+    said = capsys.readouterr()
+    assert "not one of 2 lines became an event: line 1 column 'x' is 'much', not a number" in said.err
+    assert said.out == ""
+
+
 def test_a_json_array_is_refused(tmp_path, capsys):
     events = write(tmp_path / "array.json", ["[", ' {"load": 1},', ' {"load": 2}', "]"])
     assert stream("--input", events, "--target", "load", *TINY, "--run", tmp_path / "run") == 2
