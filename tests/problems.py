@@ -120,6 +120,27 @@ def _embedded(units, key):
     return onward.EmbeddedCell(SYMBOLS, cell, size=INPUTS, key=embedding_key, scale=1.0)
 
 
+class MixedCell(onward.AbstractCell):
+    """`h' = tanh(W [h, x])`, with weights in one precision and the state in another."""
+
+    weights: jax.Array
+    state: np.dtype = eqx.field(static=True)
+
+    def __init__(self, units, weights, state, *, key):
+        self.weights = jr.normal(key, (units, units + INPUTS), weights)
+        self.state = np.dtype(state)
+
+    def __call__(self, hidden, x):
+        z = jnp.concatenate([hidden.astype(float), x])
+        return jnp.tanh(self.weights.astype(float) @ z).astype(self.state)
+
+    def init_hidden(self):
+        return jnp.zeros(len(self.weights), self.state)
+
+    def output(self, hidden):
+        return hidden.astype(float)
+
+
 def _stack(lower, upper):
     def build(units, key):
         lower_key, upper_key = jr.split(key)
@@ -153,6 +174,8 @@ UNUSUAL_CELLS = {
     "unit-wise": lambda n, key: UnitWiseCell(n, key=key),
     "embedded": _embedded,
     "without-parameters": _without_parameters,
+    "narrow-weights": lambda n, key: MixedCell(n, np.float32, np.float64, key=key),
+    "narrow-state": lambda n, key: MixedCell(n, np.float64, np.float32, key=key),
     "stack-on-a-reservoir": lambda n, key: onward.StackedCell(
         [_without_parameters(INPUTS, key), onward.GRUCell(INPUTS, n, key=key, scale=2.0)]
     ),

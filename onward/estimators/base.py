@@ -17,6 +17,7 @@ from ..support.freezing import learnable, thaw
 from ..support.trees import mean_of_leading, select, without_gradient, zeros_like
 from ..transforms.quasi_diagonal import QuasiDiagonal
 from ._jacobians import learned
+from ._one_precision import in_one_precision, like
 
 Turn = int | Int[Array, ""]
 
@@ -214,16 +215,23 @@ class AbstractForwardEstimator(AbstractEstimator):
         Not called for a cell of which nothing learns: there is nothing to carry then.
         """
 
+    def init(self, model, hidden, *, key, example=None):
+        return super().init(*in_one_precision(model, hidden), key=key, example=example)
+
     def estimate(self, model, loss, hidden, state, chunk):
         thawed, parameters, learns = thaw(model), learnable(model), bool(jax.tree.leaves(learned(model.cell)))
+
+        def move(hidden, state, now):
+            if not learns:
+                return thawed.cell(hidden, now.xs), state, lambda H: zeros_like(parameters.cell)
+            wide, before = in_one_precision(model, hidden)
+            after, state, contract = self.advance(wide.cell, before, state, now.xs, now.noise)
+            return like(after, hidden), state, lambda H: like(contract(like(H, after)), parameters.cell)
 
         def step(hidden, state, now):
             if now.reset is not None:
                 hidden, state = restarted(thawed.cell, hidden, now.reset), select(now.reset, self.restart(state), state)
-            if learns:
-                hidden, state, contract = self.advance(model.cell, hidden, state, now.xs, now.noise)
-            else:
-                hidden, contract = thawed.cell(hidden, now.xs), lambda H: zeros_like(parameters.cell)
+            hidden, state, contract = move(hidden, state, now)
 
             def predict(parameters, hidden):
                 prediction = eqx.combine(parameters, thawed).predict(hidden)

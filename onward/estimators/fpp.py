@@ -265,7 +265,7 @@ class FPP(AbstractReplayEstimator):
         value = jnp.asarray(weighted_loss(loss, model.predict(rolled), given.y, given.weight))
         if self.learn_states:
             gap = jax.tree.map(jnp.subtract, target, rolled)
-            value = value + given.penalty.astype(value.dtype) / 2 * inner(gap, gap)
+            value = value + given.penalty.astype(value.dtype) / 2 * inner(gap, gap).astype(value.dtype)
         return jnp.where(given.there, value, 0)
 
     def settle(self, state, posed, by_variables):

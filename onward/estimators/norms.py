@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..support.trees import root, total
-from ..transforms.quasi_diagonal import QuasiDiagonal
+from ..transforms.quasi_diagonal import QuasiDiagonal, to_blocks
 from ._reductions import Blocks, Copies, MixedRows, UnitRows
 
 CANCELLED = 1e-6  # below this part of the newest row's own share a variance is taken to be lost to rounding
@@ -127,5 +127,11 @@ def _whitened(form, w, pending, layer, metric):
     """`w` and the rows that wait as they look where `(J + Λ)⁻¹` is the Euclidean product."""
     if metric is None:
         return w, pending
+    learned = [len(w_l) if isinstance(w_l, tuple) else len(to_blocks(w_l)) for w_l in w]
+    if [len(to_blocks(m.diagonal)) for m in metric] != learned:
+        raise ValueError(
+            "metric must be over all that learns of the cell, got one of a part: let the Kalman step learn all of the "
+            "cell, or do not hand its metric over."
+        )
     whitened = tuple(form.whiten(m, w_l) for m, w_l in zip(metric, w, strict=True))
     return whitened, pending.whiten(metric[layer])

@@ -3,6 +3,7 @@
 import functools
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,6 +15,12 @@ def total(terms: Iterable[Array]) -> Array:
     """The sum of some arrays, 0 of none."""
     terms = list(terms)
     return functools.reduce(operator.add, terms) if terms else jnp.zeros(())
+
+
+def widest(dtypes: Iterable[Any]) -> Any:
+    """The narrowest dtype that holds all of these."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, dtypes)
 
 
 def select(condition: Bool[Array, ""], if_true: PyTree, if_false: PyTree) -> PyTree:
@@ -53,8 +60,9 @@ def without_gradient(tree: PyTree) -> PyTree:
 
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
-    """`Σ a b` over two trees of the same shapes."""
-    return total(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+    """`Σ a b` over two trees of the same shapes and dtypes."""
+    products = jax.tree.leaves(jax.tree.map(jnp.vdot, a, b))
+    return total(product.astype(widest(p.dtype for p in products)) for product in products)
 
 
 def largest(tree: PyTree) -> Float[Array, ""]:

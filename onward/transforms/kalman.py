@@ -56,8 +56,9 @@ def quasi_diagonal_kalman(
     - `prior`: Λ, above 0; by default the size of the model's hidden state, as in the paper.
     - `rate`: η, above 0; 1 in the paper.
 
-    Raises `ValueError` for a number out of range, and at `init` if `prior` is left out and the parameters are no
-    `onward.Model`.
+    The step may be for a part of the parameters, under `optax.masked` or `optax.multi_transform`. Raises `ValueError`
+    for a number out of range, and at `init` if `prior` is left out and the parameters are no `onward.Model`, or lack a
+    part of the cell.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -81,7 +82,7 @@ def quasi_diagonal_kalman(
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[Any, Any]:
         gamma = jnp.asarray(decay(state.step) if callable(decay) else decay, float)
         information = state.information.decay_and_add(updates, gamma)
-        steps = jax.tree.map(lambda delta: -rate * delta, information.solve(updates))
+        steps = jax.tree.map(lambda delta: -jnp.asarray(rate, delta.dtype) * delta, information.solve(updates))
         return steps, KalmanState(jnp.asarray(optax.safe_increment(state.step)), information)
 
     return Informed(optax.GradientTransformation(init, update), lambda state: state.information)
@@ -93,4 +94,11 @@ def _hidden_size(parameters: PyTree) -> int:
             f"prior must be a number for parameters that are no onward.Model but {type(parameters).__name__}; "
             "the default is the size of the model's hidden state."
         )
-    return sum(leaf.size for leaf in jax.tree.leaves(parameters.cell.init_hidden()))
+    try:
+        state = parameters.cell.init_hidden()
+    except Exception as error:  # of parts that are not there
+        raise ValueError(
+            "prior must be a number where a part of the cell does not learn, or the step is for the readout alone: the "
+            "default is the size of the model's hidden state, which only the whole cell tells."
+        ) from error
+    return sum(leaf.size for leaf in jax.tree.leaves(state))

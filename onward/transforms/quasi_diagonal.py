@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
-from ..support.trees import row_sums, zeros_like
+from ..support.trees import row_sums, widest, zeros_like
 
 
 class Rows(NamedTuple):
@@ -46,13 +46,13 @@ class Block(eqx.Module):
 
     def solve(self, g: Blocks) -> Blocks:
         """`Â⁻¹ g`: `δ_j = (g_j − g_0 A_0j/A_00)/S_j` and `δ_0 = g_0/A_00 − Σ_j (A_0j/A_00) δ_j`."""
-        weights, bias = _parts(g)
+        weights, bias = _parts(g, self.pivot.dtype)
         delta = (weights - bias * self.ratio) * self.inverse
         return _whole(g, delta, bias * self.pivot - row_sums(self.ratio * delta)[..., None])
 
     def whiten(self, g: Blocks) -> Blocks:
         """`R g` with `Rᵀ R = Â⁻¹`, so that `aᵀ Â⁻¹ b` is the Euclidean product of what this makes of `a` and `b`."""
-        weights, bias = _parts(g)
+        weights, bias = _parts(g, self.pivot.dtype)
         return _whole(g, (weights - bias * self.ratio) * jnp.sqrt(self.inverse), bias * jnp.sqrt(self.pivot))
 
 
@@ -62,6 +62,8 @@ class QuasiDiagonal(eqx.Module):
     * `diagonal`: `S_jj`, shaped like the parameters;
     * `bias_row`: `S_0j`, shaped like the parameters, 0 at the biases themselves;
     * `prior`: Λ, above 0.
+
+    All have one dtype, the widest of the parameters' and at least float32: sums of squares lose their digits otherwise.
     """
 
     diagonal: PyTree[Float[Array, "..."]]
@@ -71,11 +73,14 @@ class QuasiDiagonal(eqx.Module):
     @classmethod
     def start(cls, parameters: PyTree, prior: ArrayLike) -> "QuasiDiagonal":
         """`Λ` alone."""
-        dtype = jnp.result_type(*jax.tree.leaves(parameters))
-        return cls(zeros_like(parameters), zeros_like(parameters), jnp.asarray(prior, dtype))
+        dtype = widest([jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(parameters))])
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), parameters)
+        return cls(zeros, zeros, jnp.asarray(prior, dtype))
 
     def decay_and_add(self, g: PyTree, decay: Float[Array, ""]) -> "QuasiDiagonal":
         """`S ← (1 − decay) S + g gᵀ`, of which only the entries kept are formed."""
+
+        g = jax.tree.map(lambda leaf: leaf.astype(self.prior.dtype), g)
 
         def add(S, fresh):
             return jax.tree.map(lambda s, f: (1 - decay.astype(s.dtype)) * s + f, S, fresh)
@@ -130,7 +135,7 @@ def from_blocks(tree: PyTree, blocks: list[Any]) -> PyTree:
 
     def fill(node):
         if isinstance(node, AbstractAffineGatedCell):
-            weights = tuple(None if W is None else next(remaining) for W in node.weights)
+            weights = tuple(next(remaining) if eqx.is_array(W) else W for W in node.weights)
             return eqx.tree_at(lambda cell: cell.weights, zeros_like(node), weights, is_leaf=lambda W: W is None)
         if _is_row_wise(node):
             return eqx.tree_at(lambda layer: (layer.weight, layer.bias), node, next(remaining))
@@ -153,19 +158,22 @@ def _is_row_wise(node) -> bool:
 
 def _node_blocks(node):
     if isinstance(node, AbstractAffineGatedCell):
-        return [W for W in node.weights if W is not None]
+        return [W for W in node.weights if eqx.is_array(W)]
     if _is_row_wise(node):
         return [Rows(node.weight, node.bias)]
     return [leaf[..., None] for leaf in jax.tree.leaves(node)]
 
 
-def _parts(blocks: Blocks) -> tuple[Float[Array, "*blocks features"], Float[Array, "*blocks 1"]]:
-    """The weights, with the bias among them if it lies there, and the bias."""
+def _parts(blocks: Blocks, dtype=None) -> tuple[Float[Array, "*blocks features"], Float[Array, "*blocks 1"]]:
+    """The weights, with the bias among them if it lies there, and the bias; in a dtype that is not their own."""
+    if dtype is not None:
+        blocks = jax.tree.map(lambda leaf: leaf.astype(dtype), blocks)
     return (blocks.weight, blocks.bias[..., None]) if isinstance(blocks, Rows) else (blocks, blocks[..., -1:])
 
 
 def _whole(like: Blocks, weights: Float[Array, "*blocks features"], bias: Float[Array, "*blocks 1"]) -> Blocks:
-    """The parts together again; by a comparison, which fuses where an update would copy."""
+    """The parts together again, in the dtypes of `like`; by a comparison, which fuses where an update would copy."""
     if isinstance(like, Rows):
-        return Rows(weights, bias[..., 0])
-    return jnp.where(jnp.arange(weights.shape[-1]) == weights.shape[-1] - 1, bias, weights)
+        return Rows(weights.astype(like.weight.dtype), bias[..., 0].astype(like.bias.dtype))
+    whole = jnp.where(jnp.arange(weights.shape[-1]) == weights.shape[-1] - 1, bias, weights)
+    return whole.astype(like.dtype)

@@ -218,3 +218,95 @@ def test_a_learner_hands_the_metric_on_from_a_chain_where_it_is_told_where():
     assert_same(learned(onward.estimators.HalfInvariantNorms(), chained), euclidean)
     told = onward.transforms.Informed(chained, lambda state: kalman.metric(state[1]))
     assert_same(learned(onward.estimators.HalfInvariantNorms(), told), half_invariant)
+
+
+def masks(model):
+    """What the readout is, and what the cell is."""
+    everything = jax.tree.map(lambda _: True, eqx.filter(model, eqx.is_inexact_array))
+    readout = eqx.tree_at(lambda m: m.cell, everything, replace_fn=lambda c: jax.tree.map(lambda _: False, c))
+    return readout, jax.tree.map(lambda of_readout: not of_readout, readout)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "equinox-gru", "stack"])
+def test_a_step_for_the_readout_alone_is_that_of_the_readout(cell):
+    p, kalman = problem(cell, units=3, steps=4), onward.quasi_diagonal_kalman(prior=0.5)
+    readout, rest = masks(p.model)
+    labels = jax.tree.map(lambda of_readout: "readout" if of_readout else "cell", readout)
+    masked = optax.chain(optax.masked(kalman, readout), optax.masked(optax.sgd(0.1), rest))
+    apart = optax.multi_transform({"readout": kalman, "cell": optax.sgd(0.1)}, labels)
+    estimator = onward.NoBackTrack()
+
+    def learned(optimizer):
+        learner = onward.Learner(estimator, optimizer, loss=loss)
+        return learner.run(learner.init(p.model, key=jr.key(0)), p.xs, p.ys)[0].arrays
+
+    @jax.jit
+    def by_hand(p):
+        hidden, state, model = p.cell.init_hidden(), p.state(estimator), p.model
+        of_readout = kalman.init(eqx.filter(model.readout, eqx.is_inexact_array))
+        for t in range(4):
+            e = estimator.grad(model, loss, hidden, state, p.xs[t : t + 1], p.ys[t : t + 1])
+            hidden, state = e.hidden, e.state
+            step, of_readout = kalman.update(e.grads.readout, of_readout)
+            cell = jax.tree.map(lambda g: -0.1 * g, e.grads.cell)
+            model = eqx.apply_updates(model, eqx.tree_at(lambda m: (m.cell, m.readout), e.grads, (cell, step)))
+        return eqx.filter(model, eqx.is_array)
+
+    expected = by_hand(p)
+    for optimizer in (masked, apart):
+        assert_same(learned(optimizer), expected)
+
+
+def test_a_step_for_the_cell_alone_gives_its_norms():
+    p, kalman = problem("stack", units=3, steps=4), onward.quasi_diagonal_kalman(prior=0.5)
+    _, rest = masks(p.model)
+    chained = optax.chain(optax.masked(kalman, rest), optax.scale(0.1))
+    told = onward.transforms.Informed(chained, lambda state: kalman.metric(state[0].inner_state))
+
+    def losses(optimizer):
+        learner = onward.Learner(onward.NoBackTrack(), optimizer, loss=loss)
+        return learner.run(learner.init(p.model, key=jr.key(0)), p.xs, p.ys)[1].losses
+
+    assert not jnp.allclose(losses(chained), losses(told), rtol=1e-6)
+
+
+def test_a_part_of_the_cell_does_not_tell_the_prior():
+    p, kalman = problem("lstm", units=3, steps=4), onward.quasi_diagonal_kalman()
+    readout, _ = masks(p.model)
+    with pytest.raises(ValueError, match="prior must be a number where a part of the cell does not learn"):
+        optax.masked(kalman, readout).init(eqx.filter(p.model, eqx.is_inexact_array))
+    told = onward.transforms.Informed(optax.masked(onward.quasi_diagonal_kalman(prior=1.0), readout), lambda s: s[0][1])
+    learner = onward.Learner(onward.NoBackTrack(), told, loss=loss)
+    with pytest.raises(ValueError, match="metric must be over all that learns of the cell"):
+        learner.run(learner.init(p.model, key=jr.key(0)), p.xs, p.ys)
+
+
+@pytest.mark.parametrize("cell", ["gru", "equinox-gru"])
+def test_weights_of_half_precision_are_stepped_with_a_matrix_in_float32(cell):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        p = problem(cell, units=3, steps=4)
+        parameters = eqx.filter(p.model, eqx.is_inexact_array)
+        half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), parameters)
+        mixed = eqx.tree_at(lambda m: m.readout, half, parameters.readout)
+        kalman = onward.quasi_diagonal_kalman(prior=0.5, rate=jnp.array(0.3))
+        for params in (half, mixed):
+            grads = jax.tree.map(lambda leaf: jnp.sin(jnp.arange(leaf.size, dtype=float)).reshape(leaf.shape), params)
+            grads = jax.tree.map(lambda g, leaf: g.astype(leaf.dtype), grads, params)
+            steps, state = kalman.update(grads, kalman.init(params))
+            assert {leaf.dtype for leaf in jax.tree.leaves(state.information)} == {np.dtype(np.float32)}
+            wide = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+            expected, _ = kalman.update(wide, kalman.init(parameters))
+            for step, leaf, exact in zip(*map(jax.tree.leaves, (steps, params, expected)), strict=True):
+                assert step.dtype == leaf.dtype
+                np.testing.assert_allclose(np.asarray(step, np.float32), exact, rtol=2**-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell", ["narrow-weights", "narrow-state"])
+def test_a_learner_with_the_kalman_step_takes_two_precisions(cell):
+    p = problem(cell, units=3, steps=4)
+    learner = onward.Learner(onward.NoBackTrack(), onward.quasi_diagonal_kalman(), loss=loss)
+    carry = learner.init(p.model, key=jr.key(0))
+    after, metrics = learner.run(carry, p.xs, p.ys)
+    assert jnp.all(jnp.isfinite(metrics.losses))
+    assert jax.tree.map(lambda leaf: leaf.dtype, after.arrays) == jax.tree.map(lambda leaf: leaf.dtype, carry.arrays)
+    assert jnp.any(after.model.cell.weights != p.cell.weights)
