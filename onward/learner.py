@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ._checks import (
@@ -28,6 +29,7 @@ from .estimators.base import AbstractEstimator, Chunk, Estimate, Replay
 from .model import Model
 from .support.arguments import whole
 from .support.compiled import programs_of
+from .support.devices import explicit_mesh, with_auto_axes
 from .support.freezing import freeze, learnable, thaw
 from .support.trees import select
 from .transforms.informed import metric_of
@@ -326,11 +328,37 @@ class Learner(eqx.Module):
         return Carry(arrays, carry.skeleton, given.hidden, given.state, optimizer), given
 
 
+def _on_any_mesh(function: Callable) -> Callable:
+    """The function from a learner, a carry and a stream to a carry and metrics, on meshes with Explicit axes too."""
+
+    def placed(learner: Learner, carry: Carry, xs, *rest, predictions: bool):
+        mesh = explicit_mesh((carry, xs))
+        if mesh is None:
+            return function(learner, carry, xs, *rest, predictions=predictions)
+
+        def parts(*arguments):
+            carry, metrics = function(learner, *arguments, predictions=predictions)
+            return (carry.arrays, carry.optimizer), (carry.hidden, carry.estimator), metrics
+
+        # Results lie as the streams do; parameters are everywhere.
+        first = next(iter(jax.tree.leaves(xs)), None)
+        spec = () if learner.batch is None or first is None else jax.typeof(first).sharding.spec[1:2]
+        places = PartitionSpec(), PartitionSpec(*spec), PartitionSpec(None, *spec)
+        everywhere, of_streams, metrics = with_auto_axes(parts, mesh, places)(carry, xs, *rest)
+        (arrays, optimizer), (hidden, estimator) = everywhere, of_streams
+        return Carry(arrays, carry.skeleton, hidden, estimator, optimizer), metrics
+
+    placed.__name__ = function.__name__
+    return placed
+
+
+@_on_any_mesh
 def _update(learner: Learner, carry, xs, ys, reset, weight, *, predictions: bool):
     steps = learner._check(carry, xs, ys, reset, weight)
     return learner._step(carry, Chunk(xs, ys, reset, weight, learner._draw(carry, steps)), predictions)
 
 
+@_on_any_mesh
 def _run(learner: Learner, carry, xs, ys, reset, weight, count, *, predictions: bool):
     steps = learner._check(carry, xs, ys, reset, weight)
     whole = steps - steps % learner.chunk

@@ -5,9 +5,14 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
+import optax
 from conftest import COMPILE_QUICKLY
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import onward
 from onward import sequences
@@ -48,19 +53,62 @@ def main(folder: Path) -> None:
     places = {leaf.sharding for leaf in jax.tree.leaves((whole.carry, whole.best, resumed.carry))}
     with jax.default_device(jax.devices()[1]):
         chosen = [device.id for device in shared_evenly(2, "sequences").device_set]
+    seen = {"devices": list(devices), "programs": len(traced)}
+    explicit = on_explicit_axes(lambda: (fit(block=1, epochs=1), data(), OBJECTIVE, KEY))
     np.savez(
         folder / "found.npz",
         *jax.tree.leaves(whole.carry.arrays),
         resumed=np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(resumed.carry.arrays)]),
         history=[epoch[:2] for epoch in whole.history],
         resumed_history=[epoch[:2] for epoch in resumed.history],
-        devices=devices,
-        programs=len(traced),
         score=score,
         chosen=chosen,
         sizes=[shared_evenly(count, "sequences").mesh.size for count in (1, 2, 3, 4)],
         places=[len(place.device_set) for place in places],
+        **seen,
+        **explicit,
     )
+
+
+def on_explicit_axes(trained) -> dict[str, np.ndarray]:
+    """What learners make of streams that are spread over a mesh as `jax.make_mesh` gives it, beside what they make of
+    the same streams on one device; and what `fit` and `evaluate` do while such a mesh is set."""
+    mesh = jax.make_mesh((2,), ("streams",))
+    assert mesh.axis_types == (AxisType.Explicit,)
+    keys, rng = jr.split(jr.key(0), 3), np.random.default_rng(0)
+    model = onward.Model(onward.GRUCell(3, 4, key=keys[0]), eqx.nn.Linear(4, 2, key=keys[1]))
+    xs, ys = rng.normal(size=(6, 4, 3)), jnp.asarray(rng.integers(0, 2, (6, 4)))
+    spread = NamedSharding(mesh, PartitionSpec(None, "streams"))
+    found = {}
+    for estimator, chunk in ((onward.BPTT(), 4), (onward.SnAp(order=1), 1)):
+        learner = onward.Learner(estimator, optax.adam(0.1), loss=softmax_cross_entropy, chunk=chunk, batch=4)
+        carry = learner.init(model, key=keys[2], example=(jnp.asarray(xs[0, 0]), ys[0, 0]))
+        everywhere = jax.device_put(carry, NamedSharding(mesh, PartitionSpec()))
+        ways = [learner.run(carry, xs, ys)]
+        ways += [learner.run(start, *jax.device_put((xs, ys), spread)) for start in (carry, everywhere)]
+        with jax.set_mesh(mesh):
+            ways += [learner.run(carry, xs, ys), learner.run(everywhere, *jax.device_put((xs, ys), spread))]
+            halves = [jax.device_put((xs[at], ys[at]), spread) for at in (slice(0, 4), slice(4, 6))]
+            after, first = learner.run(everywhere, *halves[0])
+            after, second = learner.run(after, *halves[1])
+            ways.append((after, first._replace(losses=jnp.concatenate([first.losses, second.losses]))))
+        flat = [
+            [np.asarray(leaf).ravel() for leaf in jax.tree.leaves((carry.arrays, carry.hidden, metrics.losses))]
+            for carry, metrics in ways
+        ]
+        found[f"explicit_{type(estimator).__name__}"] = np.array([np.concatenate(each) for each in flat])
+        held = ways[2][0].hidden.sharding.device_set, jax.typeof(ways[2][0].hidden).sharding.spec
+        found[f"held_{type(estimator).__name__}"] = [len(held[0]), held[1][0] == "streams"]
+    plain = trained()[0]
+    with jax.set_mesh(mesh):
+        fitted, data, objective, key = trained()
+        score = onward.evaluate(fitted.best, data, objective, softmax_cross_entropy, key=key)
+        weights = fitted.best.readout.weight + jnp.zeros(())  # it may be computed with where the mesh is set
+        told = onward.sequences.predict(fitted.best, np.zeros((2, 3, 2)))
+    expected = onward.evaluate(plain.best, data, objective, softmax_cross_entropy, key=key)
+    found["explicit_fit"] = np.array([[*np.ravel(weights), score], [*np.ravel(plain.best.readout.weight), expected]])
+    found["explicit_predict"] = np.array([told, onward.sequences.predict(plain.best, np.zeros((2, 3, 2)))])
+    return found
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from ..learner import Learner
 from ..support.arguments import whole
+from ..support.devices import outside_explicit_axes
 from ..tasks.symbols import SymbolTask
 from .parallel_runs import Budget, Contestant, Fates, Program, check_contestant, scaled
 
@@ -73,6 +74,7 @@ class Comparison:
         return [best[name] for name in dict.fromkeys(r.name for r in self.results)]
 
 
+@outside_explicit_axes()
 def compare(
     contestants: Mapping[str, Contestant],
     task: SymbolTask,

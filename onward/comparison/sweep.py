@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from ..support.arguments import unknown, whole
+from ..support.devices import outside_explicit_axes
 from ..tasks.symbols import SymbolTask
 from .parallel_runs import Budget, Contestant, Fates, Program, check_contestant, joined
 
@@ -114,6 +115,7 @@ class Sweep:
         return min(self.trials, key=lambda trial: trial.order)
 
 
+@outside_explicit_axes()
 def sweep(
     make: Callable[..., Contestant],
     points: Sequence[Point],

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..model import Model
-from ..support.devices import on_all, shared_evenly
+from ..support.devices import on_all, outside_explicit_axes, shared_evenly
 from ..support.trees import select, time_first
 from ._not_finite import check_finite
 from .data import AbstractData, shared_minibatch
@@ -29,6 +29,7 @@ def evaluate(
 def evaluate(
     model: Model, data: AbstractData, objective: AbstractObjective, measure: Mapping[str, Measure], *, key: PRNGKeyArray
 ) -> dict[str, float]: ...
+@outside_explicit_axes()
 def evaluate(model, data, objective, measure, *, key):
     """The mean of `measure(prediction, y)` over the steps of an epoch of `data` that count, the parameters fixed.
 
@@ -58,11 +59,11 @@ def evaluate(model, data, objective, measure, *, key):
     measures = measure if isinstance(measure, Mapping) else {"": measure}
     if not measures:
         raise ValueError("measure must be a function or a dictionary of some, got an empty dictionary.")
+    shared = shared_evenly(data.batch, "sequences")
+    model, data, key = on_all((model, data, key), shared)
     objective.check(data)
     for each in measures.values():
         check_targets(model, data, each)
-    shared = shared_evenly(data.batch, "sequences")
-    model, data = on_all((model, data), shared)
     hidden = jax.tree.map(lambda h: jnp.broadcast_to(h, (data.batch, *h.shape)), model.cell.init_hidden())
     loop = on_all((hidden, {name: jnp.zeros(()) for name in measures}, jnp.zeros((), jnp.int32)), shared)
     for block in data.blocks(key, 0, 0, BLOCK):

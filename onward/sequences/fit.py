@@ -20,7 +20,7 @@ from ..checkpoints.array_file import stored
 from ..learner import Carry, Learner
 from ..model import Model
 from ..support.arguments import whole
-from ..support.devices import on_all, on_first, shared_evenly
+from ..support.devices import free_to_move, on_all, on_first, outside_explicit_axes, shared_evenly
 from ..support.errors import UserError
 from ..support.program_digest import program_digest
 from ..support.trees import time_first
@@ -69,6 +69,7 @@ class _Place(NamedTuple):
     history: tuple[Epoch, ...] = ()
 
 
+@outside_explicit_axes()
 def fit(
     learner: Learner,
     carry: Carry,
@@ -120,7 +121,7 @@ def fit(
     device for each core is faster than threads: call `jax.config.update("jax_num_cpu_devices", 2)` before anything is
     computed. The order of the data does not depend on the number of devices, but the last bits of the mean gradient do,
     and all that grows out of them: a checkpoint goes on in the same bits on the same number of devices. Results are on
-    the first device.
+    the first device, and move to where other arrays are. A mesh that `jax.set_mesh` has set is set aside.
 
     If a loss, a number of the carry or a score is not finite any more though the data are, training ends with the carry
     from before, and an `onward.sequences.DivergenceWarning` says so.
@@ -150,6 +151,8 @@ def fit(
     epochs, block = whole("epochs", epochs), whole("block", block)
     if learner.batch != data.batch:
         raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
+    shared = shared_evenly(data.batch, "sequences")
+    carry, data, key = on_all((carry, data, key), shared)
     objective.check(data)
     check_targets(carry.model, data, learner.loss)
     callbacks = (*callbacks, *([progress_bar()] if progress else []))
@@ -158,8 +161,6 @@ def fit(
     if saving is not None:
         state, place = saving.load(state, place)
     saved = time.perf_counter()
-    shared = shared_evenly(data.batch, "sequences")
-    data = on_all(data, shared)
 
     def ended() -> bool:
         return bool(place.history) and any(c.until(place.history) for c in callbacks if c.until is not None)
@@ -170,7 +171,7 @@ def fit(
             if not (finite and np.isfinite(totals).all()):
                 first = place.minibatch + int(np.argmin(np.isfinite(totals)) if finite else part.size - 1)
                 check_finite([part], objective, target_range(carry.model, learner.loss))
-                return _diverged(on_first(state, shared), place, first)
+                return _diverged(on_first(state, shared), place, first, shared)
             state = after
             # One after another, so that it is the same sum however the minibatches are cut into blocks.
             total, steps_so_far = float(sum(totals, start=place.total)), place.steps + int(steps.sum())
@@ -187,10 +188,10 @@ def fit(
             on_first(state, shared), place, objective, finish_epoch, validate, scored, callbacks
         )
         if not sound:
-            return _diverged(state, place, data.minibatches - 1)
+            return _diverged(state, place, data.minibatches - 1, shared)
         if saving is not None:
             saving.save(state, place)
-    return _fitted(state, place)
+    return _fitted(state, place, shared)
 
 
 def _end_epoch(
@@ -339,18 +340,20 @@ def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:
     return jax.tree.map(cut, xs)
 
 
-def _diverged(state: _State, place: _Place, minibatch: int) -> Fitted:
+def _diverged(state: _State, place: _Place, minibatch: int, shared: NamedSharding) -> Fitted:
     best = "the model at the start" if not place.history else "the best of the epochs before"
     warnings.warn(
         f"training diverged: at minibatch {minibatch} of epoch {place.epoch}, counting from 0, a number was not finite "
         f"any more; the carry is from before, and `best` is {best}. A lower rate or a clipped gradient may help.",
         DivergenceWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
-    return _fitted(state, place, (place.epoch, minibatch))
+    return _fitted(state, place, shared, (place.epoch, minibatch))
 
 
-def _fitted(state: _State, place: _Place, diverged_at=None) -> Fitted:
+def _fitted(state: _State, place: _Place, shared: NamedSharding, diverged_at=None) -> Fitted:
+    if shared.mesh.size > 1:
+        state = free_to_move(state)
     best = eqx.combine(state.best, eqx.filter(state.carry.model, eqx.is_array, inverse=True))
     return Fitted(state.carry, best, place.history, diverged_at)
 

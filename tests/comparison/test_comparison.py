@@ -51,6 +51,15 @@ def comparison():
     return found, seen
 
 
+def test_a_mesh_that_is_set_changes_nothing():
+    found, _ = comparison()
+    arms, budget = {"steady": contestant(optax.adam(1e-2))}, Budget(characters=2000)
+    with jax.set_mesh(jax.make_mesh((1,), ("seeds",))):  # its axes are Explicit
+        (result,) = compare(arms, WHEEL, budget=budget, key=jr.key(0), seeds=2, rate_factors=(1.0,)).results
+    expected = next(each for each in found.results if each.name == "steady" and each.rate_factor == 1.0)
+    np.testing.assert_allclose(result.windows, expected.windows, rtol=1e-4, atol=1e-5)
+
+
 def _explosive():
     """Gradient descent, and a push away from zero: finite at a small rate, soon not at a large one."""
 

@@ -56,3 +56,27 @@ def test_killed_inside_an_epoch_it_goes_on_in_the_same_bits(found):
 
 def test_a_single_device_is_shared_by_all():
     assert shared_evenly(6, "sequences").mesh.size == jax.device_count() == 1
+
+
+@pytest.mark.parametrize("name", ["BPTT", "SnAp"])
+def test_a_learner_takes_streams_on_a_mesh_with_explicit_axes(found, name):
+    plain, *ways = found[f"explicit_{name}"]
+    for way in ways:
+        np.testing.assert_allclose(way, plain, rtol=1e-9, atol=1e-12)
+    assert found[f"held_{name}"].tolist() == [2, True]  # the states stay with their streams
+
+
+def test_fit_and_evaluate_while_a_mesh_with_explicit_axes_is_set(found):
+    for name in ("explicit_fit", "explicit_predict"):
+        np.testing.assert_array_equal(*found[name])
+
+
+def test_a_mesh_of_one_device_with_explicit_axes():
+    mesh = jax.make_mesh((1,), ("streams",))
+    expected = fit(epochs=1)
+    with jax.set_mesh(mesh):
+        found = fit(epochs=1)
+        score = onward.evaluate(found.best, data(), OBJECTIVE, softmax_cross_entropy, key=KEY)
+    for leaf, wanted in zip(jax.tree.leaves(found.carry), jax.tree.leaves(expected.carry), strict=True):
+        np.testing.assert_array_equal(leaf, wanted)
+    assert score == onward.evaluate(expected.best, data(), OBJECTIVE, softmax_cross_entropy, key=KEY)
