@@ -17,9 +17,10 @@ from .compare import Comparison, MethodResult
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One line of curves.jsonl: a seed's bits per character up to `characters`, since the line before and over all.
+    """One line of curves.jsonl: a seed's bits per character up to `characters`, since the previous line and since the
+    start.
 
-    Both are `None` from where the seed diverged.
+    Both are `None` once the seed has diverged.
     """
 
     method: str
@@ -45,7 +46,7 @@ def described(result: MethodResult) -> dict[str, Any]:
 
 
 def result_from(description: dict[str, Any]) -> MethodResult:
-    """The result of a description whose numbers that are not finite may have become `None`."""
+    """The result of a description. Numbers that were not finite may have become `None` there."""
 
     def read(value: Any) -> Any:
         if not isinstance(value, list):
@@ -57,7 +58,7 @@ def result_from(description: dict[str, Any]) -> MethodResult:
 
 
 def comparison_table(comparison: Comparison, title: str | None = None) -> str:
-    """The comparison as a screen of text: the best first, levels below."""
+    """The comparison as a screen of text: the best method first, the levels below."""
     head = ("method", "last tenth", "whole run", "sound", "characters", "per second", "seconds", "+ compiling")
     rows: list[tuple[str, ...]] = [head]
     for r in sorted(comparison.results, key=lambda r: r.order):
@@ -90,7 +91,7 @@ def levels(task: SymbolTask) -> list[str]:
 
 
 def _of_a_text(comparison: Comparison) -> list[str]:
-    """How much of a text that ends the methods have read, and what of it the compressors have."""
+    """How much of a finite text the methods have read, and how much the compressors have."""
     length = comparison.task.length
     if length is None:
         return []
@@ -100,7 +101,7 @@ def _of_a_text(comparison: Comparison) -> list[str]:
 
 
 def _remarks(r: MethodResult, comparison: Comparison) -> list[str]:
-    """What must be known about a result before its numbers are read."""
+    """What a reader must know before the numbers."""
     remarks = []
     if (r.diverged > 0).any():
         where = ", ".join(f"seed {i} at {at:,}" for i, at in enumerate(r.diverged) if at)
@@ -117,7 +118,7 @@ def _remarks(r: MethodResult, comparison: Comparison) -> list[str]:
 
 
 def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> bytes:
-    """A picture of bits per character against characters read, a line a method; `kind` is png or svg."""
+    """A picture of bits per character against characters read, a line a method. `kind` is png or svg."""
     with picture((9.0, 5.4), kind) as (figure, finished):
         axes = figure.add_subplot()
         best = comparison.best_of_each()
@@ -142,7 +143,7 @@ def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> byte
 
 
 def draw_levels(axes, task: SymbolTask) -> None:
-    """A line across for each level of a task."""
+    """Draws a line across for each level of a task."""
     ordered = sorted(task.levels.items(), key=lambda item: -item[1])
     for (name, level), style in zip(ordered, LEVEL_STYLES * len(ordered), strict=False):
         axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3f}")
@@ -177,6 +178,6 @@ def _draw_result(axes, result: MethodResult, colour: str, style: str) -> None:
 
 
 def _top(results: list[MethodResult], task, left: int) -> float:
-    """The top of the axis: above the levels, and above where the methods that work are once they have begun."""
+    """The top of the axis: above the levels, and above the working methods once they have begun."""
     seen = [r.windows[r.sound][:, r.ends >= left].mean(0)[0] for r in results if r.sound.any() and r.ends[-1] >= left]
     return 1.1 * max(min(seen, default=1.0), *task.levels.values())

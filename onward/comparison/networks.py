@@ -1,4 +1,4 @@
-"""The small networks and step sizes that methods are compared on, in recipes and on the command line alike."""
+"""The small networks and step sizes on which methods are compared, by recipes and by the command line."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,13 @@ import optax
 from ..model import Model
 from ..transforms.kalman import quasi_diagonal_kalman
 
-INITIAL_SCALE = 0.1  # of plain and leaky cells, and of readouts: larger ones start unstable
+INITIAL_SCALE = 0.1  # the scale of plain and leaky cells and of readouts at the start
 
 
 def one_hot_model(cell: Callable, symbols: int, units: int) -> Callable:
-    """A maker of models of symbols: `cell(symbols, units, key=...)` and a linear readout, small at first."""
+    """A function that builds a model of symbols from a key: `cell(symbols, units, key=...)` and a linear readout that
+    starts small.
+    """
 
     def make(key):
         cell_key, readout_key = jr.split(key)
@@ -26,29 +28,31 @@ def one_hot_model(cell: Callable, symbols: int, units: int) -> Callable:
 
 
 def sigmoid(cell: type) -> Callable:
-    """A plain or leaky cell as in the NoBackTrack paper: sigmoid units, pre-activations for a state, small weights."""
+    """A plain or leaky cell as in the NoBackTrack paper: sigmoid units, pre-activations as its state, small weights."""
     return lambda symbols, units, *, key: cell(symbols, units, key=key, activation=jax.nn.sigmoid, scale=INITIAL_SCALE)
 
 
 def root_decay(chunk: int = 1, rate: float = 1.0) -> Callable:
-    """The schedule rate/√t of an optimiser's step, where t counts characters, whatever the chunk."""
+    """The schedule rate/√t of an optimiser's step. t counts characters, whatever the chunk."""
     return lambda count: rate / jnp.sqrt(chunk * (count + 1.0))
 
 
 def descent(rate: float, chunk: int = 1) -> optax.GradientTransformation:
-    """Gradient descent with η_t = rate/√t, t counting characters whatever the chunk."""
+    """Gradient descent with η_t = rate/√t. t counts characters, whatever the chunk."""
     return optax.sgd(root_decay(chunk, rate))
 
 
 def kalman(chunk: int = 1) -> optax.GradientTransformation:
-    """The quasi-diagonal Kalman step with γ_t = 1/√t, t counting characters whatever the chunk."""
+    """The quasi-diagonal Kalman step with γ_t = 1/√t. t counts characters, whatever the chunk."""
     return quasi_diagonal_kalman(root_decay(chunk))
 
 
 def clipped_rmsprop(rate: float) -> optax.GradientTransformation:
-    """RMSProp at a constant rate, the global norm of the gradient clipped at 1, squares averaged over 1,000 steps.
+    """RMSProp at a constant rate. The gradient's global norm is clipped at 1, and squares are averaged over 1,000
+    steps.
 
-    The usual ten steps are too few on a stream: they measure a rare symbol by its absence, step away from it by the
-    rate each time and towards it by three times the rate when it comes, and so hold it for rarer than it is.
+    The usual ten steps are too few on a stream. Between two occurrences of a rare symbol the average forgets how large
+    its gradient is. Each absence then pushes its probability down by the full rate, and each occurrence raises it by
+    only three times the rate, so the symbol is predicted too rarely.
     """
     return optax.chain(optax.clip_by_global_norm(1.0), optax.rmsprop(rate, decay=0.999))

@@ -1,4 +1,4 @@
-"""Many runs of learners side by side on streams of symbols: each a lane of one compiled program."""
+"""Many runs of learners side by side on streams of symbols. Each is a lane of one compiled program."""
 
 import math
 import time
@@ -24,16 +24,16 @@ from ..support.trees import row_sums, select
 from ..tasks.symbols import SymbolTask
 from ..transforms.informed import Informed, metric_of
 
-BLOCK = 1000  # symbols read between two looks at the clock, rounded up to whole chunks
+BLOCK = 1000  # symbols between two looks at the clock, rounded up to whole chunks
 POINTS_PER_DECADE = 25
 FIRST_POINT = 32
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long each method may learn: for so many seconds, compilation excluded, or so many characters, or both.
+    """How long each method may learn: seconds without compilation, or characters, or both.
 
-    With both, the first to be used up ends it. Raises `ValueError` if neither is given, or one is not above 0.
+    If both are given, the first to be used up ends it. Raises `ValueError` if neither is given, or one is not above 0.
 
         >>> Budget(seconds=60), Budget(characters=10**6)
         (Budget(seconds=60, characters=None), Budget(seconds=None, characters=1000000))
@@ -66,11 +66,11 @@ class Budget:
 
 
 class Contestant(NamedTuple):
-    """A method to run: its learner, how its model is made from a key, and its settings in words.
+    """A method to run: its learner, a function that builds its model from a key, and its settings in words.
 
-    Comparisons and sweeps put bits, −log₂ of the probability of the symbol, in place of the learner's loss: a rate that
-    was chosen for nats acts 1.44 times as large where steps are proportional to the gradient. A learner with a batch
-    reads as many streams of its own side by side; its bits are their mean.
+    Comparisons and sweeps replace the learner's loss by bits, −log₂ of the symbol's probability. A rate that was chosen
+    for nats therefore acts 1.44 times as large if steps are proportional to the gradient. A learner with a batch reads
+    that many streams of its own in parallel; its bits are their mean.
     """
 
     learner: Learner
@@ -79,13 +79,14 @@ class Contestant(NamedTuple):
 
 
 def least_characters(learner: Learner) -> int:
-    """How many a stream must have for the learner to store what it learns from, and predict once more."""
+    """The fewest characters with which the learner can store what it learns from, and predict once more."""
     return learner.estimator.least_steps
 
 
 def check_contestant(name: str, learner: Learner, budget: Budget) -> None:
-    """Raises `ValueError`, naming it, for a learner whose chunk, or the least that it learns from, is longer than the
-    budget."""
+    """Raises `ValueError`, with the name, if the learner's chunk or the least that it learns from is longer than the
+    budget.
+    """
     if budget.characters is not None and budget.characters < (least := least_characters(learner)):
         raise ValueError(
             f"{name}: {budget.characters:,} characters are fewer than the {least:,} that it takes to store a slice and "
@@ -98,7 +99,7 @@ def check_contestant(name: str, learner: Learner, budget: Budget) -> None:
 
 
 def times(factor: float | Float[Array, ""]) -> optax.GradientTransformation:
-    """Updates times a number, which may be traced."""
+    """The updates times a number, which may be traced."""
 
     def scale(updates: PyTree, params: PyTree = None) -> PyTree:
         return jax.tree.map(lambda leaf: jnp.asarray(factor, leaf.dtype) * leaf, updates)
@@ -117,10 +118,10 @@ class Fates:
     """How some lanes fared, in bits per character.
 
     * `whole`, `closing`: bits over everything, and over the last tenth;
-    * `diverged`: the character, counted from 1, by which a lane's numbers were not finite any more, 0 where all were;
-    * `lost`: whether a lane that stayed finite did worse over its last tenth than guessing among all symbols alike.
+    * `diverged`: the character, counted from 1, by which a lane's numbers were no longer finite; 0 if all were;
+    * `lost`: whether a lane stayed finite but did worse over its last tenth than guessing uniformly.
 
-    The bits of a lane that diverged are NaN.
+    The bits of a diverged lane are NaN.
     """
 
     whole: Float[np.ndarray, " lanes"]
@@ -135,21 +136,21 @@ class Fates:
 
     @property
     def order(self) -> tuple[int, float]:
-        """Sorts, best first: those all of whose lanes are sound by their last tenth, then the others."""
+        """A sort key, best first: methods whose lanes are all sound, by their last tenth; then the others."""
         return int(np.sum(~self.sound)), float(np.mean(self.closing[self.sound])) if self.sound.any() else 0.0
 
     def part(self, lanes: slice) -> dict[str, np.ndarray]:
-        """What it says of some of the lanes, by name."""
+        """The fates of some of the lanes, by field name."""
         return {field.name: getattr(self, field.name)[lanes] for field in fields(Fates)}
 
 
 def joined(parts: Sequence[Fates]) -> Fates:
-    """All lanes of some parts, in this order."""
+    """All lanes of several parts, in this order."""
     return Fates(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Fates)})
 
 
 class _Lane(NamedTuple):
-    """One run: the values its learner is made with, its carry, and where its stream, or its batch of them, stands."""
+    """One run: the values that its learner is built with, its carry, and the state of its stream or streams."""
 
     values: PyTree
     carry: Carry
@@ -157,10 +158,10 @@ class _Lane(NamedTuple):
 
 
 class Program:
-    """Lanes of one method that differ in their keys and in some numbers, as one program: blocks of all, compiled once.
+    """Lanes of one method that differ in their keys and in some numbers, as one program that is compiled once.
 
-    * `make`: from a tree of scalars, which are traced, to the method with these for settings;
-    * `compile_seconds`: what compilation took so far.
+    * `make`: builds the method from a tree of scalars, which are traced;
+    * `compile_seconds`: the seconds of compilation so far.
     """
 
     def __init__(self, make: Callable[[PyTree], Contestant], chunk: int, task: SymbolTask, budget: Budget):
@@ -168,15 +169,16 @@ class Program:
         budget = self._budget
         size = BLOCK if budget.characters is None else max(1, min(BLOCK, budget.characters // 20))
         self._size = -(-size // chunk) * chunk
-        # Run once: to compile it well takes longer than the block, several seconds, and gains microseconds.
+        # It runs once. Compiling it well would take seconds and gain microseconds.
         self._start = jax.jit(jax.vmap(self._begin), compiler_options={"xla_backend_optimization_level": 0})
         self._compiled: dict[int, Any] = {}
         self.compile_seconds = 0.0
 
     def run(self, keys: Key[Array, " lanes"], values: PyTree, report: Callable[[float, float], None]) -> "Log":
-        """Lets every lane learn until the budget is used up, or all have diverged.
+        """Lets every lane learn until the budget is used up or all have diverged.
 
-        `values` have an axis of lanes, `report` is told the part of the budget used, and bits over the latest block.
+        `values` have an axis of lanes. `report` receives the used fraction of the budget, and bits over the latest
+        block.
         """
         compiled = self.compile(keys, values)
         lanes = jax.device_put(self._start(keys, values), shared_evenly(len(keys), "lanes"))
@@ -185,7 +187,7 @@ class Program:
             began = time.perf_counter()
             lanes, bits, finite = compiled(lanes)
             bits, finite = np.asarray(bits, np.float64), np.asarray(finite)
-            # A block may be longer than what is left of a stream that ends.
+            # A block may be longer than the rest of a stream that ends.
             left = bits.shape[1] if self._task.length is None else self._task.length - log.characters
             log.add(bits[:, :left], finite, time.perf_counter() - began)
             report(log.part(self._budget), log.latest)
@@ -194,9 +196,9 @@ class Program:
         return log
 
     def bytes_needed(self, keys: Key[Array, " lanes"], values: PyTree) -> int:
-        """What all devices together hold while so many lanes run."""
+        """The bytes that all devices together hold while this many lanes run."""
         analysis = self.compile(keys, values).memory_analysis()
-        # The lanes are given away to the program, which writes them back where they were.
+        # The program takes the lanes' memory and writes them back to the same place.
         mine = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
         return shared_evenly(len(keys), "lanes").mesh.size * (mine + analysis.temp_size_in_bytes)
 
@@ -209,7 +211,7 @@ class Program:
         return program_digest(lane, *jax.tree.map(lambda leaf: leaf[0], (keys, values))).hexdigest()
 
     def compile(self, keys: Key[Array, " lanes"], values: PyTree):
-        """The program of a block of so many lanes, spread over as many devices as share them evenly."""
+        """The program of one block for this many lanes, spread over as many devices as divide them evenly."""
         count = len(keys)
         if count not in self._compiled:
             began = time.perf_counter()
@@ -246,7 +248,7 @@ class Program:
 
 
 class Log:
-    """The curve of every lane, thinned out on a logarithmic axis as it grows, and how the lanes fared."""
+    """Every lane's curve, thinned out on a logarithmic axis as it grows, and how the lanes fared."""
 
     def __init__(self, lanes: int, symbols: int):
         self.seconds, self.characters = 0.0, 0
@@ -259,12 +261,12 @@ class Log:
 
     @property
     def latest(self) -> float:
-        """Mean bits over the latest block of the lanes that are finite."""
+        """Mean bits over the latest block, of the finite lanes."""
         alive = self._blocks[-1][self.diverged == 0]
         return float(alive.mean()) / self._sizes[-1] if alive.size else math.nan
 
     def part(self, budget: Budget) -> float:
-        """How much of the budget is used, 0 to 1."""
+        """The used fraction of the budget, 0 to 1."""
         clock = 0.0 if budget.seconds is None else self.seconds / budget.seconds
         data = 0.0 if budget.characters is None else self.characters / budget.characters
         return min(1.0, max(clock, data))
@@ -273,7 +275,7 @@ class Log:
         return self.part(budget) >= 1
 
     def add(self, bits: np.ndarray, finite: np.ndarray, seconds: float) -> None:
-        """Takes in a block, `bits` `[lanes, steps]`."""
+        """Adds a block: `bits` is `[lanes, steps]`."""
         steps = bits.shape[1]
         broken = ~finite & (self.diverged == 0)
         first = np.where(np.isfinite(bits).all(1), steps, np.argmin(np.isfinite(bits), 1) + 1)
@@ -295,7 +297,7 @@ class Log:
         self.seconds += seconds
 
     def curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The characters read at each point, and `[lanes, points]` bits since the point before and since the start."""
+        """The characters read at each point, and bits since the point before and since the start, `[lanes, points]`."""
         ends, windows, means = list(self._ends), list(self._windows), list(self._means)
         if (rest := self.characters - self._begun) > 0:
             window = self._window
@@ -312,7 +314,7 @@ class Log:
         """How the lanes fared."""
         last = np.cumsum(self._sizes) > 0.9 * self.characters
         closing = np.stack(self._blocks)[last].sum(0) / np.array(self._sizes)[last].sum()
-        lost = closing > self._guess  # NaN is not: a lane diverged or was lost, never both
+        lost = closing > self._guess  # NaN compares as false: a lane diverged or was lost, never both
         return Fates(whole=self._total / self.characters, closing=closing, diverged=self.diverged, lost=lost)
 
     def _sum(self, bits):
@@ -321,5 +323,5 @@ class Log:
 
 
 def _bits(prediction, y):
-    """The paper's loss: −log₂ of the probability of the symbol that came."""
+    """The loss of the paper: −log₂ of the probability of the symbol that came."""
     return softmax_cross_entropy(prediction, y) / math.log(2)

@@ -1,4 +1,4 @@
-"""Sweeps: a method over a grid of its settings and many seeds, as few compiled programs as there can be."""
+"""Sweeps: a method over a grid of its settings and many seeds, in as few compiled programs as possible."""
 
 import inspect
 import itertools
@@ -22,19 +22,19 @@ from .parallel_runs import Budget, Contestant, Fates, Program, check_contestant,
 
 Value = float | int | str
 Point = Mapping[str, Value]
-Structure = tuple[tuple[str, Value], ...]  # the settings of a point that decide its program, all but the floats
+Structure = tuple[tuple[str, Value], ...]  # all settings of a point but the floats; they decide its program
 
 # Beyond, a processor is hardly quicker (FPP of 4 units, two cores: 0.54, 0.83 and 0.88 million steps a second for 64,
 # 256 and 1024 lanes), and a part that is killed has lost more.
 MOST_LANES = 256
-COLUMNS = ("seed", "bits", "mean_bits", "diverged", "lost")  # of the results, beside the settings
+COLUMNS = ("seed", "bits", "mean_bits", "diverged", "lost")  # columns of the results besides the settings
 
 
 def grid(**settings: Iterable[Value]) -> list[dict[str, Value]]:
-    """All combinations of the values of each setting, the last setting varying fastest.
+    """All combinations of the values of each setting. The last setting varies fastest.
 
-    Each sequence has at least one value, all different: numbers that are finite, or words. Where one value is a float,
-    so are all. Raises `ValueError`, naming the setting, for others.
+    Each sequence has at least one value, all different: finite numbers, or words. If one value is a float, all become
+    floats. Raises `ValueError`, with the name of the setting, for others.
 
         >>> grid(horizon=(3, 5), rate=(0.1, 1))
         [{'horizon': 3, 'rate': 0.1}, {'horizon': 3, 'rate': 1.0},
@@ -48,9 +48,10 @@ def grid(**settings: Iterable[Value]) -> list[dict[str, Value]]:
 
 
 def log_uniform(count: int, /, *, key: PRNGKeyArray, **ranges: tuple[float, float]) -> list[dict[str, Value]]:
-    """A random search: `count` points, each setting drawn between the two numbers of its range, its logarithm uniform.
+    """A random search: `count` points. Each setting is drawn between the two numbers of its range, uniformly in its
+    logarithm.
 
-    Raises `ValueError` unless `count` is at least 1 and each range is of two finite numbers, 0 < low < high.
+    Raises `ValueError` unless `count` is at least 1 and each range has two finite numbers, 0 < low < high.
 
         >>> import jax.random as jr
         >>> points = log_uniform(100, key=jr.key(0), rate=(1e-3, 1.0), penalty=(0.1, 10.0))
@@ -82,15 +83,16 @@ def _values(name: str, given: Iterable[Value]) -> list[Value]:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Fates):
-    """How one point of a sweep fared, each of its seeds; bits are per character.
+    """How one point of a sweep fared, for each of its seeds; bits are per character.
 
     * `settings`: the point;
     * `description`: its method in words;
     * `whole`, `closing`, `[seeds]`: bits over everything, and over the last tenth;
-    * `diverged`, `[seeds]`: the character, counted from 1, by which a seed's numbers were not finite any more, or 0;
-    * `lost`, `[seeds]`: whether a seed that stayed finite did worse over its last tenth than guessing.
+    * `diverged`, `[seeds]`: the character, counted from 1, by which a seed's numbers were no longer finite; 0 if all
+      were;
+    * `lost`, `[seeds]`: whether a seed stayed finite but did worse over its last tenth than guessing.
 
-    The bits of a seed that diverged are NaN.
+    The bits of a diverged seed are NaN.
     """
 
     settings: Point
@@ -111,7 +113,9 @@ class Sweep:
 
     @property
     def best(self) -> Trial:
-        """That of the fewest seeds diverged or lost, and among these of the least bits over the last tenth."""
+        """The trial with the fewest diverged or lost seeds, and among these the one with the fewest bits over the last
+        tenth.
+        """
         return min(self.trials, key=lambda trial: trial.order)
 
 
@@ -202,7 +206,7 @@ def sweep(
 
 
 class _Runs:
-    """All points of a program times the seeds, cut into parts of one size: the last is filled up with its last run."""
+    """All points of a program times the seeds, in parts of one size. The last part is filled up with its last run."""
 
     def __init__(self, program: Program, points: Sequence[Point], keys: Key[Array, " seeds"]):
         self._program, seeds = program, len(keys)
@@ -216,9 +220,9 @@ class _Runs:
         return self._program.digest(*self._all)
 
     def all_parts(self, saved, most: int | None, report: Callable[[float, float], None]) -> Iterator[Fates]:
-        """How the runs of each part fared: what is saved of it, or else it is run and saved.
+        """The fates of the runs of each part. A part that is saved is read; any other is run and saved.
 
-        `report` is told how many runs are done, and their latest bits.
+        `report` receives the number of finished runs, and their latest bits.
         """
         size = saved and saved.size
         if size is None:
@@ -240,7 +244,7 @@ class _Runs:
             yield fates
 
     def _size(self, most: int | None) -> int:
-        """How many runs a part has: at most so many, or else as many as fit into memory."""
+        """The runs of a part: at most this many, or else as many as fit into memory."""
         at_once = most or (MOST_LANES if jax.default_backend() == "cpu" else len(self._names))
         if at_once > jax.device_count():
             at_once -= at_once % jax.device_count()
@@ -254,7 +258,7 @@ class _Runs:
         return self._even(parts)
 
     def _even(self, parts: int) -> int:
-        """The size of so many parts of all runs, rounded up so that the devices share a part evenly."""
+        """The size of this many parts of all runs, rounded up so that the devices share a part evenly."""
         size, devices = -(-len(self._names) // parts), jax.device_count()
         return size if size <= devices else -(-size // devices) * devices
 
@@ -268,7 +272,9 @@ def _maker(make: Callable[..., Contestant], structure: Structure) -> Callable[[M
 
 
 def _memory() -> int:
-    """A quarter of what there is, whatever else runs now: the parts, and so the last bits, must not depend on that."""
+    """A quarter of the machine's memory, whatever else runs now: the parts, and so the last bits, must not depend on
+    that.
+    """
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return jax.device_count() * statistics["bytes_limit"] // 4
@@ -284,7 +290,7 @@ def _saved(folder, task, budget, key, seeds, points, methods):
 
 
 def structure_of(point: Point) -> Structure:
-    """What of a point decides its program."""
+    """The settings of a point that decide its program."""
     return tuple((name, value) for name, value in point.items() if not isinstance(value, float))
 
 

@@ -70,7 +70,7 @@ def _ranking(trials: Sequence[Trial]) -> list[str]:
 
 
 def _remarks(sweep: Sweep) -> list[str]:
-    """What must be known before the numbers are read."""
+    """What a reader must know before the numbers."""
     remarks = []
     broken = sum(int(np.sum(trial.diverged > 0)) for trial in sweep.trials)
     lost = sum(int(np.sum(trial.lost)) for trial in sweep.trials)
@@ -90,9 +90,9 @@ def _remarks(sweep: Sweep) -> list[str]:
 
 
 def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
-    """A picture of bits over the last tenth against each setting, a line a program; `kind` is png or svg."""
+    """A picture of bits over the last tenth against each setting, a line a program. `kind` is png or svg."""
     programs = _programs(sweep.trials)
-    # What decides the program tells the lines apart; if nothing else was swept it is what to draw against.
+    # The settings that decide the program tell the lines apart. If nothing else was swept, draw against them.
     names = [name for name in _swept(sweep) if isinstance(sweep.best.settings[name], float)]
     if not names:
         names = [name for name in _swept(sweep) if isinstance(sweep.best.settings[name], int)] or _swept(sweep)[:1]
@@ -149,7 +149,7 @@ def save_sweep(sweep: Sweep, folder: Path, *, title: str | None = None) -> None:
 
 
 def _draw_program(axes, name: str, trials: Sequence[Trial], colour: str, label: str) -> None:
-    """All points of a program against one setting; through the best at each of its values a line, if values repeat."""
+    """All points of a program against one setting. If values repeat, a line connects the best point at each value."""
     for trial in trials:
         x, sound = trial.settings[name], trial.closing[trial.sound]
         if sound.size:
@@ -166,7 +166,7 @@ def _draw_program(axes, name: str, trials: Sequence[Trial], colour: str, label: 
 
 
 def _draw_unsound(axes, name: str, trials: Sequence[Trial], colour: str, height: float) -> None:
-    """A cross at each value where seeds diverged or were lost, the larger the more of them."""
+    """A cross at each value where seeds diverged or were lost. More seeds make a larger cross."""
     for value in _values(trials, name):
         sound = np.concatenate([trial.sound for trial in trials if trial.settings[name] == value])
         if not sound.all():
@@ -174,7 +174,7 @@ def _draw_unsound(axes, name: str, trials: Sequence[Trial], colour: str, height:
 
 
 def _programs(trials: Sequence[Trial]) -> dict[Structure, list[Trial]]:
-    """The trials by the settings that decide their program."""
+    """The trials, grouped by the settings that decide their program."""
     found: dict[Structure, list[Trial]] = {}
     for trial in trials:
         found.setdefault(structure_of(trial.settings), []).append(trial)
@@ -186,7 +186,7 @@ def _swept(sweep: Sweep) -> list[str]:
 
 
 def _swept_of(trials: Sequence[Trial]) -> list[str]:
-    """The settings of more than one value."""
+    """The settings with more than one value."""
     return [name for name in trials[0].settings if len(_values(trials, name)) > 1]
 
 
@@ -195,7 +195,7 @@ def _values(trials: Sequence[Trial], name: str) -> list:
 
 
 def _geometric(values: Sequence) -> bool:
-    """Whether steps between numbers are more alike as factors than as differences."""
+    """Whether the steps between numbers are more even as factors than as differences."""
     if len(values) < 2 or isinstance(values[0], str) or values[0] <= 0:
         return False
     uneven = [np.std(steps) / np.mean(steps) for steps in (np.diff(np.log(values)), np.diff(values))]

@@ -1,4 +1,4 @@
-"""aⁿbⁿ: as many b's as there were a's, a test of exact counting over long times."""
+"""aⁿbⁿ: as many b's as there were a's. A test of exact counting over long times."""
 
 import math
 
@@ -7,22 +7,22 @@ from .automaton import Automaton
 
 
 def anbn(k: int = 1, l: int = 32) -> Automaton:
-    """Again and again: n uniform on {k, …, l}, then n times `a`, a newline, n times `b`, a newline.
+    r"""An endless repetition of: n uniform on {k, …, l}, then n times `a`, a newline, n times `b`, a newline.
 
     The true entropy rate is `log₂(l − k + 1)/(k + l + 2)` bits per symbol (Ollivier, Tallec & Charpiat 2015, footnote
     15): only n is random, and a block has k + l + 2 symbols on average. A predictor that does not carry n from the a's
     to the b's cannot do better than `independent_counts_rate`, twice that.
 
-    * `k`, `l`: the least and the largest count, 1 ≤ k ≤ l; there are 2 l + 2 states.
+    * `k`, `l`: the smallest and the largest count, 1 ≤ k ≤ l; there are 2 l + 2 states.
 
-    Raises `ValueError` for other counts, and if there would be more than 200 000 states.
+    Raises `ValueError` for other counts, or if there would be more than 200,000 states.
 
         >>> import jax.random as jr
         >>> source = anbn(k=1, l=3)
         >>> source.alphabet, round(source.entropy_rate, 6)
-        ('\\nab', 0.26416)
+        ('\nab', 0.26416)
         >>> state, symbols = source.sample(source.start(key=jr.key(1)), 40)
-        >>> {len(a) for a in source.text(symbols).split("\\n")[:-1]} <= {1, 2, 3}
+        >>> {len(a) for a in source.text(symbols).split("\n")[:-1]} <= {1, 2, 3}
         True
     """
     k, l = _counts(k, l)

@@ -1,4 +1,4 @@
-"""Sources of symbols whose true model is known: finite automata, their exact entropy rate, an endless sampler."""
+"""Sources of symbols with a known true model: finite automata, their exact entropy rate, and an endless sampler."""
 
 import math
 from collections.abc import Callable, Hashable
@@ -25,7 +25,7 @@ Expansion = list[tuple[str, float, Any]]  # (symbol, probability, next state)
 
 
 class SourceState(eqx.Module):
-    """Where an endless stream stands: the automaton's state, the stream's key, and how many symbols it has given."""
+    """The state of an endless stream: the automaton's state, the stream's key, and the number of symbols so far."""
 
     state: Int32[Array, ""]
     key: PRNGKeyArray
@@ -82,7 +82,7 @@ class Automaton:
         index = {character: i for i, character in enumerate(alphabet)}
         states, numbers = [start], {start: 0}
         edges: list[tuple[int, int, int, float]] = []
-        for s, state in enumerate(states):  # which grows meanwhile
+        for s, state in enumerate(states):  # the list grows meanwhile
             for character, probability, successor in _checked(state, expand(state), index):
                 if probability == 0:
                     continue
@@ -112,7 +112,7 @@ class Automaton:
         return float(pi @ entr(self.probabilities[members]).sum(1)) / math.log(2)
 
     def start(self, *, key: PRNGKeyArray) -> SourceState:
-        """The beginning of the stream that belongs to `key`."""
+        """The beginning of the stream of `key`."""
         return SourceState(jnp.zeros((), jnp.int32), key, jnp.zeros((), jnp.uint32))
 
     def sample(self, source_state: SourceState, steps: int) -> tuple[SourceState, Int32[Array, " steps"]]:
@@ -162,9 +162,9 @@ class Automaton:
 
     @cached_property
     def _thresholds(self) -> UInt32[np.ndarray, "states symbols"]:
-        """Symbol i is drawn by the words from threshold i − 1 up to, and without, threshold i."""
+        """Symbol i is drawn by words from threshold i − 1 (included) to threshold i (excluded)."""
         edges = np.rint(np.minimum(np.cumsum(self.probabilities, axis=1), 1) * 2**WORD).astype(np.uint32)
-        # However the sum was rounded: the last possible symbol takes what is left, and those after it nothing.
+        # Whatever the rounding of the sum, the last possible symbol takes the rest, and those after it nothing.
         after = np.cumsum(self.probabilities[:, ::-1] > 0, axis=1)[:, ::-1]
         edges[(after == 0) | ((after == 1) & (self.probabilities > 0))] = 2**WORD
         return edges
@@ -186,7 +186,7 @@ def _checked(state: Hashable, expansion: Expansion, index: dict[str, int]) -> Ex
 
 
 def _recurrent(P: csr_array) -> Integer[np.ndarray, " members"]:
-    """The states of the closed class that is reached from state 0."""
+    """The states of the closed class that is reachable from state 0."""
     reached = csgraph.breadth_first_order(P, 0, return_predecessors=False)
     _, label = csgraph.connected_components(P, directed=True, connection="strong")
     s, after = P.nonzero()
@@ -198,7 +198,7 @@ def _recurrent(P: csr_array) -> Integer[np.ndarray, " members"]:
 
 
 def _stationary(P: csr_array) -> Float64[np.ndarray, " members"]:
-    """π of an irreducible chain: π₀ is set to 1, the other equations of π (P − I) = 0 solved, and the whole scaled."""
+    """π of an irreducible chain. π₀ is set to 1, the other equations of π (P − I) = 0 are solved, and π is scaled."""
     diagonal = P.diagonal()
     pi = np.ones(len(diagonal))
     if len(pi) > 1:

@@ -1,4 +1,4 @@
-"""Distant brackets: letters in brackets that come again after a gap, a test of memory across distraction."""
+"""Distant brackets: letters in brackets return after a gap. A test of memory across distraction."""
 
 from string import ascii_lowercase
 
@@ -54,7 +54,7 @@ def distant_brackets(s: int = 1, k: int = 5, a: int = 10) -> Automaton:
             if count[0] < k:
                 return random_letter(lambda letter: ("between", word, count[0] + 1))
             return [("[", 1.0, ("second", word))]
-        if place == "second":  # the word is what is left of it
+        if place == "second":  # what is left to repeat is the word itself
             return [(word[0], 1.0, ("second", word[1:]))] if word else [("]", 1.0, ("end", ""))]
         return [("\n", 1.0, ("start", ""))]
 
@@ -62,5 +62,5 @@ def distant_brackets(s: int = 1, k: int = 5, a: int = 10) -> Automaton:
 
 
 def _too_many(s: int, k: int, a: int) -> bool:
-    powers = [a ** min(i, MOST_STATES.bit_length()) for i in range(min(s, MOST_STATES) + 1)]  # of more, no need to know
+    powers = [a ** min(i, MOST_STATES.bit_length()) for i in range(min(s, MOST_STATES) + 1)]  # more need not be known
     return (k + 1) * powers[-1] + 2 * sum(powers) + 2 > MOST_STATES

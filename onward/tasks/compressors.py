@@ -1,4 +1,4 @@
-"""What general-purpose compressors make of a sequence: levels to hold a learner's loss against, in bits per symbol."""
+"""What general-purpose compressors make of a sequence, in bits per symbol: levels to compare a learner's loss with."""
 
 import zlib
 
@@ -75,8 +75,8 @@ def _valid(symbols: Integer[Array | np.ndarray, " steps"], alphabet_size: int) -
 def _decision_bits(x, before, order, alphabet_size: int, shift: int) -> float:
     """`−Σ log₂ P_w(root)` over the places in the code that decide bit `shift`; `order` sorts by context, latest first.
 
-    In that order the occurrences of a context stand together, and so do those of each longer one within it. One pass
-    from the longest contexts to the roots needs nothing but sums over such runs.
+    In that order the occurrences of a context are adjacent, and so are those of each longer context within it. One pass
+    from the longest contexts to the roots needs only sums over such runs.
     """
     depth, place = len(before), x >> (shift + 1)
     letters = np.arange(alphabet_size)
@@ -99,7 +99,7 @@ def _decision_bits(x, before, order, alphabet_size: int, shift: int) -> float:
 
 
 def _shared(place, before, order) -> Integer[np.ndarray, " decisions"]:
-    """How many of the latest symbols each has in common with the one before it in order; −1 at another place."""
+    """How many of the latest symbols each occurrence shares with the one before it in order; −1 at another place."""
     changed = np.ones(len(order), bool)
     changed[1:] = place[order[1:]] != place[order[:-1]]
     shared = np.where(changed, -1, 0).astype(np.min_scalar_type(-1 - len(before)))

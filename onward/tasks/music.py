@@ -25,13 +25,13 @@ RHYTHM = {  # at an even eighth: how long the note is
 }
 LAST_RHYTHM = RHYTHM | {0: {"1": 3 / 8, "2": 3 / 8, "4": 1 / 4}, 4: {"4": 1.0}}  # in a phrase's last bar
 
-CLOSENESS = (1, 4, 2, 1)  # weight of a pitch that lies 0, 1, 2 or 3 steps from the last one
+CLOSENESS = (1, 4, 2, 1)  # weights of pitches 0, 1, 2 and 3 steps from the last one
 
 BARS, EIGHTHS = 4, 8
 
 
 class Place(NamedTuple):
-    """Where the music stands: the rule for the next symbol, and what later rules must know."""
+    """The position in the music: the rule for the next symbol, and what later rules must know."""
 
     rule: Callable[["Place"], Expansion]
     bar: int = 0
@@ -117,7 +117,7 @@ def _length(place: Place) -> Expansion:
 
 def _bar_line(place: Place) -> Expansion:
     bar = place.bar + 1
-    # The cadence does not ask for the chord before it, and so it is forgotten.
+    # The cadence does not depend on the chord before it, so that chord is forgotten.
     chord = place.chord if bar < BARS - 1 else ""
     return [("|", 1.0, Place(_chord if bar < BARS else _newline, bar, chord, pitch=place.pitch))]
 

@@ -1,4 +1,4 @@
-"""The tasks of predicting symbols, ready to compare methods on: each with its entropy rate or compressors' levels."""
+"""Ready tasks of predicting symbols, to compare methods on, each with its entropy rate or the level of compressors."""
 
 import io
 import lzma
@@ -26,7 +26,7 @@ SHAKESPEARE = Path("shakespeare") / "100-0.txt.xz"
 
 
 def anbn_task(k: int = 1, l: int = 32) -> SymbolTask:
-    """aⁿbⁿ with n uniform in [k, l]: count, and remember how many. Raises `ValueError` unless 1 ≤ k ≤ l.
+    """aⁿbⁿ with n uniform in [k, l]: count, and remember the count. Raises `ValueError` unless 1 ≤ k ≤ l.
 
     >>> anbn_task(1, 32).levels["independent counts"]
     0.2857142857142857
@@ -38,14 +38,16 @@ def anbn_task(k: int = 1, l: int = 32) -> SymbolTask:
 
 
 def brackets_task(s: int = 1, k: int = 5, a: int = 10) -> SymbolTask:
-    """Distant brackets: repeat s letters of an alphabet of a after k others. Raises `ValueError` as its source does."""
+    """Distant brackets: repeat s letters of an alphabet of a letters after k others. Raises `ValueError` as its source
+    does.
+    """
     source = distant_brackets(s, k, a)
     levels = {"entropy rate": source.entropy_rate} | _compressed(source)
     return SymbolTask(f"distant brackets, s = {s}, k = {k}, a = {a}", source.alphabet, source, levels)
 
 
 def music_task(length: int | None = None) -> SymbolTask:
-    """Synthetic music, endless, or a piece of `length` symbols played again and again as in the NoBackTrack paper."""
+    """Synthetic music: endless, or a piece of `length` symbols played over and over as in the NoBackTrack paper."""
     source = synthetic_music()
     levels = {"entropy rate of the music": source.entropy_rate}
     if length is None:
@@ -69,13 +71,14 @@ def cycle_world_task(period: int = 6) -> SymbolTask:
 
 
 def stochastic_world_task() -> SymbolTask:
-    """StochasticWorld of the FPP thesis: read coins, predict another that follows those 5 and 12 steps back.
+    """StochasticWorld of the FPP thesis: read coins, and predict another one that depends on those 5 and 12 steps back.
 
-    Its levels are the least possible losses of who knows both, one or none of them, in bits; the thesis has nats.
+    Its levels are the smallest possible losses for a predictor that knows both, one or none of the dependencies, in
+    bits. The thesis has nats.
 
-    >>> {name: round(bits, 4) for name, bits in stochastic_world_task().levels.items()}
-    {'both dependencies (0.4545 nats)': 0.6556, 't−5 alone (0.5192 nats)': 0.749,
-     't−12 alone (0.6277 nats)': 0.9056, 'no dependency (0.6616 nats)': 0.9544}
+        >>> {name: round(bits, 4) for name, bits in stochastic_world_task().levels.items()}
+        {'both dependencies (0.4545 nats)': 0.6556, 't−5 alone (0.5192 nats)': 0.749,
+         't−12 alone (0.6277 nats)': 0.9056, 'no dependency (0.6616 nats)': 0.9544}
     """
     examples = StochasticSymbols()
     names = {LAGS: "both dependencies", LAGS[:1]: "t−5 alone", LAGS[1:]: "t−12 alone", (): "no dependency"}
