@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from .cells.initial_state import learns_initial_state
 from .losses import WITH_RANGE, Masked, Range, TerminalTarget, range_of
 from .model import Model
 from .support.freezing import learnable, thaw
@@ -20,7 +21,8 @@ AS_TWO_REAL_ARRAYS = (
 
 
 def check_model(model) -> None:
-    """Raise `ValueError` unless `model` is a `Model` with something to learn, none of it complex, nor its state."""
+    """Raise `ValueError` unless `model` is a `Model` with something to learn, none of it complex, nor its state,
+    and an initial state that learns only where it can."""
     if not isinstance(model, Model):
         raise ValueError(f"model must be an onward.Model of a cell and a readout, got {type(model).__name__}.")
     learned = learnable(model)
@@ -31,6 +33,7 @@ def check_model(model) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(learned):
         if jnp.iscomplexobj(leaf):
             raise ValueError(f"model{jax.tree_util.keystr(path)} is {_describe([leaf])}: {AS_TWO_REAL_ARRAYS}")
+    learns_initial_state(model.cell)  # raises for one that cannot
     for leaf in jax.tree.leaves(thaw(model).cell.init_hidden()):
         if jnp.iscomplexobj(leaf):
             raise ValueError(f"model: the cell's hidden state is {_describe([leaf])}: {AS_TWO_REAL_ARRAYS}")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ._checks import check_model, check_stream
 from .cells import AbstractAffineGatedCell
+from .cells.initial_state import learns_initial_state
 from .estimators import BPTT, AbstractEstimator
 from .model import Model
 from .support.arguments import whole
@@ -102,6 +103,9 @@ def audit(
     samples, chunk = whole("samples", samples, 2), whole("chunk", chunk)
     hidden = thaw(model).cell.init_hidden()
     check_stream(thaw(model), hidden, loss, None, xs, ys, reset, weight)
+    if learns_initial_state(model.cell):
+        steps = jax.tree.leaves(xs)[0].shape[0]
+        reset = (jnp.zeros(steps, bool) if reset is None else jnp.asarray(reset)).at[0].set(True)
     stream = (xs, ys, reset, weight)
     first = jax.tree.map(lambda leaf: leaf[0], (xs, ys))
 

@@ -25,6 +25,7 @@ from ._checks import (
     check_targets,
 )
 from .cells.affine import constants_at_zero
+from .cells.initial_state import learns_initial_state
 from .estimators.base import AbstractEstimator, Chunk, Estimate, Replay
 from .model import Model
 from .support.arguments import whole
@@ -48,7 +49,8 @@ class Carry(eqx.Module):
     * `arrays`: the model's arrays, frozen ones in an `onward.support.freezing.Frozen`; `model` puts the model together
       again;
     * `hidden`: the hidden state, with the batch of streams leading if there is one;
-    * `estimator`, `optimizer`: their states, the first with the batch leading. A random key is held as its numbers.
+    * `estimator`, `optimizer`: their states, the first with the batch leading. A random key is held as its numbers;
+    * `fresh`: whether a stream has not begun yet; `None` unless the model's initial state learns.
 
     NumPy can hold every leaf, and no two leaves of a carry from `Learner.init` share their memory with one another or
     with the model: a fresh carry can be donated to a compiled function. `onward.checkpoints` saves and loads carries.
@@ -59,6 +61,7 @@ class Carry(eqx.Module):
     hidden: PyTree
     estimator: PyTree
     optimizer: PyTree
+    fresh: Bool[Array, "*batch"] | None = None
 
     @property
     def model(self) -> Model:
@@ -196,7 +199,8 @@ class Learner(eqx.Module):
             return hidden, self.estimator.init(model, hidden, key=key, example=example)
 
         hidden, state = start(key) if self.batch is None else jax.vmap(start)(jr.split(key, self.batch))
-        carry = Carry(arrays, skeleton, hidden, state, self.optimizer.init(learnable(arrays)))
+        fresh = jnp.ones(() if self.batch is None else self.batch, bool) if learns_initial_state(model.cell) else None
+        carry = Carry(arrays, skeleton, hidden, state, self.optimizer.init(learnable(arrays)), fresh)
         # An optimiser may hold the parameters once more, and several zeros be one array.
         return jax.tree.map(jnp.copy, carry)
 
@@ -325,7 +329,8 @@ class Learner(eqx.Module):
                 return apply(moving, part(grads), active[k], lambda parameters: part(grads_at(parameters)))
 
             arrays, optimizer = jax.lax.fori_loop(0, len(active), one, moving, unroll=min(len(active), WRITTEN_OUT))
-        return Carry(arrays, carry.skeleton, given.hidden, given.state, optimizer), given
+        fresh = None if carry.fresh is None else jnp.zeros_like(carry.fresh)
+        return Carry(arrays, carry.skeleton, given.hidden, given.state, optimizer, fresh), given
 
 
 def _on_any_mesh(function: Callable) -> Callable:
@@ -355,14 +360,23 @@ def _on_any_mesh(function: Callable) -> Callable:
 @_on_any_mesh
 def _update(learner: Learner, carry, xs, ys, reset, weight, *, predictions: bool):
     steps = learner._check(carry, xs, ys, reset, weight)
-    return learner._step(carry, Chunk(xs, ys, reset, weight, learner._draw(carry, steps)), predictions)
+    stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, learner._draw(carry, steps))
+    return learner._step(carry, stream, predictions)
+
+
+def _resets(carry: Carry, reset, steps: int):
+    """`reset`, and true at the first step of a stream whose initial state learns: its derivative passes through it."""
+    if carry.fresh is None:
+        return reset
+    reset = jnp.zeros((steps, *carry.fresh.shape), bool) if reset is None else jnp.asarray(reset)
+    return reset.at[0].set(reset[0] | carry.fresh)
 
 
 @_on_any_mesh
 def _run(learner: Learner, carry, xs, ys, reset, weight, count, *, predictions: bool):
     steps = learner._check(carry, xs, ys, reset, weight)
     whole = steps - steps % learner.chunk
-    stream = Chunk(xs, ys, reset, weight, learner._draw(carry, steps))
+    stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, learner._draw(carry, steps))
     parts = []
     if whole:
         carry, chunks = _loop(

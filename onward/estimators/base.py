@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UIn
 
 from .._checks import check_model
 from ..cells import AbstractCell
+from ..cells.initial_state import Starting, learns_initial_state
 from ..cells.rollout import restarted
 from ..model import Model
 from ..support.freezing import learnable, thaw
@@ -202,6 +203,14 @@ class AbstractForwardEstimator(AbstractEstimator):
     the cell's gradient. The readout's gradient is exact.
     """
 
+    def start(self, model, hidden, *, key, example):
+        model, hidden = in_one_precision(model, hidden)
+        return self.begin(_moving(model.cell), hidden, key=key, example=example)
+
+    @abstractmethod
+    def begin(self, cell: AbstractCell, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None) -> PyTree:
+        """What `init` returns: an influence of zero, for the cell that `advance` will be given."""
+
     @abstractmethod
     def restart(self, state: PyTree) -> PyTree:
         """The state with an influence of zero: what is known about the past is dropped, keys and counters run on."""
@@ -212,25 +221,31 @@ class AbstractForwardEstimator(AbstractEstimator):
     ) -> tuple[PyTree, PyTree, Callable[[PyTree], PyTree]]:
         """One step: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient of the cell.
 
-        Not called for a cell of which nothing learns: there is nothing to carry then.
+        A cell whose initial state learns comes as an `onward.cells.Starting`. A cell of which nothing learns does not
+        come at all: there is nothing to carry.
         """
-
-    def init(self, model, hidden, *, key, example=None):
-        return super().init(*in_one_precision(model, hidden), key=key, example=example)
 
     def estimate(self, model, loss, hidden, state, chunk):
         thawed, parameters, learns = thaw(model), learnable(model), bool(jax.tree.leaves(learned(model.cell)))
+        starts = learns_initial_state(model.cell)
 
         def move(hidden, state, now):
+            if not starts:
+                hidden = restarted(thawed.cell, hidden, now.reset)
             if not learns:
                 return thawed.cell(hidden, now.xs), state, lambda H: zeros_like(parameters.cell)
             wide, before = in_one_precision(model, hidden)
-            after, state, contract = self.advance(wide.cell, before, state, now.xs, now.noise)
-            return like(after, hidden), state, lambda H: like(contract(like(H, after)), parameters.cell)
+            after, state, contract = self.advance(_moving(wide.cell, now.reset), before, state, now.xs, now.noise)
+
+            def gradient(H):
+                found = contract(like(H, after))
+                return like(found.cell if starts else found, parameters.cell)
+
+            return like(after, hidden), state, gradient
 
         def step(hidden, state, now):
             if now.reset is not None:
-                hidden, state = restarted(thawed.cell, hidden, now.reset), select(now.reset, self.restart(state), state)
+                state = select(now.reset, self.restart(state), state)
             hidden, state, contract = move(hidden, state, now)
 
             def predict(parameters, hidden):
@@ -259,3 +274,10 @@ class AbstractForwardEstimator(AbstractEstimator):
             carry = (hidden, state, zeros_like(parameters))
             (hidden, state, grads), (losses, predictions) = jax.lax.scan(body, carry, chunk)
         return Estimate(losses, grads, hidden, state, predictions, chunk.active)
+
+
+def _moving(cell: AbstractCell, reset: Bool[Array, ""] | None = None) -> AbstractCell:
+    """The cell whose step an influence is carried along."""
+    if not learns_initial_state(cell):
+        return cell
+    return Starting(cell, jnp.array(False) if reset is None else reset)

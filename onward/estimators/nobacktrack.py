@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell, AbstractCell, StackedCell
 from ..cells.affine import Rows, linearize
+from ..cells.initial_state import Starting
 from ..model import Model
 from ..support.arguments import whole
 from ..support.freezing import learnable, thaw
@@ -76,17 +77,19 @@ class NoBackTrack(AbstractForwardEstimator):
     rank: int = eqx.field(static=True)
     blocks: bool = eqx.field(static=True)
     norms: AbstractNorms
+    metric: QuasiDiagonal | None
 
     def __init__(self, rank: int = 1, blocks: bool = False, norms: AbstractNorms | None = None):
         self.rank, self.blocks = whole("rank", rank), blocks
         self.norms = HalfInvariantNorms() if norms is None else norms
+        self.metric = None
 
-    def start(self, model, hidden, *, key, example):
-        states = _by_layer(model.cell, hidden)
+    def begin(self, cell, hidden, *, key, example):
+        states = _by_layer(cell, hidden)
         v = tuple(jax.tree.map(lambda h: jnp.zeros((self.rank, *h.shape), h.dtype), state) for state in states)
-        w = tuple(self._form.start(learned(layer)) for layer in _layers(model.cell))
+        w = tuple(self._form.start(learned(layer)) for layer in _layers(cell))
         quiet = self._form.sign_template(v)[-1]
-        pending = _no_rows(_layers(model.cell)[-1], states[-1], quiet)
+        pending = _no_rows(_layers(cell)[-1], states[-1], quiet)
         return NoBackTrackState(v, w, pending, Counter.start(key))
 
     def draw(self, state, steps):
@@ -104,17 +107,18 @@ class NoBackTrack(AbstractForwardEstimator):
     def informed(self, metric):
         if metric is None or not isinstance(metric.diagonal, Model):
             return self
-        norms = self.norms.informed(_by_layer_of_cell(metric.part(lambda m: m.cell)))
-        return NoBackTrack(self.rank, self.blocks, norms)
+        is_none = lambda leaf: leaf is None  # noqa: E731
+        return eqx.tree_at(lambda n: n.metric, self, metric.part(lambda m: m.cell), is_leaf=is_none)
 
     def advance(self, cell, hidden, state, x, noise):
         layers, states = _layers(cell), list(_by_layer(cell, hidden))
         v, w, pending, pullbacks = state.v, state.w, state.pending, []
         epsilon = signs(noise, self._form.sign_template(v))
+        norms = self.norms if self.metric is None else self.norms.informed(_metrics(cell, self.metric))
         for l in range(len(layers)):
             # The rows waiting are those of the layer that moved last: the one below, or the top one a step ago.
             if jax.tree.leaves(w[l - 1]):
-                v, w = self._reduce(v, w, pending, l - 1)
+                v, w = self._reduce(norms, v, w, pending, l - 1)
             states[l], moved, pending, pullback = _transition(layers, l, states, v, x, epsilon[l])
             v = (*v[:l], moved, *v[l + 1 :])
             pullbacks.append(pullback)
@@ -135,9 +139,9 @@ class NoBackTrack(AbstractForwardEstimator):
     def _form(self) -> Copies | Blocks:
         return Blocks(self.rank) if self.blocks else Copies(self.rank)
 
-    def _reduce(self, v, w, pending, layer):
+    def _reduce(self, norms, v, w, pending, layer):
         """Fold the rows that wait into `v` and `w`, (13)–(15)."""
-        lengths = self.norms.lengths(self._form, v, w, pending, layer)
+        lengths = norms.lengths(self._form, v, w, pending, layer)
         rho, inverse = balance(lengths.w, lengths.v)
         v = list(Copies(self.rank).scale(rho, v))
         w = [self._form.scale(inverse, w_l) for w_l in w]
@@ -182,10 +186,11 @@ def _layers(cell: AbstractCell) -> tuple[AbstractCell, ...]:
     return cell.layers if isinstance(cell, StackedCell) else (cell,)
 
 
-def _by_layer_of_cell(metric: QuasiDiagonal) -> tuple[QuasiDiagonal, ...]:
+def _metrics(cell: AbstractCell, metric: QuasiDiagonal) -> tuple[QuasiDiagonal, ...]:
     """The matrix over a cell's parameters, layer by layer."""
-    layers = range(len(_layers(metric.diagonal)))
-    return tuple(metric.part(lambda cell, l=l: _layers(cell)[l]) for l in layers)
+    if isinstance(cell, Starting):
+        return (metric.part(lambda inner: Starting(inner, None)),)
+    return tuple(metric.part(lambda c, l=l: _layers(c)[l]) for l in range(len(_layers(cell))))
 
 
 def _by_layer(cell: AbstractCell, hidden: PyTree) -> tuple[PyTree, ...]:

@@ -47,13 +47,11 @@ class RTRL(AbstractForwardEstimator):
         True
     """
 
-    def start(self, model, hidden, *, key, example):
-        if _unit_wise(model.cell):
-            return _own_units.start(model.cell, hidden)
+    def begin(self, cell, hidden, *, key, example):
+        if _unit_wise(cell):
+            return _own_units.start(cell, hidden)
         flat, _ = ravel_pytree(hidden)
-        return RTRLState(
-            jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), learned(model.cell))
-        )
+        return RTRLState(jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), learned(cell)))
 
     def draw(self, state, steps):
         return None

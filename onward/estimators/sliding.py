@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ..cells.initial_state import learns_initial_state
 from ..cells.rollout import SHORT, restarted
 from ..support.arguments import whole
 from ..support.trees import select
@@ -16,11 +17,13 @@ from .posing import AbstractPosingEstimator, Advanced, Posed
 
 
 class Window(eqx.Module):
-    """The last transitions, oldest first: the state each left from, its input, and whether nothing before it counts."""
+    """The last transitions, oldest first: the state each left from, its input, and whether nothing before it counts;
+    `fresh`, where the initial state learns: whether it left from that."""
 
     before: PyTree[Float[Array, "horizon ..."]]
     xs: PyTree[Array]
     start: Bool[Array, " horizon"]
+    fresh: Bool[Array, " horizon"] | None
 
 
 class SlidingState(eqx.Module):
@@ -75,7 +78,8 @@ class SlidingBPTT(AbstractPosingEstimator):
 
         # Filled with the example, not with zeros: what is never used must still be differentiable.
         xs = jax.tree.map(lambda leaf: repeat(jnp.asarray(leaf)), example[0])
-        window = Window(jax.tree.map(repeat, hidden), xs, jnp.ones(self.horizon, bool))
+        fresh = jnp.zeros(self.horizon, bool) if learns_initial_state(model.cell) else None
+        window = Window(jax.tree.map(repeat, hidden), xs, jnp.ones(self.horizon, bool), fresh)
         return SlidingState(window, jnp.array(False))
 
     def draw(self, state, steps):
@@ -100,9 +104,10 @@ class SlidingBPTT(AbstractPosingEstimator):
         losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, chunk.ys, chunk.weight)
 
         # The chunk's steps behind the stored ones; the window that ends at step s is a slice of that.
-        start = jnp.zeros(chunk.steps, bool) if chunk.reset is None else chunk.reset
-        start = start.at[0].set(start[0] | ~state.begun)
-        line = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), state.window, Window(before, chunk.xs, start))
+        reset = jnp.zeros(chunk.steps, bool) if chunk.reset is None else chunk.reset
+        start = reset.at[0].set(reset[0] | ~state.begun)
+        ran = Window(before, chunk.xs, start, None if state.window.fresh is None else reset)
+        line = jax.tree.map(lambda old, new: jnp.concatenate([old, new]), state.window, ran)
 
         def window(s):
             return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, s + 1, self.horizon), line)
@@ -121,11 +126,12 @@ class SlidingBPTT(AbstractPosingEstimator):
             window = _without_padding(model.cell, window, weight)
 
             def step(hidden, inputs):
-                before, x, start = inputs
+                before, x, start, fresh = inputs
+                before = restarted(model.cell, before, fresh)
                 return model.cell(select(start, before, hidden), x), None
 
             first = jax.tree.map(lambda leaf: leaf[0], window.before)
-            stretch = window.before, window.xs, window.start
+            stretch = window.before, window.xs, window.start, window.fresh
             rolled, _ = jax.lax.scan(step, first, stretch, unroll=self.horizon <= SHORT)
             return jnp.asarray(weighted_loss(loss, model.predict(rolled), y, weight))
 

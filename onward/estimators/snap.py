@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import without_constants
+from ..cells.initial_state import Starting
 from ..support.arguments import whole
 from ..support.dependence import dependence
 from ..support.freezing import learnable, thaw
@@ -54,8 +55,7 @@ class SnAp(AbstractForwardEstimator):
     def __init__(self, order: int = 1):
         self.order = whole("order", order)
 
-    def start(self, model, hidden, *, key, example):
-        cell = model.cell
+    def begin(self, cell, hidden, *, key, example):
         if self.order == 1 and isinstance(cell, AbstractAffineGatedCell):
             return _own_units.start(cell, hidden)
         if example is None:
@@ -63,7 +63,7 @@ class SnAp(AbstractForwardEstimator):
                 "example must be given, one (x, y) of the stream: SnAp finds its pattern of influence with it."
             )
         kept = _pattern(cell, hidden, example[0], self.order)
-        _check_kept(kept)
+        _check_kept(kept.cell if isinstance(kept, Starting) else kept)
         return MaskedState(jax.tree.map(lambda k, p: jnp.zeros(k.shape, p.dtype), kept, learnable(cell)), kept)
 
     def draw(self, state, steps):
@@ -103,11 +103,14 @@ def _advance_masked(cell, hidden, state, x):
 def _pattern(cell, hidden, x, order):
     """What each number reaches in `order` steps, read from the program of the cell's step."""
 
-    def step(point, x):
+    def step(point, x, reset):
         parameters, hidden = point
-        return ravel_pytree(with_parameters(cell, parameters)(hidden, x))[0]
+        moving = with_parameters(cell, parameters)
+        if isinstance(moving, Starting):
+            moving = Starting(moving.cell, reset)
+        return ravel_pytree(moving(hidden, x))[0]
 
-    direct, connected = dependence(step, (learnable(cell), hidden), x)
+    direct, connected = dependence(step, (learnable(cell), hidden), x, jnp.array(False))
     connected = _flat_columns(connected)
     kept = direct
     for _ in range(order - 1):

@@ -39,8 +39,8 @@ class UORO(AbstractForwardEstimator):
         >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
     """
 
-    def start(self, model, hidden, *, key, example):
-        return UOROState(zeros_like(hidden), zeros_like(learned(model.cell)), Counter.start(key))
+    def begin(self, cell, hidden, *, key, example):
+        return UOROState(zeros_like(hidden), zeros_like(learned(cell)), Counter.start(key))
 
     def draw(self, state, steps):
         return state.counter.draw(steps, words_for(state.v))

@@ -268,9 +268,9 @@ def _spread(state: _State, shared: NamedSharding) -> _State:
     if shared.mesh.size == 1:
         return state
     carry = state.carry
-    hidden, estimator = jax.device_put((carry.hidden, carry.estimator), shared)
+    hidden, estimator, fresh = jax.device_put((carry.hidden, carry.estimator, carry.fresh), shared)
     arrays, optimizer, memory, best = on_all((carry.arrays, carry.optimizer, state.memory, state.best), shared)
-    return _State(Carry(arrays, carry.skeleton, hidden, estimator, optimizer), memory, best)
+    return _State(Carry(arrays, carry.skeleton, hidden, estimator, optimizer, fresh), memory, best)
 
 
 def _learned(learner, objective, state: _State, part: Block, block: int, shared: NamedSharding):

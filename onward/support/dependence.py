@@ -67,12 +67,18 @@ def dependence(
 
 def reads(function: Callable[[PyTree], PyTree], point: PyTree) -> PyTree[bool]:
     """Whether `function(point)` depends on it, for each array of `point`, a tree of floating-point arrays."""
-    jaxpr, _, tangents = _derivative(function, point)
-    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
-    for equation in reversed(jaxpr.eqns):
-        if not needed.isdisjoint(equation.outvars):
-            needed |= {v for v in equation.invars if not isinstance(v, Literal)}
-    return jax.tree.unflatten(jax.tree.structure(point), [v in needed for v in tangents])
+    jaxpr, consts, tangents = _derivative(function, point)
+
+    def is_read(tangent):
+        found = []
+
+        def follow(seed):
+            found.extend(_paths(jaxpr, dict(zip(jaxpr.constvars, consts, strict=True)), {tangent: seed}))
+
+        jax.eval_shape(follow, jax.ShapeDtypeStruct(tangent.aval.shape, tangent.aval.dtype))
+        return any(path is not None for path in found)
+
+    return jax.tree.unflatten(jax.tree.structure(point), [is_read(tangent) for tangent in tangents])
 
 
 def _derivative(function, point, *others):
