@@ -25,11 +25,13 @@ AS_FOR_USERS = {
 
 
 class OwnCell(onward.AbstractCell):
-    """A user's cell: multiplicative, with a state of two parts of different sizes, and arrays that are not learned."""
+    """A user's cell: multiplicative, with a state of two parts of different sizes, one of which starts from what is
+    learned, and arrays that are not learned."""
 
     product: jax.Array
     mix: jax.Array
     rate: jax.Array
+    start: jax.Array
     order: jax.Array
 
     def __init__(self, units, *, key):
@@ -37,6 +39,7 @@ class OwnCell(onward.AbstractCell):
         self.product = 0.8 * jr.normal(product_key, (units, units, INPUTS))
         self.mix = 0.8 * jr.normal(mix_key, (1, units))
         self.rate = jnp.array(0.3, float)
+        self.start = jnp.array([0.4])
         self.order = jnp.arange(units)[::-1]
 
     def __call__(self, hidden, x):
@@ -45,7 +48,7 @@ class OwnCell(onward.AbstractCell):
         return {"fast": fast[self.order], "slow": slow}
 
     def init_hidden(self):
-        return {"fast": jnp.zeros_like(self.mix[0]), "slow": jnp.zeros_like(self.mix[:, 0])}
+        return {"fast": jnp.zeros_like(self.mix[0]), "slow": jnp.sin(self.start)}
 
     def output(self, hidden):
         return hidden["fast"]

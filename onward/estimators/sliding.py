@@ -152,7 +152,7 @@ def _without_padding(cell, window, weight):
         unused = unused | (weight == 0)
     lost = unused & ~jax.vmap(finite)(window.before)
     before = jax.vmap(select, (0, None, 0))(lost, cell.init_hidden(), window.before)
-    return Window(before, replaced(cell, unused, window.xs), window.start)
+    return Window(before, replaced(cell, unused, window.xs), window.start, window.fresh)
 
 
 def scan_steps(step, hidden, inputs):

@@ -106,7 +106,8 @@ def test_a_window_goes_back_that_many_steps_for_each_loss(cell):
             start = max(first, t + 1 - horizon)
 
             def newest(parameters, start=start, t=t):
-                model, state = eqx.combine(parameters, static), before[start]
+                model = eqx.combine(parameters, static)
+                state = model.cell.init_hidden() if start == RESTART else before[start]
                 for s in range(start, t + 1):
                     state = model.cell(state, p.xs[s])
                 return flags["weight"][t] * loss(model.predict(state), p.ys[t])

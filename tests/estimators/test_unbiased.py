@@ -22,6 +22,7 @@ from problems import (
 )
 
 import onward
+from onward.cells.initial_state import Starting, learns_initial_state
 
 
 class Form(NamedTuple):
@@ -112,9 +113,11 @@ def influences(estimator, p, noise):
     """The estimate of ∂hidden/∂θ after each step, the flattened state leading."""
     hidden, state, found = p.hidden, p.state(estimator), []
     flat, unravel = ravel_pytree(hidden)
+    cell = Starting(p.cell, jnp.array(False)) if learns_initial_state(p.cell) else p.cell
     for x, words in zip(p.xs, noise, strict=True):
-        hidden, state, contract = estimator.advance(p.cell, hidden, state, x, words)
-        found.append(jax.vmap(lambda row, contract=contract: contract(unravel(row)))(jnp.eye(flat.size)))
+        hidden, state, contract = estimator.advance(cell, hidden, state, x, words)
+        rows = jax.vmap(lambda row, contract=contract: contract(unravel(row)))(jnp.eye(flat.size))
+        found.append(rows.cell if isinstance(rows, Starting) else rows)
     return found
 
 
