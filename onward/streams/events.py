@@ -14,10 +14,11 @@ import numpy as np
 
 from ._clock import Clock
 from ._cutting import BOM
+from ._fields import FILL, Malformed, Roles, quoted
 from .base import FilePosition, Line
 from .formats import CSV as CSV
-from .formats import FILL, Malformed, Repeated, Roles, quoted
 from .formats import JSONL as JSONL
+from .formats import Repeated
 
 LARGEST = float(np.finfo(np.float32).max)  # the network computes in single precision
 UNSOUND = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')  # what the decoder of JSON takes in no name

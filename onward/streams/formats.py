@@ -5,47 +5,36 @@ field, with a reason for what is wrong.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from ..support.arguments import unknown
 from ..support.errors import UserError
 from ._cutting import BOM, LONGEST
+from ._fields import (
+    Malformed,
+    Roles,
+    check_missing,
+    class_index,
+    json_number,
+    key_name,
+    number,
+    quoted,
+    stamp,
+    too_long,
+)
 
-SHOWN = 40  # characters of a bad value that a reason quotes
 DELIMITERS = ",;\t|"  # looked for in a header, in this order
-MISSING = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none"))
-FILL = "--fill says what stands for a missing input"
 ARRAY = "; of an array, jq -c '.[]' FILE makes lines"
-TRUTH = {"true": 1.0, "false": 0.0}
 UTF_16 = " seems to be UTF-16: iconv -f UTF-16 -t UTF-8 FILE makes it readable"
-
-
-class Malformed(Exception):
-    """The line is no event; the text says why."""
 
 
 class Repeated(Exception):
     """The line is the header once more, perhaps spelt in another way."""
-
-
-class Roles(NamedTuple):
-    """The columns to read by what they are for.
-
-    `classes`: the index of each value of a categorical target; `fills`: whether an input may be missing.
-    """
-
-    inputs: tuple[str, ...]
-    target: str
-    classes: dict[str, int] | None
-    key: str | None
-    time: str | None
-    fills: bool
 
 
 # What a line holds: inputs, NaN for a missing one; the target (a number or a class's index) if it is known; key and
@@ -129,7 +118,7 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
 
         def split(text: bytes) -> list[str]:
             if len(text) > LONGEST:
-                raise Malformed(_too_long(text))
+                raise Malformed(too_long(text))
             try:
                 line = text.decode()
             except UnicodeDecodeError as error:
@@ -152,13 +141,13 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
                     raise UserError(
                         "the columns have changed their places since the header; start a new run."
                     ) from None
-                values: Sequence = [_number(name, said[place[name]], decimal) for name in numeric]
-                _check_missing(roles, pick_inputs(values), [said[place[name]] for name in roles.inputs])
-            target: Any = values[at_target] if not roles.classes else _class(roles, fields[at_target])
+                values: Sequence = [number(name, said[place[name]], decimal) for name in numeric]
+                check_missing(roles, pick_inputs(values), [said[place[name]] for name in roles.inputs])
+            target: Any = values[at_target] if not roles.classes else class_index(roles, fields[at_target])
             return (
                 pick_inputs(values),
                 target if roles.classes or target == target else None,
-                _key(roles.key, fields[place[roles.key]]) if roles.key is not None else None,
+                key_name(roles.key, fields[place[roles.key]]) if roles.key is not None else None,
                 fields[place[roles.time]] if roles.time is not None else None,
             )
 
@@ -209,8 +198,8 @@ class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"
             values: list[Any] = [found.get(name) for name in names]
             for i, name in enumerate(names):
                 if i < width or (i == at_target and not roles.classes):
-                    values[i] = _json_number(name, values[i])
-            _check_missing(roles, values[:width], [found.get(name) for name in roles.inputs])
+                    values[i] = json_number(name, values[i])
+            check_missing(roles, values[:width], [found.get(name) for name in roles.inputs])
             return values
 
         def read(text: bytes) -> Fields:
@@ -221,9 +210,9 @@ class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"
             target: Any = values[at_target]
             return (
                 values[:width],
-                _class(roles, target) if roles.classes else None if target is None or target != target else target,
-                _key(roles.key, values[place[roles.key]]) if roles.key is not None else None,
-                _stamp(roles.time, values[place[roles.time]]) if roles.time is not None else None,
+                class_index(roles, target) if roles.classes else None if target is None or target != target else target,
+                key_name(roles.key, values[place[roles.key]]) if roles.key is not None else None,
+                stamp(roles.time, values[place[roles.time]]) if roles.time is not None else None,
             )
 
         return read
@@ -261,7 +250,7 @@ def _splitter(delimiter: str) -> Callable[[str], list[str]]:
 def _object(text: bytes) -> dict:
     """A JSON object; NaN and Infinity, which Python writes, are read too."""
     if len(text) > LONGEST:
-        raise Malformed(_too_long(text))
+        raise Malformed(too_long(text))
     array = ARRAY if text.lstrip().startswith(b"[") else ""
     try:
         found = json.loads(text.decode())
@@ -272,80 +261,6 @@ def _object(text: bytes) -> dict:
     if not isinstance(found, dict):
         raise Malformed(f"is no JSON object but {quoted(found)}{array}")
     return found
-
-
-def _number(name: str, text: str, decimal: str = ".") -> float:
-    """A number that is not written as JSON would; NaN for one that is missing."""
-    if text.lower() in MISSING:
-        return math.nan
-    if (truth := TRUTH.get(text.lower())) is not None:
-        return truth
-    plain = text.replace(",", ".") if decimal == "," and "." not in text else text
-    try:
-        if "_" in text:  # Python would take 1_000 for a number
-            raise ValueError
-        return float(plain)
-    except ValueError:
-        comma = "; a decimal comma is read with --decimal ," if re.fullmatch(r"[+-]?\d+,\d+", text) else ""
-        raise Malformed(f"column {name!r} is {quoted(text)}, not a number{comma}") from None
-
-
-def _json_number(name: str, value: object) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, str):
-        return _number(name, value.strip())
-    if not isinstance(value, (bool, int, float)):
-        raise Malformed(f"column {name!r} is {quoted(value)}, not a number")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _check_missing(roles: Roles, values: Sequence[float], written: Sequence) -> None:
-    """Raises `Malformed` if an input is missing that may not be."""
-    if roles.fills:
-        return
-    for name, value, text in zip(roles.inputs, values, written, strict=True):
-        if value != value:
-            what = "empty" if text == "" else "missing" if text is None else f"{quoted(text)}, a missing value"
-            raise Malformed(f"column {name!r} is {what}; {FILL}")
-
-
-def _class(roles: Roles, value: object) -> int | None:
-    """The index of a class."""
-    assert roles.classes is not None
-    if value is None or value != value:
-        return None
-    name = value if isinstance(value, str) else json.dumps(value)
-    index = roles.classes.get(name, roles.classes.get(name.strip()))
-    if index is None and name.strip().lower() not in MISSING:
-        raise Malformed(f"column {roles.target!r} is {quoted(name)}, none of the classes {', '.join(roles.classes)}")
-    return index
-
-
-def _key(name: str, value: object) -> str:
-    """A key, which is something at least."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise Malformed(f"column {name!r} is {'missing' if value is None else 'empty'}, where a key is needed")
-    key = value if isinstance(value, str) else json.dumps(value)
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise Malformed(f"column {name!r} is {quoted(value)}, no text") from None
-    return key
-
-
-def _stamp(name: str, value: object) -> str | int | float:
-    """A time as it is written."""
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return value
-    raise Malformed(f"column {name!r} is {'missing' if value is None else quoted(value)}, where a time is needed")
-
-
-def _too_long(text: bytes) -> str:
-    return f"is longer than {LONGEST} bytes" + " (a quote is opened and not closed)" * (b"\n" in text)
 
 
 def _is_utf_16(text: bytes) -> bool:
@@ -361,9 +276,3 @@ def _way_out(header: bytes) -> str:
     if b"\r" in header:
         return " If its lines end in carriage returns, tr '\\r' '\\n' < FILE makes it readable."
     return ""
-
-
-def quoted(value: object) -> str:
-    """A value as a reason shows it."""
-    shown = repr(value)
-    return shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."

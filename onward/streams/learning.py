@@ -62,7 +62,8 @@ def restore(folder: StreamFolder, engine: Engine, columns: Columns, *, settings:
     if not saved:
         return State(*fresh, StreamStanding(keys=NO_KEY if columns.key is None else ()))
     (carry, judged), standing = load_checkpoint(saved[-1], fresh, settings=settings, standing=StreamStanding)
-    numbers = [leaf for leaf in jax.tree.leaves((carry, judged.mean, judged.deviation)) if eqx.is_inexact_array(leaf)]
+    numbers = [leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)]
+    numbers += [judged.spread, judged.mean, judged.deviation, judged.weight]
     numbers += [from_bits(bits) for bits in (carry.shared.level.mean, carry.table.time)]
     if columns.classes is None:
         numbers.append(from_bits(carry.table.known))
