@@ -68,7 +68,7 @@ def reproduce(options: Request) -> int:
     recipe = full.scaled(options.scale, options.seeds or full.seeds)
     folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
     settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed}
-    settings |= {"version": __version__, "version of JAX": jax.__version__}
+    settings |= {"onward": __version__, "jax": jax.__version__}
     use_all_cores()
     with compilation_cache(), Parts(folder, settings) as parts:
         try:

@@ -34,7 +34,7 @@ from ..support.arguments import number, whole
 from ..support.errors import UserError
 from ..support.program_digest import traced_digest
 from ..support.trees import largest
-from .features import Features, frame_of, in_order, number_or_nan
+from .features import Features, column_names, in_order, number_or_nan
 from .growth import grown
 
 DEFAULT_ESTIMATOR = onward.SnAp(order=1)
@@ -293,7 +293,7 @@ class Recurrent:
         if len(X) != len(targets):
             raise ValueError(f"y must be as long as X, {len(X)} rows, got {len(targets)}.")
         if len(X):
-            features = self._known_to(frame_of(X).columns)
+            features = self._known_to(column_names(X))
             rows = features.of_frame(X)
             events = float32_rows(np.hstack([rows, np.zeros((len(rows), len(features.spare))), targets]))
             self._begin(features)
@@ -315,7 +315,7 @@ class Recurrent:
 
 def finite(name: str, value) -> float:
     """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number."""
-    number = number_or_nan(value)
+    number = value if type(value) is float else number_or_nan(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be a finite number, got {value!r}.")
     return number

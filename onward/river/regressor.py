@@ -29,6 +29,10 @@ class Regressor(Recurrent, base.MiniBatchRegressor):
     Frames may be of pandas, polars or pyarrow, and predictions for them are of the same kind. A column of dates or
     durations is refused: it is no number until you choose its unit.
 
+    The first event that any estimator of a process learns sets options of XLA and JAX which make small steps quick on a
+    CPU: those of `onward.compile_small_loops_whole()`, and `jax_cpu_enable_async_dispatch`. They hold for the process,
+    and only if JAX has not computed before; importing `onward.river` sets nothing.
+
     Parameters
     ----------
     cell

@@ -4,9 +4,11 @@ import dataclasses
 import json
 from urllib.error import URLError
 
+import jax
 import numpy as np
 import pytest
 
+import onward
 from experiments import reproducing as reproduce
 from experiments.fpp.arms import CYCLE_WORLD, decaying, fpp, truncated
 from experiments.plots.hopfield import draw_curves, draw_recalled, draw_successes
@@ -51,6 +53,18 @@ def test_an_experiment_leaves_a_report_numbers_and_pictures(tmp_path, capsys):
     assert "![a line](curve.png)" in report
     assert "- command: `onward reproduce rbp/hopfield`" in report
     assert json.loads((folder / "result.json").read_text())["asked"] == ["data", 20, 3, 0]
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("package", ["onward", "jax"])
+def test_parts_of_another_version_are_refused(package, tmp_path, capsys):
+    versions = {"onward": onward.__version__, "jax": jax.__version__}
+    settings = {"figure": "rbp/hopfield", "length": 20, "seed": 0, **versions, package: "0.0.1"}
+    (tmp_path / "run" / "parts").mkdir(parents=True)
+    (tmp_path / "run" / "parts" / "settings.json").write_text(json.dumps(settings))
+    assert main(["reproduce", "rbp/hopfield", "--run", str(tmp_path / "run")]) == 2
+    sentence = f"holds parts of an experiment whose {package} is 0.0.1, not {versions[package]}; name another folder."
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("tiny")
