@@ -169,13 +169,15 @@ class Job:
     """What methods are used for: which there are, with the defaults of all of their settings, and which is the default.
 
     * `refuses`: methods that the job cannot use, each with the reason;
-    * `fixed`: a setting that the job itself decides, with the reason.
+    * `fixed`: a setting that the job itself decides, with the reason;
+    * `rates`: of optimisers, where the registry's own do not suit the job.
     """
 
     methods: Mapping[str, Method]
     default: str
     refuses: Mapping[str, str]
     fixed: Mapping[str, str]
+    rates: Mapping[str, float]
 
     def method(self, word: str | None = None) -> Method:
         """The method that `ESTIMATOR[-OPTIMIZER][:SIZE]` stands for in this job, with all of its settings.
@@ -191,7 +193,8 @@ class Job:
             raise UserError(f"method {word!r}: {self.refuses[estimator]}")
         method = self.methods[estimator]
         if optimizer is not None and optimizer != method.optimizer:
-            method = method.but(optimizer=optimizer, **OPTIMIZERS[optimizer].settings)
+            settings = dict(OPTIMIZERS[optimizer].settings)
+            method = method.but(optimizer=optimizer, **settings | {"rate": self.rates.get(optimizer, settings["rate"])})
         if size is None:
             return method
         what = ESTIMATORS[estimator].size or ""
@@ -242,6 +245,7 @@ TEXT = Job(
     default="tbptt",
     refuses={},
     fixed={},
+    rates={},
 )
 
 
@@ -266,6 +270,7 @@ COMPARISON = Job(
     default="rtrl",
     refuses={},
     fixed={},
+    rates={},
 )
 
 # One event at a time: `onward stream`, whose rate depends on its horizon.
@@ -274,4 +279,5 @@ STREAM = Job(
     default="snap",
     refuses={"fpp": "fpp replays stretches of one stream and cannot follow events; choose another method."},
     fixed={"window": "a stream is learned at every event, so the window is 1; leave the number out, or use sliding."},
+    rates={"sgd": 0.1},  # of errors and not of bits: a rate of 1 throws the network off
 )

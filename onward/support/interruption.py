@@ -5,6 +5,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+AGAIN = 5.0  # seconds until an end that was not heard is told again
+
 
 class TimeIsUp(KeyboardInterrupt):
     """The time that the user allowed is over."""
@@ -21,7 +23,8 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise TimeIsUp("stopped: the time that --total-time allows is over.")
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again: what is raised while a destructor runs, or a callback of a library, is lost.
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:

@@ -51,6 +51,7 @@ def test_a_number_after_the_colon_is_the_size_in_every_job():
     assert STREAM.method("sliding-kalman:3").horizon == 3
     with pytest.raises(UserError, match="method 'tbptt:15': a stream is learned at every event"):
         STREAM.method("tbptt:15")
+    assert (STREAM.method("snap-sgd").rate, COMPARISON.method("snap-sgd").rate) == (0.1, 1.0)
     with pytest.raises(UserError, match="fpp replays stretches"):
         STREAM.method("fpp")
 
