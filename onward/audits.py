@@ -1,4 +1,4 @@
-"""The audit: the gradient an estimator gives on a stretch of a stream, against the exact one."""
+"""The audit: an estimator's gradient on a stretch of a stream, against the exact gradient."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -40,9 +40,9 @@ class AuditRow(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """The rows of an audit, the whole model first, and how many random keys they average (1 if nothing is random).
+    """The rows of an audit, the whole model first, and the number of random keys averaged (1 if nothing is random).
 
-    Prints as a table.
+    It prints as a table.
     """
 
     rows: tuple[AuditRow, ...]
@@ -119,7 +119,7 @@ def audit(
         return jax.vmap(lambda key: _summed(estimator, model, loss, hidden, stream, first, chunk, key))(keys)
 
     if estimator.draw(estimator.init(model, hidden, key=key, example=first), 1) is None:
-        samples = 1  # nothing random: every sample would be the same
+        samples = 1  # nothing is random: every sample would be the same
     truth = _blocks(model, exact(model))
     guesses = _blocks(model, estimates(model, jr.split(key, samples)), lead=1)
     if not all(np.isfinite(block).all() for block in truth.values()) or not any(b.any() for b in truth.values()):
@@ -131,7 +131,7 @@ def audit(
 
 
 def _summed(estimator, model, loss, hidden, stream, first, chunk, key):
-    """The sum of an estimator's gradients over the stream, chunk after chunk, the last one shorter if need be."""
+    """The sum of an estimator's gradients over the stream, chunk after chunk. The last chunk may be shorter."""
     state = estimator.init(model, hidden, key=key, example=first)
     steps = jax.tree.leaves(stream[0])[0].shape[0]
 
@@ -152,7 +152,7 @@ def _summed(estimator, model, loss, hidden, stream, first, chunk, key):
 
 
 def _blocks(model: Model, grads: PyTree, lead: int = 0) -> dict[str, np.ndarray]:
-    """A gradient cut into named blocks, each flat: every array, and an affine-gated cell's weights row by row."""
+    """A gradient cut into named flat blocks: every array, and an affine-gated cell's weights row by row."""
     per_row = {id(W) for cell in _affine_cells(model) for W in cell.weights}
     named = jax.tree_util.tree_leaves_with_path(learnable(model))
     blocks = {}

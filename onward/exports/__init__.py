@@ -1,4 +1,4 @@
-"""Models that leave onward and come back: its own layout, torch's, and ONNX."""
+"""Models for other libraries, and back: onward's own layout, torch's, and ONNX."""
 
 from .model_folder import load_model as load_model
 from .model_folder import save_model as save_model

@@ -1,4 +1,4 @@
-"""The card of an exported model: JSON that says what its numbers are, and how its state goes in and out."""
+"""The card of an exported model: JSON that describes its numbers and its state."""
 
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ Activation = Literal["tanh", "relu", "sigmoid"]
 
 
 class CellCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    """A cell's settings, by the names of its constructor; the `equation` of each kind says what it does."""
+    """A cell's settings, by the names of its constructor. The `equation` of each kind says what it computes."""
 
     input_size: Size
     hidden_size: Size
@@ -79,7 +79,7 @@ class AntisymmetricCard(CellCard, frozen=True, tag="antisymmetric"):
 
 
 class StackedCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="stack"):
-    """Layers from bottom to top, each reading the output of the one below."""
+    """Layers from bottom to top. Each reads the output of the one below."""
 
     layers: Annotated[list["AnyCell"], msgspec.Meta(min_length=1, max_length=1000)]
 
@@ -97,7 +97,7 @@ CARDS = {
 
 
 class InputCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A column that a stream's model reads: `mean` and `deviation` as the stream had them at last, 0 for none yet."""
+    """A column that a stream's model reads. `mean` and `deviation` are the stream's latest; 0 if there was none yet."""
 
     name: str
     mean: float
@@ -105,14 +105,14 @@ class InputCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StreamCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """From a stream's columns to its model's numbers, and from its prediction to the target's unit.
+    """How a stream's columns become the model's numbers, and how its prediction becomes the target's unit.
 
-    * `inputs`: in the model's order; `clip`: the most deviations that an input is told of;
-    * `target`, `horizon`: what is predicted, how many events of the key ahead; 0 for the event's own;
-    * `classes`: in the order of the outputs, of a target that is no number;
-    * `level`, `spread`: the running mean of a target that is a number, and what an output of 1 means in its unit;
-    * `key`: the column whose every value has a state of its own, if there is one; `gap`: the seconds after which such a
-      state begins anew, by the column `time`, if it does.
+    * `inputs`: in the model's order; `clip`: the largest number of deviations that an input shows;
+    * `target`, `horizon`: what is predicted, and how many events of the key ahead; 0 for the event's own;
+    * `classes`: of a target that is not a number, in the order of the outputs;
+    * `level`, `spread`: of a target that is a number, its running mean, and the meaning of an output of 1 in its unit;
+    * `key`: the column whose every value has a state of its own, if there is one; `gap`: the seconds of the column
+      `time` after which such a state starts anew, if it does.
     """
 
     inputs: list[InputCard]
@@ -146,10 +146,10 @@ class StreamCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What lies beside the numbers.
+    """What stands beside the numbers.
 
     * `onward`: the version that wrote it; `layout`: of the numbers;
-    * `cell`, `outputs`, `bias`, `dtype`: the model, the last three those of its linear readout;
+    * `cell`, `outputs`, `bias`, `dtype`: the model; the last three describe its linear readout;
     * `notes`: how to use it, for people;
     * `alphabet`: for a model of text, the characters in the order of inputs and outputs;
     * `stream`: for a model of a stream, the scales of its columns and its target;
@@ -173,7 +173,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 def card_of(model: Model, layout: str, **known: Any) -> Card:
-    """The card of a model whose numbers are written in this layout; `known` are the fields from `alphabet` on.
+    """The card of a model whose numbers are written in this layout. `known` holds the fields from `alphabet` on.
 
     Raises `ValueError` for a model that cannot be exported.
     """
@@ -239,7 +239,7 @@ def _card_of_cell(cell: AbstractCell) -> AnyCell:
 
 
 def blank_model(card: Card) -> Model:
-    """A model as the card describes it, with shapes and dtypes where its arrays should stand.
+    """A model as the card describes it, with shapes and dtypes in place of its arrays.
 
     Raises `ValueError` if its parts do not fit together.
     """

@@ -1,4 +1,4 @@
-"""A folder that holds a model: its numbers in one file, and the card that says what they are."""
+"""A folder that holds a model: its numbers in one file, and a card that describes them."""
 
 import os
 from pathlib import Path
@@ -69,12 +69,12 @@ def load_model(folder: str | os.PathLike) -> Model:
 
 
 def own_layout(model: Model) -> bytes:
-    """The content of a file with the model's numbers, each named by its place, such as `cell.weights.0`."""
+    """The content of a file with the model's numbers. Each is named by its place, such as `cell.weights.0`."""
     return encode_tensors({name: np.asarray(leaf) for name, leaf in _named(model)}, {})
 
 
 def check_new(folder: str | os.PathLike) -> None:
-    """Raises `ValueError` unless the folder is not there, or has nothing in it."""
+    """Raises `ValueError` unless the folder does not exist or is empty."""
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(
@@ -83,7 +83,7 @@ def check_new(folder: str | os.PathLike) -> None:
 
 
 def write_folder(folder: str | os.PathLike, card: "Card", files: dict[str, bytes]) -> None:
-    """Writes the files, each whole or not at all, and the card as the last; nothing stays if one cannot be written."""
+    """Writes the files, each whole or not at all, with the card last. If one cannot be written, none stays."""
     import msgspec
 
     from ..support.files import temporary_for, write_atomically

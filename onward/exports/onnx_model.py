@@ -1,4 +1,4 @@
-"""A model as one ONNX graph of basic operators: one step of a batch of streams, states in and states out."""
+"""A model as one ONNX graph of basic operators: one step of a batch of streams, with states in and states out."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..model import Model
 from ..support.extras import needed
 from .parts import activation_name, parts_of
 
-OPSET, IR_VERSION = 13, 7  # of December 2020, ONNX 1.8: read by every runtime since
+OPSET, IR_VERSION = 13, 7  # from December 2020, ONNX 1.8: every runtime since reads it
 
 
 def to_onnx(model: Model) -> Any:
@@ -68,7 +68,7 @@ def to_onnx(model: Model) -> Any:
 
 
 class _Graph:
-    """The nodes and constants of a graph; what is added is known by the name that is returned."""
+    """The nodes and constants of a graph. Each method adds some and returns the name of its result."""
 
     def __init__(self, onnx):
         self._onnx, self.nodes, self.constants = onnx, [], []
@@ -89,7 +89,7 @@ class _Graph:
         return self.add("Gemm", z, *constants, transB=1)
 
     def rows(self, cell, a: str, x: str) -> list[str]:
-        """`W z` of an affine-gated cell, row by row and group after group, `a` being its recurrent features."""
+        """`W z` of an affine-gated cell, row by row and group after group. `a` is its recurrent features."""
         found = []
         for group, W in zip(cell.groups, cell.weights, strict=True):
             seen = [a] * group.sees_hidden + [x] * group.sees_input
@@ -106,7 +106,8 @@ class _Graph:
         return found
 
 
-# Each writes one step of a cell, `(graph, cell, states, x) -> (next states, output)`, as the cell's `gate` has it.
+# Each function writes one step of a cell, `(graph, cell, states, x) -> (next states, output)`, as the cell's `gate`
+# has it.
 
 
 def _vanilla(graph, cell, states, x):

@@ -1,4 +1,4 @@
-"""What can be taken along of a model: a stack of cells, whose activations have names, under a linear readout."""
+"""The exportable parts of a model: a stack of cells with named activations under a linear readout."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ DTYPES = ("float32", "float64")
 
 
 class Parts(NamedTuple):
-    """A model taken apart: its cells from bottom to top in one flat row, its readout, and the dtype of all numbers."""
+    """A model taken apart: its cells from bottom to top, its readout, and the dtype of all numbers."""
 
     layers: list[Any]
     readout: eqx.nn.Linear
@@ -49,7 +49,7 @@ def _layers_of(cell: AbstractCell) -> list[AbstractCell]:
 
 
 def activation_name(activation: Callable) -> str:
-    """The name of an activation. Raises `ValueError` for one that has none."""
+    """The name of an activation. Raises `ValueError` if it has none."""
     for name, function in ACTIVATIONS.items():
         if activation is function:
             return name
@@ -58,7 +58,7 @@ def activation_name(activation: Callable) -> str:
 
 
 def check_dtype(name: str, dtype: str) -> None:
-    """Raises `ValueError`, naming `name`, unless JAX can hold numbers of this dtype as they are."""
+    """Raises `ValueError`, with `name`, unless JAX can hold numbers of this dtype unchanged."""
     if dtype not in DTYPES:
         raise ValueError(f"{name} must be float32 or float64, got {dtype}; convert it first.")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):

@@ -1,4 +1,4 @@
-"""Files of named arrays in the safetensors format, which holds numbers only: reading one runs nothing."""
+"""Files of named arrays in the safetensors format. The format holds numbers only, so reading a file runs nothing."""
 
 import os
 from pathlib import Path

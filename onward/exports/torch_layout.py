@@ -1,4 +1,4 @@
-"""Weights named and laid out as those of `torch.nn.RNN`, `LSTM` and `GRU` under a `torch.nn.Linear`."""
+"""Weights with the names and the layout of `torch.nn.RNN`, `LSTM` and `GRU` under a `torch.nn.Linear`."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -67,7 +67,7 @@ def to_torch(model: Model) -> dict[str, np.ndarray]:
 
 
 def torch_layout(model: Model) -> bytes:
-    """The content of a file with the state dict; it says which activation an RNN has."""
+    """The content of a file with the state dict. Its metadata name the activation of an RNN."""
     bottom = parts_of(model).layers[0]
     metadata = {ACTIVATION: activation_name(bottom.activation)} if isinstance(bottom, VanillaCell) else {}
     return encode_tensors(to_torch(model), {"format": "pt"} | metadata)
@@ -208,7 +208,7 @@ def _from_rows(recurrent, layer: int, activation: Callable) -> AbstractAffineGat
 
 
 def _cell(kind, *groups, **settings) -> AbstractAffineGatedCell:
-    """The cell with these groups of weights, each the number of rows a unit and the columns from left to right."""
+    """The cell with these groups of weights. Each group has its rows a unit, and its columns from left to right."""
     weights = []
     for rows, columns in groups:
         flat = np.column_stack(columns)

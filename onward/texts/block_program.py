@@ -1,4 +1,4 @@
-"""The compiled part of a pass over a text: one block of characters predicted and learned."""
+"""The compiled part of a pass over a text: predict and learn one block of characters."""
 
 import math
 import time
@@ -13,7 +13,9 @@ from ..learner import Carry, Learner
 
 
 class BlockResult(NamedTuple):
-    """What a block gives: `bits`, `[characters]`, the loss of each, and whether all numbers of the carry are finite."""
+    """The result of a block: `bits`, `[characters]`, each character's loss, and whether all numbers of the carry are
+    finite.
+    """
 
     carry: Carry
     bits: np.ndarray
@@ -22,9 +24,9 @@ class BlockResult(NamedTuple):
 
 
 class BlockProgram:
-    """Predicts and learns blocks of characters, compiling once for each block length.
+    """Predicts and learns blocks of characters. It compiles once for each block length.
 
-    `compile_seconds` adds up what compilation took, so that speed can be told apart from it.
+    `compile_seconds` adds up the time of compilation, so that it can be told apart from the speed.
     """
 
     def __init__(self, learner: Learner, alphabet_size: int):
@@ -41,7 +43,7 @@ class BlockProgram:
         self.compile_seconds = 0.0
 
     def __call__(self, carry: Carry, last: int, block: np.ndarray) -> BlockResult:
-        """Predicts the characters of `block`, which follow the character `last`, and learns them."""
+        """Predicts and learns the characters of `block`, which follow the character `last`."""
         if len(block) not in self._compiled:
             started = time.perf_counter()
             self._compiled[len(block)] = self.trace(carry, len(block)).compile()

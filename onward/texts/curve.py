@@ -12,7 +12,7 @@ POINTS_PER_DECADE = 25  # enough for a smooth line, however long the run
 
 
 class CurveLabels(msgspec.Struct, frozen=True):
-    """What a picture says besides the curve: a title, a line below it, and two reference levels in bits."""
+    """The labels of a picture: a title, a line below it, and two reference levels in bits."""
 
     title: str
     subtitle: str
@@ -21,7 +21,7 @@ class CurveLabels(msgspec.Struct, frozen=True):
 
 
 def draw_curve(metrics: Path, pictures: list[Path], labels: CurveLabels) -> None:
-    """Draws the points logged in `metrics` to each of `pictures`, whose endings name the format."""
+    """Draws the points logged in `metrics` to each of `pictures`. Their endings name the format."""
     # Imported here: the drawing library is slow to load and not needed to train.
     import matplotlib
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ def draw_curve(metrics: Path, pictures: list[Path], labels: CurveLabels) -> None
 def binned(metrics: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The logged curve as `(characters, bits in the window, mean bits)`.
 
-    Neighbours are merged where a log axis would show no more, so that memory hardly grows with the file.
+    Neighbouring points are merged if a log axis would show no difference, so that memory hardly grows with the file.
     """
     ends, windows, means = [], [], []
     bits = width = 0.0

@@ -1,4 +1,4 @@
-"""A pass over a stream: predict, learn, record, and save now and then."""
+"""A pass over a text: predict, learn, record, and save at intervals."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ from ..support.files import JsonLines
 from .block_program import BlockProgram, BlockResult
 from .standing import Standing, Timing, points
 
-KEPT_CHECKPOINTS = 2  # the newest, and one before it should the disk have damaged that
+KEPT_CHECKPOINTS = 2  # the newest, and the one before it in case the disk damages the newest
 
 
 class Outcome(Enum):
@@ -27,7 +27,7 @@ class Outcome(Enum):
 
 
 class Ending(NamedTuple):
-    """What a pass leaves: after a divergence `carry` and `standing` are those before the block in which it began.
+    """The end of a pass. After a divergence, `carry` and `standing` are those before the block in which it began.
 
     `diverged_at` is the character, counted from 1, whose loss was the first not to be finite.
     """
@@ -39,7 +39,7 @@ class Ending(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `learn` tells after each block: where it stands, and the `characters`, `bits`, `seconds` of this block."""
+    """What `learn` reports after each block: the standing, and this block's `characters`, `bits` and `seconds`."""
 
     standing: Standing
     characters: int
@@ -49,7 +49,9 @@ class Report(NamedTuple):
 
 
 def restore(folder: RunFolder, fresh: Carry, settings: str) -> tuple[Carry, Standing]:
-    """The newest checkpoint of a run, or the fresh carry if it has none yet. `settings` is their digest."""
+    """The newest checkpoint of a run, or the fresh carry if there is none yet. `settings` is the digest of the
+    settings.
+    """
     saved = folder.saved()
     return load_checkpoint(saved[-1], fresh, settings=settings, standing=Standing) if saved else (fresh, Standing())
 
@@ -70,7 +72,7 @@ def learn(
     """Goes on from `standing` through the remaining blocks, up to `total` characters.
 
     The clock decides when a checkpoint is written (every `checkpoint_every` seconds, and at the end), never what is
-    learned: whatever is killed and resumed ends in the same bits.
+    learned. So a run that is killed and resumed ends in the same bits.
     """
     with _Record(folder, standing, settings) as record:
         saved = began = time.perf_counter()
@@ -81,7 +83,7 @@ def learn(
             result = program(carry, standing.last, block)
             if not result.finite:
                 wrong = np.flatnonzero(~np.isfinite(result.bits))
-                # If every loss is finite and a parameter is not, it was the block's last update that broke it.
+                # If every loss is finite but a parameter is not, the block's last update broke it.
                 at = standing.characters + (int(wrong[0]) + 1 if wrong.size else len(block))
                 return Ending(Outcome.DIVERGED, carry, record.save(carry, standing), at)
             now = time.perf_counter()
@@ -117,7 +119,7 @@ class _Record:
         self._timings.append(Timing(standing.characters + len(result.bits), seconds))
 
     def save(self, carry: Carry, standing: Standing) -> Standing:
-        """Writes a checkpoint; the logs reach the disk before the checkpoint that counts on them."""
+        """Writes a checkpoint. The logs reach the disk before the checkpoint that counts on them."""
         standing = msgspec.structs.replace(
             standing, metrics_bytes=self._metrics.sync(), timings_bytes=self._timings.sync()
         )

@@ -1,4 +1,4 @@
-"""Text that a model of characters writes by itself."""
+"""Text that a model of characters writes."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Where a pass over a stream stands, and the records it leaves behind."""
+"""How far a pass over a text has come, and the records it leaves behind."""
 
 import math
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ FIRST_WINDOW = 32  # characters in the first point of the learning curve
 
 
 class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a pass stands; with the learner's carry, all that is needed to go on as if nothing had happened.
+    """How far a pass has come. With the learner's carry it is all that is needed to go on as if nothing had happened.
 
-    * `characters`: how many were predicted and learned, `last` the one read last;
+    * `characters`: how many were predicted and learned; `last`: the last one read;
     * `bits`, `closing_bits`: the sum of their losses, over the pass and over its last tenth;
     * `metrics_bytes`, `timings_bytes`: how much of the two logs belongs to them.
     """
@@ -28,7 +28,7 @@ class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timings_bytes: Count = 0
 
     def after(self, block: np.ndarray, bits: np.ndarray, *, total: int) -> "Standing":
-        """The standing after one more block, `bits` the loss of each character, on the way to `total` characters."""
+        """The standing after one more block. `bits` is each character's loss, `total` the length of the pass."""
         closing = max(0, closing_start(total) - self.characters)
         return msgspec.structs.replace(
             self,
@@ -42,7 +42,7 @@ class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Point(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of metrics.jsonl: bits per character over a window that ends after `characters`, and over all before.
 
-    `influence_norm`: the norm of the gradient trace that a forward estimator carries, where it was looked at.
+    `influence_norm` is the norm of the influence that a forward estimator carries, where it was measured.
     """
 
     characters: int
@@ -53,7 +53,7 @@ class Point(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """One line of timings.jsonl: the seconds that one block took, compilation excluded."""
+    """One line of timings.jsonl: the seconds of one block, without compilation."""
 
     characters: int
     seconds: float

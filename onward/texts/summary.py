@@ -1,4 +1,4 @@
-"""What a finished run comes to, for people and for programs."""
+"""The result of a finished run, for people and for programs."""
 
 import resource
 import sys
@@ -9,11 +9,11 @@ from ..support.tables import labelled
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """The result of a pass over a text. Bits are per character; seconds leave compilation out; memory is in bytes.
+    """The result of a pass over a text. Bits are per character, seconds exclude compilation, memory is in bytes.
 
     * `closing_bits`: over the last tenth of the pass;
-    * `entropy`, `gzip`: order-0 entropy of the characters read, and what `gzip -9` makes of them;
-    * `peak_memory`: of the process that ended the run, with Python, JAX and the compiler in it.
+    * `entropy`, `gzip`: the order-0 entropy of the characters read, and what `gzip -9` needs for them;
+    * `peak_memory`: of the process that ended the run, with Python, JAX and the compiler.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     @property
     def speed(self) -> float:
-        """Characters learned per second, compilation excluded."""
+        """Characters learned per second, without compilation."""
         return self.characters / self.seconds if self.seconds else 0.0
 
     def table(self, folder: str) -> str:
@@ -57,6 +57,6 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 def peak_memory() -> int:
-    """The most memory this process has held, in bytes."""
+    """The most memory that this process has held, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""A text as a stream of characters: surveyed once, then read block by block, never held in memory."""
+"""A text as a stream of characters. It is surveyed once, then read block by block, and never held in memory."""
 
 import codecs
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 from ..support.errors import UserError
 
 PIECE = 1 << 16  # bytes read at a time
-NO_CHARACTER = -1  # what stands before the first character; its one-hot vector is all zeros
+NO_CHARACTER = -1  # what comes before the first character; its one-hot vector is all zeros
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def text_file(path: str | os.PathLike) -> Text:
         open(path, "rb").close()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the path of a UTF-8 text file.") from None
-    except ValueError as error:  # no file's name holds a null character
+    except ValueError as error:  # no file name holds a null character
         raise UserError(f"{str(path)!r} is no file's name ({error}); give the path of a UTF-8 text file.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a UTF-8 text file.") from None
@@ -167,7 +167,7 @@ def _code_points(characters: str) -> np.ndarray:
 
 
 def _pieces(text: Text, look: Callable[[bytes], None] = lambda data: None) -> Iterator[str]:
-    """The text's characters, some thousands at a time; `look` is shown the bytes."""
+    """The text's characters, some thousands at a time. `look` is shown the bytes."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = 0  # bytes handed to the decoder before this piece
     with _opened(text) as file:
