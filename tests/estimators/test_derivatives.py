@@ -4,6 +4,8 @@ The reference writes each estimator's gradient as one recursion, `G ← keep ⊙
 single steps. Of the library it knows the cell's own step and the estimator's masks.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -98,7 +100,7 @@ def test_an_update_is_differentiated_as_its_recursion(name, cell):
     estimator, p = ESTIMATORS[name], problem(cell, units=UNITS, steps=STEPS)
     learner = onward.Learner(estimator, optax.sgd(1.0), loss=loss, chunk=STEPS)
     carry = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0]))
-    carry = eqx.tree_at(lambda c: c.hidden, carry, p.hidden)
+    carry = dataclasses.replace(carry, hidden=p.hidden, fresh=None if carry.fresh is None else jnp.array(False))
     point, as_parameters = ravel_pytree(learnable(p.model))
     v = jnp.cos(jnp.arange(point.size, dtype=float))
 
