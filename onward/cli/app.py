@@ -35,7 +35,8 @@ Train recurrent networks online: gradients that travel forward with the text.
 commands:
 {commands}
 
-onward COMMAND --help tells the options of a command; onward --version the version.
+onward COMMAND --help tells the options of a command, onward --version the
+version.
 """
 
 

@@ -182,6 +182,11 @@ def test_help_fits_into_eighty_columns(command, columns, monkeypatch, capsys):
     assert "these three" not in said
 
 
+def test_the_list_of_commands_fits_too(capsys):
+    assert main([]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_defaults_are_named(capsys):
     with pytest.raises(SystemExit):
         main(["compare", "--help"])
