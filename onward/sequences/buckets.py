@@ -88,7 +88,8 @@ class Buckets(AbstractData):
         if classes is not None:
             self.check_targets(Range(0, whole("classes", classes) - 1, whole=True))
 
-    def blocks(self, key, epoch, begin, most):
+    def blocks(self, key, epoch, begin, most=None):
+        most = most or self.minibatches
         shuffle, *keys = jr.split(key, 1 + len(self.buckets))
         which = np.repeat(np.arange(len(self.buckets)), [bucket.minibatches for bucket in self.buckets])
         which = np.asarray(jr.permutation(shuffle, which))

@@ -51,8 +51,9 @@ class AbstractData(eqx.Module):
     minibatches: eqx.AbstractVar[int]
 
     @abstractmethod
-    def blocks(self, key: PRNGKeyArray, epoch: int, begin: int, most: int) -> Iterator[Block]:
-        """An epoch's minibatches from `begin` on, in blocks of at most `most`; `key` and `epoch` decide which."""
+    def blocks(self, key: PRNGKeyArray, epoch: int, begin: int, most: int | None = None) -> Iterator[Block]:
+        """An epoch's minibatches from `begin` on, in blocks of at most `most`, or as memory allows; `key` and `epoch`
+        decide which."""
 
     @abstractmethod
     def check_targets(self, range: Range) -> None:
@@ -70,8 +71,8 @@ class AbstractSequences(AbstractData):
     def minibatch(self, entry: PyTree) -> Minibatch:
         """The minibatch of one entry of the order."""
 
-    def blocks(self, key, epoch, begin, most):
-        order = self.order(key)
+    def blocks(self, key, epoch, begin, most=None):
+        order, most = self.order(key), most or self.minibatches
         for at in range(begin, self.minibatches, most):
             yield Block(self, order, at, min(most, self.minibatches - at))
 

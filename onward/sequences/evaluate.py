@@ -16,8 +16,6 @@ from ._not_finite import check_finite
 from .data import AbstractData, shared_minibatch
 from .objectives import AbstractObjective, check_targets, target_range
 
-BLOCK = 16  # minibatches that are measured in one call of the compiled program
-
 Measure = Callable[[PyTree, PyTree], Float[Array, ""]]
 
 
@@ -66,7 +64,7 @@ def evaluate(model, data, objective, measure, *, key):
         check_targets(model, data, each)
     hidden = jax.tree.map(lambda h: jnp.broadcast_to(h, (data.batch, *h.shape)), model.cell.init_hidden())
     loop = on_all((hidden, {name: jnp.zeros(()) for name in measures}, jnp.zeros((), jnp.int32)), shared)
-    for block in data.blocks(key, 0, 0, BLOCK):
+    for block in data.blocks(key, 0, 0):
         placed, order = on_all((block.data, block.order), shared)
         begin, count = jnp.asarray(block.begin, jnp.int32), jnp.asarray(block.size, jnp.int32)
         loop = _measure(model, placed, objective, dict(measures), loop, order, begin, count, shared)
@@ -76,7 +74,7 @@ def evaluate(model, data, objective, measure, *, key):
     means = {name: float(total) / float(count) for name, total in totals.items()}
     for name, each in measures.items():
         if not math.isfinite(means[name]):
-            check_finite(data.blocks(key, 0, 0, BLOCK), objective, target_range(model, each))
+            check_finite(data.blocks(key, 0, 0), objective, target_range(model, each))
     return means if isinstance(measure, Mapping) else means[""]
 
 

@@ -16,6 +16,8 @@ from ..targets import Masked
 from ._padding import padded, padded_targets
 from .data import AbstractData, AbstractSequences, Block, Minibatch
 
+HELD = 16  # minibatches in memory where nobody says how many
+
 
 class Fetched(AbstractSequences):
     """Minibatches that were fetched, one after another: each leaf of `held` leads with an axis of minibatches."""
@@ -48,9 +50,10 @@ class Streamed(AbstractData):
     - `batch`: of the learner, `steps`: the most of a sequence, `minibatches`: of an epoch, all at least 1. What the
       source has beyond is not read.
 
-    `onward.fit` holds as many minibatches in memory as its `block`. A training that goes on from a checkpoint calls
-    `source` for the epoch it stopped in and passes over the minibatches it has learned: it ends in the same bits if
-    `source(epoch)` gives the same again, so draw with `np.random.default_rng(epoch)`. `onward.evaluate` reads epoch 0.
+    `onward.fit` holds as many minibatches in memory as its `block`, `onward.evaluate` 16. A training that goes on from
+    a checkpoint calls `source` for the epoch it stopped in and passes over the minibatches it has learned: it ends in
+    the same bits if `source(epoch)` gives the same again, so draw with `np.random.default_rng(epoch)`.
+    `onward.evaluate` reads epoch 0.
 
     Raises `ValueError`, naming it, for what does not fit, and for an epoch that ends early.
 
@@ -78,7 +81,8 @@ class Streamed(AbstractData):
         self.source, self.batch, self.steps = source, whole("batch", batch), whole("steps", steps)
         self.minibatches = whole("minibatches", minibatches)
 
-    def blocks(self, key, epoch, begin, most) -> Iterator[Block]:
+    def blocks(self, key, epoch, begin, most=None) -> Iterator[Block]:
+        most = most or HELD
         iterator = iter(self.source(epoch))
         read = sum(1 for _ in islice(iterator, begin))
         for at in range(begin, self.minibatches, most):
