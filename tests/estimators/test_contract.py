@@ -101,7 +101,11 @@ def subject_of(name, cell):
     return Subject(name, cell, estimator, p, state, traces, grad)
 
 
-@pytest.fixture(scope="module", params=CELLS)
+# The quick tier runs every estimator with these two.
+CORE = ["gru", "unit-wise"]
+
+
+@pytest.fixture(scope="module", params=[pytest.param(c, marks=pytest.mark.core) if c in CORE else c for c in CELLS])
 def cell(request):
     return request.param
 
