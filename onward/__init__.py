@@ -19,6 +19,7 @@ NAMESPACES = (
     "exports",
     "live",
     "losses",
+    "observing",
     "river",
     "sequences",
     "streams",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from . import exports as exports
     from . import live as live
     from . import losses as losses
+    from . import observing as observing
     from . import river as river
     from . import sequences as sequences
     from . import streams as streams

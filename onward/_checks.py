@@ -12,7 +12,6 @@ from .cells.initial_state import learns_initial_state
 from .losses import WITH_RANGE, Masked, Range, TerminalTarget, range_of
 from .model import Model
 from .support.freezing import learnable, thaw
-from .support.raw_key import RawKey
 
 AS_TWO_REAL_ARRAYS = (
     "hold it as two real arrays, its real and its imaginary part, and join them inside the cell, "
@@ -32,98 +31,13 @@ def check_model(model) -> None:
         raise ValueError(f"model: there is nothing to learn; {why}")
     for path, leaf in jax.tree_util.tree_leaves_with_path(learned):
         if jnp.iscomplexobj(leaf):
-            raise ValueError(f"model{jax.tree_util.keystr(path)} is {_describe([leaf])}: {AS_TWO_REAL_ARRAYS}")
+            raise ValueError(f"model{jax.tree_util.keystr(path)} is {described([leaf])}: {AS_TWO_REAL_ARRAYS}")
     learns_initial_state(model.cell)  # raises for one that cannot
     for leaf in jax.tree.leaves(thaw(model).cell.init_hidden()):
         if jnp.iscomplexobj(leaf):
-            raise ValueError(f"model: the cell's hidden state is {_describe([leaf])}: {AS_TWO_REAL_ARRAYS}")
+            raise ValueError(f"model: the cell's hidden state is {described([leaf])}: {AS_TWO_REAL_ARRAYS}")
         if not eqx.is_inexact_array(leaf):
-            raise ValueError(f"model: the cell's hidden state must be floating-point arrays, got {_describe([leaf])}.")
-
-
-def check_loss(loss) -> None:
-    """Raise `ValueError` unless `loss` can be called."""
-    if not callable(loss):
-        raise ValueError(f"loss must be a function of a prediction and a target, got {loss!r}.")
-
-
-def check_optimizer(optimizer) -> None:
-    """Raise `ValueError` unless `optimizer` has the two functions of a gradient transformation."""
-    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
-        raise ValueError(
-            f"optimizer must be an Optax gradient transformation such as optax.adam(1e-3), got {optimizer!r}."
-        )
-
-
-def check_key(key) -> None:
-    """Raise `ValueError` unless `key` is one random key of JAX, typed or as its numbers."""
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if typed and shape != ():
-        raise ValueError(f"key must be one random key, got {shape} of them; jax.vmap goes over several.")
-    if not typed and not (dtype == jnp.uint32 and len(shape) == 1):
-        got = repr(key) if dtype is None else f"an array {dtype}{list(shape)}"
-        raise ValueError(f"key must be a random key such as jax.random.key(0), got {got}.")
-
-
-def check_arguments(carry, kind: type, xs, ys) -> None:
-    """Raise `ValueError` for what cannot be compiled for: a carry that is none, text, dates, objects."""
-    if not isinstance(carry, kind):
-        raise ValueError(f"carry must be a carry from learner.init, got {type(carry).__name__}.")
-    for name, tree in (("xs", xs), ("ys", ys)):
-        for leaf in jax.tree.leaves(tree):
-            dtype = getattr(leaf, "dtype", None) or np.result_type(type(leaf))
-            # V: the small floating-point types; of random keys `check_stream` speaks.
-            if getattr(dtype, "kind", "V") not in "biufcV":
-                raise ValueError(f"{name} must hold numbers, got {dtype}.")
-
-
-def check_carry(carry, optimizer, batch) -> None:
-    """Raise `ValueError` unless the carry is of a learner with this batch, and its optimiser's state of this one."""
-    model = carry.model
-    lead = () if batch is None else (batch,)
-    start = model.cell.init_hidden()
-    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), start)
-    if not _alike(carry.hidden, wanted):
-        raise ValueError(
-            f"carry must be from this learner's init: for batch={batch} its hidden state is {_describe(wanted)}, got "
-            f"{_describe(carry.hidden)}."
-        )
-    parameters = learnable(carry.arrays)
-    if not _alike(carry.optimizer, jax.eval_shape(optimizer.init, parameters)):
-        raise ValueError("carry holds the state of another optimizer than this learner's; begin with learner.init.")
-
-
-def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
-    """Raise `ValueError` unless the carry's estimator state is one of this estimator, by structure and shapes."""
-    lead = () if batch is None else (batch,)
-    example = tuple(_one_step(tree, 1 + len(lead)) for tree in (xs, ys))
-
-    def start(example):
-        key = jax.random.key(0)
-        return estimator.init(carry.learning, carry.model.cell.init_hidden(), key=key, example=example)
-
-    def without_keys(tree):
-        # Any random generator will do, and they differ in how many numbers a key has.
-        return jax.tree.map(lambda node: None if _is_key(node) else node, tree, is_leaf=_is_key)
-
-    fresh = jax.eval_shape(start, example)
-    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), fresh)
-    if not _alike(without_keys(carry.estimator), without_keys(wanted)):
-        name = type(estimator).__name__
-        raise ValueError(
-            f"carry holds the state of another estimator than this learner's {name}; begin with learner.init."
-        )
-
-
-def _is_key(node) -> bool:
-    return isinstance(node, RawKey)
-
-
-def _alike(tree, other) -> bool:
-    """Whether two trees have one structure, and arrays of the same shapes."""
-    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(each)] for each in (tree, other)]
-    return jax.tree.structure(tree) == jax.tree.structure(other) and shapes[0] == shapes[1]
+            raise ValueError(f"model: the cell's hidden state must be floating-point arrays, got {described([leaf])}.")
 
 
 def check_stream(model, hidden, loss, batch, xs, ys, reset, weight) -> None:
@@ -154,7 +68,7 @@ def check_stream(model, hidden, loss, batch, xs, ys, reset, weight) -> None:
         raise ValueError(
             f"weight must be floating of shape {(steps, *lead)}, got {jnp.result_type(weight)} {jnp.shape(weight)}."
         )
-    check_step(model, _one_step(hidden, len(lead)), loss, _one_step(xs, 1 + len(lead)), _one_step(ys, 1 + len(lead)))
+    check_step(model, one_step(hidden, len(lead)), loss, one_step(xs, 1 + len(lead)), one_step(ys, 1 + len(lead)))
 
 
 def check_numbers(name: str, leaf) -> None:
@@ -166,31 +80,45 @@ def check_numbers(name: str, leaf) -> None:
         )
 
 
-def _one_step(tree, axes):
+def one_step(tree, axes):
     """One step of one stream, as shapes."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[axes:], jnp.result_type(leaf)), tree)
 
 
 def check_step(model, hidden, loss, x, y) -> None:
     """Raise `ValueError` unless the model reads `x` from `hidden`, and the loss compares its prediction with `y`."""
-    for name, tree in (("xs", x), ("ys", y)):
-        for leaf in jax.tree.leaves(tree):
-            check_numbers(name, leaf)
-    after = _shapes("xs", "the cell cannot read", x, lambda h, x: model.cell(h, x), hidden, x)
+    after = check_read(model, hidden, x, "xs")
+    check_compared(loss, predicted(model, after), y, "ys")
+
+
+def check_read(model, hidden, x, name: str):
+    """The shapes of the hidden state after `x`. Raises `ValueError` unless the cell reads it and they stay."""
+    for leaf in jax.tree.leaves(x):
+        check_numbers(name, leaf)
+    after = _shapes(name, "the cell cannot read", x, lambda h, x: model.cell(h, x), hidden, x)
     if jax.tree.structure(after) != jax.tree.structure(hidden) or any(
         (a.shape, a.dtype) != (b.shape, b.dtype)
         for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(hidden), strict=True)
     ):
         raise ValueError(
-            f"xs of {_describe(x)} a step turn a hidden state of {_describe(hidden)} into one of {_describe(after)}: "
-            "its shape and dtype must stay; give xs the dtype of the model, and an onward.AdaptedCell of your own the "
-            "hidden=... that its step returns."
+            f"{name} of {described(x)} a step turn a hidden state of {described(hidden)} into one of "
+            f"{described(after)}: its shape and dtype must stay; give {name} the dtype of the model, and an "
+            "onward.AdaptedCell of your own the hidden=... that its step returns."
         )
-    prediction = predicted(model, after)
-    value = _shapes("ys", "the loss cannot compare the prediction with", y, loss, prediction, y)
+    return after
+
+
+def check_compared(loss, prediction, y, name: str) -> None:
+    """Raise `ValueError` unless the loss compares a prediction with `y`, and is one number."""
+    for leaf in jax.tree.leaves(y):
+        check_numbers(name, leaf)
+    value = _shapes(name, "the loss cannot compare the prediction with", y, loss, prediction, y)
     leaves = jax.tree.leaves(value)
     if len(leaves) != 1 or leaves[0].shape != () or not jnp.issubdtype(leaves[0].dtype, jnp.floating):
-        raise ValueError(f"loss must return one floating-point scalar, got {_describe(value)}.")
+        raise ValueError(
+            f"loss must return one floating-point scalar, got {described(value)}; for auxiliary values besides it "
+            "there is onward.Learner(has_aux=True)."
+        )
 
 
 def check_targets(loss, carry, ys, weight) -> None:
@@ -237,8 +165,8 @@ def _shapes(name, complaint, thing, function, *arguments):
         return jax.eval_shape(function, *arguments)
     except (AttributeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{name}: {complaint} {_describe(thing)}: {reason}") from error
+        raise ValueError(f"{name}: {complaint} {described(thing)}: {reason}") from error
 
 
-def _describe(tree) -> str:
+def described(tree) -> str:
     return ", ".join(f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in jax.tree.leaves(tree)) or "nothing"

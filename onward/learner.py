@@ -12,27 +12,29 @@ import optax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from ._checks import (
+from ._checks import check_model, check_step, check_stream, check_targets
+from ._learner_checks import (
     check_arguments,
     check_carry,
     check_estimator_state,
+    check_input,
     check_key,
     check_loss,
-    check_model,
     check_optimizer,
-    check_step,
-    check_stream,
-    check_targets,
+    check_outcome,
+    check_update,
 )
 from .cells.affine import constants_at_zero
 from .cells.initial_state import learns_initial_state
-from .estimators.base import AbstractEstimator, Chunk, Estimate, Replay
+from .estimators.base import AbstractEstimator, Chunk, Estimate, Replay, Said, weighted_loss
 from .model import Model
+from .observing import Update
 from .support.arguments import whole
 from .support.compiled import programs_of
 from .support.devices import explicit_mesh, with_auto_axes
 from .support.freezing import freeze, learnable, thaw
-from .support.trees import select
+from .support.trees import mean_of_leading, select, zeros_like
+from .transforms.composition import check_fptt_first, update_of
 from .transforms.informed import metric_of
 
 # As many updates of one estimate are written out one after another, and fuse with one another where the optimiser goes
@@ -40,6 +42,7 @@ from .transforms.informed import metric_of
 WRITTEN_OUT = 8
 
 Given = TypeVar("Given", Estimate, Replay)
+Observe = Callable[[Update], PyTree]
 
 
 class Carry(eqx.Module):
@@ -79,11 +82,15 @@ class Metrics(NamedTuple):
 
     * `losses`: one a step, `[steps]` or `[steps, batch]`, each times its weight;
     * `predictions`: `[steps, ...]` or `[steps, batch, ...]`, each made before its step was learned; `None` unless the
-      run was asked for them.
+      run was asked for them;
+    * `auxiliary`: what the loss returned besides its value, led by the axes of `losses`; `None` without `has_aux`;
+    * `observed`: what `observe=` returned of each update, `[updates, ...]`; `None` without it.
     """
 
     losses: Float[Array, "steps *batch"]
     predictions: PyTree = None
+    auxiliary: PyTree = None
+    observed: PyTree = None
 
 
 class Learner(eqx.Module):
@@ -96,9 +103,12 @@ class Learner(eqx.Module):
     **Arguments:**
 
     - `estimator`: such as `onward.NoBackTrack(rank=1)`, `onward.RTRL()`, or `onward.BPTT()` with a chunk of its window.
-    - `optimizer`: any Optax gradient transformation, with any schedule. One that asks for it, such as
-      `onward.fptt_exact`, is given `grad_fn`: the same gradient at other parameters, from the same carry.
-    - `loss`: `loss(prediction, y) -> scalar`, of one step of one stream.
+    - `optimizer`: any Optax gradient transformation, with any schedule. It is given `value`, the number that the
+      gradient is the gradient of (for `optax.contrib.reduce_on_plateau` or `optax.polyak_sgd`), and `grad_fn`, the same
+      gradient as a function of the parameters (for `onward.fptt_exact`). A line search such as that of `optax.lbfgs`
+      is refused: it compares values of one objective, and each chunk of a stream is an objective of its own.
+    - `loss`: `loss(prediction, y) -> scalar`, of one step of one stream; with `has_aux=True`, a pair of the scalar and
+      auxiliary values of any shapes, which come out as `Metrics.auxiliary`.
     - `chunk`: S, the number of steps between updates, at least 1.
     - `batch`: the number of streams; `None` for a single one without a batch axis. Where `xs`, `ys` and what goes with
       them are sharded along the batch over several devices, each device learns from its own streams: on CPU, a device
@@ -124,19 +134,21 @@ class Learner(eqx.Module):
     """
 
     estimator: AbstractEstimator
-    optimizer: optax.GradientTransformation
-    loss: Callable[[PyTree, PyTree], Float[Array, ""]]
+    optimizer: optax.GradientTransformation | optax.MultiSteps
+    loss: Callable[[PyTree, PyTree], Any]
     chunk: int = eqx.field(static=True)
     batch: int | None = eqx.field(static=True)
+    has_aux: bool = eqx.field(static=True)
 
     def __init__(
         self,
         estimator: AbstractEstimator,
-        optimizer: optax.GradientTransformation,
+        optimizer: optax.GradientTransformation | optax.MultiSteps,
         *,
-        loss: Callable[[PyTree, PyTree], Float[Array, ""]],
+        loss: Callable[[PyTree, PyTree], Any],
         chunk: int = 1,
         batch: int | None = None,
+        has_aux: bool = False,
     ):
         if not isinstance(estimator, AbstractEstimator):
             raise ValueError(f"estimator must be an estimator such as onward.RTRL(), got {estimator!r}.")
@@ -144,6 +156,7 @@ class Learner(eqx.Module):
         check_loss(loss)
         self.estimator, self.optimizer, self.loss = estimator, optimizer, loss
         self.chunk, self.batch = whole("chunk", chunk), None if batch is None else whole("batch", batch)
+        self.has_aux = has_aux
 
     def __getattribute__(self, name: str) -> Any:
         # Equinox makes a module of every method that is asked for: a third of what a call of `update` costs.
@@ -188,7 +201,7 @@ class Learner(eqx.Module):
         if example is not None:
             if not isinstance(example, tuple) or len(example) != 2:
                 raise ValueError(f"example must be a pair (x, y) of one step, got {type(example).__name__}.")
-            check_step(thaw(model), thaw(model).cell.init_hidden(), self.loss, *example)
+            check_step(thaw(model), thaw(model).cell.init_hidden(), self._scalar_loss, *example)
         arrays, skeleton = eqx.partition(model, eqx.is_array)
         # A weak dtype, as of `jnp.array(0.3)`, would be lost at the first update, and all be compiled again.
         arrays = jax.tree.map(lambda a: a.astype(a.dtype) if eqx.is_inexact_array(a) else a, arrays)
@@ -200,7 +213,10 @@ class Learner(eqx.Module):
 
         hidden, state = start(key) if self.batch is None else jax.vmap(start)(jr.split(key, self.batch))
         fresh = jnp.ones(() if self.batch is None else self.batch, bool) if learns_initial_state(model.cell) else None
-        carry = Carry(arrays, skeleton, hidden, state, self.optimizer.init(learnable(arrays)), fresh)
+        optimizer = self.optimizer.init(learnable(arrays))
+        check_update(update_of(self.optimizer), optimizer, learnable(arrays))
+        check_fptt_first(self.optimizer, optimizer, learnable(arrays))
+        carry = Carry(arrays, skeleton, hidden, state, optimizer, fresh)
         # An optimiser may hold the parameters once more, and several zeros be one array.
         return jax.tree.map(jnp.copy, carry)
 
@@ -213,11 +229,12 @@ class Learner(eqx.Module):
         reset: Bool[Array, "steps *batch"] | None = None,
         weight: Float[Array, "steps *batch"] | None = None,
         predictions: bool = False,
+        observe: Observe | None = None,
     ) -> tuple[Carry, Metrics]:
         """One chunk and one update. `xs`, `ys`: `[steps, ...]`, or `[steps, batch, ...]` with a batch; see `run`."""
         check_arguments(carry, Carry, xs, ys)
-        update = programs_of(self)(_update, static_argnames="predictions")
-        return update(carry, xs, ys, reset, weight, predictions=predictions)
+        update = programs_of(self)(_update, static_argnames=("predictions", "observe"))
+        return update(carry, xs, ys, reset, weight, predictions=predictions, observe=observe)
 
     def run(
         self,
@@ -228,6 +245,7 @@ class Learner(eqx.Module):
         reset: Bool[Array, "steps *batch"] | None = None,
         weight: Float[Array, "steps *batch"] | None = None,
         predictions: bool = False,
+        observe: Observe | None = None,
     ) -> tuple[Carry, Metrics]:
         """A stretch of the stream, chunk after chunk, in one compiled program.
 
@@ -241,6 +259,9 @@ class Learner(eqx.Module):
         - `weight`: multiplies the step's loss; 0 leaves it out, and a chunk of zeros leaves the parameters and the
           optimiser untouched, unless the estimator learns from the past as well, like `onward.FPP`.
         - `predictions`: whether `Metrics` holds the predictions; without, they are never stored.
+        - `observe`: a function of an `onward.observing.Update`, called in the compiled program at every update; what it
+          returns, a tree of arrays, is stacked in `Metrics.observed`. `onward.observing.update_norms` is one. Hand over
+          the same function at every call: each new one compiles anew.
 
         Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in
         blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit, and for
@@ -255,8 +276,52 @@ class Learner(eqx.Module):
         check_targets(self.loss, carry, ys, weight)
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
         steps = shape[0] if shape else 0  # what is wrong with xs is said in tracing
-        run = programs_of(self)(_run, static_argnames="predictions")
-        return run(carry, xs, ys, reset, weight, np.int32(steps // self.chunk), predictions=predictions)
+        run, count = programs_of(self)(_run, static_argnames=("predictions", "observe")), np.int32(steps // self.chunk)
+        return run(carry, xs, ys, reset, weight, count, predictions=predictions, observe=observe)
+
+    def predict(self, carry: Carry, x: PyTree, *, reset: Bool[Array, "*batch"] | None = None) -> tuple[Carry, Said]:
+        """Advances by one step, and predicts before the target is known; `learn` hands the target in later.
+
+        **Arguments:** `x`: one input, `[...]`, or `[batch, ...]` with a batch; `reset`: whether a new sequence starts
+        with it. Returns the carry after the step, and what was said: its `prediction`, which may be acted upon, and a
+        copy of what `learn` needs, for an estimator such as `onward.RTRL` as large as its influence.
+
+        A step that is predicted and then learned is the same as one of `update` with a chunk of 1, and the cell runs
+        once. If no target comes, predict on: what was said is dropped, and the influence goes on with the state.
+
+        Raises `ValueError` for an estimator that does not carry its influence forward.
+
+            >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
+            >>> learner = onward.Learner(onward.SnAp(), optax.adam(3e-2), loss=onward.losses.squared_error)
+            >>> model = onward.Model(onward.GRUCell(1, 8, key=jr.key(0)), eqx.nn.Linear(8, 1, key=jr.key(1)))
+            >>> carry, position = learner.init(model, key=jr.key(2)), jnp.ones(1)
+            >>> for _ in range(300):                                       # predict where the action will lead
+            ...     carry, said = learner.predict(carry, position)
+            ...     position = 0.5 * said.prediction + 0.25                # the world answers what was said
+            ...     carry, metrics = learner.learn(carry, said, position)
+            >>> bool(metrics.losses < 1e-4)
+            True
+        """
+        check_arguments(carry, Carry, x, None)
+        return programs_of(self)(_predict)(carry, x, reset)
+
+    def learn(
+        self, carry: Carry, said: Said, y: PyTree, *, weight: Float[Array, "*batch"] | None = None
+    ) -> tuple[Carry, Metrics]:
+        """Learns that what was said by `predict` turned out so: one update, by the loss of that prediction.
+
+        The loss and its gradient are of the prediction as it was said, at the parameters that said it; the update is
+        applied to the parameters of `carry`. So the parameters may change in between: several predictions may wait for
+        their targets, which may come in any order, each with a gradient of its own time.
+
+        **Arguments:** `y`: the target, `[...]`, or `[batch, ...]`; `weight`: multiplies the loss. Returns the carry and
+        `Metrics` of this one step, without a leading axis for it. Raises `ValueError` for a target that does not fit,
+        and for an optimiser such as `onward.fptt_exact`, which asks for the gradient at other parameters.
+        """
+        check_arguments(carry, Carry, y, None)
+        if not isinstance(said, Said):
+            raise ValueError(f"said must be what learner.predict returned, got {type(said).__name__}.")
+        return programs_of(self)(_learn)(carry, said, y, weight)
 
     def influence_norm(self, carry: Carry) -> Float[Array, "*batch"]:
         """The norm of the carried approximation of ∂hidden/∂θ of each stream: watch it before it overflows."""
@@ -266,7 +331,7 @@ class Learner(eqx.Module):
     def _check(self, carry, xs, ys, reset, weight) -> int:
         """The number of steps, where carry and stream fit this learner; `ValueError` where they do not."""
         check_carry(carry, self.optimizer, self.batch)
-        check_stream(carry.model, carry.hidden, self.loss, self.batch, xs, ys, reset, weight)
+        check_stream(carry.model, carry.hidden, self._scalar_loss, self.batch, xs, ys, reset, weight)
         check_estimator_state(carry, self.estimator, self.batch, xs, ys)
         return jax.tree.leaves(xs)[0].shape[0]
 
@@ -277,28 +342,52 @@ class Learner(eqx.Module):
         draw = jax.vmap(lambda state: self.estimator.draw(state, steps), out_axes=1, axis_size=self.batch)
         return draw(carry.estimator)
 
-    def _step(self, carry: Carry, chunk: Chunk, predictions: bool) -> tuple[Carry, Metrics]:
-        carry, estimate = self._turn(carry, lambda carry: self._estimate(carry, chunk))
+    @property
+    def _scalar_loss(self) -> Callable[[PyTree, PyTree], Float[Array, ""]]:
+        return _Scalar(self.loss) if self.has_aux else self.loss
+
+    def _step(
+        self, carry: Carry, chunk: Chunk, predictions: bool, observe: Observe | None = None
+    ) -> tuple[Carry, Metrics]:
+        carry, estimate, observed = self._turn(carry, lambda carry: self._estimate(carry, chunk), observe)
         if self.estimator.replays:
+            turns = 1 + self.estimator.replays
+            observed = jax.tree.map(lambda leaf: jnp.zeros((turns, *leaf.shape), leaf.dtype).at[0].set(leaf), observed)
 
-            def again(turn, carry):
-                return self._turn(carry, lambda carry: self._replay(carry, turn, chunk.noise))[0]
+            def again(turn, loop):
+                carry, observed = loop
+                carry, _, here = self._turn(carry, lambda carry: self._replay(carry, turn, chunk.noise), observe)
+                return carry, jax.tree.map(lambda every, one: every.at[turn].set(one), observed, here)
 
-            carry = jax.lax.fori_loop(1, 1 + self.estimator.replays, again, carry)
-        return carry, Metrics(estimate.losses, estimate.predictions if predictions else None)
+            carry, observed = jax.lax.fori_loop(1, turns, again, (carry, observed))
+            observed = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), observed)
+        auxiliary = self._auxiliary(estimate.predictions, chunk.ys) if self.has_aux else None
+        return carry, Metrics(estimate.losses, estimate.predictions if predictions else None, auxiliary, observed)
+
+    def _auxiliary(self, predictions: PyTree, ys: PyTree) -> PyTree:
+        """What the loss says besides its value; an estimator need not know of it."""
+
+        def one(prediction, y):
+            return self.loss(prediction, y)[1]
+
+        return jax.vmap(one if self.batch is None else jax.vmap(one))(predictions, ys)
 
     def _estimate(self, carry: Carry, chunk: Chunk) -> Estimate:
         estimator = self.estimator.informed(metric_of(self.optimizer, carry.optimizer))
         of = estimator.estimate if self.batch is None else estimator.mean_estimate
-        return of(carry.learning, self.loss, carry.hidden, carry.estimator, chunk)
+        return of(carry.learning, self._scalar_loss, carry.hidden, carry.estimator, chunk)
 
     def _replay(self, carry: Carry, turn: Array, noise: PyTree) -> Replay:
         of = self.estimator.replay if self.batch is None else self.estimator.mean_replay
-        return of(carry.learning, self.loss, carry.estimator, turn, noise=noise)
+        return of(carry.learning, self._scalar_loss, carry.estimator, turn, noise=noise)
 
-    def _turn(self, carry: Carry, estimate: Callable[[Carry], Given]) -> tuple[Carry, Given]:
-        """An estimate from the carry, and the update of the parameters by it; by each of its gradients in turn."""
+    def _turn(
+        self, carry: Carry, estimate: Callable[[Carry], Given], observe: Observe | None = None
+    ) -> tuple[Carry, Given, PyTree]:
+        """An estimate from the carry, and the update of the parameters by it, by each of its gradients in turn; and
+        what is observed of each update."""
         given = estimate(carry)
+        after_chunk = Carry(carry.arrays, carry.skeleton, given.hidden, given.state, carry.optimizer)
 
         def grads_at(parameters):
             # Constants stay where they are, whatever the optimiser would have done to them.
@@ -308,60 +397,94 @@ class Learner(eqx.Module):
             there = Carry(arrays, carry.skeleton, carry.hidden, carry.estimator, carry.optimizer)
             return constants_at_zero(estimate(there).grads)
 
-        def apply(moving, grads, active, grad_fn):
+        def apply(moving, grads, active, value, grad_fn):
             arrays, optimizer = moving
-            # What does not ask for the gradient at other parameters never has it traced.
-            update = optax.with_extra_args_support(self.optimizer).update
-            updates, after = update(grads, optimizer, learnable(arrays), grad_fn=grad_fn)
-            moved = eqx.apply_updates(arrays, constants_at_zero(updates))
+            # What does not ask for the value, or for the gradient at other parameters, never has them computed.
+            updates, after = update_of(self.optimizer)(
+                grads, optimizer, learnable(arrays), value=value, grad_fn=grad_fn
+            )
+            updates = constants_at_zero(updates)
             # An optimiser with a memory moves even at a gradient of zero.
-            return select(active, (moved, after), moving)
+            moved = select(active, (eqx.apply_updates(arrays, updates), after), moving)
+            return moved, observe and observe(
+                Update(
+                    thaw(eqx.combine(arrays, carry.skeleton)),
+                    value,
+                    grads,
+                    select(active, updates, zeros_like(updates)),
+                    self.influence_norm(after_chunk),
+                    active,
+                )
+            )
 
         moving, grads, active = (carry.arrays, carry.optimizer), given.grads, given.active
         if active.ndim == 0:
-            arrays, optimizer = apply(moving, grads, active, grads_at)
+            (arrays, optimizer), observed = apply(moving, grads, active, given.value, grads_at)
+            observed = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], observed)
         else:
+            values = jnp.broadcast_to(given.value, active.shape)
 
             def one(k, moving):
                 def part(tree):
                     return jax.tree.map(lambda leaf: leaf[k], tree)
 
-                return apply(moving, part(grads), active[k], lambda parameters: part(grads_at(parameters)))
+                here, is_active, value = part((grads, active, values))
+                return apply(moving, here, is_active, value, lambda parameters: part(grads_at(parameters)))
 
-            arrays, optimizer = jax.lax.fori_loop(0, len(active), one, moving, unroll=min(len(active), WRITTEN_OUT))
+            def body(k, loop):
+                moving, observed = loop
+                moving, here = one(k, moving)
+                return moving, jax.tree.map(lambda every, one: every.at[k].set(one), observed, here)
+
+            count = len(active)
+            shapes = observe and jax.eval_shape(one, 0, moving)[1]
+            observed = jax.tree.map(lambda s: jnp.zeros((count, *s.shape), s.dtype), shapes)
+            (arrays, optimizer), observed = jax.lax.fori_loop(
+                0, count, body, (moving, observed), unroll=min(count, WRITTEN_OUT)
+            )
         fresh = None if carry.fresh is None else jnp.zeros_like(carry.fresh)
-        return Carry(arrays, carry.skeleton, given.hidden, given.state, optimizer, fresh), given
+        return Carry(arrays, carry.skeleton, given.hidden, given.state, optimizer, fresh), given, observed
+
+
+class _Scalar(eqx.Module):
+    """A loss without its auxiliary values."""
+
+    loss: Callable
+
+    def __call__(self, prediction, y):
+        return self.loss(prediction, y)[0]
 
 
 def _on_any_mesh(function: Callable) -> Callable:
     """The function from a learner, a carry and a stream to a carry and metrics, on meshes with Explicit axes too."""
 
-    def placed(learner: Learner, carry: Carry, xs, *rest, predictions: bool):
+    def placed(learner: Learner, carry: Carry, xs, *rest, **options):
         mesh = explicit_mesh((carry, xs))
         if mesh is None:
-            return function(learner, carry, xs, *rest, predictions=predictions)
+            return function(learner, carry, xs, *rest, **options)
 
         def parts(*arguments):
-            carry, metrics = function(learner, *arguments, predictions=predictions)
-            return (carry.arrays, carry.optimizer), (carry.hidden, carry.estimator), metrics
+            carry, metrics = function(learner, *arguments, **options)
+            everywhere = carry.arrays, carry.optimizer, metrics.observed
+            return everywhere, (carry.hidden, carry.estimator, carry.fresh), metrics._replace(observed=None)
 
         # Results lie as the streams do; parameters are everywhere.
         first = next(iter(jax.tree.leaves(xs)), None)
         spec = () if learner.batch is None or first is None else jax.typeof(first).sharding.spec[1:2]
         places = PartitionSpec(), PartitionSpec(*spec), PartitionSpec(None, *spec)
         everywhere, of_streams, metrics = with_auto_axes(parts, mesh, places)(carry, xs, *rest)
-        (arrays, optimizer), (hidden, estimator) = everywhere, of_streams
-        return Carry(arrays, carry.skeleton, hidden, estimator, optimizer), metrics
+        (arrays, optimizer, observed), (hidden, estimator, fresh) = everywhere, of_streams
+        return Carry(arrays, carry.skeleton, hidden, estimator, optimizer, fresh), metrics._replace(observed=observed)
 
     placed.__name__ = function.__name__
     return placed
 
 
 @_on_any_mesh
-def _update(learner: Learner, carry, xs, ys, reset, weight, *, predictions: bool):
+def _update(learner: Learner, carry, xs, ys, reset, weight, *, predictions: bool, observe: Observe | None):
     steps = learner._check(carry, xs, ys, reset, weight)
     stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, learner._draw(carry, steps))
-    return learner._step(carry, stream, predictions)
+    return learner._step(carry, stream, predictions, observe)
 
 
 def _resets(carry: Carry, reset, steps: int):
@@ -373,20 +496,75 @@ def _resets(carry: Carry, reset, steps: int):
 
 
 @_on_any_mesh
-def _run(learner: Learner, carry, xs, ys, reset, weight, count, *, predictions: bool):
+def _run(learner: Learner, carry, xs, ys, reset, weight, count, *, predictions: bool, observe: Observe | None):
     steps = learner._check(carry, xs, ys, reset, weight)
     whole = steps - steps % learner.chunk
     stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, learner._draw(carry, steps))
     parts = []
     if whole:
         carry, chunks = _loop(
-            lambda carry, chunk: learner._step(carry, chunk, predictions), carry, stream, learner.chunk, count
+            lambda carry, chunk: learner._step(carry, chunk, predictions, observe), carry, stream, learner.chunk, count
         )
-        parts.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:whole], chunks))
+        given = whole // learner.chunk
+        parts.append(jax.tree.map(lambda leaf: leaf[:given].reshape(-1, *leaf.shape[2:]), chunks))
     if whole < steps:
-        carry, rest = learner._step(carry, jax.tree.map(lambda leaf: leaf[whole:], stream), predictions)
+        carry, rest = learner._step(carry, jax.tree.map(lambda leaf: leaf[whole:], stream), predictions, observe)
         parts.append(rest)
     return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def _predict(learner: Learner, carry, x, reset):
+    model, estimator = carry.learning, learner.estimator.informed(metric_of(learner.optimizer, carry.optimizer))
+    check_carry(carry, learner.optimizer, learner.batch)
+    check_input(carry.model, carry.hidden, learner.batch, x, reset)
+    reset, noise = jax.tree.map(lambda leaf: leaf[0], (_resets(carry, _leading(reset), 1), learner._draw(carry, 1)))
+
+    def one(hidden, state, x, reset, noise) -> tuple[PyTree, PyTree, Said]:
+        return estimator.say(model, hidden, state, x, reset, noise)
+
+    each = one if learner.batch is None else jax.vmap(one, axis_size=learner.batch)
+    hidden, state, said = each(carry.hidden, carry.estimator, x, reset, noise)
+    fresh = None if carry.fresh is None else jnp.zeros_like(carry.fresh)
+    return Carry(carry.arrays, carry.skeleton, hidden, state, carry.optimizer, fresh), said
+
+
+def _leading(tree: PyTree) -> PyTree:
+    """The tree of one step, with an axis of time."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
+
+
+def _learn(learner: Learner, carry, said, y, weight):
+    check_carry(carry, learner.optimizer, learner.batch)
+    check_outcome(learner._scalar_loss, learner.batch, said.prediction, y, weight)
+
+    def one(said, y, weight):
+        loss = jax.value_and_grad(lambda prediction: weighted_loss(learner._scalar_loss, prediction, y, weight))
+        value, derivative = loss(said.prediction)
+        grads = said.pullback(derivative)
+        return value, grads if weight is None else select(weight != 0, grads, zeros_like(grads))
+
+    if learner.batch is None:
+        losses, grads = one(said, y, weight)
+    else:
+        losses, grads = jax.vmap(one)(said, y, weight)
+        grads = mean_of_leading(grads)
+    active = jnp.array(True) if weight is None else jnp.any(weight != 0)
+    estimate = Estimate(losses[None], grads, carry.hidden, carry.estimator, said.prediction, active)
+
+    def here(there):
+        if there is not carry:
+            raise ValueError(
+                "optimizer asks for the gradient at other parameters, as fptt_exact does, and the step is over: use "
+                "update instead of predict and learn."
+            )
+        return estimate
+
+    carry, _, _ = learner._turn(carry, here)
+    auxiliary = None
+    if learner.has_aux:
+        auxiliary = learner._auxiliary(_leading(said.prediction), _leading(y))
+        auxiliary = jax.tree.map(lambda leaf: leaf[0], auxiliary)
+    return carry, Metrics(losses, auxiliary=auxiliary)
 
 
 def _loop(step, carry, stream, size, count):

@@ -7,6 +7,7 @@ from .base import AbstractForwardEstimator as AbstractForwardEstimator
 from .base import Chunk as Chunk
 from .base import Estimate as Estimate
 from .base import Replay as Replay
+from .base import Said as Said
 from .bptt import BPTT as BPTT
 from .dropout import DropoutBPTT as DropoutBPTT
 from .fpp import FPP as FPP

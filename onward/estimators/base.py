@@ -59,10 +59,11 @@ class Estimate(eqx.Module):
       estimator that replays its past gives the gradient of what it drew from there instead;
     * `hidden`, `state`: what the next chunk starts from;
     * `predictions`: `[steps, ...]`;
-    * `active`: whether any loss entered `grads`; if none did, the learner leaves the parameters alone.
+    * `active`: whether any loss entered `grads`; if none did, the learner leaves the parameters alone;
+    * `objective`: the number that `grads` is the gradient of, if it is another than the sum of the losses.
 
-    `grads` and `active` may have a leading axis, of several gradients at the same parameters: the optimiser applies
-    them one after another.
+    `grads`, `active` and `objective` may have a leading axis, of several gradients at the same parameters: the
+    optimiser applies them one after another.
     """
 
     losses: Float[Array, "steps *batch"]
@@ -71,11 +72,12 @@ class Estimate(eqx.Module):
     state: PyTree
     predictions: PyTree
     active: Bool[Array, "*updates"]
+    objective: Float[Array, "*updates"] | None = None
 
     @property
-    def value(self) -> Float[Array, ""]:
-        """The sum of the step losses: what `grads` is the gradient of, unless the estimator replays its past."""
-        return self.losses.sum()
+    def value(self) -> Float[Array, "*updates"]:
+        """What `grads` is the gradient of: over a batch, the mean over the streams of their summed losses."""
+        return self.losses.sum(0).mean() if self.objective is None else self.objective
 
 
 class Replay(eqx.Module):
@@ -85,6 +87,28 @@ class Replay(eqx.Module):
     hidden: PyTree
     state: PyTree
     active: Bool[Array, "*updates"]
+    value: Float[Array, "*updates"]
+
+
+class Said(eqx.Module):
+    """A prediction that waits for its outcome, and how to differentiate a loss of it.
+
+    * `prediction`: led by the batch of streams if there is one;
+    * `kept`: the arrays that `pullback` needs, as they were when the prediction was made; `program`: what it does.
+    """
+
+    prediction: PyTree
+    kept: PyTree
+    program: Any = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, prediction: PyTree, pullback: Callable[[PyTree], Model]) -> "Said":
+        """The prediction with its pullback; what that closes over goes along, out of a compiled program too."""
+        return cls(prediction, *eqx.partition(eqx.filter_closure_convert(pullback, prediction), eqx.is_array))
+
+    def pullback(self, derivative: PyTree) -> Model:
+        """The gradient by the model's arrays, for this derivative of the loss by the prediction."""
+        return eqx.combine(self.kept, self.program)(derivative)
 
 
 class AbstractEstimator(eqx.Module):
@@ -158,6 +182,15 @@ class AbstractEstimator(eqx.Module):
         """This estimator, told what a Kalman optimiser knows about the model's parameters; most have no use for it."""
         return self
 
+    def say(
+        self, model: Model, hidden: PyTree, state: PyTree, x: PyTree, reset: Bool[Array, ""] | None, noise: Any
+    ) -> tuple[PyTree, PyTree, Said]:
+        """One step before its target is known: the hidden state, this estimator's state, and what is predicted."""
+        raise ValueError(
+            f"estimator must carry its influence forward to predict before it learns, as onward.RTRL does; "
+            f"{type(self).__name__} looks back over steps whose targets are known: call update with both."
+        )
+
     @property
     def replays(self) -> int:
         """How many more gradients there are of a chunk once its own has been applied; see `replay`."""
@@ -225,28 +258,44 @@ class AbstractForwardEstimator(AbstractEstimator):
         come at all: there is nothing to carry.
         """
 
+    def say(self, model, hidden, state, x, reset, noise):
+        thawed = thaw(model)
+        hidden, state, contract = self._moved(model, thawed, hidden, state, x, reset, noise)
+
+        def predict(parameters, hidden):
+            return eqx.combine(parameters, thawed).predict(hidden)
+
+        prediction, pull = jax.vjp(predict, learnable(model), hidden)
+
+        def pullback(derivative):
+            grads, H = pull(derivative)
+            return eqx.tree_at(lambda m: m.cell, grads, contract(H))
+
+        return hidden, state, Said.of(prediction, pullback)
+
+    def _moved(self, model, thawed, hidden, state, x, reset, noise):
+        """`advance`, from where a new sequence starts if one does; if nothing of the cell learns, the cell's step."""
+        parameters, starts = learnable(model).cell, learns_initial_state(model.cell)
+        if reset is not None:
+            state = select(reset, self.restart(state), state)
+        if not starts:
+            hidden = restarted(thawed.cell, hidden, reset)
+        if not jax.tree.leaves(learned(model.cell)):
+            return thawed.cell(hidden, x), state, lambda H: zeros_like(parameters)
+        wide, before = in_one_precision(model, hidden)
+        after, state, contract = self.advance(_moving(wide.cell, reset), before, state, x, noise)
+
+        def gradient(H):
+            found = contract(like(H, after))
+            return like(found.cell if starts else found, parameters)
+
+        return like(after, hidden), state, gradient
+
     def estimate(self, model, loss, hidden, state, chunk):
-        thawed, parameters, learns = thaw(model), learnable(model), bool(jax.tree.leaves(learned(model.cell)))
-        starts = learns_initial_state(model.cell)
-
-        def move(hidden, state, now):
-            if not starts:
-                hidden = restarted(thawed.cell, hidden, now.reset)
-            if not learns:
-                return thawed.cell(hidden, now.xs), state, lambda H: zeros_like(parameters.cell)
-            wide, before = in_one_precision(model, hidden)
-            after, state, contract = self.advance(_moving(wide.cell, now.reset), before, state, now.xs, now.noise)
-
-            def gradient(H):
-                found = contract(like(H, after))
-                return like(found.cell if starts else found, parameters.cell)
-
-            return like(after, hidden), state, gradient
+        thawed, parameters = thaw(model), learnable(model)
 
         def step(hidden, state, now):
-            if now.reset is not None:
-                state = select(now.reset, self.restart(state), state)
-            hidden, state, contract = move(hidden, state, now)
+            hidden, state, contract = self._moved(model, thawed, hidden, state, now.xs, now.reset, now.noise)
 
             def predict(parameters, hidden):
                 prediction = eqx.combine(parameters, thawed).predict(hidden)

@@ -61,7 +61,8 @@ class AbstractPosingEstimator(AbstractEstimator):
 
     def estimate(self, model, loss, hidden, state, chunk):
         losses, state, predictions, posed = self.advance(thaw(model), loss, hidden, state, chunk)
-        return Estimate(losses, *_settled(self, model, loss, state, posed), predictions, posed.active)
+        value, grads, hidden, state = _settled(self, model, loss, state, posed)
+        return Estimate(losses, grads, hidden, state, predictions, posed.active, value)
 
     def mean_estimate(self, model, loss, hidden, state, chunk):
         def one(hidden, state, chunk) -> tuple[Any, ...]:
@@ -69,8 +70,8 @@ class AbstractPosingEstimator(AbstractEstimator):
 
         over_streams = jax.vmap(one, in_axes=(0, 0, 1), out_axes=(1, 0, 1, 0))
         losses, state, predictions, posed = over_streams(hidden, state, chunk)
-        settled = _settled_streams(self, model, loss, state, posed)
-        return Estimate(losses, *settled, predictions, posed.active.any(0))
+        value, grads, hidden, state = _settled_streams(self, model, loss, state, posed)
+        return Estimate(losses, grads, hidden, state, predictions, posed.active.any(0), value)
 
 
 class AbstractReplayEstimator(AbstractPosingEstimator):
@@ -86,33 +87,35 @@ class AbstractReplayEstimator(AbstractPosingEstimator):
 
     def replay(self, model, loss, state, turn, *, noise):
         posed = self.pose_again(thaw(model), state, turn, noise=noise)
-        return Replay(*_settled(self, model, loss, state, posed), posed.active)
+        value, grads, hidden, state = _settled(self, model, loss, state, posed)
+        return Replay(grads, hidden, state, posed.active, value)
 
     def mean_replay(self, model, loss, state, turn, *, noise):
         pose = jax.vmap(lambda state, noise: self.pose_again(thaw(model), state, turn, noise=noise), in_axes=(0, 1))
         posed = pose(state, noise)
-        return Replay(*_settled_streams(self, model, loss, state, posed), posed.active.any(0))
+        value, grads, hidden, state = _settled_streams(self, model, loss, state, posed)
+        return Replay(grads, hidden, state, posed.active.any(0), value)
 
 
 def _settled(estimator, model, loss, state, posed):
-    """The gradient of what one stream poses, and the hidden state and estimator's state it goes on with."""
-    grads, by_variables = derivatives(estimator, model, loss, posed)
-    return grads, *estimator.settle(state, posed, by_variables)
+    """The value and gradient of what one stream poses, and the hidden and estimator's state it goes on with."""
+    value, grads, by_variables = derivatives(estimator, model, loss, posed)
+    return value, grads, *estimator.settle(state, posed, by_variables)
 
 
 def _settled_streams(estimator, model, loss, state, posed):
-    """As `_settled`, with the mean gradient of what the streams of a batch pose."""
-    grads, by_variables = derivatives(estimator, model, loss, posed, len(posed.active))
-    return grads, *jax.vmap(estimator.settle)(state, posed, by_variables)
+    """As `_settled`, with the means over what the streams of a batch pose."""
+    value, grads, by_variables = derivatives(estimator, model, loss, posed, len(posed.active))
+    return value, grads, *jax.vmap(estimator.settle)(state, posed, by_variables)
 
 
 def derivatives(
     estimator: AbstractPosingEstimator, model: Model, loss: Callable, posed: Posed, streams: int | None = None
-) -> tuple[Model, PyTree]:
-    """The gradients of what is posed with respect to the parameters and to its variables.
+) -> tuple[Float[Array, "*updates"], Model, PyTree]:
+    """The value of what is posed, and its gradients with respect to the parameters and to its variables.
 
-    With `streams`, everything in `posed` has a leading axis of that size: the parameters' gradient is the mean over the
-    streams, and the variables' gradient is each stream's own.
+    With `streams`, everything in `posed` has a leading axis of that size: the value and the parameters' gradient are
+    means over the streams, and the variables' gradient is each stream's own.
     """
 
     def one(variables, given):
@@ -122,9 +125,12 @@ def derivatives(
                 return estimator.objective(m, loss, variables, given)
             return jax.vmap(lambda v, g: estimator.objective(m, loss, v, g))(variables, given).sum()
 
-        return jax.grad(total, argnums=(0, 1))(learnable(model), variables)
+        value, (grads, by_variables) = jax.value_and_grad(total, argnums=(0, 1))(learnable(model), variables)
+        return value, grads, by_variables
 
     axis = 0 if streams is None else 1
-    each = jax.vmap(one, in_axes=axis, out_axes=(0, axis)) if estimator.several else one
-    grads, by_variables = each(posed.variables, posed.given)
-    return grads if streams is None else jax.tree.map(lambda g: g / streams, grads), by_variables
+    each = jax.vmap(one, in_axes=axis, out_axes=(0, 0, axis)) if estimator.several else one
+    value, grads, by_variables = each(posed.variables, posed.given)
+    if streams is not None:
+        value, grads = jax.tree.map(lambda g: g / streams, (value, grads))
+    return value, grads, by_variables

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import without_constants
 from ..cells.initial_state import Starting
-from ..support.arguments import whole
+from ..support.arguments import above_zero, unless_traced, whole
 from ..support.dependence import dependence
 from ..support.freezing import learnable, thaw
 from ..support.trees import norm
@@ -39,8 +39,21 @@ class SnAp(AbstractForwardEstimator):
     connected cell every number reaches every unit in two steps, so that SnAp-2 is RTRL. A stack's upper layers are
     reached within one step.
 
-    **Arguments:** `order`, at least 1. Raises `ValueError` otherwise, and at `init` where the pattern is needed and no
-    `example` is given.
+    Nothing keeps the influence small: if a unit's derivative by its own last state stays above 1, the influence grows
+    without limit, where that of RTRL, whose units also act on one another, may not. Watch it by
+    `onward.observing.update_norms`, and limit it by `bound`:
+
+        G' = pattern_n ⊙ ((∂f/∂h) min(max(G, −bound), bound) + ∂f/∂θ)
+
+    As long as no number of G exceeds the bound, nothing changes. Where one does, the gradient has a further bias: what
+    the steps before contribute by way of that number is cut down to the bound. Its sign stays.
+
+    **Arguments:**
+
+    - `order`: n, at least 1.
+    - `bound`: above 0, or `None` for no limit.
+
+    Raises `ValueError` otherwise, and at `init` where the pattern is needed and no `example` is given.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -51,9 +64,12 @@ class SnAp(AbstractForwardEstimator):
     """
 
     order: int = eqx.field(static=True)
+    bound: float | Float[Array, ""] | None
 
-    def __init__(self, order: int = 1):
-        self.order = whole("order", order)
+    def __init__(self, order: int = 1, *, bound: float | Float[Array, ""] | None = None):
+        if bound is not None:
+            unless_traced(above_zero, "bound", bound)
+        self.order, self.bound = whole("order", order), bound
 
     def begin(self, cell, hidden, *, key, example):
         if self.order == 1 and isinstance(cell, AbstractAffineGatedCell):
@@ -76,9 +92,15 @@ class SnAp(AbstractForwardEstimator):
         return norm(state.influence)
 
     def advance(self, cell, hidden, state, x, noise):
+        if self.bound is not None:
+            state = eqx.tree_at(lambda s: s.influence, state, jax.tree.map(self._limited, state.influence))
         if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_units.OwnUnitState):
             return _own_units.advance(cell, hidden, state, x)
         return _advance_masked(cell, hidden, state, x)
+
+    def _limited(self, influence):
+        bound = jnp.asarray(self.bound, influence.dtype)
+        return jnp.clip(influence, -bound, bound)
 
 
 def _advance_masked(cell, hidden, state, x):

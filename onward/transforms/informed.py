@@ -41,6 +41,6 @@ def _informed(_, functions) -> Informed:
 jax.tree_util.register_pytree_node(Informed, lambda node: ((node.init, node.update, node.metric), None), _informed)
 
 
-def metric_of(optimizer: optax.GradientTransformation, state: PyTree) -> QuasiDiagonal | None:
+def metric_of(optimizer: optax.GradientTransformation | optax.MultiSteps, state: PyTree) -> QuasiDiagonal | None:
     """What an optimiser knows about the parameters; `None` unless it is `Informed`."""
     return optimizer.metric(state) if isinstance(optimizer, Informed) else None

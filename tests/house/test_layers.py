@@ -18,6 +18,8 @@ LAYERS = (
     "onward.losses",
     "onward.model",
     "onward._checks",
+    "onward._learner_checks",
+    "onward.observing",
     "onward.transforms",
     "onward.estimators",
     "onward.learner",

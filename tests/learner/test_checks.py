@@ -192,6 +192,7 @@ def carry_of(batch=None, **changes):
 XS, YS = np.ones((5, 3), "float32"), np.ones((5, 2), "float32")
 
 
+@pytest.mark.usefixtures("promotion")
 @pytest.mark.parametrize(
     ("match", "call"),
     [

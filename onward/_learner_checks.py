@@ -1,0 +1,146 @@
+"""What is wrong with the parts of a learner, a carry or a key, said in one sentence before anything is computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._checks import check_compared, check_read, described, one_step
+from .support.freezing import learnable
+from .support.raw_key import RawKey
+
+
+def check_loss(loss) -> None:
+    """Raise `ValueError` unless `loss` can be called."""
+    if not callable(loss):
+        raise ValueError(f"loss must be a function of a prediction and a target, got {loss!r}.")
+
+
+def check_optimizer(optimizer) -> None:
+    """Raise `ValueError` unless `optimizer` has the two functions of a gradient transformation."""
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise ValueError(
+            f"optimizer must be an Optax gradient transformation such as optax.adam(1e-3), got {optimizer!r}."
+        )
+
+
+def check_update(update, state, parameters) -> None:
+    """Raise `ValueError` unless an optimiser's `update` can do with what a learner gives it, tried on shapes alone."""
+
+    def trial(state, parameters):
+        return update(parameters, state, parameters, value=jnp.zeros(()), grad_fn=lambda parameters: parameters)
+
+    try:
+        updates, after = jax.eval_shape(trial, state, parameters)
+    except Exception as error:  # an optimiser is anyone's code
+        reason = str(error).strip().splitlines()[0]
+        if "value_fn" in reason:
+            reason = (
+                "it searches along a line for a lower value of one objective, and each chunk of a stream is an "
+                "objective of its own; take an optimiser without a line search"
+            )
+        raise ValueError(
+            f"optimizer cannot be used by a learner, which gives its update the gradient, the state, the parameters, "
+            f"value= and grad_fn=: {reason.rstrip('.')}."
+        ) from error
+    if not _alike(updates, parameters) or not _alike(after, state):
+        raise ValueError(
+            "optimizer must return updates shaped like the parameters and a state shaped like the one before, got "
+            f"{described(updates)} and {described(after)}."
+        )
+
+
+def check_key(key) -> None:
+    """Raise `ValueError` unless `key` is one random key of JAX, typed or as its numbers."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if typed and shape != ():
+        raise ValueError(f"key must be one random key, got {shape} of them; jax.vmap goes over several.")
+    if not typed and not (dtype == jnp.uint32 and len(shape) == 1):
+        got = repr(key) if dtype is None else f"an array {dtype}{list(shape)}"
+        raise ValueError(f"key must be a random key such as jax.random.key(0), got {got}.")
+
+
+def check_arguments(carry, kind: type, xs, ys) -> None:
+    """Raise `ValueError` for what cannot be compiled for: a carry that is none, text, dates, objects."""
+    if not isinstance(carry, kind):
+        raise ValueError(f"carry must be a carry from learner.init, got {type(carry).__name__}.")
+    for name, tree in (("xs", xs), ("ys", ys)):
+        for leaf in jax.tree.leaves(tree):
+            dtype = getattr(leaf, "dtype", None) or np.result_type(type(leaf))
+            # V: the small floating-point types; of random keys `check_stream` speaks.
+            if getattr(dtype, "kind", "V") not in "biufcV":
+                raise ValueError(f"{name} must hold numbers, got {dtype}.")
+
+
+def check_carry(carry, optimizer, batch) -> None:
+    """Raise `ValueError` unless the carry is of a learner with this batch, and its optimiser's state of this one."""
+    model = carry.model
+    lead = () if batch is None else (batch,)
+    start = model.cell.init_hidden()
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), start)
+    if not _alike(carry.hidden, wanted):
+        raise ValueError(
+            f"carry must be from this learner's init: for batch={batch} its hidden state is {described(wanted)}, got "
+            f"{described(carry.hidden)}."
+        )
+    if not _alike(carry.optimizer, jax.eval_shape(optimizer.init, learnable(carry.arrays))):
+        raise ValueError("carry holds the state of another optimizer than this learner's; begin with learner.init.")
+
+
+def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
+    """Raise `ValueError` unless the carry's estimator state is one of this estimator, by structure and shapes."""
+    lead = () if batch is None else (batch,)
+    example = tuple(one_step(tree, 1 + len(lead)) for tree in (xs, ys))
+
+    def start(example):
+        key = jax.random.key(0)
+        return estimator.init(carry.learning, carry.model.cell.init_hidden(), key=key, example=example)
+
+    def without_keys(tree):
+        # Any random generator will do, and they differ in how many numbers a key has.
+        return jax.tree.map(lambda node: None if _is_key(node) else node, tree, is_leaf=_is_key)
+
+    fresh = jax.eval_shape(start, example)
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), fresh)
+    if not _alike(without_keys(carry.estimator), without_keys(wanted)):
+        name = type(estimator).__name__
+        raise ValueError(
+            f"carry holds the state of another estimator than this learner's {name}; begin with learner.init."
+        )
+
+
+def _is_key(node) -> bool:
+    return isinstance(node, RawKey)
+
+
+def _alike(tree, other) -> bool:
+    """Whether two trees have one structure, and arrays of the same shapes."""
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(each)] for each in (tree, other)]
+    return jax.tree.structure(tree) == jax.tree.structure(other) and shapes[0] == shapes[1]
+
+
+def check_input(model, hidden, batch, x, reset) -> None:
+    """Raise `ValueError` unless the model reads one `x`, or one of each stream of a batch, from the hidden state."""
+    lead = () if batch is None else (batch,)
+    _check_leading("x", x, lead)
+    _check_flag("reset", reset, lead, jnp.bool_, "bool")
+    check_read(model, one_step(hidden, len(lead)), one_step(x, len(lead)), "x")
+
+
+def check_outcome(loss, batch, prediction, y, weight) -> None:
+    """Raise `ValueError` unless the loss compares the prediction with `y`, of each stream if there is a batch."""
+    lead = () if batch is None else (batch,)
+    _check_leading("y", y, lead)
+    _check_flag("weight", weight, lead, jnp.floating, "floating")
+    check_compared(loss, one_step(prediction, len(lead)), one_step(y, len(lead)), "y")
+
+
+def _check_leading(name, tree, lead) -> None:
+    for leaf in jax.tree.leaves(tree):
+        if jnp.shape(leaf)[: len(lead)] != lead:
+            raise ValueError(f"{name} must have the shape [{lead[0]}, ...], got {jnp.shape(leaf)}.")
+
+
+def _check_flag(name, flag, shape, kind, described) -> None:
+    if flag is not None and (not jnp.issubdtype(jnp.result_type(flag), kind) or jnp.shape(flag) != shape):
+        raise ValueError(f"{name} must be {described} of shape {shape}, got {jnp.result_type(flag)} {jnp.shape(flag)}.")
