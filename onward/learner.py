@@ -134,7 +134,7 @@ class Learner(eqx.Module):
     """
 
     estimator: AbstractEstimator
-    optimizer: optax.GradientTransformation | optax.MultiSteps
+    optimizer: optax.GradientTransformation
     loss: Callable[[PyTree, PyTree], Any]
     chunk: int = eqx.field(static=True)
     batch: int | None = eqx.field(static=True)
@@ -154,6 +154,8 @@ class Learner(eqx.Module):
             raise ValueError(f"estimator must be an estimator such as onward.RTRL(), got {estimator!r}.")
         check_optimizer(optimizer)
         check_loss(loss)
+        if not isinstance(optimizer, optax.GradientTransformation):
+            optimizer = optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
         self.estimator, self.optimizer, self.loss = estimator, optimizer, loss
         self.chunk, self.batch = whole("chunk", chunk), None if batch is None else whole("batch", batch)
         self.has_aux = has_aux
