@@ -155,7 +155,8 @@ class Learner(eqx.Module):
         check_optimizer(optimizer)
         check_loss(loss)
         if not isinstance(optimizer, optax.GradientTransformation):
-            optimizer = optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
+            functions: Any = optimizer
+            optimizer = optax.GradientTransformationExtraArgs(functions.init, functions.update)
         self.estimator, self.optimizer, self.loss = estimator, optimizer, loss
         self.chunk, self.batch = whole("chunk", chunk), None if batch is None else whole("batch", batch)
         self.has_aux = has_aux
