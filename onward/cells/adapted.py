@@ -1,4 +1,4 @@
-"""Any Equinox cell, or any callable of one's own, as a cell of this library."""
+"""An Equinox cell, or a callable of your own, used as a cell of this library."""
 
 import inspect
 from collections.abc import Callable
@@ -11,25 +11,29 @@ from jaxtyping import PyTree
 
 from .base import AbstractCell
 
-# An argument with one of these words in its name is the state: `hidden`, `prev_state`, `h_t`.
+# An argument is taken for the state if its name contains one of these words: `hidden`, `prev_state`, `h_t`.
 STATE_WORDS = {"h", "hx", "hidden", "hiddens", "state", "states", "carry"}
 
 
 class AdaptedCell(AbstractCell):
-    """Wraps a cell written elsewhere: `eqx.nn.GRUCell`, `eqx.nn.LSTMCell`, a module in their manner, or a function.
+    """Wraps a cell written elsewhere: `eqx.nn.GRUCell`, `eqx.nn.LSTMCell`, a similar module, or a function.
 
-    Equinox calls a cell as `step(x, hidden)`, JAX's scan and this library as `step(hidden, x)`. Both are taken. Which
-    one it is, the names of the two arguments say, if exactly one of them is called `h`, `hx`, `hidden`, `state` or
-    `carry`, or has that as a word of its name. Otherwise you say it, by `input_first`.
+    Equinox calls a cell as `step(x, hidden)`; JAX's scan and this library call it as `step(hidden, x)`. Both orders
+    work. The order is read from the names of the two arguments: the state is the one called `h`, `hx`, `hidden`,
+    `state` or `carry`, or whose name contains such a word. If both names or neither look like a state, pass
+    `input_first`.
 
     **Arguments:**
 
-    - `step`: an Equinox recurrent cell, or any callable of a state and an input, best an `eqx.Module`. It returns the
-      next state. Its inexact arrays are what is learned.
-    - `hidden`: an example of the state (a pytree of arrays), which gives structure, shapes and dtypes; sequences start
-      from zeros of that kind. May be left out for Equinox's cells, whose state has the dtype of their weights.
-    - `output`: what the readout sees of the state. By default the whole state, or for `eqx.nn.LSTMCell` its first part.
-    - `input_first`: true for `step(x, hidden)`, false for `step(hidden, x)`; `None` to go by the names.
+    - `step`: an Equinox recurrent cell, or any callable that takes a state and an input and returns the next state.
+      Prefer an `eqx.Module`: its inexact arrays are the parameters that are trained.
+    - `hidden`: an example of the state (a pytree of arrays). It fixes the structure, shapes and dtypes of the state;
+      every sequence starts from zeros of that form. You may leave it out for Equinox's cells, whose state has the dtype
+      of their weights.
+    - `output`: a function from the state to what the readout sees. By default the readout sees the whole state, or the
+      first part of it for `eqx.nn.LSTMCell`.
+    - `input_first`: true for `step(x, hidden)`, false for `step(hidden, x)`, and `None` to read the order from the
+      names.
 
     Raises `ValueError` if the names do not tell the state from the input and `input_first` is not given, if `step`
     cannot be called with two arguments, or if `hidden` is missing for a cell that is not Equinox's.
@@ -67,7 +71,7 @@ class AdaptedCell(AbstractCell):
         return self.step(x, hidden) if self.input_first else self.step(hidden, x)
 
     def init_hidden(self):
-        if self.template is None:  # of Equinox's cells: the weights may have been cast since the cell was built
+        if self.template is None:  # the weights of an Equinox cell may have been cast after it was built
             step: Any = self.step
             zeros = jnp.zeros(step.hidden_size, step.weight_hh.dtype)
             return (zeros, zeros) if isinstance(step, eqx.nn.LSTMCell) else zeros
@@ -78,7 +82,7 @@ class AdaptedCell(AbstractCell):
 
 
 def _input_first(step: Callable) -> bool:
-    """Whether the input is the first of the step's two arguments, by their names."""
+    """Whether the input is the first of the step's two arguments, according to their names."""
     say = "say input_first=True for step(x, hidden), input_first=False for step(hidden, x)."
     try:
         signature = inspect.signature(step)

@@ -1,9 +1,11 @@
-"""The affine-gated structure, which makes forward gradients of the common cells both cheap and exact per unit.
+"""Affine-gated cells: the structure that makes forward gradients of the common cells cheap, and exact unit by unit.
 
-A cell is affine-gated when its rows fall into groups `u = W z`, the features `z` are `[recurrent(hidden), x, 1]` (or
-without the first or the second part), and a gate acts on each unit alone: `hidden'_i = gate(hidden_i, u_i)`. Then the
-derivative of unit i with respect to `W` lives on unit i's own rows and is a product, `∂hidden'_i/∂W = D_i ⊗ z`. It is
-never formed: `Rows` keeps `D` and `z`.
+A cell is affine-gated if it has two parts. First, groups of rows compute `u = W z` from the features
+`z = [recurrent(hidden), x, 1]`; a group may leave out the first or the second part. Then a gate acts on each unit
+alone: `hidden'_i = gate(hidden_i, u_i)`.
+
+The derivative of unit i with respect to `W` is therefore nonzero only for unit i's own rows, and it is an outer
+product, `∂hidden'_i/∂W = D_i ⊗ z`. This product is never formed: `Rows` stores `D` and `z`.
 """
 
 import math
@@ -23,30 +25,30 @@ from .cpu_tuning import recurrent_columns, rows_of_product
 
 
 class RowGroup(NamedTuple):
-    """Which rows share one vector of features: `rows` rows a unit, that see the hidden state, the input, or both."""
+    """Rows that share one vector of features: `rows` rows per unit, which see the hidden state, the input, or both."""
 
     rows: int
     sees_hidden: bool = True
     sees_input: bool = True
 
     def size(self, input_size: int, hidden_size: int) -> int:
-        """The number of features of the group, bias included."""
+        """The number of features of the group, including the bias."""
         return self.sees_hidden * hidden_size + self.sees_input * input_size + 1
 
 
 class Rows(eqx.Module):
-    """The sparse rows `w_(s,i) = ∂hidden'_(s,i)/∂W = D_(s,i) ⊗ z`, for every state component s and unit i, never
-    formed.
+    """The sparse rows `w_(s,i) = ∂hidden'_(s,i)/∂W = D_(s,i) ⊗ z` of every state component s and unit i, stored as
+    factors.
 
-    * `factors`: for each group, a hidden-shaped tree whose leaves are D, `[rows, units]`;
-    * `features`: for each group, z, `[features]`; `[rows, units, features]` where each row sees its own.
+    * `factors`: D of each group, a hidden-shaped tree with leaves `[rows, units]`;
+    * `features`: z of each group, `[features]`, or `[rows, units, features]` if each row has its own features.
     """
 
     factors: tuple[PyTree[Float[Array, "_rows units"]], ...]
     features: tuple[Float[Array, "*#rows_units _features"], ...]
 
     def norms(self) -> PyTree[Float[Array, " units"]]:
-        """`‖w_(s,i)‖` for every component and unit: `‖D_(s,i)‖ ‖z‖`, summed over the groups in quadrature."""
+        """`‖w_(s,i)‖` of every component and unit: the root of the sum of `‖D_(s,i)‖² ‖z‖²` over the groups."""
 
         def norm(*factors):
             return root(
@@ -59,7 +61,7 @@ class Rows(eqx.Module):
         return jax.tree.map(norm, *self.factors)
 
     def inner(self, w: tuple[Float[Array, "_rows units _features"], ...]) -> PyTree[Float[Array, " units"]]:
-        """`wᵀ w_(s,i)` for every component and unit."""
+        """`wᵀ w_(s,i)` of every component and unit."""
         products = [jnp.sum(w_g * z, -1) for w_g, z in zip(w, self.features, strict=True)]
         return jax.tree.map(
             lambda *factors: total(jnp.sum(D * p, 0) for D, p in zip(factors, products, strict=True)), *self.factors
@@ -68,7 +70,7 @@ class Rows(eqx.Module):
     def combine(
         self, coefficients: PyTree[Float[Array, " units"]]
     ) -> tuple[Float[Array, "_rows units _features"], ...]:
-        """`Σ_(s,i) c_(s,i) w_(s,i)`: one array for each group."""
+        """`Σ_(s,i) c_(s,i) w_(s,i)`, one array per group."""
         return tuple(
             outer[..., None] * z for outer, z in zip(self.contract_factors(coefficients), self.features, strict=True)
         )
@@ -83,7 +85,7 @@ class Rows(eqx.Module):
         return tuple(contract(factor) for factor in self.factors)
 
     def per_component(self) -> tuple[PyTree[Float[Array, "_rows units _features"]], ...]:
-        """The rows written out on their own unit's parameters, `D_(s,i) ⊗ z`: what SnAp-1 keeps."""
+        """The rows as full arrays over their own unit's parameters, `D_(s,i) ⊗ z`: what SnAp-1 stores."""
         return tuple(
             jax.tree.map(lambda D, z=z: D[..., None] * z, factor)
             for factor, z in zip(self.factors, self.features, strict=True)
@@ -93,10 +95,10 @@ class Rows(eqx.Module):
 class AbstractAffineGatedCell(AbstractCell):
     """A cell whose rows are affine in features of its state and input, followed by a gate that acts unit by unit.
 
-    Subclasses declare `groups`, and define `recurrent` and `gate`, both acting on each unit alone. Every learnable
-    number stands in `weights`, one array `[rows, units, features]` a group with the features in the order
-    `[recurrent(hidden), x, 1]`; any other array of the cell is a constant and gets a gradient of zero. All leaves of
-    the hidden state have the shape `[units]`.
+    Subclasses declare `groups` and define `recurrent` and `gate`, which act on each unit alone. All parameters are in
+    `weights`: one array `[rows, units, features]` per group, with the features in the order
+    `[recurrent(hidden), x, 1]`. Any other array of the cell is a constant, and its gradient is zero. All leaves of the
+    hidden state have the shape `[units]`.
     """
 
     weights: tuple[Float[Array, "_rows units _features"], ...]
@@ -106,18 +108,20 @@ class AbstractAffineGatedCell(AbstractCell):
 
     @property
     def unit_wise(self) -> bool:
-        """Whether no group of rows sees the hidden state: the gate alone feeds back, unit by unit."""
+        """Whether no group of rows sees the hidden state, so that each unit feeds back only on itself, through the
+        gate.
+        """
         return not any(group.sees_hidden for group in self.groups)
 
     @abstractmethod
     def recurrent(self, hidden: PyTree[Float[Array, " units"]]) -> Float[Array, " units"]:
-        """The part of the features that comes from the state; its unit i depends on unit i of the state alone."""
+        """The part of the features that comes from the state. Its unit i may depend only on unit i of the state."""
 
     @abstractmethod
     def gate(
         self, hidden: PyTree[Float[Array, " units"]], preactivations: tuple[tuple[Float[Array, " units"], ...], ...]
     ) -> PyTree[Float[Array, " units"]]:
-        """The next hidden state, unit by unit, from the hidden state and the rows of `W z` of each group."""
+        """The next hidden state, computed unit by unit from the hidden state and the rows of `W z` of each group."""
 
     def features(self, hidden: PyTree, x: Float[Array, " inputs"]) -> tuple[Float[Array, " _features"], ...]:
         """`z` of each group."""
@@ -135,7 +139,7 @@ class AbstractAffineGatedCell(AbstractCell):
 
 
 def check_input(cell: AbstractAffineGatedCell, x) -> None:
-    """Raise a `ValueError` that says what is wrong with `x`, before JAX raises one about shapes deep inside."""
+    """Raises `ValueError` if `x` has the wrong shape or dtype, before JAX reports shapes from deep inside."""
     dtype = cell.weights[0].dtype
     if jnp.shape(x) != (cell.input_size,) or jnp.result_type(x) != dtype:
         raise ValueError(
@@ -152,15 +156,16 @@ def preactivations(
 
 
 class SideBySide(eqx.Module):
-    """A cell laid out for one step of many examples, each from its own state by its own input: as `jax.vmap(cell)`.
+    """A cell laid out for one step of many examples, each with its own state and input: the same as `jax.vmap(cell)`.
 
-    Of an affine-gated cell, what all groups see of the states is one product, and what they see of the inputs another:
-    no features are put together example by example. Laid out once outside a loop, the loop reads the weights, and adds
-    up their gradient, as they lie; where it must take the biases out of them, 2,708 GRUs of 64 units wait 1.0 ms for
-    their gates instead of 0.3.
+    For an affine-gated cell, the products with the states of all groups are one matrix product, and so are the products
+    with the inputs. No example's features are concatenated. Build this object once, outside the loop: the loop then
+    reads the weights and sums their gradient without copying them. Taking the biases out of the weights inside the loop
+    is slow, see `benchmarks/results/xla-on-cpu.md`, "Products and sums".
 
-    * `by_state`, `by_input`: the weights of all groups that see it, `[its size, rows of all groups × units]`;
-    * `biases`: for each group, `[rows, units]`.
+    * `by_state`, `by_input`: the weights of all groups that see the state or the input,
+      `[its size, rows of all groups × units]`;
+    * `biases`: one array `[rows, units]` per group.
     """
 
     cell: AbstractCell
@@ -202,13 +207,13 @@ class SideBySide(eqx.Module):
 
 
 def _split(seen: Array, weights: Array | None, units: int) -> list[Array]:
-    """The products of what is seen with the rows of all groups that see it, one after another."""
+    """The products of `seen` with the rows of all groups that see it, in order."""
     return [] if weights is None else jnp.split(seen @ weights, weights.shape[1] // units, axis=1)
 
 
 def _side_by_side(weights: list[Array]) -> Array | None:
-    """Weights `[rows, units, features]` of several groups as one array `[features, rows of all groups × units]`."""
-    # This way round, not its transpose: XLA on CPU takes half as long for the gradient.
+    """The weights `[rows, units, features]` of several groups as one array `[features, rows of all groups × units]`."""
+    # Not its transpose: XLA on CPU computes the gradient of this layout faster.
     return jnp.concatenate([W.reshape(-1, W.shape[-1]).T for W in weights], axis=1) if weights else None
 
 
@@ -220,9 +225,9 @@ def linearize(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array) -> tuple[
 
 
 def gate_factors(cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[tuple[Array, ...], ...]) -> tuple[PyTree, ...]:
-    """`D`: the derivative of each state component of a unit by each of its own pre-activations."""
+    """`D`: the derivative of each state component of a unit with respect to each of the unit's own pre-activations."""
 
-    # The gate acts unit by unit, so one forward derivative along a row of ones holds the whole diagonal.
+    # The gate acts unit by unit, so one forward derivative along a vector of ones gives the whole diagonal.
     def along(group, row):
         def gate(u_r):
             rows = [list(u_g) for u_g in u]
@@ -241,7 +246,9 @@ def gate_factors(cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[tuple[A
 def gate_by_state(
     cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[tuple[Array, ...], ...]
 ) -> tuple[PyTree, ...]:
-    """The gate's derivative by its own unit's state: for each component s', a hidden-shaped `∂hidden'/∂hidden_s'`."""
+    """The gate's derivative with respect to the state of the same unit: `∂hidden'/∂hidden_s'` for each component s',
+    hidden-shaped.
+    """
     leaves, structure = jax.tree.flatten(hidden)
 
     def column(component):
@@ -252,23 +259,25 @@ def gate_by_state(
 
 
 def recurrent_by_state(cell: AbstractAffineGatedCell, hidden: PyTree) -> tuple[Array, PyTree]:
-    """The recurrent features, and their derivative by each state component of the same unit, hidden-shaped."""
+    """The recurrent features, and their hidden-shaped derivative with respect to each state component of their unit."""
     a, pullback = jax.vjp(cell.recurrent, hidden)
     return a, pullback(jnp.ones_like(a))[0]
 
 
 def recurrent_weights(cell: AbstractAffineGatedCell) -> tuple[Float[Array, "_rows units units"] | None, ...]:
-    """The columns of each group's weights that act on the recurrent features, `None` where it does not see them."""
+    """The columns of each group's weights that multiply the recurrent features; `None` for a group that sees none."""
     return recurrent_columns(cell, cell.weights)
 
 
 def constants_at_zero(updates: PyTree) -> PyTree:
-    """Updates of a model, zero for the constants of affine-gated cells: a weight decay must not move them either."""
+    """The updates of a model, set to zero for the constants of affine-gated cells, so that weight decay does not move
+    them.
+    """
     return _with_constants(zeros_like, updates)
 
 
 def without_constants(tree: PyTree) -> PyTree:
-    """The tree with `None` for the constants of affine-gated cells."""
+    """The tree with the constants of affine-gated cells replaced by `None`."""
     return _with_constants(lambda cell: jax.tree.map(lambda _: None, cell), tree)
 
 
@@ -285,7 +294,7 @@ def _with_constants(replaced, tree):
 def draw_weights(
     groups: tuple[RowGroup, ...], input_size: int, hidden_size: int, *, scale: float, dtype, key: PRNGKeyArray
 ) -> tuple[Float[Array, "_rows units _features"], ...]:
-    """Weights and biases uniform in ±scale/√units, one array a group."""
+    """Weights and biases drawn uniformly in ±scale/√units, one array per group."""
     input_size, hidden_size = whole("input_size", input_size), whole("hidden_size", hidden_size)
     if not (scale >= 0 and math.isfinite(scale)):
         raise ValueError(f"scale must be finite and not negative, got {scale!r}.")

@@ -1,4 +1,4 @@
-"""The antisymmetric recurrent cell: a discretised stable differential equation."""
+"""The antisymmetric recurrent cell: a stable differential equation, discretised."""
 
 import math
 
@@ -14,9 +14,9 @@ from .base import AbstractCell
 class AntisymmetricCell(AbstractCell):
     """Antisymmetric cell (Chang et al. 2019), `h' = h + ε tanh((A − Aᵀ − γ I) h + B x + b)`.
 
-    The eigenvalues of `A − Aᵀ` are imaginary, so the underlying differential equation neither explodes nor forgets; γ
-    is a small damping against the error of the Euler step ε. A number of `A` acts on two units at once, which is why
-    this cell is not affine-gated and takes the generic path of every estimator.
+    The eigenvalues of `A − Aᵀ` are imaginary, so the underlying differential equation neither explodes nor forgets. The
+    small damping γ counters the error of Euler steps of size ε. Each entry of `A` acts on two units, so this cell is
+    not affine-gated, and every estimator treats it by its general method.
 
     **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`; `step` is ε > 0,
     `damping` is γ ≥ 0.

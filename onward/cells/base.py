@@ -1,4 +1,4 @@
-"""What every recurrent cell is: one step of a recurrent system, for one example."""
+"""The interface of a recurrent cell: one step of a recurrent system, for one example."""
 
 from abc import abstractmethod
 
@@ -9,9 +9,9 @@ from jaxtyping import Array, PyTree
 class AbstractCell(eqx.Module):
     """One step of a recurrent system for one example: `hidden' = cell(hidden, x)`.
 
-    A cell knows nothing of batches, time or gradients: the learner `vmap`s, the estimators scan and differentiate. Its
-    learnable numbers are its inexact arrays. The hidden state is any pytree of floating-point arrays, of the same
-    structure, shapes and dtypes before and after a step.
+    A cell knows nothing of batches, time or gradients: the learner applies `vmap`, and the estimators scan and
+    differentiate. Its parameters are its inexact arrays. The hidden state is any pytree of floating-point arrays; a
+    step keeps its structure, shapes and dtypes.
 
     A cell of your own needs three methods:
 
@@ -39,4 +39,4 @@ class AbstractCell(eqx.Module):
 
     @abstractmethod
     def output(self, hidden: PyTree) -> Array:
-        """What the readout, or the next layer of a stack, sees of the hidden state; free of learnable numbers."""
+        """What the readout, or the next layer of a stack, sees of the hidden state. It must not use parameters."""

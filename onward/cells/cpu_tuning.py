@@ -1,22 +1,25 @@
-"""All CPU tuning of the cells, behind one door: products laid out for XLA, and a backward pass ordered by hand.
+"""All CPU tuning of the cells: matrix products laid out for XLA, and a backward pass ordered by hand.
 
-Two functions are public to the package. Each has plain JAX beside it, with the same values and the same derivatives of
-every order, forward and backward:
+Two functions are for use elsewhere in the package. Each has an equivalent in plain JAX, with the same values and the
+same derivatives of every order, forward and backward:
 
-* `rows_of_product(W, z)`; plain: `plain_rows(W, z)`.
-* `gated_states(cell, hidden, xs, reset)`; plain: a `lax.scan` of the cell, in `onward/cells/rollout.py`.
+* `rows_of_product(W, z)`; in plain JAX: `plain_rows(W, z)`.
+* `gated_states(cell, hidden, xs, reset)`; in plain JAX: a `lax.scan` of the cell, in `onward/cells/rollout.py`.
 
-`with plain(True):` runs plain JAX instead. Tests compare the two; use it too to find out whether a fault lies here.
+`with plain(True):` runs plain JAX instead. Tests compare the two, and you can use it to find out if a fault lies here.
+The timings behind the choices below are in `benchmarks/results/xla-on-cpu.md`, "Products and sums".
 
 **What may break when JAX moves**
 
-* `rows_of_product` is a primitive. It needs `jax.extend.core.Primitive` and the tables of rules in
-  `jax.interpreters.{ad,batching,mlir}`, and asks `jax.typeof` for placement. If one of them changes, return
-  `plain_rows(W, z)`: all tests of numbers pass, those that look at programs and the benchmarks do not.
-* `gated_states` counts on three habits of JAX. In reverse mode a `custom_jvp` is split into what is known, the forward
-  loop, and what is linear in the tangents, the tangent loop. The transpose of a linear loop sums no gradient of what is
-  known. `jax.linearize` returns a pytree that a loop can stack. If one fails, the numbers stay right and the gradient
-  takes longer: see `test_no_weight_has_a_gradient_stream_by_stream` and `benchmarks/steps.py`.
+* `rows_of_product` is a primitive. It needs `jax.extend.core.Primitive` and the rule tables in
+  `jax.interpreters.{ad,batching,mlir}`, and it asks `jax.typeof` where arrays are placed. If one of these changes,
+  return `plain_rows(W, z)`: all tests of values still pass; the tests that inspect compiled programs and the benchmarks
+  do not.
+* `gated_states` relies on three properties of JAX. Reverse mode splits a `custom_jvp` into a known part, the forward
+  loop, and a part that is linear in the tangents, the tangent loop. The transpose of a linear loop accumulates no
+  gradient for known values. `jax.linearize` returns a pytree that a loop can stack. If one of them fails, the values
+  stay right but the gradient takes longer: see `test_no_weight_has_a_gradient_stream_by_stream` and
+  `benchmarks/steps.py`.
 """
 
 import math
@@ -33,33 +36,33 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..support.trees import select
 
-# Whether plain JAX runs in the place of what is in this file. JAX compiles anew where it changes.
+# Whether plain JAX runs instead of the functions of this file. JAX compiles again if the value changes.
 plain = jax.make_user_context(default_value=False)
 
-# From so many vectors on, the gradient with respect to W transposes them and not the cotangents, row by row. XLA is
-# slow at transposing 64 units, or a greater power of two, or 10,000 words: 2560 vectors of 131 features and 128 units
-# take 0.85 ms instead of 1.27.
+# For at least this many vectors, the gradient with respect to W transposes the product. With fewer it transposes the
+# cotangents, which XLA does slowly for some sizes: 64 units, or a greater power of two, or 10,000 words.
 MANY = 256
 
-# With more than so many features to a unit, as in a readout of few, the cotangents are transposed after all: an
-# iteration of FPTT with 128 units and one output takes 2 % less.
+# If there are more than this many features per unit, as in a readout with few outputs, the cotangents are transposed
+# all the same: it is a little faster.
 BROAD = 2
 
-# A backward pass computes these again sooner than it reads them back.
+# It is faster for a backward pass to recompute the results of these primitives than to store and read them.
 SUMS_AND_PRODUCTS = {jax.lax.add_p, jax.lax.sub_p, jax.lax.mul_p, jax.lax.neg_p}
 
 
 def rows_of_product(
     W: Float[Array, "rows units features"], z: Float[Array, "*many features"]
 ) -> tuple[Float[Array, "*many units"], ...]:
-    """`W_r z` for each row r of every unit, for one vector z or many.
+    """`W_r z` for each row r of every unit, for one vector z or for many.
 
-    Under a `vmap` over z alone it is one product of all z and all rows. As JAX would have it, the result then holds one
-    z a column, and XLA on CPU transposes it at every step: 320 µs instead of 150 for 5 steps forward and backward of 32
-    LSTM units in 32 streams. A single z goes the other way 2 times as fast. The gradient with respect to W is a product
-    over all z too; those of many sequences, whose steps come first, stay in order of time. Where JAX keeps track of how
-    arrays lie on devices (`shard_map`, a mesh with explicit axes), or a precision of products is asked for, it is plain
-    JAX.
+    Under a `vmap` over z alone, this is one product of all z and all rows. JAX's own batching would put one z in each
+    column of the result, and XLA on CPU would then transpose it at every step. The gradient with respect to W is one
+    product over all z too; if there are many sequences, the axis of steps comes first, and the sum keeps the order of
+    time.
+
+    Plain JAX is used instead if JAX tracks the placement of arrays on devices (`shard_map`, a mesh with explicit axes),
+    or if a precision of products is set.
     """
     precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     if plain.value or precision is not None or _placed(W) or _placed(z):
@@ -68,7 +71,7 @@ def rows_of_product(
 
 
 def plain_rows(W: Array, z: Array) -> tuple[Array, ...]:
-    """As `rows_of_product`, in plain JAX."""
+    """The same as `rows_of_product`, in plain JAX."""
     if z.ndim == 1:
         return tuple(W @ z)
     return tuple(jnp.split(z @ W.reshape(-1, W.shape[-1]).T, len(W), axis=-1))
@@ -80,20 +83,20 @@ def _placed(array) -> bool:
 
 
 def _by_weights(cotangents, z):
-    """The gradient with respect to W, of one vector or many."""
+    """The gradient with respect to W, for one vector or many."""
     if z.ndim == 1:
         return jnp.stack(cotangents)[..., None] * z
     if z.ndim == 2:
-        # Of one sequence. XLA on CPU takes a sum over two axes to faster code: 10 to 15 % of a step of 20 units.
+        # One sequence: XLA on CPU compiles a sum over two axes to faster code.
         z, cotangents = z[:, None], [c[:, None] for c in cotangents]
     z, steps = z.astype(cotangents[0].dtype), tuple(range(z.ndim - 1))
     over = (steps, steps), ((), ())
     many, units = math.prod(z.shape[:-1]), sum(c.shape[-1] for c in cotangents)
-    # An export may leave open how many there are.
+    # In an export this number may be symbolic.
     if not isinstance(many, int) or many < MANY or z.shape[-1] > BROAD * units:
         by_rows = jax.lax.dot_general(jnp.concatenate(cotangents, -1), z, over)
         return by_rows.reshape(len(cotangents), -1, z.shape[-1])
-    # Without the barrier XLA makes one product of this and its transpose, the one that transposes the cotangents.
+    # Without the barrier XLA merges this product with its transpose, into the product that transposes the cotangents.
     turned = [jax.lax.optimization_barrier(jax.lax.dot_general(z, c, over)).T for c in cotangents]
     return jnp.stack(turned)
 
@@ -130,7 +133,7 @@ def _of_many(arguments, axes):
     if axes[0] is not None:
         rows = jax.vmap(plain_rows, in_axes=axes)(W, z)
         return rows, [0] * len(rows)
-    last = min(1, z.ndim - 2)  # of many sequences, what is of one step stays together
+    last = min(1, z.ndim - 2)  # for many sequences, keep the vectors of one step together
     rows = _rows.bind(W, jnp.moveaxis(z, axes[1], last))
     return rows, [last] * len(rows)
 
@@ -143,20 +146,21 @@ batching.primitive_batchers[_rows] = _of_many
 def gated_states(
     cell: Any, hidden: PyTree, xs: Float[Array, "steps inputs"], reset: Bool[Array, " steps"] | None
 ) -> PyTree:
-    """The states of an affine-gated cell after each step of `xs`, from `hidden`, or from its initial state at a reset.
+    """The states of an affine-gated cell after each step of `xs`. The cell starts from `hidden`, and at a reset from
+    its initial state.
 
-    It is differentiated by a rule of our own,
+    It has a derivative rule of its own,
 
         dh_t = ∂gate/∂h dh_(t−1) + Σ_g ∂gate/∂u_g (du_(g,t) + R_g da_t),
         da_t = ∂a/∂h dh_(t−1),    du_(g,t) = dW_g z_(g,t) + W_g dx_t
 
-    with `a` the recurrent features, `z_g = [a, x, 1]` and `R_g` the columns of `W_g` that act on `a`. The products of
-    all steps, `du`, stand outside the loop over time. In reverse mode JAX transposes this: the loop carries back only
-    the cotangent of the state, and the gradient of the weights is one product over time, and over a batch where a batch
-    is differentiated as one. The rule is plain JAX, so that it has derivatives of every order itself.
+    where `a` are the recurrent features, `z_g = [a, x, 1]`, and `R_g` are the columns of `W_g` that multiply `a`. The
+    products `du` of all steps are computed outside the loop over time. In reverse mode JAX transposes this rule: the
+    loop carries back only the cotangent of the state, and the gradient of the weights is one product over time (and
+    over the batch, if the batch is differentiated together). The rule is plain JAX, so it has derivatives of every
+    order itself.
 
-    The arguments that have a gradient are `cell.weights`, `hidden`, `xs` and the initial state. Other arrays of the
-    cell are constants.
+    Gradients flow to `cell.weights`, `hidden`, `xs` and the initial state. Other arrays of the cell are constants.
     """
     arrays, others = eqx.partition(cell, eqx.is_array)
     constants = eqx.combine(jax.lax.stop_gradient(arrays), others)
@@ -193,8 +197,8 @@ def _tangents(primals, tangents, *, cell, reset):
         if restart is not None:
             dh = select(restart, dinitial, dh)
         da, du = feature(dh), [list(du_g) for du_g in du]
-        # Row by row: XLA on CPU takes longer to put the rows together than to multiply them one by one. The last one
-        # first: the transpose, which is what mostly runs, adds them up the other way round.
+        # Row by row, because XLA on CPU takes longer to join the rows than to multiply them one by one. The last row
+        # first, because the transpose, which runs most often, adds them up in the opposite order.
         for g, r in reversed(rows):
             du[g][r] = du[g][r] + R[g][r] @ da
         dh = gate(dh, tuple(map(tuple, du)))
@@ -204,8 +208,10 @@ def _tangents(primals, tangents, *, cell, reset):
 
 
 def _linearized(cell, weights, initial, hidden, xs, reset):
-    """The states after each step, the recurrent features before it, and the derivatives of its gate and features."""
-    # Everything that does not wait for the state is done for the whole stretch at once.
+    """The states after each step, the recurrent features before it, and the derivatives of the step's gate and
+    features.
+    """
+    # Whatever does not depend on the state is computed for all steps at once.
     projected = tuple(
         jnp.tensordot(_with_one([xs] * group.sees_input, xs), W[..., group.sees_hidden * cell.hidden_size :], (1, 2))
         for group, W in zip(cell.groups, weights, strict=True)
@@ -225,20 +231,20 @@ def _linearized(cell, weights, initial, hidden, xs, reset):
 
 
 def recurrent_columns(cell, weights) -> tuple[Float[Array, "_rows units units"] | None, ...]:
-    """The columns of each group's weights that act on the recurrent features, `None` where it does not see them."""
+    """The columns of each group's weights that multiply the recurrent features; `None` for a group that sees none."""
     n = cell.hidden_size
     return tuple(W[..., :n] if group.sees_hidden else None for group, W in zip(cell.groups, weights, strict=True))
 
 
 def _instantiated(tangents, primals):
-    """The tangents, with zeros for `None`."""
+    """The tangents, with `None` replaced by zeros."""
     return jax.tree.map(
         lambda d, p: jnp.zeros_like(p) if d is None else d, tangents, primals, is_leaf=lambda d: d is None
     )
 
 
 def _with_one(parts, like):
-    """`[*parts, 1]` of every step of `like`, by padding: to concatenate, JAX would first transpose a batch."""
+    """`[*parts, 1]` of every step of `like`. It pads, because `jnp.concatenate` would first transpose a batch."""
     if not parts:
         return jnp.ones((len(like), 1), like.dtype)
     *parts, last = parts
@@ -249,7 +255,7 @@ def _with_one(parts, like):
 
 
 def _remembering_little(function):
-    """The function, whose derivative remembers neither sums nor products."""
+    """The same function; its derivative stores neither sums nor products, but recomputes them."""
 
     def remembered(primitive, *_, **__):
         return primitive not in SUMS_AND_PRODUCTS

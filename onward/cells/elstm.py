@@ -16,12 +16,13 @@ class ELSTMCell(AbstractUnitWiseCell):
 
         f = sigmoid(F x + w_f ⊙ c + b_f),    z = tanh(Z x + w_z ⊙ c + b_z),    c' = f ⊙ c + (1 − f) ⊙ z.
 
-    The paper's output gate, `sigmoid(O x + W_o c')`, mixes the units without feeding back. It is a map on top of the
-    cell, as the authors' code has it: see `onward.cells.OutputGate` in a `Block`.
+    The paper's output gate, `sigmoid(O x + W_o c')`, mixes the units but does not feed back. As in the authors' code,
+    it is a map on top of the cell: see `onward.cells.OutputGate` in a `Block`.
 
-    **Arguments:** `input_size`, `hidden_size`, `key` and `dtype` as for `LRUCell`; `decays`: forget gates start uniform
-    between these two for a zero input and memory, or all at 1/2 if they are left out. The weights start normal with
-    standard deviation 0.1, as the authors' do. Raises `ValueError` for a size below 1 or decays out of range.
+    **Arguments:** `input_size`, `hidden_size`, `key` and `dtype` as for `LRUCell`; `decays`: the range in which the
+    forget gates start, uniformly, for a zero input and memory. Without `decays` they all start at 1/2. The weights
+    start normal with standard deviation 0.1, as the authors' do. Raises `ValueError` for a size below 1 or decays out
+    of range.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.cells.ELSTMCell(3, 2, decays=(0.9, 0.999), key=jr.key(0))

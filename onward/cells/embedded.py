@@ -1,4 +1,4 @@
-"""A cell that reads symbols, each as a learned vector."""
+"""A cell that reads symbols through a learned embedding."""
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,19 +9,19 @@ from .base import AbstractCell
 
 
 class EmbeddedCell(AbstractCell):
-    """A cell behind an embedding: `hidden' = cell(hidden, E[x])`, for a symbol x, an integer from 0.
+    """A cell behind an embedding: `hidden' = cell(hidden, E[x])` for a symbol x, an integer from 0.
 
-    The vectors are learned with the cell. A symbol that there is not makes the state NaN.
+    The vectors are trained together with the cell. A symbol outside the range makes the state NaN.
 
     **Arguments:**
 
-    - `symbols`: how many there are, at least 1.
-    - `cell`: what reads the vectors; its input size is theirs.
-    - `size`: of a vector, at least 1.
-    - `scale`: they are uniform in ±scale at the start.
-    - `key`: decides them.
+    - `symbols`: the number of different symbols, at least 1.
+    - `cell`: the cell that reads the vectors; its input size must be `size`.
+    - `size`: the size of a vector, at least 1.
+    - `scale`: the vectors start uniform in ±scale.
+    - `key`: the random key of the vectors.
 
-    Raises `ValueError` for a cell that is none, or numbers out of range.
+    Raises `ValueError` if `cell` is not a cell of this library, or for numbers out of range.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.EmbeddedCell(10, onward.LSTMCell(3, 2, key=jr.key(0)), size=3, key=jr.key(1))
@@ -40,11 +40,11 @@ class EmbeddedCell(AbstractCell):
         self.cell = cell
 
     def knows(self, x: Integer[Array, "*steps"]) -> Bool[Array, "*steps"]:
-        """Whether there are vectors for some symbols."""
+        """Whether each symbol is in the range."""
         return (x >= 0) & (x < len(self.embedding))
 
     def embed(self, x: Integer[Array, "*steps"]) -> Float[Array, "*steps size"]:
-        """The vectors of some symbols."""
+        """The vector of each symbol; NaN if the symbol is out of range."""
         if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
             raise ValueError(f"xs must be symbols, integers from 0, got {jnp.result_type(x)}.")
         return jnp.where(self.knows(x)[..., None], self.embedding[x], jnp.nan)

@@ -10,13 +10,13 @@ from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
 
 
 class GRUCell(AbstractAffineGatedCell):
-    """Gated recurrent unit (Cho et al. 2014) with the reset gate applied after the product, as cuDNN has it.
+    """Gated recurrent unit (Cho et al. 2014). The reset gate is applied after the product, as in cuDNN.
 
     With `(r, z) = W_g [h, x, 1]`, `n_x = W_x [x, 1]` and `n_h = W_h [h, 1]`:
 
         h' = (1 − sigmoid(z)) ⊙ tanh(n_x + sigmoid(r) ⊙ n_h) + sigmoid(z) ⊙ h.
 
-    Applying the reset gate after the product keeps every row affine in the features, in three groups.
+    This keeps every row affine in the features. There are three groups of rows.
 
     **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`.
 

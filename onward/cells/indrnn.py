@@ -23,8 +23,8 @@ class IndRNNCell(AbstractUnitWiseCell):
 
     - `input_size`, `hidden_size`, `key`, `dtype`: as for `LRUCell`.
     - `activation`: σ, one number to one number; the paper's is `jax.nn.relu`.
-    - `decays`: the recurrent weights u start uniform between these two, within [0, 1]. With `jax.nn.relu` a memory of
-      T steps needs u near 1, and |u| is to stay below `2^(1/T)` (section 3.1).
+    - `decays`: the recurrent weights u start uniform between these two numbers, within [0, 1]. With `jax.nn.relu`, a
+      memory of T steps needs u near 1, and |u| should stay below `2^(1/T)` (section 3.1).
 
     W starts normal with variance `1/inputs`. Raises `ValueError` for a size below 1 or decays out of range.
 

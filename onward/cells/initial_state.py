@@ -1,4 +1,4 @@
-"""Initial states that learn: whether a cell has one, and a step that leaves from it at the start of a sequence."""
+"""Trainable initial states: whether a cell has one, and a step that starts from it at the beginning of a sequence."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from .rollout import restarted
 
 
 class Starting(AbstractCell):
-    """A cell that leaves from its own initial state where `reset` is true: `hidden' = cell(h₀ or hidden, x)`.
+    """A cell that starts from its own initial state if `reset` is true: `hidden' = cell(h₀ or hidden, x)`.
 
-    The derivative of that step with respect to the parameters is the cell's own and, where `reset` is true, the initial
-    state's through it: `∂f/∂θ + ∂f/∂h · ∂h₀/∂θ`. With respect to `hidden` it is zero there. So whoever carries an
-    influence along this cell has the initial state's in it.
+    The derivative of a step with respect to the parameters is `∂f/∂θ`; if `reset` is true, the initial state adds its
+    share: `∂f/∂θ + ∂f/∂h · ∂h₀/∂θ`. The derivative with respect to `hidden` is then zero. An influence matrix that is
+    carried along this cell therefore includes the initial state's.
     """
 
     cell: AbstractCell
@@ -35,10 +35,10 @@ class Starting(AbstractCell):
 
 
 def learns_initial_state(cell: AbstractCell) -> bool:
-    """Whether what learns of the cell, read from its program, moves its initial state.
+    """Whether the initial state depends on trainable parameters of the cell. This is read from its program.
 
-    Raises `ValueError` for an affine-gated cell whose initial state would learn: of such a cell only the weights learn,
-    through its rows.
+    Raises `ValueError` if the initial state of an affine-gated cell would be trained: only the weights of such a cell
+    can be trained, through its rows.
     """
     parameters = learnable(cell)
     if not jax.tree.leaves(parameters):

@@ -1,4 +1,4 @@
-"""The leaky recurrent cell: a direct feedback of each unit onto itself keeps a longer memory."""
+"""The leaky recurrent cell: each unit feeds back directly on itself, which makes its memory longer."""
 
 from collections.abc import Callable
 from typing import ClassVar
@@ -16,10 +16,11 @@ class LeakyCell(AbstractAffineGatedCell):
     """Leaky cell, `h' = α ⊙ h + W [σ(h), x, 1]`, with a fixed `α` in [0, 1] for each unit; its output is `σ(h)`.
 
     This is equation (37) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*. The
-    leak α is drawn once, uniformly in [0, 1], and not learned. With `preactivation_state=False` the cell is the usual
-    leaky integrator of activations, `h' = α ⊙ h + (1 − α) ⊙ σ(W [h, x, 1])`, and its output is `h`.
+    leak α is drawn once, uniformly in [0, 1], and is not trained. With `preactivation_state=False` the cell is the
+    usual leaky integrator of activations, `h' = α ⊙ h + (1 − α) ⊙ σ(W [h, x, 1])`, and its output is `h`.
 
-    A `time_step` δt below 1 makes it a step of the continuous system of which this is a step of length 1, (47):
+    The cell is a step of length 1 of a continuous system, equation (47). With a `time_step` δt below 1 it is a step of
+    length δt:
 
         h' = h + δt F(h, x),    F(h, x) = (α − 1) ⊙ h + W [σ(h), x, 1]    (or (1 − α) ⊙ (σ(W [h, x, 1]) − h)).
 

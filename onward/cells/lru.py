@@ -26,7 +26,7 @@ def rotated(hidden: ComplexState, radius: Array, angle: Array) -> tuple[Array, A
 
 
 def phases(largest: float, units: int, *, dtype, key: PRNGKeyArray) -> Float[Array, " units"]:
-    """`log ϑ` for angles uniform between 0 and the largest. Raises `ValueError` unless that is in (0, 2π]."""
+    """`log ϑ` for angles uniform between 0 and `largest`. Raises `ValueError` unless `largest` is in (0, 2π]."""
     if not 0 < largest <= MAX_PHASE:
         raise ValueError(f"max_phase must be above 0 and at most 2π, got {largest!r}.")
     return jnp.log(largest * jr.uniform(key, (units,), dtype, minval=1e-6))
@@ -38,8 +38,8 @@ class LRUCell(AbstractUnitWiseCell):
 
         h' = λ ⊙ h + exp(γ) ⊙ (B x + b),    λ = exp(−exp(ν) + i exp(φ)).
 
-    The state is held as two real arrays. `output` joins them, `[Re h, Im h]`, so that a linear readout is the paper's
-    `Re(C h)`. ν, φ and γ are learned, a number each for every unit. The paper has no bias b; it starts at 0.
+    The state is stored as two real arrays. `output` joins them, `[Re h, Im h]`, so that a linear readout is the paper's
+    `Re(C h)`. Each unit has its own trainable ν, φ and γ. The paper has no bias b; it starts at 0.
 
     **Arguments:**
 
@@ -47,7 +47,8 @@ class LRUCell(AbstractUnitWiseCell):
     - `decays`: the least and the largest `|λ|` at the start, within [0, 1]. The eigenvalues lie evenly on the ring
       between them (Lemma 3.2). A memory of T steps needs decays near `1 − 1/T`.
     - `max_phase`: the largest angle at the start, above 0 and at most 2π; small angles suit long memories.
-    - `key`: a random key. `dtype`: of the weights, float32 unless 64 bits are enabled.
+    - `key`: the random key of the weights.
+    - `dtype`: the dtype of the weights; float32 unless 64 bits are enabled.
 
     The real and the imaginary part of B start normal with variance `1/(2 inputs)`, and `exp(γ) = sqrt(1 − |λ|²)`.
     Raises `ValueError` for a size below 1, or decays or a phase out of range.

@@ -23,9 +23,8 @@ class LSTMCell(AbstractAffineGatedCell):
 
         c' = sigmoid(f) ⊙ c + sigmoid(i) ⊙ tanh(g),    h' = sigmoid(o) ⊙ tanh(c').
 
-    **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`;
-    `forget_bias` is added to the forget gate's bias at the start, so that the memory is kept before anything is
-    learned.
+    **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`; `forget_bias` is
+    added to the forget gate's bias at the start, so that the memory is kept before training.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.LSTMCell(3, 2, key=jr.key(0))

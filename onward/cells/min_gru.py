@@ -1,4 +1,4 @@
-"""The minimal gated recurrent unit: gates that see the input alone."""
+"""The minimal gated recurrent unit: its gates see only the input."""
 
 import math
 from collections.abc import Callable
@@ -24,9 +24,10 @@ class MinGRUCell(AbstractUnitWiseCell):
         z = sigmoid(W_z x + b_z),    h' = (1 − z) ⊙ h + z ⊙ σ(W_h x + b_h).
 
     **Arguments:** `input_size`, `hidden_size`, `key` and `dtype` as for `LRUCell`; `activation`: σ, one number to one
-    number, the identity unless given, as in the paper's equations; `decays`: `1 − z` starts uniform between these two
-    for a zero input, or at 1/2 for every unit if they are left out. Weights start normal with variance `1/(3 inputs)`,
-    that of a linear layer's usual uniform weights. Raises `ValueError` for a size below 1 or decays out of range.
+    number, by default the identity, as in the paper's equations; `decays`: the range in which `1 − z` starts,
+    uniformly, for a zero input. Without `decays` it starts at 1/2 for every unit. Weights start normal with variance
+    `1/(3 inputs)`, the variance of a linear layer's usual uniform weights. Raises `ValueError` for a size below 1 or
+    decays out of range.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.cells.MinGRUCell(3, 2, decays=(0.9, 0.999), key=jr.key(0))

@@ -1,4 +1,4 @@
-"""The minimal long short-term memory cell: gates that see the input alone."""
+"""The minimal long short-term memory cell: its gates see only the input."""
 
 import math
 from collections.abc import Callable
@@ -20,8 +20,8 @@ class MinLSTMCell(AbstractUnitWiseCell):
 
         f = sigmoid(W_f x + b_f),    i = sigmoid(W_i x + b_i),    h' = (f ⊙ h + i ⊙ σ(W_h x + b_h)) / (f + i).
 
-    **Arguments:** as for `MinGRUCell`; `decays`: `f/(f + i)` starts uniform between these two for a zero input, or at
-    1/2 for every unit if they are left out. Raises `ValueError` for a size below 1 or decays out of range.
+    **Arguments:** as for `MinGRUCell`; `decays`: the range in which `f/(f + i)` starts, uniformly, for a zero input.
+    Without `decays` it starts at 1/2 for every unit. Raises `ValueError` for a size below 1 or decays out of range.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.cells.MinLSTMCell(3, 2, decays=(0.9, 0.999), key=jr.key(0))
@@ -45,7 +45,7 @@ class MinLSTMCell(AbstractUnitWiseCell):
         self.input_size, self.hidden_size = check_sizes(input_size, hidden_size)
         dtype, n = dtype or float, self.hidden_size
         W_key, bias_key = jr.split(key)
-        # With f = r and i = 1 − r the gates' sum is 1 and the share that is kept is r.
+        # With f = r and i = 1 − r the gates sum to 1, and the unit keeps the fraction r.
         keep = jnp.zeros(n, dtype) if decays is None else gate_biases(decays, n, dtype=dtype, key=bias_key)
         deviation, bias = 1 / math.sqrt(3 * self.input_size), jnp.stack([keep, -keep, jnp.zeros(n, dtype)])
         self.weights = (input_rows(3, self.input_size, n, deviation=deviation, dtype=dtype, key=W_key, bias=bias),)
@@ -56,7 +56,7 @@ class MinLSTMCell(AbstractUnitWiseCell):
 
     def gate(self, hidden, preactivations):
         ((f, i, candidate),) = preactivations
-        # f/(f + i), whatever the size of either: sigmoid of the difference of their logarithms.
+        # f/(f + i) as the sigmoid of a difference of logarithms, which neither overflows nor divides by zero.
         keep = jax.nn.sigmoid(jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i))
         return keep * hidden + (1 - keep) * self.activation(candidate)
 

@@ -1,4 +1,4 @@
-"""A cell run over a stretch of a stream."""
+"""Runs a cell over the steps of a sequence."""
 
 import jax
 from jaxtyping import Array, Bool, PyTree
@@ -10,19 +10,21 @@ from .base import AbstractCell
 from .embedded import EmbeddedCell
 from .stacked import StackedCell
 
-# The most steps that are quicker written out one after another than in a loop, if they are run over and over: 6 of 4
-# units take 0.9 µs with their gradient, and 1.5 in a loop; 10 of 32 units in 100 streams 330 and 450.
+# Up to this many steps run faster written out one after another than in a loop, if they run many times: see
+# `benchmarks/results/xla-on-cpu.md`, "Small loops".
 SHORT = 16
 
 
 def rollout(cell: AbstractCell, hidden: PyTree, xs: PyTree, *, reset: Bool[Array, " steps"] | None = None) -> PyTree:
     """The hidden states after each step of `xs`: a hidden-shaped tree with a leading axis of time.
 
-    Where `reset` is true a new sequence starts: the step leaves from `cell.init_hidden()`. It has derivatives of every
-    order, forward and backward. A stack runs layer after layer, an embedding before the cell behind it, and any other
-    cell step by step. In reverse mode an affine-gated cell carries only the small cotangent of its state back through
-    time, and sums its weights' gradient in one product over time. All give the same numbers. On a GPU it is the same
-    program: no vendor's fused network is called.
+    If `reset` is true at a step, a new sequence starts there, and the step starts from `cell.init_hidden()`. The states
+    have derivatives of every order, forward and backward.
+
+    A stack runs layer after layer, an embedding before the cell behind it, and any other cell step by step. In reverse
+    mode an affine-gated cell carries only the small cotangent of its state back through time, and computes the gradient
+    of its weights as one product over time. The numbers are the same each way. On a GPU the same program runs: no
+    vendor's fused network is called.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 2, key=jr.key(0))
@@ -36,7 +38,7 @@ def rollout(cell: AbstractCell, hidden: PyTree, xs: PyTree, *, reset: Bool[Array
             xs = jax.vmap(layer.output)(states[-1])
         return tuple(states)
     if isinstance(cell, EmbeddedCell):
-        # All vectors at once: their gradient is one sum over the steps, and the cell within keeps its backward pass.
+        # All vectors at once: their gradient is one sum over the steps, and the inner cell keeps its own backward pass.
         return rollout(cell.cell, hidden, cell.embed(xs), reset=reset)
     steps = jax.tree.leaves(xs)[0].shape[0]
     if isinstance(cell, AbstractAffineGatedCell):
@@ -56,5 +58,5 @@ def rollout(cell: AbstractCell, hidden: PyTree, xs: PyTree, *, reset: Bool[Array
 
 
 def restarted(cell: AbstractCell, hidden: PyTree, reset: Bool[Array, ""] | None) -> PyTree:
-    """The hidden state a step leaves from: the cell's initial one where `reset` is true."""
+    """The hidden state that a step starts from: the cell's initial state if `reset` is true."""
     return hidden if reset is None else select(reset, cell.init_hidden(), hidden)

@@ -1,4 +1,4 @@
-"""The recurrent trace unit: a rotation that decays, for each unit."""
+"""The recurrent trace unit: each unit rotates and decays."""
 
 import math
 from collections.abc import Callable
@@ -20,9 +20,9 @@ class RTUCell(AbstractUnitWiseCell):
 
         h' = r R(ϑ) h + sqrt(1 − r²) ⊙ (W x + b),    r = exp(−exp(ν)),    ϑ = exp(φ).
 
-    The linear unit applies its activation σ to what it puts out, `σ([h₁, h₂])`. The nonlinear unit applies it inside
-    the recurrence, `h' = σ(r R(ϑ) h + ...)`, and puts out `[h₁, h₂]`. ν and φ are learned, a number each for every
-    unit. The paper has no bias b; it starts at 0.
+    The linear unit applies its activation σ to its output, `σ([h₁, h₂])`. The nonlinear unit applies it inside the
+    recurrence, `h' = σ(r R(ϑ) h + ...)`, and its output is `[h₁, h₂]`. Each unit has its own trainable ν and φ. The
+    paper has no bias b; it starts at 0.
 
     **Arguments:** `input_size`, `hidden_size`, `decays`, `max_phase`, `key` and `dtype` as for `LRUCell`; `activation`:
     σ, one number to one number; `nonlinear`: whether σ is inside the recurrence. W starts normal with variance

@@ -1,4 +1,4 @@
-"""A stack of cells, each reading the output of the one below at the same time step."""
+"""A stack of cells: at each time step, each cell reads the output of the cell below."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from .base import AbstractCell
 
 
 class StackedCell(AbstractCell):
-    """Layers of cells: `h^l' = f^l(h^l, output^(l−1)(h^(l−1)'))`, the first layer reading the input itself.
+    """Layers of cells: `h^l' = f^l(h^l, output^(l−1)(h^(l−1)'))`. The first layer reads the input.
 
-    These are equations (39)–(42) of Ollivier, Tallec & Charpiat. The hidden state is the tuple of the layers' states,
-    the output that of the top layer.
+    These are equations (39)–(42) of Ollivier, Tallec & Charpiat. The hidden state is the tuple of the layers' states;
+    the output is the top layer's.
 
     **Arguments:** `layers`, one or more cells from bottom to top. Raises `ValueError` if there are none.
 

@@ -1,4 +1,4 @@
-"""Unit-wise cells: every unit feeds back on itself only, so that exact forward gradients are cheap."""
+"""Unit-wise cells: every unit feeds back only on itself, so exact forward gradients are cheap."""
 
 import math
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ..support.arguments import whole
 from .affine import AbstractAffineGatedCell, RowGroup
 
-# Rows that see the input, and rows that see the bias alone: a number for each unit, such as its decay.
+# Rows that see the input, and rows that see only the bias: one number per unit, such as its decay.
 INPUT_ROWS = {"sees_hidden": False, "sees_input": True}
 OWN_NUMBERS = {"sees_hidden": False, "sees_input": False}
 
@@ -17,13 +17,13 @@ OWN_NUMBERS = {"sees_hidden": False, "sees_input": False}
 class AbstractUnitWiseCell(AbstractAffineGatedCell):
     """An affine-gated cell in which no group of rows sees the hidden state: the gate alone feeds back.
 
-    The next state of a unit depends on the unit's own state and on the input. `∂hidden/∂θ` then holds one number for
-    each weight and component of its unit's state, and `onward.RTRL()` is exact in memory and time proportional to the
-    number of weights.
+    The next state of a unit depends only on the unit's own state and on the input. `∂hidden/∂θ` therefore holds one
+    number per weight and state component of the weight's unit, and `onward.RTRL()` is exact with memory and time
+    proportional to the number of weights.
     """
 
     def recurrent(self, hidden: PyTree[Float[Array, " units"]]) -> Float[Array, " units"]:
-        """No group sees it."""
+        """Zeros: no group of rows sees the state."""
         return jnp.zeros(self.hidden_size, self.weights[0].dtype)
 
 
@@ -37,18 +37,18 @@ def input_rows(
     key: PRNGKeyArray,
     bias: Array | float = 0.0,
 ) -> Float[Array, "_rows units _features"]:
-    """Weights `[rows, units, inputs + 1]`: normal with this standard deviation, and biases."""
+    """Weights `[rows, units, inputs + 1]`: normal with this standard deviation, and the biases in the last column."""
     W = deviation * jr.normal(key, (rows, hidden_size, input_size), dtype)
     return jnp.concatenate([W, jnp.broadcast_to(jnp.asarray(bias, dtype), (rows, hidden_size))[..., None]], axis=-1)
 
 
 def own_numbers(*rows: Float[Array, " units"]) -> Float[Array, "_rows units 1"]:
-    """Weights `[rows, units, 1]` of rows that see the bias alone."""
+    """Weights `[rows, units, 1]` of rows that see only the bias."""
     return jnp.stack(rows)[..., None]
 
 
 def check_sizes(input_size: int, hidden_size: int) -> tuple[int, int]:
-    """Both sizes. Raises `ValueError` for one that is no whole number of at least 1."""
+    """Both sizes. Raises `ValueError` unless each is a whole number of at least 1."""
     return whole("input_size", input_size), whole("hidden_size", hidden_size)
 
 
@@ -61,21 +61,21 @@ def check_decays(decays: tuple[float, float]) -> tuple[float, float]:
 
 
 def ring(decays: tuple[float, float], units: int, *, dtype, key: PRNGKeyArray) -> Float[Array, " units"]:
-    """`ν = log(−log r)` for radii r such that the eigenvalues lie evenly on the ring between the two decays."""
+    """`ν = log(−log r)` for radii r that spread the eigenvalues evenly over the ring between the two decays."""
     least, largest = check_decays(decays)
     u = jr.uniform(key, (units,), dtype, minval=math.ulp(1.0))
-    # Without the bounds r would be 0 or 1 where rounding has it so, and ν infinite.
+    # Without the bounds, rounding could make r 0 or 1, and ν infinite.
     square = jnp.clip(u * (largest**2 - least**2) + least**2, 1e-6, 1 - 1e-6)
     return jnp.log(-0.5 * jnp.log(square))
 
 
 def gate_biases(decays: tuple[float, float], units: int, *, dtype, key: PRNGKeyArray) -> Float[Array, " units"]:
-    """Biases b with `sigmoid(b)` uniform between the two decays."""
+    """Biases b such that `sigmoid(b)` is uniform between the two decays."""
     least, largest = check_decays(decays)
     decay = jnp.clip(jr.uniform(key, (units,), dtype, least, largest), 1e-6, 1 - 1e-6)
     return jnp.log(decay) - jnp.log1p(-decay)
 
 
 def groups_of(inputs: int, own: int = 0) -> tuple[RowGroup, ...]:
-    """So many rows that see the input, and so many that see the bias alone."""
+    """The groups of a cell with `inputs` rows that see the input and `own` rows that see only the bias."""
     return (RowGroup(rows=inputs, **INPUT_ROWS), *([RowGroup(rows=own, **OWN_NUMBERS)] if own else []))

@@ -12,20 +12,20 @@ from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
 
 
 class VanillaCell(AbstractAffineGatedCell):
-    """Fully connected cell, `h' = W [σ(h), x, 1]`: the state is the pre-activation, its output `a = σ(h)`.
+    """Fully connected cell, `h' = W [σ(h), x, 1]`. The state is the pre-activation, and the output is `a = σ(h)`.
 
     This is equation (31) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*.
-    With `preactivation_state=False` the state is the activation itself, `h' = σ(W [h, x, 1])`: the same function of the
-    inputs, up to the initial state.
+    With `preactivation_state=False` the state is the activation itself, `h' = σ(W [h, x, 1])`. Both forms compute the
+    same function of the inputs, up to the initial state.
 
     **Arguments:**
 
     - `input_size`, `hidden_size`: the sizes of `x` and of the state, at least 1.
     - `activation`: σ, acting element by element.
-    - `preactivation_state`: whether the state is taken before the activation.
+    - `preactivation_state`: whether the state is the value before the activation.
     - `scale`: weights and biases are drawn uniformly in ±scale/√hidden_size.
-    - `dtype`: of the weights; JAX's default float if left out.
-    - `key`: the random key of the draw.
+    - `dtype`: the dtype of the weights; JAX's default float if left out.
+    - `key`: the random key of the weights.
 
     Raises `ValueError` for a size below 1 or a scale that is negative or not finite.
 
