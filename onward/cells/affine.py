@@ -97,8 +97,8 @@ class AbstractAffineGatedCell(AbstractCell):
 
     Subclasses declare `groups` and define `recurrent` and `gate`, which act on each unit alone. All parameters are in
     `weights`: one array `[rows, units, features]` per group, with the features in the order
-    `[recurrent(hidden), x, 1]`. Any other array of the cell is a constant, and its gradient is zero. All leaves of the
-    hidden state have the shape `[units]`.
+    `[recurrent(hidden), x, 1]`. Any other array of the cell is a constant, and its gradient is zero. The initial state
+    must not depend on an array that learns. All leaves of the hidden state have the shape `[units]`.
     """
 
     weights: tuple[Float[Array, "_rows units _features"], ...]

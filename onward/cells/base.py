@@ -10,8 +10,9 @@ class AbstractCell(eqx.Module):
     """One step of a recurrent system for one example: `hidden' = cell(hidden, x)`.
 
     A cell knows nothing of batches, time or gradients: the learner applies `vmap`, and the estimators scan and
-    differentiate. Its parameters are its inexact arrays. The hidden state is any pytree of floating-point arrays; a
-    step keeps its structure, shapes and dtypes.
+    differentiate. Its parameters are its floating-point arrays, except those that `filter_spec` of
+    `onward.Learner.init` freezes. The hidden state is any pytree of floating-point arrays; a step keeps its structure,
+    shapes and dtypes. Complex parameters and states are refused.
 
     A cell of your own needs three methods:
 
@@ -35,7 +36,7 @@ class AbstractCell(eqx.Module):
 
     @abstractmethod
     def init_hidden(self) -> PyTree:
-        """The hidden state at the start of a sequence."""
+        """The hidden state at the start of a sequence. It may depend on the cell's arrays: then it is learned too."""
 
     @abstractmethod
     def output(self, hidden: PyTree) -> Array:

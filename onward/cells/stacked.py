@@ -11,7 +11,8 @@ class StackedCell(AbstractCell):
     These are equations (39)–(42) of Ollivier, Tallec & Charpiat. The hidden state is the tuple of the layers' states;
     the output is the top layer's.
 
-    **Arguments:** `layers`, one or more cells from bottom to top. Raises `ValueError` if there are none.
+    **Arguments:** `layers`, one or more cells from bottom to top. Raises `ValueError` if there is none, or one that is
+    not an onward cell.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> bottom = onward.LSTMCell(3, 4, key=jr.key(0))

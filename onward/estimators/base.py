@@ -118,8 +118,9 @@ class AbstractEstimator(eqx.Module):
     learned from the past leaks across, but random keys and counters run on. A step's `weight` multiplies its loss;
     where it is 0 neither the loss nor its gradient enters, whatever they are.
 
-    All floating-point arrays of a model learn, but those that `onward.support.freezing.freeze` has put aside: of them
-    there is no gradient, and nothing is carried for them.
+    All floating-point arrays of a model learn, but those that `onward.support.freezing.freeze` has put aside: they have
+    no gradient, and nothing is carried for them. The hidden state that an estimator is given is a constant. If the
+    cell's initial state learns, its gradient enters where `reset` is true; the learner sets it at a stream's start.
 
     A new estimator defines `start`, `draw`, `estimate` and `influence_norm`, each for one stream. Most other methods
     have defaults, for an estimator to define where it can do better.
