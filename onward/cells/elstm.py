@@ -17,7 +17,7 @@ class ELSTMCell(AbstractUnitWiseCell):
         f = sigmoid(F x + w_f ⊙ c + b_f),    z = tanh(Z x + w_z ⊙ c + b_z),    c' = f ⊙ c + (1 − f) ⊙ z.
 
     The paper's output gate, `sigmoid(O x + W_o c')`, mixes the units but does not feed back. As in the authors' code,
-    it is a map on top of the cell: see `onward.cells.OutputGate` in a `Block`.
+    it is a map on top of the cell: make it part of the model's readout.
 
     **Arguments:** `input_size`, `hidden_size`, `key` and `dtype` as for `LRUCell`; `decays`: the range in which the
     forget gates start, uniformly, for a zero input and memory. Without `decays` they all start at 1/2. The weights

@@ -1,4 +1,4 @@
-"""Estimators: how a chunk of a stream becomes a gradient."""
+"""Estimators compute a gradient from each chunk of a stream."""
 
 from .artbp import ARTBP as ARTBP
 from .backward import AbstractBackwardEstimator as AbstractBackwardEstimator

@@ -15,7 +15,7 @@ from ..support.trees import total, zeros_like
 
 
 def state_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> Float[Array, "state state"]:
-    """`∂hidden'/∂hidden`, of the state flattened in its tree order."""
+    """`∂hidden'/∂hidden`, with the state flattened in tree order."""
     if isinstance(cell, AbstractAffineGatedCell):
         return _affine_state_jacobian(cell, hidden, x)
     flat, unravel = ravel_pytree(hidden)
@@ -23,7 +23,9 @@ def state_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> Float[Array
 
 
 def _affine_state_jacobian(cell, hidden, x):
-    """`diag(∂gate/∂h) + Σ_g D_g W_g ∂z_g/∂h`: features depend on the state unit by unit, so no matrices meet."""
+    """`diag(∂gate/∂h) + Σ_g D_g W_g ∂z_g/∂h`. Features depend on the state unit by unit, so no two matrices are
+    multiplied.
+    """
     _, rows = linearize(cell, hidden, x)
     direct, slopes = _own_unit(cell, hidden, x)
     if cell.unit_wise:
@@ -65,40 +67,42 @@ def own_unit_jacobian(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array, r
 
 
 def seen(cell: AbstractCell, hidden: PyTree) -> list[bool]:
-    """Whether the output reads it, for each component of the state: by any other, no loss has a derivative."""
+    """Whether the output reads each component of the state. A loss has a derivative only with respect to those."""
     jaxpr = jax.make_jaxpr(cell.output)(hidden).jaxpr
     read = [*jaxpr.outvars, *(variable for equation in jaxpr.eqns for variable in equation.invars)]
     return [any(component is variable for variable in read) for component in jaxpr.invars]
 
 
 def parameter_jacobian(cell: AbstractCell, hidden: PyTree, x: PyTree) -> PyTree[Float[Array, "state ..."]]:
-    """`∂hidden'/∂θ`: shaped like what learns of the cell, with the flattened state as a leading axis."""
+    """`∂hidden'/∂θ`: shaped like the trainable parameters of the cell, with the flattened state as a leading axis."""
     parameters = learnable(cell)
-    if not jax.tree.leaves(parameters):  # JAX refuses to differentiate by nothing
+    if not jax.tree.leaves(parameters):  # JAX cannot differentiate with respect to nothing
         return parameters
     return jax.jacrev(lambda parameters: ravel_pytree(with_parameters(cell, parameters)(hidden, x))[0])(parameters)
 
 
 def with_parameters(cell: AbstractCell, parameters: PyTree) -> AbstractCell:
-    """The cell, ready to be called, with `parameters` for what learns of it."""
+    """The cell, ready to be called, with its trainable parameters replaced by `parameters`."""
     return thaw(eqx.combine(parameters, cell))
 
 
 def learned(cell: AbstractCell) -> PyTree:
-    """What an influence is carried for: what learns of an affine-gated cell's weights, or of another cell's arrays."""
+    """The arrays for which an influence is carried: the trainable weights of an affine-gated cell, or all trainable
+    arrays of another cell.
+    """
     if isinstance(cell, AbstractAffineGatedCell):
         return tuple(W for W in cell.weights if not is_frozen(W))
     return learnable(cell)
 
 
 def learned_rows(cell: AbstractAffineGatedCell, rows: Rows) -> Rows:
-    """The rows of those groups whose weights learn."""
+    """The rows of the groups whose weights are trainable."""
     learns = [not is_frozen(W) for W in cell.weights]
     return Rows(tuple(itertools.compress(rows.factors, learns)), tuple(itertools.compress(rows.features, learns)))
 
 
 def cell_gradient(cell: AbstractCell, grads: PyTree) -> PyTree:
-    """A gradient shaped like what learns of the cell, from one shaped like `learned(cell)`: constants get zeros."""
+    """A gradient shaped like the cell's trainable parameters, from one shaped like `learned(cell)`; constants get 0."""
     if isinstance(cell, AbstractAffineGatedCell):
         given = iter(grads)
         weights = tuple(None if is_frozen(W) else next(given) for W in cell.weights)
@@ -108,9 +112,10 @@ def cell_gradient(cell: AbstractCell, grads: PyTree) -> PyTree:
 
 
 def balance(numerator: Float[Array, "*#k"], denominator: Float[Array, "*#k"]) -> tuple[Array, Array]:
-    """`ρ = sqrt(numerator/denominator)` and `1/ρ`, both 0 where either norm is 0.
+    """`ρ = sqrt(numerator/denominator)` and `1/ρ`; both are 0 if either norm is 0.
 
-    A vanished factor makes the product of the two vanish; keeping the other one would add variance and no information.
+    If one factor is zero, the product of the two is zero. Keeping the other factor would add variance but no
+    information.
     """
     alive = (numerator > 0) & (denominator > 0)
     ratio = jnp.sqrt(jnp.where(alive, numerator, 1) / jnp.where(alive, denominator, 1))

@@ -1,7 +1,8 @@
-"""A cell of several precisions as one of a single precision, so that an influence can be carried in that.
+"""Turns a cell with several precisions into a cell with one, so that an influence can be carried in one dtype.
 
-Weights in bfloat16 and a state in float32, or the other way round, have derivatives of two dtypes, which no sum can
-join. The wider dtype holds both: the cell is taken as a function of wide numbers, which it rounds before its own step.
+If the weights are in bfloat16 and the state in float32, or the other way round, the derivatives have two dtypes and
+cannot be added. The wider dtype holds both. The cell becomes a function of numbers in the wider dtype, and rounds them
+to the old dtypes before its own step.
 """
 
 import equinox as eqx
@@ -16,9 +17,9 @@ from ..support.trees import widest
 
 
 class WideCell(AbstractCell):
-    """A cell whose learned numbers and state are held in the dtype `wide`. It computes in the dtypes it had before.
+    """A cell whose parameters and state are held in the dtype `wide`. It still computes in its own dtypes.
 
-    * `cell_dtypes`, `state_dtypes`: those dtypes, leaf by leaf; `None` for what is no array.
+    * `cell_dtypes`, `state_dtypes`: the cell's own dtypes, leaf by leaf; `None` for a leaf that is not an array.
     """
 
     cell: AbstractCell
@@ -43,7 +44,7 @@ class WideCell(AbstractCell):
 
 
 def in_one_precision(model: Model, hidden: PyTree) -> tuple[Model, PyTree]:
-    """The model and the state, with all of the cell's learned numbers and all of its state in their widest dtype."""
+    """The model and the state, with the cell's parameters and state in the widest of their dtypes."""
     dtypes = {leaf.dtype for leaf in jax.tree.leaves((learnable(model.cell), hidden))}
     if len(dtypes) < 2:
         return model, hidden
@@ -66,7 +67,7 @@ def as_dtype(tree: PyTree, dtype: jnp.dtype) -> PyTree:
 
 
 def like(tree: PyTree, template: PyTree) -> PyTree:
-    """The numbers of a tree in the structure and the dtypes of another one."""
+    """The numbers of a tree, in the structure and the dtypes of another tree."""
     leaves, structure = jax.tree.flatten(template)
     return structure.unflatten([a.astype(t.dtype) for a, t in zip(jax.tree.leaves(tree), leaves, strict=True)])
 

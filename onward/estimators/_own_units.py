@@ -1,4 +1,6 @@
-"""The influence of each unit's own weights on the unit itself: all of it in a unit-wise cell, SnAp-1 in any other."""
+"""The influence of each unit's own weights on that unit. In a unit-wise cell this is the whole influence; in any other
+affine-gated cell it is SnAp-1.
+"""
 
 from collections.abc import Callable
 
@@ -15,7 +17,7 @@ from ._jacobians import cell_gradient, learned, learned_rows, own_unit_jacobian,
 
 
 class OwnUnitState(eqx.Module):
-    """For each group of an affine-gated cell, a hidden-shaped tree: the influence of unit i's rows on unit i itself."""
+    """The influence of unit i's rows on unit i itself: one hidden-shaped tree per group of an affine-gated cell."""
 
     influence: tuple[PyTree[Float[Array, "_rows units _features"]], ...]
 
@@ -28,7 +30,7 @@ def start(cell: AbstractAffineGatedCell, hidden: PyTree) -> OwnUnitState:
 def advance(
     cell: AbstractAffineGatedCell, hidden: PyTree, state: OwnUnitState, x: Array
 ) -> tuple[PyTree, OwnUnitState, Callable[[PyTree], PyTree]]:
-    """One step, `G' = J_own G + ∂f/∂θ`, as `AbstractForwardEstimator.advance` has it."""
+    """One step, `G' = J_own G + ∂f/∂θ`, with the result of `AbstractForwardEstimator.advance`."""
     thawed = thaw(cell)
     after, rows = linearize(thawed, hidden, x)
     own, rows = own_unit_jacobian(thawed, hidden, x, rows), learned_rows(cell, rows)
@@ -40,7 +42,8 @@ def advance(
 
     influence = tuple(carry(M, fresh) for M, fresh in zip(state.influence, rows.per_component(), strict=True))
 
-    # XLA would multiply the influence on what no loss sees, an LSTM's memory, by zeros: a twentieth of a step.
+    # XLA would multiply zeros with the influence on components that no loss sees, such as an LSTM's memory. The time
+    # this saves is in `benchmarks/results/xla-on-cpu.md`, "Products and sums".
     components = seen(thawed, hidden)
 
     def contract(H):

@@ -1,7 +1,7 @@
-"""Padding: steps that no loss depends on, with inputs such as NaN that a cell cannot read.
+"""Padding: steps that no loss depends on and whose inputs, such as NaN, a cell cannot read.
 
-Reverse mode multiplies the derivative at such a step by a cotangent of 0, and 0 · NaN is NaN. So the step is run with
-another input instead, and what comes out of it is marked as NaN.
+Reverse mode multiplies the derivative at such a step by a cotangent of 0, and 0 · NaN is NaN. Therefore the step runs
+with a replacement input, and its results are marked as NaN.
 """
 
 from functools import partial
@@ -17,8 +17,9 @@ from .base import Chunk
 
 
 class Readable(NamedTuple):
-    """A chunk that can be read throughout, and the hidden state to start from; `padding` marks the steps whose hidden
-    state and prediction are not what they seem."""
+    """A chunk whose inputs can all be read, and the hidden state to start from. `padding` marks the steps whose hidden
+    state and prediction come from a replaced input.
+    """
 
     hidden: PyTree
     chunk: Chunk
@@ -28,14 +29,15 @@ class Readable(NamedTuple):
 def without_padding(cell: AbstractCell, hidden: PyTree, chunk: Chunk) -> Readable:
     """The chunk with the inputs of padding replaced.
 
-    A step is padding if its hidden state depends on an input, or on a state to start from, that is not finite, and if
-    no loss up to the next reset, or to the end of the chunk, has a weight other than 0.
+    A step is padding if two conditions hold. Its hidden state depends on an input or an initial state that is not
+    finite; and every loss before the next reset, or before the end of the chunk, has weight 0.
     """
     S = chunk.steps
     counts, reset = chunk.weight != 0, jnp.zeros(S, bool) if chunk.reset is None else chunk.reset
     unreadable, place = ~jax.vmap(partial(readable, cell))(chunk.xs), jnp.arange(S)
-    # Which step's loss counts next, and where the next sequence starts; where this sequence started, and which step was
-    # unreadable last. A sequence that was there before starts at -1; an unreadable state counts as step -1, none as -2.
+    # For each step: the next step whose loss counts, the start of the next sequence, the start of this sequence, and
+    # the last unreadable step. A sequence from before the chunk starts at -1. An unreadable hidden state counts as step
+    # -1; if everything is readable, the value is -2.
     next_loss = jax.lax.cummin(jnp.where(counts, place, S), reverse=True)
     next_start = jnp.append(jax.lax.cummin(jnp.where(reset, place, S), reverse=True)[1:], S)
     last_start = jax.lax.cummax(jnp.where(reset, place, -1))
@@ -53,19 +55,19 @@ def finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def readable(cell: AbstractCell, x: PyTree) -> Bool[Array, ""]:
-    """Whether the cell can read an input: finite numbers, a known symbol."""
+    """Whether the cell can read an input: finite numbers, or a known symbol."""
     if isinstance(cell, StackedCell):
         return readable(cell.layers[0], x)
     return cell.knows(x) if isinstance(cell, EmbeddedCell) else finite(x)
 
 
 def replaced(cell: AbstractCell, unused: Bool[Array, " steps"], xs: PyTree) -> PyTree:
-    """The inputs, with another one that the cell can read for those that are unused: zeros, if there is none."""
+    """The inputs, with each unused input that cannot be read replaced by one that can; by zeros if none can be read."""
     good = jax.vmap(partial(readable, cell))(xs)
 
     def replace(leaf):
         leaf = jnp.asarray(leaf)
-        # Not always zeros: a cell may have no derivative there.
+        # Zeros are not always safe: a cell may have no derivative there.
         example = jnp.where(good.any(), leaf[jnp.argmax(good)], 0)
         return jnp.where((unused & ~good).reshape(-1, *[1] * (leaf.ndim - 1)), example, leaf)
 
@@ -73,7 +75,7 @@ def replaced(cell: AbstractCell, unused: Bool[Array, " steps"], xs: PyTree) -> P
 
 
 def marked(padding: Bool[Array, "*steps"], tree: PyTree) -> PyTree:
-    """The tree with NaN for the floating-point numbers of padding."""
+    """The tree, with its floating-point numbers at padding steps replaced by NaN."""
 
     def mark(leaf):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):

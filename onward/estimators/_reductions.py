@@ -1,4 +1,6 @@
-"""How NoBackTrack's sparse rows are folded into its low-rank influence: averaged copies, or blocks of parameters."""
+"""Reductions of NoBackTrack: folding sparse rows into a low-rank influence, as averaged copies or as blocks of
+parameters.
+"""
 
 from collections.abc import Callable
 
@@ -12,39 +14,39 @@ from ..support.trees import squared_norm, total
 from ..transforms.quasi_diagonal import QuasiDiagonal
 from ._jacobians import balance
 
-FEW = 4  # copies that are worked on one by one
+FEW = 4  # up to this many copies are processed one by one
 
 
 class UnitRows(eqx.Module):
-    """The newest rows of an affine-gated layer, with the signs they will be reduced with: each unit has its own ρ."""
+    """The newest rows of an affine-gated layer, and the signs for their reduction. Each unit has its own ρ."""
 
     rows: Rows
     signs: PyTree[Float[Array, "copies units"]]
 
     def whiten(self, metric: QuasiDiagonal) -> "UnitRows":
-        """The rows where `metric` is the Euclidean product: each unit then sees features of its own."""
+        """The rows in coordinates in which `metric` is the Euclidean product. Each row then has its own features."""
         features = tuple(block.whiten(z) for block, z in zip(metric.blocks, self.rows.features, strict=True))
         return UnitRows(Rows(self.rows.factors, features), self.signs)
 
 
 class MixedRows(eqx.Module):
-    """The newest rows of any other layer, already mixed by their signs, `Σ_i ε_i w_i`: all units share one ρ."""
+    """The newest rows of any other layer, already mixed by their signs: `Σ_i ε_i w_i`. All units share one ρ."""
 
     mixed: PyTree[Float[Array, "copies ..."]]
     signs: PyTree[Float[Array, "copies ..."]]
 
     def whiten(self, metric: QuasiDiagonal) -> "MixedRows":
-        """The mixed rows where `metric` is the Euclidean product."""
+        """The mixed rows in coordinates in which `metric` is the Euclidean product."""
         return MixedRows(jax.vmap(metric.whiten)(self.mixed), self.signs)
 
     def sign_norm(self) -> Float[Array, ""]:
-        """‖ε‖ of one copy."""
+        """`‖ε‖` of one copy."""
         leaves = jax.tree.leaves(self.signs)
         return jnp.sqrt(jnp.array(sum(leaf[0].size for leaf in leaves), leaves[0].dtype))
 
 
 class Copies(eqx.Module):
-    """k independent reductions of all parameters, averaged: every `v` and `w` has k leading."""
+    """k independent reductions of all parameters, averaged. Every `v` and `w` has k as its leading axis."""
 
     rank: int = eqx.field(static=True)
 
@@ -90,7 +92,7 @@ class Copies(eqx.Module):
 
 
 class Blocks(eqx.Module):
-    """The parameters split into k blocks, block b carrying `v_b`: the terms are summed and `w` is stored once."""
+    """The parameters split into k blocks, each with its own `v_b`. The terms are summed, and `w` is stored once."""
 
     rank: int = eqx.field(static=True)
 
@@ -98,7 +100,7 @@ class Blocks(eqx.Module):
         return jax.tree.map(jnp.zeros_like, learned)
 
     def sign_template(self, v: PyTree) -> PyTree:
-        # One sign a row serves all blocks: terms of different blocks never meet in a product.
+        # One sign per row serves all blocks, because terms of different blocks are never multiplied.
         return jax.tree.map(lambda leaf: leaf[:1], v)
 
     def squared_norms(self, w: PyTree) -> Float[Array, " rank"]:
@@ -119,7 +121,7 @@ class Blocks(eqx.Module):
         return _whitened_weights(metric, w) if isinstance(w, tuple) else metric.whiten(w)
 
     def variances(self, v: Float[Array, "rank ..."], w_norms: Float[Array, " rank"]) -> Float[Array, "1 ..."]:
-        """`(Σ_b v_b w_bᵀ)(Σ_b v_b w_bᵀ)ᵀ_ii`: the metric joins no two blocks."""
+        """`(Σ_b v_b w_bᵀ)(Σ_b v_b w_bᵀ)ᵀ_ii`. The metric has no entries between blocks."""
         return jnp.tensordot(w_norms**2, v**2, 1)[None]
 
     def cross(self, v: PyTree, w: PyTree, rows: Rows) -> PyTree[Float[Array, "1 units"]]:
@@ -144,12 +146,13 @@ class Blocks(eqx.Module):
         return self.scale(coefficients, w)
 
     def _own(self, units: int) -> Bool[Array, "rank units"]:
-        """Which block a unit's parameters belong to."""
+        """Whether a unit's parameters belong to a block, for every block and unit."""
         return jnp.arange(units) * self.rank // units == jnp.arange(self.rank)[:, None]
 
     def _blocks(self, w: PyTree) -> PyTree:
-        """The block of each number, in a shape that broadcasts against it: by units for an affine-gated layer's weights
-        (a tuple of `[rows, units, features]`), else evenly over all numbers in their tree order."""
+        """The block of each number, in a shape that broadcasts against `w`. The weights of an affine-gated layer (a
+        tuple of `[rows, units, features]`) are split by units; other parameters are split evenly in tree order.
+        """
         if isinstance(w, tuple) and w:
             units = w[0].shape[1]
             by_unit = (jnp.arange(units) * self.rank // units)[None, :, None]
@@ -163,7 +166,10 @@ class Blocks(eqx.Module):
 
 
 def of_each_copy(function: Callable[[PyTree], PyTree], copies: PyTree) -> PyTree:
-    """`function` of each copy; of a few one by one, with products of a matrix and a vector.
+    """`function` of each copy. A few copies are processed one by one, with products of a matrix and a vector.
+
+    Together they would be products of two matrices. XLA on CPU makes library calls of those, and it compiles no loop
+    with such a call as one function (`onward/support/small_loops.py`).
 
     Side by side they are products of two matrices, which XLA on CPU makes calls into a library: no loop with such a
     call is compiled whole (`onward/support/small_loops.py`).
@@ -180,6 +186,6 @@ def _whitened_weights(metric: QuasiDiagonal, w: tuple[Array, ...]) -> tuple[Arra
 
 
 def _unit_balance(rows: PyTree, units: PyTree) -> tuple[PyTree, PyTree]:
-    """`ρ_i = sqrt(‖w_i‖/‖e_i‖)` and its inverse, both 0 for a unit whose parameters did not act."""
+    """`ρ_i = sqrt(‖w_i‖/‖e_i‖)` and its inverse; both are 0 for a unit whose parameters had no effect."""
     pairs = jax.tree.map(balance, rows, units)
     return jax.tree.transpose(jax.tree.structure(rows), jax.tree.structure((0, 0)), pairs)

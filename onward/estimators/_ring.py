@@ -1,4 +1,4 @@
-"""The last stretch of a stream in a ring, and the slices of one length or several among it."""
+"""A ring buffer of the newest entries of a stream, and the slices of one or several lengths in it."""
 
 import equinox as eqx
 import jax
@@ -7,9 +7,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt32
 
 
 class Slices(eqx.Module):
-    """The slices of one length in a ring, each known by the slot of its last entry: a queue.
+    """The slices of one length in a ring, as a queue. A slice is stored as the slot of its last entry.
 
-    * `ends`: those slots, `count` of them, the oldest at `oldest`.
+    * `ends`: the slots of the last entries; `count` of them are in use, starting with the oldest at index `oldest`.
     """
 
     ends: UInt32[Array, " slices"]
@@ -17,9 +17,9 @@ class Slices(eqx.Module):
     oldest: UInt32[Array, ""]
 
     def push(self, newest: UInt32[Array, ""], gained: Bool[Array, ""], buffer: int) -> "Slices":
-        """After an entry was written to `newest`, which ends a slice if one is `gained`."""
+        """The queue after an entry was written to slot `newest`. If `gained` is true, a slice ends there."""
         N, slices = buffer, len(self.ends)
-        # With an entry at most one slice is lost, the oldest: the one whose first entry it was.
+        # A new entry removes at most one slice: the oldest, if its first entry was overwritten.
         lost = (self.count > 0) & ((newest + N - self.ends[self.oldest]) % N == slices)
         lost = lost.astype(jnp.uint32)
         oldest, count = (self.oldest + lost) % slices, self.count - lost
@@ -28,20 +28,20 @@ class Slices(eqx.Module):
         return Slices(ends, count + gained.astype(jnp.uint32), oldest)
 
     def end(self, word: UInt32[Array, ""]) -> UInt32[Array, ""]:
-        """Where the k-th oldest ends for `word` = k, and round again."""
+        """The last slot of the k-th oldest slice, with k = `word` modulo the number of slices."""
         return self.ends[(self.oldest + word % jnp.maximum(self.count, 1)) % len(self.ends)]
 
 
 class Ring(eqx.Module):
-    """The last N entries `(s_t, o_t, y_t)` of a stream, and the slices among them.
+    """The last N entries `(s_t, o_t, y_t)` of a stream, and the slices in them.
 
-    A slice of length T is T + 1 neighbouring entries, the last T of them transitions of one sequence.
+    A slice of length T is T + 1 neighbouring entries. Its last T entries are transitions of one sequence.
 
-    * `states`, `xs`, `ys`, `weight`: s_t, what led to it, its target and its loss's weight;
-    * `start`: whether a sequence starts with the transition, which then leaves from the cell's initial state;
-    * `slices`: of each length, the greatest first;
-    * `newest`: the slot written last;
-    * `run`: how many transitions the sequence has had, at most the greatest length.
+    * `states`, `xs`, `ys`, `weight`: the state s_t, the input that led to it, its target, and the weight of its loss;
+    * `start`: whether the transition is the first of a sequence, and so starts from the cell's initial state;
+    * `slices`: the slices of each length, the longest first;
+    * `newest`: the slot that was written last;
+    * `run`: the number of transitions in the current sequence, at most the greatest slice length.
     """
 
     states: PyTree[Float[Array, "buffer ..."]]
@@ -55,13 +55,13 @@ class Ring(eqx.Module):
 
     @classmethod
     def begin(cls, lengths: tuple[int, ...], buffer: int, hidden: PyTree, x: PyTree, y: PyTree) -> "Ring":
-        """With one entry, the state a stream starts from: the first transition may leave from it."""
+        """A ring with one entry: the state at the start of a stream, from which the first transition may start."""
 
         def repeat(leaf):
             leaf = jnp.asarray(leaf)
             return jnp.broadcast_to(leaf.astype(leaf.dtype), (buffer, *leaf.shape))
 
-        # Filled with the example, not with zeros: what is never used must still be differentiable.
+        # Filled with the example and not with zeros, because even unused entries must be differentiable.
         states, xs, ys = jax.tree.map(repeat, (hidden, x, y))
         weight, start, zero = jnp.ones(buffer, float), jnp.zeros(buffer, bool), jnp.zeros((), jnp.uint32)
         slices = tuple(Slices(jnp.zeros(buffer - length, jnp.uint32), zero, zero) for length in lengths)
@@ -69,7 +69,7 @@ class Ring(eqx.Module):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Of the slices, the greatest first."""
+        """The lengths of the slices, the greatest first."""
         return tuple(len(self.weight) - len(slices.ends) for slices in self.slices)
 
     def push(
@@ -81,8 +81,9 @@ class Ring(eqx.Module):
         start: Bool[Array, ""],
         usable: Bool[Array, ""] | bool = True,
     ) -> "Ring":
-        """With one entry more, and the oldest lost once the ring is full. An entry that is not `usable` ends no slice,
-        and none goes over it."""
+        """The ring with one more entry; a full ring loses its oldest entry. If `usable` is false, no slice contains the
+        transition into the new entry.
+        """
         N = len(self.weight)
         newest = (self.newest + 1) % N
         run = jnp.where(usable, jnp.where(start, 1, jnp.minimum(self.run + 1, self.lengths[0])), 0)
@@ -96,10 +97,11 @@ class Ring(eqx.Module):
     def draw(
         self, word: UInt32[Array, ""], which: int | Int[Array, ""] = 0
     ) -> tuple[UInt32[Array, " entries"], UInt32[Array, ""]]:
-        """The slots up to the end of one of the slices of the length `which`, and how many such slices there are.
+        """The slots of one slice of length number `which`, and the number of slices of that length.
 
-        It is the k-th oldest for `word` = k, and round again: of `count` slices each has its share of the 2³² words, up
-        to one. The slots are as many as the greatest length needs, in order of time; a shorter slice is the last ones.
+        The slice is the k-th oldest, with k = `word` modulo the number of slices, so that all slices are equally likely
+        (up to one of 2³² words). The slots are in order of time and fit the greatest length; a shorter slice is at
+        their end.
         """
         N, T = len(self.weight), self.lengths[0]
         end, count = self.slices[0].end(word), self.slices[0].count
@@ -109,7 +111,7 @@ class Ring(eqx.Module):
         return (end + (N - T) + jnp.arange(T + 1, dtype=jnp.uint32)) % N, count
 
     def moved(self, slots: UInt32[Array, "*changes"], changes: PyTree) -> "Ring":
-        """With `changes` added to the states in `slots`."""
+        """The ring with `changes` added to the states in `slots`."""
         states = jax.tree.map(lambda s, c: s.at[slots].add(c), self.states, changes)
         return eqx.tree_at(lambda ring: ring.states, self, states)
 

@@ -1,4 +1,4 @@
-"""Anticipated reweighted truncated backpropagation: random cuts, compensated."""
+"""Anticipated reweighted truncated backpropagation: random cuts, with a correction that keeps the gradient unbiased."""
 
 import equinox as eqx
 import jax
@@ -16,9 +16,9 @@ class ARTBP(AbstractBackwardEstimator):
 
         δ_s = ∂loss_s/∂h_s + [not cut] (1 − c)⁻¹ (∂h_(s+1)/∂h_s)ᵀ δ_(s+1).
 
-    Its mean over the cuts is the gradient of the whole chunk; the local term is never scaled. The chunk's end is a hard
-    cut: on a stream longer than the chunk the estimate has the bias of TBPTT at that length, as any bound on its memory
-    must.
+    The mean over the cuts is the gradient of the whole chunk; the local term is never scaled. The end of the chunk is
+    always a cut. On a stream longer than the chunk, the estimate therefore has the bias of TBPTT with that length, as
+    has every method with bounded memory.
 
     **Arguments:** `cut`, the probability c, at least 0 and below 1. Raises `ValueError` otherwise.
 
@@ -47,7 +47,7 @@ class ARTBP(AbstractBackwardEstimator):
         return jnp.zeros(())
 
     def unroll(self, model, loss, hidden, state, chunk):
-        # The factor on the cotangent that passes from a step back into the state before it.
+        # The factor for the cotangent that passes from a step back to the state before it.
         passed = jnp.where(uniform(chunk.noise[:, 0]) < self.cut, 0, 1 / (1 - self.cut))
 
         def step(hidden, inputs):
@@ -64,7 +64,7 @@ class ARTBP(AbstractBackwardEstimator):
 
 @jax.custom_vjp
 def _scale_cotangent(h: Float[Array, "..."], factor: Float[Array, ""]) -> Float[Array, "..."]:
-    """`h` itself; going backward its cotangent is multiplied by `factor`."""
+    """The identity of `h`. In the backward pass, the cotangent is multiplied by `factor`."""
     return h
 
 

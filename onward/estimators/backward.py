@@ -1,4 +1,4 @@
-"""Estimators that backpropagate: their gradient is the derivative of their own chunk's losses."""
+"""Estimators that backpropagate: the gradient is the derivative of the losses of the current chunk."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from .base import AbstractEstimator, Chunk, Estimate
 
 
 class Unrolled(NamedTuple):
-    """A chunk that was run through; all as in `Estimate`."""
+    """The results of running through a chunk. The fields are those of `Estimate`."""
 
     losses: Float[Array, "steps *batch"]
     hidden: PyTree
@@ -24,17 +24,18 @@ class Unrolled(NamedTuple):
 
 
 class AbstractBackwardEstimator(AbstractEstimator):
-    """An estimator whose gradient is what reverse-mode differentiation makes of its chunk's summed losses.
+    """An estimator whose gradient is the reverse-mode derivative of the sum of a chunk's losses.
 
-    It says how a chunk of one stream unrolls, and no more. A batch of streams is differentiated as one function, the
-    mean of their losses: a weight's gradient is then one product over streams and time, and is never held stream by
+    A subclass only defines how a chunk of one stream unrolls. A batch of streams is differentiated as one function, the
+    mean of their losses. A weight's gradient is then one product over streams and time, and is never stored for each
     stream.
     """
 
     @abstractmethod
     def unroll(self, model: Model, loss: Callable, hidden: PyTree, state: PyTree, chunk: Chunk) -> Unrolled:
-        """The chunk's losses, differentiable with respect to the parameters of `model`, and what the next one starts
-        from."""
+        """The chunk's losses, differentiable with respect to the parameters of `model`, and the state that the next
+        chunk starts from.
+        """
 
     def estimate(self, model, loss, hidden, state, chunk):
         return _differentiated(model, chunk, lambda model: self._unroll(model, loss, hidden, state, chunk))
@@ -49,7 +50,7 @@ class AbstractBackwardEstimator(AbstractEstimator):
         return _differentiated(model, chunk, unroll)
 
     def _unroll(self, model, loss, hidden, state, chunk):
-        """As `unroll`, where padding may hold what the cell cannot read."""
+        """The same as `unroll`, if padding may hold inputs that the cell cannot read."""
         if chunk.weight is None:
             return self.unroll(model, loss, hidden, state, chunk)
         hidden, chunk, padding = without_padding(model.cell, hidden, chunk)

@@ -1,4 +1,4 @@
-"""The contract of every estimator, and what the forward-mode ones share."""
+"""The interface of every estimator, and the base class of the forward-mode estimators."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -24,12 +24,13 @@ Turn = int | Int[Array, ""]
 
 
 class Chunk(eqx.Module):
-    """A few steps of a stream. Time is the leading axis of every array; over a batch of streams, the batch is second.
+    """A few steps of a stream. Time is the leading axis of every array; the batch of streams, if there is one, is the
+    second.
 
     * `xs`, `ys`: inputs and targets;
-    * `reset`: true where a new sequence starts with that step; `None` for nowhere;
-    * `weight`: multiplies the step's loss; `None` for 1 everywhere;
-    * `noise`: the random bits of `AbstractEstimator.draw`, a `UInt32[Array, "steps *batch words"]`; `None` for a
+    * `reset`: true if a new sequence starts at the step; `None` if none does;
+    * `weight`: the factor of the step's loss; `None` for 1 at every step;
+    * `noise`: the random bits from `AbstractEstimator.draw`, a `UInt32[Array, "steps *batch words"]`; `None` for a
       deterministic estimator.
     """
 
@@ -46,21 +47,21 @@ class Chunk(eqx.Module):
 
     @property
     def active(self) -> Bool[Array, ""]:
-        """Whether any step carries a loss."""
+        """Whether any step has a loss."""
         return jnp.array(True) if self.weight is None else jnp.any(self.weight != 0)
 
 
 class Estimate(eqx.Module):
-    """What an estimator says about one chunk of a stream. Over a batch of streams, `losses` and `predictions` have the
-    batch as their second axis, `hidden` and `state` as their first, and `grads` is the mean over the streams.
+    """The result of an estimator for one chunk of a stream. For a batch of streams, `losses` and `predictions` have the
+    batch as their second axis, `hidden` and `state` have it as their first, and `grads` is the mean over the streams.
 
-    * `losses`: `[steps]`, each step's loss times its weight;
-    * `grads`: shaped like what learns of the model (`None` elsewhere), the gradient of the summed losses. An
-      estimator that replays its past gives the gradient of what it drew from there instead;
-    * `hidden`, `state`: what the next chunk starts from;
+    * `losses`: `[steps]`, the loss of each step times its weight;
+    * `grads`: the gradient of the sum of the losses, shaped like the trainable parameters (`None` elsewhere). An
+      estimator that replays its past gives the gradient of the losses it replayed instead;
+    * `hidden`, `state`: where the next chunk starts;
     * `predictions`: `[steps, ...]`;
-    * `active`: whether any loss entered `grads`; if none did, the learner leaves the parameters alone;
-    * `objective`: the number that `grads` is the gradient of, if it is another than the sum of the losses.
+    * `active`: whether any loss contributed to `grads`. If none did, the learner leaves the parameters unchanged.
+    * `objective`: the number whose gradient is `grads`, if this is not the sum of the losses.
 
     `grads`, `active` and `objective` may have a leading axis, of several gradients at the same parameters: the
     optimiser applies them one after another.
@@ -81,7 +82,7 @@ class Estimate(eqx.Module):
 
 
 class Replay(eqx.Module):
-    """One more gradient from an estimator that replays its past; the fields are those of `Estimate`."""
+    """One more gradient from an estimator that replays its past. The fields are those of `Estimate`."""
 
     grads: Model
     hidden: PyTree
@@ -91,10 +92,10 @@ class Replay(eqx.Module):
 
 
 class Said(eqx.Module):
-    """A prediction that waits for its outcome, and how to differentiate a loss of it.
+    """A prediction whose target is not known yet, and what is needed to differentiate its loss later.
 
-    * `prediction`: led by the batch of streams if there is one;
-    * `kept`: the arrays that `pullback` needs, as they were when the prediction was made; `program`: what it does.
+    * `prediction`: with the batch of streams as the leading axis, if there is one;
+    * `kept`: the arrays that `pullback` needs, from the time of the prediction; `program`: the function that uses them.
     """
 
     prediction: PyTree
@@ -103,7 +104,9 @@ class Said(eqx.Module):
 
     @classmethod
     def of(cls, prediction: PyTree, pullback: Callable[[PyTree], Model]) -> "Said":
-        """The prediction with its pullback; what that closes over goes along, out of a compiled program too."""
+        """The prediction with its pullback. The values that the pullback closes over are kept with it, also outside a
+        compiled program.
+        """
         return cls(prediction, *eqx.partition(eqx.filter_closure_convert(pullback, prediction), eqx.is_array))
 
     def pullback(self, derivative: PyTree) -> Model:
@@ -112,31 +115,34 @@ class Said(eqx.Module):
 
 
 class AbstractEstimator(eqx.Module):
-    """Turns a chunk of a stream into a gradient, and carries what it must remember to the next chunk.
+    """Computes a gradient from a chunk of a stream, and carries a memory to the next chunk.
 
-    The parameters are fixed inside a chunk. A `reset` flag says that a new sequence starts with that step: nothing
-    learned from the past leaks across, but random keys and counters run on. A step's `weight` multiplies its loss;
-    where it is 0 neither the loss nor its gradient enters, whatever they are.
+    The parameters are fixed within a chunk. A `reset` flag means that a new sequence starts at that step. Nothing from
+    earlier sequences affects later ones, but random keys and counters continue. A step's `weight` multiplies its loss.
+    If the weight is 0, the loss and its gradient are left out, whatever their values.
 
-    All floating-point arrays of a model learn, but those that `onward.support.freezing.freeze` has put aside: they have
-    no gradient, and nothing is carried for them. The hidden state that an estimator is given is a constant. If the
-    cell's initial state learns, its gradient enters where `reset` is true; the learner sets it at a stream's start.
+    All floating-point arrays of a model are trained, except those frozen by `onward.support.freezing.freeze`. Frozen
+    arrays have no gradient, and nothing is carried for them. The hidden state that an estimator receives is a constant.
+    If the cell's initial state is trained, its gradient enters at steps where `reset` is true; the learner sets `reset`
+    at the start of a stream.
 
     A new estimator defines `start`, `draw`, `estimate` and `influence_norm`, each for one stream. Most other methods
-    have defaults, for an estimator to define where it can do better.
+    have defaults; an estimator overrides one if it can do better.
     """
 
     def init(self, model: Model, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None = None) -> PyTree:
-        """The state at the start of a stream. `example` is one `(x, y)` of it, where buffers need its shape.
+        """The state at the start of a stream. `example` is one `(x, y)` of the stream, for estimators whose buffers
+        need its shape.
 
-        Raises `ValueError` if the model has nothing to learn, or complex numbers to learn or in its hidden state.
+        Raises `ValueError` if the model has no trainable parameters, or if its parameters or its hidden state are
+        complex.
         """
         check_model(model)
         return self.start(model, hidden, key=key, example=example)
 
     @abstractmethod
     def start(self, model: Model, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None) -> PyTree:
-        """What `init` returns, for a model that has been checked."""
+        """What `init` returns. The model has been checked."""
 
     @abstractmethod
     def draw(self, state: PyTree, steps: int) -> UInt32[Array, "steps words"] | None:
@@ -144,11 +150,11 @@ class AbstractEstimator(eqx.Module):
 
     @abstractmethod
     def estimate(self, model: Model, loss: Callable, hidden: PyTree, state: PyTree, chunk: Chunk) -> Estimate:
-        """The gradient of the chunk's summed loss. `chunk.noise` has been drawn."""
+        """The gradient of the sum of the chunk's losses. `chunk.noise` has been drawn."""
 
     @abstractmethod
     def influence_norm(self, state: PyTree) -> Float[Array, ""]:
-        """The norm of the carried approximation of ∂hidden/∂θ, to watch before it overflows; 0 without one."""
+        """The norm of the influence that is carried, so that you can watch for overflow; 0 if there is none."""
 
     def grad(
         self,
@@ -163,13 +169,13 @@ class AbstractEstimator(eqx.Module):
         weight: Float[Array, " steps"] | None = None,
         noise: UInt32[Array, "steps words"] | None = None,
     ) -> Estimate:
-        """`estimate` for a direct caller: of the chunk's parts, with noise drawn if it is not given."""
+        """`estimate`, called with the parts of a chunk. Noise is drawn if it is not given."""
         noise = self.draw(state, length(xs)) if noise is None else noise
-        chunk = jax.tree.map(jnp.asarray, Chunk(xs, ys, reset, weight, noise))  # NumPy's arrays too
+        chunk = jax.tree.map(jnp.asarray, Chunk(xs, ys, reset, weight, noise))  # NumPy arrays too
         return self.estimate(model, loss, hidden, state, chunk)
 
     def mean_estimate(self, model: Model, loss: Callable, hidden: PyTree, state: PyTree, chunk: Chunk) -> Estimate:
-        """`estimate` over a batch of streams, with the mean of their gradients."""
+        """`estimate` for a batch of streams, with the mean of their gradients."""
 
         def one(hidden, state, chunk):
             e = self.estimate(model, loss, hidden, state, chunk)
@@ -180,13 +186,13 @@ class AbstractEstimator(eqx.Module):
         return Estimate(losses, mean_of_leading(grads), hidden, state, predictions, active.any(0))
 
     def informed(self, metric: QuasiDiagonal | None) -> "AbstractEstimator":
-        """This estimator, told what a Kalman optimiser knows about the model's parameters; most have no use for it."""
+        """This estimator with a Kalman optimiser's `metric` over the model's parameters. Most estimators ignore it."""
         return self
 
     def say(
         self, model: Model, hidden: PyTree, state: PyTree, x: PyTree, reset: Bool[Array, ""] | None, noise: Any
     ) -> tuple[PyTree, PyTree, Said]:
-        """One step before its target is known: the hidden state, this estimator's state, and what is predicted."""
+        """One step whose target is not known yet: the hidden state, this estimator's state, and the prediction."""
         raise ValueError(
             f"estimator must carry its influence forward to predict before it learns, as onward.RTRL does; "
             f"{type(self).__name__} looks back over steps whose targets are known: call update with both."
@@ -194,23 +200,23 @@ class AbstractEstimator(eqx.Module):
 
     @property
     def replays(self) -> int:
-        """How many more gradients there are of a chunk once its own has been applied; see `replay`."""
+        """The number of further gradients of a chunk, after its first one has been applied: see `replay`."""
         return 0
 
     @property
     def least_steps(self) -> int:
-        """How long a stream must be for anything that is learned from it to be of use in it."""
+        """The least number of steps a stream must have for its later steps to profit from what was learned earlier."""
         return 1
 
     def replay(self, model: Model, loss: Callable, state: PyTree, turn: Turn, *, noise: Any) -> Replay:
-        """The `turn`-th further gradient, from 1 to `replays`, with the model as the update before has left it.
+        """The `turn`-th further gradient, from 1 to `replays`, at the model that the previous update produced.
 
         `noise` is the chunk's, as in `grad`.
         """
         raise NotImplementedError(f"{type(self).__name__} has nothing to replay.")
 
     def mean_replay(self, model: Model, loss: Callable, state: PyTree, turn: Turn, *, noise: Any) -> Replay:
-        """`replay` over a batch of streams, with the mean of their gradients."""
+        """`replay` for a batch of streams, with the mean of their gradients."""
         raise NotImplementedError(f"{type(self).__name__} has nothing to replay.")
 
 
@@ -220,20 +226,21 @@ def length(xs: PyTree) -> int:
 
 
 def weighted_loss(loss: Callable, prediction: PyTree, y: PyTree, weight: Array | None) -> Array:
-    """`weight · loss(prediction, y)`; where the weight is 0 it is 0 with all its derivatives, even if the loss is not
-    finite."""
+    """`weight · loss(prediction, y)`. If the weight is 0, the result and all its derivatives are 0, even if the loss is
+    not finite.
+    """
     if weight is None:
         return loss(prediction, y)
     counts = weight != 0
-    # Chosen from twice: in a derivative, 0 times what is not finite would be NaN on its way in, or on its way out.
+    # Selected twice, on the way in and on the way out: in a derivative, 0 times a number that is not finite is NaN.
     value = loss(*select(counts, (prediction, y), without_gradient((prediction, y))))
     return jnp.where(counts, weight.astype(value.dtype) * value, 0)
 
 
 class AbstractForwardEstimator(AbstractEstimator):
-    """An estimator that carries an approximation of ∂hidden/∂θ, the influence, forward with the state.
+    """An estimator that carries an approximation of ∂hidden/∂θ, the influence, forward along with the state.
 
-    A step moves the influence along, makes the prediction, and contracts the influence with `∂loss/∂hidden`: that is
+    A step advances the influence, makes the prediction, and contracts the influence with `∂loss/∂hidden`, which gives
     the cell's gradient. The readout's gradient is exact.
     """
 
@@ -243,20 +250,20 @@ class AbstractForwardEstimator(AbstractEstimator):
 
     @abstractmethod
     def begin(self, cell: AbstractCell, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None) -> PyTree:
-        """What `init` returns: an influence of zero, for the cell that `advance` will be given."""
+        """What `init` returns: an influence of zero, for the cell that `advance` receives."""
 
     @abstractmethod
     def restart(self, state: PyTree) -> PyTree:
-        """The state with an influence of zero: what is known about the past is dropped, keys and counters run on."""
+        """The state with an influence of zero. The past is forgotten; keys and counters continue."""
 
     @abstractmethod
     def advance(
         self, cell: AbstractCell, hidden: PyTree, state: PyTree, x: PyTree, noise: Any
     ) -> tuple[PyTree, PyTree, Callable[[PyTree], PyTree]]:
-        """One step: `(hidden', state', contract)`, with `contract(∂loss/∂hidden')` the gradient of the cell.
+        """One step: `(hidden', state', contract)`. `contract(∂loss/∂hidden')` is the gradient of the cell.
 
-        A cell whose initial state learns comes as an `onward.cells.Starting`. A cell of which nothing learns does not
-        come at all: there is nothing to carry.
+        A cell whose initial state is trained is passed as an `onward.cells.Starting`. If nothing in the cell is
+        trained, `advance` is not called, because there is nothing to carry.
         """
 
     def say(self, model, hidden, state, x, reset, noise):
@@ -306,7 +313,7 @@ class AbstractForwardEstimator(AbstractEstimator):
                 parameters, hidden
             )
             grads = eqx.tree_at(lambda m: m.cell, grads, contract(H))
-            if now.weight is not None:  # the influence may be NaN there, and so its product with 0
+            if now.weight is not None:  # the influence may be NaN there, and its product with 0 too
                 grads = select(now.weight != 0, grads, zeros_like(grads))
             return hidden, state, grads, value, prediction
 
@@ -327,7 +334,7 @@ class AbstractForwardEstimator(AbstractEstimator):
 
 
 def _moving(cell: AbstractCell, reset: Bool[Array, ""] | None = None) -> AbstractCell:
-    """The cell whose step an influence is carried along."""
+    """The cell along whose step an influence is carried."""
     if not learns_initial_state(cell):
         return cell
     return Starting(cell, jnp.array(False) if reset is None else reset)

@@ -9,9 +9,10 @@ from .base import weighted_loss
 
 
 class BPTT(AbstractBackwardEstimator):
-    """Backpropagation through the chunk; the hidden state is carried to the next one, its gradient is not.
+    """Backpropagation through the chunk. The hidden state is carried to the next chunk, but no gradient flows back
+    through it.
 
-    With a whole sequence as the chunk this is full backpropagation; with a chunk of S steps of a stream it is truncated
+    If the chunk is a whole sequence, this is full backpropagation. If it is S steps of a stream, this is truncated
     backpropagation in its chunked form, TBPTT(S). Memory grows with the chunk, not with the stream.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward

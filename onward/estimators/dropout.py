@@ -1,4 +1,4 @@
-"""Backpropagation through time with dropout, which is part of learning and not of the model."""
+"""Backpropagation through time with dropout. Dropout belongs to the training, not to the model."""
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,15 @@ from .base import weighted_loss
 
 
 class DropoutBPTT(AbstractBackwardEstimator):
-    """`onward.BPTT` where, at every step anew, some of what the cell reads and of what the readout reads are left out:
+    """`onward.BPTT` with dropout on the inputs of the cell and of the readout, with new masks at every step:
 
         x_t ← x_t ⊙ m_t / (1 − p),    prediction_t = readout(output(hidden_t) ⊙ m'_t / (1 − p))
 
-    with the numbers of m, m' independently 0 with probability p, else 1 (Srivastava et al. 2014; not on the recurrent
-    connections, as in Zaremba, Sutskever & Vinyals 2014). Behind an embedding it is the vectors that are left out.
-    Symbols, and other integers, are read as they are. The masks come from the carry's keys, one a stream: the same
-    for any chunking, and in the second gradient of `onward.fptt_exact` as in the first. The model knows nothing of it:
-    `onward.evaluate` has no dropout.
+    where the entries of m and m' are independently 0 with probability p, and 1 otherwise (Srivastava et al. 2014). The
+    recurrent connections have no dropout, as in Zaremba, Sutskever & Vinyals 2014. With an embedding, dropout applies
+    to the vectors; symbols and other integers are read unchanged. The masks come from the keys in the carry, one per
+    stream. They are the same for any chunking, and the same in both gradients of `onward.fptt_exact`. The model does
+    not know of dropout, so `onward.evaluate` uses none.
 
     **Arguments:** `rate`: p, at least 0 and below 1. Raises `ValueError` otherwise.
 
@@ -62,7 +62,9 @@ class DropoutBPTT(AbstractBackwardEstimator):
         return Unrolled(losses, last, Counter(state.key, state.steps + jnp.uint32(chunk.steps)), predictions)
 
     def _dropped(self, tree: PyTree, noise: UInt32[Array, "steps 2"], place: int) -> PyTree:
-        """The arrays of numbers in `tree`, `[steps, ...]`, with some left out, and the others larger for it."""
+        """The floating-point arrays `[steps, ...]` in `tree`, with some numbers set to zero and the others
+        scaled up.
+        """
 
         def dropped(number_of_leaf, leaf):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):

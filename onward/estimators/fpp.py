@@ -1,4 +1,4 @@
-"""Fixed point propagation: the states of the last stretch of the stream are variables, learned beside the weights."""
+"""Fixed point propagation: stored states of the stream are variables, trained together with the weights."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ from .fpp_schedules import AbstractSchedule, Stage
 from .posing import AbstractReplayEstimator, Advanced, Posed
 from .sliding import scan_steps
 
-COIN = 4051  # sets a schedule's chances apart from what a key of 0 draws
+COIN = 4051  # makes the random words of a schedule differ from those of key 0
 
 
 class FPPState(eqx.Module):
-    """`ring` and `counter`; `penalty` and `state_rate`, λ and the states' rate as they are at this step."""
+    """`ring`, `counter`, and the values of λ (`penalty`) and of the states' rate (`state_rate`) at this step."""
 
     ring: Ring
     counter: Counter
@@ -34,10 +34,10 @@ class FPPState(eqx.Module):
 
 
 class Given(NamedTuple):
-    """A slice drawn: the slots of its two ends, what happened along it, and the settings at this step.
+    """A slice that was drawn: the slots of its two ends, the transitions along it, and the settings at this step.
 
-    * `steps`: how many of the last transitions are its own, `None` for all;
-    * `start`: whether its first one starts a sequence.
+    * `steps`: how many of the last transitions belong to the slice; `None` for all;
+    * `start`: whether the slice's first transition starts a sequence.
     """
 
     ends: UInt32[Array, "2"]
@@ -51,44 +51,53 @@ class Given(NamedTuple):
 
 
 class FPP(AbstractReplayEstimator):
-    """Fixed point propagation (Nath 2019): random short slices of the past, with the states at their ends as variables.
+    """Fixed point propagation (Nath 2019): training on random short slices of the past. The states at the ends of a
+    slice are variables.
 
-    The last N states are stored, with what led to them: `(s_t, o_t, y_t)`. A step stores one more, and makes M updates.
-    An update draws a slice of T transitions, all that are stored being equally likely, rolls it anew with the current
-    weights, `ŝ_i = f(... f(s_(i−T), o_(i−T+1)) ..., o_i)`, and takes one gradient step on
+    The last N states are stored, each with its input and target: `(s_t, o_t, y_t)`. A step stores one more and makes M
+    updates. An update draws a slice of T transitions, uniformly from all stored slices, and rolls it again with the
+    current weights, `ŝ_i = f(... f(s_(i−T), o_(i−T+1)) ..., o_i)`. Then it takes one gradient step on
 
         L_i = loss(ŝ_i, y_i) + λ/2 ‖s_i − ŝ_i‖²
 
-    in the weights, with the learner's optimiser, and in `s_(i−T)` and `s_i`, with a plain step of their own:
-    Algorithm 1 and equations (3.6) and (3.7) of the thesis, whose (3.6) writes `s_(i−T−1)` and `o_(i−T)` where its own
-    (3.3) and Figure 3.1 have `s_(i−T)` and `o_(i−T+1)`. Learned states let a slice know of what lies before it.
+    in the weights, with the learner's optimiser, and in `s_(i−T)` and `s_i`, with plain gradient descent. These are
+    Algorithm 1 and equations (3.6) and (3.7) of the thesis. Its (3.6) writes `s_(i−T−1)` and `o_(i−T)`, but its (3.3)
+    and Figure 3.1 have `s_(i−T)` and `o_(i−T+1)`, as here. Trained states carry information from before a slice into
+    it.
 
-    What the thesis leaves open is here as follows. The online state is the newest stored one, updates included. The
-    state a sequence starts from is the cell's own and not a variable: no L_i has it for a target. (That at the start of
-    a stream without a `reset` is stored like any other.) No slice crosses the write head or a reset, but slices of the
-    sequences before a reset stay in use until they are overwritten. No slice holds a step of weight 0 whose input or
-    state is not finite. Until a slice is stored nothing is updated: of the losses of a sequence's first T − 1 steps
-    nothing is learned. A step's `weight` multiplies its loss whenever that is
-    drawn; λ's term stays, and moves the weights even where no step has a loss. The losses reported are the online
-    state's. In a chunk of S steps, S are stored, then M updates made.
+    The thesis leaves some points open. Here they are as follows:
+
+    - The online state is the newest stored state, with its updates.
+    - A sequence starts from the cell's own initial state, which is not a variable: no L_i has it as a target. (The
+      state at the start of a stream without a `reset` is stored like any other.)
+    - No slice crosses the write position or a reset, but slices of earlier sequences stay in use until they are
+      overwritten.
+    - No slice contains a step of weight 0 whose input or state is not finite.
+    - There is no update until a slice is stored, so nothing is learned from the losses of a sequence's first T − 1
+      steps.
+    - A step's `weight` multiplies its loss in every update. The term with λ stays, and changes the weights even if no
+      step has a loss.
+    - The reported losses are those of the online state.
+    - A chunk of S steps stores S entries first and then makes M updates.
 
     **Arguments:**
 
     - `horizon`: T, at least 1.
-    - `buffer`: N, the number of stored states, at least T + 1: with just that many, it is always the newest slice.
-    - `updates`: M, at least 1, per chunk; 4 in the thesis' section 4.4.
+    - `buffer`: N, the number of stored states, at least T + 1. With N = T + 1 every update uses the newest slice.
+    - `updates`: M, the number of updates per chunk, at least 1; 4 in section 4.4 of the thesis.
     - `penalty`: λ, finite and at least 0, or a schedule of the number of steps; 1 in the thesis.
     - `state_rate`: the step size of the states, finite and at least 0, or a schedule of the number of steps. The thesis
-      does not state its own. At 1/λ the step puts ŝ_i in the place of s_i; above 2/λ the states diverge. A schedule of
-      either that falls below 0 makes the numbers NaN.
-    - `learn_states`: with `False` λ = 0 and no state is changed: the thesis' ablation, truncated backpropagation from
-      random points of the past (section 4.3).
-    - `parallel`: with `True` all M gradients are of the same weights and states, and computed side by side; then they
-      are applied one after another (section 4.4), those of a state twice drawn added. With `False` each update sees
-      what the one before has done. Which is quicker depends on the sizes: measure it.
+      does not give its value. At 1/λ a step replaces s_i by ŝ_i; above 2/λ the states diverge. If a schedule of
+      `penalty` or `state_rate` falls below 0, the numbers become NaN.
+    - `learn_states`: if false, λ = 0 and no state is changed. This is the ablation of the thesis: truncated
+      backpropagation from random points of the past (section 4.3).
+    - `parallel`: if true, all M gradients are taken at the same weights and states and computed together, then applied
+      one after another (section 4.4); if a state is drawn twice, its gradients are added. If false, each update sees
+      the results of the one before. Which is faster depends on the sizes: measure it.
 
-    - `schedule`: how slices grow shorter than T and updates more, `onward.estimators.fpp_schedules.Decay(...)` or
-      `Random(...)` (section 4.5), in place of `updates`. Slices of each length are drawn from all of that length.
+    - `schedule`: makes slices shorter than T and updates more frequent over time,
+      `onward.estimators.fpp_schedules.Decay(...)` or `Random(...)` (section 4.5). It replaces `updates`. Slices of each
+      length are drawn uniformly from all slices of that length.
 
     Raises `ValueError` for an argument out of range, and at `init` if no `example` is given.
 
@@ -165,7 +174,7 @@ class FPP(AbstractReplayEstimator):
 
     @property
     def _lengths(self) -> tuple[int, ...]:
-        """Of slices, all different, T first."""
+        """The lengths of the slices, all different, T first."""
         return tuple(sorted({self.horizon, *(stage.length for stage in self._stages)}, reverse=True))
 
     @property
@@ -183,7 +192,8 @@ class FPP(AbstractReplayEstimator):
         words = state.counter.draw(steps, self._most)
         if self.schedule is None:
             return words
-        # A schedule's chance, last, is the step's and no stream's own: a batch's streams are at the same stage.
+        # The last word is the schedule's. It depends on the step alone, so that all streams of a batch are at the same
+        # stage.
         common = Counter(RawKey.of(jr.fold_in(jr.key(0, impl="threefry2x32"), COIN)), state.counter.steps)
         return jnp.concatenate([words, common.draw(steps, 1)], 1)
 
@@ -208,7 +218,7 @@ class FPP(AbstractReplayEstimator):
 
         (_, ring), (losses, predictions) = scan_steps(step, (hidden, state.ring), chunk)
         counter = Counter(state.counter.key, state.counter.steps + jnp.uint32(chunk.steps))
-        # A number may have been changed in the state, as by a sweep; a schedule is asked anew.
+        # A number may have been changed in the state, as in a sweep; a schedule is evaluated again.
         penalty, rate = (
             _at(given, counter.steps - jnp.uint32(1)) if callable(given) else now
             for given, now in ((self.penalty, state.penalty), (self.state_rate, state.state_rate))
@@ -225,7 +235,7 @@ class FPP(AbstractReplayEstimator):
         return self._pose(state, noise[-1], turn)
 
     def _pose(self, state: FPPState, words: UInt32[Array, " words"], turn: int | Int[Array, ""]) -> Posed:
-        """L_i of the slice that the `turn`-th of a step's words draws."""
+        """The objective L_i of the slice that the `turn`-th random word of the step draws."""
         ring, T = state.ring, self.horizon
         there, steps, first = jnp.array(True), None, 0
         if self.schedule is None:
@@ -238,7 +248,7 @@ class FPP(AbstractReplayEstimator):
                 steps = jnp.array([stage.length for stage in self._stages])[now]
                 first = T - steps
         xs = jax.tree.map(lambda leaf: leaf[slots[1:]], ring.xs)
-        # Not `leaf[last]`, a slice by one number: of many draws at once, each would copy its whole buffer.
+        # Not `leaf[last]`: for many draws at once, indexing by a single number would copy the whole buffer for each.
         y, weight = jax.tree.map(lambda leaf: leaf[slots][-1], (ring.ys, ring.weight))
         ends = jnp.stack([slots[first], slots[-1]])
         there = there & (count > 0)
@@ -250,7 +260,7 @@ class FPP(AbstractReplayEstimator):
         return Posed(states, given, there & active)
 
     def objective(self, model, loss, variables, given):
-        # What is not used may not be finite, and must still be differentiable.
+        # Unused numbers may not be finite, but must still be differentiable.
         before, target = (
             select(given.there, jax.tree.map(lambda leaf, k=k: leaf[k], variables), model.cell.init_hidden())
             for k in range(2)
@@ -278,7 +288,7 @@ class FPP(AbstractReplayEstimator):
 
 
 def _roll(cell, hidden, xs, steps):
-    """The state after the last of `xs`, of which the last `steps` count; `None` for all."""
+    """The state after the last of `xs`. Only the last `steps` inputs count; `None` for all."""
     T = length(xs)
     if steps is None and T > SHORT:
         return jax.tree.map(lambda leaf: leaf[-1], rollout(cell, hidden, xs))
@@ -296,7 +306,7 @@ def _roll(cell, hidden, xs, steps):
 
 
 def _at(setting, step: UInt32[Array, ""]) -> Float[Array, ""]:
-    """A number, or a schedule's at this step; NaN below 0."""
+    """The value of a number or a schedule at this step; NaN if it is below 0."""
     value = jnp.asarray(setting(step.astype(jnp.int32)) if callable(setting) else setting, float)
     return jnp.where(value >= 0, value, jnp.nan)
 
@@ -308,7 +318,7 @@ def _checked(name, setting):
 
 
 def _check_entries(ring: Ring, xs, ys) -> None:
-    """Raise `ValueError` unless the stream has the shapes and dtypes that the ring was made for."""
+    """Raises `ValueError` unless the stream has the shapes and dtypes that the ring was made for."""
 
     def describe(tree):
         return ", ".join(f"{leaf.dtype}{list(leaf.shape[1:])}" for leaf in jax.tree.leaves(tree))

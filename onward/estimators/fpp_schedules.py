@@ -1,4 +1,4 @@
-"""How FPP's slices grow shorter while learning goes on, and more are drawn a step: the schedules of the thesis."""
+"""Schedules of FPP (Nath 2019, section 4.5): over the training, slices grow shorter and updates per step more."""
 
 from abc import abstractmethod
 from typing import NamedTuple
@@ -11,38 +11,42 @@ from ..support.arguments import number, whole
 
 
 class Stage(NamedTuple):
-    """So many updates a step, each of a slice of this `length`."""
+    """A stage of a schedule: this number of updates per step, each with a slice of this length."""
 
     length: int
     updates: int
 
 
 class AbstractSchedule(eqx.Module):
-    """Says at every step how long FPP's slices are and how many are drawn, out of a few stages known beforehand.
+    """Determines for every step the length of FPP's slices and the number of updates, from a few stages known in
+    advance.
 
-    All stages are one compiled program, whose step costs as much as the most updates of the longest slice: shorter
-    slices are masked, not compiled anew.
+    All stages share one compiled program. Every step costs as much as the largest number of updates with the longest
+    slice: shorter slices are masked, not compiled separately.
     """
 
     @abstractmethod
     def stages(self, horizon: int) -> tuple[Stage, ...]:
-        """All that may come, for slices of at most `horizon` steps."""
+        """All possible stages, for slices of at most `horizon` steps."""
 
     @abstractmethod
     def at(self, step: UInt32[Array, ""], chance: Float[Array, ""]) -> Int32[Array, ""]:
-        """Which of the stages it is at a step, counted from 0; `chance` is uniform in [0, 1), anew at every step, and
-        the same for all streams."""
+        """The index of the stage at a step. Steps count from 0; `chance` is uniform in [0, 1), new at every step, and
+        the same for all streams.
+        """
 
 
 class Decay(AbstractSchedule):
-    """Decay-FPP (Nath 2019, section 4.5): after each of `parts` equal parts of `steps`, slices of `less` steps fewer,
+    """Decay-FPP (Nath 2019, section 4.5). The training is divided into `parts` equal parts. In each new part, slices
+    are `less` steps shorter and there are `less` more updates:
 
         T_k = max(1, T − less · k),    M_k = min(T, 1 + less · k)    in the k-th part, from 0.
 
-    The thesis decays T "by 2" and adds 2 updates, at every fifth of the training, down to T updates of one step. An odd
-    T of up to 9 gets there; from T = 10 the last part has 9 updates of 2 steps.
+    The thesis decays T "by 2" and adds 2 updates after every fifth of the training, until there are T updates of one
+    step. An odd T of up to 9 gets there. For T = 10 the last part has 9 updates of 2 steps.
 
-    **Arguments:** `steps`: of the whole training; `parts`, `less`: all at least 1. Raises `ValueError` for fewer.
+    **Arguments:** `steps`: the length of the whole training; `parts`, `less`: see above. All are at least 1. Raises
+    `ValueError` otherwise.
 
         >>> import onward
         >>> from onward.estimators.fpp_schedules import Decay
@@ -66,17 +70,19 @@ class Decay(AbstractSchedule):
 
 
 class Random(AbstractSchedule):
-    """Random-FPP (Nath 2019, section 4.5): at each step one slice of T steps, or by chance T slices of one step,
+    """Random-FPP (Nath 2019, section 4.5). At each step there is at random either one slice of T steps, or T slices of
+    one step:
 
         P(one of T) = max(0, 1 − fall · k)    in the k-th of `parts` equal parts of `steps`, from 0.
 
-    The thesis starts "with a high probability", which falls by 20 % at every fifth of the training; here from 1.
+    The thesis starts "with a high probability", which falls by 20 % after every fifth of the training. Here it starts
+    at 1.
 
-    The coin is one for all streams of a batch, which have one model to update, and depends on the step alone, not on a
-    learner's key: two runs have the same stages at the same steps.
+    All streams of a batch share the random choice, because they update one model. It depends only on the step, not on a
+    learner's key, so two runs have the same stages at the same steps.
 
-    **Arguments:** `steps`: of the whole training, `parts`: both at least 1; `fall`: from 0 to 1. Raises `ValueError`
-    for others.
+    **Arguments:** `steps`, the length of the whole training, and `parts`, both at least 1; `fall`, from 0 to 1. Raises
+    `ValueError` otherwise.
 
         >>> import onward
         >>> from onward.estimators.fpp_schedules import Random
@@ -100,6 +106,6 @@ class Random(AbstractSchedule):
 
 
 def _part(step: UInt32[Array, ""], steps: int, parts: int) -> Int32[Array, ""]:
-    """Which part of the training a step belongs to, from 0; what comes after the end, to the last."""
+    """The part of the training that a step belongs to, counted from 0. Steps after the end belong to the last part."""
     ends = jnp.array([-(-steps * k // parts) for k in range(1, parts)], jnp.uint32)
     return jnp.sum(step >= ends, dtype=jnp.int32)

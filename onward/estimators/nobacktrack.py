@@ -1,4 +1,4 @@
-"""NoBackTrack: the influence of the parameters on the state, carried forward in low rank without bias."""
+"""NoBackTrack: a low-rank, unbiased estimate of the influence of the parameters on the state, carried forward."""
 
 import equinox as eqx
 import jax
@@ -21,12 +21,14 @@ from .norms import AbstractNorms, HalfInvariantNorms
 
 
 class NoBackTrackState(eqx.Module):
-    """The unreduced influence `(1/k) Σ_k v_k w_kᵀ + Σ_i e_i w_iᵀ` (without the 1/k for blocks).
+    """The influence before its next reduction, `(1/k) Σ_k v_k w_kᵀ + Σ_i e_i w_iᵀ` (for blocks, without the factor
+    1/k).
 
-    * `v`: one entry a layer, shaped like its state with k leading;
-    * `w`: one entry a layer, shaped like its learned arrays, with k leading unless it is split into blocks;
-    * `pending`: the newest transition's rows `w_i` of the top layer, which wait for the next step to be reduced;
-    * `counter`: of the signs.
+    * `v`: one entry per layer, shaped like the layer's state with k as the leading axis;
+    * `w`: one entry per layer, shaped like the layer's trainable arrays, with k as the leading axis unless they are
+      split into blocks;
+    * `pending`: the rows `w_i` of the newest transition of the top layer, which the next step reduces;
+    * `counter`: the counter of the random signs.
     """
 
     v: tuple[PyTree[Float[Array, "rank ..."]], ...]
@@ -39,30 +41,30 @@ class NoBackTrack(AbstractForwardEstimator):
     """NoBackTrack (Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*, Algorithm
     1).
 
-    The influence `G = ∂h/∂θ` is kept as `v wᵀ` plus the newest transition's sparse rows, `G̃ = v wᵀ + Σ_i e_i w_iᵀ`
-    (9), whose mean over the signs is G. A step reduces it with independent signs ε (13)–(15), moves it along (16)–(17),
-    and contracts it with `H = ∂loss/∂h` before the next reduction (12), so that the newest transition enters without
-    noise:
+    The influence `G = ∂h/∂θ` is approximated by `v wᵀ` plus the sparse rows of the newest transition,
+    `G̃ = v wᵀ + Σ_i e_i w_iᵀ` (9). The mean of G̃ over the random signs is G. A step reduces G̃ with independent signs
+    ε (13)–(15), carries it through the transition (16)–(17), and contracts it with `H = ∂loss/∂h` before the next
+    reduction (12). The newest transition therefore adds no noise to the gradient:
 
         v ← ρ̄ v + Σ ε_i ρ_i e_i,    w ← w/ρ̄ + Σ ε_i w_i/ρ_i,    ρ̄ = sqrt(‖w‖/‖v‖),    ρ_i = sqrt(‖w_i‖/‖e_i‖),
         v ← (∂f/∂h) v,    w_i ← ∂f_i/∂θ,    δθ = (H v) w + Σ_i H_i w_i.
 
-    On an affine-gated cell every unit has its own ρ_i and no Jacobian is formed; on any other cell the rows are mixed
-    by one vector-Jacobian product and share one ρ. A `StackedCell` is rolled layer by layer (43)–(46), one reduction a
-    layer, and is unbiased for every layer's parameters. Memory and time are those of the forward pass up to a factor,
-    whatever the length.
+    On an affine-gated cell every unit has its own ρ_i, and no Jacobian is formed. On any other cell one vector-Jacobian
+    product mixes the rows, and they share one ρ. A `StackedCell` runs layer by layer (43)–(46), with one reduction per
+    layer, and the gradient is unbiased for the parameters of every layer. Memory and time are those of the forward pass
+    up to a constant factor, whatever the length of the stream.
 
     **Arguments:**
 
     - `rank`: k, at least 1.
     - `blocks`: if false, k independent copies are averaged. If true, the parameters are split into k blocks, each with
-      its own `v` and ρ̄, and the k terms are summed: memory `|θ| + k·state`. On an affine-gated cell the blocks are
-      groups of units, and `rank` = the number of units gives each unit a block of its own: far less variance,
-      for a forward derivative of the cell along every unit in place of one.
+      its own `v` and ρ̄, and the k terms are summed; memory is `|θ| + k·state`. On an affine-gated cell a block is a
+      group of units. With `rank` equal to the number of units, each unit has its own block: the variance is far lower,
+      but a step takes one forward derivative of the cell per unit instead of one.
 
-    - `norms`: which norms ρ̄ and ρ_i are made of; by default `onward.estimators.HalfInvariantNorms()`. With
-      `onward.quasi_diagonal_kalman` as its optimiser the learner hands the parameters' scales to them: that is
-      Algorithm 2, the Kalman version. With any other optimiser they are Euclidean: Algorithm 1.
+    - `norms`: the norms for ρ̄ and ρ_i, by default `onward.estimators.HalfInvariantNorms()`. If the optimiser is
+      `onward.quasi_diagonal_kalman`, the learner passes the scales of the parameters to them; this is Algorithm 2, the
+      Kalman version. With any other optimiser they are Euclidean, which is Algorithm 1.
 
     Raises `ValueError` for a rank below 1.
 
@@ -116,7 +118,8 @@ class NoBackTrack(AbstractForwardEstimator):
         epsilon = signs(noise, self._form.sign_template(v))
         norms = self.norms if self.metric is None else self.norms.informed(_metrics(cell, self.metric))
         for l in range(len(layers)):
-            # The rows waiting are those of the layer that moved last: the one below, or the top one a step ago.
+            # The pending rows belong to the layer that moved last: the layer below, or the top layer of the previous
+            # step.
             if jax.tree.leaves(w[l - 1]):
                 v, w = self._reduce(norms, v, w, pending, l - 1)
             states[l], moved, pending, pullback = _transition(layers, l, states, v, x, epsilon[l])
@@ -140,7 +143,7 @@ class NoBackTrack(AbstractForwardEstimator):
         return Blocks(self.rank) if self.blocks else Copies(self.rank)
 
     def _reduce(self, norms, v, w, pending, layer):
-        """Fold the rows that wait into `v` and `w`, (13)–(15)."""
+        """Folds the pending rows into `v` and `w`, (13)–(15)."""
         lengths = norms.lengths(self._form, v, w, pending, layer)
         rho, inverse = balance(lengths.w, lengths.v)
         v = list(Copies(self.rank).scale(rho, v))
@@ -150,7 +153,9 @@ class NoBackTrack(AbstractForwardEstimator):
 
 
 def _transition(layers, l, states, v, x, epsilon):
-    """Layer l moves, (16)–(17): its state, its `v`, its rows to reduce next, and the rows' vector-Jacobian product."""
+    """The transition of layer l, (16)–(17): its new state, its new `v`, its rows for the next reduction, and the rows'
+    vector-Jacobian product.
+    """
     layer, thawed, hidden = layers[l], thaw(layers[l]), states[l]
 
     def read(below):
@@ -173,7 +178,7 @@ def _transition(layers, l, states, v, x, epsilon):
 
 
 def _no_rows(layer, hidden, signs):
-    """Rows of zero, in the form that the layer's transitions leave behind."""
+    """Rows of zeros, in the form in which the layer's transitions leave them."""
     if isinstance(layer, AbstractAffineGatedCell):
         weights = learned(layer)
         factors = tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape[:2], h.dtype), hidden) for W in weights)
@@ -198,7 +203,7 @@ def _by_layer(cell: AbstractCell, hidden: PyTree) -> tuple[PyTree, ...]:
 
 
 def _join(cell: AbstractCell, grads: list[PyTree]) -> PyTree:
-    """The layers' gradients, as one shaped like what learns of the cell."""
+    """The gradients of the layers, joined into one that is shaped like the cell's trainable parameters."""
     joined = [cell_gradient(layer, g) for layer, g in zip(_layers(cell), grads, strict=True)]
     if not isinstance(cell, StackedCell):
         return joined[0]

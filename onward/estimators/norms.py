@@ -1,4 +1,4 @@
-"""Norms that NoBackTrack balances its vectors with: Euclidean, or invariant through an optimiser's own scales."""
+"""Norms that NoBackTrack uses to balance its vectors: Euclidean, or made invariant by the scales of an optimiser."""
 
 from abc import abstractmethod
 
@@ -11,13 +11,14 @@ from ..support.trees import root, total
 from ..transforms.quasi_diagonal import QuasiDiagonal, to_blocks
 from ._reductions import Blocks, Copies, MixedRows, UnitRows
 
-CANCELLED = 1e-6  # below this part of the newest row's own share a variance is taken to be lost to rounding
+CANCELLED = 1e-6  # a variance below this fraction of the newest row's own share is taken as lost to rounding
 
 
 class Lengths(eqx.Module):
-    """What a reduction balances, (13)–(15): `‖w‖`, `‖v‖`, and of the newest transition `‖w_i‖` and `‖e_i‖`.
+    """The lengths that a reduction balances, (13)–(15): `‖w‖` and `‖v‖`, and for the newest transition `‖w_i‖` and
+    `‖e_i‖`.
 
-    For mixed rows the last two are `‖Σ ε_i w_i‖` and `‖ε‖`, one a copy.
+    For mixed rows the last two are `‖Σ ε_i w_i‖` and `‖ε‖`, one per copy.
     """
 
     w: Float[Array, " rank"]
@@ -27,11 +28,13 @@ class Lengths(eqx.Module):
 
 
 class AbstractNorms(eqx.Module):
-    """How long the vectors of `onward.NoBackTrack` are. Any choice keeps it unbiased; a good one keeps it quiet."""
+    """The lengths of the vectors of `onward.NoBackTrack`. It is unbiased for any choice; a good choice lowers the
+    variance.
+    """
 
     @abstractmethod
     def informed(self, metric: tuple[QuasiDiagonal, ...]) -> "AbstractNorms":
-        """These norms, told the inverse covariance `J + Λ` of each layer's parameters."""
+        """These norms with the inverse covariance `J + Λ` of each layer's parameters."""
 
     @abstractmethod
     def lengths(
@@ -42,11 +45,11 @@ class AbstractNorms(eqx.Module):
         pending: UnitRows | MixedRows,
         layer: int,
     ) -> Lengths:
-        """The lengths for a reduction of the rows that wait in `layer`."""
+        """The lengths for a reduction of the pending rows of `layer`."""
 
 
 class EuclideanNorms(AbstractNorms):
-    """The square root of the sum of squares, of everything: Algorithm 1."""
+    """The root of the sum of squares, for every vector: Algorithm 1."""
 
     def informed(self, metric):
         return self
@@ -59,10 +62,10 @@ class EuclideanNorms(AbstractNorms):
 class HalfInvariantNorms(AbstractNorms):
     """`‖w‖² = wᵀ (J + Λ)⁻¹ w` for `w` and the rows `w_i`, (59), and Euclidean norms for `v` and `e_i`.
 
-    Both are invariant under affine changes of the parameters, for which `v` and `e_i`, living in the state's space, do
-    not change at all. Without a Kalman optimiser `J + Λ` is the identity, and these are the Euclidean norms.
+    Both are invariant under affine changes of the parameters: such a change does not affect `v` and `e_i`, which are
+    vectors of the state space. Without a Kalman optimiser, `J + Λ` is the identity and these are the Euclidean norms.
 
-    `metric` is `J + Λ` of each layer; the learner hands it over.
+    `metric` is `J + Λ` of each layer; the learner passes it on.
     """
 
     metric: tuple[QuasiDiagonal, ...] | None = None
@@ -77,12 +80,13 @@ class HalfInvariantNorms(AbstractNorms):
 class InvariantNorms(AbstractNorms):
     """The norms of the paper's Appendix B as printed: also `‖v‖² = Σ_i v_i²/c_i` and `‖e_i‖² = 1/c_i`, (59)–(64).
 
-    `c_i = (G̃ (J + Λ)⁻¹ G̃ᵀ)_ii` is the variance of the state's component i, of each copy's own G̃. Invariant under
-    changes of the state's units too, **and unstable**: where `v` makes up most of G̃, `c_i ≈ v_i² ‖w‖²`, so that `‖v‖`
-    does not see how long `v` is, and `ρ̄` lets it grow. Kept to show that; needs an affine-gated cell.
+    `c_i = (G̃ (J + Λ)⁻¹ G̃ᵀ)_ii` is the variance of component i of the state, for the G̃ of each copy. These norms are
+    also invariant under changes of the state's units, **but unstable**. If `v` makes up most of G̃, then
+    `c_i ≈ v_i² ‖w‖²`: `‖v‖` does not depend on the length of `v`, and `ρ̄` lets it grow. They are kept to show this.
+    They need an affine-gated cell.
 
-    **Arguments:** `regularizer`: added to every `c_i`, at least 0; the paper has "small regularization terms" and does
-    not say which.
+    **Arguments:** `regularizer`: a number added to every `c_i`, at least 0. The paper has "small regularization terms"
+    and gives no value.
     """
 
     regularizer: float = 1e-6
@@ -124,7 +128,7 @@ def _row_lengths(form, pending):
 
 
 def _whitened(form, w, pending, layer, metric):
-    """`w` and the rows that wait as they look where `(J + Λ)⁻¹` is the Euclidean product."""
+    """`w` and the pending rows in coordinates in which `(J + Λ)⁻¹` is the Euclidean product."""
     if metric is None:
         return w, pending
     learned = [len(w_l) if isinstance(w_l, tuple) else len(to_blocks(w_l)) for w_l in w]

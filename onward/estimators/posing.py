@@ -1,4 +1,4 @@
-"""Estimators whose gradient is that of an objective of their own, such as one of steps that they have stored."""
+"""Estimators that differentiate an objective of their own, such as one over steps that they have stored."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from .base import AbstractEstimator, Chunk, Estimate, Replay, Turn
 
 
 class Posed(NamedTuple):
-    """An objective that is posed, to be differentiated by the parameters.
+    """An objective, to be differentiated with respect to the parameters.
 
-    * `variables`: what it is differentiated by beside the parameters, or `None`;
-    * `given`: all else that it needs, or its estimator to go on;
+    * `variables`: further variables to differentiate with respect to, or `None`;
+    * `given`: everything else that the objective, or the estimator afterwards, needs;
     * `active`: as in `Estimate`.
     """
 
@@ -27,7 +27,9 @@ class Posed(NamedTuple):
 
 
 class Advanced(NamedTuple):
-    """A chunk that was run through, and what it poses; all as in `Estimate`."""
+    """The results of running through a chunk, and the objective that is posed. The other fields are those of
+    `Estimate`.
+    """
 
     losses: Float[Array, "steps *batch"]
     state: PyTree
@@ -36,28 +38,28 @@ class Advanced(NamedTuple):
 
 
 class AbstractPosingEstimator(AbstractEstimator):
-    """An estimator that runs through a chunk, poses an objective, and goes on with the gradient of that.
+    """An estimator that runs through a chunk, poses an objective, and continues with the gradient of that objective.
 
-    A batch of streams is differentiated as one function, the sum of their objectives: a weight's gradient is then one
-    product over streams and time, and is never held stream by stream.
+    A batch of streams is differentiated as one function, the sum of their objectives. A weight's gradient is then one
+    product over streams and time, and is never stored for each stream.
     """
 
     @property
     @abstractmethod
     def several(self) -> bool:
-        """Whether several objectives are posed at a time, along a leading axis of all that is `Posed`."""
+        """Whether several objectives are posed at once, along a leading axis of everything in `Posed`."""
 
     @abstractmethod
     def advance(self, model: Model, loss: Callable, hidden: PyTree, state: PyTree, chunk: Chunk) -> Advanced:
-        """The chunk run through."""
+        """Runs through the chunk."""
 
     @abstractmethod
     def objective(self, model: Model, loss: Callable, variables: PyTree, given: PyTree) -> Float[Array, ""]:
-        """What is posed, to be differentiated by the parameters of `model` and by `variables`."""
+        """The objective as a function of the parameters of `model` and of `variables`."""
 
     @abstractmethod
     def settle(self, state: PyTree, posed: Posed, by_variables: PyTree) -> tuple[PyTree, PyTree]:
-        """The hidden state and the estimator's, once the objective's derivative by its variables is known."""
+        """The hidden state and the estimator state, given the objective's derivative with respect to its variables."""
 
     def estimate(self, model, loss, hidden, state, chunk):
         losses, state, predictions, posed = self.advance(thaw(model), loss, hidden, state, chunk)
@@ -75,15 +77,17 @@ class AbstractPosingEstimator(AbstractEstimator):
 
 
 class AbstractReplayEstimator(AbstractPosingEstimator):
-    """An estimator that has more to say of a chunk once the parameters have moved.
+    """An estimator that computes further gradients of a chunk, at the parameters that its updates produce.
 
-    After the chunk's own update the learner calls for `replays` more gradients, each with the model as the update
-    before has left it, and applies each in turn.
+    After the chunk's first update, the learner asks for `replays` more gradients. Each is taken at the model after the
+    previous update, and applied before the next.
     """
 
     @abstractmethod
     def pose_again(self, model: Model, state: PyTree, turn: Turn, *, noise: Any) -> Posed:
-        """One more objective, the `turn`-th from 1, of what `state` remembers. `noise` is the chunk's, as in `grad`."""
+        """One more objective, number `turn` from 1, over the steps stored in `state`. `noise` is the chunk's, as in
+        `grad`.
+        """
 
     def replay(self, model, loss, state, turn, *, noise):
         posed = self.pose_again(thaw(model), state, turn, noise=noise)
@@ -98,13 +102,13 @@ class AbstractReplayEstimator(AbstractPosingEstimator):
 
 
 def _settled(estimator, model, loss, state, posed):
-    """The value and gradient of what one stream poses, and the hidden and estimator's state it goes on with."""
+    """The value and gradient of one stream's objective, and the hidden state and estimator state to continue with."""
     value, grads, by_variables = derivatives(estimator, model, loss, posed)
     return value, grads, *estimator.settle(state, posed, by_variables)
 
 
 def _settled_streams(estimator, model, loss, state, posed):
-    """As `_settled`, with the means over what the streams of a batch pose."""
+    """The same as `_settled` for a batch of streams, with the mean of their gradients."""
     value, grads, by_variables = derivatives(estimator, model, loss, posed, len(posed.active))
     return value, grads, *jax.vmap(estimator.settle)(state, posed, by_variables)
 
@@ -112,10 +116,10 @@ def _settled_streams(estimator, model, loss, state, posed):
 def derivatives(
     estimator: AbstractPosingEstimator, model: Model, loss: Callable, posed: Posed, streams: int | None = None
 ) -> tuple[Float[Array, "*updates"], Model, PyTree]:
-    """The value of what is posed, and its gradients with respect to the parameters and to its variables.
+    """The value of the objective, and its gradients with respect to the parameters and to its own variables.
 
-    With `streams`, everything in `posed` has a leading axis of that size: the value and the parameters' gradient are
-    means over the streams, and the variables' gradient is each stream's own.
+    If `streams` is given, everything in `posed` has a leading axis of that size. The parameters' gradient is then the
+    mean over the streams, and each stream has its own gradient of the variables.
     """
 
     def one(variables, given):

@@ -18,7 +18,9 @@ from .base import AbstractForwardEstimator
 
 
 class RTRLState(eqx.Module):
-    """`G = ∂hidden/∂θ`: shaped like the learned arrays (an affine-gated cell's weights), the flat state leading."""
+    """`G = ∂hidden/∂θ`: shaped like the trainable arrays (an affine-gated cell's weights), with the flattened state as
+    the leading axis.
+    """
 
     influence: PyTree[Float[Array, "state ..."]]
 
@@ -28,12 +30,12 @@ class RTRL(AbstractForwardEstimator):
 
         G' = (∂f/∂h) G + ∂f/∂θ,    ∂loss/∂θ = (∂loss/∂h') G'.
 
-    In general memory is `state × |θ|` and a step costs `state² × |θ|` products, whatever the length of the stream. That
-    suits small cells, and it is the truth that other estimators are measured against.
+    In general, memory is `state × |θ|` and a step costs `state² × |θ|` products, whatever the length of the stream.
+    This suits small cells, and serves as the reference for other estimators.
 
-    In a **unit-wise** cell, such as `onward.cells.LRUCell`, a unit's weights reach no other unit. G then holds one
-    number for each weight and component of its unit's state, and a step costs about as much as a forward pass, at any
-    size. The cell's structure decides which of the two is used.
+    In a **unit-wise** cell, such as `onward.cells.LRUCell`, a unit's weights affect no other unit. G then holds one
+    number per weight and component of its unit's state, and a step costs about as much as a forward pass, at any size.
+    The structure of the cell decides which of the two is used.
 
         >>> import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -89,7 +91,7 @@ def _unit_wise(cell: AbstractCell) -> TypeGuard[AbstractAffineGatedCell]:
 
 
 def dense_rows(rows: Rows) -> tuple[Float[Array, "state _rows units _features"], ...]:
-    """The sparse rows written out: `∂hidden'_(s,i)/∂W_(r,j,k) = δ_ij D_(s,r,i) z_k`."""
+    """The sparse rows as a full array: `∂hidden'_(s,i)/∂W_(r,j,k) = δ_ij D_(s,r,i) z_k`."""
 
     def dense(factor, z):
         D = jnp.stack(jax.tree.leaves(factor))

@@ -1,4 +1,4 @@
-"""Sliding truncated backpropagation: at every step, backward through the last few steps for the newest loss alone."""
+"""Sliding truncated backpropagation: every step backpropagates its own loss through the last few steps."""
 
 from typing import NamedTuple
 
@@ -17,8 +17,9 @@ from .posing import AbstractPosingEstimator, Advanced, Posed
 
 
 class Window(eqx.Module):
-    """The last transitions, oldest first: the state each left from, its input, and whether nothing before it counts;
-    `fresh`, where the initial state learns: whether it left from that."""
+    """The last transitions, oldest first: the state before each, its input, and `start`, whether a sequence starts
+    there. If the initial state is trained, `fresh` says whether the transition started from it.
+    """
 
     before: PyTree[Float[Array, "horizon ..."]]
     xs: PyTree[Array]
@@ -27,14 +28,14 @@ class Window(eqx.Module):
 
 
 class SlidingState(eqx.Module):
-    """The stored transitions, and whether any is real yet."""
+    """The stored transitions, and whether any of them is real yet."""
 
     window: Window
     begun: Bool[Array, ""]
 
 
 class Given(NamedTuple):
-    """A chunk's windows, each the stretch that a step's loss goes back over, and the state after the chunk."""
+    """The windows of a chunk, one for each step's loss, and the hidden state after the chunk."""
 
     windows: Window
     ys: PyTree[Array]
@@ -43,13 +44,15 @@ class Given(NamedTuple):
 
 
 class SlidingBPTT(AbstractPosingEstimator):
-    """Sliding truncated backpropagation, TBPTT(T) with T = `horizon`: the gradient of each step's loss through T steps.
+    """Sliding truncated backpropagation, TBPTT(T) with T = `horizon`: the gradient of each step's loss through the last
+    T steps.
 
-    The last T steps are rolled again, with the current parameters, from the state stored T steps ago; fewer while the
-    stream is younger than that, or since a reset. With T as long as the stream this is RTRL at fixed parameters. The
-    loss reported is that of the online state; the gradient is that of the re-rolled one.
+    The last T steps are run again with the current parameters, from the state stored T steps ago. There are fewer steps
+    at the start of a stream or after a reset. If T is the length of the stream, this is RTRL at fixed parameters. The
+    reported loss is the loss of the online state; the gradient is the gradient of the loss of the recomputed state.
 
-    A step costs T times a chunked `onward.BPTT`'s; the window holds T + S − 1 transitions for a chunk of S.
+    A step costs T times as much as with a chunked `onward.BPTT`. The window holds T + S − 1 transitions for a chunk of
+    S steps.
 
     **Arguments:** `horizon` T, at least 1. Raises `ValueError` otherwise, and at `init` if no `example` is given.
 
@@ -76,7 +79,7 @@ class SlidingBPTT(AbstractPosingEstimator):
         def repeat(leaf):
             return jnp.broadcast_to(leaf, (self.horizon, *jnp.shape(leaf)))
 
-        # Filled with the example, not with zeros: what is never used must still be differentiable.
+        # Filled with the example and not with zeros, because even unused entries must be differentiable.
         xs = jax.tree.map(lambda leaf: repeat(jnp.asarray(leaf)), example[0])
         fresh = jnp.zeros(self.horizon, bool) if learns_initial_state(model.cell) else None
         window = Window(jax.tree.map(repeat, hidden), xs, jnp.ones(self.horizon, bool), fresh)
@@ -103,7 +106,7 @@ class SlidingBPTT(AbstractPosingEstimator):
         predictions = jax.vmap(model.predict)(after)
         losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, chunk.ys, chunk.weight)
 
-        # The chunk's steps behind the stored ones; the window that ends at step s is a slice of that.
+        # The chunk's steps follow the stored ones, and the window that ends at step s is a slice of this line.
         reset = jnp.zeros(chunk.steps, bool) if chunk.reset is None else chunk.reset
         start = reset.at[0].set(reset[0] | ~state.begun)
         ran = Window(before, chunk.xs, start, None if state.window.fresh is None else reset)
@@ -145,8 +148,10 @@ class SlidingBPTT(AbstractPosingEstimator):
 
 
 def _without_padding(cell, window, weight):
-    """The window with finite numbers for what its loss does not depend on: all before the last start, or everything."""
-    starts = jnp.flip(jnp.cumsum(jnp.flip(window.start)))  # how many sequences start at a step or after it
+    """The window, with finite numbers in place of those its loss does not depend on: all before the last start of a
+    sequence, or the whole window if the weight is 0.
+    """
+    starts = jnp.flip(jnp.cumsum(jnp.flip(window.start)))  # the number of sequences that start at this step or later
     unused = jnp.append(starts[1:] > 0, False)
     if weight is not None:
         unused = unused | (weight == 0)
@@ -156,7 +161,7 @@ def _without_padding(cell, window, weight):
 
 
 def scan_steps(step, hidden, inputs):
-    """`lax.scan`, without a loop for a single step."""
+    """`lax.scan`; for a single step, without a loop."""
     if length(inputs) > 1:
         return jax.lax.scan(step, hidden, inputs)
     hidden, out = step(hidden, jax.tree.map(lambda leaf: leaf[0], inputs))

@@ -1,4 +1,4 @@
-"""Sparse n-step approximation: the influence of each number only on the units it reaches in a few steps."""
+"""Sparse n-step approximation: RTRL restricted to the units that a parameter reaches within a few steps."""
 
 import equinox as eqx
 import jax
@@ -21,39 +21,39 @@ from .base import AbstractForwardEstimator
 
 
 class MaskedState(eqx.Module):
-    """The influence, the flattened state leading, and the pattern of what is kept."""
+    """The influence, with the flattened state as the leading axis, and the pattern of the entries that are kept."""
 
     influence: PyTree[Float[Array, "state ..."]]
     kept: PyTree[Bool[Array, "state ..."]]
 
 
 class SnAp(AbstractForwardEstimator):
-    """SnAp-n (Menick et al. 2021): RTRL with the influence of each number kept only on what it reaches in n = `order`
-    steps:
+    """SnAp-n (Menick et al. 2021): RTRL in which a parameter influences only the units that it reaches within n =
+    `order` steps:
 
         G' = pattern_n ⊙ ((∂f/∂h) G + ∂f/∂θ).
 
-    Biased, without noise. On an affine-gated cell SnAp-1 keeps, for each unit, its own rows on all of the unit's
-    state: as cheap as the forward pass, and a little more than the definition where a row needs two steps to reach a
-    component. Every other case (another cell, a stack, `order` ≥ 2) is RTRL under a mask, at RTRL's cost; in a densely
-    connected cell every number reaches every unit in two steps, so that SnAp-2 is RTRL. A stack's upper layers are
-    reached within one step.
+    The gradient is biased and has no noise. On an affine-gated cell, SnAp-1 keeps the influence of each unit's rows on
+    all of that unit's state. This is as cheap as the forward pass. It keeps slightly more than the definition if a row
+    needs two steps to reach a component. In every other case (another cell, a stack, `order` ≥ 2) the influence is that
+    of RTRL under a mask, at the cost of RTRL. In a densely connected cell every parameter reaches every unit in two
+    steps, so SnAp-2 is RTRL. A parameter reaches the upper layers of a stack within one step.
 
-    Nothing keeps the influence small: if a unit's derivative by its own last state stays above 1, the influence grows
-    without limit, where that of RTRL, whose units also act on one another, may not. Watch it by
-    `onward.observing.update_norms`, and limit it by `bound`:
+    Nothing keeps the influence small. If the derivative of a unit with respect to its own previous state stays above 1,
+    the influence grows without limit. With RTRL it may not, because there the units also act on one another. Watch the
+    influence with `onward.observing.update_norms`, and limit it by `bound`:
 
         G' = pattern_n ⊙ ((∂f/∂h) min(max(G, −bound), bound) + ∂f/∂θ)
 
-    As long as no number of G exceeds the bound, nothing changes. Where one does, the gradient has a further bias: what
-    the steps before contribute by way of that number is cut down to the bound. Its sign stays.
+    If no entry of G exceeds the bound, nothing changes. If one does, the gradient has a further bias: the contribution
+    of earlier steps through that entry is cut down to the bound, and keeps its sign.
 
     **Arguments:**
 
     - `order`: n, at least 1.
-    - `bound`: above 0, or `None` for no limit.
+    - `bound`: the greatest magnitude of an entry of G, above 0; `None` for no limit.
 
-    Raises `ValueError` otherwise, and at `init` where the pattern is needed and no `example` is given.
+    Raises `ValueError` otherwise, and at `init` if the pattern is needed and no `example` is given.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -123,7 +123,7 @@ def _advance_masked(cell, hidden, state, x):
 
 @eqx.filter_jit
 def _pattern(cell, hidden, x, order):
-    """What each number reaches in `order` steps, read from the program of the cell's step."""
+    """The components that each parameter reaches in `order` steps, read from the program of the cell's step."""
 
     def step(point, x, reset):
         parameters, hidden = point
@@ -143,12 +143,12 @@ def _pattern(cell, hidden, x, order):
 
 
 def _flat_columns(tree: PyTree[Bool[Array, "state ..."]]) -> Float[Array, "state columns"]:
-    """A matrix of what depends on the state, whose columns are the state flattened."""
+    """The dependence on the state as a matrix whose columns are the flattened state."""
     return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1).astype(float)
 
 
 def _check_kept(kept) -> None:
-    """Raise `ValueError` for a learned array of the cell that no state depends on."""
+    """Raises `ValueError` if no state depends on a trainable array of the cell."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(without_constants(kept)):
         if not isinstance(leaf, Tracer) and not np.any(leaf):
             name = "cell" + jax.tree_util.keystr(path)

@@ -1,4 +1,4 @@
-"""Unbiased online recurrent optimisation: a rank-one influence with one sign vector a step."""
+"""Unbiased online recurrent optimisation: a rank-one influence with one vector of random signs per step."""
 
 import equinox as eqx
 import jax
@@ -14,7 +14,9 @@ from .base import AbstractForwardEstimator
 
 
 class UOROState(eqx.Module):
-    """The influence `v w`: `v` shaped like the hidden state, `w` like the learned arrays; and the signs' counter."""
+    """The influence `v w`: `v` is shaped like the hidden state and `w` like the trainable arrays. `counter` counts the
+    signs.
+    """
 
     v: PyTree[Float[Array, "..."]]
     w: PyTree[Float[Array, "..."]]
@@ -27,9 +29,8 @@ class UORO(AbstractForwardEstimator):
         v' = ρ₀ (∂f/∂h) v + ρ₁ ν,    w' = w/ρ₀ + νᵀ(∂f/∂θ)/ρ₁,    ∂loss/∂θ ≈ (∂loss/∂h' · v') w',
 
     with `ρ₀ = sqrt(‖w‖/‖(∂f/∂h) v‖)` and `ρ₁ = sqrt(‖νᵀ ∂f/∂θ‖/‖ν‖)`. The mean over the signs is the exact gradient.
-    Memory and time are those of the forward pass, up to a factor. The newest transition enters through its noise,
-    unlike in `onward.NoBackTrack`, which contracts before it reduces and shares no ρ between units, and
-    so has less variance.
+    Memory and time are those of the forward pass, up to a constant factor. The newest transition adds noise to the
+    gradient. `onward.NoBackTrack` has less variance: it contracts before it reduces, and each unit has its own ρ.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))

@@ -1,4 +1,4 @@
-"""Gradient transformations for any estimator: each is an Optax `GradientTransformation`."""
+"""Gradient transformations for every estimator. Each is an Optax `GradientTransformation`."""
 
 from .feature_rms import FeatureRMSState as FeatureRMSState
 from .feature_rms import scale_by_feature_rms as scale_by_feature_rms

@@ -1,4 +1,4 @@
-"""RMSProp with one mean square for each feature of a cell: for streams, where every event pays for an update."""
+"""RMSProp with one mean square per feature of a cell: for streams, where every event pays for an update."""
 
 from functools import partial
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from ..support.trees import mean_of_leading
 
 
 class FeatureRMSState(NamedTuple):
-    """`mean_square`: ν, shaped like the parameters, of arrays of three axes or more only the last."""
+    """`mean_square`: ν, shaped like the parameters; for arrays of three axes or more, like their last axis."""
 
     mean_square: PyTree
 
@@ -21,24 +21,27 @@ class FeatureRMSState(NamedTuple):
 def scale_by_feature_rms(
     decay: float | Float[Array, ""] = 0.999, eps: float | Float[Array, ""] = 1e-16
 ) -> optax.GradientTransformation:
-    """Divides a gradient by the root of its mean square over the last updates, one for each feature of a cell:
+    """Divides a gradient by the root of its mean square over the last updates, with one mean square per feature of a
+    cell:
 
         ν'_k = decay ν_k + (1 − decay) mean_(r,i) g_(r,i,k)²,    update_(r,i,k) = g_(r,i,k) / sqrt(ν'_k + eps)
 
-    for an affine-gated cell's weights g, `[rows, units, features]`, and any other array of three axes or more; models
-    stacked on a leading axis want `jax.vmap`, or they share theirs. One of fewer has a mean square for each number:
-    `optax.scale_by_rms` (Tieleman & Hinton, *Lecture 6.5*, 2012) whose ν this averages. Gradients differ most in scale
-    from feature to feature, where one is rare or small, and every number's own root and division are dear in a step
-    that is small.
+    for the weights of an affine-gated cell, whose gradient g is `[rows, units, features]`, and for any other array with
+    three axes or more. (For models stacked on a leading axis use `jax.vmap`, or they share their mean squares.) An
+    array with fewer axes has one mean square per number, as in `optax.scale_by_rms` (Tieleman & Hinton, *Lecture 6.5*,
+    2012). The ν of a feature is the mean of these over the feature's numbers.
 
-    ν starts at 0 and is not corrected for it, so that the first steps are the longest; so are those of a feature when
-    it is first seen, however late. A feature's part of an update is never longer than sqrt(rows units / (1 − decay)),
-    which one number may take alone, 358 for an LSTM of 32 units. A far outlier slows learning for as long as its part
-    of ν outweighs the rest: a gradient a thousand times the usual, for 7,000 updates. Clip in front where such may
-    come.
+    One mean square per feature is enough because gradients differ most in scale between features, for example if a
+    feature is rare or small. It is also cheaper: in a small step, one root and one division per number would take much
+    of the time. See `benchmarks/results/xla-on-cpu.md`, "Products and sums".
+
+    ν starts at 0 without a bias correction, so the first steps are the largest. The same holds when a feature first
+    occurs, however late. A feature's part of an update has at most the length sqrt(rows units / (1 − decay)), and one
+    number may take all of it: 358 for an LSTM of 32 units. An outlier slows learning for as long as it dominates ν: a
+    gradient a thousand times the usual does so for 7,000 updates. If outliers may occur, clip the gradient first.
 
     **Arguments:** `decay`, at least 0 and less than 1: 0.999 averages over about 1,000 updates; `eps`, finite and above
-    0. Raises `ValueError` otherwise; a traced one, as in a sweep, is not looked at.
+    0. Raises `ValueError` otherwise. A traced value, as in a sweep, is not checked.
 
         >>> import jax.numpy as jnp, onward
         >>> scale = onward.transforms.scale_by_feature_rms(decay=0.0)
@@ -64,7 +67,7 @@ def scale_by_feature_rms(
 
 
 def _mean(squares: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Over all but the last of three axes or more."""
+    """The mean over all axes but the last, for three axes or more."""
     if squares.ndim < 3 or not squares.size:
         return squares
     return mean_of_leading(squares.reshape(-1, squares.shape[-1]))

@@ -1,4 +1,4 @@
-"""FPTT's dynamic regulariser: every update is drawn to a running average of the parameters, before any optimiser."""
+"""FPTT's dynamic regulariser, which draws every update towards a running average of the parameters."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,11 +14,11 @@ from ..support.trees import zeros_like
 
 
 class FPTTState(NamedTuple):
-    """What the regulariser remembers. After an update it waits for the step that follows: see `settle`.
+    """The state of the regulariser. An update can only be completed once the optimiser's step is known: see `settle`.
 
-    * `step`: the number of updates made, which a schedule of α is asked with;
-    * `last_alpha`, `last_beta`, `last_ratio`: what is to be settled of the last update: α for the multiplier, β and β/α
-      for the average. They are 0 where nothing is, as α always is in the exact form;
+    * `step`: the number of updates made, the argument of a schedule of α;
+    * `last_alpha`, `last_beta`, `last_ratio`: the numbers to complete the last update with: α for the multiplier, β and
+      β/α for the average. They are 0 if nothing is left to complete. In the exact form `last_alpha` is always 0;
     * `multiplier`: λ, shaped like the parameters;
     * `average`: W̄, shaped like the parameters.
     """
@@ -36,45 +36,46 @@ def fptt(
     beta: float | Float[Array, ""] = 0.5,
     proximal: float | Float[Array, ""] = 1.0,
 ) -> optax.GradientTransformation:
-    """FPTT's regulariser in its *running* form, which its authors ran: it goes before any optimiser.
+    """FPTT's regulariser in its *running* form, the form that its authors ran. It goes before any optimiser.
 
         regularised gradient = g − λ + c α (W − W̄),    then one step of the optimiser to W'
         λ' = λ − α (W' − W̄)
         W̄' = (1 − β) W̄ + β W' − (β/α) λ',              at the start λ = 0 and W̄ = W
 
-    for g the gradient of a window of the sequence at W, from any estimator: Kag & Saligrama, *Training recurrent neural
-    networks via forward propagation through time*, ICML 2021, equation (5) with β = ½, and equation (6) with λ for the
-    gradient of the last window. Equation (4) and Algorithm 2 print 1/(2α) inside the norm; (6) and the proof of
-    Proposition 1 need 1/α there, which is what this is. λ and W̄ wait for W', which is first seen at the next call, and
-    are carried on through windows, sequences and epochs. The recursion makes λ the gradient at W' only if the optimiser
-    solves the window's problem (and c = 1); after a single step it is a filter of the last steps. `fptt_exact` takes
-    the gradient.
+    where g is the gradient of a window of the sequence at W, from any estimator. This is Kag & Saligrama, *Training
+    recurrent neural networks via forward propagation through time*, ICML 2021: equation (5) with β = ½, and equation
+    (6) with λ in place of the gradient of the last window. Equation (4) and Algorithm 2 print 1/(2α) inside the norm,
+    but (6) and the proof of Proposition 1 need 1/α; we use 1/α.
 
-    **Proposition 1 is weaker than it reads.** It assumes that W converges. At a fixed α it can only where every
-    window's gradient vanishes, and there plain gradient steps converge too. Otherwise all forms keep cycling; a growing
-    α, with each window's problem solved, does converge. After one step of SGD a window, at β = ½, c = 1 and curvature
-    1, this form cycles more widely than without the regulariser, and is stable up to a rate of 10/(5 + 6α) only, where
-    plain descent is up to 2. (The exact form differs in both: see `fptt_exact`.) So run the same windows without it for
-    comparison.
+    λ and W̄ need W', which is only known at the next call. They continue through windows, sequences and epochs. The
+    recursion makes λ equal to the gradient at W' only if the optimiser solves the window's problem (and c = 1). After a
+    single step, λ is a filter of the last steps. `fptt_exact` uses the gradient itself.
 
-    **How it drags.** By SGD at a rate η, with β = ½ and c ≤ 2, a gradient g that stays the same becomes in the long run
-    g / (1 + (2 − c) α η), for α η < 5/(2 + c): a large α slows learning down, but not at c = 2, which is stable up to a
-    smaller rate. A momentum μ makes η/(1 − μ) of η and moves that limit. For Adam read η as its rate over the root of a
-    weight's second moment: most is lost where gradients are small.
+    **Proposition 1 is weaker than it reads.** It assumes that W converges. At a fixed α, W can converge only if the
+    gradients of all windows vanish, and then plain gradient descent converges too. Otherwise all forms keep cycling.
+    With a growing α, and each window's problem solved, W does converge. Take one step of SGD per window, with β = ½, c
+    = 1 and curvature 1: this form then cycles more widely than without the regulariser, and is stable only up to a rate
+    of 10/(5 + 6α); plain descent is stable up to 2. (The exact form differs in both: see `fptt_exact`.) Therefore run
+    the same windows without the regulariser for comparison.
+
+    **How it drags.** Take SGD with a rate η, β = ½ and c ≤ 2. A constant gradient g becomes g / (1 + (2 − c) α η) in
+    the long run, if α η < 5/(2 + c). A large α therefore slows learning down, except at c = 2, which is stable only up
+    to a smaller rate. With a momentum μ, read η/(1 − μ) for η; the limit changes too. With Adam, read η as its rate
+    over the root of a weight's second moment: learning slows most where gradients are small.
 
     **Arguments:**
 
-    - `alpha`: α, finite and above 0, or a schedule of the number of updates made. A schedule or a traced value that is
-      not positive makes the updates NaN.
+    - `alpha`: α, finite and above 0, or a schedule of the number of updates made. If a schedule or a traced value is
+      not positive, the updates are NaN.
     - `beta`: β in (0, 1]; ½ in the paper.
-    - `proximal`: c, finite and at least 0, the factor of the proximal term: 1 in the paper; its authors' code has 1 for
+    - `proximal`: c, the factor of the proximal term, finite and at least 0; 1 in the paper. The authors' code has 1 for
       images and 2 for words.
 
     Raises `ValueError` for a number out of range, a schedule that does not start above 0, or an update without
     parameters.
 
-    A clip belongs after it, for it is the full regularised gradient that is clipped. FPTT-K, K updates a sequence, is
-    `onward.BPTT()` in chunks of a K-th of the sequence with this:
+    Put a clip after it, because the whole regularised gradient is to be clipped. FPTT-K, with K updates per sequence,
+    is `onward.BPTT()` with a chunk of a K-th of the sequence and this optimiser:
 
         >>> import equinox as eqx, jax, jax.random as jr, onward, optax
         >>> from onward.transforms.fptt import fptt
@@ -98,7 +99,7 @@ def fptt(
 
 
 class FPTTExactState(NamedTuple):
-    """`regulariser`: λ, always up to date, and W̄; `optimizer`: the state of the optimiser within."""
+    """`regulariser`: λ, always up to date, and W̄; `optimizer`: the state of the wrapped optimiser."""
 
     regulariser: FPTTState
     optimizer: PyTree
@@ -110,25 +111,27 @@ def fptt_exact(
     beta: float | Float[Array, ""] = 0.5,
     proximal: float | Float[Array, ""] = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """FPTT with `optimizer` in its *exact* form, the paper's algorithm: λ is the window's gradient at the new point.
+    """FPTT around `optimizer` in its *exact* form, the paper's algorithm: λ is the window's gradient at the new point.
 
         regularised gradient = g − λ + c α (W − W̄),    then one step of `optimizer` to W'
         λ' = the gradient of the same window at W'
         W̄' = (1 − β) W̄ + β W' − (β/α) λ'
 
     Algorithm 2 and equation (5) of Kag & Saligrama, *Training recurrent neural networks via forward propagation through
-    time*, ICML 2021, with 1/α for the 1/(2α) in the norm: see `fptt`, also for the arguments and for what Proposition 1
-    does not say. It costs one more gradient a window, and so wraps the optimiser, with its clip, instead of going
+    time*, ICML 2021, with 1/α instead of 1/(2α) in the norm. See `fptt` for the reason, for the arguments, and for the
+    limits of Proposition 1.
+
+    This form takes one more gradient per window. It therefore wraps the optimiser, including its clip, instead of going
     before it. `update` takes the extra argument `grad_fn`: the gradient of the window as a function of the parameters,
-    from the hidden state in which the window was entered. What is done to the updates afterwards is not known to λ: do
-    it within. It regularises all parameters; `optax.masked` around it does not fit `grad_fn`.
+    from the hidden state at the start of the window. λ does not see what is done to the updates afterwards, so do it
+    inside `optimizer`. All parameters are regularised; `optax.masked` around this does not fit `grad_fn`.
 
-    A gradient g that stays the same becomes in the long run c g / (1 + c α η), for c α η < 3; see `fptt`, how it drags:
-    at c = 1 this form always drags, and another c takes another multiple of small gradients.
+    A constant gradient g becomes c g / (1 + c α η) in the long run, if c α η < 3 (compare "How it drags" of `fptt`). At
+    c = 1 this form always slows learning down. Another c multiplies small gradients by c.
 
-    At a fixed α it keeps cycling, like the running form, but after one step of SGD a window (β = ½, c = 1, curvature 1)
-    it does so more widely than without the regulariser only at rates η < 2/(2 − α), and it is stable up to a rate of
-    6/(1 + 2α): for α < 1 above plain descent's 2.
+    At a fixed α it keeps cycling, like the running form. Take one step of SGD per window (β = ½, c = 1, curvature 1):
+    it cycles more widely than without the regulariser only at rates η < 2/(2 − α). It is stable up to a rate of 6/(1 +
+    2α), which for α < 1 is above the 2 of plain descent.
 
     Raises `ValueError` as `fptt` does, and for an update without `grad_fn`.
 
@@ -156,7 +159,7 @@ def fptt_exact(
         updates, optimizer_state = inner.update(updates, state.optimizer, params, **extra_args)
         W_next = optax.apply_updates(params, updates)
         lam = _map(lambda lam, g: g.astype(lam.dtype), last.multiplier, grad_fn(W_next))
-        # W̄ waits for the parameters that are reached in fact: a learner leaves its model's constants where they are.
+        # W̄ uses the parameters that are actually reached: a learner does not move its model's constants.
         waiting = last._replace(last_alpha=jnp.zeros_like(last.last_alpha), multiplier=lam)
         return updates, FPTTExactState(waiting, optimizer_state)
 
@@ -164,14 +167,15 @@ def fptt_exact(
 
 
 def settle(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-    """λ and W̄ up to date with `params`, W', which the last update has led to; both shaped like it.
+    """λ and W̄, brought up to date with `params`: the parameters W' after the last update. Both are shaped like
+    `params`.
 
         λ' = λ − α (W' − W̄),    or, in the exact form, the gradient at W',
         W̄' = (1 − β) W̄ + β W' − (β/α) λ'
 
-    the updates of Kag & Saligrama 2021, equations (5) and (6), which wait in the state for W': see `fptt`. `state` is
-    the state of `fptt`, of `fptt_exact`, or of any optimiser that holds exactly one of them; otherwise this raises
-    `ValueError`. Where `optax.masked` left parameters out, the results have `optax.MaskedNode`.
+    These are the updates of Kag & Saligrama 2021, equations (5) and (6), which need W': see `fptt`. `state` is the
+    state of `fptt`, of `fptt_exact`, or of any optimiser that holds exactly one of them. Otherwise this raises
+    `ValueError`. Parameters that `optax.masked` left out are `optax.MaskedNode` in the results.
 
         >>> import jax.numpy as jnp, optax
         >>> from onward.transforms.fptt import fptt, settle
@@ -192,12 +196,12 @@ def settle(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def adopt_average(params: PyTree, state: PyTree, *, keep_multiplier: bool = False) -> tuple[PyTree, PyTree]:
-    """The parameters and the state with W ← W̄ and λ ← 0: what the paper's authors do at the end of every epoch, by
-    their published code; the paper does not say so.
+    """The parameters and the state after W ← W̄ and λ ← 0. The authors' published code does this at the end of every
+    epoch; the paper does not say so.
 
-    With `keep_multiplier` λ goes on as it is: what they do for word-level language modelling. `state` as in `settle`,
-    `ValueError` too; all else in it, such as the optimiser's moments, stays. For the carry of an `onward.Learner` there
-    is `onward.sequences.reset_to_average`.
+    With `keep_multiplier` λ is kept, as in the authors' code for word-level language modelling. `state` is as in
+    `settle`, and so is the `ValueError`. Everything else in it stays, such as the optimiser's moments. For the carry of
+    an `onward.Learner` use `onward.sequences.reset_to_average`.
 
         >>> import jax.numpy as jnp, optax
         >>> from onward.transforms.fptt import adopt_average, fptt, settle
@@ -217,12 +221,12 @@ def adopt_average(params: PyTree, state: PyTree, *, keep_multiplier: bool = Fals
 
 def _start(params: PyTree) -> FPTTState:
     zero = jnp.zeros((), float)
-    # A copy, lest the same buffer be given away twice where buffers are donated.
+    # A copy, because a buffer must not be donated twice.
     return FPTTState(jnp.zeros((), jnp.int32), zero, zero, zero, zeros_like(params), jax.tree.map(jnp.array, params))
 
 
 def _regularise(updates, state: FPTTState, params, alpha, beta, proximal) -> tuple[PyTree, FPTTState]:
-    """The regularised gradient, and the state as it waits for the step."""
+    """The regularised gradient, and the state until the optimiser's step is known."""
     if params is None:
         raise ValueError("fptt regularises the parameters: call update(grads, state, params), got no params.")
     alpha_q = jnp.asarray(alpha(state.step) if callable(alpha) else alpha, float)
@@ -240,7 +244,7 @@ def _regularise(updates, state: FPTTState, params, alpha, beta, proximal) -> tup
 
 
 def _only(state) -> FPTTState:
-    """The one state of a regulariser that an optimiser's state holds somewhere in its tree."""
+    """The single regulariser state that an optimiser's state holds, somewhere in its tree."""
     states = [node for node in jax.tree.leaves(state, is_leaf=_is_state) if _is_state(node)]
     if len(states) != 1:
         raise ValueError(f"state must hold the state of exactly one fptt or fptt_exact, it holds {len(states)}.")
@@ -252,12 +256,12 @@ def _is_state(node):
 
 
 def _is_left_out(node):
-    # By `optax.masked`, or as what is no learnable number.
+    # Left out by `optax.masked`, or because it is not a trainable number.
     return node is None or isinstance(node, optax.MaskedNode)
 
 
 def _map(function, tree, *rest):
-    """`jax.tree.map` that leaves alone what `tree` leaves out, whatever the others hold there."""
+    """`jax.tree.map` that skips the places that `tree` leaves out, whatever the other trees hold there."""
 
     def mapped(leaf, *others):
         return leaf if _is_left_out(leaf) else function(leaf, *others)

@@ -1,4 +1,4 @@
-"""Optimisers that say what they know about the parameters, so that an estimator can balance its norms by it."""
+"""Optimisers that report what they know about the parameters, so that an estimator can use it to balance its norms."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from .quasi_diagonal import QuasiDiagonal
 
 
 class Informed(optax.GradientTransformationExtraArgs):
-    """An Optax transformation with a third function: `metric(state)`, the matrix `J + Λ` over the whole tree of
-    parameters, or `None`. The learner hands it to its estimator before every estimate (`onward.NoBackTrack` takes its
-    norms from it).
+    """An Optax transformation with a third function, `metric(state)`: the matrix `J + Λ` over the whole tree of
+    parameters, or `None`. The learner passes it to its estimator before every estimate. `onward.NoBackTrack` computes
+    its norms with it.
 
-    `optax.chain` and other combinators return a plain transformation, so say where the matrix is:
+    `optax.chain` and other combinators return a plain transformation. Tell this class where the matrix is:
 
         >>> import onward, optax
         >>> kalman = onward.quasi_diagonal_kalman()
@@ -32,15 +32,15 @@ class Informed(optax.GradientTransformationExtraArgs):
 
 def _informed(_, functions) -> Informed:
     *both, metric = functions
-    node = tuple.__new__(Informed, both)  # in a tree anything may stand in place of the functions
+    node = tuple.__new__(Informed, both)  # in a pytree, any object may stand in place of the functions
     node.metric = metric
     return node
 
 
-# As a pytree it has all three functions; of a named tuple JAX would see the two of its fields alone.
+# Registered as a pytree with all three functions; JAX would flatten a named tuple into its two fields.
 jax.tree_util.register_pytree_node(Informed, lambda node: ((node.init, node.update, node.metric), None), _informed)
 
 
 def metric_of(optimizer: optax.GradientTransformation | optax.MultiSteps, state: PyTree) -> QuasiDiagonal | None:
-    """What an optimiser knows about the parameters; `None` unless it is `Informed`."""
+    """The `metric` of an optimiser; `None` unless it is `Informed`."""
     return optimizer.metric(state) if isinstance(optimizer, Informed) else None

@@ -16,7 +16,7 @@ from .quasi_diagonal import QuasiDiagonal
 
 
 class KalmanState(NamedTuple):
-    """`step` updates have been made; `information` is `J + Λ`, the inverse covariance of the parameters."""
+    """`step`: the number of updates made; `information`: `J + Λ`, the inverse covariance of the parameters."""
 
     step: Int[Array, ""]
     information: QuasiDiagonal
@@ -32,33 +32,34 @@ def quasi_diagonal_kalman(
     prior: float | Float[Array, ""] | None = None,
     rate: float | Float[Array, ""] = 1.0,
 ) -> Informed:
-    """Kalman-like steps with a quasi-diagonal outer product (QDOP), in time and memory of the parameters' number.
+    """Kalman-like steps with a quasi-diagonal outer product (QDOP), with time and memory proportional to the number of
+    parameters.
 
         J ← (1 − γ_t) J + MatrixReduce(g gᵀ),    θ ← θ − η (J + Λ)⁻¹ g
 
-    for a gradient g from any estimator: equations (24)–(27) of Ollivier, Tallec & Charpiat, *Training recurrent
-    networks online without backtracking* (2015), Algorithm 2, with the outer product for the Fisher matrix. (The δθ
-    printed after (27) has a minus sign where (12) has the plus that is meant.) `MatrixReduce` is quasi-diagonal: the
-    blocks are the rows of an affine-gated cell (a unit's, gate by gate) and of an `eqx.nn.Linear` with its bias; of
-    each, the diagonal and the bias's row are kept. Every other number stands alone. See
-    `onward.transforms.QuasiDiagonal`.
+    where g is a gradient from any estimator: equations (24)–(27) of Ollivier, Tallec & Charpiat, *Training recurrent
+    networks online without backtracking* (2015), Algorithm 2, with the outer product as the Fisher matrix. (The δθ
+    printed after (27) has a minus sign; (12) has the plus sign that is meant.)
 
-    J scales with the square of the loss, so Λ has a unit: the paper measures losses in bits.
+    `MatrixReduce` is quasi-diagonal. A block is a row of an affine-gated cell's weights (one gate of one unit), or a
+    row of an `eqx.nn.Linear` with its bias. From each block, the diagonal and the bias's row are kept. Every other
+    parameter is a block of its own. See `onward.transforms.QuasiDiagonal`.
 
-    When this is the learner's optimiser, `onward.NoBackTrack` takes the norms that scale its signs from J. Inside
-    `optax.chain` or another combinator, `onward.transforms.Informed` says where J is; otherwise the norms are
-    Euclidean.
+    J scales with the square of the loss, so Λ depends on the loss's unit. The paper measures losses in bits.
+
+    If this is the learner's optimiser, `onward.NoBackTrack` computes its norms from J. Inside `optax.chain` or another
+    combinator, `onward.transforms.Informed` must say where J is; otherwise the norms are Euclidean.
 
     **Arguments:**
 
-    - `decay`: γ_t in [0, 1], a number or a schedule of the number of updates made; 1/√t by default. It decides the step
-      size: a small one averages over more gradients and so takes smaller steps.
+    - `decay`: γ_t in [0, 1], a number or a schedule of the number of updates made; 1/√t by default. It determines the
+      step size: a smaller γ_t averages over more gradients, which makes the steps smaller.
     - `prior`: Λ, above 0; by default the size of the model's hidden state, as in the paper.
     - `rate`: η, above 0; 1 in the paper.
 
-    The step may be for a part of the parameters, under `optax.masked` or `optax.multi_transform`. Raises `ValueError`
-    for a number out of range, and at `init` if `prior` is left out and the parameters are no `onward.Model`, or lack a
-    part of the cell.
+    The step may apply to a part of the parameters, under `optax.masked` or `optax.multi_transform`. Raises `ValueError`
+    for a number out of range. Raises it at `init` if `prior` is left out and the parameters are not an `onward.Model`,
+    or lack a part of the cell.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -96,7 +97,7 @@ def _hidden_size(parameters: PyTree) -> int:
         )
     try:
         state = parameters.cell.init_hidden()
-    except Exception as error:  # of parts that are not there
+    except Exception as error:  # of parts that are left out
         raise ValueError(
             "prior must be a number where a part of the cell does not learn, or the step is for the readout alone: the "
             "default is the size of the model's hidden state, which only the whole cell tells."

@@ -1,12 +1,12 @@
-"""Quasi-diagonal matrices over a model's parameters: of each unit's block, the diagonal and the bias's row.
+"""Quasi-diagonal matrices over a model's parameters: the diagonal and the bias's row of each block.
 
-The matrix of Ollivier, *Riemannian metrics for neural networks I* (2015): parameters are grouped in blocks, one a row
-of weights with its bias, index 0 the bias. Of a symmetric `A` on a block the diagonal `A_jj` and the bias's row `A_0j`
-are kept, and
+This is the matrix of Ollivier, *Riemannian metrics for neural networks I* (2015). Parameters are grouped in blocks; a
+block is a row of weights with its bias, and the bias has index 0. From a symmetric `A` on a block, the diagonal `A_jj`
+and the bias's row `A_0j` are kept. The matrix
 
     Â_00 = A_00,    Â_0j = A_0j,    Â_ij = A_0i A_0j/A_00 + δ_ij S_j,    S_j = A_jj − A_0j²/A_00    (i, j ≥ 1)
 
-is positive definite, has these entries, and is solved and rooted in one pass over them.
+is positive definite and has these entries. One pass over the entries solves with it or takes its root.
 """
 
 from collections.abc import Iterator
@@ -22,21 +22,23 @@ from ..support.trees import row_sums, widest, zeros_like
 
 
 class Rows(NamedTuple):
-    """The blocks of an `eqx.nn.Linear`, whose biases lie apart; to join them would cost more than to work on them."""
+    """The blocks of an `eqx.nn.Linear`. Its biases are a separate array, because joining them to the weights would cost
+    more than it saves.
+    """
 
     weight: Float[Array, "blocks features"]
     bias: Float[Array, " blocks"]
 
 
-# Every other array of blocks is one array, `[..., features]` with the bias last.
+# Every other array of blocks is a single array, `[..., features]`, with the bias last.
 Blocks = TypeVar("Blocks", Rows, Array)
 
 
 class Block(eqx.Module):
     """`Â` on an array of blocks.
 
-    * `ratio`: `A_0j/A_00`, 0 in the bias's own place if it has one here;
-    * `inverse`: `1/S_j`, and there `1/A_00`;
+    * `ratio`: `A_0j/A_00`, and 0 at the bias, if the bias is in this array;
+    * `inverse`: `1/S_j`, and `1/A_00` at the bias;
     * `pivot`: `1/A_00`.
     """
 
@@ -51,19 +53,20 @@ class Block(eqx.Module):
         return _whole(g, delta, bias * self.pivot - row_sums(self.ratio * delta)[..., None])
 
     def whiten(self, g: Blocks) -> Blocks:
-        """`R g` with `Rᵀ R = Â⁻¹`, so that `aᵀ Â⁻¹ b` is the Euclidean product of what this makes of `a` and `b`."""
+        """`R g` with `Rᵀ R = Â⁻¹`. Then `aᵀ Â⁻¹ b` is the Euclidean product of the whitened `a` and `b`."""
         weights, bias = _parts(g, self.pivot.dtype)
         return _whole(g, (weights - bias * self.ratio) * jnp.sqrt(self.inverse), bias * jnp.sqrt(self.pivot))
 
 
 class QuasiDiagonal(eqx.Module):
-    """`S + Λ`: a quasi-diagonal outer product over a tree of parameters, and a multiple of the identity.
+    """`S + Λ`: a quasi-diagonal outer product over a tree of parameters, plus a multiple of the identity.
 
     * `diagonal`: `S_jj`, shaped like the parameters;
     * `bias_row`: `S_0j`, shaped like the parameters, 0 at the biases themselves;
     * `prior`: Λ, above 0.
 
-    All have one dtype, the widest of the parameters' and at least float32: sums of squares lose their digits otherwise.
+    All have one dtype: the widest of the parameters' dtypes, and at least float32, because sums of squares lose their
+    digits in less.
     """
 
     diagonal: PyTree[Float[Array, "..."]]
@@ -72,13 +75,13 @@ class QuasiDiagonal(eqx.Module):
 
     @classmethod
     def start(cls, parameters: PyTree, prior: ArrayLike) -> "QuasiDiagonal":
-        """`Λ` alone."""
+        """The matrix `Λ` alone."""
         dtype = widest([jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(parameters))])
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), parameters)
         return cls(zeros, zeros, jnp.asarray(prior, dtype))
 
     def decay_and_add(self, g: PyTree, decay: Float[Array, ""]) -> "QuasiDiagonal":
-        """`S ← (1 − decay) S + g gᵀ`, of which only the entries kept are formed."""
+        """`S ← (1 − decay) S + g gᵀ`. Only the entries that are kept are computed."""
 
         g = jax.tree.map(lambda leaf: leaf.astype(self.prior.dtype), g)
 
@@ -94,18 +97,18 @@ class QuasiDiagonal(eqx.Module):
         return QuasiDiagonal(add(self.diagonal, squares), add(self.bias_row, rows), self.prior)
 
     def part(self, where) -> "QuasiDiagonal":
-        """The matrix on the part of the parameters that `where` takes out of their tree."""
+        """The matrix on the part of the parameters that `where` selects from their tree."""
         return QuasiDiagonal(where(self.diagonal), where(self.bias_row), self.prior)
 
     @property
     def blocks(self) -> list[Block]:
-        """The matrix, array of blocks by array of blocks in the order of `to_blocks`."""
+        """The matrix as arrays of blocks, in the order of `to_blocks`."""
 
         def block(diagonal, bias_row):
             (diagonal, bias), (row, _) = _parts(diagonal), _parts(bias_row)
             pivot = 1 / (bias + self.prior)
             ratio = row * pivot
-            # The difference loses its digits where g² is large; no sum of outer products falls below this.
+            # The difference loses its digits if g² is large; this bound holds for every sum of outer products.
             least = self.prior * (1 + diagonal * pivot)
             return Block(ratio, 1 / jnp.maximum(diagonal + self.prior - row * ratio, least), pivot)
 
@@ -121,10 +124,10 @@ class QuasiDiagonal(eqx.Module):
 
 
 def to_blocks(tree: PyTree) -> list[Any]:
-    """A tree's inexact arrays as arrays of blocks, `Rows` or one array each.
+    """The inexact arrays of a tree as arrays of blocks: a `Rows` or a single array each.
 
-    A block is a row of an affine-gated cell's weights (each gate row of each unit), or a row of an `eqx.nn.Linear` with
-    its bias; in any other array, and in a `Linear` without biases, every number is a block of its own.
+    A block is a row of an affine-gated cell's weights (one gate row of one unit), or a row of an `eqx.nn.Linear` with
+    its bias. In any other array, and in a `Linear` without biases, every number is a block of its own.
     """
     return [block for node in _nodes(tree) for block in _node_blocks(node)]
 
@@ -165,14 +168,16 @@ def _node_blocks(node):
 
 
 def _parts(blocks: Blocks, dtype=None) -> tuple[Float[Array, "*blocks features"], Float[Array, "*blocks 1"]]:
-    """The weights, with the bias among them if it lies there, and the bias; in a dtype that is not their own."""
+    """The weights, which include the bias if it is in the same array, and the bias; in a wider dtype."""
     if dtype is not None:
         blocks = jax.tree.map(lambda leaf: leaf.astype(dtype), blocks)
     return (blocks.weight, blocks.bias[..., None]) if isinstance(blocks, Rows) else (blocks, blocks[..., -1:])
 
 
 def _whole(like: Blocks, weights: Float[Array, "*blocks features"], bias: Float[Array, "*blocks 1"]) -> Blocks:
-    """The parts together again, in the dtypes of `like`; by a comparison, which fuses where an update would copy."""
+    """The joined parts, in the dtypes of `like`. The bias is selected by a comparison, which XLA fuses; an update would
+    copy.
+    """
     if isinstance(like, Rows):
         return Rows(weights.astype(like.weight.dtype), bias[..., 0].astype(like.bias.dtype))
     whole = jnp.where(jnp.arange(weights.shape[-1]) == weights.shape[-1] - 1, bias, weights)

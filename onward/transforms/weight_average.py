@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, kept by the optimiser and read when a model is wanted."""
+"""An exponential moving average of the weights. The optimiser keeps it; you read it when you want a model."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from ..support.arguments import number, unless_traced
 
 
 class WeightAverageState(NamedTuple):
-    """What the average remembers: it waits for the weights that the last update has led to, see `averaged_weights`.
+    """The state of the average. It lacks the weights after the last update, which `averaged_weights` adds.
 
     * `updates`: t, the number of updates made;
     * `total`: `(1 − d) Σ_{s<t} d^{t−1−s} W_s` over the weights after the updates s = 1, …, t − 1, shaped like the
@@ -25,17 +25,17 @@ class WeightAverageState(NamedTuple):
 
 
 def weight_average(decay: float) -> optax.GradientTransformation:
-    """Keeps an average of the weights and changes no update: put it anywhere in an `optax.chain`.
+    """Keeps an average of the weights and leaves updates unchanged. Put it anywhere in an `optax.chain`.
 
         W̄_t = (1 − d) / (1 − d^t) Σ_{s=1..t} d^{t−s} W_s
 
-    for the weights W_s after update s: the weighted mean in which each weight counts d times as much as the next, as
-    `optax.ema` debiases it. It goes on through all epochs. Such averages generalise better than the last iterate of a
-    noisy training: Polyak & Juditsky, *Acceleration of stochastic approximation by averaging*, 1992.
+    where W_s are the weights after update s. Each weight counts d times as much as the next one, and the mean is
+    debiased as in `optax.ema`. The average continues through all epochs. Such averages generalise better than the last
+    iterate of a noisy training: Polyak & Juditsky, *Acceleration of stochastic approximation by averaging*, 1992.
     `onward.sequences.averaged` makes a model of it, for `scored` of `onward.fit`.
 
-    **Arguments:** `decay`: d, from 0 (the last weights) to below 1; it remembers about 1/(1 − d) updates. Raises
-    `ValueError` for another one, and for an update without parameters.
+    **Arguments:** `decay`: d, from 0 (only the last weights) to below 1. The average spans about 1/(1 − d) updates.
+    Raises `ValueError` for another `decay`, and for an update without parameters.
 
         >>> import jax.numpy as jnp, optax
         >>> from onward.transforms import averaged_weights, weight_average
@@ -56,7 +56,7 @@ def weight_average(decay: float) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("weight_average needs the parameters: call update(grads, state, params), got no params.")
-        # The weights before the first update do not count.
+        # The weights from before the first update do not count.
         counts = state.updates > 0
         total = jax.tree.map(lambda a, W: jnp.where(counts, _with(a, W, state.decay), a), state.total, params)
         return updates, WeightAverageState(jnp.asarray(optax.safe_increment(state.updates)), total, state.decay)
@@ -65,7 +65,8 @@ def weight_average(decay: float) -> optax.GradientTransformation:
 
 
 def averaged_weights(params: PyTree, state: PyTree) -> PyTree:
-    """The average W̄ of the weights, `params` among them, to which the last update has led; before any update, `params`.
+    """The average W̄ of the weights, including `params`, the weights after the last update. Before any update it is
+    `params`.
 
     `state` is the state of any optimiser that holds exactly one `weight_average`; otherwise this raises `ValueError`.
     Parameters that `optax.masked` left out stay as they are.
@@ -87,7 +88,7 @@ def averaged_weights(params: PyTree, state: PyTree) -> PyTree:
 
 
 def _with(total, W, decay):
-    """The sum with one weight more."""
+    """The sum, with one more set of weights."""
     d = decay.astype(total.dtype)
     return d * total + (1 - d) * W.astype(total.dtype)
 
