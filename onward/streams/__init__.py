@@ -1,1 +1,1 @@
-"""Streams of events that never end: where they come from, and learning them one by one."""
+"""Endless streams of events: where events come from, and learning from them one at a time."""

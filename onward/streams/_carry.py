@@ -1,6 +1,6 @@
-"""What a stream of events carries on, and what goes into and comes out of its compiled loop.
+"""The state that a stream carries on, and the inputs and outputs of its compiled loop.
 
-Targets that are numbers, and times, are the bits of doubles (`doubles.py`); targets that are classes are their indices.
+Numeric targets and times are held as the bits of doubles (`_doubles.py`). Class targets are held as indices.
 """
 
 from typing import Any, NamedTuple
@@ -12,15 +12,17 @@ from ._caution import CautionState
 
 
 class Row(eqx.Module):
-    """What a key has of its own. The learner is `horizon` events behind: it waits for the target.
+    """The state of one key. The learner lags `horizon` events behind, because it waits for the target.
 
-    * `hidden`, `estimator`: the learner's;
-    * `forecaster`: the hidden state at the newest event; `None` for a horizon of 0;
-    * `xs`, `forecasts`: inputs and forecasts of the last events, `[horizon, ...]`; `known`: the newest target known at
-      each, if it `has` one at all, `[max(horizon, 1), ...]`; all rings in the order of `count`, the events since the
-      last restart, which is kept below twice the ring's length;
-    * `last`: the newest inputs that were not missing; `None` where none may be;
-    * `time`: of the newest event;
+    * `hidden`, `estimator`: the learner's states;
+    * `forecaster`: the hidden state after the newest event; `None` if the horizon is 0;
+    * `xs`, `forecasts`: ring buffers of the last inputs and forecasts, `[horizon, ...]`;
+    * `known`: ring buffer of the newest known target at each of the last events, `[max(horizon, 1), ...]`; `has` tells
+      whether there was one;
+    * `last`: the newest inputs that were not missing; `None` if inputs may not be missing;
+    * `time`: the time of the newest event;
+    * `count`: events since the last restart, which is the position in all ring buffers; it is kept below twice their
+      length;
     * `restart`: whether the learner's next step starts a new sequence.
     """
 
@@ -38,7 +40,7 @@ class Row(eqx.Module):
 
 
 class Level(eqx.Module):
-    """The running mean of a target and the running mean of the distance from what the network starts from."""
+    """The running mean of a target, and the running mean of its distance from the network's starting prediction."""
 
     mean: UInt32[Array, "2"]
     spread: Float[Array, ""]
@@ -46,7 +48,7 @@ class Level(eqx.Module):
 
 
 class Shared(eqx.Module):
-    """What all keys learn together: the model's arrays, the optimiser's state, the level of the target."""
+    """What all keys learn together: the model's arrays, the optimiser's state, and the level of the target."""
 
     arrays: PyTree
     optimizer: CautionState
@@ -54,16 +56,16 @@ class Shared(eqx.Module):
 
 
 class StreamCarry(eqx.Module):
-    """All that a stream carries on; `table` holds the rows of the keys in memory, `[slots, ...]`."""
+    """Everything that a stream carries on. `table` holds the rows of the keys in memory, `[slots, ...]`."""
 
     shared: Shared
     table: Row
 
 
 class Events(NamedTuple):
-    """Some events, time first, or one: `xs`, `[events, inputs]`, and the rest.
+    """One event, or several with time as the leading axis. `xs` is `[events, inputs]`.
 
-    `ys` is the target, where `has` says that it is known; `times` are in seconds, NaN where there is none.
+    `ys` is the target; `has` tells whether it is known. `times` are in seconds, NaN if there is none.
     """
 
     xs: Any
@@ -73,18 +75,19 @@ class Events(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What is said of each event, `[BLOCK, ...]`.
+    """The outputs for each event, `[BLOCK, ...]`.
 
-    A prediction or a forecast, `[outputs]`, is the logits of the classes, or how far a number is from its base.
+    A prediction or a forecast, `[outputs]`, is the logits of the classes, or a number's distance from its base.
 
-    * `prediction`: of this event's target, made `horizon` events before (for 0: before this event was learned), where
-      there is one (`predicted`); `base`: what a number's is measured from;
-    * `forecast`: of the target `horizon` events from here, where there is one (`forecasted`); `newest`: its base, the
-      newest target known;
-    * `persistence`: the newest target known when the prediction was made, where there was one (`persisted`);
-    * `jump`: seconds since the event before, where they are more than the gap in either direction, else 0;
-    * `refused`: whether learning the event gave numbers that are not finite, and was undone;
-    * `caution`: what the steps are multiplied with from here on.
+    * `prediction`: of this event's target, made `horizon` events before (if the horizon is 0, before this event was
+      learned); valid if `predicted`;
+    * `base`: the number from which the prediction is measured;
+    * `forecast`: of the target `horizon` events from here; valid if `forecasted`;
+    * `newest`: the forecast's base, which is the newest known target;
+    * `persistence`: the newest target known when the prediction was made; valid if `persisted`;
+    * `jump`: seconds since the previous event if they exceed the gap in either direction, else 0;
+    * `refused`: whether learning the event gave numbers that are not finite, so that it was undone;
+    * `caution`: the factor on the optimiser's steps from here on.
     """
 
     prediction: Any

@@ -1,4 +1,4 @@
-"""Steps that become smaller when learning went wrong, and grow back."""
+"""Optimiser steps that shrink after a failed update and grow back."""
 
 from typing import Any, NamedTuple
 
@@ -10,19 +10,19 @@ from jaxtyping import Array, Bool, Float
 from ..transforms.informed import Informed, metric_of
 
 CUT = 0.5
-REGROWTH = 1 + 1e-4  # an update, so that a cut is made good in seven thousand
-LEAST = 2.0**-20  # so that no number of cuts ends learning for good
+REGROWTH = 1 + 1e-4  # growth per update: a halving is made up for in seven thousand updates
+LEAST = 2.0**-20  # repeated halvings must not end learning for good
 
 
 class CautionState(NamedTuple):
-    """The optimiser's state, and the `factor` in (0, 1] that its steps are multiplied with."""
+    """The optimiser's state, and the `factor` in (0, 1] that multiplies its steps."""
 
     inner: Any
     factor: Float[Array, ""]
 
 
 def cautious(optimizer: optax.GradientTransformation) -> Informed:
-    """`optimizer` with its steps multiplied by a factor that `more_cautious` and `less_cautious` move.
+    """`optimizer` with its steps multiplied by a factor. `more_cautious` and `less_cautious` change the factor.
 
     >>> import jax.numpy as jnp, optax
     >>> optimizer = cautious(optax.sgd(1.0))
@@ -45,10 +45,10 @@ def cautious(optimizer: optax.GradientTransformation) -> Informed:
 
 
 def more_cautious(state: CautionState) -> CautionState:
-    """The state after an update that was refused."""
+    """The state after a refused update."""
     return state._replace(factor=jnp.maximum(CUT * state.factor, LEAST))
 
 
 def less_cautious(state: CautionState, learned: Bool[Array, ""]) -> CautionState:
-    """The state after one that was sound, if anything was `learned`."""
+    """The state after a sound update. The factor grows only if something was `learned`."""
     return state._replace(factor=jnp.where(learned, jnp.minimum(REGROWTH * state.factor, 1), state.factor))

@@ -13,12 +13,12 @@ TELLING = 1e7  # a number below says nothing of how times are written: it is a s
 class Clock:
     """Reads the times of one stream.
 
-    * ISO 8601, UTC unless it says otherwise: `2023-01-01T00:05:00Z`, `2023-01-01 00:05`;
-    * numbers: seconds since 1970 up to the year 2200, and above that milliseconds, microseconds and nanoseconds;
+    * ISO 8601, in UTC unless the text gives another zone: `2023-01-01T00:05:00Z`, `2023-01-01 00:05`;
+    * numbers: seconds since 1970 up to the year 2200; larger numbers are milliseconds, microseconds or nanoseconds;
     * compact dates: `20230101`, `2023010100`, `202301010005`, `20230101000500`.
 
-    `compact` says whether numbers that can be dates are dates. The stream's first such number decides, and the first
-    above ten million that cannot be one; `None` before. In a stream of compact dates no other number is a time.
+    `compact` tells whether numbers that look like dates are read as dates. It is `None` until the stream's first number
+    above ten million, which decides. In a stream of compact dates no other number is a time.
 
         >>> clock = Clock()
         >>> clock("20230102") - clock("20230101")
@@ -34,7 +34,7 @@ class Clock:
         self.compact = compact
 
     def __call__(self, stamp: str | int | float) -> float:
-        """A time in seconds since 1970. Raises `ValueError` if it is none."""
+        """A time in seconds since 1970. Raises `ValueError` if `stamp` is not a time."""
         text = stamp.strip() if isinstance(stamp, str) else f"{stamp:.0f}" if stamp == stamp // 1 else ""
         try:
             number = float(stamp)
@@ -62,7 +62,7 @@ def _iso(text: str) -> float:
 
 
 def _compact(text: str) -> float | None:
-    """The seconds of a date written in digits alone, `None` if it is none."""
+    """The seconds since 1970 of a date written in digits only; `None` if the text is not such a date."""
     if len(text) not in COMPACT or not text.startswith(CENTURIES) or not (text.isascii() and text.isdecimal()):
         return None
     try:

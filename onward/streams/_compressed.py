@@ -1,4 +1,4 @@
-"""Files that are read through a decompressor, known by their first bytes, and files that nothing here reads."""
+"""Compressed files, recognised by their first bytes, and kinds of files that cannot be read."""
 
 import bz2
 import gzip
@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 from ..support.errors import UserError
 from ..support.extras import needed
 
-FIRST = 6  # bytes that tell
+FIRST = 6  # the first bytes of each kind
 
-# What the decompressors say of damaged files.
+# The exceptions that decompressors raise for damaged files.
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 REFUSED = {
@@ -26,9 +26,9 @@ REFUSED = {
 
 
 def decompressor(file: BinaryIO) -> Any:
-    """What reads a file of gzip, bzip2, xz or Zstandard through its decompressor; `None` if it is none of them.
+    """A reader that decompresses a gzip, bzip2, xz or Zstandard file; `None` for any other file.
 
-    Raises `UserError` if it is an archive, a workbook or a database, or if the extra for Zstandard is missing.
+    Raises `UserError` if the file is an archive, a workbook or a database, or if the extra for Zstandard is missing.
     """
     start = file.read(FIRST)
     file.seek(0)
@@ -48,7 +48,7 @@ def decompressor(file: BinaryIO) -> Any:
 
 
 def compression(start: bytes) -> str | None:
-    """How a file is compressed that starts so.
+    """The compression of a file that begins with these bytes.
 
     >>> compression(b"\\x1f\\x8b\\x08"), compression(b"time,load")
     ('gzip', None)
@@ -65,7 +65,7 @@ def _zstandard(file: BinaryIO) -> Any:
 
 
 class _Spoken:
-    """A reader whose own errors are `OSError`, as everybody else's are."""
+    """A reader that raises `OSError` for errors of the decompressor."""
 
     def __init__(self, reader, error):
         self._reader, self._error = reader, error

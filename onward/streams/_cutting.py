@@ -1,4 +1,4 @@
-"""Bytes cut into lines, each with its place in the file that they come from."""
+"""Cuts bytes into lines, each with its position in the file."""
 
 import hashlib
 import re
@@ -7,9 +7,9 @@ from enum import Enum
 
 from .base import FilePosition, Line
 
-HEAD = 4096  # the first bytes of a file, by which it is known again
-LONGEST = 1 << 20  # bytes of a line that are kept; of a longer one only the first are, and one more as a sign of it
-BOM = b"\xef\xbb\xbf"  # what some programs write before a text in UTF-8: no character of it
+HEAD = 4096  # the first bytes of a file, which identify it
+LONGEST = 1 << 20  # bytes kept of a line; of a longer line one more byte is kept as a mark
+BOM = b"\xef\xbb\xbf"  # some programs write it before a text in UTF-8; it is not part of the text
 
 
 def digest(head: bytes) -> str:
@@ -22,14 +22,16 @@ def digest(head: bytes) -> str:
 
 
 class Quotes:
-    """Whether a line break belongs to a quoted field, RFC 4180, told chunk by chunk.
+    """Tracks, chunk by chunk, whether a line break belongs to a quoted field (RFC 4180).
 
-    * `delimiters`: the characters after which a field begins, as it does after a line break; a quote at a field's
-      beginning opens it, and elsewhere in an unquoted field it is a character.
+    * `delimiters`: the characters after which a field begins, as it does after a line break. A quote at the beginning
+      of a field opens it. Anywhere else in an unquoted field it is an ordinary character.
     """
 
     class Place(Enum):
-        """Where in a record reading stands; `CLOSING` is after a quote that ends the field or is half of a pair."""
+        """The reader's place in a record. `CLOSING` is after a quote that either ends the field or is the first half of
+        a pair.
+        """
 
         START, PLAIN, QUOTED, CLOSING = range(4)
 
@@ -39,7 +41,7 @@ class Quotes:
         self.place = self.Place.START
 
     def follow(self, piece: bytes) -> bool:
-        """Reads on in a record, up to a line break or less; whether a quoted field is open now."""
+        """Reads on in a record, up to a line break at most. Returns whether a quoted field is open now."""
         place, at, Place = self.place, 0, self.Place
         while at < len(piece):
             match place:
@@ -67,12 +69,12 @@ class Quotes:
 
 
 class LineCutter:
-    """Cuts the bytes of a file, fed in chunks of any size, into lines; blank lines are counted and left out.
+    """Cuts the bytes of a file, fed in chunks of any size, into lines. Blank lines are counted and left out.
 
-    * `delimiters`: those of a CSV, one of whose lines goes on after a line break within quotes; a quote that is still
-      open after `LONGEST` bytes holds no more. `None` if quotes mean nothing;
-    * `fed`: the bytes of the file that were fed, `head` the first of them;
-    * `taken`: the bytes that belong to lines which were taken.
+    * `delimiters`: the CSV's delimiters. A CSV record continues after a line break within quotes. A quote that is still
+      open after `LONGEST` bytes no longer counts. `None` if quotes have no meaning;
+    * `fed`: the bytes of the file fed so far; `head`: the first of them;
+    * `taken`: the bytes of the lines taken so far.
 
         >>> cutter = LineCutter()
         >>> cutter.feed(b"1,2\\n\\n3,")
@@ -93,7 +95,9 @@ class LineCutter:
         self.restart(FilePosition(), b"")
 
     def restart(self, position: FilePosition, head: bytes) -> None:
-        """Goes on at a position of a file that begins with `head`; lines that are ready stay so, half a one is lost."""
+        """Goes on at a position of a file that begins with `head`. Finished lines are kept; an unfinished one is
+        dropped.
+        """
         self.position = position
         self.fed = self.taken = position.offset
         self.head = head
@@ -111,11 +115,11 @@ class LineCutter:
 
     @property
     def is_endless(self) -> bool:
-        """Whether the line that is being read is longer than what is kept of it: its end may never come."""
+        """Whether the current line is longer than the part of a line that is kept, so that its end may never come."""
         return self._partial_length > LONGEST
 
     def take(self, at_most: int) -> list[Line]:
-        """The next lines that are whole, at most so many."""
+        """The next finished lines, at most `at_most`."""
         lines = [self._ready.popleft() for _ in range(min(at_most, len(self._ready)))]
         if not self._ready:
             self.taken = self.position.offset
@@ -124,7 +128,7 @@ class LineCutter:
         return lines
 
     def feed(self, chunk: bytes) -> None:
-        """The file's next bytes."""
+        """Takes in the next bytes of the file."""
         self.fed += len(chunk)
         self.head += chunk[: HEAD - len(self.head)]
         pieces = chunk.split(b"\n")
@@ -155,7 +159,7 @@ class LineCutter:
         self._hold(last)
 
     def finish(self) -> None:
-        """The file has ended: what came after its last newline is a line as well."""
+        """Marks the end of the file: the text after the last newline becomes a line."""
         if self._partial_length:
             self._partial_length -= 1
             self._breaks -= self._partial.endswith(b"\n")  # of a field that was never closed: it ends the last line

@@ -1,7 +1,7 @@
-"""Double precision inside a program of single precision: a number is carried as its bits.
+"""Double precision inside a single-precision program: a number is carried as its bits.
 
-Only three things need it: the level of a target, the targets that changes are measured from, and times. At a level of
-10¹² a number in single precision is known to 65,536 only, and a change of it is lost.
+Only three things need it: the level of a target, the targets from which changes are measured, and times. Near 10¹²
+single precision has steps of 65,536, so that smaller changes would be lost.
 """
 
 import jax
@@ -21,13 +21,13 @@ def to_bits(numbers) -> np.ndarray:
 
 
 def from_bits(bits) -> np.ndarray:
-    """The numbers, float64, whose bits were carried."""
+    """The float64 numbers with these bits."""
     bits = np.asarray(bits, np.uint32)
     return np.ascontiguousarray(bits.reshape(-1)).view(np.float64).reshape(bits.shape[:-1])
 
 
 def difference(left: UInt32[Array, "2"], right: UInt32[Array, "2"]) -> Float[Array, ""]:
-    """`left − right`, subtracted in double precision and given in single precision.
+    """`left − right`, subtracted in double precision and returned in single precision.
 
     >>> difference(jnp.asarray(to_bits(1e12 + 0.5)), jnp.asarray(to_bits(1e12))).item()
     0.5

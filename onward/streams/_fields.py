@@ -1,4 +1,4 @@
-"""One field of an event as it is written: a number, a class, a key or a time; and what is said where it is none."""
+"""Parses one field of an event: a number, a class, a key or a time. If it cannot, it states the reason."""
 
 import json
 import math
@@ -8,20 +8,20 @@ from typing import NamedTuple
 
 from ._cutting import LONGEST
 
-SHOWN = 40  # characters of a bad value that a reason quotes
+SHOWN = 40  # characters of a bad value that a reason shows
 MISSING = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none"))
 FILL = "--fill says what stands for a missing input"
 TRUTH = {"true": 1.0, "false": 0.0}
 
 
 class Malformed(Exception):
-    """The line is no event; the text says why."""
+    """The line is not an event; the text says why."""
 
 
 class Roles(NamedTuple):
-    """The columns to read by what they are for.
+    """The columns to read, by role.
 
-    `classes`: the index of each value of a categorical target; `fills`: whether an input may be missing.
+    `classes` maps each value of a categorical target to its index; `fills` tells whether an input may be missing.
     """
 
     inputs: tuple[str, ...]
@@ -33,7 +33,7 @@ class Roles(NamedTuple):
 
 
 def number(name: str, text: str, decimal: str = ".") -> float:
-    """A number that is not written as JSON would; NaN for one that is missing."""
+    """A number that is not written as in JSON; NaN if it is missing."""
     if text.lower() in MISSING:
         return math.nan
     if (truth := TRUTH.get(text.lower())) is not None:
@@ -62,7 +62,7 @@ def json_number(name: str, value: object) -> float:
 
 
 def check_missing(roles: Roles, values: Sequence[float], written: Sequence) -> None:
-    """Raises `Malformed` if an input is missing that may not be."""
+    """Raises `Malformed` if an input is missing that must not be."""
     if roles.fills:
         return
     for name, value, text in zip(roles.inputs, values, written, strict=True):
@@ -84,7 +84,7 @@ def class_index(roles: Roles, value: object) -> int | None:
 
 
 def key_name(name: str, value: object) -> str:
-    """A key, which is something at least."""
+    """A key, which must not be empty."""
     if value is None or (isinstance(value, str) and not value.strip()):
         raise Malformed(f"column {name!r} is {'missing' if value is None else 'empty'}, where a key is needed")
     key = value if isinstance(value, str) else json.dumps(value)
@@ -107,6 +107,6 @@ def too_long(text: bytes) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as a reason shows it."""
+    """A value as it is shown in a reason."""
     shown = repr(value)
     return shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."

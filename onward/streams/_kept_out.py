@@ -1,4 +1,4 @@
-"""Sequences all of whose events are quarantined: a sensor that is stuck, or a key on another scale than the rest."""
+"""Warns about sequences whose every event is quarantined, such as a stuck sensor or a key on another scale."""
 
 import logging
 from collections.abc import Sequence
@@ -7,16 +7,16 @@ import numpy as np
 
 from .outliers import READMITTED
 
-KEYS = 10_000  # counted at once; more would take more and more memory
+KEYS = 10_000  # keys counted at a time, so that memory stays bounded
 
 log = logging.getLogger(__name__)
 
 
 class KeptOut:
-    """Warns once of a key, or of a stream without keys (the key `""`), that is kept out for long.
+    """Warns once about a key that is quarantined for long. A stream without keys counts as the key `""`.
 
-    The logger is `onward.streams._kept_out`; the sign is more than `READMITTED` events of the key quarantined in a row,
-    which no change to a new level that all keys share ever takes.
+    The warning comes when more than `READMITTED` events of the key in a row were quarantined. A change to a new level
+    that all keys share never takes that many. The logger is `onward.streams._kept_out`.
 
         >>> kept_out = KeptOut()
         >>> kept_out.count(["a", "b"], np.array([True, False]))
@@ -27,7 +27,7 @@ class KeptOut:
         self._warned = False
 
     def count(self, keys: Sequence[str], ordinary: np.ndarray) -> None:
-        """Takes in some events: whose they are, and which were not quarantined."""
+        """Takes in some events: the key of each, and whether it was accepted (not quarantined)."""
         if self._warned or (ordinary.all() and not self._in_a_row):
             return
         for key, fine in zip(keys, ordinary.tolist(), strict=True):
@@ -47,5 +47,5 @@ class KeptOut:
                 )
                 return
             if len(self._in_a_row) == KEYS:
-                del self._in_a_row[next(iter(self._in_a_row))]  # the one not seen for longest
+                del self._in_a_row[next(iter(self._in_a_row))]  # the least recently seen key
             self._in_a_row[key] = count

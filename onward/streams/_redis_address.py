@@ -1,4 +1,4 @@
-"""The address of a Redis stream: what is read, and what may be written down."""
+"""The address of a Redis stream, with and without its password."""
 
 import os
 import re
@@ -7,13 +7,14 @@ from urllib.parse import quote, unquote
 
 from ..support.errors import UserError
 
-PASSWORD = "REDISCLI_AUTH"  # the variable that redis-cli reads a password from
+PASSWORD = "REDISCLI_AUTH"  # redis-cli reads its password from this variable too
 
 
 class RedisAddress(NamedTuple):
-    """Where a stream is: `server`, `redis://[USER@]HOST[:PORT]/DB` or `rediss://`, the `stream`, and the password.
+    """The address of a Redis stream: its server, `redis://[USER@]HOST[:PORT]/DB` or `rediss://`, its name, and the
+    password.
 
-    `str` of it is without the password, and is what to write down.
+    `str` leaves the password out, so that it can be written down.
 
         >>> address = RedisAddress.parse("redis://:secret@localhost/0/my%20stream")
         >>> address.stream, address.password, str(address)
@@ -26,10 +27,10 @@ class RedisAddress(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "RedisAddress":
-        """From `redis://[[USER]:PASSWORD@]HOST[:PORT]/DB/STREAM`. Raises `UserError` if that is not what it is.
+        """Parses `redis://[[USER]:PASSWORD@]HOST[:PORT]/DB/STREAM`. Raises `UserError` if the text has another form.
 
-        User, password and stream may be percent-encoded, and the stream must be where it has `#`, `?` or `%`. Without a
-        password, that in the environment's REDISCLI_AUTH counts.
+        User, password and stream may be percent-encoded. A stream whose name contains `#`, `?` or `%` must be. If the
+        address has no password, the environment variable REDISCLI_AUTH gives it.
         """
         found = re.fullmatch(r"(rediss?://)(?:(?:([^:@/]*)(?::(.*))?)?@)?([^/@?#]+)/(\d+)/([^?#]+)", text)
         if found is None:

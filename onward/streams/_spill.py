@@ -1,4 +1,4 @@
-"""States of keys that were not heard of for long, on disk, as any checkpoint still kept saw them."""
+"""Keeps on disk the states of keys that have been quiet for long, in the versions that the checkpoints need."""
 
 import hashlib
 import sqlite3
@@ -10,21 +10,21 @@ from pathlib import Path
 from ..support.errors import UserError
 
 EMPTY = "0" * 32
-NEWEST = "SELECT key, state, digest, max(version) FROM states GROUP BY key"  # what stands beside the maximum
+NEWEST = "SELECT key, state, digest, max(version) FROM states GROUP BY key"  # the column beside the maximum
 
 
 class Spill:
-    """A file of states by key and version; a context manager.
+    """A file of states by key and version. Use it as a context manager.
 
-    What is written belongs to the version after the one given, and counts only from `commit` on: a process that is
-    killed leaves what the last checkpoint saw. States that the checkpoint before the last may still ask for are kept.
-    The file is made when it is first needed.
+    States written now belong to the version after the given one, and count only after `commit`. If the process is
+    killed, the file still holds what the last checkpoint saw. States that the checkpoint before the last may need are
+    kept too. The file is created when it is first needed.
 
-    `digest` is one of all newest states, `EMPTY` before any. A checkpoint keeps it and gives it back, so that no state
-    is lost or changed unnoticed. It is the exclusive or of the digests of all keys, which follows a change of one
-    without reading the others.
+    `digest` covers all newest states; it is `EMPTY` before any. A checkpoint stores it and gives it back, so that a
+    lost or changed state is noticed. It is the exclusive or of the digests of all keys, so that a change of one key
+    needs no reading of the others.
 
-    Raises `UserError` if the file is damaged, if it is not the one that the digest is of, or if the disk is full.
+    Raises `UserError` if the file is damaged, if the digest does not match it, or if the disk is full.
 
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "states.sqlite"
@@ -46,7 +46,7 @@ class Spill:
 
     def __enter__(self) -> "Spill":
         if self._path.exists():
-            # Now and for good: a later version would take what a killed process left for its own.
+            # Deleted for good: otherwise a later version would take a killed process's leftovers for its own.
             with self._spoken():
                 self._database.execute("DELETE FROM states WHERE version > ?", (self.version,))
                 self._end_transaction()
@@ -63,14 +63,14 @@ class Spill:
             self._database.close()
 
     def read(self, key: str) -> bytes | None:
-        """The newest state of a key, `None` if it was never written."""
+        """The newest state of a key; `None` if it was never written."""
         with self._spoken():
             query = "SELECT state FROM states WHERE key = ? ORDER BY version DESC LIMIT 1"
             row = self._database.execute(query, (key,)).fetchone()
         return None if row is None else row[0]
 
     def write(self, states: dict[str, bytes]) -> None:
-        """Adds states, or replaces those that this version has."""
+        """Adds states, replacing those already written in this version."""
         newest = "SELECT digest FROM states WHERE key = ? ORDER BY version DESC LIMIT 1"
         rows = [(key, self.version + 1, _digest(key, state), state) for key, state in states.items()]
         with self._spoken():
@@ -80,7 +80,7 @@ class Spill:
         self._touched.update(states)
 
     def commit(self) -> None:
-        """All that was written is on the disk; to be followed by the checkpoint of the next version."""
+        """Puts everything written so far on the disk. The checkpoint of the next version must follow."""
         if self._touched:
             old = (
                 "DELETE FROM states WHERE key = ?1 AND version < "
@@ -104,7 +104,7 @@ class Spill:
         return database
 
     def _found(self) -> str:
-        """The digest of the newest states in the file, each read anew."""
+        """The digest of the newest states in the file, computed by reading each of them."""
         if not self._path.exists():
             return EMPTY
         with self._spoken():
@@ -128,7 +128,7 @@ class Spill:
 
 
 def _digest(key: object, state: object) -> str:
-    """Of a key and its state; a damaged file may hold anything in their places."""
+    """The digest of a key and its state; in a damaged file these may be anything."""
     parts = (part if isinstance(part, bytes) else str(part).encode(errors="replace") for part in (key, state))
     name, data = parts
     return hashlib.blake2b(len(name).to_bytes(8, "little") + name + data, digest_size=16).hexdigest()

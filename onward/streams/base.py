@@ -1,4 +1,4 @@
-"""What every source of events offers: lines, each with the position at which reading goes on after it."""
+"""The interface of every source of events: lines, each with the position from which reading can go on."""
 
 import abc
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import msgspec
 
 
 class ReadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """A file that was read to its end: its number on its disk, its size, and a digest of its first bytes."""
+    """A file that was read to its end: its inode number, its size, and a digest of its first bytes."""
 
     inode: int
     size: int
@@ -15,13 +15,13 @@ class ReadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False
 
 
 class FilePosition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="file", gc=False):
-    """A place between two lines of a file, or of standard input.
+    """A place between two lines of a file or of standard input.
 
-    * `offset`: the bytes before it, in the file that was being read;
-    * `number`: the lines before it, over the whole life of the stream;
-    * `inode`, `fingerprint`: that file's number on its disk, and a digest of its first bytes up to the offset, by which
-      it is known again after a rotation;
-    * `finished`: the last files that were read before it.
+    * `offset`: bytes of the current file before it;
+    * `number`: lines of the whole stream before it;
+    * `inode`, `fingerprint`: the current file's inode number, and a digest of its first bytes up to the offset; they
+      identify the file after a rotation;
+    * `finished`: the last files that were read to their ends before it.
     """
 
     offset: int = 0
@@ -32,7 +32,7 @@ class FilePosition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 
 
 class RedisPosition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="redis", gc=False):
-    """A place between two entries of a Redis stream: the id of the one before it, and how many there were."""
+    """A place between two entries of a Redis stream: the previous entry's id, and the number of entries before it."""
 
     id: str = "0-0"
     number: int = 0
@@ -44,10 +44,10 @@ Position = FilePosition | RedisPosition
 class Line(NamedTuple):
     """One event as it was read.
 
-    * `number`: counted from 1 over the whole life of the stream, blank lines included; a CSV's header is line 1, and a
-      record of several lines has the number of its first;
+    * `number`: counted from 1 over the whole stream, blank lines included. A CSV's header is line 1. A record of
+      several lines has the number of its first line;
     * `text`: without the newline at its end;
-    * `position`: where reading goes on after it.
+    * `position`: from where reading goes on after this line.
     """
 
     number: int
@@ -56,10 +56,10 @@ class Line(NamedTuple):
 
 
 class AbstractSource(abc.ABC):
-    """A stream of lines that can be read on from any of their positions; a context manager.
+    """A stream of lines in which reading can go on from the position of any line. Use it as a context manager.
 
-    Blank lines are counted and passed over. Reading on from the position of any line gives the same lines, with the
-    same numbers, as if reading had never stopped.
+    Blank lines are counted and passed over. Reading on from a line's position gives the same lines, with the same
+    numbers, as an uninterrupted reading.
     """
 
     def __enter__(self):
@@ -70,27 +70,28 @@ class AbstractSource(abc.ABC):
 
     @abc.abstractmethod
     def read(self, at_most: int, timeout: float) -> list[Line] | None:
-        """The next lines, at most so many; waits up to `timeout` seconds for the first.
+        """The next lines, at most `at_most`. Waits up to `timeout` seconds for the first of them.
 
-        An empty list: nothing came in that time. `None`: the stream has ended. Raises `UserError` if it cannot be read.
+        Returns an empty list if no line came in that time, and `None` if the stream has ended. Raises `UserError` if
+        the source cannot be read.
         """
 
     @abc.abstractmethod
     def seek(self, position: Position) -> None:
-        """Goes on after this position; to be asked for before the first `read`.
+        """Goes on after this position. Call it before the first `read`.
 
-        Raises `UserError` if what was read up to it is not there any more. The header of a CSV is not given again.
+        The header of a CSV is not given again. Raises `UserError` if the lines up to the position are no longer there.
         """
 
     @abc.abstractmethod
     def commit(self, position: Position) -> None:
-        """All up to here is safely in a checkpoint and is not asked for again."""
+        """Tells the source that everything up to this position is in a checkpoint and will not be asked for again."""
 
     @property
     @abc.abstractmethod
     def lag(self) -> int | None:
-        """How much waits to be read, in bytes for files and in entries for Redis; `None` where that is not known."""
+        """The amount that waits to be read: bytes of a file, entries of a Redis stream; `None` if it is not known."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Gives back what reading holds open."""
+        """Releases the files and connections that the source holds open."""

@@ -1,4 +1,4 @@
-"""Where malformed lines go: to a file of JSON lines, as long as not too many of the latest lines are malformed."""
+"""The file of malformed lines, and the limit on their number."""
 
 from collections import deque
 from pathlib import Path
@@ -10,11 +10,13 @@ from ..support.errors import UserError
 from ..support.files import JsonLines, read_json_lines
 from .base import Line
 
-LATEST = 10_000  # lines among which the malformed ones are counted
+LATEST = 10_000  # the limit counts malformed lines among this many of the latest
 
 
 class Letter(msgspec.Struct, frozen=True):
-    """A malformed line: its number in the stream, what is wrong with it, and its text, with `\\xff` for no UTF-8."""
+    r"""A malformed line: its number in the stream, the reason, and its text. Bytes that are not UTF-8 are written as
+    `\xff`.
+    """
 
     line: int
     reason: str
@@ -22,12 +24,12 @@ class Letter(msgspec.Struct, frozen=True):
 
 
 class DeadLetters:
-    """A file of the lines that are no events; a context manager.
+    """A file of the malformed lines of a stream. Use it as a context manager.
 
-    * `path`, `length`: as of `JsonLines`, of which all is kept up to `length` bytes;
+    * `path`, `length`: as in `JsonLines`; the first `length` bytes of the file are kept;
     * `limit`: how many of the latest 10,000 lines may be malformed, at least 0.
 
-    `count` is how many there were in all. Raises `UserError` if the file cannot be written, or is shorter than
+    `count` is the total number of malformed lines. Raises `UserError` if the file cannot be written or is shorter than
     `length`.
 
         >>> import tempfile
@@ -45,7 +47,7 @@ class DeadLetters:
         self._path, self._limit = path, whole("limit", limit, 0)
         try:
             self._file = JsonLines(path, length=length)
-            # Counted rather than carried on: the file cannot disagree with itself.
+            # Counted from the file, so that the count always agrees with it.
             self.count, self._latest = 0, deque(maxlen=min(limit, LATEST) + 1)
             for letter in read_json_lines(path, Letter):
                 self.count += 1
@@ -60,7 +62,7 @@ class DeadLetters:
         self.close()
 
     def append(self, line: Line, reason: str) -> None:
-        """Adds a line; it is on the disk after the next `sync`. Raises `UserError` if it is one too many."""
+        """Adds a line; it is on the disk after the next `sync`. Raises `UserError` if `limit` is exceeded."""
         self._file.append(Letter(line.number, reason, line.text.decode(errors="backslashreplace")))
         self.count += 1
         self._latest.append(line.number)
@@ -73,9 +75,9 @@ class DeadLetters:
             )
 
     def sync(self) -> int:
-        """Puts all that was appended on the disk, and returns the file's length in bytes."""
+        """Puts everything appended so far on the disk. Returns the file's length in bytes."""
         return self._file.sync()
 
     def close(self) -> None:
-        """Closes the file; what was appended since the last `sync` may still be lost with the power."""
+        """Closes the file. Lines appended since the last `sync` may be lost if the power fails."""
         self._file.close()

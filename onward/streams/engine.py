@@ -1,4 +1,4 @@
-"""Events predicted, then learned, one after another in one compiled loop, each key with a state of its own."""
+"""Predicts and then learns one event after another in one compiled loop; each key has a state of its own."""
 
 import math
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ from ._caution import cautious, less_cautious, more_cautious
 from ._doubles import difference, from_bits, moved
 
 BLOCK = 256  # events in one call
-SWAP = 64  # keys moved in or out of memory in one call
-MEMORY = 1000  # events that the running level and spread of the target look back
+SWAP = 64  # keys moved into or out of memory in one call
+MEMORY = 1000  # events over which the target's running level and spread average
 
 
 def usual_rate(horizon: int) -> float:
-    """Adam's step where none is given: 0.002, and 0.002/√h for a target h ≥ 1 events ahead.
+    """The default step size of Adam: 0.002, and 0.002/√h for a target h ≥ 1 events ahead.
 
-    Changes of a key over h of its events overlap with those before, so that as many gradients in a row say nearly the
-    same; with many keys in turn the smaller step was found to do no harm.
+    Changes over h events overlap with those before them, so that h consecutive gradients are nearly the same. With many
+    interleaved keys the overlap is smaller, but the smaller step did no harm in tests.
 
     >>> [round(usual_rate(horizon), 5) for horizon in (0, 1, 25)]
     [0.002, 0.002, 0.0004]
@@ -42,30 +42,31 @@ def usual_rate(horizon: int) -> float:
 class Engine:
     """Learns a stream of events prequentially: each target is predicted before it is learned.
 
-    With `horizon` h ≥ 1 the prediction of a key's target is made h events of that key earlier, with the parameters of
-    that moment. For a number it is a change: `target then + spread × network`, which starts as the persistence
-    forecast. With h = 0 the target belongs to the event's own inputs: `level + spread × network`, from the second
-    target on. The spread is a running mean of the absolute change. The logits of `classes` are the network's output.
+    If `horizon` h ≥ 1, a key's target is predicted h events of that key earlier, with the parameters of that moment. A
+    number is predicted as a change, `target then + spread × network`, which starts as the persistence forecast. If h =
+    0, the target belongs to the event's own inputs and is predicted as `level + spread × network`, from the second
+    target on. The spread is a running mean of the absolute change. For `classes` the network's output is their logits.
     Level and targets are held and subtracted in double precision, so that a constant added to a series changes nothing.
 
-    An event whose learning gives a number that is not finite is undone: parameters and optimiser are as before, the
-    key's sequence starts anew, and steps are halved; they grow back to full size over some ten thousand events.
+    If learning an event gives a number that is not finite, the event is undone: parameters and optimiser are as before,
+    the key's sequence starts anew, and steps are halved. Steps grow back to full size over some ten thousand events.
 
-    The numbers are the same bits however the events are cut into blocks, and whichever keys are in memory.
+    The results are the same bits however the events are cut into blocks, and whichever keys are in memory.
 
     **Arguments:**
 
-    - `model`, of `outputs` outputs: 1 for a number, else one for each class.
-    - `estimator`, `optimizer`: as of a `Learner`.
+    - `model`: with `outputs` outputs: 1 for a number, else one for each class.
+    - `estimator`, `optimizer`: as in `Learner`.
     - `inputs`: how many numbers an event has.
     - `classes`: how many classes the target has; `None` for a number.
     - `horizon`: in events of the key, at least 0.
     - `slots`: how many keys are in memory, at least 1.
-    - `gap`: more seconds between two events of a key, forward or back, start a new sequence; infinite for never.
-    - `key`: what is random; each key's own noise is decided by it and the key's name.
-    - `learns`: with `False` nothing is learned: parameters, optimiser, level and spread stay as they are, while the
-      hidden states of the keys go on.
-    - `fills`: whether an input may be NaN: then the key's last number stands for it, 0 before any.
+    - `gap`: seconds. If two successive events of a key are farther apart, forward or back, a new sequence starts.
+      Infinite for never.
+    - `key`: the random key. The noise of a stream's key depends on it and on that key's name.
+    - `learns`: if `False`, parameters, optimiser, level and spread stay as they are; only the hidden states of the keys
+      go on.
+    - `fills`: whether an input may be NaN. The key's last value then replaces it, or 0 if there is none.
     """
 
     def __init__(
@@ -102,32 +103,32 @@ class Engine:
 
     def init(self) -> StreamCarry:
         """The carry before the first event."""
-        return jax.tree.map(jnp.copy, self._start())  # buffers of its own, to be used up
+        return jax.tree.map(jnp.copy, self._start())  # buffers of its own, since the call consumes them
 
     def model(self, carry: StreamCarry) -> Model:
-        """The model as it is now."""
+        """The current model."""
         return eqx.combine(carry.shared.arrays, self._skeleton)
 
     def level(self, carry: StreamCarry) -> tuple[float, float]:
-        """The running mean of the target, and of its distance from what the network starts from."""
+        """The running mean of the target, and of its distance from the network's starting prediction."""
         return float(from_bits(carry.shared.level.mean)), float(carry.shared.level.spread)
 
     def __call__(self, carry: StreamCarry, events: Events, slots: np.ndarray, count: int) -> tuple[StreamCarry, Told]:
-        """Predicts and learns the first `count` of `BLOCK` events, the key of each in its slot. `carry` is used up."""
+        """Predicts and learns the first `count` of `BLOCK` events; `slots` gives each event's key. Consumes `carry`."""
         carry, told = self._block(carry, events, slots, np.int32(count))
         return carry, jax.tree.map(np.asarray, told)
 
     def fresh_rows(self, words: np.ndarray) -> Row:
-        """The rows of keys that were never seen; `words`, `[SWAP, 2]`, are numbers made of their names."""
+        """The rows of new keys. `words`, `[SWAP, 2]`, are numbers derived from the keys' names."""
         return self._rows(words)
 
     def take(self, carry: StreamCarry, slots: Sequence[int]) -> Row:
-        """Copies of at most `SWAP` rows, `[SWAP, ...]`; those beyond the slots asked for mean nothing."""
+        """Copies of at most `SWAP` rows, `[SWAP, ...]`. Rows beyond the slots asked for have no meaning."""
         return self._take(carry.table, _padded(slots, 0))
 
     def put(self, carry: StreamCarry, slots: Sequence[int], rows: Row) -> StreamCarry:
-        """The carry with at most `SWAP` rows in these slots. `carry` is used up."""
-        beyond = self.slots  # out of bounds: what is set there is dropped
+        """The carry with at most `SWAP` rows put into these slots. `carry` is consumed."""
+        beyond = self.slots  # out of bounds, so that writes there are dropped
         table = self._put(carry.table, _padded(slots, beyond), rows)
         return eqx.tree_at(lambda c: c.table, carry, table)
 
@@ -142,7 +143,7 @@ class Engine:
         return jnp.zeros(self._inputs, jnp.float32), y
 
     def _row(self, words: UInt32[Array, "2"]) -> Row:
-        # Of the first model, not of the model as it is now: when a key's row is made must not matter.
+        # From the first model, not the current one: it must not matter when a key's row is made.
         hidden = self._model.cell.init_hidden()
         key = jr.fold_in(jr.fold_in(self._key, words[0]), words[1])
         return Row(
@@ -160,8 +161,8 @@ class Engine:
         )
 
     def _run(self, carry, events, slots, count):
-        # An event's row is read at the end of the turn before, from the table already written to: read at the start,
-        # XLA would copy the whole table at each event.
+        # An event's row is read at the end of the previous iteration, from the updated table: if it were read at the
+        # start, XLA would copy the whole table at each event.
         def body(i, loop):
             shared, table, row, told = loop
             shared, row, said = self._event(shared, row, jax.tree.map(partial(_at, i), events))
@@ -179,12 +180,12 @@ class Engine:
         x, y, has, time = event
         x = x if row.last is None else jnp.where(jnp.isnan(x), row.last, x)
         first = self._model.cell.init_hidden()
-        seconds = difference(time, row.time)  # NaN without a time, and then no gap
+        seconds = difference(time, row.time)  # NaN if there is no time; then there is no gap
         gap = (row.count > 0) & (jnp.abs(seconds) > self._gap)
         count, restart = jnp.where(gap, 0, row.count), row.restart | gap
         forecaster = None if row.forecaster is None else select(gap, first, row.forecaster)
 
-        # What was known when the prediction of this event's target was made.
+        # The target that was known when this event's target was predicted.
         place = count % self._ring
         ready = count >= self.horizon
         known, persisted = row.known[place], row.has[place] & (count >= self._ring)
@@ -264,7 +265,9 @@ class Engine:
         return Shared(after.arrays, optimizer, level), row, told
 
     def _value(self, output, level):
-        """What the network's output means, logits or a distance from the base, finite; one that is not says nothing."""
+        """The network's output as logits or as a distance from the base, with numbers that are not finite replaced by
+        0.
+        """
         output = jnp.where(jnp.isfinite(output), output, 0)
         return output if self.classes is not None else jnp.nan_to_num(level.spread * output)
 

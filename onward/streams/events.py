@@ -1,7 +1,7 @@
-"""Lines made into events: which columns there are, what they hold, and why a line is malformed.
+"""Parses lines into events: which columns exist, what they hold, and why a line is malformed.
 
-`Columns.parser` gives a `Parser`, whose `parse_many` makes arrays of a whole batch of lines at two to four microseconds
-an event; called with a single line's text it gives one `Event`, ten times slower.
+`Columns.parser` gives a `Parser`. Its `parse_many` turns a batch of lines into arrays, at two to four microseconds an
+event. Called with the text of a single line it gives one `Event`, ten times slower.
 """
 
 import re
@@ -21,13 +21,13 @@ from .formats import JSONL as JSONL
 from .formats import Repeated
 
 LARGEST = float(np.finfo(np.float32).max)  # the network computes in single precision
-UNSOUND = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')  # what the decoder of JSON takes in no name
+UNSOUND = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')  # the JSON decoder accepts these in no name
 
 
 class Event(NamedTuple):
-    """What happened: inputs `x` float64 [inputs], target `y`, and for whom and when, where columns say so.
+    """One event: inputs `x`, float64 [inputs], target `y`, and its key and time if there are columns for them.
 
-    `x` is NaN where an input is missing. `y` is a number, or the index of a class, or `None` where it is not known yet;
+    `x` is NaN where an input is missing. `y` is a number, the index of a class, or `None` if it is not known yet.
     `time` is in seconds since 1970.
     """
 
@@ -38,14 +38,15 @@ class Event(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The events of a batch of lines, in order, and the lines that are none.
+    """The events in a batch of lines, in order, and the malformed lines.
 
-    * `lines`: those that are events;
-    * `x`: float64 [events, inputs]; NaN for one that is missing, where something may stand for it;
-    * `y`: float64 [events], or int32 [events] indices of classes; 0 where it is not known;
-    * `known`: bool [events], whether there is a target;
-    * `keys`: a string each, or `None` without a key column;
-    * `times`: float64 [events] in seconds since 1970, and `stamps`, as they were written; `None` without a time column;
+    * `lines`: the lines that are events;
+    * `x`: float64 [events, inputs]; NaN where an input is missing and may be filled in;
+    * `y`: float64 [events], or int32 [events] indices of classes; 0 where the target is not known;
+    * `known`: bool [events], whether the target is known;
+    * `keys`: one string for each event; `None` if there is no key column;
+    * `times`: float64 [events], seconds since 1970; `stamps`: the times as written; both `None` if there is no time
+      column;
     * `rejected`: the malformed lines, each with the reason.
     """
 
@@ -59,7 +60,7 @@ class Batch(NamedTuple):
     rejected: list[tuple[Line, str]]
 
     def only(self, kept: np.ndarray) -> "Batch":
-        """The events that are `kept`, bool [events]."""
+        """The events where `kept`, bool [events], is true."""
         places = np.flatnonzero(kept).tolist()
         return self._replace(
             lines=[self.lines[i] for i in places],
@@ -73,18 +74,18 @@ class Batch(NamedTuple):
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to read of every line.
+    """The columns to read.
 
     * `format`: `CSV()` or `JSONL()`;
-    * `inputs`: the columns of numbers to learn from, at least one;
-    * `target`: the column to predict; it may be an input as well, unless it is a class;
-    * `key`: a column whose every value has a state of its own, if there is one;
-    * `time`: a column of times, if there is one, written in any way that a `Clock` reads;
-    * `classes`: the values of a categorical target, at least two; without them the target is a number;
-    * `fill`: what stands for a missing input: a number, or `"last"` for the last value that the key had of it, the
-      column's mean before any. Without it an event that lacks an input is malformed.
+    * `inputs`: the numeric columns to learn from, at least one;
+    * `target`: the column to predict; it may also be an input, unless it is a class;
+    * `key`: an optional column; each of its values has a state of its own;
+    * `time`: an optional column of times, in any form that a `Clock` reads;
+    * `classes`: the values of a categorical target, at least two; if left out, the target is a number;
+    * `fill`: what replaces a missing input: a number, or `"last"` for the key's last value of it (the column's mean
+      before any). If left out, an event that lacks an input is malformed.
 
-    Raises `ValueError` if a column has two parts to play, or a name that JSON lines cannot be searched for.
+    Raises `ValueError` if a column has two roles, or if JSON lines cannot be searched for its name.
 
         >>> columns = Columns(CSV(), inputs=("load", "wind"), target="price")
         >>> parse = columns.parser(b"price,load,wind")
@@ -123,18 +124,18 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(dict.fromkeys([*self.inputs, self.target, *(n for n in (self.key, self.time) if n is not None)]))
 
     def parser(self, header: bytes | None, clock: Clock | None = None) -> "Parser":
-        """What makes events of lines; `header` is the first line of a CSV, and `None` for JSON lines.
+        """A parser of lines. `header` is the first line of a CSV, and `None` for JSON lines.
 
-        `clock` reads the times. Raises `UserError` if a column is missing from the header.
+        `clock` reads the times. Raises `UserError` if the header lacks a column.
         """
         return Parser(self, header, clock or Clock())
 
 
 class Parser:
-    """Makes events of lines; what a line holds never raises, but for a CSV whose columns change their places.
+    """Parses lines into events. A bad line never raises, except if the columns of a CSV change places.
 
-    A line that repeats the header, as the first of every file of a rotated log, is passed over, however it is quoted;
-    a byte order mark is no character of a line. `clock` knows how times are written from those read before.
+    A line that repeats the header is passed over, however it is quoted; each file of a rotated log begins with one. A
+    byte order mark is not part of a line. `clock` learns from earlier times how times are written.
     """
 
     def __init__(self, columns: Columns, header: bytes | None, clock: Clock):
@@ -144,7 +145,7 @@ class Parser:
         self._read = columns.format.reader(roles, header)
 
     def __call__(self, text: bytes) -> Event | str:
-        """The event in one line, or the reason why there is none."""
+        """The event in one line, or the reason why the line is not an event."""
         batch = self.parse_many([Line(1, text, FilePosition())])
         if batch.rejected:
             return batch.rejected[0][1]
@@ -158,7 +159,7 @@ class Parser:
         )
 
     def parse_many(self, lines: Sequence[Line]) -> Batch:
-        """The events in lines. Raises `UserError` at a line that is a header with the columns in other places."""
+        """The events in these lines. Raises `UserError` if a line is a header with the columns in other places."""
         columns, read, header = self._columns, self._read, self._header
         good: list[Line] = []
         rows, times = [], []
@@ -235,6 +236,6 @@ class Parser:
         return batch.only(~bad)._replace(rejected=sorted(rejected, key=lambda pair: pair[0].number))
 
     def _filled(self, batch: Batch) -> Batch:
-        """The batch with the number that stands for missing inputs, if it is one."""
+        """The batch with missing inputs replaced, if `fill` is a number."""
         fill = self._columns.fill
         return batch if fill is None or fill == "last" else batch._replace(x=np.where(np.isnan(batch.x), fill, batch.x))

@@ -9,7 +9,7 @@ from ..checkpoints.run_folder import RunFolder
 
 
 class StreamFolder(RunFolder):
-    """A run folder with what a stream leaves besides."""
+    """A run folder with the additional files of a stream."""
 
     predictions = property(lambda self: self.path / "predictions.jsonl")
     dead_letters = property(lambda self: self.path / "dead_letters.jsonl")
@@ -17,7 +17,7 @@ class StreamFolder(RunFolder):
     states = property(lambda self: self.path / "states.sqlite")
 
     def copy_states(self, to: "StreamFolder") -> None:
-        """Copies the states of keys that are on disk, whole even while another process writes them."""
+        """Copies the states of the keys on disk. The copy is consistent even while another process writes them."""
         if self.states.exists():
             with (
                 contextlib.closing(sqlite3.connect(f"file:{quote(str(self.states))}?mode=ro", uri=True)) as there,
@@ -26,12 +26,12 @@ class StreamFolder(RunFolder):
                 there.backup(here)
 
     def forget_if_blank(self) -> None:
-        """Deletes a run that has recorded nothing, so that the same command, mended, may begin it."""
+        """Deletes a run that has recorded nothing, so that the corrected command can start it again."""
         logs = (self.predictions, self.metrics, self.dead_letters, self.quarantine)
         if not self.saved() and not self.states.exists() and not any(map(_size, logs)):
             for path in (*logs, self.settings):
                 path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something else is in it
+            with contextlib.suppress(OSError):  # the folder holds something else
                 self.path.rmdir()
 
 

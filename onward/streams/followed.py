@@ -1,4 +1,4 @@
-"""A file that grows, followed through rotation, truncation and absence."""
+"""Follows a growing file through rotation, truncation and absence."""
 
 import contextlib
 import io
@@ -16,29 +16,30 @@ from ._compressed import FIRST, compression
 from ._cutting import HEAD, LineCutter, digest
 from .base import AbstractSource, FilePosition, Line, Position, ReadFile
 
-CHUNK = 1 << 18  # bytes asked for at once
-POLL = 0.05  # seconds between two looks at a file that does not grow
-REMEMBERED = 16  # files read before
+CHUNK = 1 << 18  # bytes in one read
+POLL = 0.05  # seconds between two checks of a file that does not grow
+REMEMBERED = 16  # finished files remembered
 
 log = logging.getLogger(__name__)
 
 
 class FollowedSource(AbstractSource):
-    """A file that is written to, as `tail -F` reads it: it never ends, and a line counts once its newline is there.
+    """Follows a file that is being written to, as `tail -F` does. It never ends. A line counts once its newline is
+    there.
 
-    * Renamed, and a new `events.csv` in its place: the old file is read to its end, where a line may lack its newline,
-      and left for the next as soon as that holds something. Several rotations at once are read in their order, if the
-      old files are named `events.csv.N`, the newest having the least number (as by logrotate) or the greatest (which
-      it is, their times of change tell), or after their dates (`events.csv-20261121`). Files are known again by their
-      numbers on the disk and their first bytes, whatever their names: none is read twice.
-    * Copied to `events.csv.N` and cut back: what was not read yet is read from the copy; without one, a warning says
-      that it is lost.
-    * Compressed: not read. A run that had not read all of it says that it cannot go on.
-    * Gone, or not there yet: a warning says so once, and it is waited for.
+    * Renamed, with a new `events.csv` in its place: the old file is read to its end, where the last line may lack its
+      newline. Reading moves to the next file as soon as that holds something. Several rotations at once are read in
+      their order. The old files may be named `events.csv.N`, where the newest has the least number (as with logrotate)
+      or the greatest (their modification times tell which), or after their dates (`events.csv-20261121`). Files are
+      identified by inode number and first bytes, whatever their names, so that none is read twice.
+    * Copied to `events.csv.N` and truncated: the unread rest is read from the copy. If there is no copy, a warning says
+      that the rest is lost.
+    * Compressed: the file is not read. A run that had not read all of it stops with an error.
+    * Gone, or not there yet: one warning says so, and the source waits for the file.
 
-    `seek` finds the file again under its name, under a longer one in its folder, or as a copy `events.csv.N`, and
-    raises `UserError` if it is not there. So does the beginning, if the file is compressed. Warnings go to the logger
-    `onward.streams.followed`.
+    `seek` finds the file again under its name, under a longer name in its folder, or as a copy `events.csv.N`. It
+    raises `UserError` if the file is not there. Starting on a compressed file raises `UserError` too. Warnings go to
+    the logger `onward.streams.followed`.
     """
 
     def __init__(self, path: Path, delimiters: str | None = None):
@@ -47,7 +48,7 @@ class FollowedSource(AbstractSource):
             raise UserError(f"{path} is compressed ({packed}), and only text can be followed; leave --follow out.")
         self._cutter = LineCutter(delimiters)
         self._file: io.FileIO | None = None
-        self._missed = False  # whether it was said that the file is gone
+        self._missed = False  # whether a warning has said that the file is gone
 
     def read(self, at_most: int, timeout: float) -> list[Line]:
         deadline = time.monotonic() + timeout
@@ -81,7 +82,7 @@ class FollowedSource(AbstractSource):
             self._file.close()
 
     def _stopped_growing(self, deadline: float) -> bool:
-        """Reads on if there is anything, else waits a little; whether the time is over."""
+        """Reads on if there is more, else waits a little. Returns whether the time is over."""
         advanced = self._advance()
         if advanced and not self._cutter.is_endless:
             return False
@@ -91,7 +92,7 @@ class FollowedSource(AbstractSource):
         return left <= 0
 
     def _advance(self) -> bool:
-        """Feeds the next bytes there are to the cutter, or goes on to the next file; whether there was either."""
+        """Feeds the next bytes to the cutter, or goes on to the next file. Returns whether it could do either."""
         if self._file is None:
             return self._turn_to(self._path)
         if not self._is_intact() and not self._reopen(self._cutter.position):
@@ -100,7 +101,7 @@ class FollowedSource(AbstractSource):
             if turned:
                 log.warning("%s was cut back; what was not read of it before is lost.", self._path)
             return turned
-        # The next file is looked for before the end of this one is: what is written to this one meanwhile is read.
+        # Look for the next file before testing for the end of this one, so that a late write to this one is read.
         newer = [path for path in self._newer() if path != self._path or _size(path) > 0]
         if chunk := self._file.read(CHUNK):
             self._cutter.feed(chunk)
@@ -127,7 +128,7 @@ class FollowedSource(AbstractSource):
         return True
 
     def _reopen(self, position: FilePosition) -> bool:
-        """Goes on at a position in the file it is of, wherever that is now; whether it was found."""
+        """Goes on at a position in its file, wherever that file is now. Returns whether the file was found."""
         siblings = [path for path in self._folder() if _inode(path) == position.inode]
         for path in [*siblings, self._path, *self._numbered()[::-1]]:
             try:
@@ -143,24 +144,24 @@ class FollowedSource(AbstractSource):
         self._missed = False
 
     def _is_intact(self) -> bool:
-        """Whether the file still begins as it did and is no shorter than what was read of it."""
+        """Whether the file still begins with the same bytes and is at least as long as what was read of it."""
         assert self._file is not None
         descriptor, head = self._file.fileno(), self._cutter.head
         return os.fstat(descriptor).st_size >= self._cutter.fed and os.pread(descriptor, len(head), 0) == head
 
     def _newer(self) -> list[Path]:
-        """The files that come after the one being read, oldest first."""
+        """The files that come after the current one, oldest first."""
         assert self._file is not None
         own = os.fstat(self._file.fileno())
         if _inode(self._path) == own.st_ino:
             return []
         name = next((path.name for path in self._folder() if _inode(path) == own.st_ino), None)
         numbered = self._numbered()
-        if name is None:  # deleted, as the oldest is
+        if name is None:  # deleted, as rotation does with the oldest
             newer = [path for path in numbered if _modified(path) > own.st_mtime_ns]
         elif name in (names := [path.name for path in numbered]):
             newer = numbered[names.index(name) + 1 :]
-        else:  # named after its date, as the others
+        else:  # named after its date, like the others
             newer = sorted(
                 path for path in self._folder() if path.name > name and _pattern(path.name) == _pattern(name)
             )
@@ -171,11 +172,11 @@ class FollowedSource(AbstractSource):
         return [*newer, self._path]
 
     def _was_read(self, path: Path) -> bool:
-        """Whether a file is one of those that were read to their ends."""
+        """Whether this file was already read to its end."""
         status = _status(path)
         for known in self._cutter.position.finished if status else ():
             assert status is not None
-            # Of a short file the size must be right too: a new one may have its number, and the same header.
+            # For a short file the size must match too: a new file may have the same inode number and header.
             if known.inode == status.st_ino and (known.size == status.st_size or known.size >= HEAD):
                 with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
                     if digest(os.pread(file.fileno(), min(known.size, HEAD), 0)) == known.fingerprint:
@@ -183,7 +184,7 @@ class FollowedSource(AbstractSource):
         return False
 
     def _numbered(self) -> list[Path]:
-        """What rotation made of the file before, oldest first: its name and `.1`, `.2` and so on."""
+        """The rotated predecessors of the file, oldest first: its name followed by `.1`, `.2` and so on."""
         start = len(self._path.name) + 1
         found = [path for path in self._folder() if path.name[start - 1] == "." and path.name[start:].isdecimal()]
         found.sort(key=lambda path: int(path.name[start:]))
@@ -192,12 +193,12 @@ class FollowedSource(AbstractSource):
         return found if upward > 0 else found[::-1]
 
     def _folder(self) -> list[Path]:
-        """The files beside the file whose names begin with its own."""
+        """The files in the same folder whose names begin with this file's name."""
         name = self._path.name
         try:
             return [p for p in self._path.parent.iterdir() if p.name.startswith(name) and p.name != name]
         except OSError:
-            return []  # a folder that is gone holds none of them
+            return []  # the folder is gone
 
     def _say_missing(self) -> None:
         if not self._missed:
@@ -206,9 +207,9 @@ class FollowedSource(AbstractSource):
 
 
 def open_at(path: Path, position: Position, cutter: LineCutter) -> io.FileIO:
-    """Opens the file that a position is of and makes the cutter go on there.
+    """Opens the file of this position, and sets the cutter to go on there.
 
-    Raises `UserError` if it cannot be read, or is another file.
+    Raises `UserError` if the file cannot be read or is another file.
     """
     if not isinstance(position, FilePosition):
         raise UserError(f"a run that has read {position} cannot go on from the file {path}.")
@@ -229,7 +230,7 @@ def open_at(path: Path, position: Position, cutter: LineCutter) -> io.FileIO:
 
 
 def another_file(path: Path, position: FilePosition) -> UserError:
-    """What to say of a file that a position is not of."""
+    """The error for a file that does not match its position."""
     return UserError(
         f"{path} is not the file that this run has read {position.number} lines of, or is shorter; put that file back, "
         f"or start a new run."
@@ -237,7 +238,9 @@ def another_file(path: Path, position: FilePosition) -> UserError:
 
 
 def _head(file: io.FileIO, position: FilePosition) -> bytes | None:
-    """The first bytes of the file up to the position, which is sought; `None` if it is another file's."""
+    """The first bytes of the file up to the position, with the file placed there; `None` if it is another
+    file's position.
+    """
     if position.offset == 0:
         return b""
     head = os.pread(file.fileno(), min(position.offset, HEAD), 0)
@@ -254,7 +257,7 @@ def _start(path: Path) -> bytes:
 
 
 def _pattern(name: str) -> str:
-    """What names that differ in their digits only have in common."""
+    """What names that differ only in their digits have in common."""
     return re.sub(r"\d", "0", name)
 
 
@@ -281,6 +284,6 @@ def _modified(path: Path) -> int:
 
 
 def _age(path: Path) -> tuple[int, int]:
-    """When a file was last written to, and when it was last renamed."""
+    """The time of the last write to a file, and the time of its last renaming."""
     status = _status(path)
     return (status.st_mtime_ns, status.st_ctime_ns) if status else (0, 0)

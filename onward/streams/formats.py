@@ -1,7 +1,7 @@
-"""How a line holds its columns: as values with delimiters between them below a header, or as a JSON object.
+"""The formats of a line: delimiter-separated values below a header, or a JSON object.
 
-Both are read twice: by a decoder that takes only what is written as usual and is quick, and, where that fails, field by
-field, with a reason for what is wrong.
+Each format has two readers. A fast decoder takes lines that are written in the usual way. If it fails, a slow one reads
+field by field and gives the reason for what is wrong.
 """
 
 import json
@@ -28,29 +28,29 @@ from ._fields import (
     too_long,
 )
 
-DELIMITERS = ",;\t|"  # looked for in a header, in this order
+DELIMITERS = ",;\t|"  # tried on a header in this order
 ARRAY = "; of an array, jq -c '.[]' FILE makes lines"
 UTF_16 = " seems to be UTF-16: iconv -f UTF-16 -t UTF-8 FILE makes it readable"
 
 
 class Repeated(Exception):
-    """The line is the header once more, perhaps spelt in another way."""
+    """The line repeats the header, perhaps in another spelling."""
 
 
-# What a line holds: inputs, NaN for a missing one; the target (a number or a class's index) if it is known; key and
-# time as written, if asked for. Tuples without names: they are made ten million times.
+# The fields of a line: inputs (NaN if missing), the target (a number or a class's index) if it is known, and key and
+# time as written, if asked for. A plain tuple, because millions of them are made.
 Fields = tuple[Sequence[float], float | int | None, str | None, str | int | float | None]
 Reader = Callable[[bytes], Fields]
 
 
 class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
-    """Delimiter-separated values, RFC 4180: the header names the columns; those not asked for may hold anything.
+    """Delimiter-separated values, RFC 4180. The header names the columns; columns not asked for may hold anything.
 
-    A field may be quoted, and then hold delimiters and line breaks; a quote in it is written twice.
+    A quoted field may hold delimiters and line breaks; a quote inside it is doubled.
 
     * `delimiter`: one character; `None` for the first of comma, semicolon, tab and bar that finds the columns in the
       header;
-    * `decimal`: `","` if numbers are written 1,5; `"."` if not; `None`: with semicolons they may be.
+    * `decimal`: `","` if 1,5 is a number; `"."` if it is not; `None` to allow it only with semicolons.
     """
 
     delimiter: str | None = None
@@ -66,11 +66,11 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
 
     @property
     def delimiters(self) -> str:
-        """After which characters a quoted field begins."""
+        """The characters after which a quoted field begins."""
         return self.delimiter or DELIMITERS
 
     def seen(self, header: bytes, wanted: Iterable[str]) -> str:
-        """The delimiter of this header, in which the wanted columns are looked for."""
+        """The delimiter that finds the wanted columns in this header."""
         if self.delimiter is not None:
             return self.delimiter
         wanted = set(wanted)
@@ -81,12 +81,13 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             except (UnicodeDecodeError, Malformed):
                 return 0
 
-        return max(DELIMITERS, key=found)  # the first of the best
+        return max(DELIMITERS, key=found)  # max gives the first of the best
 
     def reader(self, roles: Roles, header: bytes | None) -> Reader:
-        """Reads a line's fields, or raises `Malformed` or `Repeated`. Raises `UserError` if the header lacks a column.
+        """A function that reads a line's fields, or raises `Malformed` or `Repeated`.
 
-        A line that holds the header's names in another order raises `UserError` too.
+        Raises `UserError` if the header lacks a column. The function raises it too if a line holds the header's names
+        in another order.
         """
         if header is None:
             raise ValueError("a CSV must have a header, got None.")
@@ -113,7 +114,7 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             _picker(map(numeric.index, roles.inputs)),
         )
         at_target = place[roles.target] if roles.classes else numeric.index(roles.target)
-        # Numbers alone are nearly a JSON array, and read so they take a fraction of the time that float() does.
+        # A line of numbers is nearly a JSON array, and decoding it as one is far quicker than float().
         decode: Callable[[bytes | str], Any] = msgspec.json.Decoder(tuple[(float,) * len(numeric)]).decode
 
         def split(text: bytes) -> list[str]:
@@ -132,7 +133,7 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             fields = [] if numbers_only else split(text)
             try:
                 values = decode(b"[" + text + b"]" if numbers_only else "[" + ",".join(pick_numbers(fields)) + "]")
-            except msgspec.DecodeError:  # numbers that JSON would not write so, an unknown target, or no numbers
+            except msgspec.DecodeError:  # numbers not written as in JSON, an unknown target, or no numbers
                 fields = split(text)
                 said = [field.strip() for field in fields]
                 if said == names:
@@ -155,23 +156,23 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
 
 
 class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"):
-    """A JSON object a line; what is not asked for may hold anything, numbers may be strings, and true is 1.
+    """One JSON object a line. Fields not asked for may hold anything, numbers may be strings, and true is 1.
 
-    A target that is `null`, empty, NaN or missing is one that is not known yet.
+    A target that is `null`, empty, NaN or absent is not known yet.
     """
 
     @property
     def delimiters(self) -> None:
-        """Quotes are no matter of lines."""
+        """`None`: quotes do not join lines."""
         return None
 
     def check_first(self, line: bytes) -> None:
-        """Raises `UserError` if the first line is the beginning of an array: then hardly another is an object."""
+        """Raises `UserError` if the first line begins an array: then hardly any later line is an object."""
         if line.removeprefix(BOM).lstrip().startswith(b"["):
             raise UserError("these are no JSON lines but an array; jq -c '.[]' FILE makes lines of it.")
 
     def reader(self, roles: Roles, header: bytes | None) -> Reader:
-        """Reads a line's fields, or raises `Malformed`."""
+        """A function that reads a line's fields, or raises `Malformed`."""
         if header is not None:
             raise ValueError(f"JSON lines have no header, got {quoted(header)}.")
         kinds: dict[str, Any] = dict.fromkeys(roles.inputs, float)
@@ -219,13 +220,13 @@ class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"
 
 
 def _picker(places: Iterable[int]) -> Callable[[Sequence], Sequence]:
-    """What takes these elements of a sequence."""
+    """A function that picks these elements of a sequence."""
     first, *others = places
     return itemgetter(first, *others) if others else itemgetter(slice(first, first + 1))
 
 
 def _splitter(delimiter: str) -> Callable[[str], list[str]]:
-    """What cuts a record into fields as RFC 4180 has them; raises `Malformed` at a quote in the wrong place."""
+    """A function that cuts a record into fields (RFC 4180). It raises `Malformed` for a quote in the wrong place."""
     match = re.compile(rf'"([^"]*(?:""[^"]*)*)"|([^{re.escape(delimiter)}]*)').match
 
     def cut(record: str) -> list[str]:
@@ -248,7 +249,7 @@ def _splitter(delimiter: str) -> Callable[[str], list[str]]:
 
 
 def _object(text: bytes) -> dict:
-    """A JSON object; NaN and Infinity, which Python writes, are read too."""
+    """A JSON object. It may hold NaN and Infinity, which Python writes."""
     if len(text) > LONGEST:
         raise Malformed(too_long(text))
     array = ARRAY if text.lstrip().startswith(b"[") else ""
@@ -268,7 +269,7 @@ def _is_utf_16(text: bytes) -> bool:
 
 
 def _way_out(header: bytes) -> str:
-    """What a text is that has no header, if that is known, and what to do about it."""
+    """If a text without a header has a known format, the name of that format and a remedy."""
     if _is_utf_16(header):
         return f" The text{UTF_16}."
     if header.removeprefix(BOM).lstrip()[:1] in (b"{", b"["):

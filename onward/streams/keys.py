@@ -1,4 +1,4 @@
-"""Which keys are in memory: each in a slot of the carry's table, the least recently used ones on disk."""
+"""Which keys are in memory: each has a slot in the carry's table. The least recently used keys are on disk."""
 
 import hashlib
 from collections import OrderedDict
@@ -15,12 +15,12 @@ from .engine import SWAP, Engine
 
 
 class Keys:
-    """The keys that have a row in memory, and where the others are.
+    """The keys with a row in memory, and where the other keys are.
 
-    * `engine`: whose table it is;
-    * `spill`: where the rows go that have to make room;
-    * `order`: each key in memory with its slot, the least recently used first; what `order` gives later is to be handed
-      on with the carry.
+    * `engine`: the engine that owns the table;
+    * `spill`: the file to which evicted rows go;
+    * `order`: the slot of each key in memory, the least recently used key first. Save the current `order` together with
+      the carry.
     """
 
     def __init__(self, engine: Engine, spill: Spill, order: Iterable[tuple[str, int]]):
@@ -32,7 +32,7 @@ class Keys:
         return tuple(self._slots.items())
 
     def parts(self, names: Sequence[str]) -> Iterator[slice]:
-        """Cuts the keys of events into stretches whose keys all fit into memory at once."""
+        """Cuts the keys of events into stretches, each of whose keys fit into memory together."""
         start, seen = 0, set()
         for i, name in enumerate(names):
             if name not in seen and len(seen) == self._engine.slots:
@@ -43,7 +43,7 @@ class Keys:
             yield slice(start, len(names))
 
     def bring(self, carry: StreamCarry, names: Sequence[str]) -> tuple[StreamCarry, list[int]]:
-        """The carry with a row for each of these keys, and the slots these are in. `carry` is used up."""
+        """The carry with a row for each of these keys, and the slots of these rows. Consumes `carry`."""
         wanted = dict.fromkeys(names)
         missing = [name for name in wanted if name not in self._slots]
         for name in wanted:
@@ -54,7 +54,7 @@ class Keys:
         return carry, [self._slots[name] for name in names]
 
     def _swap(self, carry: StreamCarry, missing: list[str]) -> StreamCarry:
-        """Gives each of at most `SWAP` keys a slot: an empty one, or the one that was not used for longest."""
+        """Gives each of at most `SWAP` keys a slot: an empty one, or that of the least recently used key."""
         room = self._engine.slots - len(self._slots)
         leaving = dict(self._slots.popitem(last=False) for _ in range(len(missing) - room))
         slots = [*leaving.values(), *range(len(self._slots) + len(leaving), self._engine.slots)][: len(missing)]
@@ -69,7 +69,7 @@ class Keys:
 
 
 def _words(name: str) -> np.ndarray:
-    """Two numbers made of a key's name, which decide its noise."""
+    """Two numbers derived from a key's name, which determine its noise."""
     return np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], "<u4")
 
 
@@ -80,7 +80,7 @@ def _packed(rows: Row) -> Iterator[bytes]:
 
 
 def _unpacked(fresh: Row, saved: Sequence[bytes | None]) -> Row:
-    """The rows that were packed, and fresh ones in place of `None`."""
+    """The rows unpacked from bytes, with fresh rows in place of `None`."""
     leaves, structure = jax.tree.flatten(fresh)
     arrays = [stored(leaf).copy() for leaf in leaves]
     size = sum(array[0].nbytes for array in arrays)

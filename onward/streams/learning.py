@@ -1,4 +1,6 @@
-"""A stream followed: read, judge, predict, learn, record, and save now and then, so that a kill changes nothing."""
+"""Follows a stream: read, judge, predict, learn, record, and save from time to time so that a kill changes no
+result.
+"""
 
 import logging
 import time
@@ -29,12 +31,12 @@ from .standing import Quarantined, StreamStanding
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 0.2  # seconds to wait for the next event before looking at clock and signals again
-NO_KEY = (("", 0),)  # a stream without keys is one key, which is always in memory
+PATIENCE = 0.2  # seconds to wait for the next event before checking the clock and signals again
+NO_KEY = (("", 0),)  # a stream without keys has one key, always in memory
 
 
 class State(NamedTuple):
-    """All that a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     carry: StreamCarry
     judged: outliers.Outliers
@@ -42,8 +44,9 @@ class State(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `learn_stream` tells after each block: where it stands, the lines and seconds of the block, the errors of
-    its predictions and of persistence's."""
+    """What `learn_stream` reports after each block: the standing, the block's lines and seconds, and the errors of its
+    predictions and of persistence.
+    """
 
     standing: StreamStanding
     lines: int
@@ -53,7 +56,8 @@ class Report(NamedTuple):
 
 
 def restore(folder: StreamFolder, engine: Engine, columns: Columns, *, settings: str) -> State:
-    """The newest checkpoint of a stream, or its beginning. `settings` is the digest of the run's settings.
+    """The newest checkpoint of a stream, or its beginning if there is none. `settings` is the digest of the run's
+    settings.
 
     Raises `UserError` if the checkpoint is damaged or of another run.
     """
@@ -87,13 +91,14 @@ def learn_stream(
     report: Callable[[Report], None],
     learns: bool = True,
 ) -> tuple[Outcome, State]:
-    """Goes on from `state` until the stream ends or is `interrupted`, and saves every `checkpoint_every` seconds.
+    """Goes on from `state` until the stream ends or is `interrupted`. Saves every `checkpoint_every` seconds.
 
-    Without `learns` the judgement of what is absurd and the scale of the inputs stay as they are. The engine must then
-    be one that does not learn either.
+    If `learns` is false, the judgement of absurd numbers and the scale of the inputs stay as they are. The engine must
+    then be one that does not learn.
 
-    Neither the clock nor the sizes of what the source gives decide what is learned. Raises `UserError` if the source
-    fails, having saved what came before, and for too many malformed lines, the last good state being the last saved.
+    The result does not depend on the clock, or on how many lines the source gives at a time. Raises `UserError` if the
+    source fails, after saving what came before. Also raises it for too many malformed lines; the last saved state is
+    then the last good one.
     """
     standing = state.standing
     with (
@@ -134,7 +139,7 @@ def learn_stream(
 
 
 class _Stream:
-    """The state of a stream and what moves it on."""
+    """The state of a stream and the steps that advance it."""
 
     def __init__(self, engine: Engine, columns: Columns, records: Records, spill: Spill, state: State, *, learns: bool):
         self._engine, self._columns, self._records, self._spill = engine, columns, records, spill
@@ -149,7 +154,7 @@ class _Stream:
         return State(self._carry, self._judged, self.standing)
 
     def learn(self, lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray]:
-        """Predicts and learns what at most `BLOCK` lines hold; the errors of prediction and persistence."""
+        """Predicts and learns the events in at most `BLOCK` lines. Returns the errors of prediction and persistence."""
         last = lines[-1]
         parser, lines = self._parsing(lines)
         batch = parser.parse_many(lines)
@@ -187,11 +192,11 @@ class _Stream:
         return np.concatenate(wrong), np.concatenate(naive)
 
     def end(self) -> None:
-        """Closes the window that has begun."""
+        """Closes the current window."""
         self.standing = msgspec.structs.replace(self.standing, scores=self._records.end(self.standing.scores))
 
     def save(self, folder: StreamFolder, settings: str) -> None:
-        """Writes a checkpoint; all that it counts on reaches the disk before."""
+        """Writes a checkpoint, after everything that it relies on has reached the disk."""
         self._spill.commit()
         standing = msgspec.structs.replace(
             self.standing, version=self._spill.version, states=self._spill.digest, keys=self._keys.order
@@ -203,7 +208,7 @@ class _Stream:
         folder.forget_all_but(KEPT_CHECKPOINTS)
 
     def _parsing(self, lines: Sequence[Line]) -> tuple[Parser, Sequence[Line]]:
-        """The parser, and the lines that are not the header it needs."""
+        """The parser, and the lines without the header that it needs."""
         if self._parser is None:
             columns = self._columns
             if isinstance(columns.format, JSONL):
@@ -218,9 +223,10 @@ class _Stream:
         return self._parser, lines
 
     def _screened(self, batch: Batch) -> tuple[Batch, np.ndarray, np.ndarray, list[Quarantined]]:
-        """The events whose numbers are ordinary, their inputs scaled, which targets may be learned, and the others.
+        """The events with ordinary numbers and scaled inputs, which of their targets may be learned, and the other
+        events.
 
-        A target before the first judgement is not learned: nothing says that it is not absurd.
+        A target before the first judgement is not learned, because nothing yet tells whether it is absurd.
         """
         columns, values = self._columns, batch.x
         known = ~np.isnan(values)
@@ -246,7 +252,7 @@ class _Stream:
         return batch.only(good), scaled, settled, quarantined
 
     def _told(self, batch: Batch, scaled: np.ndarray, has: np.ndarray, names: Sequence[str], part: slice) -> Told:
-        """What the engine says of some events, whose keys fit into memory; it sees the targets that it `has`."""
+        """The engine's outputs for some events whose keys fit into memory; `has` tells which targets it sees."""
         self._carry, slots = self._keys.bring(self._carry, names[part])
         count = len(slots)
         times = np.full(count, np.nan) if batch.times is None else batch.times[part]

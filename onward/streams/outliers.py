@@ -1,47 +1,47 @@
-"""Numbers judged by those before them, column by column: which are absurd, and what is large or small.
+"""Judges the numbers of each column by those before them: which are absurd, and on what scale they lie.
 
-A number is *ordinary* if it lies within `LIMIT` spreads of the centre, the median of the last `WINDOW` numbers. The
-spread is the distance from the centre that seven in eight of them keep to, in units of a normal distribution's
-deviation (a Hampel filter with a quantile of 7/8 instead of 1/2), or the running deviation if that is more. A number is
-ordinary as well
+A number is *ordinary* if it lies within `LIMIT` spreads of the centre. The centre is the median of the last `WINDOW`
+numbers. The spread is the 7/8 quantile of their distances from it, in units of a normal distribution's standard
+deviation (a Hampel filter with a quantile of 7/8 instead of 1/2), or the running deviation if that is larger. A number
+is also ordinary in three other cases:
 
-* between the least and the greatest number that were accepted so far: a flag that is set once in a million events, or
-  rain after dry months, is as ordinary the second time as it was the first;
-* within `WIDTHS` times that range of it, while seven in eight of the window are one and the same number: of a column
-  that hardly ever changes, the range says more than the spread;
-* within `UNSCALED` of the centre (times the centre, if that is above 1) where all numbers so far were the same: then
-  nothing says what is far.
+* It lies between the least and the greatest number accepted so far. A flag that is set once in a million events, or
+  rain after dry months, is as ordinary the second time as the first.
+* Seven in eight of the window are the same number, and it lies within `WIDTHS` times the accepted range of that range.
+  For a column that hardly ever changes, the range says more than the spread.
+* All numbers so far were the same, and it lies within `UNSCALED` of the centre (times the centre's size, if that is
+  above 1). In this case no scale is known.
 
 Some numbers are doubted more, because people write them where a value is missing: `STAND_INS`, such as −9999. They are
-ordinary within `NEAR` spreads of the centre or between the accepted numbers, and nowhere else.
+ordinary only within `NEAR` spreads of the centre or between the accepted numbers.
 
-A number that is absurd is outvoted only by its like:
+Only similar numbers can outvote the others:
 
-* no number, however large, moves the judgement unless more than an eighth of the window is like it;
-* a new level, however far away, is ordinary from the 33rd number of it that the judgement has seen, and the judgement
-  is renewed every `BLOCK` numbers: at most `READMITTED` of them are quarantined. What was accepted before then counts
-  no longer, unless it comes again;
-* an absurd number that repeats the last absurd number of its column has no vote: a sensor that is stuck is kept out,
-  until it has said the same `STUCK` times in a row;
-* what may stand for a missing value has no vote as long as no other number was there.
+* No number, however large, moves the judgement unless more than an eighth of the window is like it.
+* A new level, however far away, is ordinary from the 33rd of its numbers that the judgement has seen. The judgement is
+  renewed every `BLOCK` numbers, so that at most `READMITTED` of them are quarantined. Numbers accepted before then no
+  longer count, unless they come again.
+* An absurd number that repeats the last absurd number of its column has no vote. So a stuck sensor is kept out, until
+  it has repeated the same number `STUCK` times in a row.
+* A number that may stand for a missing value has no vote until some other number has come.
 
-What the renewed judgement finds ordinary of a block is accepted. It also moves a running mean and deviation, which look
-back over `MEMORY` numbers and give every number its scale. A block of a new level has moved them before its first
-number is let in.
+The numbers of a block that the renewed judgement finds ordinary are accepted. They also move a running mean and
+deviation, which average over `MEMORY` numbers and scale every number. A block of a new level has moved them before its
+first number is let in.
 
-All that one number needs was known before its block began, and blocks are counted from the first event: the results
-are the same bits however a stream is cut.
+Each number is judged by what was known before its block began, and blocks are counted from the first event. So the
+results are the same bits however a stream is cut.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-WINDOW = 256  # the numbers that judge the next
-BLOCK = 128  # how many are judged alike; the first blocks end after 8, 16, 32 and 64
+WINDOW = 256  # numbers by which the next ones are judged
+BLOCK = 128  # numbers judged by the same judgement; the first blocks end after 8, 16, 32 and 64
 FIRST = 8
 KEPT_TO = 7 / 8  # the part of the window that must be able to outvote the rest
-NORMAL = 1.5341205443525463  # within so many deviations lies that part of a normal distribution
+NORMAL = 1.5341205443525463  # 7/8 of a normal distribution lie within this many deviations
 LIMIT = 100.0  # spreads: far beyond what a heavy tail holds, and well below a wrong unit
 NEAR = 10.0  # spreads, for a number that may stand for a missing value
 WIDTHS = 100.0
@@ -49,7 +49,7 @@ UNSCALED = 1e15
 MEMORY = 8192.0
 READMITTED = BLOCK + WINDOW // 8
 STUCK = 100_000  # more than a day of one number a second
-ROUNDING = 1e-15  # a deviation smaller than so many centres is double precision's rounding, and none
+ROUNDING = 1e-15  # a deviation smaller than this times the centre is only rounding, and counts as 0
 # Nines alone, with or without nines behind the point; positive ones from 9999 on, as 99 may be a percentage.
 STAND_INS = np.array(
     [
@@ -63,17 +63,18 @@ STAND_INS = np.array(
 
 
 class Outliers(NamedTuple):
-    """What is carried on, float64 but for what is said otherwise.
+    """The state carried on; arrays are float64 unless stated otherwise.
 
-    * `recent`: the last numbers that have a vote, [columns, window]; an event without one leaves its place as it was;
-    * `block`: the numbers with a vote since the judgement was renewed, [columns, block]; NaN where there was none;
-    * `seen`: int32, the events so far; once the window is full it is kept between one window and two;
-    * `centre`, `spread`, `still`: what judges, [columns]; NaN and 0 before there is anything to judge by; `still` is
-      bool, whether seven in eight of the window are the same number;
-    * `low`, `high`: the least and the greatest number that were accepted and not outvoted, [columns]; NaN before any;
-    * `absurd`, `repeated`: the last number that was not ordinary, NaN before any, and how often in a row it was
-      repeated, int32, [columns];
-    * `mean`, `deviation`, `weight`: of the ordinary numbers, and how many of them, at most `MEMORY`, [columns].
+    * `recent`: the last numbers with a vote, [columns, window]; an event without a vote leaves its place unchanged;
+    * `block`: the numbers with a vote since the last renewal, [columns, block]; NaN where there was none;
+    * `seen`: int32, the number of events so far; once the window is full, it is kept between one and two windows;
+    * `centre`, `spread`, `still`: the current judgement, [columns]; NaN and 0 before there is one. `still` is bool:
+      whether seven in eight of the window are the same number;
+    * `low`, `high`: the least and the greatest number accepted and not outvoted, [columns]; NaN before any;
+    * `absurd`, `repeated`: the last number that was not ordinary (NaN before any), and how often it was repeated in a
+      row (int32), [columns];
+    * `mean`, `deviation`, `weight`: the running mean and deviation of the ordinary numbers, and their count up to
+      `MEMORY`, [columns].
     """
 
     recent: np.ndarray
@@ -92,13 +93,13 @@ class Outliers(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What is said of a batch, each [events, columns].
+    """The judgement of a batch; each field is [events, columns].
 
     * `ordinary`: whether the number is finite and not absurd;
-    * `settled`: whether there was any number to judge it by; if not, every finite one is ordinary;
-    * `scaled`: float32 `(x − mean)/deviation` between −`LIMIT` and `LIMIT`; 0 where there is no deviation yet, and
-      where the number is not ordinary;
-    * `mean`, `deviation`: float64, those it was scaled with; a deviation of 0 is one that is not known.
+    * `settled`: whether there was anything to judge the number by; if not, every finite number is ordinary;
+    * `scaled`: float32 `(x − mean)/deviation` between −`LIMIT` and `LIMIT`; 0 if there is no deviation yet or the
+      number is not ordinary;
+    * `mean`, `deviation`: float64, as used for `scaled`; a deviation of 0 means that it is not known.
     """
 
     ordinary: np.ndarray
@@ -109,7 +110,7 @@ class Judged(NamedTuple):
 
 
 def init(columns: int) -> Outliers:
-    """Nothing seen yet."""
+    """The state before the first event."""
     zeros, nothing = np.zeros(columns), np.full(columns, np.nan)
     return Outliers(
         recent=np.full((columns, WINDOW), np.nan),
@@ -129,7 +130,7 @@ def init(columns: int) -> Outliers:
 
 
 def judge(state: Outliers, values: np.ndarray) -> tuple[Outliers, Judged]:
-    """Judges and scales the next events of a stream, [events, columns]; NaN for a number that is not known.
+    """Judges and scales the next events of a stream, [events, columns]; NaN marks a number that is not known.
 
     >>> state = init(1)
     >>> state, judged = judge(state, np.sin(np.arange(200.0))[:, None])
@@ -155,17 +156,17 @@ def judge(state: Outliers, values: np.ndarray) -> tuple[Outliers, Judged]:
 
 
 def judge_alone(state: Outliers, values: np.ndarray) -> tuple[Outliers, Judged]:
-    """The same as `judge` by what was seen so far, which these events leave as it is."""
+    """Like `judge`, but leaves the state unchanged."""
     return state, _judge(state, values.astype(np.float64))
 
 
 def _renewed(count: int) -> int:
-    """How many events had been seen when the judgement was last renewed."""
+    """The number of events seen at the last renewal of the judgement."""
     return count // BLOCK * BLOCK if count >= BLOCK else 0 if count < FIRST else 1 << (count.bit_length() - 1)
 
 
 def _renewal(count: int) -> int:
-    """How many events have been seen when the judgement is renewed next."""
+    """The number of events seen at the next renewal of the judgement."""
     return (count // BLOCK + 1) * BLOCK if count >= BLOCK else max(FIRST, 1 << count.bit_length())
 
 
@@ -183,7 +184,7 @@ def _judge(state: Outliers, values: np.ndarray) -> Judged:
 
 
 def _ordinary(state: Outliers, values: np.ndarray) -> np.ndarray:
-    """Which numbers, [events, columns], are ordinary; before there is anything to judge by, every finite one."""
+    """Which numbers, [events, columns], are ordinary; every finite one, if there is nothing to judge by."""
     with np.errstate(invalid="ignore"):  # a comparison with NaN is false, as it should be
         distance = np.abs(values - state.centre)
         near = distance <= NEAR * state.spread
@@ -200,7 +201,7 @@ def _ordinary(state: Outliers, values: np.ndarray) -> np.ndarray:
 
 
 def _seen(state: Outliers, values: np.ndarray, ordinary: np.ndarray) -> Outliers:
-    """The state after some more events, which end at a renewal or before."""
+    """The state after some more events, which end at or before a renewal."""
     before = int(state.seen)
     after, place, start = before + len(values), before % WINDOW, before - _renewed(before)
     state, votes = _voted(state, values, ordinary)
@@ -215,9 +216,9 @@ def _seen(state: Outliers, values: np.ndarray, ordinary: np.ndarray) -> Outliers
 
 
 def _voted(state: Outliers, values: np.ndarray, ordinary: np.ndarray) -> tuple[Outliers, np.ndarray]:
-    """Which numbers have a vote, [events, columns]: the finite ones, but for an absurd one that is repeated."""
+    """Which numbers, [events, columns], have a vote: the finite ones, except repeated absurd ones."""
     votes = np.isfinite(values)
-    if np.isnan(state.centre).any():  # before anything else is known, nobody believes it
+    if np.isnan(state.centre).any():  # not believed before anything else is known
         votes &= ~(np.isnan(state.centre) & np.isin(values, STAND_INS))
     absurd = votes & ~ordinary
     if not absurd.any():
@@ -235,7 +236,7 @@ def _voted(state: Outliers, values: np.ndarray, ordinary: np.ndarray) -> tuple[O
 
 
 def _renew(state: Outliers, size: int) -> Outliers:
-    """The judgement by the last window; range and scale moved by the last block, which has this size."""
+    """Renews the judgement by the last window, and updates range and scale by the last block, of this size."""
     recent, block = state.recent, state.block[:, :size]
     n = np.isfinite(recent).sum(axis=1)
     centre = _quantile(recent, n, 1 / 2)
@@ -252,7 +253,7 @@ def _renew(state: Outliers, size: int) -> Outliers:
     return judging._replace(
         block=np.full_like(state.block, np.nan),
         spread=np.maximum(judging.spread, deviation),
-        # The block in which a new level was let in holds the old one too: what is accepted is counted from the next.
+        # A block that lets in a new level also holds the old one, so the accepted range starts with the next block.
         low=np.where(outvoted, np.nan, low),
         high=np.where(outvoted, np.nan, high),
         mean=mean,
@@ -268,7 +269,8 @@ def _moved(
     n = ordinary.sum(axis=1)
     weight = np.minimum(state.weight + n, MEMORY)
     rate = n / np.maximum(weight, 1)
-    centre = np.nan_to_num(centre)  # distances from it, so that a block of one number has no deviation at all
+    centre = np.nan_to_num(centre)
+    # Distances from the centre, so that a block of one number has a deviation of exactly 0.
     distances = np.where(ordinary, block - centre[:, None], 0)
     distance = distances.sum(axis=1) / np.maximum(n, 1)
     variance = (ordinary * (distances - distance[:, None]) ** 2).sum(axis=1) / np.maximum(n, 1)
@@ -280,6 +282,6 @@ def _moved(
 
 
 def _quantile(rows: np.ndarray, n: np.ndarray, part: float) -> np.ndarray:
-    """The number that this part of a row's `n` numbers does not exceed; the others are NaN, as is what none gives."""
+    """The `part` quantile of each row's `n` numbers; the rest of a row is NaN. NaN if there are no numbers."""
     place = np.maximum(np.ceil(part * n).astype(int) - 1, 0)
-    return np.sort(rows, axis=1)[np.arange(len(rows)), place]  # sorted, NaN is last
+    return np.sort(rows, axis=1)[np.arange(len(rows)), place]  # sorting puts NaN last

@@ -1,4 +1,4 @@
-"""The picture of a stream: error over events, against persistence."""
+"""The picture of a stream: its error over events, beside that of persistence."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from ..support.files import read_json_lines, write_atomically
 from ..support.pictures import picture
 from .standing import Point
 
-POINTS = 400  # more a page does not show
-LONG = 100_000  # events from which on the axis is logarithmic
+POINTS = 400  # a page cannot show more
+LONG = 100_000  # from this many events on the axis is logarithmic
 
 
 def draw_errors(metrics: Path, pictures: list[Path], *, title: str, subtitle: str, classes: bool) -> None:
-    """Draws the points logged in `metrics` to each of `pictures`, whose endings name the format.
+    """Draws the points logged in `metrics` to each of `pictures`; their endings name the format.
 
-    Does nothing where no event was predicted yet.
+    Does nothing if no event was predicted yet.
     """
     points = list(read_json_lines(metrics, Point))
     if not points:

@@ -1,4 +1,4 @@
-"""The growing files of a stream's run folder."""
+"""The growing files in a stream's run folder."""
 
 import math
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from .dead_letters import DeadLetters
 from .folder import StreamFolder
 from .standing import Prediction, Quarantined, Scores, StreamStanding
 
-DIGITS = 7  # of a change that the network, in single precision, predicts
+DIGITS = 7  # digits of a change, which the network predicts in single precision
 
 
 class Learned(NamedTuple):
-    """Some events and what the engine said of them, one entry an event; no keys or stamps where no column has them."""
+    """Some events with the engine's outputs for them; keys and stamps are left out if there is no column of them."""
 
     lines: Sequence[Line]
     keys: Sequence[str] | None
@@ -30,9 +30,10 @@ class Learned(NamedTuple):
 
 
 class Records:
-    """Predictions, metrics, dead letters and quarantine, each kept up to what `standing` says; a context manager.
+    """Predictions, metrics, dead letters and quarantine. Use it as a context manager.
 
-    `classes` are the names of a categorical target's values. Raises `UserError` if a file is shorter than it was.
+    Each file is kept up to the length in `standing`. `classes` are the names of a categorical target's values. Raises
+    `UserError` if a file is shorter than `standing` says.
     """
 
     def __init__(self, folder: StreamFolder, standing: StreamStanding, classes: Sequence[str] | None, *, limit: int):
@@ -55,7 +56,9 @@ class Records:
             self._quarantine.append(entry)
 
     def events(self, learned: Learned, scores: Scores) -> tuple[Scores, np.ndarray, np.ndarray]:
-        """Adds events and the points of the curve that they complete: the scores after, errors, and persistence's."""
+        """Adds events and the points of the curve that they complete. Returns the new scores, and the errors of network
+        and persistence.
+        """
         told, numeric = learned.told, self._classes is None
         persistence = from_bits(told.persistence) if numeric else told.persistence
         if numeric:
@@ -92,18 +95,18 @@ class Records:
         return scores, errors[scored], naive[scored]
 
     def end(self, scores: Scores) -> Scores:
-        """Adds the point of a window that has only begun when the stream ends."""
+        """If the stream ends within a window, adds that window's point."""
         if scores.window_events:
             scores, point = scores.closed()
             self._metrics.append(point)
         return scores
 
     def flush(self) -> None:
-        """Lets others read the predictions."""
+        """Makes the predictions visible to other processes."""
         self._predictions.flush()
 
     def sync(self, standing: StreamStanding) -> StreamStanding:
-        """Puts all on the disk; the standing that counts on it."""
+        """Puts everything on the disk. Returns the standing that relies on it."""
         return msgspec.structs.replace(
             standing,
             predictions_bytes=self._predictions.sync(),
@@ -117,7 +120,7 @@ class Records:
 
 
 def _added(base: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Sums in double precision without the digits that the change, in single precision, does not have."""
+    """Sums in double precision, rounded to the digits that the single-precision change really has."""
     changes = change.astype(np.float64)
     with np.errstate(divide="ignore"):
         exponents = np.where(changes == 0, -math.inf, np.floor(np.log10(np.abs(changes))))
@@ -127,7 +130,7 @@ def _added(base: np.ndarray, change: np.ndarray) -> np.ndarray:
 
 
 def _chosen(logits: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each event −log probability of the class that came, the class predicted, and its probability."""
+    """For each event: −log probability of the true class, the predicted class, and its probability."""
     logits = logits.astype(np.float64)
     logits = logits - logits.max(1, keepdims=True)
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -136,4 +139,4 @@ def _chosen(logits: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def _short(value) -> float:
-    return float(f"{value:.8g}")  # enough to recompute it from the numbers beside it
+    return float(f"{value:.8g}")  # enough to recompute the loss from the numbers beside it

@@ -1,4 +1,4 @@
-"""Events from a Redis stream, through a consumer group; needs the extra `redis`."""
+"""Events from a Redis stream, read through a consumer group; needs the extra `redis`."""
 
 import logging
 import time
@@ -12,29 +12,29 @@ from ._redis_address import RedisAddress as RedisAddress
 from .base import AbstractSource, Line, Position, RedisPosition
 
 AT_ONCE = 1000  # entries acknowledged in one command
-LONGEST_WAIT = 5.0  # seconds between two attempts to connect, and of one command
+LONGEST_WAIT = 5.0  # seconds between two attempts to connect, and the time limit of a command
 FIRST_WAIT = 0.1
 
 log = logging.getLogger(__name__)
 
 
 class RedisSource(AbstractSource):
-    """The entries of a Redis stream from its first on, each of which stays pending until it is committed.
+    """The entries of a Redis stream from its first on. Each stays pending until it is committed.
 
-    An entry of one field named `event` is that field's text; any other is a JSON object of its fields, whose numbers
-    are strings. Entries that are pending when reading begins, or after a lost connection, are read before new ones;
-    after `seek` all that follow the position are read, also those that were committed since and are still there. No
-    entry is given twice, also if the server has lost track of what it had delivered: one whose id is not above the
-    last is passed over. An entry that was deleted while it was pending is an empty line.
+    If an entry has a single field named `event`, its text is that field. Any other entry becomes a JSON object of its
+    fields, with numbers as strings. Pending entries are read before new ones, when reading begins and after a lost
+    connection. After `seek` all entries behind the position are read, also those that have been committed since and are
+    still there. No entry is given twice, even if the server has lost its record of deliveries: an entry whose id is not
+    above the last one is passed over. An entry that was deleted while pending is an empty line.
 
-    A connection that breaks is made again, less and less often, for as long as it takes; a warning to the logger
-    `onward.streams.redis_source` says so once. Raises `UserError` if it cannot be made at first, if the server wants
-    another password, if the extra is not installed, or if there is no stream under its name.
+    A broken connection is made again, with growing pauses, for as long as it takes; one warning to the logger
+    `onward.streams.redis_source` says so. Raises `UserError` if the first connection fails, if the server wants another
+    password, if the extra is not installed, or if no stream has this name.
 
     * `address`: of the server and the stream;
-    * `group`: made if it does not exist; it is for this run alone;
-    * `consumer`: a name of this run's own within the group;
-    * `wait`: for the stream, if there is none yet.
+    * `group`: the consumer group, for this run alone; it is created if it does not exist;
+    * `consumer`: this run's own name within the group;
+    * `wait`: whether to wait for a stream that does not exist yet.
     """
 
     def __init__(self, address: RedisAddress, group: str, consumer: str, *, wait: bool = False):
@@ -44,7 +44,7 @@ class RedisSource(AbstractSource):
         self._denied = redis.AuthenticationError
         self._url, self._waits = address.server, wait
         self._stream, self._group, self._consumer = address.stream, group, consumer
-        # The client must not repeat a command by itself: what the first had delivered would be overtaken.
+        # The client must not repeat a command by itself: newer entries would overtake those delivered to the first.
         try:
             self._client = redis.Redis.from_url(
                 address.server,
@@ -55,8 +55,10 @@ class RedisSource(AbstractSource):
             )
         except ValueError as error:
             raise UserError(f"{self._url!r} is no address of a Redis server ({error}).") from None
-        self._position = self._saved = RedisPosition()  # of the newest entry read, and of the newest in a checkpoint
-        self._pending = True  # whether there may be entries that were delivered and not seen
+        self._position = self._saved = (
+            RedisPosition()
+        )  # ids of the newest entry read, and of the newest in a checkpoint
+        self._pending = True  # whether some entries may have been delivered but not seen
         self._wait = 0.0  # seconds until the next attempt to connect; 0 while connected
         try:
             self._make_group()
@@ -86,12 +88,12 @@ class RedisSource(AbstractSource):
         if not isinstance(position, RedisPosition):
             raise UserError(f"a run that has read {position} cannot go on from a Redis stream.")
         self._position = self._saved = position
-        self._pending = False  # what is pending follows the position too, and comes in its place
+        self._pending = False  # pending entries follow the position too, and come in their place
         if self._wait:
             return  # the group will begin there
         try:
             self._acknowledge(position)
-            if self._about_group().get("last-delivered-id") != position.id.encode():  # else its lag stays known
+            if self._about_group().get("last-delivered-id") != position.id.encode():  # otherwise its lag stays known
                 self._client.xgroup_setid(self._stream, self._group, position.id)
         except self._wrong as error:
             raise self._refusal(error) from None
@@ -102,7 +104,7 @@ class RedisSource(AbstractSource):
         try:
             self._acknowledge(position)
         except self._wrong as error:
-            self._lose(error)  # what stays pending is passed over when it comes again, and acknowledged later
+            self._lose(error)  # entries left pending are passed over when they come again, and acknowledged later
 
     @property
     def lag(self) -> int | None:
@@ -117,7 +119,7 @@ class RedisSource(AbstractSource):
         self._client.close()
 
     def _attempt(self, at_most: int, left: float) -> list[tuple[str, dict | None]] | None:
-        """The next entries, an empty list if there are none, `None` if the server did not answer."""
+        """The next entries; an empty list if there are none, `None` if the server did not answer."""
         try:
             if self._wait:
                 self._make_group()
@@ -130,7 +132,7 @@ class RedisSource(AbstractSource):
 
     def _entries(self, at_most: int, left: float) -> list[tuple[str, dict | None]]:
         start = self._position.id if self._pending else ">"
-        # To Redis 0 ms means for ever; pending entries are never waited for.
+        # In Redis 0 ms means for ever. Pending entries need no waiting.
         block = None if self._pending or left < 0.001 else int(1000 * min(left, LONGEST_WAIT))
         answer = self._client.xreadgroup(self._group, self._consumer, {self._stream: start}, at_most, block)
         entries = _entries_of(answer)
@@ -160,11 +162,13 @@ class RedisSource(AbstractSource):
         try:
             self._client.xgroup_create(self._stream, self._group, self._saved.id)
         except self._wrong as error:
-            if not str(error).startswith("BUSYGROUP"):  # it exists already
+            if not str(error).startswith("BUSYGROUP"):  # the group exists already
                 raise
 
     def _lose(self, error: Exception) -> None:
-        """Waits for the server to come back, or for one that was emptied to have the stream again; else raises."""
+        """Waits until the server is back, or until an emptied server has the stream again; raises for any other
+        error.
+        """
         missing = self._is_missing(error)
         lost = isinstance(error, self._lost) and not isinstance(error, self._denied)
         if not (lost or missing or str(error).startswith("NOGROUP")):
@@ -193,7 +197,7 @@ class RedisSource(AbstractSource):
 
 
 def _entries_of(answer) -> list[tuple[str, dict | None]]:
-    """The entries of the one stream that was asked for, as either version of the protocol gives them."""
+    """The entries of the one requested stream, from a reply in either version of the protocol."""
     if not answer:
         return []
     entries = next(iter(answer.values()))[0] if isinstance(answer, dict) else answer[0][1]
@@ -213,6 +217,6 @@ def _printable(value: bytes) -> str:
 
 
 def _order(name: str) -> tuple[int, int]:
-    """An entry's id as what ids are ordered by: milliseconds, and a number within them."""
+    """The sort key of an entry's id: milliseconds, and a number within them."""
     milliseconds, number = name.split("-")
     return int(milliseconds), int(number)

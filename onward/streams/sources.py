@@ -1,6 +1,6 @@
-"""Where events come from: a file, a file that grows, or standard input.
+"""Sources of events: a file, or standard input.
 
-A Redis stream is in `redis_source.py`, a Parquet or an Arrow file in `tables.py`.
+A growing file is in `followed.py`, a Redis stream in `redis_source.py`, a Parquet or Arrow file in `tables.py`.
 """
 
 import os
@@ -22,14 +22,14 @@ from .followed import FollowedSource as FollowedSource
 
 
 class FileSource(AbstractSource):
-    """A file, read to its end; its last line counts with or without a newline.
+    """A file, read to its end. Its last line counts with or without a newline.
 
-    A file of gzip, bzip2, xz or (with the extra `zstd`) Zstandard is read through its decompressor; to go on in it, it
-    is read from the beginning.
+    A file compressed by gzip, bzip2, xz or (with the extra `zstd`) Zstandard is decompressed while it is read. To
+    resume within it, it is read again from the beginning.
 
-    * `delimiters`: those of a CSV, whose quoted fields may hold line breaks; `None` for other lines.
+    * `delimiters`: the CSV's delimiters, so that quoted fields may hold line breaks; `None` for other formats.
 
-    Raises `UserError` if it cannot be read.
+    Raises `UserError` if the file cannot be read.
 
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "events.csv"
@@ -78,7 +78,7 @@ class FileSource(AbstractSource):
     def _open(self, position: Position) -> None:
         self._cutter = LineCutter(self._delimiters)
         self._file = open_at(self._path, FilePosition(), self._cutter)
-        # What is no regular file, such as a pipe, cannot be looked into first.
+        # Anything but a regular file, such as a pipe, cannot be inspected in advance.
         unpacked = decompressor(self._file) if self._path.is_file() else None
         self._compressed = unpacked is not None
         if unpacked is None:
@@ -113,19 +113,19 @@ class FileSource(AbstractSource):
 
 
 class StandardInput(AbstractSource):
-    """What is written to this process, until it is closed.
+    """Standard input, until it is closed.
 
-    It cannot be read twice, so that a run is resumed by writing the same to it once more, from the beginning: what was
-    read before is passed over. That it begins as it did is checked, and `read` raises `UserError` if it does not.
+    It cannot be read twice. To resume a run, write the same input once more, from the beginning; the lines that the run
+    has read are passed over. `read` raises `UserError` if the input does not begin as before.
 
     * `descriptor`: the file descriptor to read;
-    * `delimiters`: as of a `FileSource`.
+    * `delimiters`: as in `FileSource`.
     """
 
     def __init__(self, descriptor: int = 0, delimiters: str | None = None):
         self._descriptor = descriptor
         self._cutter = LineCutter(delimiters)
-        self._goal = FilePosition()  # up to here everything is passed over
+        self._goal = FilePosition()  # everything up to here is passed over
         self._passed, self._head = 0, b""
 
     def read(self, at_most: int, timeout: float) -> list[Line] | None:
@@ -165,7 +165,7 @@ class StandardInput(AbstractSource):
         pass
 
     def _pass_over(self, chunk: bytes) -> bytes:
-        """What of a chunk is new; an empty chunk is the end of everything."""
+        """The new part of a chunk. An empty chunk marks the end of the input."""
         goal = self._goal
         if self._passed == goal.offset:
             return chunk

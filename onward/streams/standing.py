@@ -1,4 +1,4 @@
-"""Where a stream stands, its running errors, and the records it leaves behind."""
+"""The standing of a stream, its running errors, and the records that it writes."""
 
 from typing import Annotated
 
@@ -10,14 +10,15 @@ from .base import Position
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
-WINDOW = 1024  # events in a point of the learning curve, from the second such window on
+WINDOW = 1024  # events in a window of the learning curve, from the second such window on
 FIRST_WINDOW = 32
 
 
 class Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Errors summed over the events that both the network and persistence have predicted.
 
-    The error is the absolute one of a number, and 1 for a wrong class. `window_*` is over the window that has begun.
+    The error of a number is the absolute one; the error of a class is 1 if it is wrong. `window_*` covers the current
+    window.
     """
 
     events: Natural = 0
@@ -28,7 +29,7 @@ class Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_persistence: float = 0.0
 
     def after(self, errors: np.ndarray, persistence: np.ndarray) -> tuple["Scores", list["Point"]]:
-        """The scores after some more events, and the points of the windows that are full."""
+        """The scores after some more events, and the points of the windows that are now full."""
         scores, points, start = self, [], 0
         while start < len(errors):
             end = start + _window_end(scores.events) - scores.events
@@ -40,7 +41,7 @@ class Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return scores, points
 
     def closed(self) -> tuple["Scores", "Point"]:
-        """The scores with a new window, and the point of the old one, which holds at least one event."""
+        """The scores with a new window, and the point of the old window, which must hold at least one event."""
         n, N = self.window_events, self.events
         means = self.window_error / n, self.window_persistence / n, self.error / N, self.persistence / N
         point = Point(N, n, *means)
@@ -59,16 +60,16 @@ class Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a stream stands; with the carry and the outliers' state, all that is needed to go on.
+    """How far a stream is. Together with the carry and the outliers' state this is enough to go on.
 
     * `lines`: the number of the newest line read; `header`: a CSV's first line; `position`: where reading goes on;
-    * `compact`: whether times are compact dates, as a `Clock` knows it;
-    * `events`: how many were predicted and learned; `quarantined`: not looked at, being absurd; `refused`: undone,
-      learning them having given numbers that are not finite;
-    * `pauses`, `jumps_back`: after how many a sequence began anew, being longer than the gap, in either direction;
-    * `keys`: those in memory with their slots, the least recently used first;
-    * `version`: how many checkpoints there were; `states`: the digest of the keys on disk;
-    * `*_bytes`: how much of each file belongs to all this.
+    * `compact`: whether times are compact dates, see `Clock`;
+    * `events`: how many events were predicted and learned; `quarantined`: how many were left out as absurd; `refused`:
+      how many were undone because learning them gave numbers that are not finite;
+    * `pauses`, `jumps_back`: how often a time difference beyond the gap, forward or back, started a new sequence;
+    * `keys`: the keys in memory with their slots, the least recently used first;
+    * `version`: the number of checkpoints so far; `states`: the digest of the keys on disk;
+    * `*_bytes`: how much of each file belongs to this standing.
     """
 
     lines: Natural = 0
@@ -90,7 +91,7 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quarantine_bytes: Natural = 0
 
     def at_another_input(self) -> "StreamStanding":
-        """The standing before the first line of another input; the memories of the keys are kept."""
+        """The standing before the first line of another input. The memories of the keys are kept."""
         counts = ("lines", "events", "quarantined", "refused", "pauses", "jumps_back")
         files = [name for name in self.__struct_fields__ if name.endswith("_bytes")]
         none = dict.fromkeys([*counts, *files], 0)
@@ -98,18 +99,19 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """A line of predictions.jsonl: an event.
+    """A line of predictions.jsonl: one event.
 
-    * `line`: its number in the stream, of its first line if it has several;
-    * `prediction`: of its target, made before that was known: `horizon` events of its key before; `target`: what came,
-      in all the digits that were read;
-    * `loss`: squared error in the target's unit, or −log probability of the class in nats;
+    * `line`: the event's line in the stream; the first, if it has several;
+    * `prediction`: of its target, made before the target was known, `horizon` events of its key earlier;
+    * `target`: the true value, in all the digits that were read;
+    * `loss`: squared error, in the target's unit squared, or −log probability of the class in nats;
     * `key`, `time`: as they were read, if there are columns of them;
     * `forecast`: of the target `horizon` events from here, if that is not the prediction;
-    * `probability`, of a class predicted.
+    * `probability`: of the predicted class.
 
-    `null`: there is none, as before a key's first `horizon` events, or where the target is not known. Targets that are
-    numbers are learned, and forecasts made, from the ninth event on: before, nothing says which of them are absurd.
+    `null` means that there is none, as before a key's first `horizon` events, or if the target is not known. Numeric
+    targets are learned and forecast from the ninth event on, because before that nothing tells which of them are
+    absurd.
     """
 
     line: int
@@ -125,7 +127,7 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class Quarantined(msgspec.Struct, frozen=True):
     """A line of quarantine.jsonl: an event that was left out because of an absurd number, or whose learning was undone.
 
-    `caution`: what the optimiser's steps are multiplied with from here on.
+    `caution`: the factor on the optimiser's steps from here on.
     """
 
     line: int
@@ -134,7 +136,7 @@ class Quarantined(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """A line of metrics.jsonl: mean errors over a window that ends after `events`, and over all events before."""
+    """A line of metrics.jsonl: mean errors over a window that ends after `events`, and over all events so far."""
 
     events: int
     window: int
@@ -145,10 +147,10 @@ class Point(msgspec.Struct, frozen=True):
 
 
 def _window_end(events: int) -> int:
-    """Where the window ends that the event after so many lies in: at powers of two, then at multiples of `WINDOW`."""
+    """The end of the window that holds the event after this many: a power of two, then a multiple of `WINDOW`."""
     return (events // WINDOW + 1) * WINDOW if events >= WINDOW else max(FIRST_WINDOW, 1 << events.bit_length())
 
 
 def _added(total: float, terms: np.ndarray) -> float:
-    """The sum, added one by one: the same bits however the terms are cut."""
+    """The sum, added one by one, so that it is the same bits however the terms are cut."""
     return float(np.cumsum(np.concatenate([[total], terms]))[-1])

@@ -1,4 +1,4 @@
-"""What a stream comes to, for people and for programs."""
+"""The summary of a stream, as text and as a record."""
 
 import msgspec
 
@@ -7,10 +7,11 @@ from .standing import StreamStanding
 
 
 class StreamSummary(msgspec.Struct, frozen=True):
-    """The result so far. `error` is the mean absolute one, or for classes the fraction of wrong ones, over the events
-    that both the network and persistence have predicted; `None` where there are none.
+    """The result so far.
 
-    `lines_per_second` is of the process that ended the run, compilation excluded, as is `peak_memory`, in bytes.
+    `error` is the mean absolute error, or for classes the fraction of wrong ones, over the events that both the network
+    and persistence have predicted; `None` if there are none. `lines_per_second` and `peak_memory` (in bytes) are those
+    of the process that ended the run; the former excludes compilation.
     """
 
     what: str
@@ -31,7 +32,7 @@ class StreamSummary(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, standing: StreamStanding, **rest) -> "StreamSummary":
-        """The summary of where a stream stands."""
+        """The summary of a stream at this standing."""
         scores = standing.scores
         error, persistence = (
             (scores.error / scores.events, scores.persistence / scores.events) if scores.events else (None, None)

@@ -1,4 +1,4 @@
-"""Events from the rows of a Parquet or an Arrow file, read batch by batch; needs the extra `parquet`."""
+"""Events from the rows of a Parquet or Arrow file, read batch by batch; needs the extra `parquet`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,16 +13,16 @@ from ._cutting import HEAD, digest
 from .base import AbstractSource, FilePosition, Line, Position
 from .followed import another_file
 
-PARQUET, ARROW = b"PAR1", b"ARROW1"  # what such files begin with
-ROWS = 8192  # of a batch
+PARQUET, ARROW = b"PAR1", b"ARROW1"  # the first bytes of such files
+ROWS = 8192  # rows in a batch
 
 
 class TableSource(AbstractSource):
-    """The rows of a table, each as a JSON object of the columns asked for.
+    """The rows of a table, each as a JSON object of the requested columns.
 
-    A row's position is its number. Times are written in ISO 8601, and what is null or not a number is null.
+    A row's position is its number. Times are written in ISO 8601. Null and NaN become null.
 
-    * `columns`: those to read; no other is looked at.
+    * `columns`: the columns to read; the others are not touched.
 
     Raises `UserError` if the file cannot be read or lacks a column, or if the extra is not installed.
     """
@@ -87,7 +87,7 @@ class TableSource(AbstractSource):
 
 
 class _Parquet:
-    """A file of Parquet, whose row groups can be passed over."""
+    """A Parquet file, whose row groups can be skipped."""
 
     def __init__(self, file):
         self._file = needed("pyarrow.parquet", "parquet").ParquetFile(file)
@@ -103,7 +103,7 @@ class _Parquet:
 
 
 class _Arrow:
-    """A file of Arrow, or of Feather, which is the same."""
+    """An Arrow file. Feather is the same format."""
 
     def __init__(self, file):
         self._file = needed("pyarrow.ipc", "parquet").open_file(file)
@@ -123,14 +123,14 @@ def _from_row(batches, start: int) -> Iterator:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is one of Parquet or Arrow, by its first bytes."""
+    """Whether a file is a Parquet or Arrow file, by its first bytes."""
     if not path.is_file():
-        return False  # reading from a pipe would take away what it holds
+        return False  # reading from a pipe would consume it
     try:
         with open(path, "rb") as file:
             return file.read(len(ARROW)).startswith((PARQUET, ARROW))
     except OSError:
-        return False  # whoever reads it says so
+        return False  # its reader reports the error
 
 
 def _first_line(error: Exception) -> str:
