@@ -103,7 +103,8 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             raise UserError(reason) from None
         for name in sorted(wanted):
             if name not in names:
-                raise UserError(unknown("column", name, names) + _way_out(header))
+                known = [n if n.isprintable() else repr(n) for n in names]  # a name may hold a line break
+                raise UserError(unknown("column", name, known) + _way_out(header))
             if names.count(name) > 1:
                 raise UserError(f"the header names column {name!r} {names.count(name)} times; once is right.")
         place = {name: names.index(name) for name in wanted}

@@ -40,7 +40,7 @@ class TableSource(AbstractSource):
         names = self._table.names
         for name in self._columns:
             if name not in names:
-                raise UserError(unknown("column", name, names))
+                raise UserError(unknown("column", name, [n if n.isprintable() else repr(n) for n in names]))
         self._start(FilePosition())
 
     def read(self, at_most: int, timeout: float) -> list[Line] | None:

@@ -195,6 +195,11 @@ def test_a_byte_order_mark_is_no_character():
     assert parse.parse_many([Line(1, mark, FilePosition())]).rejected == []
 
 
+def test_a_name_of_several_lines_is_told_in_one():
+    with pytest.raises(UserError, match=r"no column 'a'; known are 'x\\ny', b\.$"):
+        Columns(CSV(), inputs=("a",), target="b").parser(b'"x\ny",b')
+
+
 def test_missing_numbers_and_truth():
     parse = Columns(CSV(), inputs=("a", "b"), target="y").parser(b"a,b,y")
     for unknown in ("", "NA", "NaN", "nan", "null", "None", "N/A", " "):
