@@ -1,4 +1,4 @@
-"""Recurrent systems that settle: the resting state, how it is differentiated there, and what keeps it contracting."""
+"""Recurrent systems that settle: the resting state, its gradient, and penalties that keep a map contracting."""
 
 from .adjoints import RBP as RBP
 from .adjoints import ConjugateGradientRBP as ConjugateGradientRBP

@@ -1,4 +1,4 @@
-"""Checks of what is given that the equilibrium files share."""
+"""Checks of arguments that the modules of this package share."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def check_state(state: PyTree) -> None:
 
 
 def check_finite(name: str, tree: PyTree) -> None:
-    """Raises `ValueError`, naming it, if a number in a tree of floating-point arrays is known not to be finite."""
+    """Raises `ValueError` with the argument's name if a floating-point number in a tree is known not to be finite."""
     for leaf in jax.tree.leaves(tree):
         if not isinstance(leaf, Tracer) and not np.all(np.isfinite(leaf)):
             bad = np.asarray(leaf)[~np.isfinite(leaf)]

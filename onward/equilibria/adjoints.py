@@ -1,4 +1,4 @@
-"""Three ways of solving the adjoint system of a fixed point: Neumann series, conjugate gradient, plain iteration."""
+"""Three solvers of the adjoint system of a fixed point: Neumann series, conjugate gradient, plain iteration."""
 
 from functools import partial
 
@@ -20,21 +20,22 @@ def _add(a, b, scale: float | Array = 1.0):
 
 
 class NeumannRBP(AbstractRBP):
-    """Recurrent backpropagation by a Neumann series: `z = Σ_(k=0..K) (Jᵀ)ᵏ b`, K + 1 terms.
+    """Recurrent backpropagation by a Neumann series with K + 1 terms, `z = Σ_(k=0..K) (Jᵀ)ᵏ b`:
 
         v_t = Jᵀ v_(t−1),    g_t = g_(t−1) + v_t,    v_0 = g_0 = b,    z = g_K
 
-    Algorithm 2 and equation (17) of Liao et al. 2018. Its error is at most `‖(I−J)⁻¹‖ ‖J‖^(K+1) ‖b‖` (Proposition 3).
-    At a fixed point that was reached K + 1 steps ago it is `onward.equilibria.TruncatedBPTT(steps=K + 1)` (Proposition
-    2), in constant memory.
+    Algorithm 2 and equation (17) of Liao et al. 2018. The error is at most `‖(I−J)⁻¹‖ ‖J‖^(K+1) ‖b‖` (Proposition 3).
+    If the fixed point was reached K + 1 steps ago, this is `onward.equilibria.TruncatedBPTT(steps=K + 1)` (Proposition
+    2) in constant memory.
 
     **Arguments:**
 
-    - `steps`: K, products with Jᵀ, at least 1.
-    - `probe`: a scalar; its "gradient" is the relative residual `‖b + Jᵀz − z‖ / ‖b‖` of the backward pass. Like a
-      gradient it is summed over all solves that share the probe, as in a `vmap`: give each its own to tell them apart.
+    - `steps`: K, the number of products with Jᵀ, at least 1.
+    - `probe`: a scalar whose "gradient" is the relative residual `‖b + Jᵀz − z‖ / ‖b‖` of the backward pass. Like a
+      gradient, it is summed over all solves that share the probe, as in a `vmap`. To tell solves apart, give each its
+      own probe.
 
-    Raises `ValueError` for steps below 1. See `onward.equilibria.AbstractRBP` for what has a gradient.
+    Raises `ValueError` for steps below 1. `onward.equilibria.AbstractRBP` says what has a gradient.
 
         >>> import jax, jax.numpy as jnp, onward, optimistix
         >>> def resting(w, probe):
@@ -63,15 +64,17 @@ class ConjugateGradientRBP(AbstractRBP):
 
         [(I − J)(I − Jᵀ) + η I] z = (I − J) b,    from z = 0.
 
-    Section 4.1 of Liao et al. 2018, which squares the condition number; η is the authors' and biases z where `I − J` is
-    nearly singular. One product with J and one with Jᵀ a step. It needs no contraction: only that `I − J` is regular.
+    Section 4.1 of Liao et al. 2018. The normal equations square the condition number. The authors' damping η biases z
+    if `I − J` is nearly singular. A step takes one product with J and one with Jᵀ. The map need not contract: `I − J`
+    only needs to be regular.
 
     **Arguments:**
 
-    - `steps`: at most so many, at least 1.
+    - `steps`: the greatest number of steps, at least 1.
     - `damping`: η, at least 0.
-    - `tolerance`: ends when the residual of the normal equations falls below this part of their right side; at least 0.
-      (The authors' script compares with 1e-5 as it stands, which depends on the loss's scale.)
+    - `tolerance`: the iteration ends when the residual of the normal equations falls below this fraction of their
+      right-hand side; at least 0. (The authors' script compares the residual itself with 1e-5, which depends on the
+      scale of the loss.)
     - `probe`: as for `onward.NeumannRBP`.
 
     Raises `ValueError` for a value outside its range.
@@ -90,8 +93,8 @@ class ConjugateGradientRBP(AbstractRBP):
     tolerance: float = eqx.field(static=True, default=1e-5, converter=partial(at_least_zero, "tolerance"))
     probe: Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
 
-    # Lineax's CG would do but for one guard: it returns NaN where pᵀAp/rᵀr < 200 · eps · size, and in float32 that is
-    # any well-conditioned system of 40 000 numbers.
+    # Lineax's CG is not used, because it returns NaN if pᵀAp/rᵀr < 200 · eps · size. In float32 this holds for any
+    # well-conditioned system of 40 000 numbers.
     def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
         def forward(v):
             return _add(v, jacobian.forward(v), -1.0)
@@ -99,7 +102,7 @@ class ConjugateGradientRBP(AbstractRBP):
         def normal(v):
             return _add(forward(_add(v, jacobian.transposed(v), -1.0)), v, self.damping)
 
-        # At size 1, where the squares of the numbers neither overflow nor vanish.
+        # Scaled to size 1, so that the squares of the numbers neither overflow nor vanish.
         scale = largest(b)
         divisor = jnp.where(scale == 0, jnp.ones_like(scale), scale)
         right = forward(jax.tree.map(lambda leaf: leaf / divisor, b))
@@ -107,7 +110,7 @@ class ConjugateGradientRBP(AbstractRBP):
 
         def unfinished(carry):
             k, _, _, _, rr = carry
-            # Not `rr > ...`, which ends a system of NaN at once, with a z of 0.
+            # Not `rr > ...`, which would end a system of NaN at once, with z = 0.
             return (k < self.steps) & ~(rr <= self.tolerance**2 * size)
 
         def step(carry):
@@ -123,19 +126,21 @@ class ConjugateGradientRBP(AbstractRBP):
 
 
 class RBP(AbstractRBP):
-    """Recurrent backpropagation as Almeida (1987) and Pineda (1987) had it: iterate from a random start.
+    """Recurrent backpropagation in the form of Almeida (1987) and Pineda (1987): iteration from a random start.
 
         z_i = Jᵀ z_(i−1) + b,    z_0 ~ U[0, 1],    until ‖z_i − z_(i−1)‖ < ε
 
-    Algorithm 1 and equation (10) of Liao et al. 2018. Its error `(Jᵀ)ᴷ (z_0 − z*)` does not shrink
-    with the loss's gradient: it may swamp it. That is the method; `onward.NeumannRBP` is the cure.
+    Algorithm 1 and equation (10) of Liao et al. 2018. The error `(Jᵀ)ᴷ (z_0 − z*)` does not shrink with the loss's
+    gradient, and may be larger than the gradient. This is a property of the method; `onward.NeumannRBP` does not have
+    it.
 
     **Arguments:**
 
-    - `steps`: at most so many, at least 1.
-    - `tolerance`: ε, at least 0; 0 takes all the steps.
-    - `key`: the random key of z_0. In a `vmap`, give each example its own, or all start from the same z_0.
-    - `scale`: z_0 is drawn from [0, scale], at least 0. From 0, K + 1 steps are `onward.NeumannRBP(K)` (Proposition 4).
+    - `steps`: the greatest number of steps, at least 1.
+    - `tolerance`: ε, at least 0; with 0 all steps are taken.
+    - `key`: the random key of z_0. In a `vmap`, give each example its own key, or all start from the same z_0.
+    - `scale`: z_0 is drawn from [0, scale]; at least 0. With a scale of 0, K + 1 steps are `onward.NeumannRBP(K)`
+      (Proposition 4).
     - `probe`: as for `onward.NeumannRBP`.
 
     Raises `ValueError` for a value outside its range.
@@ -156,7 +161,7 @@ class RBP(AbstractRBP):
     probe: Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
 
     def start(self, b: PyTree) -> PyTree:
-        """z_0 for a right side shaped like `b`."""
+        """z_0 for a right-hand side shaped like `b`."""
         leaves, structure = jax.tree.flatten(b)
         keys = jr.split(self.key, len(leaves))
         drawn = [self.scale * jr.uniform(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]

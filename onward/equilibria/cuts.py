@@ -1,4 +1,4 @@
-"""Where a randomly truncated backward pass stops: distributions over the number of steps it keeps."""
+"""Cuts of a randomly truncated backward pass: distributions of the number of steps that it keeps."""
 
 import math
 from abc import abstractmethod
@@ -20,7 +20,7 @@ class AbstractCut(eqx.Module):
 
 
 class UniformCut(AbstractCut):
-    """Every number of steps is as probable as any other.
+    """All numbers of steps are equally probable.
 
     >>> import jax.numpy as jnp, onward
     >>> jnp.exp(onward.equilibria.UniformCut().log_probabilities(4))
@@ -32,9 +32,10 @@ class UniformCut(AbstractCut):
 
 
 class PoissonCut(AbstractCut):
-    """`P(N = n) ∝ meanⁿ / n!` for n = 1, ..., T: a Poisson distribution, truncated to what there is.
+    """`P(N = n) ∝ meanⁿ / n!` for n = 1, ..., T: a Poisson distribution, truncated to this range.
 
-    **Arguments:** `mean`, of the distribution before it is truncated, above 0 and finite. Raises `ValueError` if not.
+    **Arguments:** `mean`, the mean of the distribution before truncation, above 0 and finite. Raises `ValueError`
+    otherwise.
 
         >>> import jax.numpy as jnp, onward
         >>> probabilities = jnp.exp(onward.equilibria.PoissonCut(mean=2.0).log_probabilities(3))

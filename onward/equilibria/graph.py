@@ -1,4 +1,4 @@
-"""Graphs: which nodes are connected, and sums over the neighbours of each."""
+"""Directed graphs, and sums over the neighbours of each node."""
 
 import equinox as eqx
 import jax
@@ -10,14 +10,14 @@ from ..support.arguments import whole
 
 
 class Graph(eqx.Module):
-    """A directed graph, along whose edges messages are passed.
+    """A directed graph. Messages are passed along its edges.
 
     **Arguments:**
 
     - `senders`, `receivers`: the nodes that each edge leads from and to, integers from 0 to `nodes` − 1, in any order.
-    - `nodes`: how many nodes there are, at least 1.
+    - `nodes`: the number of nodes, at least 1.
 
-    Raises `ValueError`, naming it, for an edge to a node that does not exist.
+    Raises `ValueError` with the argument's name for an edge to a node that does not exist.
 
         >>> import jax.numpy as jnp, numpy as np, onward
         >>> path = onward.equilibria.Graph.undirected(np.array([[0, 1], [1, 2]]), nodes=3)
@@ -51,23 +51,23 @@ class Graph(eqx.Module):
                 "senders and receivers must be of the same edges, "
                 f"got {len(ends['senders'])} and {len(ends['receivers'])}."
             )
-        # By receiver, so that sums are written one after another.
+        # Sorted by receiver, so that the sums are written in order.
         order = np.argsort(ends["receivers"], kind="stable")
         self.senders, self.receivers = (jnp.asarray(values[order], jnp.int32) for values in ends.values())
 
     @classmethod
     def undirected(cls, edges: Array | np.ndarray, nodes: int) -> "Graph":
-        """The graph whose every edge leads both ways: rows of two nodes, each edge once."""
+        """An undirected graph, in which every edge leads both ways. Each row of two nodes is one edge, given once."""
         edges = np.asarray(edges)
         if edges.ndim != 2 or edges.shape[1] != 2:
             raise ValueError(f"edges must have the shape [edges, 2], got {edges.shape}.")
         return cls(edges.T.ravel(), edges[:, ::-1].T.ravel(), nodes)
 
     def sum_of_neighbours(self, states: Float[Array, "_nodes units"]) -> Float[Array, "_nodes units"]:
-        """`m_v = Σ_(u → v) h_u` for every node v; 0 where no edge leads to it.
+        """`m_v = Σ_(u → v) h_u` for every node v; 0 if no edge leads to v.
 
-        In memory for the edges, not for pairs of nodes. Differentiable in both modes. Raises `ValueError` for states of
-        another number of nodes.
+        Memory grows with the number of edges, not with the number of pairs of nodes. Differentiable in both modes.
+        Raises `ValueError` if the number of states is not the number of nodes.
         """
         if len(states) != self.nodes:
             raise ValueError(f"states must be of the graph's {self.nodes} nodes, got {len(states)}.")

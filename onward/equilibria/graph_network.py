@@ -1,4 +1,4 @@
-"""Networks on graphs that settle: every node's state is updated from those of its neighbours until nothing moves."""
+"""Graph networks that settle: every node's state is updated from the states of its neighbours until nothing changes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,9 +20,10 @@ from .solvers import FixedSteps
 
 
 class NodeStates(eqx.Module):
-    """Where a graph network has come to: the `states` and `predictions` of all nodes, and `move`, by which part of
-    their length, `‖F(h) − h‖₂ / ‖F(h)‖₂`, a step more would move the states: how far they are from rest. It is NaN
-    where they are not finite."""
+    """The result of a graph network: the `states` and `predictions` of all nodes, and `move`, which says how far the
+    states are from rest. `move` is the relative change in one more step, `‖F(h) − h‖₂ / ‖F(h)‖₂`. It is NaN if the
+    states are not finite.
+    """
 
     states: Float[Array, "nodes units"]
     predictions: Float[Array, "nodes ..."]
@@ -30,15 +31,16 @@ class NodeStates(eqx.Module):
 
 
 class GraphNetwork(eqx.Module):
-    """A graph neural network: a recurrent cell at every node, that reads the sum of its neighbours' states,
+    """A graph neural network: the recurrent cell at every node reads the sum of its neighbours' states,
 
         h_v ← f(h_v, Σ_(u → v) h_u),    y_v = g(h_v),
 
-    from the nodes' features for a start. With a GRU for f it is that of Li et al. 2016, *Gated graph sequence neural
-    networks*, and of section 5.2 of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*.
+    The initial states are the nodes' features. With a GRU as f, this is the network of Li et al. 2016, *Gated graph
+    sequence neural networks*, and of section 5.2 of Liao et al. 2018, *Reviving and Improving Recurrent
+    Back-Propagation*.
 
-    **Arguments:** `cell`: any whose hidden state is one vector and whose input is of the same size; `readout`: from the
-    state of one node to its prediction.
+    **Arguments:** `cell`: any cell whose hidden state is one vector and whose input has the same size; `readout`: a
+    function from the state of one node to its prediction.
 
         >>> import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, numpy as np, onward
         >>> ring = onward.equilibria.Graph(np.arange(5), (np.arange(5) + 1) % 5, nodes=5)
@@ -68,13 +70,13 @@ class GraphNetwork(eqx.Module):
 
         **Arguments:**
 
-        - `features`: one row for each node of `graph`, as many numbers as the cell has units.
-        - `steps`: at least 1; 100 in the paper. They need not suffice: see `move`.
-        - `adjoint`: how it is differentiated with respect to all parameters, any adjoint of a fixed point;
-          `onward.NeumannRBP(steps=20)` if left out. Only the unrolled ones have a gradient with respect to features.
+        - `features`: one row per node of `graph`, with as many numbers as the cell has units.
+        - `steps`: at least 1; 100 in the paper. They may not be enough to settle: see `move`.
+        - `adjoint`: how to differentiate with respect to all parameters: any adjoint of a fixed point, by default
+          `onward.NeumannRBP(steps=20)`. Only the unrolled adjoints have a gradient with respect to the features.
 
-        Raises `ValueError` for features of another shape or not finite, a cell with another kind of hidden state, or
-        steps below 1.
+        Raises `ValueError` for features that have another shape or are not finite, for a cell with another kind of
+        hidden state, or for steps below 1.
         """
         hidden = self.cell.init_hidden()
         if not isinstance(hidden, Array) or hidden.ndim != 1:
@@ -88,7 +90,7 @@ class GraphNetwork(eqx.Module):
 
         move = partial(_move, graph)
         cells = SideBySide(self.cell)
-        # What is not finite comes back: `move` says so.
+        # States that are not finite are returned: `move` reports them.
         states = optx.fixed_point(
             move, solver, features, cells, max_steps=solver.steps, adjoint=adjoint or NeumannRBP(steps=20), throw=False
         ).value

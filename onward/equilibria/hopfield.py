@@ -1,4 +1,4 @@
-"""A continuous Hopfield network as a memory of patterns: shown a corrupted one, it settles in the one it has stored."""
+"""A continuous Hopfield network as a memory of patterns: given a corrupted pattern, it settles in the stored one."""
 
 from collections.abc import Callable
 
@@ -16,37 +16,38 @@ from .solvers import FixedSteps
 
 
 class Recall(eqx.Module):
-    """What a memory answers: its `output` in [0, 1], and the `residual` `‖F(h) − h‖₂` of the state it was read from."""
+    """The answer of a memory: its `output` in [0, 1], and the `residual` `‖F(h) − h‖₂` of the final state."""
 
     output: Float[Array, " pixels"]
     residual: Float[Array, ""]
 
 
 class HopfieldMemory(eqx.Module):
-    """A continuous Hopfield network of observed, hidden and output neurons, each connected with every other:
+    """A continuous Hopfield network of observed, hidden and output neurons. Each neuron is connected to every other:
 
         dh_i/dt = −h_i/a + Σ_j w_ij φ(b h_j) + I_i,        w_ij = w_ji,  w_ii = 0,        x_i = φ(b h_i),
 
-    in Euler steps. Equation (18) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*. The input I
-    is the pattern for the observed neurons and 0 for the others; the memory's answer is x of the output neurons, of
-    which there are as many. Where observed neurons are clamped, as in the paper, they stay at `h_i = I_i`: what is left
-    to settle are the free neurons, the hidden and the output ones.
+    in Euler steps. This is equation (18) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*. The
+    input I is the pattern at the observed neurons, and 0 at the others. There are as many output neurons as observed
+    neurons, and their x is the memory's answer. If observed neurons are clamped, as in the paper, they stay at
+    `h_i = I_i`, and only the free neurons settle: the hidden and the output neurons.
 
     **Arguments:**
 
-    - `pixels`: the size of a pattern, at least 1: so many observed and so many output neurons.
-    - `hidden_size`: hidden neurons, at least 0.
+    - `pixels`: the size of a pattern, which is the number of observed and of output neurons, at least 1.
+    - `hidden_size`: the number of hidden neurons, at least 0.
     - `key`: the random key of the weights, drawn from a normal distribution.
-    - `clamped`: whether observed neurons stay at the pattern, or are only driven by it.
-    - `scale`: the standard deviation of the weights at first, at least 0.
+    - `clamped`: if true, observed neurons stay at the pattern; if false, the pattern only drives them.
+    - `scale`: the standard deviation of the initial weights, at least 0.
     - `leak`: a, in units of time, above 0.
     - `gain`: b, above 0.
-    - `step_size`: of Euler's method, in units of time, above 0. At `step_size = leak` a step forgets the old state:
-      `h ← a (W φ(b h) + I)`.
-    - `activation`: φ, onto [0, 1].
+    - `step_size`: the step size of Euler's method, in units of time, above 0. At `step_size = leak` a step forgets the
+      old state: `h ← a (W φ(b h) + I)`.
+    - `activation`: φ, with values in [0, 1].
 
-    `weights` holds a row for each free neuron and a column for each neuron, the clamped ones first. (What a clamped
-    neuron would hear has no effect.) Of its square part only the symmetric half `(A + Aᵀ)/2` off the diagonal counts.
+    `weights` has one row per free neuron and one column per neuron, the clamped neurons first. (Clamped neurons need no
+    rows, because their input has no effect.) Only the symmetric part `(A + Aᵀ)/2` of its square block A is used,
+    without the diagonal.
 
     Raises `ValueError` for a value outside its range.
 
@@ -93,7 +94,7 @@ class HopfieldMemory(eqx.Module):
 
     @property
     def clamps(self) -> int:
-        """How many neurons are clamped: none, or the observed ones."""
+        """The number of clamped neurons: 0, or the number of observed neurons."""
         return self.weights.shape[1] - self.weights.shape[0]
 
     def recall(
@@ -103,14 +104,15 @@ class HopfieldMemory(eqx.Module):
         steps: int = 50,
         adjoint: optx.AbstractAdjoint | None = None,
     ) -> Recall:
-        """What the memory answers to a pattern, from a state of zeros.
+        """The memory's answer to a pattern, starting from a state of zeros.
 
         **Arguments:**
 
-        - `pattern`: I of the observed neurons, in [0, 1]. One pattern; `jax.vmap` for more.
-        - `steps`: of Euler's method, at least 1. The paper takes 50. They need not suffice: see the residual.
-        - `adjoint`: how the answer is differentiated with respect to weights and pattern, any adjoint of a fixed point;
-          `onward.NeumannRBP(steps=20)` if left out.
+        - `pattern`: I at the observed neurons, in [0, 1]. One pattern; use `jax.vmap` for more.
+        - `steps`: the number of Euler steps, at least 1; 50 in the paper. They may not be enough to settle: see the
+          residual.
+        - `adjoint`: how to differentiate the answer with respect to weights and pattern: any adjoint of a fixed point,
+          by default `onward.NeumannRBP(steps=20)`.
 
         Raises `ValueError` for a pattern of another size, or steps below 1.
         """
@@ -124,7 +126,7 @@ class HopfieldMemory(eqx.Module):
         return Recall(self.activation(self.gain * h[-self.pixels :]), norm(self._step(still, (W, drive)) - still))
 
     def _drives(self, pattern):
-        """What the free neurons hear: of each other, by W, and of the outside, which stays as it is."""
+        """The inputs of the free neurons: W, which acts among them, and the constant input from outside."""
         free = self.weights[:, self.clamps :]
         W = jnp.where(jnp.eye(len(free), dtype=bool), 0, (free + free.T) / 2)
         if self.clamps:

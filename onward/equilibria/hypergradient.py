@@ -1,4 +1,4 @@
-"""The gradient of what a training run ends with, with respect to its hyperparameters: the run as a recurrent system."""
+"""Hypergradients: the gradient of a training run's final loss with respect to its hyperparameters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,11 +19,12 @@ from .solvers import FixedSteps
 
 
 class Hypergradient(NamedTuple):
-    """What a training run ends with, and the slope of that along its hyperparameters.
+    """The result of a training run, and its gradient with respect to the hyperparameters.
 
-    `value` of the meta-loss at the end; its `gradient`, shaped like the hyperparameters; the `state` the run ended in;
-    `residual`, how far its last step would move it if taken again (`‖F(h) − h‖₂` over its floating-point arrays); and
-    `adjoint_residual`, how well the adjoint system was solved (`‖b + Jᵀz − z‖ / ‖b‖`), None for unrolled adjoints.
+    `value` is the meta-loss at the end, `gradient` its gradient, shaped like the hyperparameters, and `state` the final
+    state of the run. `residual` is how far one more step would move the state (`‖F(h) − h‖₂` over its floating-point
+    arrays). `adjoint_residual` is how well the adjoint system was solved (`‖b + Jᵀz − z‖ / ‖b‖`), or None for unrolled
+    adjoints.
     """
 
     value: Float[Array, ""]
@@ -47,36 +48,40 @@ def hypergradient(
         h_(t+1) = F(w, h_t),    t = 0, ..., T − 1,        dL(h_T)/dw
 
     Section 5.3 of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*, with equation (1) as the
-    training step: w are the hyperparameters; h is all that training carries, the network's weights and the optimiser's
-    state. `onward.equilibria.FullBPTT()` is exact, and keeps every h. `onward.equilibria.TruncatedBPTT(K)` sees the
-    last K steps. `onward.NeumannRBP(K)`, `onward.ConjugateGradientRBP(K)` and `onward.RBP(K, key=...)` keep h_T alone,
-    and put the Jacobian there in the place of the Jacobians on the way.
+    training step. w are the hyperparameters. h is everything that training carries: the network's weights and the
+    optimiser's state. `onward.equilibria.FullBPTT()` is exact and stores every h. `onward.equilibria.TruncatedBPTT(K)`
+    goes back over the last K steps. `onward.NeumannRBP(K)`, `onward.ConjugateGradientRBP(K)` and
+    `onward.RBP(K, key=...)` store only h_T, and use the Jacobian there in place of the Jacobians along the run.
 
-    Hence the bias of those three: their gradient is that of where training would come to rest, and is right where it
-    has. Before that, which is where training mostly ends, they see nothing of how the run got there. At rest a learning
-    rate, say, has no influence any more and a gradient of 0, whatever it did to the speed. `residual` and
-    `adjoint_residual` say how far from rest the run, and how far from solved the adjoint system, were left.
+    **The last three are biased.** They give the gradient of the resting point of training, which is right if training
+    has come to rest. Most runs end before that, and then these adjoints do not see how the run got to its end. For
+    example, a learning rate has no influence on the resting point, so its gradient there is 0, whatever it did to the
+    speed. `residual` says how far the run is from rest, and `adjoint_residual` how far the adjoint system is from its
+    solution.
+
+
 
     **Arguments:**
 
-    - `step`: F, `step(hyperparameters, state) -> state`: one step of training, of your own.
+    - `step`: F, `step(hyperparameters, state) -> state`: your function for one step of training.
     - `loss`: L, `loss(state) -> scalar`.
-    - `hyperparameters`: w, any pytree of floating-point numbers, each finite. Learn rates by their logarithms.
-    - `state`: h_0, any pytree. Arrays of integers and random keys in it (the count of an Optax state) move along and
-      have no gradient; at the end they stand at what the last step used. A mini-batch may be chosen by them:
-      `batches[state.count]`. All else in it (activations of an Equinox module) must stay as it is.
+    - `hyperparameters`: w, any pytree of floating-point numbers, all finite. Pass rates as their logarithms.
+    - `state`: h_0, any pytree. It may hold arrays of integers and random keys, such as the count of an Optax state.
+      They are carried along and have no gradient; in the final state they are those that the last step used. They may
+      choose a mini-batch: `batches[state.count]`. Everything else (such as activations of an Equinox module) must not
+      change.
     - `steps`: T, at least 1.
     - `adjoint`: how to differentiate, any adjoint of a fixed point.
 
-    Returns an `onward.equilibria.Hypergradient`. The run is compiled once for each pair of functions `step` and
-    `loss`. One that leaves the finite numbers has a value and a gradient that say so: look before a gradient is
-    applied.
+    Returns an `onward.equilibria.Hypergradient`. The run is compiled once per pair of functions `step` and `loss`. If a
+    run diverges, its value and gradient are not finite: check them before you apply the gradient.
 
-    The paper averages the meta-gradient over mini-batches at the end of a run. With an adjoint that keeps h_T alone,
-    this is `jax.vmap` over the keys or counts of the end's state, with `steps=1` from there.
+    The paper averages the meta-gradient over mini-batches at the end of a run. With an adjoint that stores only h_T, do
+    this with `jax.vmap` over the keys or counts of the final state, with `steps=1` from there.
 
-    Raises `ValueError` for a step that returns another structure, shape or dtype than its state, a loss that is no
-    scalar, steps below 1, hyperparameters that are not floating-point, or a number among the arguments not finite.
+    Raises `ValueError` if the step returns another structure, shape or dtype than its state, if the loss is not a
+    scalar, for steps below 1, if hyperparameters are not floating-point, or if a number among the arguments is not
+    finite.
 
         >>> import jax, jax.numpy as jnp, onward
         >>> def step(decay, w):  # gradient descent on (w − 3)² + decay w²
@@ -105,8 +110,9 @@ def hypergradient(
 
 @eqx.filter_jit
 def _run(step, loss, hyperparameters, state, steps, adjoint) -> Hypergradient:
-    # Solvers and adjoints know floating-point arrays only. The others go through the run once, on their own (the
-    # compiler drops what they do not depend on), and are then read off by the step's number, which is in the state.
+    # Solvers and adjoints accept only floating-point arrays. The other arrays run through the training once on their
+    # own (the compiler drops what they do not depend on). Later they are looked up by the step's number, which is part
+    # of the state.
     numbers, others = _parted(state)
     rest = _rest(state)
 
@@ -119,7 +125,8 @@ def _run(step, loss, hyperparameters, state, steps, adjoint) -> Hypergradient:
 
     def function(h, w):
         t = jax.lax.stop_gradient(h["t"])
-        # At the end t is `steps`: the index stays at the last, and the system rests under what the last step used.
+        # At the end t is `steps`. The index stays at the last step, so the system rests with the values that the last
+        # step used.
         others = jax.tree.map(lambda leaf: leaf[jnp.minimum(t.astype(int), steps - 1)], along)
         after, _ = _parted(step(w, eqx.combine(h["numbers"], others, rest)))
         return {"numbers": jax.tree.map(lambda a, h: a.astype(h.dtype), after, h["numbers"]), "t": t + 1}
@@ -144,7 +151,7 @@ def _checked_step(step, loss, hyperparameters, state):
 
 
 def _array(leaf):
-    """Python's and NumPy's floating-point numbers as JAX's; all other leaves as they are."""
+    """Floating-point numbers of Python and NumPy as JAX arrays; all other leaves unchanged."""
     return jnp.asarray(leaf) if isinstance(leaf, (float, np.ndarray, np.generic)) else leaf
 
 

@@ -1,4 +1,4 @@
-"""How a state is differentiated where it rests: the rule that every kind of recurrent backpropagation shares."""
+"""Implicit differentiation of a resting state: the rule that every kind of recurrent backpropagation shares."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -18,26 +18,26 @@ MINIMISERS = optx.AbstractMinimiser, optx.AbstractLeastSquaresSolver
 
 
 class AbstractRBP(optx.AbstractAdjoint):
-    """Recurrent backpropagation: `h* = F(h*, w)` is differentiated at `h*`, however it was reached.
+    """Recurrent backpropagation: `h* = F(h*, w)` is differentiated at `h*`, no matter how it was reached.
 
     By the implicit function theorem, with `J = ∂F/∂h` at `h*` and `b = (∂L/∂h*)ᵀ`,
 
         (I − Jᵀ) z = b,        ∂L/∂w = zᵀ ∂F/∂w,
 
-    equations (8) and (9) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*. The kinds differ in
-    how they solve for z, in `solve`. None remembers the steps of the forward pass: memory does not grow with them.
+    equations (8) and (9) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*. The subclasses
+    differ in how `solve` finds z. None stores the steps of the forward pass, so memory does not grow with them.
 
-    Each is an Optimistix adjoint, for `optimistix.fixed_point` of F or `optimistix.root_find` of `F(h) − h`: of that
-    sign, so that the root finder's own Jacobian is J − I. Where the solver turns the problem into a least-squares or a
-    minimisation problem, there is no F to iterate, and differentiating raises `ValueError`.
+    Each is an Optimistix adjoint. Use it with `optimistix.fixed_point` of F, or with `optimistix.root_find` of
+    `F(h) − h`. The sign matters: the root finder's own Jacobian must be J − I. If the solver turns the problem into a
+    least-squares or a minimisation problem, there is no F to iterate, and differentiation raises `ValueError`.
 
-    `w` is everything the map reads: `args`, arrays it closes over, arrays of the map itself where it is a module. The
-    initial state has no gradient: where the system rests does not depend on it.
+    `w` is everything that the map reads: `args`, arrays that it closes over, and the map's own arrays if it is a
+    module. The initial state has no gradient, because the resting state does not depend on it.
 
-    Forward mode solves `(I − J) dh* = ∂F/∂w dw` in the same way. Second and further derivatives differentiate the
-    equations, not the steps that solve them: each order solves its own system by `solve`, and is as good as that finds
-    its solution. An adjoint with a `probe` has no forward mode of its own, since the probe reports on a backward pass;
-    forward over reverse works.
+    Forward mode solves `(I − J) dh* = ∂F/∂w dw` in the same way. Second and higher derivatives differentiate the
+    equations and not the steps that solve them: each order solves its own system with `solve`, and is as accurate as
+    that solution. An adjoint with a `probe` has no forward mode of its own, because the probe reports on a backward
+    pass; forward over reverse works.
     """
 
     probe: eqx.AbstractVar[Float[Array, ""] | None]
@@ -47,7 +47,7 @@ class AbstractRBP(optx.AbstractAdjoint):
         """z, shaped like `b`."""
 
     def solution(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
-        """z by `solve`, with the derivatives of the exact solution."""
+        """z from `solve`, with the derivatives of the exact solution."""
 
         def left(z):
             return jax.tree.map(jnp.subtract, z, jacobian.transposed(z))
@@ -84,7 +84,7 @@ def _settle_tangents(primals, tangents, *, adjoint, primal_fn, rewrite_fn):
     dstate = adjoint.solution(_jacobian(rewrite_fn, state, inputs).turned, dF)
 
     def unknown(leaf):
-        # How the solver went has no derivative. NaN says so in forward mode; in reverse mode it raises.
+        # The solver's statistics have no derivative. In forward mode this gives NaN; in reverse mode it raises.
         return jnp.nan * total(jnp.sum(d) for d in jax.tree.leaves(dstate)).astype(leaf.dtype) * jnp.ones_like(leaf)
 
     return (state, rest), (dstate, jax.tree.map(lambda x: unknown(x) if eqx.is_inexact_array(x) else None, rest))
@@ -109,7 +109,7 @@ def _report_backward(state, cotangents, perturbed, inputs_and_adjoint, primal_fn
     z = adjoint.solution(jacobian, b)
     numbers, others = eqx.partition(inputs, eqx.is_inexact_array)
     _, pull = jax.vjp(lambda numbers: rewrite_fn(state, None, eqx.combine(numbers, others)), numbers)
-    # The one number of the adjoint itself that has a "gradient" is its probe, which reports how well z was found.
+    # The only number of the adjoint with a "gradient" is its probe, which reports how well z was found.
     report = jax.tree.map(lambda _: None, eqx.filter(adjoint, eqx.is_inexact_array))
     residual = relative_residual(jacobian, z, b).astype(adjoint.probe.dtype)
     report = eqx.tree_at(lambda a: a.probe, report, residual, is_leaf=lambda leaf: leaf is None)
@@ -132,19 +132,20 @@ def _jacobian(rewrite_fn, state, inputs) -> JacobianProducts:
 def adjoint_residual(
     function: Callable, state: PyTree, args: PyTree = None, *, cotangent: PyTree, adjoint: AbstractRBP
 ) -> Float[Array, ""]:
-    """How far `adjoint`, solving `(I − Jᵀ) z = b` at `state`, is from the solution: `‖b + Jᵀ z − z‖ / ‖b‖`.
+    """How far `adjoint` is from the solution of `(I − Jᵀ) z = b` at `state`: `‖b + Jᵀ z − z‖ / ‖b‖`.
 
-    This is equation (9) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*, with `b` the loss's
-    gradient `∂L/∂h*`. To read the same number off a backward pass that runs anyway, give the adjoint a `probe`.
+    This is the residual of equation (9) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*, with
+    the loss's gradient `∂L/∂h*` as `b`. If a backward pass runs anyway, give the adjoint a `probe` to read the same
+    number from it.
 
     **Arguments:**
 
-    - `function`: the map, `function(state, args) -> state`, and `args` what it is given.
-    - `state`: where it rests, any pytree of floating-point arrays.
+    - `function`: the map, `function(state, args) -> state`; `args`: its second argument.
+    - `state`: the resting state, any pytree of floating-point arrays.
     - `cotangent`: `b`, shaped like `state`.
     - `adjoint`: `onward.NeumannRBP`, `onward.ConjugateGradientRBP` or `onward.RBP`.
 
-    Raises `ValueError` where the map returns another structure, shape or dtype than its state; so for `cotangent`.
+    Raises `ValueError` if the map's result or `cotangent` differs from `state` in structure, shape or dtype.
 
         >>> import jax.numpy as jnp, onward
         >>> from onward.equilibria import adjoint_residual

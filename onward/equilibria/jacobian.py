@@ -1,4 +1,4 @@
-"""The Jacobian of a map where it rests, through products only: its norm, and how well an adjoint system is solved."""
+"""The Jacobian of a map at its resting state, through products only: its norm, and residuals of adjoint systems."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,25 +33,26 @@ def products(function: Callable[[PyTree], PyTree], state: PyTree) -> JacobianPro
         return pull(v)[0]
 
     def forward(v):
-        # The transpose of the pullback: maps that only know their own reverse rule (custom_vjp) have this one too.
+        # J is the transpose of the pullback. This also works for maps that only define their own reverse rule
+        # (custom_vjp).
         return jax.linear_transpose(transposed, v)(v)[0]
 
     return JacobianProducts(transposed, forward)
 
 
 def check_alike(after: PyTree, state: PyTree, *, what: str = "the map") -> None:
-    """Raise `ValueError` unless `after`, what a map returns, has the structure, shapes and dtypes of `state`."""
+    """Raises `ValueError` unless `after`, the result of a map, has the structure, shapes and dtypes of `state`."""
     if shapes(after) != shapes(state):
         raise ValueError(f"{what} must return a state like the one given, {describe(state)}; got {describe(after)}.")
 
 
 def shapes(tree: PyTree):
-    """Structure, shapes and dtypes of a tree, to compare."""
+    """The structure, shapes and dtypes of a tree, for comparison."""
     return jax.tree.structure(tree), [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
 
 
 def describe(tree: PyTree) -> str:
-    """A tree in words: its structure with the dtype and shape of each leaf."""
+    """A description of a tree: its structure, and the dtype and shape of each leaf."""
     return str(jax.tree.map(lambda leaf: _Word(f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"), tree))
 
 
@@ -60,7 +61,7 @@ class _Word(str):
 
 
 def relative_residual(jacobian: JacobianProducts, z: PyTree, b: PyTree) -> Float[Array, ""]:
-    """`‖b + Jᵀ z − z‖ / ‖b‖`, and 0 where b is 0 and z solves the system."""
+    """`‖b + Jᵀ z − z‖ / ‖b‖`; 0 if b is 0 and z solves the system."""
     left = norm(jax.tree.map(lambda b, Jz, z: b + Jz - z, b, jacobian.transposed(z), z))
     scale = norm(b)
     return left / jnp.where(scale > 0, scale, jnp.ones_like(scale))
@@ -69,19 +70,20 @@ def relative_residual(jacobian: JacobianProducts, z: PyTree, b: PyTree) -> Float
 def jacobian_norm(
     function: Callable, state: PyTree, args: PyTree = None, *, steps: int = 30, key: PRNGKeyArray
 ) -> Float[Array, ""]:
-    """An estimate from below of `‖J‖₂ = σ_max(∂F/∂h)` at `state`: equation (12) of Liao et al. 2018.
+    """A lower estimate of `‖J‖₂ = σ_max(∂F/∂h)` at `state`: equation (12) of Liao et al. 2018.
 
-    By power iteration on JᵀJ; on J itself it would never settle where the leading eigenvalues are complex. Below 1 the
-    map contracts around its fixed point. At 1 or above it may or may not: the spectral radius decides.
+    It uses power iteration on JᵀJ. On J itself the iteration would never settle if the leading eigenvalues are complex.
+    If the norm is below 1, the map contracts around its fixed point. If it is 1 or above, the map may or may not
+    contract: the spectral radius decides.
 
     **Arguments:**
 
-    - `function`: the map, `function(state, args) -> state`, and `args` what it is given.
-    - `state`: where to take the Jacobian, any pytree of floating-point arrays.
-    - `steps`: products with JᵀJ, at least 1.
-    - `key`: the random key of the vector the iteration starts from.
+    - `function`: the map, `function(state, args) -> state`; `args`: its second argument.
+    - `state`: the point at which the Jacobian is taken, any pytree of floating-point arrays.
+    - `steps`: the number of products with JᵀJ, at least 1.
+    - `key`: the random key of the initial vector.
 
-    Raises `ValueError` for steps below 1, or where the map returns another structure, shape or dtype than its state.
+    Raises `ValueError` for steps below 1, or if the map returns another structure, shape or dtype than its state.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> halve = lambda h, x: 0.5 * h + x

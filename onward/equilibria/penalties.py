@@ -1,4 +1,4 @@
-"""Penalties on the Jacobian of a map at its resting state, to add to a loss so that the map keeps contracting there."""
+"""Penalties on the Jacobian of a map at its resting state. Added to a loss, they keep the map contracting there."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +17,21 @@ from .jacobian import check_alike, products
 def column_norm_penalty(
     function: Callable, state: PyTree, args: Any = None, *, contraction: float = 0.9
 ) -> Float[Array, ""]:
-    """`max(0, max_i ‖J(:, i)‖₁ − η)`, where `J = ∂F/∂h` at `state`.
+    """`max(0, max_i ‖J(:, i)‖₁ − η)`, with `J = ∂F/∂h` at `state`.
 
-    The regulariser of Scarselli et al. 2009 as section 3.2 of Liao et al. 2018 has it, below equation (14). It holds
-    the L₁ norm of J, the largest of its columns, below η. It speaks of one state: it does not make F a contraction
-    elsewhere. Forms J: n products, n² numbers.
+    The regulariser of Scarselli et al. 2009, in the form of section 3.2 of Liao et al. 2018, below equation (14). It
+    keeps the L₁ norm of J, which is the largest of its columns' norms, below η. It acts at one state and does not make
+    F a contraction elsewhere. It forms J: n products and n² numbers.
 
     **Arguments:**
 
-    - `function`: the map, `function(state, args) -> state`, and `args` what it is given.
-    - `state`: a pytree of floating-point arrays. Where it comes from `onward.equilibrium`, the penalty's gradient
-      passes through it too.
+    - `function`: the map, `function(state, args) -> state`; `args`: its second argument.
+    - `state`: a pytree of floating-point arrays. If it comes from `onward.equilibrium`, the penalty's gradient passes
+      through it too.
     - `contraction`: η, above 0 and below 1.
 
-    Raises `ValueError` for a contraction outside its range, a state that is not floating-point, or a map that returns
-    another structure, shape or dtype than its state. So do all penalties.
+    Raises `ValueError` for a contraction out of range, a state that is not floating-point, or a map that returns
+    another structure, shape or dtype than its state. All penalties check the last two.
 
         >>> import jax.numpy as jnp, onward
         >>> W = jnp.array([[0.5, -0.4], [0.1, 0.8]])
@@ -46,7 +46,7 @@ def column_norm_penalty(
 def gershgorin_bound(function: Callable, state: PyTree, args: Any = None) -> Float[Array, ""]:
     """`1 − √n ‖A − I‖_F ≤ λ_min(A)`, where `A = (I − J)ᵀ (I − J)`: a lower bound, often below 0.
 
-    The second bound of equation (4), appendix 1.2 of Liao et al. 2018. Forms J: n products, n² numbers.
+    The second bound of equation (4), appendix 1.2 of Liao et al. 2018. It forms J: n products and n² numbers.
 
     **Arguments:** as for `onward.equilibria.column_norm_penalty`.
 
@@ -56,16 +56,17 @@ def gershgorin_bound(function: Callable, state: PyTree, args: Any = None) -> Flo
     """
     J = _dense(function, state, args)
     square = jnp.sum((J.T @ J - J - J.T) ** 2)
-    # The root has no slope at 0, where J is 0; the bound is at its largest there, so 0 is the slope to take.
+    # The root has no derivative at 0, that is, if J is 0. The bound is largest there, so the derivative is taken as 0.
     size = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return 1 - len(J) ** 0.5 * size
 
 
 def gershgorin_penalty(function: Callable, state: PyTree, args: Any = None) -> Float[Array, ""]:
-    """`max(0, √n ‖A − I‖_F − 1)`, where `A = (I − J)ᵀ (I − J)`: 0 where Gershgorin's bound keeps `I − J` regular.
+    """`max(0, √n ‖A − I‖_F − 1)` with `A = (I − J)ᵀ (I − J)`. It is 0 if Gershgorin's bound guarantees that `I − J` is
+    regular.
 
-    The term below equation (4), appendix 1.2 of Liao et al. 2018. It asks for much: at n numbers, `‖J‖_F` of about
-    `1 / (2 √n)`.
+    The term below equation (4), appendix 1.2 of Liao et al. 2018. It is a strict condition: with n numbers, `‖J‖_F`
+    must be about `1 / (2 √n)`.
 
     **Arguments:** as for `onward.equilibria.column_norm_penalty`.
 
@@ -79,17 +80,17 @@ def gershgorin_penalty(function: Callable, state: PyTree, args: Any = None) -> F
 def smallest_eigenvalue(
     function: Callable, state: PyTree, args: Any = None, *, steps: int, key: PRNGKeyArray
 ) -> Float[Array, ""]:
-    """An estimate from above of `λ_min((I − J)ᵀ (I − J))`, by Lanczos; differentiable.
+    """An upper estimate of `λ_min((I − J)ᵀ (I − J))`, by the Lanczos method; differentiable.
 
-    The left side of equation (3), appendix 1.2 of Liao et al. 2018: `I − J` is regular where it is above 0. Its square
-    root is the smallest singular value of `I − J`. `steps` products with each of J and Jᵀ; exact, up to rounding, at
-    `steps = n`, but for eigenvectors that the start lacks.
+    The left-hand side of equation (3), appendix 1.2 of Liao et al. 2018. If it is above 0, `I − J` is regular. Its
+    square root is the smallest singular value of `I − J`. It takes `steps` products with J and as many with Jᵀ. At
+    `steps = n` it is exact up to rounding, except for eigenvectors that are missing from the initial vector.
 
     **Arguments:**
 
     - `function`, `state`, `args`: as for `onward.equilibria.column_norm_penalty`.
-    - `steps`: of Lanczos, at least 1; more than there are numbers in the state add nothing.
-    - `key`: the random key of the vector that Lanczos starts from.
+    - `steps`: the number of Lanczos steps, at least 1; more steps than numbers in the state add nothing.
+    - `key`: the random key of the initial vector.
 
     Raises `ValueError` for steps below 1.
 
@@ -115,10 +116,11 @@ def smallest_eigenvalue(
         V = V.at[k].set(v)
         w = A(v)
         alpha = v @ w
-        for _ in range(2):  # orthogonal to all before: once is not enough in floating point
+        for _ in range(2):  # orthogonal to all earlier vectors; once is not enough in floating point
             w = w - V.T @ (V @ w)
         square = w @ w
-        # The start's Krylov space may be used up; what follows is made to add no smaller eigenvalue.
+        # The Krylov space of the initial vector may be exhausted. Later entries are chosen so that they add no smaller
+        # eigenvalue.
         ended |= square <= (100 * jnp.finfo(h.dtype).eps * alpha) ** 2
         beta = jnp.where(ended, 0, jnp.sqrt(jnp.where(ended, 1, square)))
         after = jnp.where(ended, 0, w / jnp.where(ended, 1, beta))
@@ -135,13 +137,13 @@ def smallest_eigenvalue(
 def eigenvalue_penalty(
     function: Callable, state: PyTree, args: Any = None, *, steps: int, margin: float, key: PRNGKeyArray
 ) -> Float[Array, ""]:
-    """`max(0, margin − λ_min((I − J)ᵀ (I − J)))`, by Lanczos.
+    """`max(0, margin − λ_min((I − J)ᵀ (I − J)))`, by the Lanczos method.
 
-    The last term of appendix 1.2 of Liao et al. 2018, which has no margin: but λ_min is never below 0, so that theirs
-    never acts.
+    The last term of appendix 1.2 of Liao et al. 2018. Theirs has no margin, and λ_min is never below 0, so their term
+    is always 0.
 
-    **Arguments:** `margin`, above 0, the eigenvalue to hold; the others as for
-    `onward.equilibria.smallest_eigenvalue`. Raises `ValueError` for a value outside its range.
+    **Arguments:** `margin`, the least eigenvalue that is not penalised, above 0; the others as for
+    `onward.equilibria.smallest_eigenvalue`. Raises `ValueError` for a value out of range.
 
         >>> import jax.numpy as jnp, jax.random as jr
         >>> from onward.equilibria import eigenvalue_penalty
@@ -160,9 +162,9 @@ def _dense(function, state, args) -> Float[Array, "n n"]:
 
 
 def _flat(function, state, args):
-    """The map as one of vectors, and the state as a vector."""
+    """The map as a function of vectors, and the state as a vector."""
     check_state(state)
-    # Of the trees: flattened, another structure or shape might pass for the state's.
+    # Compare the trees before flattening: a flattened tree of another structure or shape might look like the state.
     check_alike(jax.eval_shape(lambda state: function(state, args), state), state)
     h, unravel = ravel_pytree(state)
     return lambda h: ravel_pytree(function(unravel(h), args))[0], h

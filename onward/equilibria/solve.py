@@ -1,4 +1,4 @@
-"""The convenient entry: find where a map rests, say how well that went, and let the gradient through."""
+"""The main entry: finds the resting state of a map, reports how well that went, and lets gradients through."""
 
 import warnings
 from collections.abc import Callable
@@ -30,8 +30,8 @@ class EquilibriumWarning(UserWarning):
 class Diagnostics(eqx.Module):
     """How a solve went. Nothing here has a gradient.
 
-    `steps` of the solver; the `residual` `‖F(h) − h‖₂` of the state returned; whether it is `settled`; and the
-    `jacobian_norm` `‖∂F/∂h‖₂` there, or None where no key asked for it.
+    `steps` is the number of steps of the solver, `residual` is `‖F(h) − h‖₂` at the returned state, `settled` says
+    whether the state has settled, and `jacobian_norm` is `‖∂F/∂h‖₂` there, or None without a key.
     """
 
     steps: Int[Array, ""]
@@ -59,33 +59,34 @@ def equilibrium(
     key: PRNGKeyArray | None = None,
     throw: bool = False,
 ) -> Equilibrium:
-    """The state where a map rests, `h* = F(h*, args)`, differentiable with respect to all that the map reads.
+    """The resting state of a map, `h* = F(h*, args)`, differentiable with respect to everything that the map reads.
 
     Equations (1) and (2) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*. A solve that did not
-    settle is never silent: the diagnostics say so, and there is an `onward.equilibria.EquilibriumWarning`, or an error.
+    settle is never silent: the diagnostics report it, and there is an `onward.equilibria.EquilibriumWarning` or an
+    error.
 
     **Arguments:**
 
-    - `function`: the map, `function(state, args) -> state`, of one example; `jax.vmap` for more. Outside `jax.jit` the
-      solve is compiled once for each function object: define it once, and give what changes through `args`, or make it
-      an `equinox.Module`. A new `lambda` at every call is compiled at every call.
-    - `state`: where to start, any pytree of floating-point arrays. Starting from the solution of a similar problem (the
-      one before the last update of the weights) saves steps.
+    - `function`: the map, `function(state, args) -> state`, for one example; use `jax.vmap` for more. Outside `jax.jit`
+      the solve is compiled once per function object. So define the function once and pass what changes through `args`,
+      or make it an `equinox.Module`. A `lambda` written inside a call is compiled at every call.
+    - `state`: the initial state, any pytree of floating-point arrays. Starting from the solution of a similar problem
+      (such as the one before the last update of the weights) saves steps.
     - `args`: any pytree.
-    - `adjoint`: how to differentiate, any Optimistix adjoint; `onward.NeumannRBP(steps=20)` if left out.
-    - `solver`: any Optimistix solver of fixed points or roots; plain iteration if left out. `optimistix.Newton` takes
-      few but expensive steps, `onward.equilibria.FixedSteps` a given number.
-    - `max_steps`: of the solver, at least 1; if left out, 1000, or as many as `onward.equilibria.FixedSteps` takes,
-      and no fewer.
-    - `tolerance`: the state has settled where, in each of its arrays, `max |F(h) − h| ≤ tolerance (1 + max |F(h)|)`;
-      above 0. Without a `solver`, iteration goes on to a tenth of that.
-    - `key`: a random key asks for `‖J‖` (see `onward.equilibria.jacobian_norm`), and for a warning where it is 1 or
-      above.
-    - `throw`: whether to raise where it would have warned.
+    - `adjoint`: how to differentiate: any Optimistix adjoint, by default `onward.NeumannRBP(steps=20)`.
+    - `solver`: any Optimistix solver of fixed points or roots, by default plain iteration. `optimistix.Newton` takes
+      few but expensive steps, `onward.equilibria.FixedSteps` takes a given number of steps.
+    - `max_steps`: the greatest number of steps of the solver, at least 1. By default 1000, or the number of steps of
+      `onward.equilibria.FixedSteps`, which it must not be below.
+    - `tolerance`: the state has settled if `max |F(h) − h| ≤ tolerance (1 + max |F(h)|)` in each of its arrays; above
+      0. Without a `solver`, iteration continues to a tenth of the tolerance.
+    - `key`: a random key. If given, `‖J‖` is computed (see `onward.equilibria.jacobian_norm`), with a warning if it is
+      1 or above.
+    - `throw`: if true, raises an error instead of each warning.
 
     Raises `ValueError` for a map whose output differs from its state in structure, shape or dtype, for a state that is
-    not floating-point, not finite or empty, and for a number outside its range. With `throw`, raises `RuntimeError`
-    at run time where the state did not settle, or `‖J‖` is 1 or above.
+    not floating-point, not finite or empty, and for a number out of range. With `throw`, raises `RuntimeError` at run
+    time if the state did not settle, or if `‖J‖` is 1 or above.
 
         >>> import jax, jax.numpy as jnp, onward
         >>> def recurrent(h, args):
@@ -115,7 +116,7 @@ def equilibrium(
 
 @eqx.filter_jit
 def _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, throw) -> Equilibrium:
-    # Closed-over arrays become visible here, so that the diagnostics can be kept out of the gradient altogether.
+    # This makes closed-over arrays visible, so that the diagnostics can be kept out of the gradient altogether.
     function = eqx.filter_closure_convert(function, state, args)
     solution = optx.fixed_point(function, solver, state, args, adjoint=adjoint, max_steps=max_steps, throw=False)
     h = solution.value
@@ -135,8 +136,8 @@ def _warn(diagnostics):
         return _say(diagnostics)
     bad = ~diagnostics.settled
     if diagnostics.jacobian_norm is not None:
-        bad |= ~(diagnostics.jacobian_norm < 1)  # NaN is bad, too
-    # The host is called only where something is wrong, in a batch too; there it is called for each example.
+        bad |= ~(diagnostics.jacobian_norm < 1)  # NaN counts as bad too
+    # The host is only called if something is wrong, in a batch too; it is then called for each example.
     jax.lax.cond(eqxi.unvmap_any(bad), partial(jax.debug.callback, _say), lambda _: None, diagnostics)
 
 

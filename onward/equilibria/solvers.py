@@ -1,4 +1,4 @@
-"""Two solvers that iterate a map: a fixed number of steps, as the papers do, and until the state has settled."""
+"""Two solvers that iterate a map: for a fixed number of steps, as in the papers, or until the state has settled."""
 
 import equinox as eqx
 import jax
@@ -14,7 +14,8 @@ class FixedSteps(optx.AbstractFixedPointSolver):
     """Exactly `steps` plain iterations `h ← F(h)`, settled or not: an Optimistix solver.
 
     Unlike `optimistix.FixedPointIteration` with tolerances of 0, whose error is 0/0 once the state stands still, it can
-    be unrolled and differentiated. Give the solve a `max_steps` of at least `steps` (`onward.equilibrium` does it).
+    be unrolled and differentiated. The solve needs a `max_steps` of at least `steps`; `onward.equilibrium` sees to
+    that.
 
     **Arguments:** `steps`, at least 1. Raises `ValueError` otherwise.
 
@@ -29,7 +30,7 @@ class FixedSteps(optx.AbstractFixedPointSolver):
     def __init__(self, steps: int):
         self.steps = whole("steps", steps)
 
-    # Optimistix asks every solver for these three; there is nothing here to compare with them.
+    # Optimistix requires these three of every solver; this solver has nothing to compare with them.
     @property
     def rtol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
         return 0.0
@@ -57,9 +58,9 @@ class FixedSteps(optx.AbstractFixedPointSolver):
 
 
 def relative_move(after: PyTree, before: PyTree) -> Float[Array, ""]:
-    """`max |after − before| / (1 + max |after|)`, the largest of all leaves.
+    """`max |after − before| / (1 + max |after|)` of each leaf; the largest over all leaves.
 
-    A leaf is measured by its largest number: rounding, in a product, is of that size in the small ones as well.
+    A leaf is measured by its largest number, because rounding errors of a product have that size in small numbers too.
     """
 
     def of(after, before):

@@ -1,4 +1,6 @@
-"""The unrolled baselines: backpropagation through a solver's steps, all of them, the last ones, or a random part."""
+"""The unrolled baselines: backpropagation through all of a solver's steps, the last ones, or a random number of
+them.
+"""
 
 from functools import partial
 
@@ -19,12 +21,13 @@ ONCE = (
 
 
 class FullBPTT(optx.AbstractAdjoint):
-    """Backpropagation through every step of the solver: exact for the steps that were taken, with memory for all.
+    """Backpropagation through every step of the solver: exact for the steps that were taken, with memory for all of
+    them.
 
-    Memory is reserved for `max_steps` of the solve, which must be given. The initial state has a gradient too.
+    The solve must be given `max_steps`, and memory is reserved for that many. The initial state has a gradient too.
 
-    **Arguments:** `recompute`: with `True`, only the states are remembered, and each step is computed again on the way
-    back. Less memory for more operations; where a step reads and writes much, it is quicker, too.
+    **Arguments:** `recompute`: if true, only the states are stored, and each step is computed again in the backward
+    pass. This takes less memory and more operations. It is also faster if a step reads and writes much memory.
 
         >>> import jax, jax.numpy as jnp, optimistix
         >>> from onward.equilibria import FixedSteps, FullBPTT
@@ -51,13 +54,14 @@ class FullBPTT(optx.AbstractAdjoint):
 
 
 class TruncatedBPTT(optx.AbstractAdjoint):
-    """Backpropagation through the last `steps` steps of the solver, or through all where it took fewer.
+    """Backpropagation through the last `steps` steps of the solver, or through all if it took fewer.
 
-    What lies before those steps is a constant, for derivatives of every order. Memory for `steps` states; the last
-    steps are run twice. `steps` counts the applications of the map, so that at a fixed point `steps = K + 1` is
+    The state before those steps is a constant, for derivatives of every order. Memory is for `steps` states, and the
+    last steps run twice. `steps` counts the applications of the map: at a fixed point, `steps = K + 1` is
     `onward.NeumannRBP(steps=K)` (Proposition 2 of Liao et al. 2018).
 
-    **Arguments:** `steps`, at least 1, or it raises `ValueError`; `recompute` as for `onward.equilibria.FullBPTT`.
+    **Arguments:** `steps`, at least 1; `recompute` as for `onward.equilibria.FullBPTT`. Raises `ValueError` for steps
+    below 1.
 
         >>> import jax, jax.numpy as jnp, optimistix
         >>> from onward.equilibria import FixedSteps, TruncatedBPTT
@@ -80,7 +84,7 @@ class TruncatedBPTT(optx.AbstractAdjoint):
         def loop(cond_fun, body_fun, init, *, max_steps):
             steps = self.steps if max_steps is None else min(self.steps, max_steps)
             init = jax.tree.map(jnp.asarray, init)
-            # The last states are kept in a ring; the oldest of them is where the differentiated steps leave from.
+            # The last states are kept in a ring. The differentiated steps start from the oldest of them.
             ring = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *leaf.shape)), without_gradient(init))
 
             def remember(t, carry, ring):
@@ -94,22 +98,22 @@ class TruncatedBPTT(optx.AbstractAdjoint):
 
 
 class RandomlyTruncatedBPTT(optx.AbstractAdjoint):
-    """Backpropagation through the last N steps of the solver, N drawn at random, reweighted to be unbiased.
+    """Backpropagation through the last N steps of the solver. N is random, and the terms are reweighted to be unbiased.
 
-    The term of the gradient that reaches back over k steps is kept where k < N and divided by P(N > k): its mean over N
-    is the gradient of `onward.equilibria.FullBPTT`. Anticipated reweighted truncation (Tallec & Ollivier 2017), in the
-    form of appendix 3.3 of Liao et al. 2018 for a loss at the last step only: one cut instead of many. (`onward.ARTBP`
-    is the estimator for streams.) The variance grows with the weights: up to T for a uniform cut, rarely but
-    astronomically large for a Poisson one.
+    The term of the gradient that goes back over k steps is kept if k < N, and divided by P(N > k). Its mean over N is
+    the gradient of `onward.equilibria.FullBPTT`. This is anticipated reweighted truncation (Tallec & Ollivier 2017), in
+    the form of appendix 3.3 of Liao et al. 2018 for a loss at the last step only: one cut instead of many.
+    (`onward.ARTBP` is the estimator for streams.) The variance grows with the factors: up to T for a uniform cut, and
+    rarely but astronomically large for a Poisson cut.
 
     **Arguments:**
 
     - `cut`: the distribution of N over 1, ..., max_steps: `onward.equilibria.UniformCut()` or
       `onward.equilibria.PoissonCut(mean=5.0)`.
-    - `key`: the random key of N. In a `vmap`, give each example its own, or all are cut alike.
+    - `key`: the random key of N. In a `vmap`, give each example its own key, or all are cut at the same place.
 
-    Memory is reserved for the states of `max_steps` of the solve, which must be given. On the way back the N steps are
-    computed again, each from its state, and no others: a backward pass costs what it keeps. Reverse mode only, and
+    The solve must be given `max_steps`, and memory is reserved for that many states. The backward pass computes the N
+    steps again, each from its stored state, and no others, so it costs only what it keeps. Reverse mode only, and only
     once: a second derivative raises `ValueError`.
 
         >>> import jax, jax.numpy as jnp, jax.random as jr, optimistix
@@ -145,8 +149,8 @@ class RandomlyTruncatedBPTT(optx.AbstractAdjoint):
         return primal_fn((*inputs, loop))
 
     def raises(self, steps: int) -> Float[Array, " steps"]:
-        """By what a cotangent is multiplied that goes back over one more step: `P(N > k − 1) / P(N > k)` at place k."""
-        # Logarithms because a Poisson tail underflows.
+        """The factor of a cotangent that goes back over one more step: `P(N > k − 1) / P(N > k)` at place k."""
+        # Logarithms, because a Poisson tail underflows.
         tail = jax.lax.cumlogsumexp(self.cut.log_probabilities(steps), reverse=True)
         return jnp.concatenate([jnp.ones(1, tail.dtype), jnp.exp(tail[:-1] - tail[1:])])
 
@@ -191,7 +195,7 @@ def _from_the_end_backward(remembered, cotangents, perturbed, body_fun_and_init,
 
     start = jnp.array(0), delta, zeros_like(parameters)
     k, delta, gradient = jax.lax.while_loop(lambda carry: carry[0] < jnp.minimum(kept, taken), back, start)
-    # The initial state is no step: nothing is cut before the first one, and nothing weighed.
+    # The initial state is not a step: nothing is cut or reweighted before the first step.
     return gradient, jax.tree.map(lambda leaf: jnp.where(k == taken, leaf, 0), delta)
 
 
@@ -208,7 +212,9 @@ def _bound(max_steps, adjoint):
 
 
 def _run(cond_fun, body_fun, init, max_steps, remember, memory):
-    """Run to the end, `memory = remember(t, carry, memory)` before every step: how many steps, the end, the memory."""
+    """Runs to the end, with `memory = remember(t, carry, memory)` before every step. Returns the number of steps, the
+    end, and the memory.
+    """
     body_fun = without_gradient(eqx.filter_closure_convert(body_fun, init))
 
     def unfinished(carry):
@@ -223,7 +229,7 @@ def _run(cond_fun, body_fun, init, max_steps, remember, memory):
 
 
 def _unroll(cond_fun, body_fun, init, steps, recompute):
-    """At most `steps` steps in a loop that can be differentiated."""
+    """At most `steps` steps, in a loop that can be differentiated."""
 
     def step(carry, _):
         return jax.lax.cond(cond_fun(carry), lambda c: _cast(body_fun(c), c), lambda c: c, carry), None
