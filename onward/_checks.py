@@ -1,4 +1,4 @@
-"""What is wrong with a model or a stream, said in one sentence before anything is computed."""
+"""Checks of a model and a stream. They report what is wrong in one sentence, before anything is computed."""
 
 import functools
 
@@ -20,8 +20,9 @@ AS_TWO_REAL_ARRAYS = (
 
 
 def check_model(model) -> None:
-    """Raise `ValueError` unless `model` is a `Model` with something to learn, none of it complex, nor its state,
-    and an initial state that learns only where it can."""
+    """Raises `ValueError` unless `model` is a `Model` with something to train, its parameters and state are real, and
+    its initial state is trained only where that is possible.
+    """
     if not isinstance(model, Model):
         raise ValueError(f"model must be an onward.Model of a cell and a readout, got {type(model).__name__}.")
     learned = learnable(model)
@@ -32,7 +33,7 @@ def check_model(model) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(learned):
         if jnp.iscomplexobj(leaf):
             raise ValueError(f"model{jax.tree_util.keystr(path)} is {described([leaf])}: {AS_TWO_REAL_ARRAYS}")
-    learns_initial_state(model.cell)  # raises for one that cannot
+    learns_initial_state(model.cell)  # raises if it cannot be trained
     for leaf in jax.tree.leaves(thaw(model).cell.init_hidden()):
         if jnp.iscomplexobj(leaf):
             raise ValueError(f"model: the cell's hidden state is {described([leaf])}: {AS_TWO_REAL_ARRAYS}")
@@ -41,7 +42,9 @@ def check_model(model) -> None:
 
 
 def check_stream(model, hidden, loss, batch, xs, ys, reset, weight) -> None:
-    """Raise `ValueError`, naming the argument, unless the stream fits the model, its hidden state, loss and batch."""
+    """Raises `ValueError` with the argument's name unless the stream fits the model, its hidden state, the loss and the
+    batch.
+    """
     lead = () if batch is None else (batch,)
     described = "[steps, ...]" if batch is None else f"[steps, {batch}, ...]"
     steps = None
@@ -72,7 +75,9 @@ def check_stream(model, hidden, loss, batch, xs, ys, reset, weight) -> None:
 
 
 def check_numbers(name: str, leaf) -> None:
-    """Raise `ValueError` for an array of random keys, which no estimator can store, or anything else but numbers."""
+    """Raises `ValueError` for an array of random keys, which no estimator can store, or for anything else but
+    numbers.
+    """
     if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
         raise ValueError(
             f"{name} must be arrays of numbers, got random keys ({leaf.dtype}); give jax.random.key_data(keys), and "
@@ -81,18 +86,22 @@ def check_numbers(name: str, leaf) -> None:
 
 
 def one_step(tree, axes):
-    """One step of one stream, as shapes."""
+    """The shapes of one step of one stream."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[axes:], jnp.result_type(leaf)), tree)
 
 
 def check_step(model, hidden, loss, x, y) -> None:
-    """Raise `ValueError` unless the model reads `x` from `hidden`, and the loss compares its prediction with `y`."""
+    """Raises `ValueError` unless the model can read `x` from `hidden`, and the loss can compare its prediction with
+    `y`.
+    """
     after = check_read(model, hidden, x, "xs")
     check_compared(loss, predicted(model, after), y, "ys")
 
 
 def check_read(model, hidden, x, name: str):
-    """The shapes of the hidden state after `x`. Raises `ValueError` unless the cell reads it and they stay."""
+    """The shapes of the hidden state after `x`. Raises `ValueError` unless the cell can read `x` and the shapes
+    stay.
+    """
     for leaf in jax.tree.leaves(x):
         check_numbers(name, leaf)
     after = _shapes(name, "the cell cannot read", x, lambda h, x: model.cell(h, x), hidden, x)
@@ -109,7 +118,7 @@ def check_read(model, hidden, x, name: str):
 
 
 def check_compared(loss, prediction, y, name: str) -> None:
-    """Raise `ValueError` unless the loss compares a prediction with `y`, and is one number."""
+    """Raises `ValueError` unless the loss can compare a prediction with `y` and returns one number."""
     for leaf in jax.tree.leaves(y):
         check_numbers(name, leaf)
     value = _shapes(name, "the loss cannot compare the prediction with", y, loss, prediction, y)
@@ -122,8 +131,9 @@ def check_compared(loss, prediction, y, name: str) -> None:
 
 
 def check_targets(loss, carry, ys, weight) -> None:
-    """Raise `ValueError` for a target outside the range of `loss`. A step of weight 0 passes, and so does what is
-    traced, whose numbers are not known."""
+    """Raises `ValueError` for a target out of the range of `loss`. Steps of weight 0 are not checked; nor are traced
+    targets, whose values are not known.
+    """
     ys = ys.y if isinstance(ys, TerminalTarget) else ys
     ys, mask = ys if isinstance(ys, Masked) else (ys, None)
     if loss not in WITH_RANGE or not all(_known(array) for array in (ys, mask, weight) if array is not None):
@@ -148,7 +158,7 @@ def _known(array) -> bool:
     return isinstance(array, np.ndarray | jax.Array) and not isinstance(array, Tracer)
 
 
-@functools.lru_cache(maxsize=64)  # to trace the readout anew takes longer than a short run
+@functools.lru_cache(maxsize=64)  # tracing the readout again takes longer than a short run
 def _range(loss, skeleton, structure, shapes) -> Range | None:
     arrays = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
     model = thaw(eqx.combine(jax.tree.unflatten(structure, arrays), skeleton))
@@ -156,7 +166,7 @@ def _range(loss, skeleton, structure, shapes) -> Range | None:
 
 
 def predicted(model: Model, hidden):
-    """The shapes of what the model predicts from such a hidden state. Raises `ValueError` where it cannot."""
+    """The shapes of the model's prediction from such a hidden state. Raises `ValueError` if it cannot predict."""
     return _shapes("model", "the readout cannot read", hidden, lambda h: model.predict(h), hidden)
 
 

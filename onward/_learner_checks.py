@@ -1,4 +1,6 @@
-"""What is wrong with the parts of a learner, a carry or a key, said in one sentence before anything is computed."""
+"""Checks of a learner's parts, a carry and a key. They report what is wrong in one sentence, before anything is
+computed.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +12,13 @@ from .support.raw_key import RawKey
 
 
 def check_loss(loss) -> None:
-    """Raise `ValueError` unless `loss` can be called."""
+    """Raises `ValueError` unless `loss` can be called."""
     if not callable(loss):
         raise ValueError(f"loss must be a function of a prediction and a target, got {loss!r}.")
 
 
 def check_optimizer(optimizer) -> None:
-    """Raise `ValueError` unless `optimizer` has the two functions of a gradient transformation."""
+    """Raises `ValueError` unless `optimizer` has the two functions of a gradient transformation."""
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise ValueError(
             f"optimizer must be an Optax gradient transformation such as optax.adam(1e-3), got {optimizer!r}."
@@ -24,14 +26,14 @@ def check_optimizer(optimizer) -> None:
 
 
 def check_update(update, state, parameters) -> None:
-    """Raise `ValueError` unless an optimiser's `update` can do with what a learner gives it, tried on shapes alone."""
+    """Raises `ValueError` unless an optimiser's `update` accepts what a learner passes it. Only shapes are computed."""
 
     def trial(state, parameters):
         return update(parameters, state, parameters, value=jnp.zeros(()), grad_fn=lambda parameters: parameters)
 
     try:
         updates, after = jax.eval_shape(trial, state, parameters)
-    except Exception as error:  # an optimiser is anyone's code
+    except Exception as error:  # an optimiser may be any code
         reason = str(error).strip().splitlines()[0]
         if "value_fn" in reason:
             reason = (
@@ -50,7 +52,7 @@ def check_update(update, state, parameters) -> None:
 
 
 def check_key(key) -> None:
-    """Raise `ValueError` unless `key` is one random key of JAX, typed or as its numbers."""
+    """Raises `ValueError` unless `key` is one random key of JAX, typed or as its numbers."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if typed and shape != ():
@@ -61,19 +63,21 @@ def check_key(key) -> None:
 
 
 def check_arguments(carry, kind: type, xs, ys) -> None:
-    """Raise `ValueError` for what cannot be compiled for: a carry that is none, text, dates, objects."""
+    """Raises `ValueError` for arguments that cannot be compiled for: something other than a carry; text, dates,
+    objects.
+    """
     if not isinstance(carry, kind):
         raise ValueError(f"carry must be a carry from learner.init, got {type(carry).__name__}.")
     for name, tree in (("xs", xs), ("ys", ys)):
         for leaf in jax.tree.leaves(tree):
             dtype = getattr(leaf, "dtype", None) or np.result_type(type(leaf))
-            # V: the small floating-point types; of random keys `check_stream` speaks.
+            # V: the small floating-point types. `check_stream` reports random keys.
             if getattr(dtype, "kind", "V") not in "biufcV":
                 raise ValueError(f"{name} must hold numbers, got {dtype}.")
 
 
 def check_carry(carry, optimizer, batch) -> None:
-    """Raise `ValueError` unless the carry is of a learner with this batch, and its optimiser's state of this one."""
+    """Raises `ValueError` unless the carry fits this batch, and its optimiser state fits this optimiser."""
     model = carry.model
     lead = () if batch is None else (batch,)
     start = model.cell.init_hidden()
@@ -88,7 +92,7 @@ def check_carry(carry, optimizer, batch) -> None:
 
 
 def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
-    """Raise `ValueError` unless the carry's estimator state is one of this estimator, by structure and shapes."""
+    """Raises `ValueError` unless the carry's estimator state has the structure and shapes of this estimator's."""
     lead = () if batch is None else (batch,)
     example = tuple(one_step(tree, 1 + len(lead)) for tree in (xs, ys))
 
@@ -97,7 +101,7 @@ def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
         return estimator.init(carry.learning, carry.model.cell.init_hidden(), key=key, example=example)
 
     def without_keys(tree):
-        # Any random generator will do, and they differ in how many numbers a key has.
+        # Any random generator is accepted; they differ in the number of words of a key.
         return jax.tree.map(lambda node: None if _is_key(node) else node, tree, is_leaf=_is_key)
 
     fresh = jax.eval_shape(start, example)
@@ -114,13 +118,13 @@ def _is_key(node) -> bool:
 
 
 def _alike(tree, other) -> bool:
-    """Whether two trees have one structure, and arrays of the same shapes."""
+    """Whether two trees have the same structure, and arrays of the same shapes."""
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(each)] for each in (tree, other)]
     return jax.tree.structure(tree) == jax.tree.structure(other) and shapes[0] == shapes[1]
 
 
 def check_input(model, hidden, batch, x, reset) -> None:
-    """Raise `ValueError` unless the model reads one `x`, or one of each stream of a batch, from the hidden state."""
+    """Raises `ValueError` unless the model can read one `x`, or one per stream of a batch, from the hidden state."""
     lead = () if batch is None else (batch,)
     _check_leading("x", x, lead)
     _check_flag("reset", reset, lead, jnp.bool_, "bool")
@@ -128,7 +132,7 @@ def check_input(model, hidden, batch, x, reset) -> None:
 
 
 def check_outcome(loss, batch, prediction, y, weight) -> None:
-    """Raise `ValueError` unless the loss compares the prediction with `y`, of each stream if there is a batch."""
+    """Raises `ValueError` unless the loss can compare the prediction with `y`, for each stream if there is a batch."""
     lead = () if batch is None else (batch,)
     _check_leading("y", y, lead)
     _check_flag("weight", weight, lead, jnp.floating, "floating")

@@ -37,8 +37,8 @@ from .support.trees import mean_of_leading, select, zeros_like
 from .transforms.composition import check_fptt_first, update_of
 from .transforms.informed import metric_of
 
-# As many updates of one estimate are written out one after another, and fuse with one another where the optimiser goes
-# number by number: a step of four updates of 4 units takes 7 % less, and of 32 units 4 %.
+# Up to this many updates of one estimate are written out instead of looped. XLA then fuses them if the optimiser works
+# number by number, which is faster: see `benchmarks/results/xla-on-cpu.md`, "Small loops".
 WRITTEN_OUT = 8
 
 Given = TypeVar("Given", Estimate, Replay)
@@ -46,17 +46,18 @@ Observe = Callable[[Update], PyTree]
 
 
 class Carry(eqx.Module):
-    """All that training carries on: a pytree whose leaves are arrays, to scan, `vmap` over seeds, and checkpoint as
-    one.
+    """Everything that training carries from chunk to chunk: a pytree of arrays, which you can scan, `vmap` over seeds,
+    and save.
 
-    * `arrays`: the model's arrays, frozen ones in an `onward.support.freezing.Frozen`; `model` puts the model together
-      again;
-    * `hidden`: the hidden state, with the batch of streams leading if there is one;
-    * `estimator`, `optimizer`: their states, the first with the batch leading. A random key is held as its numbers;
-    * `fresh`: whether a stream has not begun yet; `None` unless the model's initial state learns.
+    * `arrays`: the model's arrays; a frozen array is wrapped in an `onward.support.freezing.Frozen`. `model` is the
+      whole model;
+    * `hidden`: the hidden state, with the batch of streams as its leading axis if there is one;
+    * `estimator`, `optimizer`: their states; the estimator's has the batch as its leading axis. A random key is stored
+      as its numbers;
+    * `fresh`: whether a stream has not begun yet; `None` unless the model's initial state is trained.
 
-    NumPy can hold every leaf, and no two leaves of a carry from `Learner.init` share their memory with one another or
-    with the model: a fresh carry can be donated to a compiled function. `onward.checkpoints` saves and loads carries.
+    NumPy can hold every leaf. No two leaves of a carry from `Learner.init` share memory with each other or with the
+    model, so a fresh carry can be donated to a compiled function. `onward.checkpoints` saves and loads carries.
     """
 
     arrays: PyTree
@@ -68,23 +69,23 @@ class Carry(eqx.Module):
 
     @property
     def model(self) -> Model:
-        """The model as it is now."""
+        """The current model."""
         return thaw(self.learning)
 
     @property
     def learning(self) -> Model:
-        """The model as estimators take it, in which what is frozen is marked."""
+        """The model in the form that estimators take, in which frozen arrays are marked."""
         return eqx.combine(self.arrays, self.skeleton)
 
 
 class Metrics(NamedTuple):
-    """What a run reports.
+    """The results of a run.
 
-    * `losses`: one a step, `[steps]` or `[steps, batch]`, each times its weight;
-    * `predictions`: `[steps, ...]` or `[steps, batch, ...]`, each made before its step was learned; `None` unless the
-      run was asked for them;
-    * `auxiliary`: what the loss returned besides its value, led by the axes of `losses`; `None` without `has_aux`;
-    * `observed`: what `observe=` returned of each update, `[updates, ...]`; `None` without it.
+    * `losses`: `[steps]` or `[steps, batch]`, the loss of each step times its weight;
+    * `predictions`: `[steps, ...]` or `[steps, batch, ...]`, each made before its step was learned; `None` unless you
+      ask for them;
+    * `auxiliary`: what the loss returned besides its value, with the axes of `losses` first; `None` without `has_aux`;
+    * `observed`: what `observe=` returned at each update, `[updates, ...]`; `None` without it.
     """
 
     losses: Float[Array, "steps *batch"]
@@ -94,33 +95,34 @@ class Metrics(NamedTuple):
 
 
 class Learner(eqx.Module):
-    """Trains a model on a stream: `estimator` makes a gradient of each chunk, `optimizer` applies it.
+    """Trains a model on a stream: `estimator` computes a gradient of each chunk, and `optimizer` applies it.
 
-    Parameters are fixed within a chunk and updated after it; a batch's gradients are averaged over its streams. With
-    the default chunk of one step this is fully online learning. Memory does not grow with the stream (with `BPTT` it
-    grows with the chunk).
+    Parameters are fixed within a chunk and updated after it. The gradients of a batch are averaged over its streams.
+    With the default chunk of one step, this is fully online learning. Memory does not grow with the stream (with `BPTT`
+    it grows with the chunk).
 
     **Arguments:**
 
-    - `estimator`: such as `onward.NoBackTrack(rank=1)`, `onward.RTRL()`, or `onward.BPTT()` with a chunk of its window.
-    - `optimizer`: any Optax gradient transformation, with any schedule. It is given `value`, the number that the
-      gradient is the gradient of (for `optax.contrib.reduce_on_plateau` or `optax.polyak_sgd`), and `grad_fn`, the same
-      gradient as a function of the parameters (for `onward.fptt_exact`). A line search such as that of `optax.lbfgs`
-      is refused: it compares values of one objective, and each chunk of a stream is an objective of its own.
-    - `loss`: `loss(prediction, y) -> scalar`, of one step of one stream; with `has_aux=True`, a pair of the scalar and
-      auxiliary values of any shapes, which come out as `Metrics.auxiliary`.
+    - `estimator`: for example `onward.NoBackTrack(rank=1)`, `onward.RTRL()`, or `onward.BPTT()` with its window as the
+      chunk.
+    - `optimizer`: any Optax gradient transformation, with any schedule. The learner passes it `value`, the number whose
+      gradient it receives (for `optax.contrib.reduce_on_plateau` or `optax.polyak_sgd`), and `grad_fn`, the same
+      gradient as a function of the parameters (for `onward.fptt_exact`). A line search such as that of `optax.lbfgs` is
+      refused: it compares values of one objective, but each chunk of a stream is a different objective.
+    - `loss`: `loss(prediction, y) -> scalar`, for one step of one stream. With `has_aux=True` it returns a pair: the
+      scalar, and auxiliary values of any shapes, which are returned as `Metrics.auxiliary`.
     - `chunk`: S, the number of steps between updates, at least 1.
-    - `batch`: the number of streams; `None` for a single one without a batch axis. Where `xs`, `ys` and what goes with
-      them are sharded along the batch over several devices, each device learns from its own streams: on CPU, a device
-      for each core is faster than threads (see `benchmarks/sequences.py`).
+    - `batch`: the number of streams; `None` for a single stream without a batch axis. If `xs`, `ys` and the other
+      inputs are sharded along the batch over several devices, each device learns from its own streams. On CPU, one
+      device per core is faster than threads (see `benchmarks/sequences.py`).
 
     A learner is a frozen module: make another one with `dataclasses.replace(learner, chunk=2)`. Two learners are equal
-    if their settings are, and equal learners share their compiled programs, which leave memory with the last of them.
-    Functions are equal only if they are the same object: an Optax transformation is made of functions, so that two
-    calls of `optax.adam(1e-3)` are two optimisers. Make an optimiser once, and hand it to every learner that is to
-    share its programs.
+    if their settings are equal. Equal learners share their compiled programs, which are freed together with the last of
+    them. Functions are equal only if they are the same object. An Optax transformation consists of functions, so two
+    calls of `optax.adam(1e-3)` give two different optimisers. To share programs, make an optimiser once and pass it to
+    every learner.
 
-    Raises `ValueError` for an estimator, optimiser or loss that is none, and for a chunk or batch below 1.
+    Raises `ValueError` if an estimator, optimiser or loss is not one, and for a chunk or batch below 1.
 
         >>> import equinox as eqx, jax, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(4, 8, key=jr.key(0))
@@ -162,7 +164,8 @@ class Learner(eqx.Module):
         self.has_aux = has_aux
 
     def __getattribute__(self, name: str) -> Any:
-        # Equinox makes a module of every method that is asked for: a third of what a call of `update` costs.
+        # Equinox builds a module whenever a method is looked up, which costs much of a call of `update`: see
+        # `benchmarks/results/xla-on-cpu.md`, "Calls and flags".
         return object.__getattribute__(self, name)
 
     def init(
@@ -177,16 +180,16 @@ class Learner(eqx.Module):
 
         **Arguments:**
 
-        - `model`: what learns, an `onward.Model`.
-        - `key`: decides what a random estimator draws.
-        - `example`: one `(x, y)` of one stream, for the estimators that store inputs or read the cell's program
-          (`SlidingBPTT`, `FPP`, `SnAp` beyond its cheap case).
-        - `filter_spec`: which arrays learn, as in `eqx.filter`: true, false, or a function of a leaf, for each leaf or
-          subtree of the model; by default all floating-point arrays. For a frozen array no influence is carried, no
-          gradient made and no optimiser's state held, and no weight decay moves it.
+        - `model`: the `onward.Model` to train.
+        - `key`: the random key of the estimator's random draws.
+        - `example`: one `(x, y)` of one stream, for estimators that store inputs or read the cell's program
+          (`SlidingBPTT`, `FPP`, and `SnAp` except in its cheap case).
+        - `filter_spec`: which arrays are trained, as in `eqx.filter`: true, false, or a function of a leaf, for each
+          leaf or subtree of the model; by default all floating-point arrays. A frozen array has no influence, no
+          gradient and no optimiser state, and weight decay does not move it.
 
-        Raises `ValueError` if the model has nothing to learn, if what learns or the hidden state is complex, for a
-        `filter_spec` that does not fit, or if the example is needed and missing.
+        Raises `ValueError` if the model has nothing to train, if trained parameters or the hidden state are complex, if
+        `filter_spec` does not fit, or if the example is needed and missing.
 
             >>> import equinox as eqx, jax, jax.random as jr, onward, optax
             >>> model = onward.Model(onward.GRUCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
@@ -206,7 +209,8 @@ class Learner(eqx.Module):
                 raise ValueError(f"example must be a pair (x, y) of one step, got {type(example).__name__}.")
             check_step(thaw(model), thaw(model).cell.init_hidden(), self._scalar_loss, *example)
         arrays, skeleton = eqx.partition(model, eqx.is_array)
-        # A weak dtype, as of `jnp.array(0.3)`, would be lost at the first update, and all be compiled again.
+        # A weak dtype, such as that of `jnp.array(0.3)`, would be lost at the first update, and everything would
+        # compile again.
         arrays = jax.tree.map(lambda a: a.astype(a.dtype) if eqx.is_inexact_array(a) else a, arrays)
         model = eqx.combine(arrays, skeleton)
         hidden = thaw(model).cell.init_hidden()
@@ -220,7 +224,7 @@ class Learner(eqx.Module):
         check_update(update_of(self.optimizer), optimizer, learnable(arrays))
         check_fptt_first(self.optimizer, optimizer, learnable(arrays))
         carry = Carry(arrays, skeleton, hidden, state, optimizer, fresh)
-        # An optimiser may hold the parameters once more, and several zeros be one array.
+        # An optimiser's state may share the parameters' memory, and several arrays of zeros may be the same array.
         return jax.tree.map(jnp.copy, carry)
 
     def update(
@@ -234,7 +238,9 @@ class Learner(eqx.Module):
         predictions: bool = False,
         observe: Observe | None = None,
     ) -> tuple[Carry, Metrics]:
-        """One chunk and one update. `xs`, `ys`: `[steps, ...]`, or `[steps, batch, ...]` with a batch; see `run`."""
+        """One chunk and one update. `xs` and `ys` are `[steps, ...]`, or `[steps, batch, ...]` with a batch;
+        see `run`.
+        """
         check_arguments(carry, Carry, xs, ys)
         update = programs_of(self)(_update, static_argnames=("predictions", "observe"))
         return update(carry, xs, ys, reset, weight, predictions=predictions, observe=observe)
@@ -250,47 +256,49 @@ class Learner(eqx.Module):
         predictions: bool = False,
         observe: Observe | None = None,
     ) -> tuple[Carry, Metrics]:
-        """A stretch of the stream, chunk after chunk, in one compiled program.
+        """Runs over the next steps of the stream, chunk after chunk, in one compiled program.
 
         **Arguments:**
 
-        - `carry`: from `init`, or from the call before: a stream cut into calls at multiples of the chunk gives the
-          same bits as in one call.
-        - `xs`, `ys`: inputs and targets, `[steps, ...]`, or `[steps, batch, ...]` with a batch. If the steps are no
-          multiple of the chunk, the last chunk is shorter.
-        - `reset`: true where a new sequence starts with that step.
-        - `weight`: multiplies the step's loss; 0 leaves it out, and a chunk of zeros leaves the parameters and the
-          optimiser untouched, unless the estimator learns from the past as well, like `onward.FPP`.
-        - `predictions`: whether `Metrics` holds the predictions; without, they are never stored.
-        - `observe`: a function of an `onward.observing.Update`, called in the compiled program at every update; what it
-          returns, a tree of arrays, is stacked in `Metrics.observed`. `onward.observing.update_norms` is one. Hand over
-          the same function at every call: each new one compiles anew.
+        - `carry`: from `init` or from the previous call. If a stream is cut into several calls at multiples of the
+          chunk, the results have the same bits as in one call.
+        - `xs`, `ys`: inputs and targets, `[steps, ...]`, or `[steps, batch, ...]` with a batch. If the number of steps
+          is not a multiple of the chunk, the last chunk is shorter.
+        - `reset`: true if a new sequence starts at the step.
+        - `weight`: a factor of the step's loss. A weight of 0 leaves the loss out. If all weights of a chunk are 0, the
+          parameters and the optimiser do not change, unless the estimator also learns from the past, as `onward.FPP`
+          does.
+        - `predictions`: whether `Metrics` holds the predictions. If not, they are never stored.
+        - `observe`: a function of an `onward.observing.Update`, called in the compiled program at every update. It
+          returns a tree of arrays, which are stacked in `Metrics.observed`; `onward.observing.update_norms` is an
+          example. Pass the same function at every call, because a new function compiles again.
 
-        Returns the carry to go on with, and `Metrics`. Each new number of steps compiles anew: feed long streams in
-        blocks of one size. Raises `ValueError`, naming the argument, for shapes and dtypes that do not fit, and for
-        targets outside the range of a loss of `onward.losses`, such as a class that the model does not predict.
+        Returns the carry to continue with, and `Metrics`. Each new number of steps compiles again, so feed a long
+        stream in blocks of one size. Raises `ValueError` with the argument's name for shapes and dtypes that do not
+        fit, and for targets out of the range of a loss of `onward.losses`, such as a class that the model does not
+        predict.
 
-        A run has derivatives of every order, forward and reverse, for example of its last loss with respect to a rate
-        in the optimiser or to the weights it starts from (meta-gradients). Reverse mode stores every chunk's carry.
-        Give `optax.adam` an `eps_root` above 0 for that: it takes square roots, which have no derivative where a
+        A run has derivatives of every order, forward and reverse. For example, you can differentiate its last loss with
+        respect to a rate in the optimiser, or to the initial weights (meta-gradients). Reverse mode stores the carry of
+        every chunk. For this, give `optax.adam` an `eps_root` above 0: its square roots have no derivative where a
         gradient has always been 0.
         """
         check_arguments(carry, Carry, xs, ys)
         check_targets(self.loss, carry, ys, weight)
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
-        steps = shape[0] if shape else 0  # what is wrong with xs is said in tracing
+        steps = shape[0] if shape else 0  # tracing reports what is wrong with xs
         run, count = programs_of(self)(_run, static_argnames=("predictions", "observe")), np.int32(steps // self.chunk)
         return run(carry, xs, ys, reset, weight, count, predictions=predictions, observe=observe)
 
     def predict(self, carry: Carry, x: PyTree, *, reset: Bool[Array, "*batch"] | None = None) -> tuple[Carry, Said]:
-        """Advances by one step, and predicts before the target is known; `learn` hands the target in later.
+        """Advances by one step and predicts, before the target is known. Later, `learn` takes the target.
 
         **Arguments:** `x`: one input, `[...]`, or `[batch, ...]` with a batch; `reset`: whether a new sequence starts
-        with it. Returns the carry after the step, and what was said: its `prediction`, which may be acted upon, and a
-        copy of what `learn` needs, for an estimator such as `onward.RTRL` as large as its influence.
+        with it. Returns the carry after the step and a `Said`. This holds the `prediction`, on which you may act, and a
+        copy of what `learn` needs; with an estimator such as `onward.RTRL` the copy is as large as the influence.
 
-        A step that is predicted and then learned is the same as one of `update` with a chunk of 1, and the cell runs
-        once. If no target comes, predict on: what was said is dropped, and the influence goes on with the state.
+        Predicting a step and then learning it is the same as `update` with a chunk of 1, and the cell runs once. If no
+        target comes, just predict the next step: the influence continues with the state.
 
         Raises `ValueError` for an estimator that does not carry its influence forward.
 
@@ -311,15 +319,15 @@ class Learner(eqx.Module):
     def learn(
         self, carry: Carry, said: Said, y: PyTree, *, weight: Float[Array, "*batch"] | None = None
     ) -> tuple[Carry, Metrics]:
-        """Learns that what was said by `predict` turned out so: one update, by the loss of that prediction.
+        """One update with the target of an earlier prediction.
 
-        The loss and its gradient are of the prediction as it was said, at the parameters that said it; the update is
-        applied to the parameters of `carry`. So the parameters may change in between: several predictions may wait for
-        their targets, which may come in any order, each with a gradient of its own time.
+        The loss and its gradient are those of the prediction when it was made, at the parameters of that time. The
+        update is applied to the parameters of `carry`, which may have changed since. Several predictions may wait for
+        their targets, which may come in any order.
 
-        **Arguments:** `y`: the target, `[...]`, or `[batch, ...]`; `weight`: multiplies the loss. Returns the carry and
-        `Metrics` of this one step, without a leading axis for it. Raises `ValueError` for a target that does not fit,
-        and for an optimiser such as `onward.fptt_exact`, which asks for the gradient at other parameters.
+        **Arguments:** `y`: the target, `[...]`, or `[batch, ...]`; `weight`: a factor of the loss. Returns the carry
+        and the `Metrics` of this one step, without a leading axis. Raises `ValueError` for a target that does not fit,
+        and for an optimiser such as `onward.fptt_exact`, which needs the gradient at other parameters.
         """
         check_arguments(carry, Carry, y, None)
         if not isinstance(said, Said):
@@ -327,19 +335,19 @@ class Learner(eqx.Module):
         return programs_of(self)(_learn)(carry, said, y, weight)
 
     def influence_norm(self, carry: Carry) -> Float[Array, "*batch"]:
-        """The norm of the carried approximation of ∂hidden/∂θ of each stream: watch it before it overflows."""
+        """The norm of the influence (the estimate of ∂hidden/∂θ) of each stream, so that you can watch for overflow."""
         norm = self.estimator.influence_norm
         return norm(carry.estimator) if self.batch is None else jax.vmap(norm, axis_size=self.batch)(carry.estimator)
 
     def _check(self, carry, xs, ys, reset, weight) -> int:
-        """The number of steps, where carry and stream fit this learner; `ValueError` where they do not."""
+        """The number of steps. Raises `ValueError` unless carry and stream fit this learner."""
         check_carry(carry, self.optimizer, self.batch)
         check_stream(carry.model, carry.hidden, self._scalar_loss, self.batch, xs, ys, reset, weight)
         check_estimator_state(carry, self.estimator, self.batch, xs, ys)
         return jax.tree.leaves(xs)[0].shape[0]
 
     def _draw(self, carry, steps):
-        """The noise of all steps, drawn outside the loop, time first."""
+        """The random bits of all steps, drawn outside the loop, with time as the leading axis."""
         if self.batch is None:
             return self.estimator.draw(carry.estimator, steps)
         draw = jax.vmap(lambda state: self.estimator.draw(state, steps), out_axes=1, axis_size=self.batch)
@@ -368,7 +376,7 @@ class Learner(eqx.Module):
         return carry, Metrics(estimate.losses, estimate.predictions if predictions else None, auxiliary, observed)
 
     def _auxiliary(self, predictions: PyTree, ys: PyTree) -> PyTree:
-        """What the loss says besides its value; an estimator need not know of it."""
+        """The auxiliary values of the loss, computed here so that estimators need not know of them."""
 
         def one(prediction, y):
             return self.loss(prediction, y)[1]
@@ -387,13 +395,14 @@ class Learner(eqx.Module):
     def _turn(
         self, carry: Carry, estimate: Callable[[Carry], Given], observe: Observe | None = None
     ) -> tuple[Carry, Given, PyTree]:
-        """An estimate from the carry, and the update of the parameters by it, by each of its gradients in turn; and
-        what is observed of each update."""
+        """Estimates gradients at the carry and applies each of them in turn. Also returns what is observed at each
+        update.
+        """
         given = estimate(carry)
         after_chunk = Carry(carry.arrays, carry.skeleton, given.hidden, given.state, carry.optimizer)
 
         def grads_at(parameters):
-            # Constants stay where they are, whatever the optimiser would have done to them.
+            # Constants do not move, whatever the optimiser does to them.
             learned = constants_at_zero(jax.tree.map(lambda p: jnp.array(True), parameters))
             arrays = jax.tree.map(jnp.where, learned, parameters, learnable(carry.arrays))
             arrays = eqx.combine(arrays, carry.arrays)
@@ -402,12 +411,13 @@ class Learner(eqx.Module):
 
         def apply(moving, grads, active, value, grad_fn):
             arrays, optimizer = moving
-            # What does not ask for the value, or for the gradient at other parameters, never has them computed.
+            # An optimiser that does not ask for the value, or for the gradient at other parameters, does not have them
+            # computed.
             updates, after = update_of(self.optimizer)(
                 grads, optimizer, learnable(arrays), value=value, grad_fn=grad_fn
             )
             updates = constants_at_zero(updates)
-            # An optimiser with a memory moves even at a gradient of zero.
+            # An optimiser with a memory changes the parameters even if the gradient is zero.
             moved = select(active, (eqx.apply_updates(arrays, updates), after), moving)
             return moved, observe and observe(
                 Update(
@@ -459,7 +469,7 @@ class _Scalar(eqx.Module):
 
 
 def _on_any_mesh(function: Callable) -> Callable:
-    """The function from a learner, a carry and a stream to a carry and metrics, on meshes with Explicit axes too."""
+    """Extends a function from a learner, a carry and a stream to a carry and metrics to meshes with Explicit axes."""
 
     def placed(learner: Learner, carry: Carry, xs, *rest, **options):
         mesh = explicit_mesh((carry, xs))
@@ -471,7 +481,7 @@ def _on_any_mesh(function: Callable) -> Callable:
             everywhere = carry.arrays, carry.optimizer, metrics.observed
             return everywhere, (carry.hidden, carry.estimator, carry.fresh), metrics._replace(observed=None)
 
-        # Results lie as the streams do; parameters are everywhere.
+        # Results are sharded like the streams; parameters are replicated.
         first = next(iter(jax.tree.leaves(xs)), None)
         spec = () if learner.batch is None or first is None else jax.typeof(first).sharding.spec[1:2]
         places = PartitionSpec(), PartitionSpec(*spec), PartitionSpec(None, *spec)
@@ -491,7 +501,9 @@ def _update(learner: Learner, carry, xs, ys, reset, weight, *, predictions: bool
 
 
 def _resets(carry: Carry, reset, steps: int):
-    """`reset`, and true at the first step of a stream whose initial state learns: its derivative passes through it."""
+    """`reset`, set to true at the first step of a stream whose initial state is trained, because its gradient enters
+    there.
+    """
     if carry.fresh is None:
         return reset
     reset = jnp.zeros((steps, *carry.fresh.shape), bool) if reset is None else jnp.asarray(reset)
@@ -532,7 +544,7 @@ def _predict(learner: Learner, carry, x, reset):
 
 
 def _leading(tree: PyTree) -> PyTree:
-    """The tree of one step, with an axis of time."""
+    """The tree of one step, with a leading axis of time."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
 
 
@@ -571,15 +583,15 @@ def _learn(learner: Learner, carry, said, y, weight):
 
 
 def _loop(step, carry, stream, size, count):
-    """`lax.scan` of `step` over the stream's first `count` chunks of `size`, with a count the compiler does not know.
+    """`lax.scan` of `step` over the stream's first `count` chunks of `size`; the compiler does not know the count.
 
-    A loop known to run once is inlined, and an index into a single chunk folded; either fuses the step with what
-    surrounds it and changes the last bits, so that a stream fed in pieces would depend on their sizes. A lone chunk is
-    doubled, to be run once.
+    If the compiler knows that a loop runs once, it inlines it; if it knows that there is a single chunk, it folds the
+    index. Either way it fuses the step with its surroundings and changes the last bits, and results would depend on how
+    a stream is cut into calls. A single chunk is therefore doubled, and the loop runs once.
 
-    Such a loop has no derivative in reverse mode. Where derivatives are asked for, `lax.scan` itself runs.
+    Such a loop has no derivative in reverse mode. If derivatives are asked for, `lax.scan` itself runs.
     """
-    # What the step closes over, such as a rate, becomes an argument, to be differentiated as well.
+    # Values that the step closes over, such as a rate, become arguments, so that they can be differentiated too.
     step = eqx.filter_closure_convert(step, carry, jax.tree.map(lambda leaf: leaf[:size], stream))
     return _counted(step, carry, stream, size=size, count=count)
 
@@ -603,7 +615,7 @@ def _counted(step, carry, stream, *, size, count):
 
 @_counted.def_jvp
 def _scanned(primals, tangents, *, size, count):
-    del count  # a call runs all its chunks
+    del count  # one call runs all its chunks
 
     def scan(step, carry, stream):
         def cut(leaf):

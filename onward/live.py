@@ -1,4 +1,4 @@
-"""A learner driven one event at a time from Python: its carry in few arrays, so that a call costs little."""
+"""A learner that Python drives one event at a time. Its carry is packed into few arrays, which makes a call cheap."""
 
 from itertools import chain
 
@@ -10,25 +10,29 @@ from jaxtyping import Array, Float, PyTree, Shaped
 
 from .learner import Carry, Learner
 
-BLOCK = 4096  # rows in a call
-SMALL = 256  # the most numbers of an array that shares one with others: copying is cheaper than a call's further array
+BLOCK = 4096  # rows per call
+# Arrays up to this size are packed with others: copying them is cheaper than another array in every call.
+SMALL = 256
 
 State = tuple[Array | np.ndarray, ...]
 
 
 class Live:
-    """The compiled program of one learner on one stream, and its carry in few arrays, the state.
+    """The compiled program of one learner on one stream, and the state: its carry, packed into few arrays.
 
-    JAX asks a microsecond or two for every array that a call takes or returns, and ten for the call: more than a small
-    step computes. So the small arrays of the carry are held in one, and a call learns and predicts in one go.
+    JAX takes time for every call, and for every array that a call takes or returns: more than a small step computes
+    (see `benchmarks/results/xla-on-cpu.md`, "Calls and flags"). So the small arrays of the carry are packed into one,
+    and a single call both learns and predicts.
 
-    An event is a vector: the input, then the target. The numbers are the same however events are cut into calls.
+    An event is a vector: the input followed by the target. The results do not depend on how events are divided among
+    calls.
 
     **Arguments:**
 
-    - `learner`: of a single stream (`batch=None`), with a chunk of one.
-    - `carry`: a carry of it, for its structure, shapes and dtypes.
-    - `inputs`, `targets`: the numbers of an event that are its input and its target, which `loss` gets as a vector.
+    - `learner`: a learner of a single stream (`batch=None`) with a chunk of one.
+    - `carry`: a carry of this learner, for its structure, shapes and dtypes.
+    - `inputs`, `targets`: how many numbers of an event are its input and its target. `loss` receives the target as a
+      vector.
 
         >>> import equinox as eqx, jax.random as jr, numpy as np, onward, optax
         >>> from onward.live import Live
@@ -57,20 +61,20 @@ class Live:
         self.extrapolate = jax.jit(self._extrapolated)
 
     def fits(self, state: State) -> bool:
-        """Whether this is a state of this learner, by its shapes and dtypes."""
+        """Whether `state` is a state of this learner, according to its shapes and dtypes."""
         return [_form(leaf) for leaf in state] == self._packed
 
     def turn(self, state: State, rows: np.ndarray, learned: int) -> tuple[State, np.ndarray]:
-        """Learns the first rows, one after another, and predicts each of the others, were it the next event.
+        """Learns the first `learned` rows one after another, and predicts each other row as if it were the next event.
 
-        `rows`: `[count, inputs + targets]`, float32; the targets of what is predicted are not looked at. `state` is
-        not touched. Returns the state after `learned` events, and the flat predictions, `[count - learned, outputs]`.
+        `rows`: `[count, inputs + targets]`, float32. The targets of predicted rows are ignored. `state` is not changed.
+        Returns the state after `learned` events, and the flat predictions, `[count - learned, outputs]`.
         """
         predictions = [np.zeros((0, 1), np.float32)] * (len(rows) == 0)
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             here = min(max(learned - start, 0), len(block))
-            # Any number of rows up to the next power of two runs the same program.
+            # All numbers of rows up to the same power of two run the same program.
             padded = np.zeros((max(2, 1 << (len(block) - 1).bit_length()), self._width), np.float32)
             padded[: len(block)] = block
             state, out = self._call(state, padded, np.array((here, len(block)), np.int32))
@@ -78,13 +82,14 @@ class Live:
         return state, np.concatenate(predictions)
 
     def turn_pair(self, held: list, pair: np.ndarray, learned: int, count: int) -> None:
-        """As `turn`, of the first `count` of two rows, given as one vector, in a list that holds the state.
+        """The same as `turn` for the first `count` of two rows, which are given as one vector. The state is the first
+        item of the list `held`.
 
-        Either one event is learned, or one is predicted, or both. Leaves in `held` the state, and both rows of
-        predictions; the state before, which is its first item, is used up.
+        Either one event is learned, or one is predicted, or both. Afterwards `held` contains the new state and both
+        rows of predictions. The old state has been donated and is no longer valid.
         """
-        # One assignment that no signal can come into: Ctrl-C between the call and the keeping of what it returns would
-        # leave nothing but a state that is used up.
+        # One assignment, which no signal can interrupt. If Ctrl-C came between the call and the storing of its results,
+        # only a donated state would be left.
         held[:] = chain.from_iterable(map(self._step, held[:1], (pair,), (self._counts[learned, count],)))
 
     def _called(self, state, rows, counts):
@@ -97,8 +102,8 @@ class Live:
         def prediction(carry, row):
             return _flat(carry.model.predict(carry.model.cell(carry.hidden, row[: self._inputs])))
 
-        # A loop around the loops, run once: taking the state apart and together again is then compiled with them as
-        # one function, not called piece by piece (`small_loops`).
+        # A loop around the loops, which runs once: unpacking and packing the state then compile together with them as
+        # one function (see `small_loops`).
         def all_at_once(turn):
             _, state, out = turn
             carry = jax.lax.fori_loop(0, learned, learn, self._unpack(state))
@@ -110,8 +115,9 @@ class Live:
         return jax.lax.while_loop(lambda turn: turn[0] < count, all_at_once, start)[1:]
 
     def _extrapolated(self, state, x, xs, ratio):
-        """Predictions of changes, each fed back: the input is `[level, change, *xs]`, and a level moves by `ratio`
-        times the change predicted. `x` is the first level and change; returns the levels."""
+        """Repeated predictions of changes. The input is `[level, change, *xs]`; each predicted change is fed back, and
+        moves the level by `ratio` times the change. `x` is the first level and change. Returns the levels.
+        """
         carry = self._unpack(state)
         x, xs, ratio = (jnp.asarray(each, self._dtype) for each in (x, xs, ratio))
 
@@ -160,14 +166,16 @@ def _bare(leaf) -> Array:
 
 
 def _words(leaf: Shaped[Array, "..."]) -> Float[Array, " size"]:
-    """The bits of an array as float32 numbers; types of less than four bytes are numbers that float32 holds exactly."""
+    """The bits of an array as float32 numbers. Types of less than four bytes are converted, because float32 holds them
+    exactly.
+    """
     if leaf.dtype.itemsize < 4:
         return leaf.astype(jnp.float32).ravel()
     return jax.lax.bitcast_convert_type(leaf, jnp.float32).ravel()
 
 
 def _from_words(words: Float[Array, " size"], like: jax.ShapeDtypeStruct) -> Array:
-    """The array, without its key's type, that `_words` was given; it was `like` this."""
+    """The array that was given to `_words`, with the shape and dtype of `like`; a key comes back as its numbers."""
     if like.dtype.itemsize < 4:
         return words.astype(like.dtype).reshape(like.shape)
     split = like.shape if like.dtype.itemsize == 4 else (*like.shape, 2)

@@ -1,4 +1,4 @@
-"""Losses of one step, `loss(prediction, y) -> scalar`, in nats where they are log-likelihoods."""
+"""Losses of one step, `loss(prediction, y) -> scalar`. Log-likelihoods are in nats."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from .targets import TerminalTarget as TerminalTarget
 
 
 def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
-    """`−log softmax(prediction)[y]`, in nats: `prediction` are logits, `y` the class, an integer from 0.
+    """`−log softmax(prediction)[y]`, in nats. `prediction` holds logits, and `y` is the class, an integer from 0.
 
-    A class that the prediction lacks gives NaN, and so does its gradient; `onward.fit`, `onward.evaluate` and
-    `Learner.run` refuse data with one. Raises `ValueError` unless the prediction has the shape `[classes]` and `y` is
-    an integer scalar.
+    If the prediction has no class `y`, the loss and its gradient are NaN. `onward.fit`, `onward.evaluate` and
+    `Learner.run` refuse such data. Raises `ValueError` unless the prediction has the shape `[classes]` and `y` is an
+    integer scalar.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.softmax_cross_entropy(jnp.zeros(2), jnp.array(1)).round(4)
@@ -30,15 +30,15 @@ def softmax_cross_entropy(prediction: Float[Array, " classes"], y: Integer[Array
     # A comparison, not an index: its gradient is dense arithmetic instead of a scatter.
     chosen = jnp.arange(prediction.shape[-1]) == y.astype(int)
     loss = jnp.log(jnp.sum(jnp.exp(shifted))) - jnp.sum(jnp.where(chosen, shifted, 0))
-    return loss * _one_if_class(y, prediction)  # a factor, not a choice: the gradient is to be NaN as well
+    return loss * _one_if_class(y, prediction)  # a factor, not a selection, so that the gradient is NaN too
 
 
 def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array | Masked) -> Float[Array, ""]:
-    """Sum of `−y log σ(p) − (1 − y) log(1 − σ(p))` over the outputs, in nats: logits against targets in [0, 1].
+    """The sum of `−y log σ(p) − (1 − y) log(1 − σ(p))` over the outputs, in nats, for logits p and targets in [0, 1].
 
-    Of an `onward.Masked`, the sum over the outputs that count. A target outside [0, 1] gives NaN, and so does its
-    gradient; `onward.fit`, `onward.evaluate` and `Learner.run` refuse data with one. Raises `ValueError` unless both
-    have the same shape and hold real numbers; `y` may be bool.
+    For an `onward.Masked`, the sum is over the outputs that count. For a target outside [0, 1], the loss and its
+    gradient are NaN. `onward.fit`, `onward.evaluate` and `Learner.run` refuse such data. Raises `ValueError` unless
+    both have the same shape and hold real numbers; `y` may be bool.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.sigmoid_cross_entropy(jnp.zeros(2), jnp.ones(2)).round(4)
@@ -51,7 +51,7 @@ def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array | Masked)
 
 
 def squared_error(prediction: Float[Array, "*shape"], y: Array | Masked) -> Float[Array, ""]:
-    """`Σ (prediction − y)²` over the outputs; of an `onward.Masked`, over those that count.
+    """`Σ (prediction − y)²` over the outputs; for an `onward.Masked`, over the outputs that count.
 
     Raises `ValueError` unless both have the same shape and hold real numbers.
 
@@ -65,10 +65,11 @@ def squared_error(prediction: Float[Array, "*shape"], y: Array | Masked) -> Floa
 
 
 def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -> Float[Array, ""]:
-    """1 where the largest of `prediction` is not that of class `y`, else 0: to measure by, its gradient is zero.
+    """1 if the largest entry of `prediction` is not that of class `y`, else 0. A measure, not a loss to train with: its
+    gradient is zero.
 
-    A class that the prediction lacks gives NaN. Raises `ValueError` unless the prediction has the shape `[classes]` and
-    `y` is an integer scalar.
+    If the prediction has no class `y`, the result is NaN. Raises `ValueError` unless the prediction has the shape
+    `[classes]` and `y` is an integer scalar.
 
     >>> import jax.numpy as jnp, onward
     >>> onward.losses.misclassified(jnp.array([1.0, 2.0]), jnp.array(0))
@@ -80,8 +81,8 @@ def misclassified(prediction: Float[Array, " classes"], y: Integer[Array, ""]) -
 
 
 def _one_if_class(y: Integer[Array, ""], prediction: Float[Array, " classes"]) -> Float[Array, ""]:
-    """1, and NaN where there is no class `y` among those of the prediction."""
-    y = y.astype(int)  # a byte's own comparison with 256 would be one with 0
+    """1, or NaN if the prediction has no class `y`."""
+    y = y.astype(int)  # in bytes, a comparison with 256 would be one with 0
     return jnp.where((y >= 0) & (y < prediction.shape[-1]), 1, jnp.nan).astype(prediction.dtype)
 
 
@@ -109,12 +110,12 @@ def _floating(prediction) -> Array:
 
 
 def _same_shape(prediction, y, loss: str) -> tuple[Array, Array, Array | None]:
-    """The prediction, the target, and which outputs count; all if `None`."""
+    """The prediction, the target, and which outputs count (`None` for all)."""
     if isinstance(y, Masked):
         prediction, ys, _ = _same_shape(prediction, y.ys, loss)
         if jnp.result_type(y.mask) != jnp.bool_ or jnp.shape(y.mask) != ys.shape:
             raise ValueError(f"mask must be bool of the shape of ys, {ys.shape}, got {described(y.mask)}.")
-        # What does not count may be NaN, and would be NaN in the gradient too.
+        # An output that does not count may be NaN, and would then make the gradient NaN too.
         return prediction, jnp.where(y.mask, ys, jnp.zeros_like(ys)), jnp.asarray(y.mask)
     _without_trust(y, loss)
     prediction = _floating(prediction)
@@ -131,13 +132,13 @@ def _sum(terms: Array, counts: Array | None) -> Float[Array, ""]:
 
 
 def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarget) -> Float[Array, ""]:
-    """`β CE(y, P) + (1 − β) (−Σ_c Q_c log P_c)` with `P = softmax(prediction)`, in nats: the class at the end, learned
-    on the way.
+    """`β CE(y, P) + (1 − β) (−Σ_c Q_c log P_c)` with `P = softmax(prediction)`, in nats: a loss at every step for a
+    class that is known at the end.
 
     Section 3 of Kag & Saligrama, *Training recurrent neural networks via forward propagation through time*, ICML 2021,
-    "Intermediate losses for terminal prediction". `onward.TerminalClasses` makes the targets. A class that the
-    prediction lacks gives NaN. Raises `ValueError` unless the prediction has the shape `[classes]`, the target's `y` is
-    an integer scalar and its estimate has the shape of the prediction.
+    "Intermediate losses for terminal prediction". `onward.TerminalClasses` makes the targets. If the prediction has no
+    class `y`, the loss is NaN. Raises `ValueError` unless the prediction has the shape `[classes]`, the target's `y` is
+    an integer scalar, and its estimate has the shape of the prediction.
 
         >>> import jax.numpy as jnp, onward
         >>> target = onward.losses.TerminalTarget(jnp.array(0), jnp.array(0.5), jnp.array([0.5, 0.5]))
@@ -159,10 +160,10 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
 
 
 def terminal_squared_error(prediction: Float[Array, "*shape"], y: TerminalTarget) -> Float[Array, ""]:
-    """`β Σ (prediction − y)²`: the number at the end, learned on the way.
+    """`β Σ (prediction − y)²`: a loss at every step for a number that is known at the end.
 
-    What `terminal_cross_entropy` is without classes to estimate, with β = q/K for window q of K. Kag & Saligrama give
-    the form for classes only; this is how we read it for their add task. `onward.Terminal` makes the targets. Raises
+    It is `terminal_cross_entropy` without the estimate of the classes, with β = q/K for window q of K. Kag & Saligrama
+    give only the form for classes; this is our reading for their add task. `onward.Terminal` makes the targets. Raises
     `ValueError` unless the prediction and the target's `y` have the same shape.
 
         >>> import jax.numpy as jnp, onward
@@ -192,17 +193,18 @@ def _without_trust(y, loss: str) -> None:
 
 
 class Range(NamedTuple):
-    """The targets that a loss is for: numbers from `least` to `most`, integers only if `whole`."""
+    """The range of a loss's targets: numbers from `least` to `most`, and only integers if `whole`."""
 
     least: int
     most: int
     whole: bool
 
     def lacks(self, ys: Array | np.ndarray) -> Array | np.ndarray:
-        """Which targets lie outside, NaN among them."""
+        """Which targets are out of the range; NaN is."""
         if ys.dtype == bool:
             return ys < 0
-        # Integers as int64 or int32: a byte cannot be compared with 256, and a uint32 from 2³¹ on is refused as well.
+        # Integers as int64 or int32, because a byte cannot be compared with 256. A uint32 of 2³¹ or more is refused as
+        # well.
         ys = ys.astype(int) if self.whole else ys
         return ~((ys >= self.least) & (ys <= self.most))
 
@@ -212,8 +214,9 @@ WITH_RANGE = (*_OF_CLASSES, sigmoid_cross_entropy)
 
 
 def range_of(loss: Callable, prediction: PyTree) -> Range | None:
-    """The range of the targets for `loss` and a prediction of this `jax.ShapeDtypeStruct`; `None` if any number may be
-    a target, and for a loss of the user's own."""
+    """The range of the targets of `loss`, for a prediction with the shape and dtype of this `jax.ShapeDtypeStruct`;
+    `None` if any number may be a target, or if the loss is your own.
+    """
     if loss is sigmoid_cross_entropy:
         return Range(0, 1, whole=False)
     if loss in _OF_CLASSES and isinstance(prediction, jax.ShapeDtypeStruct) and len(prediction.shape) == 1:

@@ -1,4 +1,4 @@
-"""A model: a recurrent cell and the readout that turns its output into a prediction."""
+"""A model: a recurrent cell, and a readout that turns the cell's output into a prediction."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,10 @@ class Model(eqx.Module):
     **Arguments:**
 
     - `cell`: a cell of this library, or an `onward.AdaptedCell` around any other.
-    - `readout`: a callable from the cell's output to a prediction, such as an `eqx.nn.Linear`. Its inexact arrays are
-      learned, with their exact gradient, by every estimator.
+    - `readout`: a callable from the cell's output to a prediction, such as an `eqx.nn.Linear`. Every estimator computes
+      the exact gradient of its inexact arrays, which are trained.
 
-    Raises `ValueError` if `cell` is no cell or `readout` cannot be called.
+    Raises `ValueError` if `cell` is not a cell or `readout` cannot be called.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -43,11 +43,11 @@ class Model(eqx.Module):
         self.readout = readout
 
     def predict(self, hidden: PyTree) -> PyTree:
-        """The prediction made from a hidden state."""
+        """The prediction from a hidden state."""
         return self.read(self.cell.output(hidden))
 
     def read(self, output: PyTree) -> PyTree:
-        """The prediction made from an output of the cell."""
+        """The prediction from an output of the cell."""
         readout: Any = self.readout
         if (
             type(readout) is not eqx.nn.Linear
@@ -56,6 +56,7 @@ class Model(eqx.Module):
             or jnp.ndim(output) != 1
         ):
             return readout(output)
-        # Of many outputs one product that nobody turns over: it takes 30 % off a window of 600 words among 10,000.
+        # For many outputs, one matrix product that XLA need not transpose: see `benchmarks/results/xla-on-cpu.md`,
+        # "Products and sums".
         (prediction,) = rows_of_product(readout.weight[None], output)
         return prediction if readout.bias is None else prediction + readout.bias
