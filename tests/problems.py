@@ -12,6 +12,7 @@ import numpy as np
 
 import onward
 from onward.cells import RowGroup
+from onward.support.freezing import freeze, learnable, thaw
 
 INPUTS, SYMBOLS = 2, 5
 QUICK = "unsafe_rbg"  # random keys whose programs compile fast
@@ -185,6 +186,13 @@ UNUSUAL_CELLS = {
 }
 
 
+# Models of which a part does not learn: the name of the cell, and the part.
+FROZEN = {
+    "stack-with-a-frozen-bottom": ("stack", lambda model: model.cell.layers[0]),
+    "gru-with-a-frozen-group": ("gru", lambda model: model.cell.weights[0]),
+}
+
+
 class Problem(NamedTuple):
     """A model and a stretch of a stream that is under way: the hidden state it starts from is not zero."""
 
@@ -195,7 +203,7 @@ class Problem(NamedTuple):
 
     @property
     def cell(self):
-        return self.model.cell
+        return thaw(self.model).cell
 
     @property
     def steps(self):
@@ -220,12 +228,17 @@ def loss(prediction, y):
 
 
 def problem(cell, *, units, steps, seed=0):
-    """`cell` is a name in CELLS or UNUSUAL_CELLS, or a function of the number of units and a key."""
+    """`cell` is a name in CELLS, UNUSUAL_CELLS or FROZEN, or a function of the number of units and a key."""
     return _made_once(cell, units, steps, seed, jax.config.jax_enable_x64)
 
 
 @functools.cache
 def _made_once(cell, units, steps, seed, x64):
+    if cell in FROZEN:
+        whole, part = FROZEN[cell]
+        p = _made_once(whole, units, steps, seed, x64)
+        learns = eqx.tree_at(part, jax.tree.map(lambda _: True, p.model), False)
+        return p._replace(model=freeze(p.model, learns))
     return _compiled(lambda: _problem((CELLS | UNUSUAL_CELLS).get(cell, cell), units, steps, seed))
 
 
@@ -263,10 +276,10 @@ def naive_losses(model, hidden, xs, ys, reset, weight):
 
 def naive_losses_and_gradient(model, hidden, xs, ys, reset, weight):
     """The step losses, and the exact gradient of their sum by reverse mode through that loop."""
-    parameters, static = eqx.partition(model, eqx.is_inexact_array)
+    parameters = learnable(model)
 
     def summed(p):
-        losses = naive_losses(eqx.combine(p, static), hidden, xs, ys, reset, weight)
+        losses = naive_losses(thaw(eqx.combine(p, model)), hidden, xs, ys, reset, weight)
         return losses.sum(), losses
 
     gradient, losses = jax.grad(summed, has_aux=True)(parameters)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from ..cells import AbstractCell, EmbeddedCell, StackedCell
-from ..support.trees import select
 from .base import Chunk
 
 
@@ -43,9 +42,8 @@ def without_padding(cell: AbstractCell, hidden: PyTree, chunk: Chunk) -> Readabl
     last_start = jax.lax.cummax(jnp.where(reset, place, -1))
     last_unreadable = jax.lax.cummax(jnp.where(unreadable, place, jnp.where(finite(hidden), -2, -1)))
     padding = (last_unreadable >= last_start) & (next_loss >= next_start)
-    hidden = select(padding[0] & ~finite(hidden), cell.init_hidden(), hidden)
-    chunk = Chunk(replaced(cell, padding, chunk.xs), chunk.ys, chunk.reset, chunk.weight, chunk.noise)
-    return Readable(hidden, chunk, padding)
+    chunk = Chunk(mended_inputs(cell, padding, chunk.xs), chunk.ys, chunk.reset, chunk.weight, chunk.noise)
+    return Readable(mended(padding[0], hidden), chunk, padding)
 
 
 def finite(tree: PyTree) -> Bool[Array, ""]:
@@ -61,17 +59,26 @@ def readable(cell: AbstractCell, x: PyTree) -> Bool[Array, ""]:
     return cell.knows(x) if isinstance(cell, EmbeddedCell) else finite(x)
 
 
-def replaced(cell: AbstractCell, unused: Bool[Array, " steps"], xs: PyTree) -> PyTree:
-    """The inputs, with each unused input that cannot be read replaced by one that can; by zeros if none can be read."""
-    good = jax.vmap(partial(readable, cell))(xs)
+def mended_inputs(cell: AbstractCell, unused: Bool[Array, "*steps"], xs: PyTree) -> PyTree:
+    """The inputs, with others that the cell can read where they are unused."""
+    if isinstance(cell, StackedCell):
+        return mended_inputs(cell.layers[0], unused, xs)
+    return jnp.where(unused & ~cell.knows(xs), 0, xs) if isinstance(cell, EmbeddedCell) else mended(unused, xs)
 
-    def replace(leaf):
+
+def mended(unused: Bool[Array, "*steps"], tree: PyTree) -> PyTree:
+    """The tree with 1 for the unused floating-point numbers that are not finite.
+
+    Not with 0: a cell that takes a norm or a logarithm has no derivative there.
+    """
+
+    def mend(leaf):
         leaf = jnp.asarray(leaf)
-        # Zeros are not always safe: a cell may have no derivative there.
-        example = jnp.where(good.any(), leaf[jnp.argmax(good)], 0)
-        return jnp.where((unused & ~good).reshape(-1, *[1] * (leaf.ndim - 1)), example, leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        return jnp.where(_spread(unused, leaf) & ~jnp.isfinite(leaf), 1, leaf)
 
-    return jax.tree.map(replace, xs)
+    return jax.tree.map(mend, tree)
 
 
 def marked(padding: Bool[Array, "*steps"], tree: PyTree) -> PyTree:
@@ -80,6 +87,11 @@ def marked(padding: Bool[Array, "*steps"], tree: PyTree) -> PyTree:
     def mark(leaf):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        return jnp.where(padding.reshape(*padding.shape, *[1] * (leaf.ndim - padding.ndim)), jnp.nan, leaf)
+        return jnp.where(_spread(padding, leaf), jnp.nan, leaf)
 
     return jax.tree.map(mark, tree)
+
+
+def _spread(flags: Bool[Array, "*steps"], leaf: Array) -> Bool[Array, "..."]:
+    """The flags in a shape that broadcasts against an array with the same leading axes."""
+    return flags.reshape(*flags.shape, *[1] * (leaf.ndim - flags.ndim))

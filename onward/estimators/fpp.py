@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from ..cells import AbstractCell
 from ..cells.rollout import SHORT, restarted, rollout
 from ..support.arguments import at_least_zero, unless_traced, whole
 from ..support.raw_key import RawKey
 from ..support.trees import inner, select
 from ._noise import Counter, uniform
-from ._padding import finite, readable, replaced
+from ._padding import finite, mended, mended_inputs, readable
 from ._ring import Ring
 from .base import length, weighted_loss
 from .fpp_schedules import AbstractSchedule, Stage
@@ -226,15 +227,17 @@ class FPP(AbstractReplayEstimator):
         state, words = FPPState(ring, counter, penalty, rate), chunk.noise[-1]
         if self.parallel:
             turns = jnp.arange(self._most, dtype=jnp.int32)
-            posed = jax.vmap(lambda turn: self._pose(state, words, turn))(turns)
+            posed = jax.vmap(lambda turn: self._pose(model.cell, state, words, turn))(turns)
         else:
-            posed = self._pose(state, words, 0)
+            posed = self._pose(model.cell, state, words, 0)
         return Advanced(losses, state, predictions, posed)
 
     def pose_again(self, model, state, turn, *, noise):
-        return self._pose(state, noise[-1], turn)
+        return self._pose(model.cell, state, noise[-1], turn)
 
-    def _pose(self, state: FPPState, words: UInt32[Array, " words"], turn: int | Int[Array, ""]) -> Posed:
+    def _pose(
+        self, cell: AbstractCell, state: FPPState, words: UInt32[Array, " words"], turn: int | Int[Array, ""]
+    ) -> Posed:
         """The objective L_i of the slice that the `turn`-th random word of the step draws."""
         ring, T = state.ring, self.horizon
         there, steps, first = jnp.array(True), None, 0
@@ -256,22 +259,15 @@ class FPP(AbstractReplayEstimator):
         if self.learn_states:
             active = active | (state.penalty != 0)
         states = jax.tree.map(lambda leaf: leaf[ends], ring.states)
+        # What is not used may be padding, and must still be differentiable.
+        unused = ~there if steps is None else ~there | (jnp.arange(T) < T - steps)
+        xs, states = mended_inputs(cell, jnp.broadcast_to(unused, T), xs), mended(~there, states)
         given = Given(ends, xs, y, weight, ring.start[slots[1 + first]], steps, state.penalty, there)
         return Posed(states, given, there & active)
 
     def objective(self, model, loss, variables, given):
-        # Unused numbers may not be finite, but must still be differentiable.
-        before, target = (
-            select(given.there, jax.tree.map(lambda leaf, k=k: leaf[k], variables), model.cell.init_hidden())
-            for k in range(2)
-        )
-        unused = (
-            ~given.there
-            if given.steps is None
-            else ~given.there | (jnp.arange(self.horizon) < self.horizon - given.steps)
-        )
-        xs = replaced(model.cell, jnp.broadcast_to(unused, self.horizon), given.xs)
-        rolled = _roll(model.cell, restarted(model.cell, before, given.start), xs, given.steps)
+        before, target = (jax.tree.map(lambda leaf, k=k: leaf[k], variables) for k in range(2))
+        rolled = _roll(model.cell, restarted(model.cell, before, given.start), given.xs, given.steps)
         value = jnp.asarray(weighted_loss(loss, model.predict(rolled), given.y, given.weight))
         if self.learn_states:
             gap = jax.tree.map(jnp.subtract, target, rolled)

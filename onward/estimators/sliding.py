@@ -1,5 +1,6 @@
 """Sliding truncated backpropagation: every step backpropagates its own loss through the last few steps."""
 
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -11,7 +12,7 @@ from ..cells.initial_state import learns_initial_state
 from ..cells.rollout import SHORT, restarted
 from ..support.arguments import whole
 from ..support.trees import select
-from ._padding import finite, replaced
+from ._padding import mended, mended_inputs
 from .base import length, weighted_loss
 from .posing import AbstractPosingEstimator, Advanced, Posed
 
@@ -115,19 +116,21 @@ class SlidingBPTT(AbstractPosingEstimator):
         def window(s):
             return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, s + 1, self.horizon), line)
 
-        newest = window(chunk.steps - 1)
+        newest = stored = window(chunk.steps - 1)
+        if chunk.reset is not None:  # what no later loss depends on is not to disturb it either
+            stored = _without_padding(model.cell, newest, None)
         if chunk.steps == 1:
             windows = jax.tree.map(lambda leaf: leaf[None], newest)
         else:
             windows = jax.vmap(window)(jnp.arange(chunk.steps))
+        if chunk.reset is not None or chunk.weight is not None:
+            windows = jax.vmap(partial(_without_padding, model.cell))(windows, chunk.weight)
         last = jax.tree.map(lambda leaf: leaf[-1], after)
         posed = Posed(None, Given(windows, chunk.ys, chunk.weight, last), chunk.active)
-        return Advanced(losses, SlidingState(newest, jnp.array(True)), predictions, posed)
+        return Advanced(losses, SlidingState(stored, jnp.array(True)), predictions, posed)
 
     def objective(self, model, loss, variables, given):
         def newest(window, y, weight):
-            window = _without_padding(model.cell, window, weight)
-
             def step(hidden, inputs):
                 before, x, start, fresh = inputs
                 before = restarted(model.cell, before, fresh)
@@ -155,9 +158,8 @@ def _without_padding(cell, window, weight):
     unused = jnp.append(starts[1:] > 0, False)
     if weight is not None:
         unused = unused | (weight == 0)
-    lost = unused & ~jax.vmap(finite)(window.before)
-    before = jax.vmap(select, (0, None, 0))(lost, cell.init_hidden(), window.before)
-    return Window(before, replaced(cell, unused, window.xs), window.start, window.fresh)
+    before, xs = mended(unused, window.before), mended_inputs(cell, unused, window.xs)
+    return Window(before, xs, window.start, window.fresh)
 
 
 def scan_steps(step, hidden, inputs):

@@ -3,15 +3,17 @@
 import functools
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from problems import SYMBOLS, Problem, assert_identical, assert_same, loss, naive_losses_and_gradient, problem
 
 import onward
 from onward.cells.initial_state import learns_initial_state
+from onward.support.freezing import learnable
 
 ESTIMATORS = {
     "bptt": onward.BPTT(),
@@ -43,6 +45,8 @@ CELLS = [
     "stack",
     "stack-generic",
     "stack-on-a-reservoir",
+    "stack-with-a-frozen-bottom",
+    "gru-with-a-frozen-group",
 ]
 
 # Backward through the chunk: where it is cut changes the gradient, by definition.
@@ -150,8 +154,8 @@ def unreadable(xs, steps, bad):
 
 def test_an_estimate_is_shaped_like_what_it_is_of(subject):
     estimate, p = subject(), subject.problem
-    assert jax.tree.structure(estimate.grads) == jax.tree.structure(eqx.filter(p.model, eqx.is_inexact_array))
-    assert_shapes(estimate.grads, eqx.filter(p.model, eqx.is_inexact_array))
+    assert jax.tree.structure(estimate.grads) == jax.tree.structure(learnable(p.model))
+    assert_shapes(estimate.grads, learnable(p.model))
     assert_shapes(estimate.hidden, p.hidden)
     assert_shapes(estimate.state, subject.state)
     assert estimate.losses.shape == (STEPS,)
@@ -350,3 +354,21 @@ def test_the_norm_of_the_influence_is_a_number_and_starts_at_zero(subject):
 def test_the_norm_of_an_influence_grows_from_zero(subject):
     after = subject.estimator.influence_norm(subject().state)
     assert (after > 0) == (subject.name not in GO_BACKWARD)
+
+
+@pytest.mark.parametrize("name", ["sliding", "fpp"])
+def test_padding_stays_out_of_later_calls_without_flags(name):
+    """What is stored of it is not to be read once a sequence has started anew."""
+    p = problem("gru", units=2, steps=6)
+    learner = onward.Learner(ESTIMATORS[name], optax.sgd(0.1), loss=loss)
+
+    def learned(xs):
+        carry = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0]))
+        carry, _ = learner.run(carry, xs[:2], p.ys[:2], weight=jnp.array([1.0, 0.0]))
+        carry, _ = learner.run(carry, xs[2:4], p.ys[2:4], reset=jnp.array([True, False]))
+        return learner.run(carry, xs[4:], p.ys[4:])[0].arrays
+
+    padded = learned(p.xs.at[1].set(jnp.nan))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(padded))
+    if name not in REPLAY:
+        assert_identical(padded, learned(p.xs))
