@@ -1,4 +1,4 @@
-"""The checkpoint of a training on a data set of sequences: its state, and where in which epoch it stands."""
+"""The checkpoint of a training on sequences: its state, and the epoch and minibatch that it has reached."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,13 @@ FIELDS = {"epoch": int, "minibatch": int, "total": float, "steps": int, "history
 
 
 def save_fit(path: Path, state: PyTree, place: tuple, settings: str) -> None:
-    """Writes a checkpoint, atomically. `place` are the values of the `FIELDS`, see `onward.sequences.fit`; NaN is
-    written as `None`."""
+    """Writes a checkpoint atomically. `place` holds the values of `FIELDS`; NaN is written as `None`."""
     note = json.loads(encoded(dict(zip(FIELDS, place, strict=True))))
     save(path, state, note=note, settings=settings)
 
 
 def load_fit(path: Path, template: PyTree, settings: str) -> tuple[PyTree, tuple[Any, ...]]:
-    """The state and the place in a checkpoint. Raises `CheckpointError` for a file that does not hold both."""
+    """The state and the place in a checkpoint. Raises `CheckpointError` if the file does not hold both."""
     state, note = load_with_note(path, template, settings=settings)
     if not isinstance(note, dict) or {name: type(value) for name, value in note.items()} != FIELDS:
         raise CheckpointError(f"{path} does not say where its training stood; delete it to go on without it.")

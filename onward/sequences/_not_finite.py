@@ -1,4 +1,4 @@
-"""Data that are not finite: where the first such number is, said in one sentence."""
+"""Finds data that are not finite, and says where."""
 
 import builtins
 from collections.abc import Iterable
@@ -15,8 +15,10 @@ from .objectives import AbstractObjective
 
 
 def check_finite(blocks: Iterable[Block], objective: AbstractObjective, range: Range | None) -> None:
-    """Raises `ValueError` for the first number in these minibatches that is not finite, of an input within its sequence
-    or of a target that counts; or for a target that counts outside a range."""
+    """Checks the inputs within each sequence and the targets that count.
+
+    Raises `ValueError` for the first number that is not finite, and for the first target outside `range`.
+    """
     for block in blocks:
         for at in builtins.range(block.begin, block.begin + block.size):
             entry = jax.tree.map(lambda leaf: leaf[at], block.order)  # noqa: B023
@@ -40,6 +42,6 @@ def check_finite(blocks: Iterable[Block], objective: AbstractObjective, range: R
 
 
 def _first(wrong, counts) -> tuple[int, ...] | None:
-    """The place of the first that is wrong and counts; the leading axes are of steps and the batch."""
+    """The place of the first entry that is wrong and counts; the leading axes are steps and batch."""
     found = np.asarray(wrong & like(counts, wrong))
     return tuple(np.argwhere(found)[0].tolist()) if found.any() else None

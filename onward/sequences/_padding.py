@@ -1,4 +1,4 @@
-"""Sequences of several lengths in one array: zeros after the end of each."""
+"""Pads sequences of several lengths with zeros into one array."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ from ..targets import Masked
 def padded(name: str, sequences: Sequence, steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The sequences, each `[steps, ...]`, in one array `[sequences, steps, ...]`, and their lengths.
 
-    They are as long as the longest one, or `steps` long. Raises `ValueError`, naming the first sequence that does not
-    fit the others.
+    The array has `steps` steps, or those of the longest sequence. Raises `ValueError`, naming the first sequence that
+    does not fit the others.
     """
     arrays = [np.asarray(sequence) for sequence in sequences]
     if not arrays:
@@ -35,9 +35,10 @@ def padded(name: str, sequences: Sequence, steps: int | None = None) -> tuple[np
 
 
 def padded_targets(ys: PyTree, lengths: np.ndarray) -> PyTree:
-    """The targets of a list of sequences, in arrays: padded if each has one at every step, else one for each sequence.
+    """The targets of a list of sequences, in arrays. They are padded if each sequence has a target at every step.
 
-    Raises `ValueError` for a list of targets of another length than `lengths`, and for targets that fit neither.
+    Raises `ValueError` if there are not as many targets as `lengths`, or if the targets of a sequence are neither one
+    nor one for each step.
     """
     if isinstance(ys, Masked):
         return Masked(padded_targets(ys.ys, lengths), padded_targets(ys.mask, lengths))

@@ -11,8 +11,8 @@ from ..transforms.weight_average import averaged_weights
 def averaged(carry: Carry) -> Model:
     """The model whose weights are the average kept by `onward.transforms.weight_average` in the learner's optimiser.
 
-    As `scored` of `onward.fit` it makes the averaged model the one that is scored and kept as the best; training goes
-    on from the weights themselves. Raises `ValueError` unless the optimiser holds exactly one average.
+    Pass it as `scored` to `onward.fit`: the averaged model is then scored and kept as the best, while training goes on
+    from the weights themselves. Raises `ValueError` unless the optimiser holds exactly one average.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.sequences import averaged

@@ -1,4 +1,4 @@
-"""Sequences of many lengths: minibatches of like lengths, so that little is padded."""
+"""Sequences of many lengths, in minibatches of similar lengths, so that little is padded."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ from .in_memory import Sequences
 
 
 class _Bucket(Sequences):
-    """The sequences of like lengths; `numbers` are their places in the user's list."""
+    """The sequences of one bucket; `numbers` are their indices in the user's list."""
 
     numbers: Int[Array, " sequences"]
 
@@ -30,19 +30,20 @@ class _Bucket(Sequences):
 
 
 class Buckets(AbstractData):
-    """A data set in memory of sequences of many lengths, sorted into buckets of like lengths.
+    """A data set in memory of sequences of many lengths, sorted into buckets of similar lengths.
 
-    A minibatch holds sequences of one bucket, padded to the bucket's longest. Each epoch shuffles every bucket anew and
-    mixes the minibatches of all buckets. Each bucket compiles a program of its own, so that few buckets compile quickly
-    and many pad less.
+    A minibatch holds sequences of one bucket, padded to the bucket's longest. Each epoch shuffles every bucket and
+    mixes the minibatches of all buckets. Each bucket needs a compiled program of its own: fewer buckets compile faster,
+    more buckets pad less.
 
     **Arguments:**
 
     - `xs`: a list of sequences, each `[steps, ...]`.
     - `ys`: a list of targets, each `[steps, ...]`, or one target for each sequence; or an `onward.Masked` of two lists.
-    - `batch`, `prepare`, `classes`: as of `onward.Sequences`; `buckets`: at most how many, at least 1.
+    - `batch`, `prepare`, `classes`: as in `onward.Sequences`.
+    - `buckets`: the greatest number of buckets, at least 1.
 
-    Raises `ValueError`, naming it, for what does not fit.
+    Raises `ValueError`, naming the argument, if an argument does not fit.
 
         >>> import jax.random as jr, numpy as np, onward
         >>> lengths = [9, 2, 8, 1]
@@ -70,14 +71,14 @@ class Buckets(AbstractData):
             raise ValueError(f"xs must be a list of sequences, each [steps, ...], got {type(xs).__name__}.")
         self.batch, most = whole("batch", batch), whole("buckets", buckets)
         _, lengths = padded("xs", xs)
-        padded_targets(ys, lengths)  # they must fit all together, not only bucket by bucket
+        padded_targets(ys, lengths)  # all sequences must fit one another, not only within a bucket
         order = np.argsort(lengths, kind="stable")
         # Whole minibatches go into a bucket: only the last of the longest may lack sequences.
         minibatches = [order[at : at + self.batch] for at in range(0, len(order), self.batch)]
         rows = []
         for group in np.array_split(np.arange(len(minibatches)), min(most, len(minibatches))):
             each = np.concatenate([minibatches[i] for i in group])
-            if rows and lengths[rows[-1][-1]] == lengths[each[-1]]:  # as long: one program does for both
+            if rows and lengths[rows[-1][-1]] == lengths[each[-1]]:  # equal lengths need only one program
                 each = np.concatenate([rows.pop(), each])
             rows.append(each)
         self.buckets = tuple(

@@ -1,4 +1,4 @@
-"""What a training tells while it goes on, and how one changes it from outside."""
+"""Callbacks: what a training reports while it runs, and how you can change it."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from ..learner import Carry
 
 
 class Epoch(NamedTuple):
-    """What came out of an epoch.
+    """The results of one epoch.
 
-    * `loss`: the mean training loss over the steps that count in a score, each before it was learned; NaN if none
-      counts;
-    * `score`: of the validation at its end, lower is better; `None` without one;
-    * `metrics`: all that the validation returned by name, the score first; empty if it returned one number.
+    * `loss`: the mean training loss over the steps that count in a score, each measured before it was learned; NaN if
+      no step counts;
+    * `score`: the validation score at the end of the epoch, lower is better; `None` without validation;
+    * `metrics`: everything that `validate` returned, by name, the score first; empty if it returned a number.
     """
 
     loss: float
@@ -21,11 +21,11 @@ class Epoch(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where a training stands, told after every few minibatches.
+    """The progress of a training, reported after every few minibatches.
 
-    * `epoch`: counting from 0, of `epochs`; `minibatch`: how many of its `minibatches` are learned;
-    * `loss`: the mean training loss of the latest few, as in `Epoch`;
-    * `history`: the epochs that are over.
+    * `epoch`: counted from 0, out of `epochs`; `minibatch`: how many of `minibatches` are learned;
+    * `loss`: the mean training loss of the latest minibatches, as in `Epoch`;
+    * `history`: the finished epochs.
     """
 
     epoch: int
@@ -37,12 +37,12 @@ class Progress(NamedTuple):
 
 
 class Callback(NamedTuple):
-    """What `onward.fit` calls on its way, each if it is given.
+    """Functions that `onward.fit` calls on its way. Each is optional.
 
-    * `report`: told the `Progress` after every block of minibatches;
-    * `at_epoch_end`: told the carry and the history after an epoch's score; may return the carry that the next epoch
-      begins with, such as one with a lower rate;
-    * `until`: told the history before each further epoch; training ends there if it returns true.
+    * `report`: called with the `Progress` after every block of minibatches;
+    * `at_epoch_end`: called with the carry and the history after the epoch is scored. It may return the carry for the
+      next epoch, such as one with a lower rate;
+    * `until`: called with the history before each further epoch. Training ends if it returns true.
 
         >>> from onward.sequences import Callback, Epoch
         >>> def no_better_for_three_epochs(history):
@@ -59,4 +59,4 @@ class Callback(NamedTuple):
 
 
 class DivergenceWarning(UserWarning):
-    """A training ended because a number was not finite any more, though the data are."""
+    """Training ended because a number was no longer finite, although the data are."""

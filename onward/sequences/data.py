@@ -1,4 +1,4 @@
-"""Where minibatches come from: what `fit` and `evaluate` ask of any data."""
+"""The interface of data sets: what `fit` and `evaluate` need of any source of minibatches."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from ..support.devices import held_along
 
 
 class Minibatch(NamedTuple):
-    """Some sequences, the batch first.
+    """Some sequences, with the batch as the leading axis.
 
     * `xs`: inputs, `[batch, steps, ...]`;
-    * `ys`: targets, `[batch, steps, ...]`, or `[batch, ...]` where there is one at the end;
-    * `lengths`: how many steps of each are there; 0 where there is no sequence;
-    * `fresh`: whether they start from the cell's initial state, not from where the last minibatch ended.
+    * `ys`: targets, `[batch, steps, ...]`, or `[batch, ...]` if there is one for each sequence;
+    * `lengths`: the number of steps of each sequence; 0 if the sequence is missing;
+    * `fresh`: whether the sequences start from the cell's initial state, instead of where the last minibatch ended.
     """
 
     xs: PyTree
@@ -28,14 +28,16 @@ class Minibatch(NamedTuple):
 
 
 def shared_minibatch(minibatch: Minibatch, shared: NamedSharding) -> Minibatch:
-    """The same, its sequences spread over devices."""
+    """The minibatch with its sequences spread over devices."""
     xs, ys, lengths = held_along((minibatch.xs, minibatch.ys, minibatch.lengths), shared)
     return Minibatch(xs, ys, lengths, minibatch.fresh)
 
 
 class Block(NamedTuple):
-    """Minibatches that one call of a compiled program goes through: the entries `begin` to `begin + size` of `order`,
-    each made by `data.minibatch`."""
+    """The minibatches of one call of a compiled program.
+
+    They are entries `begin` to `begin + size` of `order`, each made by `data.minibatch`.
+    """
 
     data: "AbstractSequences"
     order: PyTree
@@ -44,7 +46,7 @@ class Block(NamedTuple):
 
 
 class AbstractData(eqx.Module):
-    """Where minibatches come from: `minibatches` an epoch, each of `batch` sequences of at most `steps` steps."""
+    """A source of minibatches: `minibatches` an epoch, each of `batch` sequences of at most `steps` steps."""
 
     batch: eqx.AbstractVar[int]
     steps: eqx.AbstractVar[int]
@@ -52,20 +54,24 @@ class AbstractData(eqx.Module):
 
     @abstractmethod
     def blocks(self, key: PRNGKeyArray, epoch: int, begin: int, most: int | None = None) -> Iterator[Block]:
-        """An epoch's minibatches from `begin` on, in blocks of at most `most`, or as memory allows; `key` and `epoch`
-        decide which."""
+        """The minibatches of an epoch from `begin` on, in blocks of at most `most`, or as many as memory allows.
+
+        `key` and `epoch` determine the minibatches.
+        """
 
     @abstractmethod
     def check_targets(self, range: Range) -> None:
-        """Raises `ValueError`, naming it, for a target outside a range; one that is not known yet passes."""
+        """Raises `ValueError`, naming the target, if a target is outside `range`. Targets that are not known
+        yet pass.
+        """
 
 
 class AbstractSequences(AbstractData):
-    """Data whose minibatches are pure functions of arrays, to compile and scan: data in memory, or drawn."""
+    """Data whose minibatches are pure functions of arrays and can be compiled: data in memory, or drawn at random."""
 
     @abstractmethod
     def order(self, key: PRNGKeyArray) -> PyTree:
-        """What to ask `minibatch` for in an epoch: arrays with a leading axis of `minibatches`."""
+        """The entries of an epoch, each an argument of `minibatch`: arrays with a leading axis of `minibatches`."""
 
     @abstractmethod
     def minibatch(self, entry: PyTree) -> Minibatch:
@@ -77,7 +83,7 @@ class AbstractSequences(AbstractData):
             yield Block(self, order, at, min(most, self.minibatches - at))
 
     def name(self, entry: PyTree, row: int, at: int) -> str:
-        """What to call, in a message, the sequence in a row of the minibatch that is number `at` of a block's order."""
+        """A name, for messages, of the sequence in row `row` of minibatch `at` of a block's order."""
         return f"row {row} of minibatch {at}"
 
     def check_targets(self, range):

@@ -1,4 +1,4 @@
-"""Sequences drawn without end."""
+"""Sequences drawn at random, without end."""
 
 from typing import Any
 
@@ -12,11 +12,15 @@ from .data import AbstractSequences, Minibatch
 
 
 class Drawn(AbstractSequences):
-    """Sequences drawn without end: an epoch is so many minibatches, each drawn anew.
+    """Sequences drawn at random, without end. Every minibatch is drawn anew; an epoch is a number of minibatches.
 
-    **Arguments:** `task`: has `steps`, and `sample(key) -> (xs, ys)` of one sequence, as
-    `experiments.data.adding.Adding` has; `batch` sequences in a minibatch and `minibatches` in an epoch, at least 1.
-    Raises `ValueError` for fewer.
+    **Arguments:**
+
+    - `task`: has `steps`, and `sample(key) -> (xs, ys)` for one sequence, like `experiments.data.adding.Adding`.
+    - `batch`: sequences in a minibatch, at least 1.
+    - `minibatches`: minibatches in an epoch, at least 1.
+
+    Raises `ValueError` if `batch` or `minibatches` is below 1.
 
         >>> import jax.random as jr, onward
         >>> from experiments.data.adding import Adding

@@ -1,4 +1,4 @@
-"""How good a model is on a data set of sequences, its parameters fixed."""
+"""Evaluates a model on a data set of sequences with fixed parameters."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -29,21 +29,27 @@ def evaluate(
 ) -> dict[str, float]: ...
 @outside_explicit_axes()
 def evaluate(model, data, objective, measure, *, key):
-    """The mean of `measure(prediction, y)` over the steps of an epoch of `data` that count, the parameters fixed.
+    """The mean of `measure(prediction, y)` over the steps that count in an epoch of `data`, with fixed parameters.
 
     **Arguments:**
 
-    - `data`: such as `onward.Sequences`; `objective`: decides which steps count, all of a sequence or the last one.
-    - `measure`: one of `onward.losses`, such as `misclassified`, or a function of your own from a prediction and a
-      target to one number; `y` is as in the data. A dictionary of measures gives a dictionary of means, by one pass.
-      A function that is made anew at each call, a lambda or a closure, compiles anew each time.
-    - `key`: decides what is drawn.
+    - `data`: such as `onward.Sequences`.
+    - `objective`: decides which steps count: all steps of a sequence, or the last.
+    - `measure`: one of `onward.losses`, such as `misclassified`, or your own function from a prediction and a target to
+      one number; `y` is as in the data. A dictionary of measures gives a dictionary of means, in one pass. A lambda or
+      closure that is made anew at each call compiles anew each time.
+    - `key`: the random key of whatever the data draw.
 
     Devices share the sequences as in `onward.fit`.
 
-    Raises `ValueError` for targets out of range as `onward.fit` does; for targets that the objective does not fit, a
-    measure that is no single number, and data of which no step counts; for an input or a target that is not finite,
-    saying where it is; and what `measure` and the cell raise.
+    Raises `ValueError`
+
+    * for targets out of range, as `onward.fit` does, and for targets that do not fit the objective;
+    * for a measure that does not return a single number;
+    * for data in which no step counts;
+    * for an input or a target that is not finite, saying where it is.
+
+    Exceptions of `measure` and the cell pass through.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward
         >>> from onward.losses import misclassified, softmax_cross_entropy
@@ -80,8 +86,10 @@ def evaluate(model, data, objective, measure, *, key):
 
 @eqx.filter_jit
 def _measure(model, data, objective, measures, loop, order, begin, count, shared):
-    """The loop, which is the hidden state, the sum of each measure and the number of steps, after `count` minibatches
-    of `order` from `begin` on."""
+    """Goes through `count` minibatches of `order`, from `begin` on. Returns the updated loop state.
+
+    The loop state is the hidden state, the sum of each measure, and the number of steps.
+    """
     fresh = jax.tree.map(lambda h: jnp.broadcast_to(h, (data.batch, *h.shape)), model.cell.init_hidden())
 
     def one(i, loop):

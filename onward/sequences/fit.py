@@ -1,4 +1,4 @@
-"""Training on data sets of sequences: epochs of minibatches, validation, the best model kept, and resuming exactly."""
+"""Training on data sets of sequences: epochs of minibatches, validation, the best model, and exact resuming."""
 
 import math
 import time
@@ -34,14 +34,14 @@ from .progress_bar import progress_bar
 
 
 class Fitted(NamedTuple):
-    """What `fit` returns.
+    """The result of `fit`.
 
     * `carry`: at the end, to go on with;
-    * `best`: of the models at the ends of the epochs, the one with the lowest score; without validation, the last one;
-      if no epoch was finished, the model that training began with;
-    * `history`: every epoch that was finished;
-    * `diverged_at`: the epoch and the minibatch, both counted from 0, at which a number was not finite any more;
-      `carry` is then the state from before. `None` if training went well.
+    * `best`: the model with the lowest score among those at the ends of the epochs. Without validation it is the last
+      one. If no epoch was finished, it is the model that training began with;
+    * `history`: every finished epoch;
+    * `diverged_at`: the epoch and the minibatch, both counted from 0, at which a number was no longer finite; `carry`
+      is then the last state before that. `None` if training did not diverge.
     """
 
     carry: Carry
@@ -51,7 +51,7 @@ class Fitted(NamedTuple):
 
 
 class _State(eqx.Module):
-    """All that a training carries on: the learner's carry, the objective's memory, the arrays of the best model."""
+    """The state of a training: the learner's carry, the objective's memory, and the arrays of the best model."""
 
     carry: Carry
     memory: PyTree
@@ -59,8 +59,9 @@ class _State(eqx.Module):
 
 
 class _Place(NamedTuple):
-    """Where it stands: so many minibatches into an epoch, the sum of their losses over how many steps that count, and
-    the epochs before."""
+    """How far a training is: the epoch, the minibatches learned in it, the sum of their losses, the number of steps in
+    that sum, and the history of finished epochs.
+    """
 
     epoch: int = 0
     minibatch: int = 0
@@ -87,53 +88,59 @@ def fit(
     checkpoint_every: float = 60.0,
     block: int = 16,
 ) -> Fitted:
-    """Trains on so many epochs of `data`: the learner runs over each minibatch in its chunks, one update a chunk.
+    """Trains for `epochs` epochs of `data`. The learner runs over each minibatch in its chunks, with one update a
+    chunk.
 
-    A learner with `onward.BPTT()` and a chunk of the objective's window updates K times a sequence, the hidden state
-    carried on and detached between the windows: FPTT-K with `onward.fptt` before its optimiser (Kag & Saligrama 2021,
-    Algorithm 2), its ablation without the regulariser otherwise. With a chunk of the whole sequence it is
-    backpropagation through time, Algorithm 1.
+    If the estimator is `onward.BPTT()` and the chunk is the objective's window, the learner updates K times a sequence.
+    The hidden state is carried on and detached between the windows. With `onward.fptt` before the optimiser this is
+    FPTT-K (Kag & Saligrama 2021, Algorithm 2); without it, their ablation without the regulariser. If the chunk is the
+    whole sequence, it is backpropagation through time, their Algorithm 1.
 
     **Arguments:**
 
-    - `learner`, `carry`: the carry from `learner.init`, or from a fit before. The learner's batch must be the data's.
-    - `data`: in memory, an `onward.Sequences` or, bucketed by length, an `onward.sequences.Buckets`; drawn, an
-      `onward.sequences.Drawn`; one long text, an `onward.sequences.Tracks`; too large for memory, an
+    - `learner`, `carry`: the carry comes from `learner.init` or from an earlier fit. The learner's batch must equal the
+      data's.
+    - `data`: in memory, an `onward.Sequences` or, bucketed by length, an `onward.sequences.Buckets`; drawn at random,
+      an `onward.sequences.Drawn`; one long text, an `onward.sequences.Tracks`; too large for memory, an
       `onward.sequences.Streamed`.
-    - `objective`: which steps carry a loss. What it remembers is not in the carry: a fit that goes on from the carry of
-      an earlier one begins with a uniform Q again.
-    - `epochs`: at least 1. `key`: decides the order of the minibatches, or what is drawn.
-    - `validate`: the score of a model at the end of each epoch, lower is better, or a dictionary of metrics, the first
-      of which is the score; see `onward.evaluate`.
-    - `scored`: the model of a carry that is scored at the end of each epoch and may be the best. With
-      `onward.sequences.averaged` it is the average of weights that `onward.transforms.weight_average` keeps.
-    - `finish_epoch`: makes the carry that an epoch ends with from the one after its last update; it is scored and
-      trained on. With `onward.sequences.reset_to_average` it is what FPTT's authors do.
-    - `callbacks`: of `onward.sequences.Callback`, called in order.
+    - `objective`: which steps carry a loss. The carry does not hold the objective's memory: a fit from the carry of an
+      earlier one begins with a uniform Q again.
+    - `epochs`: at least 1.
+    - `key`: determines the order of the minibatches, or what is drawn.
+    - `validate`: a function that scores a model at the end of each epoch, lower is better. It may also return a
+      dictionary of metrics, the first of which is the score; see `onward.evaluate`.
+    - `scored`: a function from a carry to the model that is scored at the end of each epoch and may become the best.
+      With `onward.sequences.averaged` it is the average of weights that `onward.transforms.weight_average` keeps.
+    - `finish_epoch`: a function applied to the carry after the last update of each epoch. Its result is scored and
+      trained on. `onward.sequences.reset_to_average` does what FPTT's authors do.
+    - `callbacks`: a list of `onward.sequences.Callback`, called in order.
     - `progress`: whether to show a progress bar on standard error.
-    - `checkpoint`: a file. It is written every `checkpoint_every` seconds and at the end of each epoch. If it is there,
-      the training goes on from it and ends in the same bits as if it had never been stopped. It must be of a training
-      by the same arguments (`epochs` may grow).
-    - `block`: minibatches learned in one call of the compiled program. It changes no number.
+    - `checkpoint`: a file, written every `checkpoint_every` seconds and at the end of each epoch. If it exists,
+      training goes on from it and ends in the same bits as if it had never been stopped. It must come from a training
+      with the same arguments (`epochs` may grow).
+    - `block`: minibatches learned in one call of the compiled program. It does not change the results.
 
-    If there are several devices, each learns from its share of every minibatch; parameters and data are on all of them.
-    As many devices are used as divide the batch evenly, or only the one that `jax.default_device` chooses. On CPU a
-    device for each core is faster than threads: call `jax.config.update("jax_num_cpu_devices", 2)` before anything is
-    computed. The order of the data does not depend on the number of devices, but the last bits of the mean gradient do,
-    and all that grows out of them: a checkpoint goes on in the same bits on the same number of devices. Results are on
-    the first device, and move to where other arrays are. A mesh that `jax.set_mesh` has set is set aside.
+    **Devices.** If there are several devices, each learns from its share of every minibatch, and all hold the
+    parameters and the data. The number of devices used is the largest that divides the batch evenly, or one if
+    `jax.default_device` chooses one. On CPU, one device for each core is faster than threads: call
+    `jax.config.update("jax_num_cpu_devices", 2)` before anything is computed. The order of the data does not depend on
+    the number of devices. The last bits of the mean gradient do, so that a checkpoint goes on in the same bits only on
+    the same number of devices. Results are on the first device, and move to where other arrays are. A mesh set by
+    `jax.set_mesh` is ignored.
 
-    If a loss, a number of the carry or a score is not finite any more though the data are, training ends with the carry
-    from before, and an `onward.sequences.DivergenceWarning` says so.
+    **Divergence.** If a loss, a number of the carry or a score is no longer finite although the data are, training ends
+    with the last carry before that, and an `onward.sequences.DivergenceWarning` says so.
 
-    Raises `ValueError` for an input or a target that is not finite, saying where it is; for numbers out of range, a
-    batch that differs, and as `Learner.run` does; for targets in memory outside the range of a loss of `onward.losses`
-    or outside the classes of `onward.TerminalClasses`. Raises `UserError` for a checkpoint that is damaged, cannot be
-    written, or differs in the key, the arrays of `data`, the shapes of the model, or in any operation or number of the
-    compiled update, such as an optimiser's rate or a factor in the loss; one by another version of JAX or onward may be
-    refused too. What the carry holds is not compared but taken from the checkpoint, such as a rate kept there by
-    `optax.inject_hyperparams`. Not noticed are other functions in `validate`, `scored`, `finish_epoch` and `callbacks`,
-    and other data of an `onward.sequences.Streamed` after its first minibatch.
+    Raises `ValueError` for an input or a target that is not finite, saying where it is; for numbers out of range and a
+    batch that differs; for targets in memory outside the range of a loss of `onward.losses` or outside the classes of
+    `onward.TerminalClasses`; and whenever `Learner.run` does.
+
+    Raises `UserError` if the checkpoint is damaged, cannot be written, or comes from another training. Two trainings
+    differ if they differ in the key, the arrays of `data`, the shapes of the model, or any operation or number of the
+    compiled update, such as an optimiser's rate or a factor in the loss. A checkpoint by another version of JAX or
+    onward may be refused too. Values in the carry, such as a rate kept there by `optax.inject_hyperparams`, are not
+    compared: the checkpoint's are used. Two changes are not noticed: other functions in `validate`, `scored`,
+    `finish_epoch` and `callbacks`, and other data of an `onward.sequences.Streamed` after its first minibatch.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from experiments.data.adding import Adding
@@ -173,7 +180,7 @@ def fit(
                 check_finite([part], objective, target_range(carry.model, learner.loss))
                 return _diverged(on_first(state, shared), place, first, shared)
             state = after
-            # One after another, so that it is the same sum however the minibatches are cut into blocks.
+            # Added one by one, so that the sum is the same however the minibatches are cut into blocks.
             total, steps_so_far = float(sum(totals, start=place.total)), place.steps + int(steps.sum())
             place = place._replace(minibatch=place.minibatch + part.size, total=total, steps=steps_so_far)
             if saving is not None and time.perf_counter() - saved >= checkpoint_every:
@@ -197,7 +204,7 @@ def fit(
 def _end_epoch(
     state: _State, place: _Place, objective, finish_epoch, validate, scored, callbacks
 ) -> tuple[_State, _Place, bool]:
-    """What the next epoch begins with, and true; if a number is not finite, what was before it, and false."""
+    """The state for the next epoch, and true. If a number is not finite, the state before it, and false."""
     carry = state.carry
     if finish_epoch is not None:
         carry = _as_before(finish_epoch(carry), carry)
@@ -225,7 +232,7 @@ def _end_epoch(
 
 
 def _told(found: float | Mapping[str, float]) -> tuple[float, dict[str, float]]:
-    """The score and the metrics that a validation returned."""
+    """The score and the metrics in the result of `validate`."""
     if not isinstance(found, Mapping):
         return float(found), {}
     if not found:
@@ -235,10 +242,10 @@ def _told(found: float | Mapping[str, float]) -> tuple[float, dict[str, float]]:
 
 
 def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
-    """The carry of a learner with `adopt_average` done to its parameters and optimiser.
+    """The carry of a learner with `adopt_average` applied to its parameters and optimiser.
 
-    As `finish_epoch` of `fit` it makes every epoch end at the average, which is scored and gone on from: what
-    the paper's authors do. For `keep_multiplier` there is `functools.partial`. Raises `ValueError` unless the optimiser
+    Pass it as `finish_epoch` to `fit`: every epoch then ends at the average, which is scored and trained on, as the
+    paper's authors do. To set `keep_multiplier`, use `functools.partial`. Raises `ValueError` unless the optimiser
     holds exactly one `fptt` or `fptt_exact`.
 
         >>> import equinox as eqx, jax, jax.random as jr, onward, optax
@@ -259,12 +266,14 @@ def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
 
 
 def _as_before(new: Carry, old: Carry) -> Carry:
-    """A rate that was set to one of Python's numbers would compile all anew, and be missing in the checkpoint."""
+    """The carry with Python numbers made arrays. A rate set to a Python number would recompile everything, and would be
+    missing in the checkpoint.
+    """
     return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), new, old)
 
 
 def _spread(state: _State, shared: NamedSharding) -> _State:
-    """The state on all devices, what each stream has of its own on the stream's."""
+    """The state on all devices, with each stream's own part on that stream's device."""
     if shared.mesh.size == 1:
         return state
     carry = state.carry
@@ -274,8 +283,9 @@ def _spread(state: _State, shared: NamedSharding) -> _State:
 
 
 def _learned(learner, objective, state: _State, part: Block, block: int, shared: NamedSharding):
-    """The state after a block of minibatches; of each, the sum of its losses and of how many steps it is; and whether
-    all numbers of the carry are finite."""
+    """The state after a block of minibatches, the sum of losses and the number of steps of each minibatch, and whether
+    all numbers of the carry are finite.
+    """
     data, order = on_all((part.data, part.order), shared)
     begin, count = jnp.asarray(part.begin, jnp.int32), jnp.asarray(part.size, jnp.int32)
     spread = _spread(state, shared)
@@ -285,12 +295,12 @@ def _learned(learner, objective, state: _State, part: Block, block: int, shared:
 
 @eqx.filter_jit
 def _learn(learner, objective, data, state: _State, order, block: int, begin, count, shared: NamedSharding):
-    """`count` of at most `block` minibatches, from `begin` on: the state after them, the sum of losses of each and over
-    how many steps it is, and whether all numbers of the carry are finite.
+    """Learns `count` of at most `block` minibatches, from `begin` on. Returns the state, the sum of losses and the
+    number of steps of each minibatch, and whether all numbers of the carry are finite.
 
-    The state is not donated: where a number is not finite, the one from before is kept. `begin` and `count` are arrays,
-    not known to the compiler, so that there is one program for all blocks and it gives the same bits however the
-    minibatches are cut into blocks.
+    The state is not donated, because the old one is kept if a number is not finite. `begin` and `count` are arrays,
+    unknown to the compiler. So one program serves all blocks, and gives the same bits however the minibatches are cut
+    into blocks.
     """
 
     def one(i, loop):
@@ -315,13 +325,16 @@ def _mean(total: float, steps: int) -> float:
 
 
 def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memory, minibatch: Minibatch, steps: int):
-    """A minibatch learned in the learner's chunks: the carry, the objective's memory, the sum of losses before, and of
-    how many steps it is."""
+    """Learns a minibatch in the learner's chunks.
+
+    Returns the carry, the objective's memory, the sum of the losses before learning, and the number of steps in that
+    sum.
+    """
     ys, weight = objective.assign(memory, minibatch.ys, minibatch.lengths, steps)
     xs = _without_padding(time_first(minibatch.xs), minibatch.lengths)
     _, counts = objective.score(minibatch.ys, minibatch.lengths, steps)
     reset = jnp.zeros(counts.shape, bool).at[0].set(minibatch.fresh)
-    # Predictions are kept only for an objective that remembers something of them.
+    # Predictions are kept only if the objective remembers something about them.
     kept = bool(jax.tree.leaves(memory))
     carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept)
     memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
@@ -331,7 +344,10 @@ def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memor
 
 
 def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:
-    """Zeros beyond each sequence's end: NaN there would enter the gradient, which is zero times a step's derivative."""
+    """`xs` with zeros beyond each sequence's end.
+
+    The gradient there is zero times a step's derivative, so that NaN in the padding would make it NaN.
+    """
 
     def cut(leaf):
         there = jnp.arange(len(leaf), dtype=jnp.int32)[:, None] < lengths
@@ -359,7 +375,7 @@ def _fitted(state: _State, place: _Place, shared: NamedSharding, diverged_at=Non
 
 
 class _Saving:
-    """A checkpoint file, and the digest of what the training in it must agree with."""
+    """A checkpoint file, and the digest that identifies its training."""
 
     def __init__(self, path: Path, learner: Learner, data: AbstractData, objective, state: _State, key):
         try:

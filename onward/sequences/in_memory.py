@@ -17,20 +17,20 @@ from .data import AbstractSequences, Minibatch
 
 
 class Sequences(AbstractSequences):
-    """A data set in memory, shuffled anew in each epoch; in its last minibatch sequences may be missing.
+    """A data set in memory, shuffled anew in each epoch. The last minibatch of an epoch may have fewer sequences.
 
     **Arguments:**
 
-    - `xs`, `ys`: arrays, `[sequences, steps, ...]`; `ys` may be `[sequences, ...]`, one target for each, or an
-      `onward.Masked`, targets at some of the steps. Both may be lists of sequences of any lengths, each `[steps, ...]`:
-      they are padded to the longest one, and `lengths` are theirs. If lengths differ much, `onward.sequences.Buckets`
-      is quicker.
+    - `xs`, `ys`: arrays, `[sequences, steps, ...]`. `ys` may also be `[sequences, ...]`, one target for each sequence,
+      or an `onward.Masked`, targets at some of the steps. Both may be lists of sequences of any lengths, each `[steps,
+      ...]`: these are padded to the longest one, which also gives `lengths`. If lengths differ much,
+      `onward.sequences.Buckets` is faster.
     - `batch`: sequences in a minibatch, at least 1.
-    - `lengths`: of each sequence, integers from 1 to the steps of `xs`; by default all steps.
-    - `classes`: if given, `ys` must be integers from 0 and below it, but for steps beyond a sequence's length.
-    - `prepare`: applied to the `xs` of a minibatch, in the compiled program: bytes to numbers, say.
+    - `lengths`: the length of each sequence, integers from 1 to the steps of `xs`; by default all steps.
+    - `classes`: if given, `ys` must be integers from 0 to `classes − 1`, except at steps beyond a sequence's length.
+    - `prepare`: applied to the `xs` of a minibatch in the compiled program, for instance to turn bytes into floats.
 
-    Raises `ValueError`, naming it, for what does not fit.
+    Raises `ValueError`, naming the argument, if an argument does not fit.
 
         >>> import jax.random as jr, numpy as np, onward
         >>> data = onward.Sequences(np.zeros((5, 7, 2)), np.arange(5), batch=2, lengths=np.array([7, 7, 3, 7, 7]))
@@ -116,7 +116,7 @@ class Sequences(AbstractSequences):
     def order(self, key):
         order = jr.permutation(key, len(self.xs)).astype(jnp.int32)
         missing = self.batch * self.minibatches - len(self.xs)
-        # What is beyond the last sequence is none.
+        # Rows beyond the last sequence are empty.
         return jnp.pad(order, (0, missing), constant_values=len(self.xs)).reshape(self.minibatches, self.batch)
 
     def minibatch(self, entry):

@@ -1,4 +1,4 @@
-"""What is learned of a sequence, window by window: which steps carry a loss, how much of it, and towards what."""
+"""Objectives: which steps of a sequence carry a loss, with what weight and target."""
 
 from abc import abstractmethod
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from .data import AbstractData
 
 
 def window_length(steps: int, updates: int) -> int:
-    """`⌊T/K⌋`, the steps of a window where sequences of T = `steps` are learned in K = `updates` windows.
+    """`⌊T/K⌋`, the window that cuts a sequence of T = `steps` into K = `updates` windows.
 
-    It is the chunk of a learner that trains by FPTT-K (Kag & Saligrama 2021, section 3). Where K does not divide T,
-    what remains is learned too, in more than K updates: ⌈T/⌊T/K⌋⌉, the last window being the shorter one, as in the
-    authors' script for images. That is at most one more for K up to √T, and up to almost twice as many for K above T/2,
+    It is the chunk of a learner that trains by FPTT-K (Kag & Saligrama 2021, section 3). If K does not divide T, the
+    remaining steps are learned too, with a shorter last window. There are then ⌈T/⌊T/K⌋⌉ updates instead of K, as in
+    the authors' script for images: at most one more for K up to √T, and up to almost twice as many for K above T/2,
     where every window is a single step. Raises `ValueError` unless 1 ≤ K ≤ T.
 
         >>> window_length(200, 10), window_length(100, 3)                  # the second: 33, 33, 33 and 1
@@ -36,19 +36,22 @@ def window_length(steps: int, updates: int) -> int:
 class AbstractObjective(eqx.Module):
     """Which steps of a sequence carry a loss, for `onward.fit` and `onward.evaluate`.
 
-    A window is so many steps of a sequence, from its start; the last one of a sequence is what remains. Its loss is a
-    mean, so that windows of all lengths weigh alike. What an objective remembers of the predictions is its memory; one
-    that says nothing of it has none. Lengths are of each sequence of a minibatch, 0 where there is none: steps beyond
-    them carry no loss. Where sequences are missing, the weights of the others grow, so that the learner's mean over the
-    batch is a mean over them.
+    A sequence is cut into windows of `window` steps; the last window may be shorter. The loss of a window is a mean, so
+    that all windows count alike. An objective may keep a memory of the predictions; by default it has none.
+
+    `lengths` holds the length of each sequence of a minibatch, 0 if the sequence is missing. Steps beyond it carry no
+    loss. If sequences are missing, the weights of the others grow, so that the learner's mean over the batch is a mean
+    over the present ones.
     """
 
     def init(self, steps: int) -> PyTree:
-        """The memory before the first epoch, for sequences of at most so many steps."""
+        """The memory before the first epoch, for sequences of at most `steps` steps."""
         return None
 
     def check(self, data: AbstractData) -> None:
-        """Raises `ValueError`, naming it, for a target in `data` that this objective cannot use; drawn ones pass."""
+        """Raises `ValueError`, naming the target, if this objective cannot use a target in `data`. Drawn targets are
+        not checked.
+        """
 
     @abstractmethod
     def assign(
@@ -58,29 +61,28 @@ class AbstractObjective(eqx.Module):
 
     @abstractmethod
     def score(self, ys: PyTree, lengths: Int[Array, " batch"], steps: int) -> tuple[PyTree, Bool[Array, "steps batch"]]:
-        """The targets `[steps, batch, ...]` as the data have them, and which of them count in a score."""
+        """The targets `[steps, batch, ...]` as in the data, and whether each counts in a score."""
 
     def remember(self, memory: PyTree, ys: PyTree, lengths: Int[Array, " batch"], predictions: PyTree) -> PyTree:
         """The memory after a minibatch with these predictions, `[steps, batch, ...]`."""
         return memory
 
     def next_epoch(self, memory: PyTree) -> PyTree:
-        """The memory at the start of another epoch."""
+        """The memory at the start of the next epoch."""
         return memory
 
 
 class EveryStep(AbstractObjective):
     """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
 
-    The loss of window q is the mean `ℓ_q = (1/n_q) Σ ℓ(prediction_t, y_t)` over its n_q steps that count: those of the
-    sequence, and, of an `onward.Masked`, those of which anything counts. A sequence of which no step counts in a window
-    has the loss 0 there, in the mean over the batch; for none in the whole batch, see the weight of
-    `onward.Learner.run`. With the
-    learner's chunk for the window this is FPTT-K of Kag & Saligrama 2021, section 3, if `onward.fptt` goes before the
-    optimiser.
+    The loss of window q is the mean `ℓ_q = (1/n_q) Σ ℓ(prediction_t, y_t)` over the n_q steps that count. A step counts
+    if it lies within the sequence and, for an `onward.Masked`, if the mask is true for at least one of its outputs. If
+    no step of a sequence counts in a window, the sequence enters the mean over the batch with the loss 0. If no step of
+    the whole batch counts, see the weight of `onward.Learner.run`. If the window is the learner's chunk and
+    `onward.fptt` goes before the optimiser, this is FPTT-K (Kag & Saligrama 2021, section 3).
 
-    **Arguments:** `window`: its steps, at least 1; usually the learner's chunk. Raises `ValueError` for fewer, and in
-    use for `ys`, or a mask, of another shape.
+    **Arguments:** `window`: steps in a window, at least 1; usually the learner's chunk. Raises `ValueError` if it is
+    below 1, and in use if `ys` or a mask has another shape.
 
         >>> import jax.numpy as jnp, onward
         >>> _, weight = onward.EveryStep(3).assign(None, jnp.zeros((2, 4)), jnp.array([4, 2]), 4)
@@ -123,12 +125,16 @@ class Terminal(AbstractObjective):
 
         ℓ_q = (q/K) ℓ(prediction at the end of window q, y)
 
-    `ys` are `[batch, ...]`; the learner's loss is `onward.losses.terminal_squared_error`, or another one of a
-    `TerminalTarget`. K is counted for each sequence by its own length. With the learner's chunk for the window, this is
-    how we read the add task of Kag & Saligrama 2021, whose section 3 gives β for classes only; with a longer chunk,
-    backpropagation with auxiliary losses, their Table 3; with a window of the whole sequence, the plain loss.
+    `ys` are `[batch, ...]`. The learner's loss is `onward.losses.terminal_squared_error`, or another loss of a
+    `TerminalTarget`. K depends on the length of each sequence. The window decides which method this is:
 
-    **Arguments:** `window`: its steps, at least 1. Raises `ValueError` for fewer, and in use for an `onward.Masked`.
+    * If it is the learner's chunk, this is our reading of the add task in Kag & Saligrama 2021; their section 3 gives β
+      for classes only.
+    * If the chunk is longer, it is backpropagation with auxiliary losses, their Table 3.
+    * If it is the whole sequence, it is the plain loss.
+
+    **Arguments:** `window`: steps in a window, at least 1. Raises `ValueError` if it is below 1, and in use for an
+    `onward.Masked`.
 
         >>> import jax.numpy as jnp, onward
         >>> ys, weight = onward.Terminal(2).assign(None, jnp.ones((1, 1)), jnp.array([5]), 5)
@@ -149,9 +155,9 @@ class Terminal(AbstractObjective):
 
 
 class Estimates(NamedTuple):
-    """What is known of the predicted classes.
+    """The memory of `TerminalClasses`: statistics of the predicted classes.
 
-    * `before`: Q of each class and window, by the predictions of the epoch before, uniform where there were none;
+    * `before`: Q of each class and window, from the predictions of the previous epoch; uniform if there were none;
     * `total`, `seen`: the sum of the distributions predicted in this epoch, and their number.
     """
 
@@ -163,17 +169,17 @@ class Estimates(NamedTuple):
 class TerminalClasses(AbstractObjective):
     """A class at the end of the sequence, learned at the end of every window, for `losses.terminal_cross_entropy`.
 
-    As `Terminal`, with the loss `β CE(y, P) + (1 − β) (−Σ_c Q_c log P_c)`, β = q/K, at the end of window q of K; the
-    part of 1 − β goes to an estimate Q of the distribution over the classes:
+    Like `Terminal`, with the loss `β CE(y, P) + (1 − β) (−Σ_c Q_c log P_c)`, β = q/K, at the end of window q of K. Q is
+    an estimate of the distribution over the classes, uniform in the first epoch:
 
-        Q(y, q) = mean of softmax(prediction) at the end of window q, over the last epoch's sequences of class y,
+        Q(y, q) = mean of softmax(prediction) at the end of window q, over the last epoch's sequences of class y
 
-    uniform in the first epoch. Section 3 of Kag & Saligrama 2021 says no more than "our estimate in last training
-    epoch"; one for each class and window is its authors' choice, the mean in place of their single samples is ours.
+    Section 3 of Kag & Saligrama 2021 says only "our estimate in last training epoch". One estimate for each class and
+    window is the authors' choice in their code; the mean, instead of their single samples, is ours.
 
-    **Arguments:** `window`: its steps, at least 1; `classes`: how many, at least 2. Raises `ValueError` for fewer, in
-    use for `ys` that are not one class a sequence, and from `onward.fit` for labels of a data set outside the classes;
-    such a label among what is drawn makes the loss NaN.
+    **Arguments:** `window`: steps in a window, at least 1; `classes`: number of classes, at least 2. Raises
+    `ValueError` for lower numbers; in use, for `ys` that are not one class a sequence; and from `onward.fit`, for
+    labels of a data set outside the classes. A drawn label outside them makes the loss NaN.
 
         >>> import jax.numpy as jnp, onward
         >>> objective = onward.TerminalClasses(2, classes=4)
@@ -207,7 +213,7 @@ class TerminalClasses(AbstractObjective):
     def remember(self, memory, ys, lengths, predictions):
         steps = len(predictions)
         window = _steps(steps) // self.window
-        # The sum over time and batch of each prediction at its class and window; the others go nowhere.
+        # The sum over time and batch of each prediction at its class and window; other predictions are dropped.
         here = jnp.where(_window_ends(self.window, lengths, steps), ys.astype(int)[None, :], self.classes)
         found = jax.nn.softmax(predictions.astype(memory.total.dtype))
         return Estimates(
@@ -232,19 +238,19 @@ def _window_ends(window: int, lengths: Int[Array, " batch"], steps: int) -> Bool
 
 
 def _share(lengths: Int[Array, " batch"]) -> Float[Array, ""]:
-    """Of how many sequences each that is there takes the place in the learner's mean."""
+    """How much each present sequence counts when others are missing."""
     present = jnp.sum(lengths > 0, dtype=jnp.int32)
     return len(lengths) / jnp.maximum(present, 1).astype(float)
 
 
 def check_targets(model: Model, data: AbstractData, loss) -> None:
-    """Raise `ValueError`, naming it, for a target in `data` outside the range that `loss` and the model have."""
+    """Raises `ValueError`, naming the target, if a target in `data` is outside the range of `loss` and the model."""
     if (range := target_range(model, loss)) is not None:
         data.check_targets(range)
 
 
 def target_range(model: Model, loss) -> Range | None:
-    """The range of the targets that `loss` has for the predictions of the model."""
+    """The range of targets that `loss` accepts for the predictions of the model."""
     return range_of(loss, predicted(model, model.cell.init_hidden()))
 
 

@@ -1,4 +1,4 @@
-"""What a model predicts for whole sequences."""
+"""Predictions for whole sequences."""
 
 from collections.abc import Sequence
 from typing import overload
@@ -26,9 +26,10 @@ def predict(model, xs):
 
     - `xs`: sequences, `[sequences, steps, ...]`, or a list of sequences of any lengths, each `[steps, ...]`.
 
-    Returns the predictions `[sequences, steps, ...]`, or a list of them, each `[steps, ...]`; for a target at the end
-    of a sequence take the last step's. `prepare` of `onward.Sequences` is not applied. Another number of sequences or
-    of steps compiles anew. Raises `ValueError` for a model that is none, no sequences, and what the cell raises.
+    Returns the predictions `[sequences, steps, ...]`, or a list of them, each `[steps, ...]`. If the target is at the
+    end of a sequence, take the last step's prediction. `prepare` of `onward.Sequences` is not applied. Another number
+    of sequences or of steps compiles anew. Raises `ValueError` if `model` is not a model or there are no sequences.
+    Exceptions of the cell pass through.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward
         >>> model = onward.Model(onward.GRUCell(2, 4, key=jr.key(0)), eqx.nn.Linear(4, 3, key=jr.key(1)))

@@ -1,4 +1,4 @@
-"""The progress bar of `fit`: one line in a terminal that is drawn over, one line an epoch elsewhere."""
+"""The progress bar of `fit`: one line that is redrawn in a terminal, or one line an epoch elsewhere."""
 
 import math
 import sys
@@ -6,11 +6,11 @@ import time
 
 from .callbacks import Callback, Epoch, Progress
 
-WIDTH, EVERY = 24, 0.2  # characters; seconds between two drawings
+WIDTH, EVERY = 24, 0.2  # characters of the bar; seconds between two drawings
 
 
 def progress_bar() -> Callback:
-    """A callback that shows on standard error how far a training is, its loss, and the scores of its epochs."""
+    """A callback that shows on standard error how far training is, its loss, and the scores of its epochs."""
     screen, began, drawn = sys.stderr, time.perf_counter(), -math.inf
     epochs = 0
 
@@ -39,6 +39,6 @@ def progress_bar() -> Callback:
 
 
 def told(epoch: Epoch) -> str:
-    """The numbers of an epoch in words."""
+    """The numbers of an epoch as text."""
     scores = epoch.metrics or ({} if epoch.score is None else {"score": epoch.score})
     return ", ".join(f"{name} {value:.4g}" for name, value in {"loss": epoch.loss, **scores}.items())

@@ -1,4 +1,4 @@
-"""Data that are not in memory: minibatches from an iterator, such as a data loader's."""
+"""Data that are not in memory: minibatches from an iterator, such as a data loader."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -16,11 +16,11 @@ from ..targets import Masked
 from ._padding import padded, padded_targets
 from .data import AbstractData, AbstractSequences, Block, Minibatch
 
-HELD = 16  # minibatches in memory where nobody says how many
+HELD = 16  # default number of minibatches in memory
 
 
 class Fetched(AbstractSequences):
-    """Minibatches that were fetched, one after another: each leaf of `held` leads with an axis of minibatches."""
+    """Minibatches that were fetched; each leaf of `held` has a leading axis of minibatches."""
 
     held: Minibatch
     first: Int[Array, ""]
@@ -39,23 +39,24 @@ class Fetched(AbstractSequences):
 
 
 class Streamed(AbstractData):
-    """Minibatches that a function of yours brings, an epoch at a time: data too large for memory, or made elsewhere.
+    """Minibatches from a function of yours, an epoch at a time: data too large for memory, or made elsewhere.
 
     **Arguments:**
 
-    - `source`: `source(epoch)`, the epoch counting from 0, gives an iterable of minibatches `(xs, ys)` or
-      `(xs, ys, lengths)`, the batch first: `xs` is `[batch, steps, ...]`, `ys` as of `onward.Sequences`, an
-      `onward.Masked` too. A minibatch may have fewer sequences and fewer steps; it is padded. NumPy's arrays, JAX's and
-      torch's tensors will do, and lists of sequences of several lengths.
-    - `batch`: of the learner, `steps`: the most of a sequence, `minibatches`: of an epoch, all at least 1. What the
-      source has beyond is not read.
+    - `source`: `source(epoch)`, with epochs counted from 0, returns an iterable of minibatches `(xs, ys)` or `(xs, ys,
+      lengths)`. The batch is the leading axis: `xs` is `[batch, steps, ...]`, and `ys` is as in `onward.Sequences`,
+      including an `onward.Masked`. A minibatch with fewer sequences or steps is padded. Arrays may be NumPy's, JAX's or
+      torch's; lists of sequences of several lengths work too.
+    - `batch`: of the learner, at least 1.
+    - `steps`: the most that a sequence has, at least 1.
+    - `minibatches`: in an epoch, at least 1. Further ones from the source are not read.
 
-    `onward.fit` holds as many minibatches in memory as its `block`, `onward.evaluate` 16. A training that goes on from
-    a checkpoint calls `source` for the epoch it stopped in and passes over the minibatches it has learned: it ends in
-    the same bits if `source(epoch)` gives the same again, so draw with `np.random.default_rng(epoch)`.
-    `onward.evaluate` reads epoch 0.
+    `onward.fit` holds `block` minibatches in memory, `onward.evaluate` 16. A training that goes on from a checkpoint
+    calls `source` for the interrupted epoch and skips the minibatches that it has learned. It ends in the same bits if
+    `source(epoch)` gives the same data again, so draw with `np.random.default_rng(epoch)`. `onward.evaluate` reads
+    epoch 0.
 
-    Raises `ValueError`, naming it, for what does not fit, and for an epoch that ends early.
+    Raises `ValueError`, naming the argument, if an argument does not fit, and if an epoch ends early.
 
         >>> import jax.random as jr, numpy as np, onward
         >>> def source(epoch):
@@ -94,7 +95,7 @@ class Streamed(AbstractData):
                     f"source must give {self.minibatches} minibatches an epoch, got {read} in epoch {epoch}, counting "
                     "from 0."
                 )
-            # As many as in any other block, so that there is one program for all.
+            # Padded to the size of the other blocks, so that one program serves all.
             xs, ys, lengths = _stacked([*found, *[found[-1]] * (most - size)], at)
             fetched = Fetched(
                 held=Minibatch(xs, ys, lengths, jnp.ones(most, bool)),
@@ -109,7 +110,7 @@ class Streamed(AbstractData):
         pass
 
     def _minibatch(self, given: Any, at: int) -> tuple[PyTree, PyTree, PyTree]:
-        """Inputs, targets and lengths as NumPy's arrays, padded to the batch and the steps."""
+        """Inputs, targets and lengths as NumPy arrays, padded to the batch and the steps."""
         if not isinstance(given, list | tuple) or len(given) not in (2, 3):
             raise ValueError(f"minibatch {at} must be (xs, ys) or (xs, ys, lengths), got {type(given).__name__}.")
         xs, ys, lengths = (*given, None)[:3]
@@ -134,13 +135,13 @@ class Streamed(AbstractData):
 
         def full(leaf: np.ndarray) -> np.ndarray:
             more = [(0, self.batch - rows)] + [(0, 0)] * (leaf.ndim - 1)
-            if leaf.ndim > 1 and leaf.shape[1] == steps:  # one for each step
+            if leaf.ndim > 1 and leaf.shape[1] == steps:  # one target for each step
                 more[1] = (0, self.steps - steps)
             return np.pad(leaf, more)
 
         if isinstance(ys, Masked):
             ys.check((rows, steps))
-        # A row that is missing has the length 0.
+        # A missing row has length 0.
         return full(xs), jax.tree.map(full, ys), full(lengths.astype(np.int32))
 
 

@@ -11,13 +11,17 @@ from .data import AbstractSequences, Minibatch
 
 
 class Tracks(AbstractSequences):
-    """One long sequence of symbols, cut into `batch` tracks that are read side by side; predict the next symbol.
+    """One long sequence of symbols, cut into `batch` tracks that are read side by side. The target is the next symbol.
 
-    A minibatch is the next `steps` symbols of each track, and goes on from where the last one ended; the last of an
-    epoch may be shorter. The symbols that fill no track are left out.
+    A minibatch is the next `steps` symbols of each track, and goes on from where the last one ended. The last minibatch
+    of an epoch may be shorter. Symbols that do not fill a track are left out.
 
-    **Arguments:** `symbols`: integers from 0, below `classes` if that is given; `batch`, `steps`: at least 1. Raises
-    `ValueError` for fewer, for other symbols, and where there are not two for each track.
+    **Arguments:**
+
+    - `symbols`: integers from 0, below `classes` if that is given.
+    - `batch`, `steps`: at least 1.
+
+    Raises `ValueError` for numbers below 1, for other symbols, and if there are fewer than two symbols for each track.
 
         >>> import jax.random as jr, numpy as np, onward
         >>> data = onward.sequences.Tracks(np.arange(23), batch=2, steps=4)
