@@ -80,8 +80,8 @@ def check_numbers(name: str, leaf) -> None:
     """
     if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
         raise ValueError(
-            f"{name} must be arrays of numbers, got random keys ({leaf.dtype}); give jax.random.key_data(keys), and "
-            "make keys of that in the cell, by jax.random.wrap_key_data."
+            f"{name} must be arrays of numbers, got random keys ({leaf.dtype}): pass jax.random.key_data(keys), and "
+            "turn it back into keys in the cell, with jax.random.wrap_key_data."
         )
 
 
@@ -111,8 +111,8 @@ def check_read(model, hidden, x, name: str):
     ):
         raise ValueError(
             f"{name} of {described(x)} a step turn a hidden state of {described(hidden)} into one of "
-            f"{described(after)}: its shape and dtype must stay; give {name} the dtype of the model, and an "
-            "onward.AdaptedCell of your own the hidden=... that its step returns."
+            f"{described(after)}: its shape and dtype must stay the same; give {name} the dtype of the model, and "
+            "an onward.AdaptedCell a hidden=... like the state that its step returns."
         )
     return after
 

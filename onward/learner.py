@@ -569,8 +569,8 @@ def _learn(learner: Learner, carry, said, y, weight):
     def here(there):
         if there is not carry:
             raise ValueError(
-                "optimizer asks for the gradient at other parameters, as fptt_exact does, and the step is over: use "
-                "update instead of predict and learn."
+                "optimizer needs the gradient at other parameters, as fptt_exact does, which predict does not keep; "
+                "use update instead of predict and learn."
             )
         return estimate
 

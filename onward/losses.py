@@ -89,7 +89,7 @@ def _one_if_class(y: Integer[Array, ""], prediction: Float[Array, " classes"]) -
 def _logits_and_class(prediction, y, loss: str) -> tuple[Array, Array]:
     _without_trust(y, loss)
     if isinstance(y, Masked):
-        raise ValueError(f"{loss} has one target a step: the mask must be [sequences, steps], got one for each output.")
+        raise ValueError(f"{loss} has one target per step: the mask must be [sequences, steps], got one per output.")
     prediction = _logits(prediction)
     if not (eqx.is_array_like(y) and jnp.issubdtype(jnp.result_type(y), jnp.integer) and jnp.shape(y) == ()):
         raise ValueError(f"ys must be classes, integers from 0, got {described(y)} a step.")
@@ -148,7 +148,7 @@ def terminal_cross_entropy(prediction: Float[Array, " classes"], y: TerminalTarg
     _with_trust(y, "terminal_cross_entropy", "softmax_cross_entropy")
     prediction = _logits(prediction)
     if y.estimate is None:
-        raise ValueError("ys must hold an estimate of the classes, got None; make them by onward.TerminalClasses.")
+        raise ValueError("ys must hold an estimate of the classes, got None; make them with onward.TerminalClasses.")
     if prediction.shape != y.estimate.shape:
         raise ValueError(
             f"onward.TerminalClasses has {y.estimate.size} classes, the model predicts {list(prediction.shape)}; they "
@@ -179,16 +179,16 @@ def terminal_squared_error(prediction: Float[Array, "*shape"], y: TerminalTarget
 def _with_trust(y, loss: str, other: str) -> None:
     if not isinstance(y, TerminalTarget):
         raise ValueError(
-            f"{loss} is for learning a target at the end by onward.Terminal or onward.TerminalClasses; where there is "
-            f"one at every step, and to evaluate, there is {other}."
+            f"{loss} is for learning a target at the end by onward.Terminal or onward.TerminalClasses; for a target "
+            f"at every step, and to evaluate, there is {other}."
         )
 
 
 def _without_trust(y, loss: str) -> None:
     if isinstance(y, TerminalTarget):
         raise ValueError(
-            f"{loss} is for targets at every step, and to evaluate; to learn one at the end there are "
-            "terminal_cross_entropy, by onward.TerminalClasses, and terminal_squared_error, by onward.Terminal."
+            f"{loss} is for targets at every step, and to evaluate; to learn a target at the end, use "
+            "terminal_cross_entropy with onward.TerminalClasses, or terminal_squared_error with onward.Terminal."
         )
 
 

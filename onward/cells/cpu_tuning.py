@@ -103,7 +103,7 @@ def _by_weights(cotangents, z):
 
 def _shapes(W, z):
     if z.shape[-1:] != W.shape[-1:]:
-        raise TypeError(f"vectors of {W.shape[-1]} features are multiplied, got an array of shape {z.shape}.")
+        raise TypeError(f"z must hold vectors of {W.shape[-1]} features, got an array of shape {z.shape}.")
     return [ShapedArray((*z.shape[:-1], W.shape[1]), jnp.result_type(W, z))] * W.shape[0]
 
 

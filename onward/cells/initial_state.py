@@ -47,9 +47,9 @@ def learns_initial_state(cell: AbstractCell) -> bool:
     for node in jax.tree.leaves(read, is_leaf=_is_affine):
         if _is_affine(node) and any(jax.tree.leaves(node)):
             raise ValueError(
-                f"the initial state of a {type(node).__name__} depends on its arrays, but an affine-gated cell learns "
-                "by its rows alone; freeze them by filter_spec, or put the cell into an onward.AbstractCell of your "
-                "own that holds the initial state."
+                f"the initial state of a {type(node).__name__} depends on its arrays, but only the "
+                "weights of an affine-gated cell can be trained: freeze these arrays with filter_spec, or put the cell "
+                "into an onward.AbstractCell of your own that holds the initial state."
             )
     return any(jax.tree.leaves(read))
 

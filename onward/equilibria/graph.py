@@ -48,7 +48,7 @@ class Graph(eqx.Module):
                 )
         if len(ends["senders"]) != len(ends["receivers"]):
             raise ValueError(
-                "senders and receivers must be of the same edges, "
+                "senders and receivers must have the same length, "
                 f"got {len(ends['senders'])} and {len(ends['receivers'])}."
             )
         # Sorted by receiver, so that the sums are written in order.

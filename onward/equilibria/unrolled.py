@@ -206,7 +206,7 @@ _from_the_end.def_bwd(_from_the_end_backward)
 def _bound(max_steps, adjoint):
     if max_steps is None:
         raise ValueError(
-            f"max_steps must be given for {type(adjoint).__name__}, which reserves memory for all, got None."
+            f"max_steps must be given for {type(adjoint).__name__}, which reserves memory for that many, got None."
         )
     return max_steps
 

@@ -195,7 +195,7 @@ class AbstractEstimator(eqx.Module):
         """One step whose target is not known yet: the hidden state, this estimator's state, and the prediction."""
         raise ValueError(
             f"estimator must carry its influence forward to predict before it learns, as onward.RTRL does; "
-            f"{type(self).__name__} looks back over steps whose targets are known: call update with both."
+            f"{type(self).__name__} goes back over steps whose targets are known: call update instead."
         )
 
     @property

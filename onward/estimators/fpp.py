@@ -147,7 +147,7 @@ class FPP(AbstractReplayEstimator):
                 f"schedule must be one such as onward.estimators.fpp_schedules.Decay(steps=...), got {schedule!r}."
             )
         if schedule is not None and self.updates != 1:
-            raise ValueError(f"updates must be left at 1 with a schedule, which decides on them, got {updates}.")
+            raise ValueError(f"updates must be left at 1 with a schedule, which sets them itself, got {updates}.")
         for stage in () if schedule is None else schedule.stages(self.horizon):
             if not (1 <= stage.length <= self.horizon and stage.updates >= 1):
                 raise ValueError(

@@ -97,7 +97,7 @@ class InvariantNorms(AbstractNorms):
 
     def lengths(self, form, v, w, pending, layer):
         if isinstance(pending, MixedRows):
-            raise ValueError("norms: InvariantNorms needs the rows of an affine-gated cell; take HalfInvariantNorms.")
+            raise ValueError("norms: InvariantNorms needs the rows of an affine-gated cell; use HalfInvariantNorms.")
         w, pending = _whitened(form, w, pending, layer, self.metric)
         rows, _ = _row_lengths(form, pending)
         w_norm = _norm(form, w)
@@ -134,8 +134,8 @@ def _whitened(form, w, pending, layer, metric):
     learned = [len(w_l) if isinstance(w_l, tuple) else len(to_blocks(w_l)) for w_l in w]
     if [len(to_blocks(m.diagonal)) for m in metric] != learned:
         raise ValueError(
-            "metric must be over all that learns of the cell, got one of a part: let the Kalman step learn all of the "
-            "cell, or do not hand its metric over."
+            "metric must cover all trained parameters of the cell, got a part of them: let the Kalman step train the "
+            "whole cell, or do not pass its metric on."
         )
     whitened = tuple(form.whiten(m, w_l) for m, w_l in zip(metric, w, strict=True))
     return whitened, pending.whiten(metric[layer])

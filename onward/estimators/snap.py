@@ -152,4 +152,4 @@ def _check_kept(kept) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(without_constants(kept)):
         if not isinstance(leaf, Tracer) and not np.any(leaf):
             name = "cell" + jax.tree_util.keystr(path)
-            raise ValueError(f"SnAp: no step of the cell reads {name}, so that it would never learn; take it out.")
+            raise ValueError(f"SnAp: no step of the cell reads {name}, so it would never be trained: remove it.")

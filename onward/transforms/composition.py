@@ -1,4 +1,4 @@
-"""What an optimiser made of several transformations is given, and whether FPTT's regulariser stands in its place."""
+"""Chains of transformations: passing extra arguments to them, and checking the place of FPTT's regulariser."""
 
 import inspect
 from collections.abc import Callable
@@ -17,7 +17,7 @@ SHIFT = 2.0
 
 
 def update_of(optimizer: Any) -> Callable[..., tuple[Any, Any]]:
-    """The optimiser's `update`, to be called with `value=` and `grad_fn=` whether or not it takes them."""
+    """The optimiser's `update`, which you can call with `value=` and `grad_fn=` whether or not it takes them."""
     parameters = inspect.signature(optimizer.update).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return optimizer.update
@@ -30,12 +30,12 @@ def update_of(optimizer: Any) -> Callable[..., tuple[Any, Any]]:
 
 
 def check_fptt_first(optimizer: Any, state: PyTree, parameters: PyTree) -> None:
-    """Raise `ValueError` if something changes the gradient before `fptt`, or the updates after `fptt_exact`.
+    """Raises `ValueError` if a transformation changes the gradient before `fptt`, or the updates after `fptt_exact`.
 
-    This is tried, in two updates, at numbers that floating point holds exactly. The regulariser takes λ from the
-    gradient g: if it stands first, both may grow by the same number and all updates stay as they are. And the
-    parameters at which `fptt_exact` asks for the gradient must be those that its updates lead to. What cannot be looked
-    at, such as a traced rate, passes.
+    The check makes two trial updates with numbers that are exact in floating point. The regulariser subtracts λ from
+    the gradient g. So if it comes first, adding the same number to both changes no update. For `fptt_exact`, the
+    parameters at which it asks for the gradient must be those that its updates lead to. Values that cannot be
+    inspected, such as a traced rate, pass.
     """
     if not _regularisers(state):
         return
@@ -84,7 +84,7 @@ def _regularisers(state: PyTree) -> list[FPTTState]:
 
 
 def _with_multiplier(state: PyTree, other: PyTree, shift: float) -> PyTree:
-    """The state with its regularisers those of `other`, nothing waiting to be settled, and λ moved by `shift`."""
+    """The state with the regularisers of `other`, nothing left to complete, and λ increased by `shift`."""
 
     def settled(mine, node):
         if not isinstance(node, FPTTState):
@@ -97,7 +97,7 @@ def _with_multiplier(state: PyTree, other: PyTree, shift: float) -> PyTree:
 
 
 def _over(function: Callable, part: PyTree, whole: PyTree) -> PyTree:
-    """`function` over two trees; what `optax.masked` left out of `part` is as in `whole`."""
+    """`function` over two trees. Leaves that `optax.masked` left out of `part` are taken from `whole`."""
 
     def is_left_out(node):
         return node is None or isinstance(node, optax.MaskedNode)
@@ -106,7 +106,7 @@ def _over(function: Callable, part: PyTree, whole: PyTree) -> PyTree:
 
 
 def _close(*pairs: tuple[PyTree, PyTree]) -> bool:
-    """Whether the trees of each pair are the same up to rounding; true of what is traced."""
+    """Whether the trees of each pair are the same up to rounding; true if they are traced."""
     leaves = [both for pair in pairs for both in zip(*map(jax.tree.leaves, pair), strict=True)]
     return all(
         isinstance(a, Tracer) or isinstance(b, Tracer) or np.allclose(a, b, rtol=1e-3, atol=1e-6, equal_nan=True)

@@ -92,14 +92,14 @@ def quasi_diagonal_kalman(
 def _hidden_size(parameters: PyTree) -> int:
     if not isinstance(parameters, Model):
         raise ValueError(
-            f"prior must be a number for parameters that are no onward.Model but {type(parameters).__name__}; "
+            f"prior must be a number unless the parameters are an onward.Model, got {type(parameters).__name__}: "
             "the default is the size of the model's hidden state."
         )
     try:
         state = parameters.cell.init_hidden()
-    except Exception as error:  # of parts that are left out
+    except Exception as error:  # parts of the cell are missing
         raise ValueError(
-            "prior must be a number where a part of the cell does not learn, or the step is for the readout alone: the "
-            "default is the size of the model's hidden state, which only the whole cell tells."
+            "prior must be a number if the step does not train the whole cell: the default is the size of the hidden "
+            "state, which only the whole cell gives."
         ) from error
     return sum(leaf.size for leaf in jax.tree.leaves(state))

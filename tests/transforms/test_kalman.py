@@ -139,7 +139,7 @@ def test_the_prior_is_the_size_of_the_state_by_default():
     p = problem("lstm", units=3, steps=2)
     state = onward.quasi_diagonal_kalman().init(eqx.filter(p.model, eqx.is_inexact_array))
     assert state.information.prior == 6
-    with pytest.raises(ValueError, match=r"prior must be a number for parameters that are no onward\.Model"):
+    with pytest.raises(ValueError, match=r"prior must be a number unless the parameters are an onward\.Model"):
         onward.quasi_diagonal_kalman().init({"w": jnp.ones(2)})
 
 
@@ -273,11 +273,11 @@ def test_a_step_for_the_cell_alone_gives_its_norms():
 def test_a_part_of_the_cell_does_not_tell_the_prior():
     p, kalman = problem("lstm", units=3, steps=4), onward.quasi_diagonal_kalman()
     readout, _ = masks(p.model)
-    with pytest.raises(ValueError, match="prior must be a number where a part of the cell does not learn"):
+    with pytest.raises(ValueError, match="prior must be a number if the step does not train the whole cell"):
         optax.masked(kalman, readout).init(eqx.filter(p.model, eqx.is_inexact_array))
     told = onward.transforms.Informed(optax.masked(onward.quasi_diagonal_kalman(prior=1.0), readout), lambda s: s[0][1])
     learner = onward.Learner(onward.NoBackTrack(), told, loss=loss)
-    with pytest.raises(ValueError, match="metric must be over all that learns of the cell"):
+    with pytest.raises(ValueError, match="metric must cover all trained parameters of the cell"):
         learner.run(learner.init(p.model, key=jr.key(0)), p.xs, p.ys)
 
 
