@@ -1,4 +1,6 @@
-"""Checkpoints: the arrays of a carry in one file, exact, atomic, without pickle; and the folders that runs keep."""
+"""Checkpoints, which hold the arrays of a carry in one file, exactly, atomically and without pickle; and run
+folders.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ NAMES = ("CheckpointError", "load", "load_note", "save")
 
 
 def __getattr__(name: str):
-    # The command line looks at run folders, and must not wait for JAX.
+    # The command line reads run folders and must not wait for JAX.
     if name in NAMES:
         return getattr(import_module(".array_file", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

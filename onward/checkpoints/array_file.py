@@ -1,7 +1,7 @@
-"""A tree of arrays in one file, with a note: exact to the bit, never a pickle, and never half written.
+"""Saves a tree of arrays and a note in one file: exact to the bit, without pickle, and never half written.
 
-The file is a NumPy `.npz`: one member for each array, named by its place in the tree, and a `header` in JSON. Look into
-it with `numpy.load`.
+The file is a NumPy `.npz`: one member for each array, named by its place in the tree, and a `header` in JSON. You can
+inspect it with `numpy.load`.
 """
 
 import io
@@ -25,20 +25,20 @@ FORMAT, VERSION = "onward checkpoint", 1
 
 
 class CheckpointError(UserError, ValueError):
-    """A file is no checkpoint, is damaged, or does not fit; its text says which, and what to do."""
+    """A file is not a checkpoint, is damaged, or does not fit. The text says which, and what to do."""
 
 
 def save(path: str | PathLike[str], tree: PyTree, *, note: Any = None, settings: str = "") -> None:
-    """Writes the arrays of `tree` to `path`, atomically: after a crash the old file or the new one is there.
+    """Writes the arrays of `tree` to `path` atomically: after a crash either the old file or the new one is there.
 
     **Arguments:**
 
-    - `tree`: a carry of `Learner.run`, or any tree of arrays of JAX or NumPy, random keys among them. What is no array
-      is not written: `load` takes it from the tree that it is given.
-    - `note`: what JSON can hold, to be read again by `load_note`: how far the stream was read, say.
-    - `settings`: text that `load` must be given too, such as a digest of what the run depends on.
+    - `tree`: a carry of `Learner.run`, or any tree of JAX or NumPy arrays and random keys. Other leaves are not
+      written: `load` takes them from its `like`.
+    - `note`: any JSON value, such as how far the stream was read. `load_note` reads it again.
+    - `settings`: a text that `load` must be given too, such as a digest of what the run depends on.
 
-    Raises `ValueError` for a note that JSON cannot hold, and `OSError` where the file cannot be written.
+    Raises `ValueError` if JSON cannot hold the note, and `OSError` if the file cannot be written.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax, tempfile
         >>> learner = onward.Learner(onward.UORO(), optax.adam(1e-2), loss=onward.losses.squared_error)
@@ -56,7 +56,7 @@ def save(path: str | PathLike[str], tree: PyTree, *, note: Any = None, settings:
         if _is_key(leaf):
             keys[name] = str(_key_impl(leaf))
         array = stored(leaf)
-        if array.dtype.kind == "V":  # NumPy writes the small floating-point types as bytes that it cannot read
+        if array.dtype.kind == "V":  # NumPy writes small floating-point types as bytes, which it cannot read back
             dtypes[name] = array.dtype.name
             array = array.view(f"u{array.dtype.itemsize}")
         arrays[name] = array
@@ -73,16 +73,17 @@ def save(path: str | PathLike[str], tree: PyTree, *, note: Any = None, settings:
 def load(path: str | PathLike[str], like: PyTree, *, settings: str = "") -> PyTree:
     """The tree saved in `path`, bit for bit.
 
-    `like` is a tree of the same structure, shapes and dtypes, such as a carry fresh from `Learner.init`; an array comes
-    back as it is there, NumPy's or JAX's. Raises `ValueError`, naming it, for a file that cannot be read, is damaged or
-    no checkpoint, was saved with other `settings`, or holds an array that is missing or of another shape or dtype in
-    `like`.
+    `like` is a tree of the same structure, shapes and dtypes, such as a fresh carry from `Learner.init`. Each array is
+    returned as NumPy's or JAX's, as in `like`.
+
+    Raises `ValueError`, naming the file, if it cannot be read, is damaged or is not a checkpoint; if it was saved with
+    other `settings`; or if an array is missing or has another shape or dtype than in `like`.
     """
     return load_with_note(path, like, settings=settings)[0]
 
 
 def load_with_note(path: str | PathLike[str], like: PyTree, *, settings: str = "") -> tuple[PyTree, Any]:
-    """As `load`, and the note."""
+    """Like `load`, and also returns the note."""
     header, arrays = _read(Path(path), settings)
     expected = {name: stored(leaf) for name, leaf in _named_arrays(like)}
     for name in [*expected, *arrays]:
@@ -106,7 +107,7 @@ def load_with_note(path: str | PathLike[str], like: PyTree, *, settings: str = "
 
 
 def load_note(path: str | PathLike[str], *, settings: str = "") -> Any:
-    """The note alone. Raises `ValueError` for a file that is no whole checkpoint, or of other settings."""
+    """The note alone. Raises `ValueError` if the file is not a whole checkpoint or was saved with other settings."""
     return _read(Path(path), settings)[0]["standing"]
 
 
@@ -115,7 +116,9 @@ def _read(path: Path, settings: str) -> tuple[dict[str, Any], dict[str, np.ndarr
         # Reading every member whole also verifies its check sum.
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except Exception as error:  # of a damaged file NumPy, zipfile and its decompressors complain in a dozen ways
+    except (
+        Exception
+    ) as error:  # NumPy, zipfile and its decompressors raise a dozen kinds of exceptions for damaged files
         if isinstance(error, OSError) and error.errno:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
         raise CheckpointError(f"{path} is damaged or no checkpoint at all; delete it to go on without it.") from None
@@ -137,7 +140,7 @@ def _read(path: Path, settings: str) -> tuple[dict[str, Any], dict[str, np.ndarr
 
 
 def _header(data: np.ndarray | None) -> dict[str, Any] | None:
-    """What a checkpoint says of itself, `None` if it is none of ours."""
+    """The header of a checkpoint; `None` if the file is not one."""
     try:
         header = {"dtypes": {}} | json.loads(b"" if data is None else data.tobytes())
         whole = header["format"] == FORMAT and {"version", "settings", "standing"} <= header.keys()
@@ -165,14 +168,16 @@ def _key_impl(key) -> Any:
 
 
 def stored(leaf) -> np.ndarray:
-    """An array as NumPy holds it; a random key as its numbers."""
+    """The array as a NumPy array; a random key becomes its numbers."""
     if _is_key(leaf):
         leaf = leaf.data if isinstance(leaf, RawKey) else jr.key_data(leaf)
     return np.asarray(leaf)
 
 
 def restored(array: np.ndarray, leaf, key_impl: str | None = None):
-    """What was stored, as an array of the kind of `leaf`; a random key of the generator `key_impl`, by default its."""
+    """The stored array as one of the same kind as `leaf`. A random key gets the generator `key_impl`, by default that
+    of `leaf`.
+    """
     if _is_key(leaf):
         key = jr.wrap_key_data(jnp.asarray(array), impl=key_impl or _key_impl(leaf))
         return RawKey.of(key) if isinstance(leaf, RawKey) else key

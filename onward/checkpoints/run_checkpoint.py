@@ -1,4 +1,4 @@
-"""The checkpoint of a run: a carry in a file, with where the run stands in a form of its own."""
+"""The checkpoint of a run: a carry and the run's standing in one file."""
 
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,21 +13,23 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 def save_checkpoint(path: Path, carry: PyTree, standing: msgspec.Struct, *, settings: str) -> None:
-    """Writes the arrays of `carry` and the standing to `path`, atomically; `settings` is the digest of the run's."""
+    """Writes the arrays of `carry` and the standing to `path` atomically. `settings` is the digest of the run's
+    settings.
+    """
     save(path, carry, note=msgspec.json.decode(msgspec.json.encode(standing)), settings=settings)
 
 
 def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: type[S]) -> tuple[PyTree, S]:
-    """The carry and the standing saved in `path`; `template` is a carry of the same run, fresh from `Learner.init`.
+    """The carry and the standing saved in `path`. `template` is a fresh carry of the same run from `Learner.init`.
 
-    Raises `UserError` if the file is damaged, is no checkpoint, or belongs to another run.
+    Raises `UserError` if the file is damaged, is not a checkpoint, or belongs to another run.
     """
     carry, note = load_with_note(path, template, settings=settings)
     return carry, _stood(path, note, standing)
 
 
 def load_standing(path: Path, *, settings: str, standing: type[S]) -> S:
-    """The standing alone, where it says what carry belongs to it. Raises `UserError` as `load_checkpoint` does."""
+    """The standing alone, for instance to build the matching carry. Raises `UserError` as `load_checkpoint` does."""
     return _stood(path, load_note(path, settings=settings), standing)
 
 

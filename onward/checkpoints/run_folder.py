@@ -1,4 +1,4 @@
-"""The run folder: one training's settings, metrics, checkpoints, picture and summary, under fixed names."""
+"""The run folder: settings, metrics, checkpoints, picture and summary of one training, under fixed names."""
 
 import fcntl
 import hashlib
@@ -16,14 +16,14 @@ S = TypeVar("S", bound=msgspec.Struct)
 F = TypeVar("F", bound="RunFolder")
 
 
-# By which of its settings each command's run is known. Only these commands have --resume, but for sweep.
+# The setting that identifies each command's runs. All these commands but sweep have --resume.
 MARKS = {"text_digest": "train", "learning": "stream", "rate_factors": "compare", "points": "sweep"}
 
 
 def command_of(path: Path) -> str | None:
-    """The command whose run a folder holds, `None` if it holds no run.
+    """The command whose run a folder holds; `None` if it holds no run.
 
-    A link to settings is not followed.
+    A symbolic link in place of the settings is not followed.
     """
     try:
         settings = RunFolder(path).settings
@@ -36,9 +36,9 @@ def command_of(path: Path) -> str | None:
 
 
 class RunFolder:
-    """A folder that holds one run, locked for this process until it is closed or left as a context.
+    """A folder that holds one run. It is locked for this process until it is closed, or its context ends.
 
-    `create` and `open` make one; every file has its property.
+    `create` and `open` make one. Every file in it has a property.
     """
 
     def __init__(self, path: Path):
@@ -47,7 +47,7 @@ class RunFolder:
 
     @classmethod
     def create(cls: type[F], path: Path, settings: msgspec.Struct) -> F:
-        """A new run with these settings. Raises `UserError` if the folder holds anything, or cannot be written."""
+        """A new run with these settings. Raises `UserError` if the folder is not empty or cannot be written."""
         check_unused(path)
         folder = cls(path)
         try:
@@ -60,7 +60,7 @@ class RunFolder:
 
     @classmethod
     def open(cls: type[F], path: Path) -> F:
-        """A run begun before. Raises `UserError` if there is none, or another process has it."""
+        """An existing run. Raises `UserError` if there is none, or if another process uses it."""
         folder = cls(path)
         if not folder.settings.is_file():
             raise UserError(f"{path} holds no run to resume; name the folder of a run, or start one with --run.")
@@ -97,19 +97,19 @@ class RunFolder:
     sample = property(lambda self: self.path / "sample.txt")
 
     def picture(self, kind: str) -> Path:
-        """The learning curve, `kind` being "svg" or "png"."""
+        """The path of the learning curve; `kind` is "svg" or "png"."""
         return self.path / f"curve.{kind}"
 
     def checkpoint(self, characters: int) -> Path:
-        """The checkpoint after so many characters."""
+        """The path of the checkpoint after this many characters."""
         return self.checkpoints / f"{characters:012d}.npz"
 
     def saved(self) -> list[Path]:
-        """The checkpoints there are, oldest first."""
+        """The paths of all checkpoints, oldest first."""
         return sorted(self.checkpoints.glob("*.npz"))
 
     def forget_all_but(self, newest: int) -> None:
-        """Deletes old checkpoints, and what a killed process left of an unfinished one."""
+        """Deletes old checkpoints, and the remains of an unfinished one."""
         for path in self.saved()[:-newest]:
             path.unlink()
         for path in self.checkpoints.glob(".*.tmp"):
@@ -119,16 +119,16 @@ class RunFolder:
         self._lock = lock(self.settings, self.path)
 
     def close(self) -> None:
-        """Lets another process have the run."""
+        """Releases the run's lock."""
         unlock(self._lock)
         self._lock = None
 
 
 def lock(file: Path, folder: Path) -> int:
-    """Locks a file that is there, for this process; what it returns is for `unlock`.
+    """Locks an existing file for this process. Pass the result to `unlock`.
 
-    The lock is the kernel's and ends with the process, however it ends: a kill leaves nothing to clean up. Raises
-    `UserError`, naming the folder, if another process has it.
+    The kernel holds the lock and releases it when the process ends in any way, so that a kill leaves nothing to clean
+    up. Raises `UserError`, naming the folder, if another process holds the lock.
     """
     taken = os.open(file, os.O_RDONLY)
     try:
@@ -137,18 +137,18 @@ def lock(file: Path, folder: Path) -> int:
         os.close(taken)
         raise UserError(f"{folder} is in use by another process; wait for it, or stop it first.") from None
     except OSError:
-        pass  # a file system without locks: then it is up to the user
+        pass  # the file system has no locks: the user must take care
     return taken
 
 
 def unlock(taken: int | None) -> None:
-    """Lets another process have what `lock` took, if it took anything."""
+    """Releases what `lock` has locked, if anything."""
     if taken is not None:
         os.close(taken)
 
 
 def check_unused(path: Path) -> None:
-    """Raises `UserError` unless `path` is free for a new run: not there, or a folder with nothing in it."""
+    """Raises `UserError` unless `path` is free for a new run: it must not exist, or be an empty folder."""
     settings = RunFolder(path).settings
     if settings.exists():
         command, again = command_of(path), ""
@@ -158,12 +158,12 @@ def check_unused(path: Path) -> None:
         raise UserError(f"{path} already holds a run{of}; {again}name another folder.")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; name a folder that is new or empty.")
-    # A process killed while it began leaves an empty folder behind, at most with half of its settings.
+    # A process killed at its start leaves an empty folder behind, or one with half of the settings.
     leftover = temporary_for(settings).name
     if path.is_dir() and any(entry.name != leftover for entry in path.iterdir()):
         raise UserError(f"{path} is not empty and holds no run; name a folder that is new or empty.")
 
 
 def digest(settings: msgspec.Struct) -> str:
-    """A fingerprint of settings, which a checkpoint carries to be known again."""
+    """A fingerprint of settings, which is saved in each checkpoint to identify the run."""
     return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()

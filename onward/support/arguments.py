@@ -1,4 +1,4 @@
-"""Checks of single settings, shared by cells, estimators, the learner and the command line."""
+"""Checks of single arguments, shared by cells, estimators, the learner and the command line."""
 
 import difflib
 import math
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def whole(name: str, value, least: int = 1) -> int:
-    """`value` as an integer. Raises `ValueError`, naming it, unless it is one of at least `least`."""
+    """`value` as an integer. Raises `ValueError`, naming the argument, unless it is an integer of at least `least`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -21,14 +21,16 @@ def whole(name: str, value, least: int = 1) -> int:
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """What to say of a name that is not known: the nearest of those that are."""
+    """The error for an unknown name; it suggests the most similar of the known ones."""
     near = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
     guess = f"did you mean {' or '.join(near)}? Known are" if near else "known are"
     return f"there is no {kind} {name!r}; {guess} {', '.join(known)}."
 
 
 def number(name: str, value, holds: Callable[[float], bool], wanted: str) -> float:
-    """`value` as a float. Raises `ValueError`, naming it, unless it is a single number that `holds`, as in `wanted`."""
+    """`value` as a float. Raises `ValueError`, naming the argument, unless it is one number for which `holds` is true.
+    `wanted` describes that condition.
+    """
     try:
         good = not isinstance(value, (bool, str, bytes)) and np.ndim(value) == 0 and holds(float(value))
     except (TypeError, ValueError, OverflowError):
@@ -39,18 +41,18 @@ def number(name: str, value, holds: Callable[[float], bool], wanted: str) -> flo
 
 
 def unless_traced(check: Callable[[str, Any], Any], name: str, value) -> None:
-    """`check(name, value)`. What is traced, as a setting is in a sweep, cannot be looked at and passes."""
-    from jax.core import Tracer  # only here: the help of the command line must not wait for JAX
+    """`check(name, value)`, but a traced value, such as a setting in a sweep, passes unchecked."""
+    from jax.core import Tracer  # imported only here, because the command line's help must not wait for JAX
 
     if not isinstance(value, Tracer):
         check(name, value)
 
 
 def at_least_zero(name: str, value) -> float:
-    """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number of at least 0."""
+    """`value` as a float. Raises `ValueError`, naming the argument, unless it is a finite number of at least 0."""
     return number(name, value, lambda v: 0 <= v < math.inf, "a finite number of at least 0")
 
 
 def above_zero(name: str, value) -> float:
-    """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number above 0."""
+    """`value` as a float. Raises `ValueError`, naming the argument, unless it is a finite number above 0."""
     return number(name, value, lambda v: 0 < v < math.inf, "a finite number above 0")

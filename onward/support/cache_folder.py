@@ -1,4 +1,4 @@
-"""Where this user's machine keeps what can be made or fetched again."""
+"""The folder for files that can be made or fetched again."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The part of the user's cache folder that is onward's."""
+    """The folder of onward within the user's cache folder."""
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:

@@ -1,4 +1,4 @@
-"""Compiled functions of an object, shared by all that are equal to it and forgotten with the last of them."""
+"""Compiled functions of a module, shared by all equal modules and forgotten with the last of them."""
 
 import weakref
 from collections.abc import Callable
@@ -7,22 +7,22 @@ from typing import Any
 import equinox as eqx
 import jax
 
-_OF: "dict[int, Programs]" = {}  # by the identity of a module that lives
-_EQUAL: "weakref.WeakValueDictionary[Any, Programs]" = weakref.WeakValueDictionary()  # by its value
+_OF: "dict[int, Programs]" = {}  # by the id of a living module
+_EQUAL: "weakref.WeakValueDictionary[Any, Programs]" = weakref.WeakValueDictionary()  # by the module's value
 
 
 class Programs:
-    """`programs(function)` is `function(owner, ...)`, compiled; the same one at every call.
+    """`programs(function)` is `function(owner, ...)`, compiled, and the same object at every call.
 
-    JAX keeps what it compiles as long as the compiled function lives, and the arguments that are static for ever. So
-    the owner is no argument here: each owner's functions are compiled for it alone, and leave memory with it.
+    JAX keeps compiled code as long as the compiled function lives, and keeps static arguments for ever. So the owner is
+    not an argument here: each owner's functions are compiled for it alone, and leave memory with it.
     """
 
     def __init__(self, owner: Any):
         self._owner, self._compiled = owner, {}
 
     def __call__(self, function: Callable, **options) -> Any:
-        """`options` are those of `jax.jit`; only the first call with a function looks at them."""
+        """The compiled function. `options` are those of `jax.jit`; only the first call with a function uses them."""
         if function not in self._compiled:
             owner = self._owner
 
@@ -35,15 +35,15 @@ class Programs:
 
 
 def programs_of(module: eqx.Module) -> Programs:
-    """The programs of a module, which all modules equal to it have.
+    """The programs of a module, shared with all modules that equal it.
 
-    Modules are equal if their settings are and they hold the same functions: two functions are the same only if they
+    Modules are equal if they have equal settings and hold the same functions. Two functions are the same only if they
     are one object. A module that holds arrays has programs of its own.
     """
     programs = _OF.get(id(module))
     if programs is None:
         leaves, structure = jax.tree.flatten(module)
-        # Of a copy: the module itself would be kept in memory by its programs.
+        # Made of a copy, because the programs would keep the module itself in memory.
         programs = Programs(jax.tree.unflatten(structure, leaves))
         try:
             programs = _EQUAL.setdefault((structure, *((type(leaf), leaf) for leaf in leaves)), programs)

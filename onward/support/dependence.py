@@ -1,9 +1,9 @@
-"""Which numbers that come out of a function depend on which that go in: read from its program, not from values.
+"""Finds which outputs of a function depend on which inputs, from its program and not from values.
 
-The program of the function's forward derivative is linear in the tangents. Every coefficient in it is replaced by 1 (a
-constant's zeros stay 0) and every difference by a sum, so that nothing cancels: the program then counts the paths from
-each input to each output. The operations of common cells are known one by one. Of any other operation, every output is
-taken to depend on every input. So no dependence is missed, but one may be found that is none.
+The program of the function's forward derivative is linear in the tangents. Every coefficient in it is replaced by 1
+(zeros in a constant stay 0) and every difference by a sum, so that nothing cancels. The program then counts the paths
+from each input to each output. The operations of common cells are handled one by one. For any other operation, every
+output is taken to depend on every input. So no dependence is missed, but some may be reported that do not exist.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .trees import total
 
-# Linear in all that it reads, with nothing but ones for coefficients: it counts paths as it stands.
+# Linear in all inputs with coefficients of 1, so these count paths as they are.
 MOVES = {
     "broadcast_in_dim",
     "concatenate",
@@ -37,7 +37,7 @@ MOVES = {
 }
 SUMS = {"add", "add_any", "neg", "sub"}
 PRODUCTS = {"conv_general_dilated", "div", "dot_general", "mul", "rows_of_product"}
-# Linear in the operands at these places; the others say where from and where to, and must be known.
+# Linear in the operands at these places. The other operands are indices and must be known.
 INDEXED = {
     "dynamic_slice": [0],
     "dynamic_update_slice": [0, 1],
@@ -50,9 +50,10 @@ INDEXED = {
 def dependence(
     function: Callable[..., Float[Array, " outputs"]], point: PyTree, *others: PyTree
 ) -> PyTree[Bool[Array, "outputs ..."]]:
-    """For each array of `point`, whether each output of `function(point, *others)` depends on each number of it.
+    """For each array of `point`: whether each output of `function(point, *others)` depends on each of its numbers.
 
-    `point` is a tree of floating-point arrays, `others` of any. Of both only shapes and dtypes matter, no values.
+    `point` is a tree of floating-point arrays; `others` are trees of any arrays. Only shapes and dtypes matter, not
+    values.
     """
     jaxpr, consts, tangents = _derivative(function, point, *others)
 
@@ -66,7 +67,7 @@ def dependence(
 
 
 def reads(function: Callable[[PyTree], PyTree], point: PyTree) -> PyTree[bool]:
-    """Whether `function(point)` depends on it, for each array of `point`, a tree of floating-point arrays."""
+    """For each array of `point`, a tree of floating-point arrays: whether `function(point)` depends on it."""
     jaxpr, consts, tangents = _derivative(function, point)
 
     def is_read(tangent):
@@ -82,7 +83,9 @@ def reads(function: Callable[[PyTree], PyTree], point: PyTree) -> PyTree[bool]:
 
 
 def _derivative(function, point, *others):
-    """The program of the forward derivative by `point`: its jaxpr, its constants, and which inputs are tangents."""
+    """The program of the forward derivative with respect to `point`: its jaxpr, its constants, and its tangent
+    inputs.
+    """
 
     def derivative(point, tangent, *others):
         return jax.jvp(lambda point: function(point, *others), (point,), (tangent,))[1]
@@ -92,7 +95,9 @@ def _derivative(function, point, *others):
 
 
 def _paths(jaxpr: Jaxpr, known: dict, tangents: dict) -> list[Array | None]:
-    """What comes out of a program, `None` for what is no tangent. `known` are values that depend on constants alone."""
+    """The outputs of a program for these tangents; `None` for an output that is not a tangent. `known` holds values
+    that depend only on constants.
+    """
 
     def value(variable):
         return variable.val if isinstance(variable, Literal) else known.get(variable)
@@ -115,7 +120,7 @@ def _paths(jaxpr: Jaxpr, known: dict, tangents: dict) -> list[Array | None]:
 
 
 def _through(equation, values: Sequence[Any], moving: Sequence[Array | None]) -> Any:
-    """What an operation makes of tangents, all its coefficients 1."""
+    """The outputs of an operation applied to tangents, with all coefficients 1."""
     name, parameters, avals = equation.primitive.name, equation.params, [v.aval for v in equation.invars]
     bind = equation.primitive.bind
     if name in MOVES:
@@ -124,10 +129,10 @@ def _through(equation, values: Sequence[Any], moving: Sequence[Array | None]) ->
         shape = equation.outvars[0].aval.shape
         return sum(jnp.broadcast_to(t, shape) for t in moving if t is not None)
     if name in PRODUCTS:
-        # A constant's zeros count: a mask over the weights of a sparse network is part of its structure.
+        # Zeros in a constant are kept: a mask over the weights of a sparse network is part of its structure.
         ones = [_ones(a, v) for a, v in zip(avals, values, strict=True)]
 
-        def through(place):  # one factor moves; a second one may have been taken for a tangent, of a loop's value
+        def through(place):  # one factor is a tangent; a loop may make a second factor look like one
             factors = [*ones[:place], moving[place], *ones[place + 1 :]]
             found = jax.lax.mul(*factors) if name == "div" else bind(*factors, **parameters)
             return found if equation.primitive.multiple_results else [found]
@@ -169,5 +174,5 @@ def _zeros(aval) -> Array:
 
 
 def _ones(aval, value) -> Array:
-    """1 for a coefficient, whatever it is, but 0 where it is a constant 0."""
+    """1 in place of any coefficient, but 0 where it is a constant 0."""
     return jnp.ones(aval.shape, aval.dtype) if value is None else jnp.asarray(value != 0, aval.dtype)

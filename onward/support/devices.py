@@ -1,4 +1,4 @@
-"""Sharing work over the devices there are: on CPU, a device for each core is faster than threads within operations."""
+"""Shares work over devices. On CPU, one device for each core is faster than threads within operations."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,10 +16,9 @@ Tree = TypeVar("Tree", bound=PyTree)
 
 
 def use_all_cores() -> None:
-    """Makes each core a device of its own, if nothing was computed in this process before.
+    """Makes each core a device of its own, if nothing has been computed in this process yet.
 
-    Otherwise, and where the user has said how many there are to be, it keeps the devices there are, and all else is the
-    same.
+    Otherwise, or if the user has set the number of CPU devices, it changes nothing.
     """
     if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[reportAttributeAccessIssue]
         return
@@ -31,8 +30,9 @@ def use_all_cores() -> None:
 
 
 def shared_evenly(count: int, axis: str) -> NamedSharding:
-    """So many things along the leading axis, over as many devices as share them evenly; over the default device alone
-    where one was chosen by `jax.default_device`.
+    """A sharding of `count` items along the leading axis, over the largest number of devices that divides `count`.
+
+    If `jax.default_device` chooses a device, it is used alone.
 
     >>> from onward.support.devices import shared_evenly
     >>> shared_evenly(3, "lanes").mesh.axis_names
@@ -46,17 +46,20 @@ def shared_evenly(count: int, axis: str) -> NamedSharding:
 
 
 def explicit_mesh(tree: PyTree) -> AbstractMesh | None:
-    """The mesh with Explicit axes that an array of the tree lies on, or else that `jax.set_mesh` has set, if any.
+    """The mesh with Explicit axes of an array in the tree, else the one that `jax.set_mesh` has set; `None` if there is
+    none.
 
-    Such axes are the default of `jax.make_mesh`: each operation must then say how its result is placed.
+    `jax.make_mesh` makes such axes by default. Each operation must then state how its result is placed.
     """
     placed = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf))
     return next((mesh for mesh in (*placed, jax.sharding.get_abstract_mesh()) if mesh.explicit_axes), None)
 
 
 def with_auto_axes(function: Callable, mesh: AbstractMesh, places: PyTree) -> Callable:
-    """The function, for which the compiler chooses the placements as it does on Auto axes; `places` are those of the
-    results, `PartitionSpec`s on the Explicit axes of the mesh. It is called in a traced program."""
+    """The function with placements chosen by the compiler, as on Auto axes. Call it in a traced program.
+
+    `places` are the placements of the results: `PartitionSpec`s on the Explicit axes of the mesh.
+    """
 
     def placed(*arguments):
         with jax.sharding.use_abstract_mesh(mesh):
@@ -67,7 +70,9 @@ def with_auto_axes(function: Callable, mesh: AbstractMesh, places: PyTree) -> Ca
 
 @contextmanager
 def outside_explicit_axes() -> Iterator[None]:
-    """Sets aside a mesh with Explicit axes that `jax.set_mesh` has set: what is inside places its arrays itself."""
+    """Sets aside a mesh with Explicit axes that `jax.set_mesh` has set, because the code inside places its
+    arrays itself.
+    """
     if jax.sharding.get_abstract_mesh().explicit_axes:
         with jax.set_mesh(Mesh(np.empty((), object), ())):
             yield
@@ -76,14 +81,16 @@ def outside_explicit_axes() -> Iterator[None]:
 
 
 def held_along(tree: Tree, shared: NamedSharding) -> Tree:
-    """The arrays of a program, spread as `shared` says; as they are on a single device."""
+    """The arrays of a program, spread as `shared` says; unchanged on a single device."""
     if shared.mesh.size == 1:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, shared), tree)
 
 
 def on_all(tree: Tree, shared: NamedSharding) -> Tree:
-    """A copy of all arrays on each device of `shared`; as they are for a single device, but on no Explicit axes."""
+    """A copy of all arrays on each device of `shared`. On a single device they are unchanged, except that Explicit axes
+    are removed.
+    """
     arrays, rest = eqx.partition(tree, eqx.is_array)
     if shared.mesh.size == 1:
         (device,) = shared.device_set
@@ -94,16 +101,16 @@ def on_all(tree: Tree, shared: NamedSharding) -> Tree:
 
 
 def on_first(tree: Tree, shared: NamedSharding) -> Tree:
-    """All arrays on the first device of `shared`, where others' arrays are; as they are for a single device."""
+    """All arrays on the first device of `shared`, where others' arrays are; unchanged on a single device."""
     if shared.mesh.size == 1:
         return tree
     first = min(shared.device_set, key=lambda device: device.id)
-    # What `device_put` returns still knows the mesh, and could not meet arrays of another.
+    # The result of `device_put` still knows the mesh, and cannot be combined with arrays of another mesh.
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), jax.device_put(tree, first))
 
 
 def free_to_move(tree: Tree) -> Tree:
-    """The arrays as fresh ones are, bound to no device: JAX computes with them wherever the others lie."""
+    """The arrays bound to no device, like fresh ones: JAX computes with them wherever the other arrays are."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
 

@@ -1,9 +1,9 @@
-"""The one exception for what the user can put right."""
+"""The exception for mistakes that the user can correct."""
 
 
 class UserError(Exception):
-    """A setting, a file or a folder is not as it should be.
+    """A setting, a file or a folder is wrong.
 
-    Its text is one sentence that names the offending value and says what would be right; the command line prints it and
+    The text is one sentence that names the offending value and says what would be right. The command line prints it and
     ends with exit code 2.
     """

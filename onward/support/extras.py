@@ -1,4 +1,4 @@
-"""Packages that come with an extra of onward: imported where they are used, and asked for in one sentence."""
+"""Optional packages: imported where they are used. If one is missing, the error names the extra that installs it."""
 
 from importlib import import_module
 from typing import Any
@@ -7,11 +7,11 @@ from .errors import UserError
 
 
 class MissingExtra(UserError, ImportError):
-    """A package is not installed; the sentence says which extra of onward brings it."""
+    """A package is not installed. The text says which extra of onward installs it."""
 
 
 def needed(module: str, extra: str) -> Any:
-    """The module, which comes with `onward[extra]`. Raises `MissingExtra` if it is not installed.
+    """The module, which the extra `onward[extra]` installs. Raises `MissingExtra` if it is not installed.
 
     >>> needed("json", "export").loads("1")
     1

@@ -1,4 +1,4 @@
-"""Files that a crash cannot leave half written: whole ones replaced at once, and logs that can be cut back."""
+"""Files that survive a crash: whole files are replaced atomically, and logs can be cut back to a known length."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from .extras import needed
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that, whenever the machine stops, its old content or all of its new content is there."""
+    """Writes a file so that after a crash it has either its old content or all of its new content."""
     temporary = temporary_for(path)
     with open(temporary, "wb") as file:
         file.write(data)
@@ -20,12 +20,12 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def temporary_for(path: Path) -> Path:
-    """Where the new content of `path` is written before it takes its place."""
+    """The path for the new content of `path` before it replaces the old."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last: without it a renamed file may be lost with the power."""
+    """Makes the names in a folder durable: otherwise a power failure may undo a renaming."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -34,9 +34,9 @@ def sync_folder(folder: Path) -> None:
 
 
 class JsonLines:
-    """A file of JSON records, one a line, appended to; `length` bytes of what is there are kept, the rest is cut away.
+    """An append-only file of JSON records, one a line. Its first `length` bytes are kept, and the rest is cut off.
 
-    Raises `UserError` if there are fewer.
+    Raises `UserError` if the file has fewer bytes.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "log.jsonl"
@@ -66,7 +66,7 @@ class JsonLines:
         self.close()
 
     def close(self) -> None:
-        """Closes the file; what was appended since the last `sync` may still be lost with the power."""
+        """Closes the file. Records appended since the last `sync` may be lost if the power fails."""
         self._file.close()
 
     def append(self, record) -> None:
@@ -74,18 +74,18 @@ class JsonLines:
         self._file.write(self._encode(record) + b"\n")
 
     def flush(self) -> None:
-        """Lets others read what was appended."""
+        """Makes the appended records visible to other processes."""
         self._file.flush()
 
     def sync(self) -> int:
-        """Puts all that was appended on the disk, and returns the file's length in bytes."""
+        """Puts all appended records on the disk. Returns the file's length in bytes."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
 
 def read_json_lines(path: Path, record: type) -> Iterator:
-    """The records of a file of JSON lines, one at a time. Raises `UserError` at a line that is none."""
+    """The records of a file of JSON lines, one at a time. Raises `UserError` at a line that is not a record."""
     msgspec = _msgspec()
     decoder = msgspec.json.Decoder(record)
     with open(path, "rb") as file:
@@ -99,5 +99,5 @@ def read_json_lines(path: Path, record: type) -> Iterator:
 
 
 def _msgspec():
-    # Comes with an extra, and whole files do without it.
+    # Imported here because it comes with an extra, which whole files do not need.
     return needed("msgspec", "cli")

@@ -1,6 +1,7 @@
-"""Freezing: which arrays of a model learn.
+"""Marks which arrays of a model learn.
 
-Inside the library a model carries the answer with it: a frozen array stands in a `Frozen`, which is no array.
+Inside the library a frozen array is wrapped in a `Frozen`, which is not an array. So the model itself tells what
+learns.
 """
 
 from typing import Any
@@ -11,16 +12,16 @@ from jaxtyping import Array, PyTree
 
 
 class Frozen(eqx.Module):
-    """An array that does not learn, in the place where it stands in its model."""
+    """An array that does not learn, in its place in the model."""
 
     value: Array
 
 
 def freeze(tree: PyTree, filter_spec: PyTree) -> PyTree:
-    """The tree with every floating-point array in a `Frozen` that `filter_spec` has no true for.
+    """The tree with every floating-point array wrapped in a `Frozen`, except where `filter_spec` is true.
 
-    `filter_spec` is as in `eqx.filter`: true or false, or a function of a leaf, for each leaf or subtree. Raises
-    `ValueError` for one that does not fit the tree.
+    `filter_spec` is as in `eqx.filter`: for each leaf or subtree true, false, or a function of a leaf. Raises
+    `ValueError` if it does not fit the tree.
     """
     try:
         learning, rest = eqx.partition(tree, filter_spec)
@@ -34,12 +35,12 @@ def freeze(tree: PyTree, filter_spec: PyTree) -> PyTree:
 
 
 def thaw(tree: PyTree) -> PyTree:
-    """The tree with every array in its own place, so that it can be called; it knows no more which ones learn."""
+    """The tree with all arrays unwrapped, so that it can be called. It no longer tells which arrays learn."""
     return jax.tree.map(lambda node: node.value if is_frozen(node) else node, tree, is_leaf=is_frozen)
 
 
 def learnable(tree: PyTree) -> PyTree:
-    """The part of a tree that learns: its floating-point arrays but those in a `Frozen`, `None` elsewhere."""
+    """The part of a tree that learns: the floating-point arrays outside a `Frozen`, and `None` elsewhere."""
     return eqx.filter(tree, eqx.is_inexact_array, is_leaf=is_frozen)
 
 

@@ -1,20 +1,22 @@
-"""Ctrl-C, a polite kill and the end of a time limit: noted now, answered where the work can stop."""
+"""Ctrl-C, SIGTERM and the end of a time limit: noted when they come, acted on where the work can stop."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-AGAIN = 5.0  # seconds until an end that was not heard is told again
+AGAIN = 5.0  # seconds between two signals of the time limit, if the first was lost
 
 
 class TimeIsUp(KeyboardInterrupt):
-    """The time that the user allowed is over."""
+    """The time limit is over."""
 
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Inside, `TimeIsUp` is raised after so many seconds, or an `Interruption` notes it; `None` for no limit."""
+    """A context in which `TimeIsUp` is raised, or an `Interruption` notes it, after this many seconds; `None` for no
+    limit.
+    """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -23,7 +25,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise TimeIsUp("stopped: the time that --total-time allows is over.")
 
     before = signal.signal(signal.SIGALRM, end)
-    # Again and again: what is raised while a destructor runs, or a callback of a library, is lost.
+    # Repeated, because an exception raised within a destructor or a library's callback is lost.
     signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
@@ -33,8 +35,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 class Interruption:
-    """While it is entered, SIGINT, SIGTERM and a time limit set `signal` and nothing else; a second one interrupts at
-    once.
+    """A context in which SIGINT, SIGTERM and a time limit only set `signal`. A second one interrupts at once.
 
     * `signal`: the number of the signal that came, or `None`.
 
@@ -49,7 +50,7 @@ class Interruption:
         self._before = {}
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread choose
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -64,7 +65,7 @@ class Interruption:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that ends because of the signal: 0 if the time limit has done its work."""
+        """The process's exit code for this signal, as shells expect it; 0 if the time limit ended the work."""
         return 0 if self.signal == signal.SIGALRM else 128 + (self.signal or 0)
 
     def _note(self, number, frame):

@@ -1,4 +1,4 @@
-"""What all pictures share: a figure to draw on, its colours and its line styles."""
+"""Shared by all pictures: a figure to draw on, its colours and its line styles."""
 
 import io
 from collections.abc import Iterator
@@ -11,7 +11,9 @@ LEVEL_STYLES = ((0, (6, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (8, 3, 2,
 
 @contextmanager
 def picture(size: tuple[float, float], kind: str) -> Iterator[tuple[Any, io.BytesIO]]:
-    """A figure to draw on, `size` in inches, and where its bytes are once it is left; `kind` is png or svg."""
+    """A context that gives a figure to draw on and, after it ends, the picture's bytes. `size` is in inches; `kind` is
+    png or svg.
+    """
     # Imported here: the drawing library is slow to load and not needed to learn.
     import matplotlib
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The digest of a program: by it a checkpoint is known to belong to the same computation."""
+"""The digest of a program, by which a checkpoint is matched to its computation."""
 
 import hashlib
 import re
@@ -16,12 +16,12 @@ from .small_loops import options_in_force
 
 
 def program_digest(function: Callable, *arguments):
-    """A SHA-256 of the program that `function` is for such arguments, and of how it is compiled.
+    """A SHA-256 of the program of `function` for such arguments, and of how it is compiled.
 
-    It covers the operations, every number in them, the shapes and dtypes of the arguments, and whether XLA compiles
-    small loops whole (`compile_small_loops_whole`), which changes the last bits. It does not cover the values of the
-    arguments, the devices that hold them, or what the program calls back outside itself. Another version of JAX may
-    give the same program another digest.
+    It covers the operations, every number in them, and the shapes and dtypes of the arguments. It also covers whether
+    XLA compiles small loops whole (`compile_small_loops_whole`), which changes the last bits. It does not cover the
+    values of the arguments, the devices that hold them, or callbacks to Python. Another version of JAX may give the
+    same program another digest.
     """
     digest = traced_digest(function, *arguments)
     digest.update(options_in_force().encode())
@@ -29,7 +29,7 @@ def program_digest(function: Callable, *arguments):
 
 
 def traced_digest(function: Callable, *arguments):
-    """As `program_digest`, however it is compiled."""
+    """Like `program_digest`, but independent of how the program is compiled."""
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf, arguments
     )
@@ -39,15 +39,15 @@ def traced_digest(function: Callable, *arguments):
 
 
 def _tell(thing: Any, tell: Callable[[bytes], None]) -> None:
-    # Brackets, lest (1, 11) be told as (11, 1).
+    # Brackets, so that (1, 11) and (11, 1) differ.
     tell(b"(")
     if isinstance(thing, ClosedJaxpr):
         for const in thing.consts:
             _tell_array(const, tell)
         thing = thing.jaxpr
     if isinstance(thing, Jaxpr):
-        # Variables are numbered by their first use; what an inner program does is told at every call, for whether two
-        # calls share one object differs with what was compiled before.
+        # Variables are numbered by their first use. An inner program is written out at every call, because whether two
+        # calls share one object depends on what was compiled before.
         numbers = {}
 
         def name(variable):
@@ -73,7 +73,7 @@ def _tell(thing: Any, tell: Callable[[bytes], None]) -> None:
         for part in thing:
             _tell(part, tell)
     else:
-        # A function says where it lies, which differs from process to process.
+        # A function's repr has its address, which differs between processes.
         tell(re.sub(" at 0x[0-9a-f]+", "", repr(thing)).encode())
     tell(b")")
 

@@ -1,4 +1,4 @@
-"""A random key among the arrays of a carry: its numbers are an array like any other, its generator goes with them."""
+"""A random key as a plain array of numbers with the name of its generator, for the arrays of a carry."""
 
 from typing import Any
 
@@ -10,7 +10,8 @@ from jaxtyping import Array, Key, PRNGKeyArray, UInt32
 
 
 class RawKey(eqx.Module):
-    """A random key whose numbers, `data`, NumPy and Equinox can write down, which they refuse of JAX's typed keys.
+    """A random key that NumPy and Equinox can write: its numbers are the array `data`. They cannot write JAX's typed
+    keys.
 
     `impl` names the generator, such as `threefry2x32`.
 
@@ -25,11 +26,11 @@ class RawKey(eqx.Module):
 
     @classmethod
     def of(cls, key: Key[Array, "*keys"] | UInt32[Array, "*keys words"]) -> "RawKey":
-        """The key, or several, typed or as their numbers alone."""
+        """The raw form of a key, or of an array of keys; they may be typed or already raw numbers."""
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         return cls(jr.key_data(key) if typed else jnp.asarray(key), jr.key_impl(key))
 
     @property
     def typed(self) -> PRNGKeyArray:
-        """The key as JAX's functions take it."""
+        """The key as a typed key of JAX."""
         return jr.wrap_key_data(self.data, impl=self.impl)

@@ -1,19 +1,19 @@
-"""Options of XLA that make small steps quick on a CPU; they hold for a whole process and are set on request only.
+"""Options of XLA that make small steps fast on a CPU. They hold for the whole process and are set only on request.
 
-XLA has them as options of a process, not of a program: `jax.jit(compiler_options=...)` cannot carry them (JAX 0.10.2).
+They cannot be set for a single program: `jax.jit(compiler_options=...)` does not accept them (JAX 0.10.2).
 """
 
 import functools
 import os
 
-# Bytes that one turn of a loop reads and writes. Below a megabyte they stay in a core's own cache, and most of a turn's
-# time goes into calling its kernels, 0.1 to 0.15 µs each; above, nothing is left to gain.
+# Bytes that one iteration of a loop reads and writes. Below a megabyte they stay in a core's cache, and most of the
+# time goes into calling kernels, 0.1 to 0.15 µs each. Above it there is nothing to gain.
 LIMIT = 2**20
 
 FLAG = "xla_backend_extra_options"
 WHOLE, NOT_UNROLLED = "xla_cpu_small_while_loop_byte_threshold", "xla_cpu_disable_loop_unrolling"
 
-# LLVM unrolls a short loop, such as one over the features of a row, before it looks for vectors, and then finds none: a
+# LLVM unrolls a short loop, such as one over the features of a row, and then no longer vectorises it: a
 # step of an LSTM of 32 units with momentum took 7.7 µs instead of 5.1.
 OPTIONS = f"{WHOLE}={LIMIT},{NOT_UNROLLED}=true"
 NO_CPU = "not a CPU"
@@ -26,11 +26,11 @@ def compile_small_loops_whole() -> None:
     this process and in processes that it starts. The last bits of results may differ from those without the options.
     The command `onward` and the estimators of `onward.river` set them themselves.
 
-    Call it once, before JAX computes anything. It makes JAX look for its devices, so set JAX's own options before it,
-    such as `jax_num_cpu_devices`. Where `XLA_FLAGS` names a file, or sets `xla_backend_extra_options` already, it stays
-    as it is.
+    Call it once, before JAX computes anything. It makes JAX initialise its devices, so set JAX's own options first,
+    such as `jax_num_cpu_devices`. If `XLA_FLAGS` names a file, or sets `xla_backend_extra_options` already, it stays as
+    it is.
 
-    Raises `RuntimeError` if JAX has computed before: XLA reads its options once.
+    Raises `RuntimeError` if JAX has computed before, because XLA reads its options only once.
 
         >>> import onward
         >>> onward.compile_small_loops_whole()
@@ -48,22 +48,22 @@ def compile_small_loops_whole() -> None:
 
 
 def request() -> None:
-    """Writes the options into `XLA_FLAGS`, which XLA reads when JAX first computes; later this has no effect.
+    """Adds the options to `XLA_FLAGS`. XLA reads it when JAX first computes; later changes have no effect.
 
-    Flags of the user stay: other extra options, such as another limit or none (0), and the name of a file of flags,
+    The user's flags stay: other extra options, such as another limit or none (0), and the name of a file of flags,
     which does not begin with a dash.
     """
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if FLAG not in flags and (not flags or flags.startswith("-")):
-        # In front: XLA stops reading at the first word that does not start with two dashes.
+        # Put in front, because XLA stops reading at the first word that does not start with two dashes.
         os.environ["XLA_FLAGS"] = f"--{FLAG}={OPTIONS} {flags}".rstrip()
 
 
 @functools.cache
 def options_in_force() -> str:
-    """Those of `OPTIONS` that XLA compiles with in this process, in the same form; `NO_CPU` on other devices.
+    """Those of `OPTIONS` with which XLA compiles in this process, in the same form; `NO_CPU` on other devices.
 
-    A compiled program holds the options that it was compiled with.
+    They are read from a compiled program, which records its options.
     """
     import jax
 
@@ -76,6 +76,6 @@ def options_in_force() -> str:
 
 
 def _value(program: bytes, name: str) -> str:
-    """The value of an option in the protocol buffer of a program: name, a tag, the value's length, the value."""
+    """The value of an option in a program's protocol buffer: name, a tag, the value's length, the value."""
     _, _, after = program.partition(name.encode())
     return after[2 : 2 + after[1]].decode() if after else ""

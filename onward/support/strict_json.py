@@ -1,4 +1,4 @@
-"""JSON as the standard has it, without a package: numbers that are not finite are `null`."""
+"""Standard JSON without an extra package: numbers that are not finite become `null`."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def encoded(value: Any) -> bytes:
-    """The value on one line. Raises `TypeError` for what JSON cannot hold.
+    """The value on one line. Raises `TypeError` if JSON cannot hold it.
 
     >>> encoded({"loss": float("nan"), "steps": (1, 2.5)})
     b'{"loss":null,"steps":[1,2.5]}'

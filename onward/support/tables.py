@@ -1,17 +1,17 @@
-"""Tables for the terminal: aligned columns, means with their standard error, counted nouns."""
+"""Tables for the terminal: aligned columns, means with standard errors, and counted nouns."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-WIDTH = 80  # columns of a terminal
+WIDTH = 80  # width of a terminal in columns
 
 
 def columns(rows: Sequence[Sequence[str]], *, left: int = 1, width: int | None = None) -> list[str]:
-    """Rows of words as lines, the first `left` columns to the left and the others to the right.
+    """Rows of words as aligned lines. The first `left` columns are left-aligned, the others right-aligned.
 
-    With a `width`, columns that do not fit into it follow below, beside the first one again.
+    If the columns do not fit into `width`, the remaining ones follow below, again beside the first one.
 
         >>> columns([("a", "b", "c"), ("1", "23456", "7")], width=10)
         ['  a       b', '  1   23456', '', '  a   c', '  1   7']
@@ -36,14 +36,14 @@ def _wide(widths: Sequence[int], block: Sequence[int]) -> int:
 
 
 def wrapped(line: str, *, indent: str = "  ", first: str = "") -> str:
-    """A sentence in lines of `WIDTH` columns; the first begins with `first`, those after it with `indent`."""
+    """A sentence wrapped to `WIDTH` columns. The first line begins with `first`, the others with `indent`."""
     return textwrap.fill(
         line, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
     )
 
 
 def labelled(rows: Iterable[tuple[str, str]]) -> list[str]:
-    """Names with what is to be said of each, wrapped beside the names.
+    """Lines of names, each with its text wrapped beside it.
 
     >>> labelled([("speed", "5 lines/s"), ("", "and more")])
     ['  speed               5 lines/s', '                      and more']
@@ -51,13 +51,13 @@ def labelled(rows: Iterable[tuple[str, str]]) -> list[str]:
     found = []
     for name, value in rows:
         number = value.partition("   ")[0]
-        beside = " " * (22 + (len(number) + 3 if number != value else 0))  # below the words that follow a number
+        beside = " " * (22 + (len(number) + 3 if number != value else 0))  # aligned with the words after a number
         found.append(wrapped(value, indent=beside, first=f"  {name:<20}"))
     return found
 
 
 def mean_and_error(values: np.ndarray, digits: int = 4) -> str:
-    """`mean ± standard error` of some seeds."""
+    """`mean ± standard error` over seeds."""
     if values.size == 0:
         return "none"
     if values.size == 1:
@@ -66,5 +66,5 @@ def mean_and_error(values: np.ndarray, digits: int = 4) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """The number with its noun, in the plural unless it is one."""
+    """The number and its noun, plural unless the number is 1."""
     return f"{number} {noun}" + "s" * (number != 1)

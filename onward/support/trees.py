@@ -1,4 +1,4 @@
-"""The few operations on trees of arrays that the estimators share."""
+"""Operations on trees of arrays that the estimators share."""
 
 import functools
 import operator
@@ -12,34 +12,34 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 
 def total(terms: Iterable[Array]) -> Array:
-    """The sum of some arrays, 0 of none."""
+    """The sum of some arrays; 0 if there are none."""
     terms = list(terms)
     return functools.reduce(operator.add, terms) if terms else jnp.zeros(())
 
 
 def widest(dtypes: Iterable[Any]) -> Any:
-    """The narrowest dtype that holds all of these."""
+    """The narrowest dtype that can hold all of these dtypes."""
     with jax.numpy_dtype_promotion("standard"):
         return functools.reduce(jnp.promote_types, dtypes)
 
 
 def select(condition: Bool[Array, ""], if_true: PyTree, if_false: PyTree) -> PyTree:
-    """`jnp.where` over two trees."""
+    """`jnp.where`, applied leaf by leaf to two trees."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
 def zeros_like(tree: PyTree) -> PyTree:
-    """The tree with zeros for its numbers."""
+    """A tree of zeros with the same structure, shapes and dtypes."""
     return jax.tree.map(jnp.zeros_like, tree)
 
 
 def time_first(tree: PyTree) -> PyTree:
-    """The tree with its two leading axes, of a batch and of time, exchanged."""
+    """The tree with its two leading axes, batch and time, exchanged."""
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree)
 
 
 def described(tree: PyTree) -> str:
-    """The dtype and shape of every leaf, for messages; the type of what is no array."""
+    """The dtype and shape of every leaf, for messages; for a leaf that is not an array, its type."""
     leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
     told = (
         f"{jnp.result_type(leaf)} {jnp.shape(leaf)}" if eqx.is_array_like(leaf) else type(leaf).__name__
@@ -49,12 +49,14 @@ def described(tree: PyTree) -> str:
 
 
 def like(mask, array):
-    """The mask with axes of size 1 appended, until it has as many as the array."""
+    """The mask with axes of size 1 appended, until it has as many axes as the array."""
     return mask.reshape(*mask.shape, *[1] * (array.ndim - mask.ndim))
 
 
 def without_gradient(tree: PyTree) -> PyTree:
-    """The tree, and the arrays of a module in it, as constants: no derivative of any order goes through them."""
+    """The tree with all its arrays, including those inside modules, as constants: derivatives of every order
+    are zero.
+    """
     arrays, others = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.lax.stop_gradient(arrays), others)
 
@@ -66,23 +68,23 @@ def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
 
 
 def largest(tree: PyTree) -> Float[Array, ""]:
-    """The largest absolute value in a tree, NaN if there is one."""
+    """The largest absolute value in a tree; NaN if the tree holds a NaN."""
     return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)])
 
 
 def row_sums(rows: Float[Array, "*rows columns"]) -> Float[Array, "*rows"]:
-    """The sums over the last axis, as a product with ones.
+    """The sums over the last axis, computed as a product with ones.
 
-    XLA on CPU hands larger row sums to a library whose every call costs tens of microseconds; a product does not.
+    For larger row sums XLA on CPU calls a library, at tens of microseconds a call. A product avoids that.
     """
     return rows @ jnp.ones(rows.shape[-1], rows.dtype)
 
 
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
-    """`Σ a²` over a tree, row by row where there are rows.
+    """`Σ a²` over a tree, row by row if there are rows.
 
-    Flat, the squares of rows that are made in the same step would be computed one by one, with a division for the place
-    of each: a third of a step of the Kalman version.
+    If the arrays were flattened, squares of rows made in the same step would be computed one by one, with a division to
+    find the place of each. That would be a third of a step of the Kalman version.
     """
 
     def squares(leaf):
@@ -93,7 +95,7 @@ def squared_norm(tree: PyTree) -> Float[Array, ""]:
 
 @jax.custom_jvp
 def root(squares: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The square root of a sum of squares. Its derivative at 0 is 0, where that of `jnp.sqrt` is infinite."""
+    """The square root of a sum of squares. Its derivative at 0 is 0; that of `jnp.sqrt` is infinite."""
     return jnp.sqrt(squares)
 
 
@@ -110,9 +112,10 @@ def norm(tree: PyTree) -> Float[Array, ""]:
 
 
 def mean_of_leading(tree: PyTree) -> PyTree:
-    """The mean over the leading axis of every leaf, summed pair by pair.
+    """The mean over the leading axis of every leaf, summed pairwise.
 
-    XLA on CPU fuses a plain mean with what produces the terms and then strides through them: 10 to 20 times slower.
+    XLA on CPU fuses a plain mean with the computation of its terms and then strides through them, 10 to 20 times
+    slower.
     """
 
     def mean(leaf):
@@ -128,7 +131,7 @@ def mean_of_leading(tree: PyTree) -> PyTree:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def undifferentiated(tree: PyTree, sentence: str) -> PyTree:
-    """The tree. To differentiate it raises `ValueError` with `sentence`."""
+    """The tree. Differentiating it raises `ValueError` with `sentence`."""
     return tree
 
 
