@@ -122,7 +122,7 @@ class Learner(eqx.Module):
     calls of `optax.adam(1e-3)` give two different optimisers. To share programs, make an optimiser once and pass it to
     every learner.
 
-    Raises `ValueError` if an estimator, optimiser or loss is not one, and for a chunk or batch below 1.
+    Raises `ValueError` if `estimator`, `optimizer` or `loss` is of the wrong kind, or if `chunk` or `batch` is below 1.
 
         >>> import equinox as eqx, jax, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(4, 8, key=jr.key(0))

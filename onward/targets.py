@@ -1,4 +1,4 @@
-"""Targets that are more than an array: some of them left out, or one that belongs to the end of a sequence."""
+"""Targets that are more than an array: masked targets, and a target that belongs to the end of a sequence."""
 
 from typing import NamedTuple
 
@@ -12,15 +12,15 @@ from .support.trees import described
 
 
 class Masked(NamedTuple):
-    """Targets at every step, for `onward.EveryStep`, of which some are not to be learned, nor to count in a score.
+    """Targets at every step, for `onward.EveryStep`. Masked targets are neither learned nor counted in a score.
 
-    It takes the place of `ys`; a task of `onward.sequences.Drawn` returns one without the axis of sequences.
+    Pass it as `ys`. A task of `onward.sequences.Drawn` returns one without the axis of sequences.
 
-    * `ys`: `[sequences, steps, ...]`; where it does not count, it may hold anything, such as −1 for a label, or NaN;
-    * `mask`: bool, true at what counts: `[sequences, steps]`, or of the shape of `ys`, one for each output. If there is
-      one for each output, a step counts if any of them does; `squared_error` and `sigmoid_cross_entropy` sum over
-      those that do, and a loss or measure of your own gets an `onward.Masked` of one step, both of the shape
-      `[...]`.
+    * `ys`: `[sequences, steps, ...]`; a masked target may hold anything, such as −1 for a label, or NaN;
+    * `mask`: bool, true for targets that count: `[sequences, steps]`, or of the shape of `ys`, with one entry per
+      output. With one entry per output, a step counts if any of its outputs counts. `squared_error` and
+      `sigmoid_cross_entropy` sum over the outputs that count; a loss or measure of your own receives an `onward.Masked`
+      of one step, with both arrays of the shape `[...]`.
 
         >>> import jax.numpy as jnp, numpy as np, onward
         >>> labels = np.array([[-1, -1, 2], [-1, 0, 1]])                   # −1 where nobody knows
@@ -49,16 +49,16 @@ class Masked(NamedTuple):
 
     @property
     def by_output(self) -> bool:
-        """Whether each output has a mask of its own, where the targets have axes of sequences and of steps."""
+        """Whether each output has its own entry in the mask, for targets with axes of sequences and steps."""
         return np.ndim(self.mask) > 2 and len(jax.tree.leaves(self.ys)) == 1
 
 
 class TerminalTarget(NamedTuple):
-    """What a prediction on the way is compared with, where the target belongs to the end of the sequence.
+    """The target of a prediction before the end of a sequence, if the sequence has one target, at its end.
 
     * `y`: the sequence's target;
-    * `trust`: β in [0, 1], how far the sequence has come: 1 at its end;
-    * `estimate`: Q, the distribution over the classes that is to be predicted as long as β is below 1; `None` without
+    * `trust`: β in [0, 1], the fraction of the sequence so far; 1 at its end;
+    * `estimate`: Q, a distribution over the classes, which is a second target while β is below 1; `None` without
       classes.
     """
 
