@@ -7,6 +7,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 from .model import Model
 from .support.trees import norm
 
+# Above it the influence may soon overflow: the command line and `onward.fit` say so.
+ALARMING_INFLUENCE = 1e6
+
 
 class Update(NamedTuple):
     """One update of the parameters by a learner.

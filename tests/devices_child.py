@@ -31,10 +31,10 @@ def main(folder: Path) -> None:
     fitting = import_module(f"{sequences.__name__}.fit")  # the name in the package is the function
     learn_one, devices, traced = fitting.learn_minibatch, [], []
 
-    def looked_at(learner, objective, carry, memory, minibatch, steps):
+    def looked_at(learner, objective, carry, memory, minibatch, *rest):
         jax.debug.inspect_array_sharding(minibatch.xs, callback=lambda found: devices.append(len(found.device_set)))
         traced.append(minibatch)
-        return learn_one(learner, objective, carry, memory, minibatch, steps)
+        return learn_one(learner, objective, carry, memory, minibatch, *rest)
 
     fitting.learn_minibatch = looked_at
     whole = fit(block=1, validate=weights_score)

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from ..observing import ALARMING_INFLUENCE
 from ..texts.learn import Report
 
 WINDOW = 10_000  # characters that "now" averages over
-ALARMING_INFLUENCE = 1e6
 
 
 class ProgressLine:

@@ -6,6 +6,7 @@ from .buckets import Buckets as Buckets
 from .callbacks import Callback as Callback
 from .callbacks import DivergenceWarning as DivergenceWarning
 from .callbacks import Epoch as Epoch
+from .callbacks import InfluenceWarning as InfluenceWarning
 from .callbacks import Progress as Progress
 from .data import AbstractData as AbstractData
 from .data import AbstractSequences as AbstractSequences

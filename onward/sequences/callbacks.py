@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from jaxtyping import PyTree
+
 from ..learner import Carry
 
 
@@ -25,7 +27,9 @@ class Progress(NamedTuple):
 
     * `epoch`: counted from 0, out of `epochs`; `minibatch`: how many of `minibatches` are learned;
     * `loss`: the mean training loss of the latest minibatches, as in `Epoch`;
-    * `history`: the finished epochs.
+    * `history`: the finished epochs;
+    * `observed`: what `observe=` of `fit` returned for each update of the latest minibatches, arrays `[updates, ...]`
+      as in `onward.learner.Metrics`; `None` without it.
     """
 
     epoch: int
@@ -34,6 +38,7 @@ class Progress(NamedTuple):
     loss: float
     history: tuple[Epoch, ...]
     epochs: int
+    observed: PyTree = None
 
 
 class Callback(NamedTuple):
@@ -60,3 +65,7 @@ class Callback(NamedTuple):
 
 class DivergenceWarning(UserWarning):
     """Training ended because a number was no longer finite, although the data are."""
+
+
+class InfluenceWarning(UserWarning):
+    """The influence of a forward estimator has become so large that it may overflow."""

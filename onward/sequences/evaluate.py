@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ..model import Model
 from ..support.devices import on_all, outside_explicit_axes, shared_evenly
 from ..support.trees import select, time_first
+from ._fit_checks import check_evaluate_arguments
 from ._not_finite import check_finite
 from .data import AbstractData, shared_minibatch
 from .objectives import AbstractObjective, check_targets, target_range
@@ -44,6 +45,7 @@ def evaluate(model, data, objective, measure, *, key):
 
     Raises `ValueError`
 
+    * for an argument of the wrong kind, such as an objective's class instead of an object;
     * for targets out of range, as `onward.fit` does, and for targets that do not fit the objective;
     * for a measure that does not return a single number;
     * for data in which no step counts;
@@ -63,6 +65,7 @@ def evaluate(model, data, objective, measure, *, key):
     measures = measure if isinstance(measure, Mapping) else {"": measure}
     if not measures:
         raise ValueError("measure must be a function or a dictionary of some, got an empty dictionary.")
+    check_evaluate_arguments(model, data, objective, measures.values(), key)
     shared = shared_evenly(data.batch, "sequences")
     model, data, key = on_all((model, data, key), shared)
     objective.check(data)

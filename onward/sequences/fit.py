@@ -4,9 +4,10 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,15 +18,17 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from ..checkpoints.array_file import stored
-from ..learner import Carry, Learner
+from ..learner import Carry, Learner, Observe
 from ..model import Model
 from ..support.arguments import whole
+from ..support.compiled import programs_of
 from ..support.devices import free_to_move, on_all, on_first, outside_explicit_axes, shared_evenly
 from ..support.errors import UserError
 from ..support.program_digest import program_digest
 from ..support.trees import time_first
 from ..transforms.fptt import adopt_average
 from ._fit_checkpoint import load_fit, save_fit
+from ._fit_checks import InfluenceWatch, check_fit_arguments, warn_of_cut_windows
 from ._not_finite import check_finite
 from .callbacks import Callback, DivergenceWarning, Epoch, Progress
 from .data import AbstractData, Block, Minibatch, shared_minibatch
@@ -83,6 +86,7 @@ def fit(
     scored: Callable[[Carry], Model] = lambda carry: carry.model,
     finish_epoch: Callable[[Carry], Carry] | None = None,
     callbacks: Sequence[Callback] = (),
+    observe: Observe | None = None,
     progress: bool = True,
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_every: float = 60.0,
@@ -114,6 +118,8 @@ def fit(
     - `finish_epoch`: a function applied to the carry after the last update of each epoch. Its result is scored and
       trained on. `onward.sequences.reset_to_average` does what FPTT's authors do.
     - `callbacks`: a list of `onward.sequences.Callback`, called in order.
+    - `observe`: a function of an `onward.observing.Update`, as for `Learner.run`, such as
+      `onward.observing.update_norms`. The callbacks get what it returns for each update as `Progress.observed`.
     - `progress`: whether to show a progress bar on standard error.
     - `checkpoint`: a file, written every `checkpoint_every` seconds and at the end of each epoch. If it exists,
       training goes on from it and ends in the same bits as if it had never been stopped. It must come from a training
@@ -131,8 +137,14 @@ def fit(
     **Divergence.** If a loss, a number of the carry or a score is no longer finite although the data are, training ends
     with the last carry before that, and an `onward.sequences.DivergenceWarning` says so.
 
-    Raises `ValueError` for an input or a target that is not finite, saying where it is; for numbers out of range and a
-    batch that differs; for targets in memory outside the range of a loss of `onward.losses` or outside the classes of
+    **Influence and windows.** If the influence norm of a forward estimator exceeds 1e6 in some stream after a block, an
+    `onward.sequences.InfluenceWarning` says so, once; `onward.SnAp(bound=...)` limits it. A warning also says if the
+    chunk cuts the objective's windows. It should be a multiple of the window, or, for an estimator that carries its
+    influence forward, a divisor of it.
+
+    Raises `ValueError` for an argument of the wrong kind, such as an objective's class instead of an object; for an
+    input or a target that is not finite, saying where it is; for numbers out of range and a batch that differs; for
+    targets in memory outside the range of a loss of `onward.losses` or outside the classes of
     `onward.TerminalClasses`; and whenever `Learner.run` does.
 
     Raises `UserError` if the checkpoint is damaged, cannot be written, or comes from another training. Two trainings
@@ -156,9 +168,11 @@ def fit(
         True
     """
     epochs, block = whole("epochs", epochs), whole("block", block)
+    check_fit_arguments(learner, carry, data, objective, key, callbacks)
     if learner.batch != data.batch:
         raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
-    shared = shared_evenly(data.batch, "sequences")
+    warn_of_cut_windows(learner, objective, data.steps)
+    watch, shared = InfluenceWatch(learner), shared_evenly(data.batch, "sequences")
     carry, data, key = on_all((carry, data, key), shared)
     objective.check(data)
     check_targets(carry.model, data, learner.loss)
@@ -174,7 +188,7 @@ def fit(
 
     while place.epoch < epochs and not (place.minibatch == 0 and ended()):
         for part in data.blocks(jr.fold_in(key, place.epoch), place.epoch, place.minibatch, block):
-            after, totals, steps, finite = _learned(learner, objective, state, part, block, shared)
+            after, (totals, steps, observed), finite = _learned(learner, objective, state, part, block, shared, observe)
             if not (finite and np.isfinite(totals).all()):
                 first = place.minibatch + int(np.argmin(np.isfinite(totals)) if finite else part.size - 1)
                 check_finite([part], objective, target_range(carry.model, learner.loss))
@@ -183,11 +197,12 @@ def fit(
             # Added one by one, so that the sum is the same however the minibatches are cut into blocks.
             total, steps_so_far = float(sum(totals, start=place.total)), place.steps + int(steps.sum())
             place = place._replace(minibatch=place.minibatch + part.size, total=total, steps=steps_so_far)
+            watch(state.carry, place.epoch, place.minibatch)
             if saving is not None and time.perf_counter() - saved >= checkpoint_every:
                 saving.save(state, place)
                 saved = time.perf_counter()
             mean = _mean(float(totals.sum()), int(steps.sum()))
-            told = Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history, epochs)
+            told = Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history, epochs, observed)
             for callback in callbacks:
                 if callback.report is not None:
                     callback.report(told)
@@ -282,41 +297,73 @@ def _spread(state: _State, shared: NamedSharding) -> _State:
     return _State(Carry(arrays, carry.skeleton, hidden, estimator, optimizer, fresh), memory, best)
 
 
-def _learned(learner, objective, state: _State, part: Block, block: int, shared: NamedSharding):
-    """The state after a block of minibatches, the sum of losses and the number of steps of each minibatch, and whether
-    all numbers of the carry are finite.
+def _learned(learner, objective, state: _State, part: Block, block: int, shared: NamedSharding, observe):
+    """Learns a block of minibatches. Returns the state, what was found, and whether the carry is finite.
+
+    What was found is the sum of losses and the number of steps of each minibatch, and what was observed of each update.
     """
     data, order = on_all((part.data, part.order), shared)
     begin, count = jnp.asarray(part.begin, jnp.int32), jnp.asarray(part.size, jnp.int32)
-    spread = _spread(state, shared)
-    after, (totals, steps), finite = _learn(learner, objective, data, spread, order, block, begin, count, shared)
-    return after, np.asarray(totals, np.float64)[: part.size], np.asarray(steps)[: part.size], finite
+    leaves, structure = jax.tree.flatten((objective, data))
+    arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
+    fixed = tuple(None if eqx.is_array(leaf) else (type(leaf), leaf) for leaf in leaves)
+    learn = _Learn(structure, fixed, block, shared, observe)
+    after, (totals, steps, observed), finite = programs_of(learner)(learn)(
+        arrays, _spread(state, shared), order, begin, count
+    )
+    observed = jax.tree.map(lambda leaf: np.asarray(leaf)[: part.size].reshape(-1, *leaf.shape[2:]), observed)
+    return after, (np.asarray(totals, np.float64)[: part.size], np.asarray(steps)[: part.size], observed), finite
 
 
-@eqx.filter_jit
-def _learn(learner, objective, data, state: _State, order, block: int, begin, count, shared: NamedSharding):
-    """Learns `count` of at most `block` minibatches, from `begin` on. Returns the state, the sum of losses and the
-    number of steps of each minibatch, and whether all numbers of the carry are finite.
+@dataclass(frozen=True)
+class _Learn:
+    """Learns `count` of at most `block` minibatches, from `begin` on. Returns the state, what was found, and whether
+    the carry is finite.
+
+    `fixed` and `structure` are an objective and data without their arrays. Equal ones share one program, which leaves
+    memory with the learner. The arrays come as a list: JAX keeps the structure of arguments in memory, and with it any
+    function of the user's inside the structure.
 
     The state is not donated, because the old one is kept if a number is not finite. `begin` and `count` are arrays,
     unknown to the compiler. So one program serves all blocks, and gives the same bits however the minibatches are cut
     into blocks.
     """
 
-    def one(i, loop):
-        carry, memory, totals, counts = loop
-        minibatch = shared_minibatch(data.minibatch(jax.tree.map(lambda leaf: leaf[begin + i], order)), shared)
-        carry, memory, total, steps = learn_minibatch(learner, objective, carry, memory, minibatch, data.steps)
-        return carry, memory, totals.at[i].set(total), counts.at[i].set(steps)
+    structure: Any
+    fixed: tuple[tuple[type, Any] | None, ...]
+    block: int
+    shared: NamedSharding
+    observe: Observe | None
 
-    loop = state.carry, state.memory, jnp.zeros(block), jnp.zeros(block, jnp.int32)
-    carry, memory, totals, counts = jax.lax.fori_loop(0, count, one, loop)
-    return _State(carry, memory, state.best), (totals, counts), _finite(carry)
+    def __call__(self, learner: Learner, arrays, state: _State, order, begin, count):
+        leaves = [array if each is None else each[1] for array, each in zip(arrays, self.fixed, strict=True)]
+        objective, data = jax.tree.unflatten(self.structure, leaves)
+
+        def learned(i, carry, memory):
+            entry = jax.tree.map(lambda leaf: leaf[begin + i], order)
+            minibatch = shared_minibatch(data.minibatch(entry), self.shared)
+            return learn_minibatch(learner, objective, carry, memory, minibatch, data.steps, self.observe)
+
+        def one(i, loop):
+            carry, memory, found = loop
+            carry, memory, *here = learned(i, carry, memory)
+            return carry, memory, jax.tree.map(lambda every, one: every.at[i].set(one), found, tuple(here))
+
+        found = jnp.zeros(self.block), jnp.zeros(self.block, jnp.int32), None
+        if self.observe is not None:
+            shapes = jax.eval_shape(learned, 0, state.carry, state.memory)[-1]
+            observed = jax.tree.map(lambda s: jnp.zeros((self.block, *s.shape), s.dtype), shapes)
+            found = *found[:2], observed
+        carry, memory, found = jax.lax.fori_loop(0, count, one, (state.carry, state.memory, found))
+        return _State(carry, memory, state.best), found, _finite(carry)
 
 
-@eqx.filter_jit
 def _finite(carry: Carry) -> Bool[Array, ""]:
-    numbers = [leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)]
+    return _all_finite([leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)])
+
+
+@jax.jit
+def _all_finite(numbers: list[Array]) -> Bool[Array, ""]:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
 
 
@@ -324,11 +371,19 @@ def _mean(total: float, steps: int) -> float:
     return total / steps if steps else math.nan
 
 
-def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memory, minibatch: Minibatch, steps: int):
+def learn_minibatch(
+    learner: Learner,
+    objective: AbstractObjective,
+    carry,
+    memory,
+    minibatch: Minibatch,
+    steps: int,
+    observe: Observe | None = None,
+):
     """Learns a minibatch in the learner's chunks.
 
-    Returns the carry, the objective's memory, the sum of the losses before learning, and the number of steps in that
-    sum.
+    Returns the carry, the objective's memory, the sum of the losses before learning, the number of steps in that sum,
+    and what was observed of each update.
     """
     ys, weight = objective.assign(memory, minibatch.ys, minibatch.lengths, steps)
     xs = _without_padding(time_first(minibatch.xs), minibatch.lengths)
@@ -336,11 +391,11 @@ def learn_minibatch(learner: Learner, objective: AbstractObjective, carry, memor
     reset = jnp.zeros(counts.shape, bool).at[0].set(minibatch.fresh)
     # Predictions are kept only if the objective remembers something about them.
     kept = bool(jax.tree.leaves(memory))
-    carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept)
+    carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept, observe=observe)
     memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
     weight = weight.astype(metrics.losses.dtype)
     total = jnp.sum(jnp.where(counts, metrics.losses / weight, 0), dtype=float)
-    return carry, memory, total, jnp.sum(counts, dtype=jnp.int32)
+    return carry, memory, total, jnp.sum(counts, dtype=jnp.int32), metrics.observed
 
 
 def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:

@@ -48,6 +48,10 @@ class AbstractObjective(eqx.Module):
         """The memory before the first epoch, for sequences of at most `steps` steps."""
         return None
 
+    def cut_by(self, chunk: int, steps: int) -> int | None:
+        """The length of the windows, if updates after every `chunk` of at most so many steps cut some; else `None`."""
+        return None
+
     def check(self, data: AbstractData) -> None:
         """Raises `ValueError`, naming the target, if this objective cannot use a target in `data`. Drawn targets are
         not checked.
@@ -72,7 +76,16 @@ class AbstractObjective(eqx.Module):
         return memory
 
 
-class EveryStep(AbstractObjective):
+class _Windowed(AbstractObjective):
+    """An objective whose windows have so many steps."""
+
+    window: int
+
+    def cut_by(self, chunk, steps):
+        return self.window if chunk < steps and chunk % self.window else None
+
+
+class EveryStep(_Windowed):
     """A target at every step: `ys` are `[batch, steps, ...]`, for a loss such as `onward.losses.softmax_cross_entropy`.
 
     The loss of window q is the mean `ℓ_q = (1/n_q) Σ ℓ(prediction_t, y_t)` over the n_q steps that count. A step counts
@@ -89,8 +102,6 @@ class EveryStep(AbstractObjective):
         >>> (6 * weight.T).tolist()
         [[2.0, 2.0, 2.0, 6.0], [3.0, 3.0, 0.0, 0.0]]
     """
-
-    window: int
 
     def __init__(self, window: int):
         self.window = whole("window", window)
@@ -120,7 +131,7 @@ class EveryStep(AbstractObjective):
         return time_first(targets), counts
 
 
-class Terminal(AbstractObjective):
+class Terminal(_Windowed):
     """A target at the end of the sequence, learned at the end of every window with the trust β = q/K in window q of K.
 
         ℓ_q = (q/K) ℓ(prediction at the end of window q, y)
@@ -141,8 +152,6 @@ class Terminal(AbstractObjective):
         >>> (3 * weight * ys.trust)[:, 0].tolist()
         [0.0, 1.0, 0.0, 2.0, 3.0]
     """
-
-    window: int
 
     def __init__(self, window: int):
         self.window = whole("window", window)
@@ -166,7 +175,7 @@ class Estimates(NamedTuple):
     seen: Float[Array, "classes windows"]
 
 
-class TerminalClasses(AbstractObjective):
+class TerminalClasses(_Windowed):
     """A class at the end of the sequence, learned at the end of every window, for `losses.terminal_cross_entropy`.
 
     Like `Terminal`, with the loss `β CE(y, P) + (1 − β) (−Σ_c Q_c log P_c)`, β = q/K, at the end of window q of K. Q is
@@ -188,7 +197,6 @@ class TerminalClasses(AbstractObjective):
         [0.25, 0.25, 0.25, 0.25]
     """
 
-    window: int
     classes: int
 
     def __init__(self, window: int, classes: int):

@@ -19,17 +19,19 @@ class Programs:
     """
 
     def __init__(self, owner: Any):
-        self._owner, self._compiled = owner, {}
+        self.owner, self._compiled = owner, {}
 
     def __call__(self, function: Callable, **options) -> Any:
-        """The compiled function. `options` are those of `jax.jit`; only the first call with a function uses them."""
+        """The compiled function. `options` are those of `jax.jit`; they are used at the first call with a function or
+        one equal to it.
+        """
         if function not in self._compiled:
-            owner = self._owner
+            owner = self.owner
 
             def owned(*arguments, **named):
                 return function(owner, *arguments, **named)
 
-            owned.__name__ = owned.__qualname__ = function.__name__
+            owned.__name__ = owned.__qualname__ = getattr(function, "__name__", type(function).__name__)
             self._compiled[function] = jax.jit(owned, **options)
         return self._compiled[function]
 
@@ -49,6 +51,8 @@ def programs_of(module: eqx.Module) -> Programs:
             programs = _EQUAL.setdefault((structure, *((type(leaf), leaf) for leaf in leaves)), programs)
         except TypeError:  # arrays cannot be hashed
             pass
+        if module is programs.owner:
+            return programs  # to register it would keep both for ever
         _OF[id(module)] = programs
         weakref.finalize(module, _OF.pop, id(module)).atexit = False
     return programs

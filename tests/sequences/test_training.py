@@ -1,6 +1,9 @@
 """Training on data sets of sequences, and doing so exactly: against plain loops, cut anywhere, killed and resumed."""
 
 import functools
+import gc
+import warnings
+import weakref
 from functools import partial
 
 import equinox as eqx
@@ -15,7 +18,8 @@ from problems import assert_identical, assert_same, problem
 
 import onward
 from onward.losses import misclassified, softmax_cross_entropy, squared_error, terminal_cross_entropy
-from onward.sequences import Callback, DivergenceWarning
+from onward.sequences import Callback, DivergenceWarning, InfluenceWarning
+from onward.sequences._fit_checks import warn_of_cut_windows
 from onward.support.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("promotion")
@@ -432,6 +436,76 @@ class TestFit:
         assert_same(found.carry.arrays, jax.tree.map(lambda leaf: 2 * leaf, fit(epochs=1).carry.arrays))
         assert len(told) == 3
 
+    def test_what_is_observed_of_each_update_comes_to_the_callbacks(self):
+        seen = []
+
+        def watched(update):
+            return {"norms": onward.observing.update_norms(update), "active": update.active}
+
+        def run(block, **arguments):
+            seen.clear()
+            callback = Callback(report=lambda progress: seen.append(progress.observed))
+            return fit(epochs=1, block=block, callbacks=[callback], validate=None, **arguments)
+
+        plain = run(16)
+        assert seen == [None]
+        found = run(2, observe=watched)
+        assert_same(found.carry.arrays, plain.carry.arrays)
+        updates = -(-STEPS // WINDOW)
+        assert [len(of["active"]) for of in seen] == [2 * updates, updates]
+        together = jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
+
+        @jax.jit
+        def one(carry, entry):
+            xs, ys, lengths, _ = data().minibatch(entry)
+            targets, weight = OBJECTIVE.assign(OBJECTIVE.init(STEPS), ys, lengths, STEPS)
+            reset = jnp.zeros((STEPS, BATCH), bool).at[0].set(True)
+            xs = jnp.moveaxis(xs, 1, 0) * (jnp.arange(STEPS)[:, None] < lengths)[..., None]
+            return learner().run(carry, xs, targets, reset=reset, weight=weight, observe=watched)
+
+        carry, expected = start(), []
+        for entry in data().order(jr.fold_in(KEY, 0)):
+            carry, metrics = one(carry, entry)
+            expected.append(metrics.observed)
+        assert_same(together, jax.tree.map(lambda *parts: np.concatenate(parts), *expected))
+        np.testing.assert_array_equal(together["norms"]["gradient"] != 0, together["active"])
+        assert together["active"].sum() == len(together["active"]) - 1  # the last sequence ends before its last window
+
+    def test_an_influence_that_grows_is_warned_of_once(self):
+        """Each step doubles the state, and with it ∂hidden/∂θ, which 40 steps take beyond 1e6."""
+        grows = onward.Model(
+            onward.AdaptedCell(Doubling(jnp.ones(())), hidden=jnp.zeros(1)), eqx.nn.Linear(1, 1, key=KEY)
+        )
+        xs = 1e-3 * np.ones((4, 40, 1))
+        sequences, every = onward.Sequences(xs, np.zeros((4, 40, 1)), batch=2), onward.EveryStep(40)
+
+        def train(estimator):
+            ours = onward.Learner(estimator, optax.sgd(0.0), loss=squared_error, chunk=40, batch=2)
+            carry = ours.init(grows, key=KEY, example=(jnp.zeros(1), jnp.zeros(1)))
+            return onward.fit(ours, carry, sequences, every, epochs=2, key=KEY, progress=False, block=1)
+
+        sentence = r"after 1 minibatches of epoch 0, .* that SnAp carries has a norm of .*e\+\d\d, .*SnAp\(bound=...\)"
+        with pytest.warns(InfluenceWarning, match=sentence) as warned:
+            train(onward.SnAp())
+        assert len(warned) == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train(onward.SnAp(bound=1e3))
+
+    def test_what_a_training_is_made_of_leaves_memory_with_its_learner(self):
+        def prepare(xs):
+            return 2 * xs
+
+        xs, ys = arrays()
+        sequences = onward.Sequences(xs, ys, batch=BATCH, lengths=LENGTHS, prepare=prepare)
+        ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=terminal_cross_entropy, chunk=WINDOW, batch=BATCH)
+        carry = ours.init(model(), key=KEY)
+        onward.fit(ours, carry, sequences, OBJECTIVE, epochs=1, key=KEY, progress=False)
+        held = [weakref.ref(thing) for thing in (ours, ours.optimizer.update, prepare)]
+        del ours, sequences, prepare
+        gc.collect()
+        assert [ref() for ref in held] == [None] * 3
+
     def test_a_bar_in_a_terminal_and_a_line_an_epoch_elsewhere(self, capsys, monkeypatch):
         fit(epochs=2, validate=lambda model: {"error": 0.25, "loss of test": 1.0}, progress=True)
         shown = capsys.readouterr()
@@ -446,6 +520,15 @@ class TestFit:
         assert drawn.endswith(" s\n")
         fit(epochs=1)
         assert capsys.readouterr().err == ""
+
+
+class Doubling(eqx.Module):
+    """h' = 2 h + w x, as a user writes it."""
+
+    weight: jax.Array
+
+    def __call__(self, hidden, x):
+        return 2 * hidden + self.weight * x
 
 
 class TestDataThatAreNotFinite:
@@ -514,6 +597,62 @@ class TestBadInput:
             fit(epochs=0)
         with pytest.raises(ValueError, match="block must be an integer of at least 1, got 0"):
             fit(block=0)
+
+    def test_a_class_for_an_object_and_arguments_of_another_kind(self):
+        given = {"learner": learner(), "carry": start(), "data": data(), "objective": OBJECTIVE}
+        cases = [
+            ("learner", onward.Learner, "learner must be an onward.Learner, got the class Learner itself."),
+            ("carry", model(), "carry must be a carry from learner.init, got one of Model."),
+            ("data", onward.Sequences, r"data must be an object such as onward.Sequences\(.*, got the class Sequences"),
+            (
+                "data",
+                arrays(),
+                r"data must be an object such as onward.Sequences\(xs, .*, got one of tuple",
+            ),
+            (
+                "objective",
+                onward.EveryStep,
+                r"objective must be .* onward.EveryStep\(window\), got the class EveryStep",
+            ),
+            ("objective", 3, "objective must be .*, got one of int."),
+            ("callbacks", [print], "each of callbacks must be an onward.sequences.Callback, got one of builtin"),
+            ("key", 0, r"key must be a random key such as jax.random.key\(0\), got 0"),
+        ]
+        for name, wrong, sentence in cases:
+            with pytest.raises(ValueError, match=sentence):
+                onward.fit(**{**given, "epochs": 1, "key": KEY, name: wrong})
+        asked = {"model": model(), "data": data(), "objective": OBJECTIVE, "measure": misclassified}
+        for name, wrong, sentence in [
+            ("model", start(), "model must be an onward.Model, got one of Carry."),
+            ("measure", "loss", "measure must be a function of a prediction and a target, got 'loss'."),
+            *(case for case in cases if case[0] in ("data", "objective", "key")),
+        ]:
+            with pytest.raises(ValueError, match=sentence):
+                onward.evaluate(**{**asked, "key": KEY, name: wrong})
+
+    def test_a_chunk_that_cuts_the_windows_is_warned_of(self):
+        def warned(estimator, chunk, objective, steps=12):
+            ours = onward.Learner(estimator, optax.sgd(0.1), loss=squared_error, chunk=chunk, batch=BATCH)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                warn_of_cut_windows(ours, objective, steps)
+            return "".join(str(each.message) for each in caught)
+
+        bptt, rtrl, every = onward.BPTT(), onward.RTRL(), onward.EveryStep(4)
+        assert warned(bptt, 3, every) == (
+            "the learner's chunk of 3 steps cuts the objective's windows of 4: an update learns a part of a window's "
+            "loss, and the gradient ends at the chunk's first step; a chunk of 4, or a multiple of it, does not."
+        )
+        for objective in (onward.Terminal(4), onward.TerminalClasses(4, 2)):
+            assert all(warned(bptt, chunk, objective) for chunk in (1, 2, 6))
+        assert warned(rtrl, 3, every)
+        assert "gradient" not in warned(rtrl, 6, every)
+        assert not any(warned(bptt, chunk, every) for chunk in (4, 8, 12, 13))
+        assert not any(warned(rtrl, chunk, onward.Terminal(4)) for chunk in (1, 2, 4, 8))
+        # `fit` says so before it trains.
+        ours = onward.Learner(bptt, optax.sgd(0.1), loss=terminal_cross_entropy, chunk=3, batch=BATCH)
+        with pytest.warns(UserWarning, match="chunk of 3 steps cuts the objective's windows of 2"):
+            onward.fit(ours, ours.init(model(), key=KEY), data(), OBJECTIVE, epochs=1, key=KEY, progress=False)
 
     def test_another_batch(self):
         xs, ys = arrays()

@@ -1,0 +1,103 @@
+"""What is wrong with the arguments of `fit` and `evaluate`, said in one sentence, and what a training warns of."""
+
+import warnings
+from typing import Any
+
+import jax.numpy as jnp
+
+from .._learner_checks import check_key
+from ..estimators.backward import AbstractBackwardEstimator
+from ..estimators.base import AbstractForwardEstimator
+from ..learner import Carry, Learner
+from ..model import Model
+from ..observing import ALARMING_INFLUENCE
+from ..support.compiled import programs_of
+from .callbacks import Callback, InfluenceWarning
+from .data import AbstractData
+from .objectives import AbstractObjective
+
+# From a function that `fit` calls to the caller of `fit`: it has a decorator.
+TO_THE_CALLER = 4
+
+
+def check_fit_arguments(learner, carry, data, objective, key, callbacks) -> None:
+    """Raise `ValueError`, naming the argument, for one that is of another kind."""
+    _check_kind("learner", learner, Learner, "an onward.Learner")
+    _check_kind("carry", carry, Carry, "a carry from learner.init")
+    _check_data_and_objective(data, objective)
+    check_key(key)
+    for callback in callbacks:
+        _check_kind("each of callbacks", callback, Callback, "an onward.sequences.Callback")
+
+
+def check_evaluate_arguments(model, data, objective, measures, key) -> None:
+    """Raise `ValueError`, naming the argument, for one that is of another kind."""
+    _check_kind("model", model, Model, "an onward.Model")
+    _check_data_and_objective(data, objective)
+    for measure in measures:
+        if not callable(measure):
+            raise ValueError(f"measure must be a function of a prediction and a target, got {measure!r}.")
+    check_key(key)
+
+
+def _check_data_and_objective(data, objective) -> None:
+    _check_kind("data", data, AbstractData, "an object such as onward.Sequences(xs, ys, batch=16)")
+    _check_kind("objective", objective, AbstractObjective, "an object such as onward.EveryStep(window)")
+
+
+def _check_kind(name: str, thing: Any, kind: type, wanted: str) -> None:
+    if isinstance(thing, type):
+        raise ValueError(f"{name} must be {wanted}, got the class {thing.__name__} itself.")
+    if not isinstance(thing, kind):
+        raise ValueError(f"{name} must be {wanted}, got one of {type(thing).__name__}.")
+
+
+def warn_of_cut_windows(learner: Learner, objective: AbstractObjective, steps: int) -> None:
+    """Warn if updates come inside the windows of an objective: each learns only a part of the window's loss.
+
+    An estimator that carries its influence forward still has the whole gradient of it, if the chunk divides the window.
+    """
+    window = objective.cut_by(learner.chunk, steps)
+    if window is None:
+        return
+    if isinstance(learner.estimator, AbstractBackwardEstimator):
+        lost = ", and the gradient ends at the chunk's first step"
+    elif window % learner.chunk:
+        lost = ""
+    else:
+        return
+    warnings.warn(
+        f"the learner's chunk of {learner.chunk} steps cuts the objective's windows of {window}: an update learns a "
+        f"part of a window's loss{lost}; a chunk of {window}, or a multiple of it, does not.",
+        stacklevel=TO_THE_CALLER,
+    )
+
+
+class InfluenceWatch:
+    """Warns once, when the influence of a forward estimator is above `ALARMING_INFLUENCE` in some stream.
+
+    The norm is a program of its own, so that watching does not change the one that trains.
+    """
+
+    def __init__(self, learner: Learner):
+        self._learner, self._watching = learner, isinstance(learner.estimator, AbstractForwardEstimator)
+
+    def __call__(self, carry: Carry, epoch: int, minibatches: int) -> None:
+        """Looks at the carry after so many minibatches of an epoch."""
+        if not self._watching:
+            return
+        largest = float(programs_of(self._learner)(_largest_influence)(carry))
+        if largest > ALARMING_INFLUENCE:
+            self._watching = False
+            warnings.warn(
+                f"after {minibatches} minibatches of epoch {epoch}, counting from 0, the influence ∂hidden/∂θ that "
+                f"{type(self._learner.estimator).__name__} carries has a norm of {largest:.1e}, above "
+                f"{ALARMING_INFLUENCE:.0e}, and may overflow; onward.SnAp(bound=...) limits it, and a lower rate may "
+                "keep it small.",
+                InfluenceWarning,
+                stacklevel=TO_THE_CALLER,
+            )
+
+
+def _largest_influence(learner: Learner, carry: Carry):
+    return jnp.max(learner.influence_norm(carry))
