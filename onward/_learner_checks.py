@@ -5,6 +5,7 @@ computed.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ._checks import check_compared, check_read, described, one_step
 from .support.freezing import learnable
@@ -44,6 +45,11 @@ def check_update(update, state, parameters) -> None:
             f"optimizer cannot be used by a learner, which gives its update the gradient, the state, the parameters, "
             f"value= and grad_fn=: {reason.rstrip('.')}."
         ) from error
+    if any(map(_compares_gradients, jax.tree.leaves(state, is_leaf=_compares_gradients))):
+        raise ValueError(
+            "optimizer cannot be used by a learner: L-BFGS compares gradients of one objective, and each chunk of a "
+            "stream is an objective of its own; take an optimiser such as optax.adam(1e-3)."
+        )
     if not _alike(updates, parameters) or not _alike(after, state):
         raise ValueError(
             "optimizer must return updates shaped like the parameters and a state shaped like the one before, got "
@@ -120,6 +126,10 @@ def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
 
 def _is_key(node) -> bool:
     return isinstance(node, RawKey)
+
+
+def _compares_gradients(node) -> bool:
+    return isinstance(node, optax.ScaleByLBFGSState)
 
 
 def _alike(tree, other) -> bool:

@@ -14,9 +14,9 @@ from onward.losses import softmax_cross_entropy, squared_error, terminal_squared
 from onward.sequences.drawn import Drawn
 from onward.sequences.objectives import EveryStep, Terminal, window_length
 from onward.support.tables import counted, mean_and_error
+from onward.tasks.adding import Adding
+from onward.tasks.copying import Copying
 
-from ..data.adding import Adding
-from ..data.copying import Copying
 from ..parts import Parts
 from ..plots.scores import draw_scores
 from ..recipe import Experiment, Findings, Verdict

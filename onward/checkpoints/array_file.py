@@ -91,7 +91,8 @@ def load_with_note(path: str | PathLike[str], like: PyTree, *, settings: str = "
         if found != wanted:
             raise CheckpointError(
                 f"{path} is of another model, its {name} being {found} where {wanted} is needed; it was saved with "
-                "other settings, or by another version of onward; delete it to go on without it."
+                "other settings, or by another version of onward; load it with the model, optimiser and estimator that "
+                "saved it."
             )
     leaves, structure = jax.tree_util.tree_flatten_with_path(like, is_leaf=_is_key)
     try:

@@ -16,14 +16,14 @@ class Drawn(AbstractSequences):
 
     **Arguments:**
 
-    - `task`: has `steps`, and `sample(key) -> (xs, ys)` for one sequence, like `experiments.data.adding.Adding`.
+    - `task`: has `steps`, and `sample(key) -> (xs, ys)` for one sequence, like `onward.tasks.adding.Adding`.
     - `batch`: sequences in a minibatch, at least 1.
     - `minibatches`: minibatches in an epoch, at least 1.
 
     Raises `ValueError` if `batch` or `minibatches` is below 1.
 
         >>> import jax.random as jr, onward
-        >>> from experiments.data.adding import Adding
+        >>> from onward.tasks.adding import Adding
         >>> data = onward.sequences.Drawn(Adding(steps=7), batch=2, minibatches=10)
         >>> data.minibatch(data.order(jr.key(0))[0]).xs.shape
         (2, 7, 2)

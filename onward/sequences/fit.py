@@ -155,7 +155,7 @@ def fit(
     `finish_epoch` and `callbacks`, and other data of an `onward.sequences.Streamed` after its first minibatch.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
-        >>> from experiments.data.adding import Adding
+        >>> from onward.tasks.adding import Adding
         >>> data = onward.sequences.Drawn(Adding(8), batch=16, minibatches=100)
         >>> window = onward.window_length(8, 2)                            # K = 2 updates a sequence
         >>> optimizer = optax.chain(onward.fptt(alpha=0.01), optax.clip_by_global_norm(1.0), optax.adam(1e-2))
@@ -264,7 +264,7 @@ def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
     holds exactly one `fptt` or `fptt_exact`.
 
         >>> import equinox as eqx, jax, jax.random as jr, onward, optax
-        >>> from experiments.data.adding import Adding
+        >>> from onward.tasks.adding import Adding
         >>> data = onward.sequences.Drawn(Adding(8), batch=16, minibatches=10)
         >>> optimizer, loss = optax.chain(onward.fptt(0.01), optax.adam(1e-2)), onward.losses.terminal_squared_error
         >>> learner = onward.Learner(onward.BPTT(), optimizer, loss=loss, chunk=4, batch=16)

@@ -11,8 +11,6 @@ from problems import assert_same
 
 import onward
 from experiments import jobs
-from experiments.data.adding import Adding
-from experiments.data.copying import Copying
 from experiments.fptt.arms import Problem, compare, exact, running, train
 from experiments.fptt.costs import draw as draw_costs
 from experiments.fptt.costs import judge as judge_costs
@@ -20,6 +18,8 @@ from experiments.fptt.costs import measure
 from experiments.parts import Parts
 from onward.losses import softmax_cross_entropy, squared_error, terminal_squared_error
 from onward.support.errors import UserError
+from onward.tasks.adding import Adding
+from onward.tasks.copying import Copying
 
 pytestmark = pytest.mark.usefixtures("promotion")
 

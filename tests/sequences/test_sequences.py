@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 import onward
-from experiments.data.adding import Adding
-from experiments.data.copying import Copying
 from experiments.data.datasets import DataSet
 from experiments.data.images import ImageTask, permutation, permuted_mnist, pixel_mnist, row_mnist, sequential_cifar10
 from experiments.data.words import WordTask, penn_treebank
 from onward.support.errors import UserError
+from onward.tasks.adding import Adding
+from onward.tasks.copying import Copying
 
 HAS_DATA = pytest.mark.skipif(not os.environ.get("ONWARD_DATA"), reason="needs the data sets")
 

@@ -66,11 +66,12 @@ def test_a_transformation_gets_what_it_asks_for(name):
     ("match", "optimizer"),
     [
         ("searches along a line.*without a line search", optax.lbfgs()),
+        ("L-BFGS compares gradients of one objective", optax.lbfgs(0.1, linesearch=None)),
         ("searches along a line", optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5))),
         ("optimizer cannot be used.*grad_fn", contrib.sam(optax.sgd(0.1), optax.sgd(0.1), opaque_mode=True)),
         ("optimizer must return updates", optax.GradientTransformation(lambda p: (), lambda g, s, p=None: (0.0, s))),
     ],
-    ids=["lbfgs", "backtracking", "opaque", "a number"],
+    ids=["lbfgs", "lbfgs without a search", "backtracking", "opaque", "a number"],
 )
 def test_what_a_learner_cannot_serve_is_refused_in_a_sentence(match, optimizer):
     with pytest.raises(ValueError, match=match):

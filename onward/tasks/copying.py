@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
-from onward.support.arguments import whole
+from ..support.arguments import whole
 
 SYMBOLS, WORD = 8, 10
 BLANK, DELIMITER = SYMBOLS, SYMBOLS + 1

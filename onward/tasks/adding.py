@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from onward.support.arguments import whole
+from ..support.arguments import whole
 
 
 class Adding(eqx.Module):
