@@ -1,3 +1,3 @@
-"""The command line: thin, it parses, chooses and calls."""
+"""The command line: a thin layer that parses options, builds objects and calls the library."""
 
 from .app import main as main

@@ -1,4 +1,4 @@
-"""The command line: which command, and what becomes of errors."""
+"""The entry point of the command line: chooses the command, and turns errors into exit codes."""
 
 import io
 import os
@@ -41,10 +41,10 @@ version.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `onward` with these arguments (the process's own by default) and returns the exit code.
+    """Runs `onward` with these arguments (by default the process's own) and returns the exit code.
 
-    0: done. 1: the work failed, 2: a setting or a file is wrong; one sentence on standard error says what. 130 and 143:
-    stopped by Ctrl-C or a signal.
+    Exit codes: 0, done; 1, the work failed; 2, a setting or a file is wrong; 130 and 143, stopped by Ctrl-C or a
+    signal. For 1 and 2 one sentence on standard error says what is wrong.
 
         >>> main(["--version"])
         onward 0.1.0
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _say(str(stop) or "interrupted.", 130)
     except BrokenPipeError:
-        # Whoever read our output has left. Python would complain once more when it closes it.
+        # The reader of our output is gone. Python would raise the error again when it closes the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -87,15 +87,16 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    """Runs `NAME.py`'s function `NAME` with what `NAME_options.py` reads (`import_` where Python has the word itself).
+    """Runs the function `NAME` of `NAME.py` with the options of `NAME_options.py`. `import_` stands for `import`, a
+    Python keyword.
 
-    Both are imported only now, and the second first, so that help and mistakes are answered at once.
+    Both modules are imported only now, the options first, so that help and error messages come at once.
     """
     from .options import parse_options
 
     options = parse_options(options_of(name), arguments, program=f"onward {name}")
     command = f"{name}_" if iskeyword(name) else name
-    request()  # before JAX comes in with the command: XLA reads it when JAX first computes
+    request()  # set before the command imports JAX, because XLA reads it when JAX first computes
     with time_limit(getattr(options, "total_time", None)):
         return getattr(import_module(f".{command}", __package__), command)(options)
 

@@ -1,4 +1,4 @@
-"""`onward audit`: a method's gradient against the exact one, as a table."""
+"""`onward audit`: compares a method's gradient with the exact one, in a table."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from .trained import trained
 
 
 class Audited(NamedTuple):
-    """What is audited: a method and its name, a model, and the text with its alphabet."""
+    """The object of an audit: a method and its name, a model, and the text with its alphabet."""
 
     name: str
     method: Method
@@ -97,7 +97,7 @@ def _of_run(options: AuditOptions, path: Path) -> Audited:
 
 
 def _alphabet(text: Text, characters: int) -> str:
-    """That of the text. Raises `UserError` if it has no character to predict after so many."""
+    """The alphabet of the text. Raises `UserError` if the text is not longer than `characters`."""
     found = survey(text, limit=characters + 1)
     if found.characters < characters + 1:
         raise UserError(

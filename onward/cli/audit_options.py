@@ -11,11 +11,11 @@ from .options import option, whole
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """Compare a method's gradient with the exact one on the first characters of a text: of a network that has learned
-    nothing yet, or of a run of onward train as its newest checkpoint has it, on the text that it reads.
+    """Compare a method's gradient with the exact one on the first characters of a text. The network is untrained, or
+    that of the newest checkpoint of a run of onward train, which is audited on its own text.
 
-    One row for each block of parameters, every number relative to the exact gradient: the cosine with it, the ratio of
-    norms, the bias (beside what noise alone would show), the variance of one estimate.
+    The table has one row for each block of parameters. Every number is relative to the exact gradient: the cosine with
+    it, the ratio of norms, the bias (beside what noise alone would show), and the variance of one estimate.
     """
 
     of: Annotated[Path | None, *option("FILE|RUN", "the Shakespeare that comes with onward", Path, positional=True)] = (

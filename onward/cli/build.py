@@ -1,4 +1,4 @@
-"""What the commands build of a run's settings, and what they say where that does not fit into memory."""
+"""Builds the objects of a run from its settings, and reports if they do not fit into memory."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,18 +26,18 @@ def fresh_carry(settings: Settings, learner: onward.Learner, key: PRNGKeyArray) 
 
 
 def start_and_sample_keys(settings: Settings) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    """The keys of a run's seed: that of its start, and that of the text it writes at the end."""
+    """The two random keys of a run's seed: for its start, and for the text that it writes at the end."""
     start, sample = jr.split(jr.key(settings.seed))
     return start, sample
 
 
 def count_parameters(model: onward.Model) -> int:
-    """How many numbers a model learns."""
+    """The number of parameters that learn."""
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)))
 
 
 def in_memory(name: str, method: Method) -> AbstractContextManager[None]:
-    """Turns running out of memory inside into a `UserError` that says what of a method to make smaller."""
+    """A context that turns running out of memory into a `UserError`, which says what to make smaller in this method."""
     return enough_memory(
         f"a {method.cell} of {method.hidden_size:,} units does not fit into memory under {name} with a window of "
         f"{method.window:,}; choose a smaller --hidden-size or --window."
@@ -46,7 +46,7 @@ def in_memory(name: str, method: Method) -> AbstractContextManager[None]:
 
 @contextmanager
 def enough_memory(otherwise: str) -> Iterator[None]:
-    """Turns running out of memory inside into a `UserError` with this sentence."""
+    """A context that turns running out of memory into a `UserError` with this sentence."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

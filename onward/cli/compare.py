@@ -1,4 +1,4 @@
-"""`onward compare`: methods side by side, as a table and a picture."""
+"""`onward compare`: methods side by side, in a table and a picture."""
 
 import shlex
 import time
@@ -101,7 +101,7 @@ def _compare(
 
 
 def _kept(folder: RunFolder, race: Race) -> list[MethodResult]:
-    """The results of a method: those that are kept, or else it runs, and they are kept."""
+    """The results of a method: read from the folder if they are kept there, else computed and kept."""
     path = folder.path / "parts" / f"{quote(race.name, safe=':')}.json"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
@@ -119,7 +119,7 @@ def _summary(comparison: Comparison) -> dict[str, float | int | str | None]:
 
 
 def check_chunks(task: SymbolTask, budget: Budget, contestants: dict[str, Contestant], *, option: str) -> None:
-    """Raises `UserError` if a text or the budget, given by this option, is shorter than the chunk of a method."""
+    """Raises `UserError` if a text or the budget, which this option gives, is shorter than a method's chunk."""
     limits = [(option, budget.characters), (task.name, task.length)]
     for what, length in limits:
         for name, contestant in contestants.items():
@@ -148,7 +148,7 @@ def run(
     title: str | None = None,
     kept: Callable[[Race], list[MethodResult]] = lambda race: race.run(),
 ) -> Comparison:
-    """Compares with a live line, and saves what there is whenever a method is through; `kept` as for `compare`."""
+    """Compares with a live line, and saves the results whenever a method is finished; `kept` is as in `compare`."""
     results: list[MethodResult] = []
     too_large = "the comparison does not fit into memory; choose smaller networks, ranks or windows, or fewer seeds."
     with _made(folder), ComparisonProgress(list(contestants)) as progress, enough_memory(too_large):

@@ -15,7 +15,7 @@ METHODS = ("nobacktrack-kalman", "tbptt:15", "rtrl")
 
 
 class BudgetWords(NamedTuple):
-    """A budget as it was typed: of seconds or of characters."""
+    """A budget as it was typed, in seconds or in characters."""
 
     seconds: float | None = None
     characters: int | None = None
@@ -65,11 +65,11 @@ def _factors(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Let methods learn the same task with the same network for the same budget, and draw how they fare.
+    """Let methods learn the same task with the same network for the same budget, and draw their learning curves.
 
     A method is ESTIMATOR[-OPTIMIZER][:SIZE]: tbptt:15 or artbp:15 (windows of 15), sliding:8 (looking back 8 steps),
-    rtrl, snap:1 (order 1), uoro, nobacktrack:2 (rank 2), fpp:5 (horizon 5); with -kalman, -adam, -rmsprop, -fptt (its
-    regulariser before Adam), or gradient descent at 1/√t without.
+    rtrl, snap:1 (order 1), uoro, nobacktrack:2 (rank 2), fpp:5 (horizon 5). The optimiser is -kalman, -adam, -rmsprop
+    or -fptt (its regulariser before Adam); without one it is gradient descent at 1/√t.
 
     A text is read once, as compressors read it. Ctrl-C stops; --resume goes on with the methods that are not finished.
     """
@@ -82,9 +82,9 @@ class CompareOptions:
     """The methods, by name."""
     task: Annotated[str | None, *shared.task_option("anbn")] = None
     budget: Annotated[BudgetWords | None, *option("60s", "60s", _budget)] = None
-    """Of each method: time (s, m, h) or characters (c), compilation left out."""
+    """Budget of each method: time (s, m, h) without compilation, or characters (c)."""
     characters: Annotated[int | None, *option("N", "as many as the budget allows", whole("--characters", 1))] = None
-    """At most so many for each method."""
+    """The most characters that each method reads."""
     seeds: shared.Seeds[int | None] = None
     rate_factors: Annotated[tuple[float, ...] | None, *option("A,B,...", "1", _factors)] = None
     """Multiply each method's own rate by each of these, and keep the best."""

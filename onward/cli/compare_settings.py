@@ -1,4 +1,4 @@
-"""From options to the settings of a comparison, which its folder holds."""
+"""From options to the settings of a comparison, which are saved in its folder."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ TASK, SEEDS, HIDDEN_SIZE = "anbn", 4, 20
 
 
 class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All that the numbers of a comparison depend on; `settings.json` holds it.
+    """Everything that determines the numbers of a comparison; saved as `settings.json`.
 
-    * `methods`, `task`: as typed; `file`: the whole path of the task's file; `stream`: a digest of what the task reads;
+    * `methods`, `task`: as typed; `file`: the absolute path of the task's file; `stream`: a digest of what the task
+      reads;
     * `seconds`, `characters`: the budget of each method, `None` for no limit of that kind;
     * `descriptions`: each method with its settings, in words;
     * `onward`, `jax`: the versions that compute it.
@@ -40,7 +41,7 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 def new_compare_settings(options: CompareOptions) -> CompareSettings:
-    """The settings of a new comparison, without what only its task can tell."""
+    """The settings of a new comparison, except for those that only its task knows."""
     task = options.task or TASK
     budget = _budget(options) or MINUTE
     return CompareSettings(
@@ -59,7 +60,7 @@ def new_compare_settings(options: CompareOptions) -> CompareSettings:
 
 
 def check_as_before(options: CompareOptions, settings: CompareSettings, folder: Path) -> None:
-    """Raises `UserError` if an option of a comparison that goes on is not as it began."""
+    """Raises `UserError` if an option of a resumed comparison differs from its settings."""
     budget = _budget(options)
     given: dict[str, Any] = {
         "methods": options.methods,
@@ -80,7 +81,7 @@ def check_as_before(options: CompareOptions, settings: CompareSettings, folder: 
 
 
 def _budget(options: CompareOptions) -> BudgetWords | None:
-    """The two options of the budget as one."""
+    """The two options for the budget, combined."""
     if options.characters is None:
         return options.budget
     if options.budget is not None and options.budget.characters is not None:

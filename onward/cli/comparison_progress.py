@@ -9,11 +9,12 @@ from rich.text import Text
 
 
 class ComparisonProgress:
-    """Which method runs, how far it is, its bits per character just now, and the time left for it.
+    """Which method runs, how far it is, its current bits per character, and the time left for it.
 
-    Speed is measured from where a method is first seen, which may be half-way: what was stopped goes on.
+    Speed is measured from when a method is first seen, because a resumed method starts half-way.
 
-    On a terminal one line that renews itself; elsewhere a line at each quarter of a method. All on standard error.
+    On a terminal it is one line that redraws itself; elsewhere it is a line at each quarter of a method. All goes to
+    standard error.
     """
 
     def __init__(self, methods: list[str]):
@@ -32,7 +33,7 @@ class ComparisonProgress:
             self._live.stop()
 
     def begin(self, name: str) -> None:
-        """Takes in that `name` is being compiled."""
+        """Notes that `name` is being compiled."""
         line = f"{self._numbered(name)}: compiling ..."
         if self._console.is_terminal:
             self._live.update(Text(line))
@@ -40,7 +41,7 @@ class ComparisonProgress:
             print(line, file=sys.stderr, flush=True)
 
     def update(self, name: str, part: float, bits: float) -> None:
-        """Takes in that `name` has used this part of its budget; before it has used any, it compiles."""
+        """Notes that `name` has used this part of its budget; it is being compiled until it has used some."""
         if part == 0:
             return self.begin(name)
         if name != self._name:
@@ -56,5 +57,5 @@ class ComparisonProgress:
             print(line, file=sys.stderr, flush=True)
 
     def _numbered(self, name: str) -> str:
-        """The name, and which of how many it is."""
+        """The name and its number among the methods."""
         return name + f" ({self._methods.index(name) + 1} of {len(self._methods)})" * (len(self._methods) > 1)

@@ -1,4 +1,4 @@
-"""A cache of compiled programs between runs of the command line, in the user's cache folder."""
+"""A cache of compiled programs, in the user's cache folder, that later commands use."""
 
 import platform
 import shutil
@@ -12,15 +12,15 @@ from ..support.cache_folder import cache_folder
 
 @contextmanager
 def compilation_cache() -> Iterator[None]:
-    """Inside, JAX keeps what it compiles and takes it from there the next time.
+    """A context in which JAX stores compiled programs and reads them again the next time.
 
-    JAX does not write entries atomically and never replaces one, so an entry that a kill cut short would be read in
-    vain for ever: when one cannot be read, all are dropped.
+    JAX does not write entries atomically and never replaces one. If a kill cut an entry short, it would stay unreadable
+    for ever. So if an entry cannot be read, all entries are deleted.
     """
     import jax
     from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-    # Per machine: compiled programs hold the instructions of one processor, and home folders may be shared.
+    # One cache per machine: compiled programs are for one processor, and home folders may be shared.
     folder = cache_folder() / "compiled" / f"{platform.node() or 'machine'}-jax-{jax.__version__}"
     options = {
         "jax_compilation_cache_dir": str(folder),
@@ -29,14 +29,14 @@ def compilation_cache() -> Iterator[None]:
     }
     before = {name: getattr(jax.config, name) for name in options}
     _set(options)
-    reset_cache()  # JAX looks at the options only once
+    reset_cache()  # JAX reads the options only once
     damaged = False
     show = warnings.showwarning
 
     def note(message, *rest, **named):
         nonlocal damaged
         if "persistent compilation cache" in str(message):
-            damaged = True  # nothing the user need know: it was compiled anew
+            damaged = True  # the user need not know; the program was compiled anew
         else:
             show(message, *rest, **named)
 

@@ -1,11 +1,11 @@
-"""`onward completion`: commands, options and the registry's names, as a shell's completion."""
+"""`onward completion`: shell completion of commands, options, and the registry's names."""
 
 from ..support.errors import UserError
 from .app import COMMANDS, options_of
 from .completion_options import SHELLS, CompletionOptions
 from .options import completions
 
-# A list with commas is completed at its last word. Where nothing fits, the shell completes files.
+# In a list with commas the last word is completed. If nothing fits, the shell completes file names.
 BASH = """_onward() {{
   local cur="${{COMP_WORDS[COMP_CWORD]}}" prev="${{COMP_WORDS[COMP_CWORD-1]}}" words="" before=""
   case "$COMP_CWORD:${{COMP_WORDS[1]}} $prev" in
@@ -45,12 +45,12 @@ def bash() -> str:
 
 
 def zsh() -> str:
-    """The same for zsh, which can use bash's."""
+    """The same for zsh, which can use bash's functions."""
     return f"autoload -U +X compinit bashcompinit && compinit && bashcompinit\n{bash()}"
 
 
 def fish() -> str:
-    """A line for each command, option and list of words."""
+    """One line for each command, option and list of words."""
     lines = ["complete -c onward -n __fish_use_subcommand -f"]
     lines += [f"complete -c onward -n __fish_use_subcommand -f -a {name} -d {_quoted(does)}"
               for name, does in COMMANDS.items()]  # fmt: skip

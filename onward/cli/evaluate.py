@@ -1,4 +1,4 @@
-"""`onward evaluate`: bits a character of another text, under a trained network."""
+"""`onward evaluate`: bits per character of another text under a trained network."""
 
 import math
 import sys

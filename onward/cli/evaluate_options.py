@@ -10,19 +10,19 @@ from .options import option, whole
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Say how many bits a character a trained network needs for a text that it has not read.
+    """Measure how many bits per character a trained network needs for a text that it has not read.
 
     The network is that of the newest checkpoint of a run of onward train, finished or not. It starts with an empty
-    memory, and its parameters stay as they are; with --learn it learns each character once that is predicted, as it did
-    in training. The run itself is not changed.
+    memory, and its parameters stay fixed. With --learn it learns each character after predicting it, as in training.
+    The run itself is not changed.
     """
 
     run: Annotated[Path | None, *option("RUN", "none; it must be given", Path, positional=True)] = None
     """The folder of a run of onward train."""
     file: Annotated[str | None, *option("FILE", "none; it must be given", str, positional=True)] = None
-    """A UTF-8 text, its characters all in the run's alphabet."""
+    """A UTF-8 text; all its characters must be in the run's alphabet."""
     learn: bool = False
     """Go on learning while reading."""
     characters: Annotated[int | None, *option("N", "the whole text", whole("--characters", 2))] = None
-    """Stop after so many characters."""
+    """Stop after this many characters."""
     seed: shared.Seed[int] = 0

@@ -1,4 +1,4 @@
-"""`onward export`: the model of a run as files that others read."""
+"""`onward export`: writes the model of a run as files for other programs."""
 
 import shlex
 from pathlib import Path
@@ -36,7 +36,7 @@ def export(options: ExportOptions) -> int:
         raise UserError("name a run and where its model goes: onward export RUN --to FOLDER.")
     try:
         learned = (_of_stream if _is_stream(options.run) else _of_text)(options.run)
-    except ValueError as error:  # settings that were changed by hand
+    except ValueError as error:  # the settings were changed by hand
         raise UserError(f"{options.run}: {error}") from None
     name, content = FILES[options.layout]
     try:
@@ -52,7 +52,7 @@ def export(options: ExportOptions) -> int:
 
 
 class Learned(NamedTuple):
-    """What a run has learned: a sentence about it, the model, and what the card says besides."""
+    """A trained model, a sentence about it, and further entries of its card."""
 
     description: str
     model: Model
@@ -63,14 +63,14 @@ def _is_stream(path: Path) -> bool:
     try:
         return "learning" in msgspec.json.decode(RunFolder(path).settings.read_bytes(), type=dict)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return False  # the reader of the other kind says what is wrong
+        return False  # the reader of the other kind reports what is wrong
 
 
 def _of_text(path: Path) -> Learned:
     run = trained(path)
     settings, characters = run.settings, run.characters
     shown = msgspec.to_builtins(settings)
-    shown["text"] = settings.text and Path(settings.text).name  # where it lies concerns nobody else
+    shown["text"] = settings.text and Path(settings.text).name  # its path concerns nobody else
     known = {"alphabet": shown.pop("alphabet"), "settings": shown, "characters": characters}
     return Learned(f"{settings.describe()}, after {characters:,} characters", run.model, known)
 

@@ -11,9 +11,9 @@ LAYOUTS = ("onward", "torch", "onnx")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Take along the model of a run of onward train or onward stream, as its newest checkpoint has it: its numbers in
-    one file, and beside them a card that says what they are, with the alphabet or the scales of the columns, the
-    settings, and how the state goes in and out.
+    """Export the model of a run of onward train or onward stream, from its newest checkpoint. One file holds its
+    numbers. A card beside it describes them: the alphabet or the scales of the columns, the settings, and how the state
+    goes in and out.
 
     Never a pickle: the numbers are safetensors or ONNX, the card is JSON. Needs: pip install 'onward[export]'.
     """
@@ -21,7 +21,7 @@ class ExportOptions:
     run: Annotated[Path | None, *option("RUN", "none; it must be given", Path, positional=True)] = None
     """The folder of a run."""
     to: Annotated[Path | None, *option("FOLDER", "none; it must be given", Path)] = None
-    """Where the files go, a folder that is new or empty."""
+    """The folder for the files, new or empty."""
     layout: Annotated[str, *option("NAME", "onward", one_of("layout", LAYOUTS))] = "onward"
-    """onward: its own, which onward.load_model reads; torch: the state dict of a torch.nn.RNN, LSTM or GRU and a
+    """onward: our own, which onward.load_model reads; torch: the state dict of a torch.nn.RNN, LSTM or GRU and a
     Linear; onnx: a graph of one step, states in and states out."""

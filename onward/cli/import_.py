@@ -1,4 +1,4 @@
-"""`onward import`: the weights of a torch network as a model of onward."""
+"""`onward import`: turns the weights of a torch network into a model of onward."""
 
 import jax
 

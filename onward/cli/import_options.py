@@ -11,8 +11,8 @@ torch_activation = one_of("activation", ("tanh", "relu"))
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Read the weights of a torch.nn.RNN, LSTM or GRU and its readout, a torch.nn.Linear, from a safetensors file with
-    the module's state dict, and write them as a model that onward.load_model reads.
+    """Read the weights of a torch.nn.RNN, LSTM or GRU and its readout, a torch.nn.Linear, and write them as a model
+    that onward.load_model reads. The input is a safetensors file with the module's state dict.
 
     Needs: pip install 'onward[export]'.
     """
@@ -20,6 +20,6 @@ class ImportOptions:
     file: Annotated[Path | None, *option("FILE", "none; it must be given", Path, positional=True)] = None
     """The safetensors file."""
     to: Annotated[Path | None, *option("FOLDER", "none; it must be given", Path)] = None
-    """Where the model goes, a folder that is new or empty."""
+    """The folder for the model, new or empty."""
     activation: Annotated[str | None, *option("NAME", "the file's, else tanh", torch_activation)] = None
-    """Of a torch.nn.RNN, tanh or relu: its weights do not tell."""
+    """The activation of a torch.nn.RNN, tanh or relu, which its weights do not show."""

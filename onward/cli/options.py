@@ -1,4 +1,4 @@
-"""Options of the command line: how a word becomes a value, and what is said when it cannot."""
+"""Options of the command line: how a word becomes a value, and the error if it cannot."""
 
 import difflib
 import inspect
@@ -21,10 +21,10 @@ from ..support.errors import UserError
 
 T = TypeVar("T")
 
-DESCRIPTION = "DESCRIPTION"  # stands in a help text until it is put there, wrapped
+DESCRIPTION = "DESCRIPTION"  # placeholder for the wrapped description in a help text
 WIDTH = 80  # columns of a help text, fewer on a narrower terminal
 
-# What people also call an option. Each word stands for the option in every command that has it.
+# Other names of options. Each is accepted in every command that has the option.
 ALSO = {
     "--every": "--checkpoint-every",
     "--learning-rate": "--rate",
@@ -37,7 +37,7 @@ ALSO = {
 
 
 class Completion(NamedTuple):
-    """What a shell can complete an option's value by: what kind of word it is, and the words if they can be listed."""
+    """How a shell completes an option's value: the kind of word, and the words if they can be listed."""
 
     metavar: str
     words: tuple[str, ...]
@@ -53,11 +53,12 @@ def option(
     positional: bool = False,
     many: bool = False,
 ) -> tuple:
-    """What stands behind a setting's type in `Annotated`: help shows `metavar`, and `default` as what holds without.
+    """The annotation of an option, for `Annotated`. Help shows `metavar`, and `default` as the value without the
+    option.
 
-    * `parse`: takes the word that was given, or with `many` the list of all words;
-    * `help`: what the option is; by default the docstring below the setting;
-    * `words`: those that a shell completes.
+    * `parse`: receives the given word, or with `many` the list of all words;
+    * `help`: describes the option; by default the docstring below the setting does;
+    * `words`: the words for shell completion.
     """
     specification = PrimitiveConstructorSpec(
         nargs="*" if many else 1,
@@ -72,7 +73,7 @@ def option(
 
 
 def completions(options: type) -> dict[str, Completion | None]:
-    """What completes each option of a command; `None` for a switch, and no entry for what stands without a name."""
+    """The completion of each option of a command; `None` for a switch. Positional arguments are left out."""
     found: dict[str, Completion | None] = {}
     hints = get_type_hints(options, include_extras=True)
     for field in fields(options):
@@ -115,7 +116,7 @@ def positive(name: str, *, zero: bool = False) -> Callable[[str], float]:
 
 
 def duration(name: str) -> Callable[[str], float]:
-    """A parser of times: a number with its unit, such as 90s, 10m or 2h, in seconds."""
+    """A parser of times such as 90s, 10m or 2h: a number with its unit. The value is in seconds."""
 
     def parse(text: str) -> float:
         try:
@@ -130,7 +131,7 @@ def duration(name: str) -> Callable[[str], float]:
 
 
 def one_of(kind: str, names: Sequence[str]) -> Callable[[str], str]:
-    """A parser of one of some names, which suggests the nearest for a wrong one."""
+    """A parser of one of these names. For a wrong one it suggests the most similar."""
 
     def parse(text: str) -> str:
         if text not in names:
@@ -141,7 +142,7 @@ def one_of(kind: str, names: Sequence[str]) -> Callable[[str], str]:
 
 
 def parse_options(options: type[T], arguments: Sequence[str], *, program: str) -> T:
-    """The options in `arguments`. Raises `UserError` for any that there are not; `--help` prints and exits."""
+    """The options in `arguments`. Raises `UserError` for an unknown option; `--help` prints and exits."""
     arguments = [*_in_our_words(options, arguments)]
     asks_help = any(word in ("-h", "--help") for word in arguments)
     known = completions(options)
@@ -180,18 +181,18 @@ def _in_our_words(options: type, arguments: Sequence[str]) -> Iterator[str]:
 
 @contextmanager
 def _unsaid() -> Iterator[None]:
-    """Inside, nothing is printed: what is wrong is said in our words."""
+    """A context in which tyro prints nothing, because our own messages say what is wrong."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield
 
 
 @contextmanager
 def _our_help(options: type) -> Iterator[None]:
-    """Inside, tyro prints a help text: its columns are then at most `WIDTH`, and its description is wrapped too."""
+    """A context in which tyro prints a help text at most `WIDTH` columns wide, with its description wrapped too."""
     width, before = min(WIDTH, shutil.get_terminal_size().columns), os.environ.get("COLUMNS")
     out = sys.stdout
     said = io.TextIOWrapper(io.BytesIO(), encoding=out.encoding or "utf-8", errors=out.errors, write_through=True)
-    os.environ["COLUMNS"] = str(width)  # tyro goes by it
+    os.environ["COLUMNS"] = str(width)  # tyro reads it
     try:
         with redirect_stdout(said):
             yield
@@ -204,7 +205,7 @@ def _our_help(options: type) -> Iterator[None]:
 
 
 def wrapped(text: str, width: int = WIDTH) -> str:
-    """A docstring with its paragraphs wrapped anew; indented lines stay as they are."""
+    """A docstring with its paragraphs wrapped again; indented lines stay as they are."""
     paragraphs = text.split("\n\n")
     return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
 

@@ -1,4 +1,4 @@
-"""`onward predict`: the forecasts of a stream's model, without learning."""
+"""`onward predict`: forecasts with the model of a stream, without learning."""
 
 import math
 import sys
@@ -68,7 +68,7 @@ def _predict(folder, learned: StreamSettings, settings: StreamSettings, source, 
 
 
 class _Forward:
-    """Hands on what is added to a file to standard output, whole lines at a time."""
+    """Copies what is added to a file to standard output, in whole lines."""
 
     def __init__(self, path: Path):
         self._path, self._done = path, 0

@@ -10,13 +10,14 @@ from rich.table import Column
 from ..observing import ALARMING_INFLUENCE
 from ..texts.learn import Report
 
-WINDOW = 10_000  # characters that "now" averages over
+WINDOW = 10_000  # characters over which "now" averages
 
 
 class ProgressLine:
     """Speed, bits per character over the last ten thousand characters, and the time left.
 
-    On a terminal one line that renews itself; elsewhere a line at each tenth of the way. All on standard error.
+    On a terminal it is one line that redraws itself; elsewhere it is a line at each tenth of the way. All goes to
+    standard error.
     """
 
     def __init__(self, *, start: int, total: int):

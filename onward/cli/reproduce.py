@@ -1,6 +1,6 @@
-"""`onward reproduce`: an experiment of an installed package, measured again and held against its claim.
+"""`onward reproduce`: runs an experiment of an installed package again and checks its claim.
 
-The library has no experiments of its own. A package brings some by an entry point of the group `onward.experiments`
+The library has no experiments of its own. A package offers some by an entry point of the group `onward.experiments`
 that names a `Catalogue`. Those of the papers are in the package `onward-experiments`.
 """
 

@@ -1,4 +1,4 @@
-"""The options of `onward reproduce`, each with its check, and the packages that bring experiments."""
+"""The options of `onward reproduce`, each with its check, and the installed packages that offer experiments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,19 +20,21 @@ MISSING = (
 
 @runtime_checkable
 class Catalogue(Protocol):
-    """The experiments that a package brings. An entry point of the group `onward.experiments` names one.
+    """The experiments of a package. An entry point of the group `onward.experiments` names one.
 
-    * `names`: of the experiments, as typed after `onward reproduce`;
+    * `names`: the experiments' names, as typed after `onward reproduce`;
     * `description`: a paragraph for `onward reproduce --help`.
 
-    It is loaded whenever a name is checked, so that it should not import JAX before `reproduce` is called.
+    It is loaded whenever a name is checked, so it should not import JAX before `reproduce` is called.
     """
 
     names: Sequence[str]
     description: str
 
     def reproduce(self, name: str, *, scale: float, seeds: int | None, seed: int, folder: Path | None) -> int:
-        """Runs the experiment and returns the exit code. `seeds` and `folder` may be left to the experiment."""
+        """Runs the experiment and returns the exit code. If `seeds` or `folder` is `None`, the experiment
+        chooses it.
+        """
         ...
 
 

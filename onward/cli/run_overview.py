@@ -1,4 +1,4 @@
-"""A run at a glance, read from its folder without loading JAX: what, when, how far, how well."""
+"""A summary of a run, read from its folder without loading JAX."""
 
 import statistics
 from collections import defaultdict
@@ -11,11 +11,13 @@ import msgspec
 from ..checkpoints.run_folder import RunFolder, command_of
 from ..support.errors import UserError
 
-TAIL = 1 << 16  # bytes at the end of a log that are looked at
+TAIL = 1 << 16  # bytes read at the end of a log
 
 
 class RunOverview(NamedTuple):
-    """A run: its command, when it `began` in seconds since 1970, its state, what it learns, how far and how well."""
+    """A run: its command, when it `began` in seconds since 1970, its state, what it learns, how far it is and how well
+    it does.
+    """
 
     path: Path
     command: str
@@ -27,7 +29,7 @@ class RunOverview(NamedTuple):
 
 
 def overview(path: Path) -> RunOverview:
-    """The run in a folder that holds one. What cannot be read is said to be unknown."""
+    """The summary of the run in a folder. What cannot be read is called unknown."""
     command = command_of(path) or "none"
     folder = RunFolder(path)
     try:
@@ -39,7 +41,7 @@ def overview(path: Path) -> RunOverview:
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """What `settings.json` of a run holds, or of a report `result.json`; nothing if that cannot be read."""
+    """The contents of a run's `settings.json`, or of a report's `result.json`; empty if they cannot be read."""
     for name in ("settings.json", "parts/settings.json", "result.json"):
         found = _json(path / name)
         if found:
@@ -48,7 +50,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 
 
 def flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Settings within settings under names with dots.
+    """Nested settings as one level, with dotted names.
 
     >>> flat({"seed": 1, "method": {"rate": 0.1}})
     {'seed': 1, 'method.rate': 0.1}
@@ -141,7 +143,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _last(path: Path) -> dict[str, Any]:
-    """The last whole record of a log."""
+    """The last complete record of a log."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))
@@ -152,5 +154,5 @@ def _last(path: Path) -> dict[str, Any]:
         try:
             return msgspec.json.decode(line, type=dict)
         except msgspec.DecodeError:
-            continue  # half written, or cut by where the tail begins
+            continue  # half written, or cut off at the beginning of the tail
     return {}

@@ -1,4 +1,4 @@
-"""`onward runs`: the runs there are, as a table; two side by side; and removing some."""
+"""`onward runs`: lists runs in a table, compares two, or removes some."""
 
 import shutil
 import time
@@ -36,7 +36,7 @@ def runs(options: RunsOptions) -> int:
 
 
 def _folders(given: tuple[Path, ...]) -> Iterator[Path]:
-    """The folders of runs among those that are named, and those in them."""
+    """The folders of runs among those named, and inside them."""
     for path in given or (Path("runs"),):
         if command_of(path) is not None:
             yield path
@@ -87,7 +87,7 @@ def _the_run(path: Path) -> RunOverview:
 def _remove(given: tuple[Path, ...]) -> int:
     if not given:
         raise UserError("--remove needs the runs by name, such as onward runs runs/x --remove.")
-    for path in given:  # all are looked at before the first is gone
+    for path in given:  # all are checked before the first is removed
         if path.is_symlink() or command_of(path) is None:
             raise UserError(f"{path} holds no run; only the folder of a run is removed, and no link to one.")
         if overview(path).state == "running":
@@ -100,7 +100,7 @@ def _remove(given: tuple[Path, ...]) -> int:
 
 
 def _held(path: Path):
-    """The run, kept from other processes; a report alone has nothing to be kept by."""
+    """The run, locked against other processes; a report alone has no lock."""
     from contextlib import nullcontext
 
     return RunFolder.open(path) if RunFolder(path).settings.is_file() else nullcontext()

@@ -15,10 +15,11 @@ def _paths(words: list[str]) -> tuple[Path, ...]:
 
 @dataclass(frozen=True)
 class RunsOptions:
-    """List the runs there are, the newest first: what each learns, when it began, how far it is, and how well it does.
+    """List runs, the newest first: what each learns, when it began, how far it is, and how well it does.
 
-    A run that was stopped goes on with --resume of its command. Bits are per character over the last tenth of what was
-    read, or over all of it while the run is not finished; a stream's error is in per cent of that of the last value.
+    A stopped run goes on with --resume of its command. Bits are per character over the last tenth of what was read, or
+    over all of it while the run is not finished. A stream's error is in per cent of the error of predicting the last
+    value.
     """
 
     runs: Annotated[
@@ -30,6 +31,6 @@ class RunsOptions:
     match: Annotated[str | None, *option("TEXT", "all", str)] = None
     """Only the runs whose line or settings hold this text."""
     compare: bool = False
-    """Say in what two runs differ: their settings and their results."""
+    """Show how two runs differ in settings and results."""
     remove: bool = False
-    """Remove the runs that are named, with all that is in their folders."""
+    """Remove the named runs, with everything in their folders."""

@@ -1,4 +1,4 @@
-"""`onward sample`: what a trained network writes."""
+"""`onward sample`: text written by a trained network."""
 
 import sys
 
@@ -30,6 +30,6 @@ def sample(options: SampleOptions) -> int:
             key=start_and_sample_keys(settings)[1] if options.seed is None else jr.key(options.seed),
         )
     text = prompt + written
-    # A file gets it to the letter, a terminal without what would move its cursor, and with a last line break.
+    # A file gets the exact text. A terminal gets no control characters, and a line break at the end.
     print(f"{printable(text)}\n" if sys.stdout.isatty() else text, end="")
     return 0

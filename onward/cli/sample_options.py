@@ -10,9 +10,9 @@ from .options import option
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """Have a trained network write, as the newest checkpoint of a run of onward train has it.
+    """Let a trained network write text, from the newest checkpoint of a run of onward train.
 
-    What it writes goes to standard output, the prompt first. Without options it is what sample.txt of the run holds.
+    The text goes to standard output, the prompt first. Without options it is that in sample.txt of the run.
     """
 
     run: Annotated[Path | None, *option("RUN", "none; it must be given", Path, positional=True)] = None

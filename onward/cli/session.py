@@ -1,4 +1,4 @@
-"""One training of `onward train`, from the first character to the summary."""
+"""One process of `onward train`, from its first character to the summary."""
 
 import shlex
 import signal
@@ -29,9 +29,9 @@ from .shown import printable
 
 
 class Session:
-    """A training with all of it built and nothing written yet.
+    """A training with everything built and nothing written yet.
 
-    Raises `UserError` if it does not fit into memory, or its settings, changed by hand, build no network.
+    Raises `UserError` if it does not fit into memory, or if its settings were changed by hand and build no network.
     """
 
     def __init__(self, settings: Settings, text: Text, survey: Survey):
@@ -48,7 +48,7 @@ class Session:
         self._program = BlockProgram(learner, len(settings.alphabet))
 
     def run(self, folder: RunFolder, *, checkpoint_every: float) -> int:
-        """Learns what is left of the text and returns the exit code."""
+        """Learns the rest of the text and returns the exit code."""
         settings = self._settings
         carry, standing = restore(folder, self._fresh, digest(settings))
         total = settings.characters
@@ -64,7 +64,7 @@ class Session:
             if ending.outcome is Outcome.FINISHED:
                 self._finish(folder, ending)
                 return 0
-        except KeyboardInterrupt as stop:  # a second one, or one while the summary was being made
+        except KeyboardInterrupt as stop:  # a second signal, or one while the summary was being made
             print(f"Stopped. {self._how_to_go_on(folder)}", file=sys.stderr)
             return 0 if isinstance(stop, TimeIsUp) else 128 + signal.SIGINT
         if ending.outcome is Outcome.INTERRUPTED:
@@ -131,7 +131,7 @@ class Session:
         table = summary.table(str(folder.path))
         write_atomically(folder.sample, (settings.prompt + sample).encode())
         write_atomically(folder.summary_text, table.encode())
-        # Written last: that it is there says that the run is finished.
+        # Written last, because its presence means that the run is finished.
         write_atomically(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
         print(f"\n{table}")
         if sample:

@@ -10,20 +10,21 @@ from ..support.errors import UserError
 from ..texts.text import Survey, Text, blocks, embedded_text, encode, survey, text_file
 from .train_options import TrainOptions
 
-BLOCK = 1024  # characters read, learned and reported at a time, rounded up to whole windows
+BLOCK = 1024  # characters in one block, which is read, learned and reported together; rounded up to whole windows
 SAMPLE_LENGTH = 400
-TEMPERATURE = 0.7  # of the sample: a little below 1 reads better and is still the model's own
+TEMPERATURE = 0.7  # for the sample: a little below 1 reads better and still shows the model
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All that the numbers of a run depend on; `settings.json` holds it.
+    """Everything that determines the numbers of a run; saved as `settings.json`.
 
-    * `text`: the path of the text, `None` for the embedded one; `text_digest` its SHA-256;
+    * `text`: the path of the text, `None` for the embedded one; `text_digest`: its SHA-256;
     * `characters`: how many are read;
     * `alphabet`: in code point order;
     * `method_name`, `method`: the settings of learning, defaults filled in;
     * `block`: characters learned in one call of the compiled program;
-    * `sample_length`, `prompt`, `temperature`: of the text written at the end; the last only if it is not the default.
+    * `sample_length`, `prompt`, `temperature`: of the text written at the end. The temperature is stored only if it is
+      not the default.
     """
 
     text: str | None
@@ -55,9 +56,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def new_settings(options: TrainOptions) -> tuple[Settings, Text, Survey]:
-    """The settings of a new run, its text, and what a first look at it told.
+    """The settings of a new run, its text, and the findings of a first look at the text.
 
-    Raises `UserError` for settings that do not go together and for a text that cannot be learned.
+    Raises `UserError` if settings do not go together or if the text cannot be learned.
     """
     name = options.method or TEXT.default
     method = chosen_method(
@@ -106,9 +107,9 @@ def chosen_method(
     rate: float | None = None,
     window: int | None = None,
 ) -> Method:
-    """The job's method of this name, with what the user chose instead of its defaults.
+    """The job's method of this name, with the user's choices in place of its defaults.
 
-    Raises `UserError` for a setting that the method lacks, and for one that the name gives as another number.
+    Raises `UserError` for a setting that the method lacks, and for one that contradicts the number in the name.
     """
     method, (estimator, _, size) = job.method(word), split_method(word)
     if rank is not None and method.rank is None:
@@ -126,15 +127,15 @@ def chosen_method(
 
 
 def check_alphabet(text: Text, alphabet: str, characters: int) -> None:
-    """Raises `UserError` if the first `characters` of the text hold one that the alphabet lacks."""
+    """Raises `UserError` if a character among the first `characters` of the text is not in the alphabet."""
     for _ in blocks(text, alphabet, size=BLOCK, stop=characters):
         pass
 
 
 def text_again(options: TrainOptions, settings: Settings, folder: os.PathLike) -> tuple[Text, Survey]:
-    """The text of a run that goes on, and what it tells.
+    """The text of a resumed run, and the findings of a look at it.
 
-    Raises `UserError` if the text is not the same any more, or if an option differs from the run's settings.
+    Raises `UserError` if the text has changed, or if an option differs from the run's settings.
     """
     method = settings.method
     wanted = {
@@ -163,9 +164,9 @@ def text_again(options: TrainOptions, settings: Settings, folder: os.PathLike) -
 def text_of_run(
     settings: Settings, folder: os.PathLike, *, file: str | None = None, characters: int | None = None
 ) -> tuple[Text, Survey]:
-    """The text that a run reads, from this file if it was moved there, and what its first `characters` tell.
+    """The text of a run, and the findings of a look at its first `characters`. `file` is its new path, if it was moved.
 
-    Raises `UserError` if it cannot be read, or is not the same any more.
+    Raises `UserError` if the text cannot be read or has changed.
     """
     path = file or settings.text
     text = embedded_text() if path is None else text_file(path)
@@ -178,12 +179,12 @@ def text_of_run(
 
 
 def other_settings(folder: os.PathLike, stored: str, given: str) -> UserError:
-    """What to say to an option that is not as the run began."""
+    """The error if an option differs from the run's settings."""
     return UserError(
         f"the run in {folder} has {stored}, so it cannot go on with {given}; leave the option out, or start a new run."
     )
 
 
 def _shown(value: object) -> str:
-    # A prompt may be a line break or hold spaces; names and numbers read better bare.
+    # Quotes are for prompts, which may be a line break or hold spaces; names and numbers need none.
     return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)

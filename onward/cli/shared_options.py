@@ -1,7 +1,7 @@
-"""Options that several commands have: under one name, with one check and one meaning.
+"""Options that several commands share: one name, one check and one meaning each.
 
-A command's dataclass writes `seed: Seed[int] = 0`, or `seed: Seed[int | None] = None` where it matters whether the
-option was given, as for a run that goes on.
+A command's dataclass writes `seed: Seed[int] = 0`. It writes `seed: Seed[int | None] = None` if it matters whether the
+option was given, as when a run is resumed.
 """
 
 from pathlib import Path
@@ -75,13 +75,13 @@ TotalTime = Annotated[
 
 def seed_option(default: str = "0") -> tuple:
     """The option `--seed`."""
-    about = "Decides the initial weights and all else that is random."
+    about = "Determines the initial weights and everything else that is random."
     return option("N", default, whole("--seed", 0, most=LARGEST_SEED), help=about)
 
 
 def prompt_option(default: str = "a new line") -> tuple:
     """The option `--prompt`."""
-    return option("TEXT", default, str, help="What the network writes on from.")
+    return option("TEXT", default, str, help="The text that the network continues.")
 
 
 def sample_length_option(default: str = "400") -> tuple:
@@ -91,7 +91,7 @@ def sample_length_option(default: str = "400") -> tuple:
 
 def temperature_option(default: str = "0.7") -> tuple:
     """The option `--temperature`."""
-    about = "How freely it writes: 1 as the model predicts, below 1 closer to what it finds likely."
+    about = "1 samples from the model's probabilities; lower values prefer likely characters."
     return option("X", default, positive("--temperature"), help=about)
 
 

@@ -1,13 +1,13 @@
-"""What is written to a terminal: text as it is, but for what would move the cursor or change how others are shown."""
+"""Makes text safe for a terminal: characters that move the cursor or change how other text appears are replaced."""
 
 import unicodedata
 
-# Joiners and the like are letters' parts in Persian, Hindi and emoji. These instead reorder what stands around them.
+# These characters reorder the text around them. Joiners stay: they are parts of letters in Persian, Hindi and emoji.
 REORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
 def printable(text: str) -> str:
-    """The text with controls replaced, but for newlines and tabs; every space, letter and joiner stays as it is.
+    """The text with controls replaced, except newlines and tabs. Every space, letter and joiner stays as it is.
 
     >>> printable("a\\u3000b\\u00a0c\\u200dd\\x1b[2J")
     'a\\u3000b\\xa0c\\u200dd\ufffd[2J'

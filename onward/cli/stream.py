@@ -1,4 +1,4 @@
-"""`onward stream`: choose the settings, follow the stream, say what came of it."""
+"""`onward stream`: chooses the settings, follows the stream, and reports the result."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def stream(options: StreamOptions) -> int:
     return _start(options) if options.resume is None else _resume(options, options.resume)
 
 
-# In both, all that can be wrong with the settings is found before JAX is loaded and before anything is written.
+# Either way all mistakes in the settings are found before JAX is loaded and before anything is written.
 
 
 def _start(options: StreamOptions) -> int:
@@ -41,7 +41,7 @@ def _resume(options: StreamOptions, path: Path) -> int:
             from ..checkpoints.run_checkpoint import load_standing
             from ..streams.standing import StreamStanding
 
-            # Settings that are not those of the checkpoint may say anything: nothing is built of them.
+            # Settings that do not match the checkpoint may hold anything, so nothing is built from them.
             load_standing(saved[-1], settings=digest(settings.learning), standing=StreamStanding)
         return _learn(options, settings, lambda: nullcontext(folder))
 

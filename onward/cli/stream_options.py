@@ -41,20 +41,20 @@ def _fill(text: str) -> float | Literal["last"]:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """Learn from a stream of events that may never end, one event at a time, in constant memory.
+    """Learn from an endless stream of events, one event at a time, in constant memory.
 
-    Each target is predicted before it is learned: by default one event ahead, against the forecast that nothing
-    changes. Paste this to see it work:
+    Each target is predicted before it is learned: by default one event ahead. The baseline is persistence, the forecast
+    that nothing changes. Paste this to see it work:
 
         seq 5000 | awk 'BEGIN{print "load"}{print sin($1/9)+sin($1/2)}' | \\
             onward stream --target load --run runs/waves
 
-    Ctrl-C or SIGTERM saves and stops; --resume goes on, also after a kill or a power cut, to the same numbers as if
-    nothing had happened: no event is lost, and none learned twice.
+    Ctrl-C or SIGTERM saves and stops. --resume goes on to the same numbers as if nothing had happened, also after a
+    kill or a power cut: no event is lost, and none is learned twice.
 
-    Each event is a line of predictions.jsonl: its line in the input; the prediction of its target, made before that
-    was known; the target; the loss (squared error, or -log probability in nats); key and time as they were read; the
-    forecast of the target ahead; for a class the probability of the one predicted. null: there is none.
+    Each event is a line of predictions.jsonl: its line in the input; the prediction of its target, made before that was
+    known; the target; the loss (squared error, or -log probability in nats); key and time as they were read; the
+    forecast of a later target; for a class, the probability of the predicted one. null means that there is none.
     """
 
     input: Annotated[str | None, *option("WHERE", "-", str)] = None
@@ -62,33 +62,33 @@ class StreamOptions:
     for standard input, or redis://[[USER]:PASSWORD@]HOST:PORT/DB/STREAM (rediss:// over TLS; needs the extra redis).
     The password is not kept; REDISCLI_AUTH may hold it."""
     follow: bool = False
-    """Wait for more at the file's end, as tail -F does, through rotations; in Redis, wait for a stream that is not
-    there yet."""
+    """At the end of a file wait for more, as tail -F does, through rotations; in Redis, wait for a stream that does
+    not exist yet."""
     format: Annotated[str | None, *option("NAME", "as the input is named, else csv", one_of("format", FORMATS))] = None
     """csv (with a header) or jsonl (a JSON object a line)."""
     delimiter: Annotated[str | None, *option("CHARACTER", "as the header shows", _delimiter)] = None
-    """What stands between the columns of a CSV: one of , ; | or tab is seen in the header."""
+    """The delimiter of a CSV; if left out, one of , ; | or tab is found in the header."""
     decimal: Annotated[str | None, *option("MARK", ". and with ; also ,", one_of("decimal mark", MARKS))] = None
     """The decimal mark of a CSV's numbers."""
     target: Annotated[str | None, *option("COLUMN", "must be given", str)] = None
-    """What to predict."""
+    """The column to predict."""
     inputs: Annotated[tuple[str, ...] | None, *option("COLUMNS", "the target, if it is a number", _names)] = None
-    """Columns of numbers, with commas between them, to predict it from."""
+    """The numeric columns to predict it from, separated by commas."""
     fill: Annotated[float | Literal["last"] | None, *option("NUMBER", "such events are left out", _fill)] = None
-    """What stands for a missing input: a number, or last for the last value (of the key)."""
+    """The value for a missing input: a number, or last for the last value (of the key)."""
     classes: Annotated[tuple[str, ...] | None, *option("NAMES", "the target is a number", _names)] = None
-    """The values of a target that is a category, with commas between them."""
+    """The values of a categorical target, separated by commas."""
     key: Annotated[str | None, *option("COLUMN", "one sequence", str)] = None
-    """Each value (a user, a sensor) has its own memory; all share weights. One far off the rest's scale is left out."""
+    """Each value (a user, a sensor) has its own memory; all share weights. A key on another scale is left out."""
     keys_in_memory: Annotated[int | None, *option("N", "1000", whole("--keys-in-memory", 1, most=10**6))] = None
-    """The memories of the others, least recently used, wait on disk."""
+    """How many keys are in memory. The least recently used ones are kept on disk."""
     time: Annotated[str | None, *option("COLUMN", "none", str)] = None
-    """When it happened: ISO 8601 (2023-01-31 23:59), a compact date (20230131), or seconds since 1970 (or in smaller
-    units)."""
+    """The time of an event: ISO 8601 (2023-01-31 23:59), a compact date (20230131), or seconds (or smaller units)
+    since 1970."""
     gap: Annotated[float | None, *option("SECONDS", "never", positive("--gap"))] = None
-    """After a pause longer than that, or a jump back by more, a sequence starts anew."""
+    """A longer pause, or a longer jump back in time, starts a new sequence."""
     horizon: Annotated[int | None, *option("N", "1", whole("--horizon", 0, most=10**4))] = None
-    """Predict the target so many events ahead; 0: that of the event itself, from its inputs."""
+    """Predict the target this many events ahead; 0 predicts the event's own target from its inputs."""
     method: Annotated[str | None, *shared.method_option(STREAM)] = None
     cell: Annotated[str | None, *shared.cell_option("gru")] = None
     hidden_size: Annotated[int | None, *shared.hidden_size_option("16")] = None
@@ -99,4 +99,4 @@ class StreamOptions:
     checkpoint_every: shared.CheckpointEvery[float] = 30.0
     total_time: shared.TotalTime[float | None] = None
     dead_letter_limit: Annotated[int, *option("N", "1000", whole("--dead-letter-limit", 0))] = 1000
-    """Stop when more than so many of the latest 10,000 lines are malformed."""
+    """Stop if more than this many of the latest 10,000 lines are malformed."""

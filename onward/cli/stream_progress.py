@@ -11,27 +11,28 @@ from ..streams.base import AbstractSource, RedisPosition
 from ..streams.learning import Report
 from ..streams.standing import StreamStanding
 
-WINDOW = 10_000  # events that "now" averages over
-BETWEEN = 0.25  # seconds between two looks of a terminal's line
-BETWEEN_LINES = 30.0  # elsewhere
+WINDOW = 10_000  # events over which "now" averages
+BETWEEN = 0.25  # seconds between two updates of the line in a terminal
+BETWEEN_LINES = 30.0  # the same elsewhere
 
 
 class StreamProgress:
-    """Events a second, the error over the last ten thousand against persistence's, and what waits to be read.
+    """Events a second, the error over the last ten thousand events beside persistence's, and what waits to be read.
 
-    On a terminal one line that renews itself; elsewhere a line every half minute. All on standard error.
+    On a terminal it is one line that redraws itself; elsewhere it is a line every half minute. All goes to standard
+    error.
     """
 
     def __init__(self, source: AbstractSource):
         self._source = source
-        # Of each of the last blocks its lines, seconds, predictions scored, and the sums of both errors.
+        # For each of the last blocks: lines, seconds, scored predictions, and the sums of both errors.
         self._recent: deque[tuple[int, float, int, float, float]] = deque()
         self._recent_lines = 0
         self._standing = StreamStanding()
         self._console = Console(file=sys.stderr, highlight=False)
         self._live = Live("waiting for events ...", console=self._console, auto_refresh=False)
         self._shown = time.monotonic()
-        self.lines, self.seconds = 0, 0.0  # without the first block, which is mostly compiling
+        self.lines, self.seconds = 0, 0.0  # the first block is mostly compiling
 
     def __enter__(self):
         if self._console.is_terminal:

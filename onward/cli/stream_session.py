@@ -1,4 +1,4 @@
-"""One sitting of `onward stream`, from the first event or the last checkpoint to the summary."""
+"""One process of `onward stream`, from its first event to the summary."""
 
 import math
 import shlex
@@ -37,7 +37,7 @@ TOO_LARGE = (
 
 
 class StreamSession:
-    """A stream with all of it built and nothing read or written yet."""
+    """A stream with everything built and nothing read or written yet."""
 
     def __init__(self, settings: StreamSettings):
         self._settings, self._learning = settings, settings.learning
@@ -72,7 +72,7 @@ class StreamSession:
                         interrupted=interruption.came,
                         report=progress.update,
                     )
-        except KeyboardInterrupt:  # a second one: what was read since the last checkpoint will be read again
+        except KeyboardInterrupt:  # a second signal: events since the last checkpoint will be read again
             print(f"Stopped. {_how_to_go_on(folder)}", file=sys.stderr)
             return 128 + signal.SIGINT
         except UserError as error:
@@ -92,7 +92,7 @@ class StreamSession:
             print(f"Stopped after line {state.standing.lines:,}. {_how_to_go_on(folder)}", file=sys.stderr)
             return interruption.exit_code
         write_atomically(folder.summary_text, table.encode())
-        # Written last: that it is there says that the stream has ended.
+        # Written last, because its presence means that the stream has ended.
         write_atomically(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
         if (failure := nothing_learned(state.standing, folder)) is not None:
             raise failure
@@ -125,12 +125,12 @@ class StreamSession:
 
 
 def build_engine(learning: Learning, *, learns: bool = True) -> Engine:
-    """The engine of these settings, its network starting at the persistence forecast."""
+    """The engine of these settings. Its network starts at the persistence forecast."""
     columns, method = learning.columns, learning.method
     outputs = 1 if columns.classes is None else len(columns.classes)
     key, model_key = jr.split(jr.key(learning.seed))
 
-    # Compiled whole: one program instead of dozens.
+    # Compiled as a whole: one program instead of dozens.
     model = eqx.filter_jit(lambda key: stream_model(method, len(columns.inputs), outputs, key=key))(model_key)
     return Engine(
         model,
@@ -148,7 +148,7 @@ def build_engine(learning: Learning, *, learns: bool = True) -> Engine:
 
 
 def nothing_learned(standing: StreamStanding, folder: StreamFolder) -> UserError | None:
-    """What to say of a stream that has ended if there were lines, and not one became an event."""
+    """The error if the stream has ended and none of its lines became an event."""
     for path, kind in ((folder.dead_letters, Letter), (folder.quarantine, Quarantined)):
         for entry in read_json_lines(path, kind) if standing.events == 0 else ():
             return UserError(f"not one of {standing.lines:,} lines became an event: line {entry.line} {entry.reason}.")

@@ -23,7 +23,7 @@ KEYS_IN_MEMORY = 1000
 
 
 class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All that the numbers of a stream depend on, besides its events."""
+    """Everything that determines the numbers of a stream, apart from its events."""
 
     columns: Columns
     horizon: Annotated[int, msgspec.Meta(ge=0, le=10**4)]
@@ -43,9 +43,9 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `settings.json` of a stream holds.
+    """The contents of a stream's `settings.json`.
 
-    * `input`, `follow`: where the events come from; it may be another place when the run goes on;
+    * `input`, `follow`: where the events come from; this may change when the run is resumed;
     * `group`: the run's own consumer group in Redis.
     """
 
@@ -56,7 +56,7 @@ class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 def new_stream_settings(options: StreamOptions) -> StreamSettings:
-    """The settings of a new run. Raises `UserError` for those that do not go together."""
+    """The settings of a new run. Raises `UserError` if options do not go together."""
     if options.target is None:
         raise UserError("--target must name the column to predict.")
     horizon = 1 if options.horizon is None else options.horizon
@@ -105,7 +105,7 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
 
 
 def stream_settings_again(options: StreamOptions, settings: StreamSettings, folder: Path) -> StreamSettings:
-    """The settings of a run that goes on, from another place if that is given.
+    """The settings of a resumed run, with another input if that is given.
 
     Raises `UserError` if any other option differs from the run's settings.
     """
@@ -144,7 +144,7 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
 
 
 def predict_settings(settings: StreamSettings, options: StreamOptions) -> StreamSettings:
-    """The settings to predict another input with what the run has learned, in a Redis group of its own."""
+    """The settings for predicting another input with the model of a run, in a Redis group of its own."""
     learning = settings.learning
     form = _format(options)
     if options.input in (None, "-") or type(form) is type(learning.columns.format):
@@ -158,13 +158,13 @@ def predict_settings(settings: StreamSettings, options: StreamOptions) -> Stream
 
 
 def open_source(options: StreamOptions, settings: StreamSettings) -> AbstractSource:
-    """Where the events come from. Raises `UserError` if it cannot be read."""
+    """The source of the events. Raises `UserError` if it cannot be read."""
     where, columns = settings.input, settings.learning.columns
     if where == "-":
         if settings.follow:
             raise UserError(f"--follow is for files, and the input is {where}, which is followed anyway; leave it out.")
         return StandardInput(delimiters=columns.format.delimiters)
-    if _is_redis(where):  # the options' has the password
+    if _is_redis(where):  # the address in the options has the password
         address = RedisAddress.parse(options.input or where)
         return RedisSource(address, settings.group, "onward", wait=settings.follow)
     path = Path(where)
@@ -186,7 +186,7 @@ def check_header(settings: StreamSettings) -> None:
 
 
 def _new_group() -> str:
-    """A consumer group of a run's own in Redis."""
+    """A new consumer group in Redis, for one run."""
     return f"onward-{secrets.token_hex(8)}"
 
 
@@ -206,7 +206,7 @@ def _format(options: StreamOptions) -> CSV | JSONL:
 
 
 def _written_down(where: str) -> str:
-    """An input as it is kept: without a password, and to be found from any folder."""
+    """An input as it is saved: without a password, and independent of the current folder."""
     return where if where == "-" else str(RedisAddress.parse(where) if _is_redis(where) else Path(where).absolute())
 
 

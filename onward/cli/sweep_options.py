@@ -15,7 +15,7 @@ TASK = "cycle-world"
 
 
 class Range(NamedTuple):
-    """LOW:HIGH, to draw from at random."""
+    """LOW:HIGH, a range for random draws."""
 
     low: float
     high: float
@@ -29,9 +29,10 @@ class Words(NamedTuple):
 
 
 def settings_over(method: str, words: tuple[Words, ...], random: int | None) -> dict[str, tuple | Range]:
-    """What each setting is swept over. Raises `UserError` for a setting that the method lacks, or wrong values.
+    """The values or the range of each swept setting. Raises `UserError` for wrong values, and for a setting that the
+    method lacks.
 
-    Of a float setting these are floats, of one that decides the program integers.
+    They are integers for a setting that changes the program, and floats for any other.
     """
     known = COMPARISON.method(method).settings | {"hidden_size": HIDDEN_SIZE}
     over: dict[str, tuple | Range] = {}
@@ -70,7 +71,7 @@ def _floats(name: str, text: str, random: int | None) -> tuple[float, ...] | Ran
         return Range(low, high)
     count = whole(f"the COUNT of {name}", 2, most=10**4)(text.split(":")[2])
     steps = [low * (high / low) ** (i / (count - 1)) for i in range(count)]
-    # Without the last digits' noise, so that 0.1 reads 0.1 in tables and files.
+    # Rounded, so that 0.1 is written 0.1 in tables and files.
     return tuple(float(f"{step:.12g}") for step in steps)
 
 
@@ -98,15 +99,15 @@ def _words(words: list[str]) -> tuple[Words, ...]:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Let a method learn a task at every point of a grid of its settings, several seeds each, and draw how much they
-    matter.
+    r"""Let a method learn a task at every point of a grid of its settings, with several seeds each, and draw how much
+    the settings matter.
 
-    VALUES are 0.1,0.3 or, in steps that multiply, 0.001:1:7 (seven values); with --random, 0.001:1 is drawn from. Float
-    settings (rate; penalty and state_rate of fpp; decay and prior of -kalman; alpha and beta of -fptt) run side by side
-    in one compiled program, whole ones (horizon, window, rank, order, buffer, updates, hidden_size) one after another.
-    Settings come before the options:
+    VALUES are a list, 0.1,0.3, or a geometric range, 0.001:1:7 (seven values). With --random, values are drawn from
+    0.001:1. Float settings (rate; penalty and state_rate of fpp; decay and prior of -kalman; alpha and beta of -fptt)
+    run side by side in one compiled program. Integer settings (horizon, window, rank, order, buffer, updates,
+    hidden_size) run one after another. Settings come before the options:
 
-        onward sweep rate=0.1:100:7 horizon=2,5 --method fpp --cell lstm \\
+        onward sweep rate=0.1:100:7 horizon=2,5 --method fpp --cell lstm \
             --hidden-size 8 --run runs/fpp
 
     The same command with the same --run goes on with a sweep that was stopped. A text is read once.
@@ -117,18 +118,18 @@ class SweepOptions:
     settings: Annotated[
         tuple[Words, ...], *option("NAME=VALUES ...", "rate=0.1:100:7", _words, positional=True, many=True)
     ] = (Words("rate", "0.1:100:7"),)
-    """What to sweep over."""
+    """The settings to sweep over."""
     method: Annotated[str, *shared.method_option(COMPARISON)] = COMPARISON.default
     task: Annotated[str, *shared.task_option("cycle-world")] = TASK
     characters: Annotated[int, *option("N", "10000", whole("--characters", 1))] = 10_000
-    """How many each run reads."""
+    """Characters that each run reads."""
     seeds: shared.Seeds[int] = 4
     random: Annotated[int | None, *option("N", "the whole grid", whole("--random", 1, most=10**5))] = None
-    """Draw so many points from the ranges LOW:HIGH, the logarithm uniform."""
+    """Draw this many points from the ranges LOW:HIGH, log-uniformly."""
     cell: Annotated[str | None, *shared.cell_option(shared.USUAL_CELL)] = None
     hidden_size: Annotated[int, *shared.hidden_size_option("20")] = HIDDEN_SIZE
     lanes: Annotated[int | None, *option("N", "what fits into memory", whole("--lanes", 1))] = None
-    """At most so many runs side by side: what is finished is saved after each such part."""
+    """The most runs side by side; results are saved after each such part."""
     streams: shared.Streams[int] = 1
     seed: shared.Seed[int] = 0
     run: shared.Run[Path | None] = None

@@ -1,4 +1,4 @@
-"""`onward train`: choose the settings, learn the text, say what came of it."""
+"""`onward train`: chooses the settings, learns the text, and reports the result."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def train(options: TrainOptions) -> int:
     return _start(options) if options.resume is None else _resume(options, options.resume)
 
 
-# In both, all that can be wrong with the settings is found before JAX is loaded and before anything is written.
+# Either way all mistakes in the settings are found before JAX is loaded and before anything is written.
 
 
 def _start(options: TrainOptions) -> int:
@@ -41,7 +41,7 @@ def _resume(options: TrainOptions, path: Path) -> int:
             from ..checkpoints.run_checkpoint import load_standing
             from ..texts.standing import Standing
 
-            # Settings that are not those of the checkpoint may say anything: nothing is built of them.
+            # Settings that do not match the checkpoint may hold anything, so nothing is built from them.
             load_standing(saved[-1], settings=digest(settings), standing=Standing)
         return _learn(options, settings, text, found, lambda: nullcontext(folder))
 
@@ -63,5 +63,5 @@ def _learn(
 
 
 def default_folder() -> Path:
-    """A folder under `runs` named after the time."""
+    """A new folder under `runs`, named after the time."""
     return Path("runs") / time.strftime("train-%Y%m%d-%H%M%S")

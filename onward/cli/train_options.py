@@ -13,9 +13,9 @@ from .options import option, whole
 class TrainOptions:
     """Learn a text, character by character, in one pass and in constant memory.
 
-    Each character is predicted before it is learned, so the bits per character are those of a compressor that learns as
+    Each character is predicted before it is learned. So the bits per character are those of a compressor that learns as
     it goes. Ctrl-C saves and stops; --resume goes on to the same numbers as if nothing had happened. Afterwards onward
-    sample RUN has the network write, and onward evaluate RUN FILE reads another text with it.
+    sample RUN lets the network write, and onward evaluate RUN FILE measures it on another text.
     """
 
     file: Annotated[str | None, *option("FILE", "the Shakespeare that comes with onward", str, positional=True)] = None
@@ -27,12 +27,12 @@ class TrainOptions:
     window: shared.Window[int | None] = None
     rank: shared.Rank[int | None] = None
     characters: Annotated[int | None, *option("N", "the whole text", whole("--characters", 2))] = None
-    """Stop after so many characters."""
+    """Stop after this many characters."""
     seed: shared.Seed[int | None] = None
     run: shared.Run[Path | None] = None
     resume: shared.Resume[Path | None] = None
     alphabet: Annotated[Path | None, *option("FILE", "those of the text", Path)] = None
-    """A UTF-8 file with all the characters there may be."""
+    """A UTF-8 file with all characters that may occur."""
     sample_length: Annotated[int | None, *shared.sample_length_option()] = None
     prompt: Annotated[str | None, *shared.prompt_option()] = None
     temperature: Annotated[float | None, *shared.temperature_option()] = None

@@ -1,4 +1,4 @@
-"""What a run of `onward train` has learned, as its newest checkpoint has it; the run may be going on meanwhile."""
+"""The model of a run of `onward train` from its newest checkpoint; the run may be in progress."""
 
 import shlex
 from pathlib import Path
@@ -22,7 +22,7 @@ from .settings import Settings
 
 
 class Trained(NamedTuple):
-    """A run: its settings, its learner with the carry after so many `characters`."""
+    """A run: its settings, its learner, and the carry after `characters` characters."""
 
     settings: Settings
     learner: onward.Learner
@@ -31,14 +31,14 @@ class Trained(NamedTuple):
 
     @property
     def model(self) -> onward.Model:
-        """The model as it is now."""
+        """The current model."""
         return self.carry.model
 
 
 def trained(path: Path) -> Trained:
     """The run in this folder.
 
-    Raises `UserError` if there is no such run or checkpoint, or they are damaged or of another version.
+    Raises `UserError` if there is no such run or checkpoint, or if they are damaged or of another version.
     """
     folder = RunFolder(path)
     if not folder.settings.is_file():
@@ -49,10 +49,12 @@ def trained(path: Path) -> Trained:
         raise UserError(
             f"{path} holds no checkpoint yet; let onward train --resume {shlex.quote(str(path))} write one."
         )
-    standing = load_standing(saved[-1], settings=digest(settings), standing=Standing)  # before any of it is believed
+    standing = load_standing(
+        saved[-1], settings=digest(settings), standing=Standing
+    )  # checked before the settings are trusted
     try:
         learner = build_learner(settings.method)
-    except ValueError as error:  # settings that were changed by hand
+    except ValueError as error:  # the settings were changed by hand
         raise UserError(f"{path}: {error}") from None
     shapes = eqx.filter_eval_shape(fresh_carry, settings, learner, jr.key(0))
     carry, _ = load_checkpoint(saved[-1], jax.tree.map(_blank, shapes), settings=digest(settings), standing=Standing)
@@ -61,7 +63,7 @@ def trained(path: Path) -> Trained:
 
 
 def _blank(leaf):
-    """An array of this shape that takes no memory."""
+    """An array of this shape that uses no memory."""
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

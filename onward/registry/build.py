@@ -52,7 +52,7 @@ ESTIMATORS: dict[str, Callable[[Any], onward.estimators.AbstractEstimator]] = {
     "fpp": lambda method: onward.FPP(method.horizon, method.buffer, method.updates, method.penalty, method.state_rate),
 }
 
-# Each at a rate of 1: steps of every kind are proportional to their rate, which a sweep may trace.
+# Each has a rate of 1: the steps are scaled by the rate elsewhere, so that a sweep can trace it.
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": lambda method: optax.sgd(root_decay(method.window)),
     "kalman": lambda method: onward.quasi_diagonal_kalman(
@@ -63,12 +63,12 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "fptt": lambda method: optax.adam(1.0),
 }
 
-# What changes the gradient before the clip and the step.
+# Transformations of the gradient before the clip and the step.
 REGULARIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "fptt": lambda method: onward.fptt(method.alpha, method.beta),
 }
 
-# A text is read from a file, or from the package, and is made by `build_task` itself.
+# Texts are missing here: `build_task` itself makes them, from a file or from the package.
 TASKS: dict[str, Callable[..., SymbolTask]] = {
     "anbn": anbn_task,
     "brackets": brackets_task,
@@ -79,9 +79,10 @@ TASKS: dict[str, Callable[..., SymbolTask]] = {
 
 
 def build_optimizer(method: Method) -> optax.GradientTransformation:
-    """FPTT's regulariser, the clip, the step, and a factor on the cell's steps: those of them that the method has.
+    """The method's optimiser: FPTT's regulariser, the clip, the step and a factor on the cell's steps, as far as the
+    method has them.
 
-    Raises `ValueError` for a number out of range, unless it is traced.
+    Raises `ValueError` if a number is out of range; traced numbers are not checked.
     """
     unless_traced(above_zero, "rate", method.rate)
     steps = [make(method) for name, make in REGULARIZERS.items() if name == method.optimizer]
@@ -106,31 +107,31 @@ def scale_cell(factor: float) -> optax.GradientTransformation:
 
 
 def build_learner(method: Method, *, streams: int | None = None) -> onward.Learner:
-    """The learner of a method, with the loss of predicting the next symbol; `streams` side by side, if that is given.
+    """The learner of a method, which predicts the next symbol. `streams` is its batch, if given.
 
-    Raises `ValueError` for a setting out of range, unless it is traced.
+    Raises `ValueError` if a setting is out of range; traced settings are not checked.
     """
     estimator, optimizer = ESTIMATORS[method.estimator](method), build_optimizer(method)
     return onward.Learner(estimator, optimizer, loss=softmax_cross_entropy, chunk=method.window, batch=streams)
 
 
 def text_model(method: Method, symbols: int, *, key: PRNGKeyArray) -> onward.Model:
-    """The network of `onward train`: the cell as it comes between one-hot symbols and logits of symbols."""
+    """The network of `onward train`: from one-hot symbols through the cell to logits of symbols."""
     cell_key, readout_key = jr.split(key)
     cell = CELLS[method.cell](symbols, method.hidden_size, key=cell_key)
     return onward.Model(cell, eqx.nn.Linear(method.hidden_size, symbols, key=readout_key))
 
 
 def stream_model(method: Method, inputs: int, outputs: int, *, key: PRNGKeyArray) -> onward.Model:
-    """The network of `onward stream`: its readout is zero, so that it starts at the persistence forecast."""
+    """The network of `onward stream`. Its readout is zero, so that it starts at the persistence forecast."""
     cell = CELLS[method.cell](inputs, method.hidden_size, key=key)
     return onward.Model(cell, zeros_like(eqx.nn.Linear(method.hidden_size, outputs, key=key)))
 
 
 def build_contestant(method: Method, symbols: int, *, streams: int = 1) -> Contestant:
-    """A method in a comparison or a sweep: its network is small, and so are its initial weights.
+    """The method as it takes part in a comparison or a sweep: with a small network and small initial weights.
 
-    Raises `ValueError` for a number out of range, unless it is traced.
+    Raises `ValueError` if a number is out of range; traced numbers are not checked.
     """
     cell = CELLS[method.cell]
     small = sigmoid(cell) if method.cell in ("vanilla", "leaky") else cell
@@ -139,10 +140,10 @@ def build_contestant(method: Method, symbols: int, *, streams: int = 1) -> Conte
 
 
 def build_task(word: str, *, characters: int | None = None, file: str | None = None) -> SymbolTask:
-    """The task that `NAME[:SETTINGS]` stands for; a text is held against compressors of its first `characters`, if that
-    is given, and read from `file`, if that is where it lies.
+    """The task named `NAME[:SETTINGS]`.
 
-    Raises `UserError` if there is no such task, its settings are wrong, or its file cannot be read.
+    If it is a text, it is read from `file` if given, and is compared with compressors of its first `characters` if
+    given. Raises `UserError` if there is no such task, its settings are wrong, or its file cannot be read.
     """
     name, numbers, named = split_task(word)
     if name == "shakespeare":

@@ -1,10 +1,10 @@
-"""A method of a comparison in words, for tables and for knowing a sweep again."""
+"""Describes a method of a comparison in words, for tables and to recognise a sweep when it goes on."""
 
 from .methods import ESTIMATORS, Method
 
 
 def describe(method: Method, streams: int = 1) -> str:
-    """The estimator with its settings, the network and the step, in a line; what a sweep traces is called swept.
+    """The estimator with its settings, the network and the optimiser, on one line. Traced settings are called swept.
 
     >>> from onward.registry.methods import COMPARISON
     >>> describe(COMPARISON.method("snap-adam"))

@@ -26,8 +26,8 @@ CELLS: tuple[str, ...] = get_args(CellName)
 class EstimatorEntry(NamedTuple):
     """An estimator's row in the registry.
 
-    * `about`: what it is, for help texts;
-    * `size`: the setting that the number after the colon gives, `None` if the estimator takes no number;
+    * `about`: a description for help texts;
+    * `size`: the setting that the number after the colon gives; `None` if the estimator takes no number;
     * `others`: its other settings that `onward sweep` can vary.
     """
 
@@ -37,7 +37,7 @@ class EstimatorEntry(NamedTuple):
 
 
 class OptimizerEntry(NamedTuple):
-    """An optimiser's row in the registry: what it is, and its settings with their defaults."""
+    """An optimiser's row in the registry: a description, and its settings with their defaults."""
 
     about: str
     settings: Mapping[str, float | None]
@@ -56,8 +56,8 @@ ESTIMATORS: dict[str, EstimatorEntry] = {
     ),
 }
 
-# Every optimiser has a rate and a clip, the largest global norm of a gradient. Kalman's decay is 1/√t and its prior the
-# number of hidden units where they are None.
+# Every optimiser has a rate and a clip, which is the largest global norm of a gradient. For Kalman, a decay of None
+# means 1/√t, and a prior of None means the number of hidden units.
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     "sgd": OptimizerEntry("gradient descent at 1/√t", {"rate": 1.0, "clip": None}),
     "kalman": OptimizerEntry(
@@ -70,18 +70,18 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
 
 
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A method of training with all of its settings.
+    """A training method with all of its settings.
 
     * `estimator`, `cell`, `optimizer`: names in this registry;
     * `hidden_size`: units of the cell;
     * `rate`: the optimiser's step size;
     * `decay`: the Kalman step's γ, `None` for 1/√t; `False` for every other optimiser;
-    * `cell_rate_factor`: the cell's steps are this times the readout's;
+    * `cell_rate_factor`: the cell's step size as a multiple of the readout's;
     * `clip`: the largest global norm of a gradient, `None` for no limit;
     * `window`: steps between two updates;
-    * `horizon`, `cut`, `rank`, `blocks`, `order`: of the estimators that have them, else `None` or `False`;
-    * `buffer`, `updates`, `penalty`, `state_rate`: of `fpp`; `prior`: of `kalman`; `alpha`, `beta`: of `fptt`. Unset,
-      and left out of JSON, for the others.
+    * `horizon`, `cut`, `rank`, `blocks`, `order`: settings of some estimators, `None` or `False` for the others;
+    * `buffer`, `updates`, `penalty`, `state_rate`: of `fpp`; `prior`: of `kalman`; `alpha`, `beta`: of `fptt`. For
+      other methods they are unset and left out of JSON.
     """
 
     estimator: EstimatorName
@@ -115,25 +115,27 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its estimator's and its optimiser's settings by name: those that `onward sweep` can vary."""
+        """The settings of its estimator and optimiser, by name: those that `onward sweep` can vary."""
         return {name: getattr(self, name) for name in self.names}
 
     @property
     def names(self) -> list[str]:
-        """The names of these settings."""
+        """The names in `settings`."""
         estimator = ESTIMATORS[self.estimator]
         of_optimizer = [name for name in OPTIMIZERS[self.optimizer].settings if name != "clip"]
         return [*([estimator.size] if estimator.size else []), *estimator.others, *of_optimizer]
 
     def but(self, **changes: Any) -> "Method":
-        """This method with some settings changed; a block for each unit stays so when the units change."""
+        """This method with some settings changed. If there is one block for each unit, that stays so when the units
+        change.
+        """
         if self.blocks and self.rank == self.hidden_size and "rank" not in changes:
             changes["rank"] = changes.get("hidden_size", self.rank)
         return msgspec.structs.replace(self, **changes)
 
 
 class MethodName(NamedTuple):
-    """`ESTIMATOR[-OPTIMIZER][:SIZE]` in its parts; `None` for a part that is left out."""
+    """The parts of `ESTIMATOR[-OPTIMIZER][:SIZE]`; a part that is left out is `None`."""
 
     estimator: str
     optimizer: str | None = None
@@ -141,7 +143,7 @@ class MethodName(NamedTuple):
 
 
 def split_method(word: str) -> MethodName:
-    """The parts of `ESTIMATOR[-OPTIMIZER][:SIZE]`. Raises `UserError`, listing the names, for one that is unknown.
+    """The parts of `ESTIMATOR[-OPTIMIZER][:SIZE]`. Raises `UserError`, listing the known names, if a name is unknown.
 
     >>> split_method("nobacktrack-kalman:2")
     MethodName(estimator='nobacktrack', optimizer='kalman', size=2)
@@ -166,11 +168,11 @@ def split_method(word: str) -> MethodName:
 
 @dataclass(frozen=True)
 class Job:
-    """What methods are used for: which there are, with the defaults of all of their settings, and which is the default.
+    """A use of methods, such as training on a text: its methods with all their defaults, and its default method.
 
     * `refuses`: methods that the job cannot use, each with the reason;
-    * `fixed`: a setting that the job itself decides, with the reason;
-    * `rates`: of optimisers, where the registry's own do not suit the job.
+    * `fixed`: settings that the job itself decides, each with the reason;
+    * `rates`: step sizes of optimisers whose registry default does not suit the job.
     """
 
     methods: Mapping[str, Method]
@@ -182,7 +184,7 @@ class Job:
     def method(self, word: str | None = None) -> Method:
         """The method that `ESTIMATOR[-OPTIMIZER][:SIZE]` stands for in this job, with all of its settings.
 
-        Raises `UserError` if there is no such method, or the job cannot use it.
+        Raises `UserError` if there is no such method, or if the job cannot use it.
 
             >>> COMPARISON.method("tbptt-adam:7").settings
             {'window': 7, 'rate': 0.003}
@@ -203,18 +205,18 @@ class Job:
         return method.but(**{what: size})
 
     def parse(self, word: str) -> str:
-        """The word itself. Raises `UserError` as `method` does."""
+        """`word`, unchanged, if it names a method. Raises `UserError` as `method` does."""
         self.method(word)
         return word
 
     @property
     def known(self) -> tuple[str, ...]:
-        """The names of its estimators."""
+        """The names of the estimators that the job can use."""
         return tuple(self.methods)
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Every `ESTIMATOR[-OPTIMIZER]`, for the shell's completion."""
+        """Every `ESTIMATOR[-OPTIMIZER]`, for shell completion."""
         return tuple(name + end for name in self.methods for end in ("", *(f"-{each}" for each in OPTIMIZERS)))
 
 
@@ -228,8 +230,8 @@ def _text(*, window: int = 16, rate: float = 5e-3, **settings: Any) -> Method:
 
 FPP = {"horizon": 5, "buffer": 1000, "updates": 1, "penalty": 1.0, "state_rate": 0.1}
 
-# One pass over a text, with Adam: `onward train` and `onward audit`. Forward methods update once a window too, for the
-# gradient of a single step is mostly noise.
+# One pass over a text, with Adam: `onward train` and `onward audit`. Forward methods update once a window too, because
+# the gradient of a single step is mostly noise.
 TEXT = Job(
     _rows(
         _text,
@@ -279,5 +281,5 @@ STREAM = Job(
     default="snap",
     refuses={"fpp": "fpp replays stretches of one stream and cannot follow events; choose another method."},
     fixed={"window": "a stream is learned at every event, so the window is 1; leave the number out, or use sliding."},
-    rates={"sgd": 0.1},  # of errors and not of bits: a rate of 1 throws the network off
+    rates={"sgd": 0.1},  # for squared errors instead of bits a rate of 1 is too large
 )

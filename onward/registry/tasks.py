@@ -10,9 +10,9 @@ class TaskEntry(NamedTuple):
     """A task's row in the registry.
 
     * `about`: what is predicted, for help texts;
-    * `form`: how it is written with its settings;
-    * `settings`: how many whole numbers follow the colon at most; `None` where a file follows;
-    * `cell`: the cell that learns it where none is asked for.
+    * `form`: how the task is written with its settings;
+    * `settings`: the greatest number of integers after the colon; `None` if a file follows instead;
+    * `cell`: the task's default cell.
     """
 
     about: str
@@ -35,7 +35,7 @@ FORMS = ", ".join(entry.form for entry in TASKS.values())
 
 
 class TaskName(NamedTuple):
-    """`NAME[:SETTINGS]` in its parts: the whole numbers, or the file."""
+    """The parts of `NAME[:SETTINGS]`: the name, and the integers or the file."""
 
     name: str
     numbers: tuple[int, ...] = ()
@@ -43,7 +43,7 @@ class TaskName(NamedTuple):
 
 
 def split_task(word: str) -> TaskName:
-    """The parts of `NAME[:SETTINGS]`. Raises `UserError`, listing the names, for one that is unknown.
+    """The parts of `NAME[:SETTINGS]`. Raises `UserError`, listing the known names, if the name is unknown.
 
     >>> split_task("anbn:1,32")
     TaskName(name='anbn', numbers=(1, 32), file=None)
@@ -68,11 +68,11 @@ def split_task(word: str) -> TaskName:
 
 
 def parse_task(word: str) -> str:
-    """The word itself. Raises `UserError` as `split_task` does."""
+    """`word`, unchanged, if it names a task. Raises `UserError` as `split_task` does."""
     split_task(word)
     return word
 
 
 def usual_cell(task: str) -> str:
-    """The cell for a task where none is asked for."""
+    """The default cell of a task."""
     return TASKS[split_task(task).name].cell

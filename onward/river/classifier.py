@@ -19,15 +19,15 @@ from .recurrent import Recurrent
 
 
 def cross_entropy_of_seen(logits: Float[Array, " classes"], y: Float[Array, "2"]) -> Float[Array, ""]:
-    """Softmax cross entropy among the classes seen so far: `y` is the class, and how many they are."""
+    """Softmax cross entropy over the classes seen so far; `y` holds the class and the number of classes seen."""
     logits = jnp.where(jnp.arange(len(logits)) < y[1], logits, -jnp.inf)
     return softmax_cross_entropy(logits, y[0].astype(jnp.int32))
 
 
 class Classifier(Recurrent, base.MiniBatchClassifier):
-    """Predicts a class from all events so far: a recurrent network that learns each event as it comes.
+    """Predicts a class from all events so far, with a recurrent network that learns each event as it comes.
 
-    Classes are met as they come, up to `max_classes`, in any number and of any kind; one that was not seen yet has no
+    New classes are added as they come, up to `max_classes`, and may be of any kind. A class not seen yet has no
     probability. `onward.river.Regressor` says how events are learned and predicted.
 
     Parameters
@@ -35,7 +35,7 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
     cell, hidden_size, estimator, optimizer, features, fill, strict, seed
         As for `onward.river.Regressor`.
     max_classes
-        How many classes there may be, at least 1; one more raises `ValueError`. The readout has a row for each.
+        The greatest number of classes, at least 1. One more raises `ValueError`. The readout has a row for each.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
         self._index, features.last = index, values
 
     def predict_proba_one(self, x, **kwargs):
-        """The probability of each class seen so far, were `x` the next event; none before anything was learned."""
+        """The probability of each class seen so far if `x` were the next event; empty before anything was learned."""
         if not self._index:
             return {}
         logits = self._predict(self._known.of(x))[: len(self._index)].tolist()
@@ -94,7 +94,9 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
         return {label: weight / total for label, weight in zip(self._index, weights, strict=True)}
 
     def learn_many(self, X, y):
-        """Learns the rows of a data frame one after another, with the numbers of `learn_one`, in one compiled loop."""
+        """Learns the rows of a data frame one after another, with the same results as `learn_one`, in one
+        compiled loop.
+        """
         labels = _listed(y)
         index = self._with(labels)
         indices = np.array([index[label] for label in labels], np.float32)
@@ -103,7 +105,7 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
         self._index = index
 
     def predict_proba_many(self, X) -> Any:
-        """The probability of each class, a column each, for each row, were it the next event."""
+        """The probability of each class (a column each) for each row, if it were the next event."""
         if not self._index:
             return to_native_frame({}, like=frame_of(X))
         logits = self._predict_frame(X)[:, : len(self._index)]
@@ -112,7 +114,9 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
         return to_native_frame(dict(zip(self._index, probabilities.T, strict=True)), like=frame_of(X))
 
     def predict_many(self, X) -> Any:
-        """The most probable class of each row, were it the next event; an empty frame before anything was learned."""
+        """The most probable class of each row, if it were the next event; an empty frame before anything was
+        learned.
+        """
         if not self._index:
             return self.predict_proba_many(X)
         best = self._predict_frame(X)[:, : len(self._index)].argmax(1)
@@ -120,14 +124,14 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
         return to_native_series([classes[i] for i in best], name=None, like=frame_of(X))
 
     def _with(self, labels: list) -> dict[Any, int]:
-        """The classes with those of `labels` that are new."""
+        """The classes, with the new ones among `labels` added."""
         index = dict(self._index)
         for label in labels:
             if isinstance(label, np.generic):
                 label = label.item()
             try:
                 known, none = label in index, label is None or bool(label != label)
-            except TypeError:  # what cannot be a key of a dict, or is neither equal to itself nor not
+            except TypeError:  # the label cannot be a key of a dict, or its comparison with itself has no truth value
                 known, none = False, True
             if none:
                 raise ValueError(f"y must be a class, got {label!r}.")
@@ -147,6 +151,6 @@ class Classifier(Recurrent, base.MiniBatchClassifier):
 
 
 def _listed(y) -> list:
-    """The labels of a series, an array or a list."""
+    """The labels in a series, an array or a list."""
     series = nw.from_native(y, series_only=True, pass_through=True)
     return series.to_list() if isinstance(series, nw.Series) else list(y)

@@ -1,4 +1,4 @@
-"""From River's dicts and data frames to the numbers of an event."""
+"""Turns River's dicts and data frames into the numbers of an event."""
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -10,24 +10,25 @@ import numpy as np
 from narwhals.exceptions import DuplicateError
 from river.utils.dataframe import into_frame
 
-# What Python or NumPy makes a number of although it is none: text, times, and what has an imaginary part.
+# Types that Python or NumPy converts to numbers although they are not: text, times, and complex numbers.
 NO_NUMBERS = (str, bytes, bytearray, np.timedelta64, np.datetime64, np.complexfloating)
 REAL = (float, int)
 REMEDY = "encode what is no number first"
 
 
 class Features:
-    """The features of a stream in a fixed order, and what is done about one that is missing or new.
+    """The features of a stream in a fixed order, and how missing and new features are handled.
 
     **Arguments:**
 
     - `names`: the features, each once, in the order of their numbers.
-    - `fill`: the number that stands for a missing feature, or `None` for the last value it had (0 before any). A
-      feature is missing if it is not in the dict, or is `None`, NaN, NaT or NA there.
-    - `strict`: whether a missing or a new feature is refused. Otherwise a new one is ignored; `with_new` takes it in.
-    - `slots`: how many inputs the network has for features, at least one each; the spare ones read 0.
+    - `fill`: the number for a missing feature, or `None` for its last value (0 before any). A feature is missing if it
+      is not in the dict, or is `None`, NaN, NaT or NA there.
+    - `strict`: whether a missing or a new feature is refused. Otherwise a new feature is ignored until `with_new` adds
+      it.
+    - `slots`: the network's number of inputs for features, at least one each; spare inputs are 0.
 
-    Raises `ValueError` if a feature is refused, is no finite number, or is named twice.
+    Raises `ValueError` if a feature is refused, is not a finite number, or is named twice.
     """
 
     def __init__(self, names: Iterable[Hashable], fill: float | None, strict: bool, slots: int | None = None):
@@ -40,10 +41,10 @@ class Features:
         self._known = frozenset(self.names)
 
     def with_new(self, names: Iterable[Hashable]) -> "Features":
-        """Itself, or, where some of `names` are new, all of both.
+        """These features, with the new ones among `names` added.
 
-        New ones come last, in alphabetical order. The slots are then a power of two, so that a stream with ever more
-        features changes the size of its network a few times only.
+        New features come last, in alphabetical order. The number of slots is then a power of two, so that a stream with
+        ever more features resizes its network only a few times.
         """
         if self.strict or self._known.issuperset(names):
             return self
@@ -84,7 +85,7 @@ class Features:
             raise ValueError(f"X lacks values of the feature {self.names[int(np.argwhere(missing)[0, 1])]!r}.")
         if self.fill is not None:
             return np.where(missing, self.fill, values)
-        # The row that each value was last seen in, counting from the last value before the frame.
+        # The row in which each value was last seen; row 0 is the last value before the frame.
         values, missing = np.vstack([self.last, values]), np.vstack([np.zeros_like(missing[:1]), missing])
         seen = np.maximum.accumulate(np.where(missing, 0, np.arange(len(values))[:, None]))
         return np.take_along_axis(values, seen, 0)[1:]
@@ -108,12 +109,14 @@ class Features:
 
 
 def in_order(names: Iterable[Hashable]) -> tuple[Hashable, ...]:
-    """In alphabetical order, so that their order in a dict means nothing."""
+    """The names in alphabetical order, so that their order in a dict does not matter."""
     return tuple(sorted(names, key=str))
 
 
 def frame_of(X) -> nw.DataFrame:
-    """A data frame of any kind that River takes. Raises `ValueError` for anything else, or two columns of one name."""
+    """A data frame of any kind that River takes. Raises `ValueError` for anything else, and if two columns have
+    one name.
+    """
     try:
         return into_frame(X)
     except DuplicateError:
@@ -128,19 +131,19 @@ def column_names(X) -> Iterable[Hashable]:
 
 
 def is_missing(value) -> bool:
-    """Whether it stands for a value that is not there: `None`, NaN, NaT or NA."""
+    """Whether `value` means that there is no value: `None`, NaN, NaT or NA."""
     if value is None:
         return True
     try:
         return bool(value != value)
-    except TypeError:  # NA of pandas is neither equal to itself nor not
+    except TypeError:  # comparing pandas' NA with itself has no truth value
         return True
     except ValueError:  # an array
         return False
 
 
 def number_or_nan(value) -> float:
-    """`value` as a float, NaN if it is missing, infinite if it is no finite number."""
+    """`value` as a float: NaN if it is missing, infinite if it is not a finite number."""
     if is_missing(value):
         return math.nan
     try:
@@ -157,8 +160,11 @@ def _number(name: Hashable, value) -> float:
 
 
 def _plain(X, names: tuple[Hashable, ...]) -> np.ndarray | None:
-    """A frame of pandas that holds numbers in this order, as most do: narwhals looks at a frame for as long as ten
-    events take. `None` for any other."""
+    """The numbers of a pandas frame whose columns are numeric and in this order, as in most frames; `None` for any
+    other.
+
+    This avoids narwhals, which takes as long for a frame as ten events do.
+    """
     if nw.dependencies.is_pandas_dataframe(X) and tuple(X.columns) == names:
         values = X.to_numpy()
         if values.dtype.kind in "fiub":

@@ -16,7 +16,7 @@ TOO_FAR = 1e140
 
 
 class Forecaster(Recurrent, RiverForecaster):
-    """Forecasts a series from all of its past: a recurrent network that learns each value as it comes.
+    """Forecasts a series from its whole past, with a recurrent network that learns each value as it comes.
 
     The network reads the last value and its change, and predicts the next change; both are scaled by running moments of
     the series, so that it may be of any size and may drift, and a network that knows nothing forecasts the last value.
@@ -57,7 +57,7 @@ class Forecaster(Recurrent, RiverForecaster):
         self._series = Series()
 
     def learn_one(self, y, x=None):
-        """Makes `y` the last value of the series, at a time of which `x` is known, and learns from it."""
+        """Learns from `y`, the next value of the series. `x` holds the features known of its time."""
         y, x = finite("y", y), x or {}
         if abs(y) >= TOO_FAR:
             raise ValueError(f"y must be of a size below {TOO_FAR:g}, so that its square is a number, got {y!r}.")
@@ -70,7 +70,8 @@ class Forecaster(Recurrent, RiverForecaster):
         features.last, self._series = values, series
 
     def forecast(self, horizon, xs=None):
-        """The next `horizon` values, at times of which `xs` is known; the last value before anything was learned.
+        """The next `horizon` values; before anything was learned, the last value. `xs` holds the features known of each
+        time.
 
         Each horizon compiles anew. Raises `ValueError` for a horizon below 1 or another number of `xs`.
         """
@@ -95,7 +96,9 @@ class Forecaster(Recurrent, RiverForecaster):
 
 
 class Series(NamedTuple):
-    """How a series went: its last value and change, the mean, and sums of squares about the mean and of changes."""
+    """A summary of the series: its last value and change, its mean, and sums of squares about the mean and of
+    changes.
+    """
 
     seen: float = 0
     last: float = 0.0
@@ -105,7 +108,7 @@ class Series(NamedTuple):
     changes: float = 0.0
 
     def after(self, y: float) -> "Series":
-        """With one more value."""
+        """The summary with one more value."""
         seen, change = self.seen + 1, y - self.last if self.seen else 0.0
         mean = self.mean + (y - self.mean) / seen
         squares = self.squares + (y - self.mean) * (y - mean)
@@ -113,15 +116,15 @@ class Series(NamedTuple):
 
     @property
     def spread(self) -> float:
-        """The standard deviation, 1 while there is none."""
+        """The standard deviation; 1 while there is none."""
         return math.sqrt(self.squares / self.seen) or 1.0 if self.squares > 0 else 1.0
 
     @property
     def step(self) -> float:
-        """The root mean square of the changes, 1 while there are none."""
+        """The root mean square of the changes; 1 while there are none."""
         return math.sqrt(self.changes / (self.seen - 1)) or 1.0 if self.changes > 0 else 1.0
 
     @property
     def inputs(self) -> tuple[float, float]:
-        """What the network reads of the series: its last value and its last change, both scaled."""
+        """The network's inputs from the series: its last value and its last change, both scaled."""
         return (self.last - self.mean) / self.spread, self.change / self.step

@@ -1,4 +1,4 @@
-"""A network that takes more inputs than before and knows all that it knew."""
+"""Enlarges a network by new inputs while it keeps everything that it has learned."""
 
 from collections.abc import Callable
 
@@ -14,19 +14,19 @@ from ..learner import Carry
 from ..model import Model
 from ..support.trees import total
 
-SAMPLES = 8  # random states and inputs that tell the weights of new inputs from the others
+SAMPLES = 8  # number of random states and inputs by which the weights of new inputs are recognised
 
-Places = dict[tuple[int, int], np.ndarray]  # where the numbers along an axis go, by its old and its new size
+Places = dict[tuple[int, int], np.ndarray]  # the new places of the numbers along an axis, by its old and new size
 
 
 def grown(old: Carry, model: Model, begin: Callable[[Model], Carry], inputs: int, more: int) -> Carry:
-    """A carry of the same learner for a cell of `more` inputs, with all that `old` has learned of `inputs`.
+    """A carry of the same learner for a cell with `more` inputs, with everything that `old` has learned with `inputs`.
 
-    The new inputs come last. Their weights are 0, so the network computes what it did before; what the optimiser and
-    the estimator keep for these weights is as at a start. `model` is a new one of the larger size, and `begin` makes
-    the carry of a model at a start.
+    The new inputs come last. Their weights are 0, so that the network computes the same as before. The optimiser's and
+    the estimator's entries for these weights are initial ones. `model` is a new model of the larger size, and `begin`
+    makes the initial carry of a model.
 
-    Raises `ValueError` if it cannot be told where the numbers of the new inputs are.
+    Raises `ValueError` if it cannot be determined which numbers belong to the new inputs.
     """
     places = _places(old.model.cell, model.cell, inputs, more)
     arrays, rest = eqx.partition(model, eqx.is_array)
@@ -35,28 +35,29 @@ def grown(old: Carry, model: Model, begin: Callable[[Model], Carry], inputs: int
 
 
 def _put_all(old: PyTree, fresh: PyTree, places: Places) -> PyTree:
-    leaves, structure = jax.tree.flatten(fresh)  # the larger cell may have another structure: its sizes
+    leaves, structure = jax.tree.flatten(fresh)  # the larger cell may have another structure, because its sizes differ
     both = zip(jax.tree.leaves(old), leaves, strict=True)
     return jax.tree.unflatten(structure, [_put(was, leaf, places) for was, leaf in both])
 
 
 def _put(old: Array, fresh: Array | np.ndarray, places: Places) -> Array:
-    """`fresh` with the numbers of `old` at their places."""
+    """`fresh` with the numbers of `old` put in their places."""
     if old.shape == fresh.shape:
         return old
     axes = [*zip(old.shape, fresh.shape, strict=True)]
     if any(was != now and (was, now) not in places for was, now in axes):
         raise _unknown()
     where = [np.arange(was) if was == now else places[was, now] for was, now in axes]
-    both = np.array(fresh)  # NumPy compiles nothing
+    both = np.array(fresh)  # NumPy needs no compilation
     both[np.ix_(*where)] = old
     return jnp.asarray(both)
 
 
 def _places(old: AbstractCell, new: AbstractCell, inputs: int, more: int) -> Places:
-    """From the weights of both cells: those of new inputs have no gradient while these inputs are 0.
+    """Where the numbers of the smaller cell's arrays go in the larger one.
 
-    Other arrays have an axis like that of the weights, or all weights of an array along one, or stored inputs.
+    It is found from the weights of both cells: weights of new inputs have no gradient while these inputs are 0. Any
+    other array must have an axis like one of the weights, all weights of an array along an axis, or stored inputs.
     """
     places: Places = {(inputs, more): np.arange(inputs)}
     arrays = (jax.tree.leaves(eqx.filter(cell, eqx.is_inexact_array)) for cell in (old, new))
@@ -76,8 +77,9 @@ def _places(old: AbstractCell, new: AbstractCell, inputs: int, more: int) -> Pla
 
 
 def _reach(cell: AbstractCell, inputs: int, more: int) -> list[np.ndarray]:
-    """How much each weight moves the next state, summed over random states and inputs, `[2, ...]`: with 0 for all but
-    the first `inputs`, and with numbers for all of them."""
+    """How much each weight moves the next state, summed over random states and inputs, `[2, ...]`: once with all but
+    the first `inputs` set to 0, and once with all inputs.
+    """
     arrays, rest = eqx.partition(cell, eqx.is_inexact_array)
     hidden = cell.init_hidden()
     heard = (jnp.arange(more) < jnp.array([[inputs], [more]])).astype(cell.output(hidden).dtype)

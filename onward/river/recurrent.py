@@ -1,4 +1,4 @@
-"""What the three estimators share: a recurrent network that learns every event as it comes."""
+"""The common part of the three estimators: a recurrent network that learns every event as it comes."""
 
 import functools
 import math
@@ -41,19 +41,22 @@ DEFAULT_ESTIMATOR = onward.SnAp(order=1)
 DEFAULT_OPTIMIZER = optax.chain(onward.transforms.scale_by_feature_rms(), optax.scale_by_learning_rate(3e-3))
 
 FLOAT32 = np.dtype("<f4")
-TOO_LARGE = 1e9  # a gradient may hold the product of two such, and the optimiser its square: 1e36 of float32's 3e38
+TOO_LARGE = (
+    1e9  # a gradient may be a product of two such numbers, and the optimiser squares it: 1e36 is below float32's 3e38
+)
 
 Name = str | int | float | bool
-SETTINGS = ("cell", "estimator", "optimizer")  # the attributes that may hold functions
+SETTINGS = ("cell", "estimator", "optimizer")  # attributes that may hold functions
 VERSIONS = f"onward {onward.__version__} and JAX {jax.__version__}"
 
 
 class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a saved estimator knows besides its carry.
+    """The state of a saved estimator besides its carry.
 
-    * `features`, `last`: their names and last values; `slots`: the inputs for them, `None` if there are no more;
-    * `classes`, `moments`: those met so far, and running moments;
-    * `program`, `versions`: the digest of what it computes, and the versions of onward and JAX which that is of.
+    * `features`, `last`: names and last values of the features; `slots`: the inputs for them, `None` if there are no
+      spare ones;
+    * `classes`, `moments`: the classes seen so far, and running moments;
+    * `program`, `versions`: the digest of the compiled computation, and the versions of onward and JAX that made it.
     """
 
     features: list[Name]
@@ -66,7 +69,7 @@ class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings:
-    """Cell, estimator and optimiser, which may hold functions: copies share them, and a pickle holds them if it can."""
+    """Cell, estimator and optimiser. They may hold functions: copies share them, and a pickle stores them if it can."""
 
     def __init__(self, *parts: Any):
         self.parts = parts
@@ -75,7 +78,7 @@ class Settings:
         return self
 
     def __reduce__(self):
-        # Other picklers can store more than Python's own, and say themselves what they cannot.
+        # Other picklers can store more than Python's own, and report themselves what they cannot.
         if not sys.modules.keys() & {"cloudpickle", "dill"}:
             try:
                 pickle.dumps(self.parts)
@@ -88,10 +91,10 @@ class Settings:
 
 
 class Programs(NamedTuple):
-    """What is compiled for some settings.
+    """The compiled functions for some settings.
 
-    * `live`: learning and predicting; `start`: from a key to a carry at the start; `begin`: from a model to one;
-    * `digest`: of what learning an event computes.
+    * `live`: learning and predicting; `start`: an initial carry from a key; `begin`: an initial carry from a model;
+    * `digest`: the digest of the program that learns an event.
     """
 
     live: Live
@@ -101,12 +104,12 @@ class Programs(NamedTuple):
 
 
 class Recurrent:
-    """A recurrent network behind River's interface; `loss`, `outputs` and `targets` are what a subclass must say."""
+    """A recurrent network behind River's interface. A subclass defines `loss`, `outputs` and `targets`."""
 
     loss: Callable
     outputs: int  # numbers in a prediction
-    targets: int  # numbers that the loss compares it with
-    extra_inputs = 0  # numbers that the network reads in front of the features
+    targets: int  # numbers in a target, as the loss takes it
+    extra_inputs = 0  # inputs of the network before the features
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class Recurrent:
         self._waiting: bytes | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is compiled is found again by the settings, and shared between all that have the same.
+        # Compiled functions are found again by the settings, so they are not stored.
         self._settle()
         state = {**self.__dict__, "_live": None, "_held": jax.tree.map(np.array, self._held[:1])}
         state["_settings"] = Settings(*(state.pop(name) for name in SETTINGS))
@@ -152,17 +155,17 @@ class Recurrent:
 
     @property
     def carry(self) -> Carry:
-        """All that has been learned, as `onward.Learner` carries it. Raises `ValueError` before the first event."""
+        """Everything learned so far, as a carry of `onward.Learner`. Raises `ValueError` before the first event."""
         if self._live is None:
             raise ValueError("nothing has been learned yet; call learn_one first.")
         self._settle()
         return self._live.unpack(self._held[0])
 
     def save(self, path: str | PathLike) -> None:
-        """Writes all that has been learned to one file, atomically and without a pickle.
+        """Writes everything learned so far to one file, atomically and without a pickle.
 
-        Raises `ValueError` before the first event, for features or classes that are no text, number or truth value, and
-        if something learned is not finite; then nothing is written.
+        Raises `ValueError` before the first event, if a feature or class is not a text, number or truth value, and if a
+        learned number is not finite. Then nothing is written.
         """
         carry, features = self.carry, self._known
         if not jnp.isfinite(largest(eqx.filter(carry, eqx.is_inexact_array))):
@@ -188,11 +191,11 @@ class Recurrent:
         save_checkpoint(Path(path), carry, standing, settings=type(self).__name__)
 
     def load(self, path: str | PathLike) -> None:
-        """Goes on from what `save` wrote, in an estimator of the same settings.
+        """Goes on from a file that `save` wrote, in an estimator with the same settings.
 
-        Raises `ValueError` if the file is damaged, or comes from an estimator of another kind or with other settings:
-        another cell, estimator or optimiser, or other numbers in them, such as the rate. Numbers cannot be compared if
-        another version of onward or JAX saved the file; then a warning says so.
+        Raises `ValueError` if the file is damaged, or comes from another kind of estimator or other settings: another
+        cell, estimator or optimiser, or other numbers in them, such as the rate. If another version of onward or JAX
+        saved the file, these numbers cannot be compared, and a warning says so.
         """
         found, kind = Path(path), type(self).__name__
         try:
@@ -231,7 +234,7 @@ class Recurrent:
         return self._features
 
     def _known_to(self, x: Iterable[Hashable]) -> Features:
-        """The features of this stream with those of an event whose names are `x`."""
+        """The features of this stream, with those among `x`, the names in an event, that are new."""
         if self._features is not None:
             return self._features if self.features is not None else self._features.with_new(x)
         features = Features(in_order(x if self.features is None else self.features), self.fill, self.strict)
@@ -240,7 +243,9 @@ class Recurrent:
         return features
 
     def _begin(self, features: Features) -> None:
-        """Fixes the features, once an event is accepted: a new network at the first, a larger one for new features."""
+        """Fixes the features when an event is accepted: makes the network at the first event, and enlarges it for new
+        features.
+        """
         if features is self._features:
             return
         programs = self._programs(features.slots)
@@ -264,7 +269,7 @@ class Recurrent:
             return _compiled.__wrapped__(*settings)
         return _compiled(*settings)
 
-    # An event is learned when the next is predicted: one call into the compiled program for both, not two.
+    # An event is learned when the next one is predicted: one call of the compiled program instead of two.
 
     def _learn(self, features: Features, x: tuple, y: tuple) -> None:
         event = _packed(x + features.spare + y)
@@ -273,7 +278,7 @@ class Recurrent:
         self._waiting = event
 
     def _settle(self) -> None:
-        """Learns the event that waits, if one does."""
+        """Learns the waiting event, if there is one."""
         if self._waiting is not None:
             self._predict_bytes(bytes(len(self._waiting)))
 
@@ -289,7 +294,7 @@ class Recurrent:
         return np.asarray(held[1])[int(learned)]
 
     def _learn_frame(self, X, targets: np.ndarray) -> None:
-        """Learns the rows of `X`, with `targets[i]` those of row i."""
+        """Learns the rows of `X`; `targets[i]` belongs to row i."""
         if len(X) != len(targets):
             raise ValueError(f"y must be as long as X, {len(X)} rows, got {len(targets)}.")
         if len(X):
@@ -314,7 +319,7 @@ class Recurrent:
 
 
 def finite(name: str, value) -> float:
-    """`value` as a float. Raises `ValueError`, naming it, unless it is a finite number."""
+    """`value` as a float. Raises `ValueError`, naming the argument, unless it is a finite number."""
     number = value if type(value) is float else number_or_nan(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be a finite number, got {value!r}.")
@@ -322,7 +327,7 @@ def finite(name: str, value) -> float:
 
 
 def finite_targets(y) -> np.ndarray:
-    """A series as numbers. Raises `ValueError` unless it holds one for each row, and all are finite."""
+    """A series as numbers. Raises `ValueError` unless it holds one finite number for each row."""
     values = np.asarray(y)
     if values.ndim != 1:
         raise ValueError(f"y must hold one number for each row, got an array of shape {values.shape}.")
@@ -334,14 +339,14 @@ def finite_targets(y) -> np.ndarray:
 
 
 def float32_rows(values: np.ndarray) -> np.ndarray:
-    """float32. Raises `ValueError` for what is too large to learn from."""
+    """The numbers as float32. Raises `ValueError` if one is too large to learn from."""
     if (most := np.abs(values).max(initial=0.0)) >= TOO_LARGE:
         raise ValueError(f"features and targets must be less than 1e9, got {most}; scale them first.")
     return values.astype(np.float32)
 
 
 def _packed(values: tuple) -> bytes:
-    """float32. Raises `ValueError` for what is too large to learn from."""
+    """The numbers as the bytes of float32. Raises `ValueError` if one is too large to learn from."""
     if (most := max(map(abs, values))) >= TOO_LARGE:
         raise ValueError(f"features and targets must be less than 1e9, got {most}; scale them first.")
     return struct.pack(f"<{len(values)}f", *values)
@@ -349,10 +354,10 @@ def _packed(values: tuple) -> bytes:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(cell, hidden_size, estimator, optimizer, loss, inputs, outputs, targets) -> Programs:
-    """Compiled once for all estimators that have the same settings."""
+    """The compiled functions, shared by all estimators with the same settings."""
     small_loops.request()
-    # JAX hands a call into XLA that is worth more than a thousand operations to another thread and waits for it: 50 µs
-    # and more, where a small step computes for five. It reads this when it first computes; later it has no effect.
+    # JAX hands a call of XLA with more than about a thousand operations to another thread and waits for it. That takes
+    # 50 µs and more, against 5 for a small step. JAX reads this when it first computes; later it has no effect.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     learner = Learner(estimator, optimizer, loss=loss)
 
