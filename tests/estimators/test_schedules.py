@@ -10,6 +10,7 @@ import pytest
 from problems import QUICK, assert_identical, assert_same, loss, problem
 
 import onward
+from onward._updates import draw
 from onward.cells.rollout import SHORT
 from onward.estimators._noise import uniform
 from onward.estimators.fpp_schedules import AbstractSchedule, Decay, Random, Stage
@@ -135,7 +136,7 @@ def test_streams_of_a_batch_share_their_chances(kind):
     p, estimator = problem("vanilla", units=2, steps=4), onward.FPP(3, 8, schedule=Random(steps=4))
     learner = onward.Learner(estimator, optax.sgd(0.1), loss=loss, batch=2)
     carry = learner.init(p.model, key=jr.key(0, impl=kind), example=(p.xs[0], p.ys[0]))
-    words = np.asarray(learner._draw(carry, 50))
+    words = np.asarray(draw(learner, carry, 50))
     assert words.shape == (50, 2, 4)
     assert np.array_equal(words[:, 0, 3], words[:, 1, 3])
     assert not np.isin(words[:, 0, :3], words[:, 1, :3]).any()

@@ -15,7 +15,7 @@ import pytest
 from problems import AS_FOR_USERS, INPUTS, assert_identical, assert_same, loss
 
 import onward
-from onward.learner import _run
+from onward._learner_programs import run as run_program
 from onward.support.compiled import programs_of
 
 pytestmark = pytest.mark.usefixtures("promotion")
@@ -76,7 +76,7 @@ def test_compiled_as_for_users_any_split_gives_the_same_bits():
 
     def piece(carry, at, size):
         stream = carry, xs[at : at + size], ys[at : at + size], None, None, np.int32(size)
-        run = programs_of(learner)(_run, static_argnames=("predictions", "observe"))
+        run = programs_of(learner)(run_program, static_argnames=("predictions", "observe"))
         return run.lower(*stream, predictions=False, observe=None).compile(compiler_options=AS_FOR_USERS)(*stream)
 
     whole, metrics = piece(carry, 0, STEPS)

@@ -1,0 +1,62 @@
+"""What training carries from one chunk to the next, and what a run reports."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, PyTree
+
+from .model import Model
+from .observing import Update
+from .support.freezing import thaw
+
+Observe = Callable[[Update], PyTree]
+
+
+class Carry(eqx.Module):
+    """Everything that training carries from chunk to chunk: a pytree of arrays, which you can scan, `vmap` over seeds,
+    and save.
+
+    * `arrays`: the model's arrays; a frozen array is wrapped in an `onward.support.freezing.Frozen`. `model` is the
+      whole model;
+    * `hidden`: the hidden state, with the batch of streams as its leading axis if there is one;
+    * `estimator`, `optimizer`: their states; the estimator's has the batch as its leading axis. A random key is stored
+      as its numbers;
+    * `fresh`: whether a stream has not begun yet; `None` unless the model's initial state is trained.
+
+    NumPy can hold every leaf. No two leaves of a carry from `Learner.init` share memory with each other or with the
+    model, so a fresh carry can be donated to a compiled function. `onward.checkpoints` saves and loads carries.
+    """
+
+    arrays: PyTree
+    skeleton: PyTree = eqx.field(static=True)
+    hidden: PyTree
+    estimator: PyTree
+    optimizer: PyTree
+    fresh: Bool[Array, "*batch"] | None = None
+
+    @property
+    def model(self) -> Model:
+        """The current model."""
+        return thaw(self.learning)
+
+    @property
+    def learning(self) -> Model:
+        """The model in the form that estimators take, in which frozen arrays are marked."""
+        return eqx.combine(self.arrays, self.skeleton)
+
+
+class Metrics(NamedTuple):
+    """The results of a run.
+
+    * `losses`: `[steps]` or `[steps, batch]`, the loss of each step times its weight;
+    * `predictions`: `[steps, ...]` or `[steps, batch, ...]`, each made before its step was learned; `None` unless you
+      ask for them;
+    * `auxiliary`: what the loss returned besides its value, with the axes of `losses` first; `None` without `has_aux`;
+    * `observed`: what `observe=` returned at each update, `[updates, ...]`; `None` without it.
+    """
+
+    losses: Float[Array, "steps *batch"]
+    predictions: PyTree = None
+    auxiliary: PyTree = None
+    observed: PyTree = None

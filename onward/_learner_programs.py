@@ -1,0 +1,145 @@
+"""The programs behind the methods of an `onward.Learner`: functions of the learner and of arrays."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import PyTree
+
+from ._carry import Carry, Metrics, Observe
+from ._checks import check_stream
+from ._chunks import over_chunks
+from ._learner_checks import (
+    check_carry,
+    check_estimator_state,
+    check_input,
+    check_outcome,
+)
+from ._updates import apply_estimate, auxiliary_values, draw, scalar_loss, step
+from .estimators.base import Chunk, Estimate, Said, weighted_loss
+from .support.devices import explicit_mesh, with_auto_axes
+from .support.trees import mean_of_leading, select, zeros_like
+from .transforms.informed import metric_of
+
+
+def _on_any_mesh(function: Callable) -> Callable:
+    """Extends a function from a learner, a carry and a stream to a carry and metrics to meshes with Explicit axes."""
+
+    def placed(learner, carry: Carry, xs, *rest, **options):
+        mesh = explicit_mesh((carry, xs))
+        if mesh is None:
+            return function(learner, carry, xs, *rest, **options)
+
+        def parts(*arguments):
+            carry, metrics = function(learner, *arguments, **options)
+            everywhere = carry.arrays, carry.optimizer, metrics.observed
+            return everywhere, (carry.hidden, carry.estimator, carry.fresh), metrics._replace(observed=None)
+
+        # Results are sharded like the streams; parameters are replicated.
+        first = next(iter(jax.tree.leaves(xs)), None)
+        spec = () if learner.batch is None or first is None else jax.typeof(first).sharding.spec[1:2]
+        places = PartitionSpec(), PartitionSpec(*spec), PartitionSpec(None, *spec)
+        everywhere, of_streams, metrics = with_auto_axes(parts, mesh, places)(carry, xs, *rest)
+        (arrays, optimizer, observed), (hidden, estimator, fresh) = everywhere, of_streams
+        return Carry(arrays, carry.skeleton, hidden, estimator, optimizer, fresh), metrics._replace(observed=observed)
+
+    placed.__name__ = function.__name__
+    return placed
+
+
+@_on_any_mesh
+def update(learner, carry, xs, ys, reset, weight, *, predictions: bool, observe: Observe | None):
+    steps = _check(learner, carry, xs, ys, reset, weight)
+    stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, draw(learner, carry, steps))
+    return step(learner, carry, stream, predictions, observe)
+
+
+def _resets(carry: Carry, reset, steps: int):
+    """`reset`, set to true at the first step of a stream whose initial state is trained, because its gradient enters
+    there.
+    """
+    if carry.fresh is None:
+        return reset
+    reset = jnp.zeros((steps, *carry.fresh.shape), bool) if reset is None else jnp.asarray(reset)
+    return reset.at[0].set(reset[0] | carry.fresh)
+
+
+@_on_any_mesh
+def run(learner, carry, xs, ys, reset, weight, count, *, predictions: bool, observe: Observe | None):
+    steps = _check(learner, carry, xs, ys, reset, weight)
+    whole = steps - steps % learner.chunk
+    stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, draw(learner, carry, steps))
+    parts = []
+    if whole:
+        carry, chunks = over_chunks(
+            lambda carry, chunk: step(learner, carry, chunk, predictions, observe), carry, stream, learner.chunk, count
+        )
+        given = whole // learner.chunk
+        parts.append(jax.tree.map(lambda leaf: leaf[:given].reshape(-1, *leaf.shape[2:]), chunks))
+    if whole < steps:
+        carry, rest = step(learner, carry, jax.tree.map(lambda leaf: leaf[whole:], stream), predictions, observe)
+        parts.append(rest)
+    return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def predict(learner, carry, x, reset):
+    model, estimator = carry.learning, learner.estimator.informed(metric_of(learner.optimizer, carry.optimizer))
+    check_carry(carry, learner.optimizer, learner.batch)
+    check_input(carry.model, carry.hidden, learner.batch, x, reset)
+    reset, noise = jax.tree.map(lambda leaf: leaf[0], (_resets(carry, _leading(reset), 1), draw(learner, carry, 1)))
+
+    def one(hidden, state, x, reset, noise) -> tuple[PyTree, PyTree, Said]:
+        return estimator.say(model, hidden, state, x, reset, noise)
+
+    each = one if learner.batch is None else jax.vmap(one, axis_size=learner.batch)
+    hidden, state, said = each(carry.hidden, carry.estimator, x, reset, noise)
+    fresh = None if carry.fresh is None else jnp.zeros_like(carry.fresh)
+    return Carry(carry.arrays, carry.skeleton, hidden, state, carry.optimizer, fresh), said
+
+
+def _leading(tree: PyTree) -> PyTree:
+    """The tree of one step, with a leading axis of time."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
+
+
+def learn(learner, carry, said, y, weight):
+    check_carry(carry, learner.optimizer, learner.batch)
+    check_outcome(scalar_loss(learner), learner.batch, said.prediction, y, weight)
+
+    def one(said, y, weight):
+        loss = jax.value_and_grad(lambda prediction: weighted_loss(scalar_loss(learner), prediction, y, weight))
+        value, derivative = loss(said.prediction)
+        grads = said.pullback(derivative)
+        return value, grads if weight is None else select(weight != 0, grads, zeros_like(grads))
+
+    if learner.batch is None:
+        losses, grads = one(said, y, weight)
+    else:
+        losses, grads = jax.vmap(one)(said, y, weight)
+        grads = mean_of_leading(grads)
+    active = jnp.array(True) if weight is None else jnp.any(weight != 0)
+    estimate = Estimate(losses[None], grads, carry.hidden, carry.estimator, said.prediction, active)
+
+    def here(there):
+        if there is not carry:
+            raise ValueError(
+                "optimizer needs the gradient at other parameters, as fptt_exact does, which predict does not keep; "
+                "use update instead of predict and learn."
+            )
+        return estimate
+
+    carry, _, _ = apply_estimate(learner, carry, here)
+    auxiliary = None
+    if learner.has_aux:
+        auxiliary = auxiliary_values(learner, _leading(said.prediction), _leading(y))
+        auxiliary = jax.tree.map(lambda leaf: leaf[0], auxiliary)
+    return carry, Metrics(losses, auxiliary=auxiliary)
+
+
+def _check(learner, carry, xs, ys, reset, weight) -> int:
+    """The number of steps. Raises `ValueError` unless carry and stream fit this learner."""
+    check_carry(carry, learner.optimizer, learner.batch)
+    check_stream(carry.model, carry.hidden, scalar_loss(learner), learner.batch, xs, ys, reset, weight)
+    check_estimator_state(carry, learner.estimator, learner.batch, xs, ys)
+    return jax.tree.leaves(xs)[0].shape[0]

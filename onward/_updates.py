@@ -1,0 +1,156 @@
+"""One chunk of a stream: the gradient that the estimator makes of it, and the updates by the optimiser.
+
+`learner` is the `onward.Learner`, whose module stands above this one.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._carry import Carry, Metrics, Observe
+from .cells.affine import constants_at_zero
+from .estimators.base import Chunk, Estimate, Replay
+from .observing import Update
+from .support.freezing import learnable, thaw
+from .support.trees import select, zeros_like
+from .transforms.composition import update_of
+from .transforms.informed import metric_of
+
+# Up to this many updates of one estimate are written out instead of looped. XLA then fuses them if the optimiser works
+# number by number, which is faster: see `benchmarks/results/xla-on-cpu.md`, "Small loops".
+WRITTEN_OUT = 8
+
+Given = TypeVar("Given", Estimate, Replay)
+
+
+def draw(learner, carry, steps):
+    """The random bits of all steps, drawn outside the loop, with time as the leading axis."""
+    if learner.batch is None:
+        return learner.estimator.draw(carry.estimator, steps)
+    each = jax.vmap(lambda state: learner.estimator.draw(state, steps), out_axes=1, axis_size=learner.batch)
+    return each(carry.estimator)
+
+
+def scalar_loss(learner) -> Callable[[PyTree, PyTree], Float[Array, ""]]:
+    """The learner's loss without auxiliary values."""
+    return _Scalar(learner.loss) if learner.has_aux else learner.loss
+
+
+def step(
+    learner, carry: Carry, chunk: Chunk, predictions: bool, observe: Observe | None = None
+) -> tuple[Carry, Metrics]:
+    """Learns one chunk, with all the updates that the estimator asks for."""
+    carry, estimate, observed = apply_estimate(learner, carry, lambda carry: _estimate(learner, carry, chunk), observe)
+    if learner.estimator.replays:
+        turns = 1 + learner.estimator.replays
+        observed = jax.tree.map(lambda leaf: jnp.zeros((turns, *leaf.shape), leaf.dtype).at[0].set(leaf), observed)
+
+        def again(turn, loop):
+            carry, observed = loop
+            carry, _, here = apply_estimate(
+                learner, carry, lambda carry: _replay(learner, carry, turn, chunk.noise), observe
+            )
+            return carry, jax.tree.map(lambda every, one: every.at[turn].set(one), observed, here)
+
+        carry, observed = jax.lax.fori_loop(1, turns, again, (carry, observed))
+        observed = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), observed)
+    auxiliary = auxiliary_values(learner, estimate.predictions, chunk.ys) if learner.has_aux else None
+    return carry, Metrics(estimate.losses, estimate.predictions if predictions else None, auxiliary, observed)
+
+
+def auxiliary_values(learner, predictions: PyTree, ys: PyTree) -> PyTree:
+    """The auxiliary values of the loss, computed here so that estimators need not know of them."""
+
+    def one(prediction, y):
+        return learner.loss(prediction, y)[1]
+
+    return jax.vmap(one if learner.batch is None else jax.vmap(one))(predictions, ys)
+
+
+def _estimate(learner, carry: Carry, chunk: Chunk) -> Estimate:
+    estimator = learner.estimator.informed(metric_of(learner.optimizer, carry.optimizer))
+    of = estimator.estimate if learner.batch is None else estimator.mean_estimate
+    return of(carry.learning, scalar_loss(learner), carry.hidden, carry.estimator, chunk)
+
+
+def _replay(learner, carry: Carry, turn: Array, noise: PyTree) -> Replay:
+    of = learner.estimator.replay if learner.batch is None else learner.estimator.mean_replay
+    return of(carry.learning, scalar_loss(learner), carry.estimator, turn, noise=noise)
+
+
+def apply_estimate(
+    learner, carry: Carry, estimate: Callable[[Carry], Given], observe: Observe | None = None
+) -> tuple[Carry, Given, PyTree]:
+    """Estimates gradients at the carry and applies each of them in turn. Also returns what is observed at each
+    update.
+    """
+    given = estimate(carry)
+    after_chunk = Carry(carry.arrays, carry.skeleton, given.hidden, given.state, carry.optimizer)
+
+    def grads_at(parameters):
+        # Constants do not move, whatever the optimiser does to them.
+        learned = constants_at_zero(jax.tree.map(lambda p: jnp.array(True), parameters))
+        arrays = jax.tree.map(jnp.where, learned, parameters, learnable(carry.arrays))
+        arrays = eqx.combine(arrays, carry.arrays)
+        there = Carry(arrays, carry.skeleton, carry.hidden, carry.estimator, carry.optimizer)
+        return constants_at_zero(estimate(there).grads)
+
+    def apply(moving, grads, active, value, grad_fn):
+        arrays, optimizer = moving
+        # An optimiser that does not ask for the value, or for the gradient at other parameters, does not have them
+        # computed.
+        updates, after = update_of(learner.optimizer)(grads, optimizer, learnable(arrays), value=value, grad_fn=grad_fn)
+        updates = constants_at_zero(updates)
+        # An optimiser with a memory changes the parameters even if the gradient is zero.
+        moved = select(active, (eqx.apply_updates(arrays, updates), after), moving)
+        return moved, observe and observe(
+            Update(
+                thaw(eqx.combine(arrays, carry.skeleton)),
+                value,
+                grads,
+                select(active, updates, zeros_like(updates)),
+                learner.influence_norm(after_chunk),
+                active,
+            )
+        )
+
+    moving, grads, active = (carry.arrays, carry.optimizer), given.grads, given.active
+    if active.ndim == 0:
+        (arrays, optimizer), observed = apply(moving, grads, active, given.value, grads_at)
+        observed = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], observed)
+    else:
+        values = jnp.broadcast_to(given.value, active.shape)
+
+        def one(k, moving):
+            def part(tree):
+                return jax.tree.map(lambda leaf: leaf[k], tree)
+
+            here, is_active, value = part((grads, active, values))
+            return apply(moving, here, is_active, value, lambda parameters: part(grads_at(parameters)))
+
+        def body(k, loop):
+            moving, observed = loop
+            moving, here = one(k, moving)
+            return moving, jax.tree.map(lambda every, one: every.at[k].set(one), observed, here)
+
+        count = len(active)
+        shapes = observe and jax.eval_shape(one, 0, moving)[1]
+        observed = jax.tree.map(lambda s: jnp.zeros((count, *s.shape), s.dtype), shapes)
+        (arrays, optimizer), observed = jax.lax.fori_loop(
+            0, count, body, (moving, observed), unroll=min(count, WRITTEN_OUT)
+        )
+    fresh = None if carry.fresh is None else jnp.zeros_like(carry.fresh)
+    return Carry(arrays, carry.skeleton, given.hidden, given.state, optimizer, fresh), given, observed
+
+
+class _Scalar(eqx.Module):
+    """A loss without its auxiliary values."""
+
+    loss: Callable
+
+    def __call__(self, prediction, y):
+        return self.loss(prediction, y)[0]
