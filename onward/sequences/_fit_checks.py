@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of `fit` and `evaluate`, said in one sentence, and what a training warns of."""
+"""Checks the arguments of `fit` and `evaluate`, and warns of windows cut by updates and of a large influence."""
 
 import warnings
 from typing import Any
@@ -16,12 +16,12 @@ from .callbacks import Callback, InfluenceWarning
 from .data import AbstractData
 from .objectives import AbstractObjective
 
-# From a function that `fit` calls to the caller of `fit`: it has a decorator.
+# From a function that `fit` calls up to the caller of `fit`, which has a decorator.
 TO_THE_CALLER = 4
 
 
 def check_fit_arguments(learner, carry, data, objective, key, callbacks) -> None:
-    """Raise `ValueError`, naming the argument, for one that is of another kind."""
+    """Raises `ValueError`, naming the argument, if an argument is of the wrong kind."""
     _check_kind("learner", learner, Learner, "an onward.Learner")
     _check_kind("carry", carry, Carry, "a carry from learner.init")
     _check_data_and_objective(data, objective)
@@ -31,7 +31,7 @@ def check_fit_arguments(learner, carry, data, objective, key, callbacks) -> None
 
 
 def check_evaluate_arguments(model, data, objective, measures, key) -> None:
-    """Raise `ValueError`, naming the argument, for one that is of another kind."""
+    """Raises `ValueError`, naming the argument, if an argument is of the wrong kind."""
     _check_kind("model", model, Model, "an onward.Model")
     _check_data_and_objective(data, objective)
     for measure in measures:
@@ -53,9 +53,9 @@ def _check_kind(name: str, thing: Any, kind: type, wanted: str) -> None:
 
 
 def warn_of_cut_windows(learner: Learner, objective: AbstractObjective, steps: int) -> None:
-    """Warn if updates come inside the windows of an objective: each learns only a part of the window's loss.
+    """Warns if updates come inside the windows of an objective: each then learns only a part of the window's loss.
 
-    An estimator that carries its influence forward still has the whole gradient of it, if the chunk divides the window.
+    If the chunk divides the window, an estimator that carries its influence forward still has the whole gradient.
     """
     window = objective.cut_by(learner.chunk, steps)
     if window is None:
@@ -74,16 +74,16 @@ def warn_of_cut_windows(learner: Learner, objective: AbstractObjective, steps: i
 
 
 class InfluenceWatch:
-    """Warns once, when the influence of a forward estimator is above `ALARMING_INFLUENCE` in some stream.
+    """Warns once, when the influence of a forward estimator exceeds `ALARMING_INFLUENCE` in some stream.
 
-    The norm is a program of its own, so that watching does not change the one that trains.
+    A program of its own computes the norm, so that watching does not change the training program.
     """
 
     def __init__(self, learner: Learner):
         self._learner, self._watching = learner, isinstance(learner.estimator, AbstractForwardEstimator)
 
     def __call__(self, carry: Carry, epoch: int, minibatches: int) -> None:
-        """Looks at the carry after so many minibatches of an epoch."""
+        """Checks the carry after a number of minibatches of an epoch."""
         if not self._watching:
             return
         largest = float(programs_of(self._learner)(_largest_influence)(carry))

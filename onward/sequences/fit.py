@@ -298,9 +298,9 @@ def _spread(state: _State, shared: NamedSharding) -> _State:
 
 
 def _learned(learner, objective, state: _State, part: Block, block: int, shared: NamedSharding, observe):
-    """Learns a block of minibatches. Returns the state, what was found, and whether the carry is finite.
+    """Learns a block of minibatches. Returns the state, the findings, and whether the carry is finite.
 
-    What was found is the sum of losses and the number of steps of each minibatch, and what was observed of each update.
+    The findings are the sum of losses and the number of steps of each minibatch, and the diagnostics of each update.
     """
     data, order = on_all((part.data, part.order), shared)
     begin, count = jnp.asarray(part.begin, jnp.int32), jnp.asarray(part.size, jnp.int32)
@@ -317,8 +317,8 @@ def _learned(learner, objective, state: _State, part: Block, block: int, shared:
 
 @dataclass(frozen=True)
 class _Learn:
-    """Learns `count` of at most `block` minibatches, from `begin` on. Returns the state, what was found, and whether
-    the carry is finite.
+    """Learns `count` of at most `block` minibatches, from `begin` on. Returns the state, the findings (see `_learned`),
+    and whether the carry is finite.
 
     `fixed` and `structure` are an objective and data without their arrays. Equal ones share one program, which leaves
     memory with the learner. The arrays come as a list: JAX keeps the structure of arguments in memory, and with it any
@@ -383,7 +383,7 @@ def learn_minibatch(
     """Learns a minibatch in the learner's chunks.
 
     Returns the carry, the objective's memory, the sum of the losses before learning, the number of steps in that sum,
-    and what was observed of each update.
+    and the diagnostics of each update.
     """
     ys, weight = objective.assign(memory, minibatch.ys, minibatch.lengths, steps)
     xs = _without_padding(time_first(minibatch.xs), minibatch.lengths)

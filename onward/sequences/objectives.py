@@ -49,7 +49,9 @@ class AbstractObjective(eqx.Module):
         return None
 
     def cut_by(self, chunk: int, steps: int) -> int | None:
-        """The length of the windows, if updates after every `chunk` of at most so many steps cut some; else `None`."""
+        """The window length, if an update after every `chunk` of at most `steps` steps cuts some window; else
+        `None`.
+        """
         return None
 
     def check(self, data: AbstractData) -> None:
@@ -77,7 +79,7 @@ class AbstractObjective(eqx.Module):
 
 
 class _Windowed(AbstractObjective):
-    """An objective whose windows have so many steps."""
+    """An objective whose windows have `window` steps."""
 
     window: int
 
