@@ -376,7 +376,7 @@ class TestMasksOfOutputs:
             onward.Sequences(xs, onward.Masked(ys, mask[..., :1]), batch=BATCH)
         for loss in (softmax_cross_entropy, misclassified):
             with pytest.raises(
-                ValueError, match=r"one target a step: the mask must be \[sequences, steps\], got one for"
+                ValueError, match=r"one target per step: the mask must be \[sequences, steps\], got one per output"
             ):
                 fit(onward.Sequences(xs, onward.Masked(labels, mask), batch=BATCH), loss)
         with pytest.raises(ValueError, match=r"mask must be bool of the shape of ys, \(2,\), got float64 \(2,\)"):
