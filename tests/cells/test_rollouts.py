@@ -140,6 +140,7 @@ def test_a_batch_differentiated_as_one_is_the_mean_of_its_streams(name, estimato
     ys = jr.normal(keys[3], (STEPS, STREAMS, 2))
     reset = jr.bernoulli(keys[4], 0.3, (STEPS, STREAMS))
     weight = jnp.where(reset, 0, jr.uniform(keys[5], (STEPS, STREAMS)))
+    reset = reset.at[0].set(True)  # an initial state that learns does so from where a sequence starts
     carry = learner.init(model, key=jr.key(2))
     after, metrics = learner.update(carry, xs, ys, reset=reset, weight=weight, predictions=True)
 
