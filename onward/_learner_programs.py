@@ -23,32 +23,42 @@ from .support.trees import mean_of_leading, select, zeros_like
 from .transforms.informed import metric_of
 
 
-def _on_any_mesh(function: Callable) -> Callable:
-    """Extends a function from a learner, a carry and a stream to a carry and metrics to meshes with Explicit axes."""
+def _on_any_mesh(batch_axis: int) -> Callable:
+    """Extends a function to meshes with Explicit axes. It takes a learner, a carry and arrays with the batch at this
+    axis, and returns a carry and results with the batch at the same axis.
+    """
 
-    def placed(learner, carry: Carry, xs, *rest, **options):
-        mesh = explicit_mesh((carry, xs))
-        if mesh is None:
-            return function(learner, carry, xs, *rest, **options)
+    def extended(function: Callable) -> Callable:
+        def placed(learner, carry: Carry, xs, *rest, **options):
+            mesh = explicit_mesh((carry, xs))
+            if mesh is None:
+                return function(learner, carry, xs, *rest, **options)
 
-        def parts(*arguments):
-            carry, metrics = function(learner, *arguments, **options)
-            everywhere = carry.arrays, carry.optimizer, metrics.observed
-            return everywhere, (carry.hidden, carry.estimator, carry.fresh), metrics._replace(observed=None)
+            def parts(*arguments):
+                carry, results = function(learner, *arguments, **options)
+                observed = getattr(results, "observed", None)
+                if observed is not None:
+                    results = results._replace(observed=None)
+                return (carry.arrays, carry.optimizer, observed), (carry.hidden, carry.estimator, carry.fresh), results
 
-        # Results are sharded like the streams; parameters are replicated.
-        first = next(iter(jax.tree.leaves(xs)), None)
-        spec = () if learner.batch is None or first is None else jax.typeof(first).sharding.spec[1:2]
-        places = PartitionSpec(), PartitionSpec(*spec), PartitionSpec(None, *spec)
-        everywhere, of_streams, metrics = with_auto_axes(parts, mesh, places)(carry, xs, *rest)
-        (arrays, optimizer, observed), (hidden, estimator, fresh) = everywhere, of_streams
-        return Carry(arrays, carry.skeleton, hidden, estimator, optimizer, fresh), metrics._replace(observed=observed)
+            # Results are sharded like the streams; parameters are replicated.
+            first = next(iter(jax.tree.leaves(xs)), None)
+            alone = learner.batch is None or first is None
+            spec = () if alone else jax.typeof(first).sharding.spec[batch_axis : batch_axis + 1]
+            places = PartitionSpec(), PartitionSpec(*spec), PartitionSpec(*(None,) * batch_axis, *spec)
+            everywhere, of_streams, results = with_auto_axes(parts, mesh, places)(carry, xs, *rest)
+            (arrays, optimizer, observed), (hidden, estimator, fresh) = everywhere, of_streams
+            if observed is not None:
+                results = results._replace(observed=observed)
+            return Carry(arrays, carry.skeleton, hidden, estimator, optimizer, fresh), results
 
-    placed.__name__ = function.__name__
-    return placed
+        placed.__name__ = function.__name__
+        return placed
+
+    return extended
 
 
-@_on_any_mesh
+@_on_any_mesh(1)
 def update(learner, carry, xs, ys, reset, weight, *, predictions: bool, observe: Observe | None):
     steps = _check(learner, carry, xs, ys, reset, weight)
     stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, draw(learner, carry, steps))
@@ -65,7 +75,7 @@ def _resets(carry: Carry, reset, steps: int):
     return reset.at[0].set(reset[0] | carry.fresh)
 
 
-@_on_any_mesh
+@_on_any_mesh(1)
 def run(learner, carry, xs, ys, reset, weight, count, *, predictions: bool, observe: Observe | None):
     steps = _check(learner, carry, xs, ys, reset, weight)
     whole = steps - steps % learner.chunk
@@ -83,6 +93,7 @@ def run(learner, carry, xs, ys, reset, weight, count, *, predictions: bool, obse
     return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
+@_on_any_mesh(0)
 def predict(learner, carry, x, reset):
     model, estimator = carry.learning, learner.estimator.informed(metric_of(learner.optimizer, carry.optimizer))
     check_carry(carry, learner.optimizer, learner.batch)
@@ -103,6 +114,7 @@ def _leading(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
 
 
+@_on_any_mesh(0)
 def learn(learner, carry, said, y, weight):
     check_carry(carry, learner.optimizer, learner.batch)
     check_outcome(scalar_loss(learner), learner.batch, said.prediction, y, weight)

@@ -70,6 +70,23 @@ def main(folder: Path) -> None:
     )
 
 
+def closed_loops(learner, carry, xs, ys, mesh) -> np.ndarray:
+    """The weights after three steps of `predict` and `learn`: on one device, on the mesh, and while the mesh is set."""
+    spread = NamedSharding(mesh, PartitionSpec("streams"))
+
+    def loop(place):
+        after = carry
+        for x, y in zip(xs[:3], ys[:3], strict=True):
+            after, said = learner.predict(after, place(x))
+            after, metrics = learner.learn(after, said, place(y))
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves((after.arrays, metrics.losses))])
+
+    ways = [loop(jnp.asarray), loop(lambda leaf: jax.device_put(leaf, spread))]
+    with jax.set_mesh(mesh):
+        ways.append(loop(lambda leaf: jax.device_put(leaf, spread)))
+    return np.array(ways)
+
+
 def on_explicit_axes(trained) -> dict[str, np.ndarray]:
     """What learners make of streams that are spread over a mesh as `jax.make_mesh` gives it, beside what they make of
     the same streams on one device; and what `fit` and `evaluate` do while such a mesh is set."""
@@ -99,6 +116,7 @@ def on_explicit_axes(trained) -> dict[str, np.ndarray]:
         found[f"explicit_{type(estimator).__name__}"] = np.array([np.concatenate(each) for each in flat])
         held = ways[2][0].hidden.sharding.device_set, jax.typeof(ways[2][0].hidden).sharding.spec
         found[f"held_{type(estimator).__name__}"] = [len(held[0]), held[1][0] == "streams"]
+    found["explicit_loop"] = closed_loops(learner, carry, xs, ys, mesh)
     plain = trained()[0]
     with jax.set_mesh(mesh):
         fitted, data, objective, key = trained()

@@ -66,6 +66,12 @@ def test_a_learner_takes_streams_on_a_mesh_with_explicit_axes(found, name):
     assert found[f"held_{name}"].tolist() == [2, True]  # the states stay with their streams
 
 
+def test_a_closed_loop_on_a_mesh_with_explicit_axes(found):
+    plain, *ways = found["explicit_loop"]
+    for way in ways:
+        np.testing.assert_allclose(way, plain, rtol=1e-12)
+
+
 def test_fit_and_evaluate_while_a_mesh_with_explicit_axes_is_set(found):
     for name in ("explicit_fit", "explicit_predict"):
         np.testing.assert_array_equal(*found[name])
