@@ -14,7 +14,7 @@ DEV := $(VENV)/.dev
 
 help:
 	@echo "make demo    install into $(VENV), then train on the text that comes with the package"
-	@echo "make check   install the tools too, then lint, check the types, run the core tests and the doctests: 90 seconds"
+	@echo "make check   install the tools too, then lint, check the types, run the core tests and the doctests"
 	@echo "make test    install the tools too, then lint, check the types, run tests and doctests"
 	@echo "make bench   time the estimators (and, where they are installed, their peers)"
 	@echo "make format  let ruff lay out and tidy the code"

@@ -119,7 +119,8 @@ class AbstractEstimator(eqx.Module):
 
     The parameters are fixed within a chunk. A `reset` flag means that a new sequence starts at that step. Nothing from
     earlier sequences affects later ones, but random keys and counters continue. A step's `weight` multiplies its loss.
-    If the weight is 0, the loss and its gradient are left out, whatever their values.
+    If the weight is 0, the loss and its gradient are left out, whatever their values. `onward.FPP` leaves them out too,
+    but stores no slice over such steps, so what it draws later depends on them.
 
     All floating-point arrays of a model are trained, except those frozen by `onward.support.freezing.freeze`. Frozen
     arrays have no gradient, and nothing is carried for them. The hidden state that an estimator receives is a constant.

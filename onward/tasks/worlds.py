@@ -19,7 +19,8 @@ SHIFTS = (0.5, -0.25)  # of its probability of being 1, where the observation wa
 class CycleWorld(eqx.Module):
     """CycleWorld (Nath's thesis, section 4.1): observations of 0, and a 1 at every p-th step; predict the next one.
 
-    Who always says 0 is right in `naive_accuracy` = (p − 1)/p of the steps; who remembers p − 1 steps, in all.
+    Always predicting 0 is right at `naive_accuracy` = (p − 1)/p of the steps. Remembering p − 1 steps is enough to be
+    right at all of them.
 
     **Arguments:** `period`: p, at least 2. Raises `ValueError` for a smaller one.
 
@@ -98,7 +99,7 @@ class StochasticWorld(eqx.Module):
         return after, (now[:, None].astype(float), Y.astype(jnp.int32))
 
     def cross_entropy(self, *known: int) -> float:
-        """The least mean loss, in nats, of who knows the observations so many steps back, and no others.
+        """The least mean loss, in nats, of a predictor that knows only the observations these numbers of steps back.
 
         Raises `ValueError` for a lag that the targets do not depend on.
 
