@@ -34,7 +34,7 @@ class RTRL(AbstractForwardEstimator):
     This suits small cells, and serves as the reference for other estimators.
 
     In a **unit-wise** cell, such as `onward.cells.LRUCell`, a unit's weights affect no other unit. G then holds one
-    number per weight and component of its unit's state, and a step costs about as much as a forward pass, at any size.
+    number per weight and component of its unit's state, and a step costs time in proportion to the weights.
     The structure of the cell decides which of the two is used.
 
         >>> import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
