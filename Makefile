@@ -9,17 +9,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 # Which stamps exist says what is installed, so a second call installs nothing.
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
+DOCS := $(VENV)/.docs
 
-.PHONY: help demo check test bench format clean pins
+.PHONY: help demo check test docs bench format clean pins
 
 help:
 	@echo "make demo    install into $(VENV), then train on the text that comes with the package"
 	@echo "make check   install the tools too, then lint, check the types, run the core tests and the doctests"
 	@echo "make test    install the tools too, then lint, check the types, run tests and doctests"
+	@echo "make docs    install what the site needs too, run the gallery, and build the documentation in build/site"
 	@echo "make bench   time the estimators (and, where they are installed, their peers)"
 	@echo "make format  let ruff lay out and tidy the code"
 	@echo "make clean   remove $(VENV), caches and builds"
-	@echo "make pins    write the two constraints files anew (needs uv)"
+	@echo "make pins    write the three constraints files anew (needs uv)"
 	@echo "Another interpreter: make demo PYTHON=python3.12"
 
 demo: $(RUN)
@@ -37,6 +39,9 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -m core tests onward
+
+docs: $(DOCS)
+	$(BIN)/python -m docs.site
 
 bench: $(RUN)
 	@echo "To time the peers as well: $(BIN)/python -m pip install braintrace torch==2.13.0"
@@ -63,6 +68,11 @@ $(DEV): $(RUN) constraints-dev.txt
 	@$(PIP) --require-hashes -r constraints-dev.txt
 	@touch $@
 
+$(DOCS): $(DEV) constraints-docs.txt
+	@echo "Installing what the documentation needs into $(VENV) ..."
+	@$(PIP) --require-hashes -r constraints-docs.txt
+	@touch $@
+
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 	find onward experiments tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
@@ -71,10 +81,16 @@ clean:
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-header --no-annotate --upgrade
 
+# Versions that a file above has pinned, left out of the files below it.
+PINNED = $$(cat $(1) | sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p')
+
 pins:
 	(echo '# What running onward needs, and what builds it. Written by `make pins`.'; \
 		printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - --extra cli) > constraints.txt
 	(echo '# The development tools, on top of what running needs. Written by `make pins`.'; \
 		echo '-r constraints.txt'; \
-		$(LOCK) pyproject.toml --extra dev -c constraints.txt \
-			$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' constraints.txt)) > constraints-dev.txt
+		$(LOCK) pyproject.toml --extra dev -c constraints.txt $(call PINNED,constraints.txt)) > constraints-dev.txt
+	(echo '# What the documentation needs, on top of the development tools. Written by `make pins`.'; \
+		echo '-r constraints-dev.txt'; \
+		$(LOCK) pyproject.toml --extra docs -c constraints.txt -c constraints-dev.txt \
+			$(call PINNED,constraints.txt constraints-dev.txt)) > constraints-docs.txt

@@ -20,6 +20,7 @@ AS_IN_USE = {
     "test_cli_export",
     "test_exports",
     "test_fuzz",
+    "test_pages_run",
     "test_readme",
     "test_reproduce",
     "test_river",

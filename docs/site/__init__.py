@@ -1,0 +1,1 @@
+"""How the documentation site is built: see `__main__.py`."""

@@ -1,0 +1,104 @@
+"""The pages of the documentation: links, anchors, pictures, commands, and that no public name is left out."""
+
+import inspect
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import onward
+from docs.site.api import write_api
+from docs.site.names import public_names
+from docs.site.stage import ROOT, moved_links
+from onward.cli.app import COMMANDS, options_of
+from onward.cli.options import parse_options
+
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/results/*.md", "onward/data/*.md")
+    for path in ROOT.glob(pattern)
+    if "parts" not in path.relative_to(ROOT).parts
+)
+FENCED = re.compile(r"^(`{3,}|:{3,}).*?^\1`*$", re.M | re.S)
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+GENERATED = ("docs/api/", "docs/gallery/")
+
+
+@cache
+def prose(path: Path) -> str:
+    """A page without its code."""
+    return re.sub(r"`[^`\n]*`", "", FENCED.sub("", path.read_text()))
+
+
+@cache
+def anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.*)$", FENCED.sub("", path.read_text()), flags=re.M)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).replace("`", "") for title in titles)
+    found = {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in plain}
+    return found | set(re.findall(r"^\(([\w-]+)\)=$", path.read_text(), flags=re.M))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere_and_pictures_have_words(path):
+    for picture, words, target in LINK.findall(prose(path)):
+        assert not picture or len(words.split()) > 2, f"{target} needs a text that says what it shows"
+        file, _, anchor = target.partition("#")
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        to = (path.parent / file).resolve() if file else path
+        if any(str(to).startswith(str(ROOT / folder)) for folder in GENERATED):
+            continue  # the build of the site checks these
+        assert to.exists(), f"the link to {target} leads nowhere"
+        if anchor and to.suffix == ".md":
+            assert anchor in anchors(to), f"{target} has no such heading; there are {sorted(anchors(to))}"
+
+
+def test_links_move_with_the_pages():
+    results = ROOT / "docs/results/rbp/README.md"
+    there = moved_links("[a](../../../benchmarks/results/live.md#x) [b](hopfield/report.md)", results)
+    assert there == "[a](../../benchmarks/live.md#x) [b](hopfield/report.md)"
+    assert moved_links("[c](docs/guides/index.md)", ROOT / "CHANGELOG.md") == "[c](guides/index.md)"
+
+
+def test_the_reference_has_every_public_name(tmp_path):
+    write_api(tmp_path)
+    written = "\n".join(path.read_text() for path in tmp_path.glob("*.md"))
+    described = {id(name.value) for name in public_names()}
+    for place in ("", *onward.NAMESPACES):
+        module = getattr(onward, place) if place else onward
+        for name in dir(module) if place == "" else vars(module):
+            value = getattr(module, name)
+            defined = getattr(value, "__module__", "") or ""
+            if name.startswith("_") or inspect.ismodule(value) or not defined.startswith("onward."):
+                continue
+            if not defined.startswith("onward.support"):
+                assert id(value) in described, f"onward.{place}.{name} is not in the reference"
+    for name in public_names():
+        assert re.search(rf"\{{py:\w+\}} {name.name}\b.*\n:module: {name.module}\n", written), name.full
+        assert f"[`{name.full}`](#{name.full})" in written
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every `onward ...` that a page tells its reader to type, with the page."""
+    found = []
+    for path in PAGES:
+        if path.parent.name in ("results", "data") or "results" in path.parts or path.name == "CHANGELOG.md":
+            continue
+        blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", path.read_text(), flags=re.M | re.S)
+        blocks += re.findall(r"(?:^ {4}.*\n)+", FENCED.sub("", path.read_text()), flags=re.M)
+        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+            command = re.sub(r"\s+#.*$", "", line.strip().removeprefix("$ ")).split(" | ")[-1]
+            if command.startswith("onward ") and "..." not in command:
+                found.append((str(path.relative_to(ROOT)), command))
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_commands_have_the_options_that_pages_give_them(page, command):
+    _, name, *rest = shlex.split(command.partition(" > ")[0])
+    assert name in COMMANDS
+    if "--help" not in rest:
+        parse_options(options_of(name), rest, program=f"onward {name}")
