@@ -180,9 +180,12 @@ class Learner(eqx.Module):
         """One chunk and one update. `xs` and `ys` are `[steps, ...]`, or `[steps, batch, ...]` with a batch;
         see `run`.
         """
-        check_arguments(carry, Carry, xs, ys)
         update = programs_of(self)(_learner_programs.update, static_argnames=("predictions", "observe"))
-        return update(carry, xs, ys, reset, weight, predictions=predictions, observe=observe)
+        try:
+            return update(carry, xs, ys, reset, weight, predictions=predictions, observe=observe)
+        except Exception:
+            check_arguments(carry, Carry, xs, ys)  # here, because at every call it would cost a tenth of a small step
+            raise
 
     def run(
         self,
@@ -253,8 +256,11 @@ class Learner(eqx.Module):
             >>> bool(metrics.losses < 1e-4)
             True
         """
-        check_arguments(carry, Carry, x, None)
-        return programs_of(self)(_learner_programs.predict)(carry, x, reset)
+        try:
+            return programs_of(self)(_learner_programs.predict)(carry, x, reset)
+        except Exception:
+            check_arguments(carry, Carry, x, None)
+            raise
 
     def learn(
         self, carry: Carry, said: Said, y: PyTree, *, weight: Float[Array, "*batch"] | None = None
@@ -269,10 +275,13 @@ class Learner(eqx.Module):
         and the `Metrics` of this one step, without a leading axis. Raises `ValueError` for a target that does not fit,
         and for an optimiser such as `onward.fptt_exact`, which needs the gradient at other parameters.
         """
-        check_arguments(carry, Carry, y, None)
         if not isinstance(said, Said):
             raise ValueError(f"said must be what learner.predict returned, got {type(said).__name__}.")
-        return programs_of(self)(_learner_programs.learn)(carry, said, y, weight)
+        try:
+            return programs_of(self)(_learner_programs.learn)(carry, said, y, weight)
+        except Exception:
+            check_arguments(carry, Carry, y, None)
+            raise
 
     def influence_norm(self, carry: Carry) -> Float[Array, "*batch"]:
         """The norm of the influence (the estimate of ∂hidden/∂θ) of each stream, so that you can watch for overflow."""
