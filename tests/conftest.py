@@ -44,6 +44,14 @@ def pytest_sessionstart():
     gc.set_threshold(200_000, 50, 100)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every-pair",
+        action="store_true",
+        help="second derivatives of every estimator with every cell, and not of a choice of pairs (minutes more)",
+    )
+
+
 def pytest_collection_modifyitems(items):
     """Doctests belong to the quick tier, `make check`; other tests are marked as `core` where they stand."""
     for item in items:

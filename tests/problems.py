@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 
 import onward
-from onward.cells import RowGroup
+from onward.cells import ELSTMCell, IndRNNCell, LRUCell, MinGRUCell, MinLSTMCell, RowGroup, RTUCell
 from onward.support.freezing import freeze, learnable, thaw
 
 INPUTS, SYMBOLS = 2, 5
@@ -174,7 +174,16 @@ STACKS = {
     "stack-generic": _stack(onward.LeakyCell, onward.AntisymmetricCell),
 }
 CELLS = AFFINE_CELLS | GENERIC_CELLS | STACKS
-UNUSUAL_CELLS = {
+UNIT_WISE_CELLS = {
+    "lru": lambda n, key: LRUCell(INPUTS, n, key=key),
+    "rtu": lambda n, key: RTUCell(INPUTS, n, activation=jnp.tanh, key=key),
+    "rtu-nonlinear": lambda n, key: RTUCell(INPUTS, n, activation=jnp.tanh, nonlinear=True, key=key),
+    "indrnn": lambda n, key: IndRNNCell(INPUTS, n, activation=jnp.tanh, key=key),
+    "elstm": lambda n, key: ELSTMCell(INPUTS, n, key=key),
+    "min-gru": lambda n, key: MinGRUCell(INPUTS, n, key=key),
+    "min-lstm": lambda n, key: MinLSTMCell(INPUTS, n, key=key),
+}
+UNUSUAL_CELLS = UNIT_WISE_CELLS | {
     "unit-wise": lambda n, key: UnitWiseCell(n, key=key),
     "embedded": _embedded,
     "without-parameters": _without_parameters,

@@ -62,10 +62,13 @@ class ARTBP(AbstractBackwardEstimator):
         return Unrolled(jnp.asarray(losses), last, state, predictions)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _scale_cotangent(h: Float[Array, "..."], factor: Float[Array, ""]) -> Float[Array, "..."]:
-    """The identity of `h`. In the backward pass, the cotangent is multiplied by `factor`."""
+    """The identity of `h`. A tangent is multiplied by `factor`, and so is a cotangent in the backward pass."""
     return h
 
 
-_scale_cotangent.defvjp(lambda h, factor: (h, factor), lambda factor, cotangent: (factor * cotangent, None))
+@_scale_cotangent.defjvp
+def _scaled(primals, tangents):
+    h, factor = primals
+    return h, factor * tangents[0]
