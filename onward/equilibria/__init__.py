@@ -16,6 +16,7 @@ from .hypergradient import hypergradient as hypergradient
 from .implicit import AbstractRBP as AbstractRBP
 from .implicit import adjoint_residual as adjoint_residual
 from .jacobian import jacobian_norm as jacobian_norm
+from .jacobian import spectral_radius as spectral_radius
 from .penalties import column_norm_penalty as column_norm_penalty
 from .penalties import eigenvalue_penalty as eigenvalue_penalty
 from .penalties import gershgorin_bound as gershgorin_bound

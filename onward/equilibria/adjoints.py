@@ -8,10 +8,21 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..support.arguments import at_least_zero, whole
-from ..support.trees import inner, largest, norm, zeros_like
+from ..support.arguments import at_least_zero, number, whole
+from ..support.trees import inner, largest, norm, root, zeros_like
 from .implicit import AbstractRBP
 from .jacobian import JacobianProducts
+
+# A relative residual above this is not silent.
+WARN_ABOVE = 0.5
+
+
+def _residual(warn_above: float) -> float:
+    return number("warn_above", warn_above, lambda v: v > 0, "a number above 0, or math.inf")
+
+
+def _mixing(mixing: float) -> float:
+    return number("mixing", mixing, lambda v: 0 < v <= 1, "a number above 0 and at most 1")
 
 
 def _add(a, b, scale: float | Array = 1.0):
@@ -28,14 +39,24 @@ class NeumannRBP(AbstractRBP):
     If the fixed point was reached K + 1 steps ago, this is `onward.equilibria.TruncatedBPTT(steps=K + 1)` (Proposition
     2) in constant memory.
 
+    With `mixing` μ below 1 the series is that of the damped map, `v_t = (1 − μ) v_(t−1) + μ Jᵀ v_(t−1)` and
+    `z = μ g_K`: the phantom gradient of Geng et al. 2021, *On Training Implicit Models*, in its Neumann form. It
+    converges for some maps that do not contract, such as one with J = −1.5 (μ < 0.8). With no steps and no mixing,
+    `z = b` is Jacobian-free backpropagation (Fung et al. 2022), the gradient of the last application of the map alone.
+    Give it `warn_above=math.inf`, because its residual is not small.
+
     **Arguments:**
 
-    - `steps`: K, the number of products with Jᵀ, at least 1.
+    - `steps`: K, the greatest number of products with Jᵀ, at least 0.
+    - `tolerance`: the series ends when `‖v‖` is at most this fraction of `‖b‖`; at least 0. With 0 all steps are taken.
+    - `mixing`: μ, above 0 and at most 1.
     - `probe`: a scalar whose "gradient" is the relative residual `‖b + Jᵀz − z‖ / ‖b‖` of the backward pass. Like a
       gradient, it is summed over all solves that share the probe, as in a `vmap`. To tell solves apart, give each its
       own probe.
+    - `warn_above`, `throw`: see `onward.equilibria.AbstractRBP`. What is compared is `‖v_K‖ / ‖b‖`, the residual of the
+      series one step before its end.
 
-    Raises `ValueError` for steps below 1. `onward.equilibria.AbstractRBP` says what has a gradient.
+    Raises `ValueError` for a value outside its range. `onward.equilibria.AbstractRBP` says what has a gradient.
 
         >>> import jax, jax.numpy as jnp, onward, optimistix
         >>> def resting(w, probe):
@@ -47,16 +68,32 @@ class NeumannRBP(AbstractRBP):
         4.000 5e-07
     """
 
-    steps: int = eqx.field(static=True, converter=partial(whole, "steps"))
+    steps: int = eqx.field(static=True, converter=partial(whole, "steps", least=0))
+    tolerance: float = eqx.field(static=True, default=0.0, converter=partial(at_least_zero, "tolerance"))
+    mixing: float = eqx.field(static=True, default=1.0, converter=_mixing, kw_only=True)
     probe: Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
+    warn_above: float = eqx.field(static=True, default=WARN_ABOVE, converter=_residual, kw_only=True)
+    throw: bool = eqx.field(static=True, default=False, kw_only=True)
 
-    def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
-        def step(_, carry):
-            v, g = carry
-            v = jacobian.transposed(v)
-            return v, _add(g, v)
+    def solve(self, jacobian: JacobianProducts, b: PyTree) -> tuple[PyTree, Float[Array, ""]]:
+        size = norm(b)
 
-        return jax.lax.fori_loop(0, self.steps, step, (b, b))[1]
+        def unfinished(carry):
+            k, v, _ = carry
+            more = k < self.steps
+            # Not `norm(v) > ...`, which would end a series of NaN at once.
+            return more & ~(norm(v) <= self.tolerance * size) if self.tolerance else more
+
+        def step(carry):
+            k, v, g = carry
+            Jv = jacobian.transposed(v)
+            if self.mixing < 1:
+                Jv = jax.tree.map(lambda v, Jv: (1 - self.mixing) * v + self.mixing * Jv, v, Jv)
+            return k + 1, Jv, _add(g, Jv)
+
+        _, v, g = jax.lax.while_loop(unfinished, step, (0, b, b))
+        z = jax.tree.map(lambda leaf: self.mixing * leaf, g) if self.mixing < 1 else g
+        return z, norm(v) / jnp.where(size > 0, size, jnp.ones_like(size))
 
 
 class ConjugateGradientRBP(AbstractRBP):
@@ -76,6 +113,8 @@ class ConjugateGradientRBP(AbstractRBP):
       right-hand side; at least 0. (The authors' script compares the residual itself with 1e-5, which depends on the
       scale of the loss.)
     - `probe`: as for `onward.NeumannRBP`.
+    - `warn_above`, `throw`: see `onward.equilibria.AbstractRBP`. What is compared is the residual of the normal
+      equations, relative to their right-hand side.
 
     Raises `ValueError` for a value outside its range.
 
@@ -92,10 +131,12 @@ class ConjugateGradientRBP(AbstractRBP):
     damping: float = eqx.field(static=True, default=1e-5, converter=partial(at_least_zero, "damping"))
     tolerance: float = eqx.field(static=True, default=1e-5, converter=partial(at_least_zero, "tolerance"))
     probe: Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
+    warn_above: float = eqx.field(static=True, default=WARN_ABOVE, converter=_residual, kw_only=True)
+    throw: bool = eqx.field(static=True, default=False, kw_only=True)
 
     # Lineax's CG is not used, because it returns NaN if pᵀAp/rᵀr < 200 · eps · size. In float32 this holds for any
     # well-conditioned system of 40 000 numbers.
-    def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
+    def solve(self, jacobian: JacobianProducts, b: PyTree) -> tuple[PyTree, Float[Array, ""]]:
         def forward(v):
             return _add(v, jacobian.forward(v), -1.0)
 
@@ -121,8 +162,9 @@ class ConjugateGradientRBP(AbstractRBP):
             rr_after = inner(r, r)
             return k + 1, _add(z, p, alpha), r, _add(r, p, rr_after / rr), rr_after
 
-        z = jax.lax.while_loop(unfinished, step, (0, zeros_like(b), right, right, size))[1]
-        return jax.tree.map(lambda leaf: scale * leaf, z)
+        _, z, _, _, rr = jax.lax.while_loop(unfinished, step, (0, zeros_like(b), right, right, size))
+        residual = root(rr / jnp.where(size == 0, jnp.ones_like(size), size))
+        return jax.tree.map(lambda leaf: scale * leaf, z), residual
 
 
 class RBP(AbstractRBP):
@@ -142,6 +184,8 @@ class RBP(AbstractRBP):
     - `scale`: z_0 is drawn from [0, scale]; at least 0. With a scale of 0, K + 1 steps are `onward.NeumannRBP(K)`
       (Proposition 4).
     - `probe`: as for `onward.NeumannRBP`.
+    - `warn_above`, `throw`: see `onward.equilibria.AbstractRBP`. What is compared is `‖z_i − z_(i−1)‖ / ‖b‖`, the
+      residual one step before the end.
 
     Raises `ValueError` for a value outside its range.
 
@@ -159,6 +203,8 @@ class RBP(AbstractRBP):
     key: PRNGKeyArray = eqx.field(kw_only=True)
     scale: float = eqx.field(static=True, default=1.0, converter=partial(at_least_zero, "scale"), kw_only=True)
     probe: Float[Array, ""] | None = eqx.field(default=None, kw_only=True)
+    warn_above: float = eqx.field(static=True, default=WARN_ABOVE, converter=_residual, kw_only=True)
+    throw: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def start(self, b: PyTree) -> PyTree:
         """z_0 for a right-hand side shaped like `b`."""
@@ -167,7 +213,7 @@ class RBP(AbstractRBP):
         drawn = [self.scale * jr.uniform(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
         return jax.tree.unflatten(structure, drawn)
 
-    def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
+    def solve(self, jacobian: JacobianProducts, b: PyTree) -> tuple[PyTree, Float[Array, ""]]:
         def unfinished(carry):
             i, _, change = carry
             return (i < self.steps) & (change >= self.tolerance)
@@ -177,4 +223,6 @@ class RBP(AbstractRBP):
             after = _add(b, jacobian.transposed(z))
             return i + 1, after, norm(_add(after, z, -1.0))
 
-        return jax.lax.while_loop(unfinished, step, (0, self.start(b), jnp.full_like(norm(b), jnp.inf)))[1]
+        size = norm(b)
+        _, z, change = jax.lax.while_loop(unfinished, step, (0, self.start(b), jnp.full_like(size, jnp.inf)))
+        return z, jnp.where(size > 0, change / jnp.where(size > 0, size, jnp.ones_like(size)), 0)

@@ -1,5 +1,6 @@
 """Implicit differentiation of a resting state: the rule that every kind of recurrent backpropagation shares."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from ..support.trees import total
+from ._announcing import announced
 from .jacobian import JacobianProducts, check_alike, describe, products, relative_residual, shapes
 
 MINIMISERS = optx.AbstractMinimiser, optx.AbstractLeastSquaresSolver
@@ -38,13 +40,20 @@ class AbstractRBP(optx.AbstractAdjoint):
     equations and not the steps that solve them: each order solves its own system with `solve`, and is as accurate as
     that solution. An adjoint with a `probe` has no forward mode of its own, because the probe reports on a backward
     pass; forward over reverse works.
+
+    A system that was not solved is never silent. If the residual that the iteration knows at no further cost is above
+    `warn_above` (relative to b), or not a number, there is an `onward.equilibria.EquilibriumWarning`, one for a whole
+    batch; with `throw` there is an error instead. With `warn_above=math.inf` nothing is checked, and nothing is added
+    to the program.
     """
 
     probe: eqx.AbstractVar[Float[Array, ""] | None]
+    warn_above: eqx.AbstractVar[float]
+    throw: eqx.AbstractVar[bool]
 
     @abstractmethod
-    def solve(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
-        """z, shaped like `b`."""
+    def solve(self, jacobian: JacobianProducts, b: PyTree) -> tuple[PyTree, Float[Array, ""]]:
+        """z, shaped like `b`, and the relative residual as far as the iteration knows it."""
 
     def solution(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
         """z from `solve`, with the derivatives of the exact solution."""
@@ -53,8 +62,21 @@ class AbstractRBP(optx.AbstractAdjoint):
             return jax.tree.map(jnp.subtract, z, jacobian.transposed(z))
 
         return jax.lax.custom_linear_solve(
-            left, b, lambda _, b: self.solve(jacobian, b), lambda _, b: self.solve(jacobian.turned, b)
+            left, b, lambda _, b: self._judged(jacobian, b), lambda _, b: self._judged(jacobian.turned, b)
         )
+
+    def _judged(self, jacobian, b):
+        z, residual = self.solve(jacobian, b)
+        if self.warn_above == math.inf:
+            return z
+        bad, name = ~(residual <= self.warn_above), type(self).__name__
+        text = (
+            f"{name} did not find the gradient of the resting state: the relative residual of (I − Jᵀ) z = b is above "
+            f"warn_above = {self.warn_above:g}, or not a number. More steps help if the map contracts around its "
+            "state. If it does not, or if the function of a root_find is h − F(h) and not F(h) − h, use "
+            "ConjugateGradientRBP."
+        )
+        return eqx.error_if(z, bad, text) if self.throw else announced(z, bad, residual, text)
 
     def apply(self, primal_fn, rewrite_fn, inputs, tags):
         del tags

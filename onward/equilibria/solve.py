@@ -1,43 +1,44 @@
 """The main entry: finds the resting state of a map, reports how well that went, and lets gradients through."""
 
-import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from ..support.arguments import above_zero, whole
 from ..support.trees import norm, without_gradient
+from ._announcing import EquilibriumWarning as EquilibriumWarning
+from ._announcing import announced
 from ._arguments import check_finite, check_state
 from .adjoints import NeumannRBP
-from .jacobian import check_alike, jacobian_norm
+from .jacobian import check_alike, jacobian_norm, spectral_radius
 from .solvers import FixedSteps, UntilSettled, relative_move
 
 MAX_STEPS = 1000
 
-
-class EquilibriumWarning(UserWarning):
-    """A state did not settle, or its map may not contract around it."""
+TOO_LARGE = (
+    "the spectral radius of ∂F/∂h is 1 or above, or not a number: the map does not contract around its state, and "
+    "NeumannRBP and RBP do not find the gradient there; ConjugateGradientRBP does if I − ∂F/∂h is regular."
+)
 
 
 class Diagnostics(eqx.Module):
     """How a solve went. Nothing here has a gradient.
 
-    `steps` is the number of steps of the solver, `residual` is `‖F(h) − h‖₂` at the returned state, `settled` says
-    whether the state has settled, and `jacobian_norm` is `‖∂F/∂h‖₂` there, or None without a key.
+    `steps` is the number of steps of the solver, `residual` is `‖F(h) − h‖₂` at the returned state, and `settled` says
+    whether the state has settled. `jacobian_norm` is `‖∂F/∂h‖₂` there and `spectral_radius` the size of the largest
+    eigenvalue of `∂F/∂h`, both estimates, or None without a key.
     """
 
     steps: Int[Array, ""]
     residual: Float[Array, ""]
     settled: Bool[Array, ""]
     jacobian_norm: Float[Array, ""] | None
+    spectral_radius: Float[Array, ""] | None
 
 
 class Equilibrium(eqx.Module):
@@ -63,7 +64,7 @@ def equilibrium(
 
     Equations (1) and (2) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*. A solve that did not
     settle is never silent: the diagnostics report it, and there is an `onward.equilibria.EquilibriumWarning` or an
-    error.
+    error. A batch warns once, and the warning counts the examples that failed.
 
     **Arguments:**
 
@@ -80,13 +81,14 @@ def equilibrium(
       `onward.equilibria.FixedSteps`, which it must not be below.
     - `tolerance`: the state has settled if `max |F(h) − h| ≤ tolerance (1 + max |F(h)|)` in each of its arrays; above
       0. Without a `solver`, iteration continues to a tenth of the tolerance.
-    - `key`: a random key. If given, `‖J‖` is computed (see `onward.equilibria.jacobian_norm`), with a warning if it is
-      1 or above.
+    - `key`: a random key. If given, `‖J‖` and the spectral radius of J are estimated (see
+      `onward.equilibria.jacobian_norm` and `onward.equilibria.spectral_radius`), with a warning if the radius is 1 or
+      above: the map then does not contract around the state. A norm of 1 or above alone is no fault.
     - `throw`: if true, raises an error instead of each warning.
 
     Raises `ValueError` for a map whose output differs from its state in structure, shape or dtype, for a state that is
     not floating-point, not finite or empty, and for a number out of range. With `throw`, raises `RuntimeError` at run
-    time if the state did not settle, or if `‖J‖` is 1 or above.
+    time if the state did not settle, or if the spectral radius is 1 or above.
 
         >>> import jax, jax.numpy as jnp, onward
         >>> def recurrent(h, args):
@@ -109,9 +111,18 @@ def equilibrium(
     state = jax.tree.map(jnp.asarray, state)
     _check(function, state, args)
     found = _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, throw)
-    if not throw:
-        _warn(found.diagnostics)
-    return found
+    if throw:
+        return found
+    diagnostics = found.diagnostics
+    text = (
+        f"the state did not settle: after at most {max_steps} steps, one more would move it by more than tolerance = "
+        f"{tolerance:g} allows. Its `diagnostics` say how far; start nearer, allow more steps, or use another solver."
+    )
+    h = announced(found.state, ~diagnostics.settled, diagnostics.residual, text)
+    if diagnostics.spectral_radius is not None:
+        radius = diagnostics.spectral_radius
+        h = announced(h, ~(radius < 1), radius, TOO_LARGE)  # NaN counts too
+    return Equilibrium(h, diagnostics)
 
 
 @eqx.filter_jit
@@ -123,39 +134,15 @@ def _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, th
     still_function, still, still_args = without_gradient((function, h, args))
     after = still_function(still, still_args)
     residual, settled = norm(jax.tree.map(jnp.subtract, after, still)), relative_move(after, still) <= tolerance
-    size = None if key is None else jacobian_norm(still_function, still, still_args, key=key)
+    size = radius = None
+    if key is not None:
+        size = jacobian_norm(still_function, still, still_args, key=key)
+        radius = spectral_radius(still_function, still, still_args, key=key)
     if throw:
         h = eqx.error_if(h, ~settled, "equilibrium: the state did not settle within max_steps.")
-        if size is not None:
-            h = eqx.error_if(h, ~(size < 1), "equilibrium: ‖J‖ is 1 or above, or NaN: the map may not contract there.")
-    return Equilibrium(h, Diagnostics(solution.stats["num_steps"], residual, settled, size))
-
-
-def _warn(diagnostics):
-    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(diagnostics)):
-        return _say(diagnostics)
-    bad = ~diagnostics.settled
-    if diagnostics.jacobian_norm is not None:
-        bad |= ~(diagnostics.jacobian_norm < 1)  # NaN counts as bad too
-    # The host is only called if something is wrong, in a batch too; it is then called for each example.
-    jax.lax.cond(eqxi.unvmap_any(bad), partial(jax.debug.callback, _say), lambda _: None, diagnostics)
-
-
-def _say(diagnostics):
-    if not diagnostics.settled:
-        warnings.warn(
-            f"the state did not settle: after {int(diagnostics.steps)} steps, one more would move it by "
-            f"{float(diagnostics.residual):.3g}.",
-            EquilibriumWarning,
-            stacklevel=4,
-        )
-    if diagnostics.jacobian_norm is not None and not diagnostics.jacobian_norm < 1:
-        warnings.warn(
-            f"‖J‖ is {float(diagnostics.jacobian_norm):.3g}: the map may not contract around its state, "
-            "and the adjoint may not settle.",
-            EquilibriumWarning,
-            stacklevel=4,
-        )
+        if radius is not None:
+            h = eqx.error_if(h, ~(radius < 1), f"equilibrium: {TOO_LARGE}")
+    return Equilibrium(h, Diagnostics(solution.stats["num_steps"], residual, settled, size, radius))
 
 
 def _check(function, state, args):

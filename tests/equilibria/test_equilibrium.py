@@ -188,7 +188,7 @@ def test_conjugate_gradient_at_any_scale_of_the_loss():
     @jax.jit
     @jax.vmap
     def solved(b, slope):
-        return adjoint.solve(products(lambda h: slope * (W @ h) + x, x), b)
+        return adjoint.solve(products(lambda h: slope * (W @ h) + x, x), b)[0]
 
     b = normal(2, 6).astype("float32")
     scales = jnp.array([1, 1e20, 1e-20, 0, jnp.nan, jnp.inf, 1], "float32")
@@ -216,7 +216,7 @@ def test_proposition_3_bounds_the_error(K):
     adjoint = equilibria.NeumannRBP(K)
 
     def series(J):
-        return jax.vmap(lambda b: adjoint.solve(products(lambda h: J @ h, b), b))(jnp.eye(5))
+        return jax.vmap(lambda b: adjoint.solve(products(lambda h: J @ h, b), b)[0])(jnp.eye(5))
 
     for J, found in zip(Js, jax.jit(jax.vmap(series))(Js), strict=True):
         inverse = np.linalg.inv(np.eye(5) - J)
@@ -234,8 +234,9 @@ def test_proposition_4_and_the_error_of_the_original(name):
     @jax.jit
     def solved(b):
         jacobian = products(lambda h: function(h, args), h)
-        from_zero = equilibria.RBP(K + 1, key=KEY, scale=0).solve(jacobian, b)
-        return from_zero, equilibria.NeumannRBP(K).solve(jacobian, b), original.start(b), original.solve(jacobian, b)
+        from_zero = equilibria.RBP(K + 1, key=KEY, scale=0).solve(jacobian, b)[0]
+        neumann, _ = equilibria.NeumannRBP(K).solve(jacobian, b)
+        return from_zero, neumann, original.start(b), original.solve(jacobian, b)[0]
 
     from_zero, neumann, *rest = solved(b)
     assert_same(from_zero, neumann)

@@ -31,7 +31,7 @@ ESTIMATORS = {
     "snap": onward.SnAp(order=1),
 }
 
-CELLS_HERE = [*CELLS, *UNIT_WISE_CELLS, "unit-wise", "embedded", "stack-with-a-frozen-bottom"]
+CELLS_HERE = [*CELLS, *UNIT_WISE_CELLS, "unit-wise", "embedded"]
 
 # Each estimator twice and each kind of cell once; `pytest --every-pair` takes every estimator with every cell.
 PAIRS = [

@@ -1,0 +1,68 @@
+"""What a solve says when it went wrong: one warning a call, however large the batch."""
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..support.trees import without_gradient
+
+T = TypeVar("T", bound=PyTree)
+
+
+class EquilibriumWarning(UserWarning):
+    """A state did not settle, its map may not contract around it, or its gradient was not found.
+
+    `failed` of `solves` examples of the call went wrong, and `worst` is the largest of their numbers, which the text
+    names. The text itself is the same at every call of a program, so that Python's filters show it once in a training.
+    """
+
+    def __init__(self, text: str, failed: int = 1, solves: int = 1, worst: float = float("nan")):
+        super().__init__(text)
+        self.failed, self.solves, self.worst = failed, solves, worst
+
+
+def announced(tree: T, bad: Bool[Array, ""], number: Float[Array, ""], text: str, stacklevel: int = 2) -> T:
+    """The tree. When it is computed and `bad` is true, there is an `EquilibriumWarning` with this text.
+
+    A batch warns once, with the number of its examples that are bad and the largest `number` among them.
+    """
+    bad, number = without_gradient((bad, number))
+
+    def say(bad, number):
+        wrong, numbers = np.ravel(bad), np.ravel(number)
+        worst = float(np.max(numbers[wrong]))  # NaN if one of them is
+        warnings.warn(EquilibriumWarning(text, int(wrong.sum()), wrong.size, worst), stacklevel=stacklevel + 1)
+
+    if not isinstance(bad, Tracer):
+        if bad:
+            say(bad, number)
+        return tree
+    said = _once_a_call(say)(bad, number)
+    # The callback is a part of what computes the tree, so that no transformation of the program drops it.
+    return jax.tree.map(lambda leaf: jax.lax.optimization_barrier((leaf, said))[0], tree)
+
+
+def _once_a_call(say: Callable) -> Callable[[Array, Array], Array]:
+    """`say` as a part of a compiled program. It is called if one of the flags is true, and once for a whole batch."""
+
+    @custom_vmap
+    def once(bad, number):
+        jax.lax.cond(jnp.any(bad), lambda *found: jax.debug.callback(say, *found), lambda *_: None, bad, number)
+        return jnp.zeros(())
+
+    @once.def_vmap
+    def _of_many(size, batched, *found):
+        every = [
+            leaf if is_batched else jnp.broadcast_to(leaf, (size, *leaf.shape))
+            for leaf, is_batched in zip(found, batched, strict=True)
+        ]
+        return once(*every), False
+
+    return once
