@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from onward.checkpoints.run_folder import check_unused, lock, unlock
+from onward.checkpoints.run_folder import UNREADABLE, check_unused
 from onward.support.errors import UserError
-from onward.support.files import write_atomically
+from onward.support.folders import Folder, is_unused, read
 
 
 class Parts:
@@ -34,14 +34,20 @@ class Parts:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
-        self._folder, self._settings, self._lock = folder / "parts", settings, None
+        self._whole, self._folder, self._settings = Folder(folder), folder / "parts", settings
+        self._check()
+
+    def _check(self) -> None:
+        folder = self._whole.path
         if not self._kept.is_file() or (folder / "result.json").exists():
             # A process killed while it began leaves an empty folder in an empty one.
-            if not (_is_empty(self._folder) and [*folder.iterdir()] == [self._folder]):
+            if not (is_unused(self._folder) and [*folder.iterdir()] == [self._folder]):
                 check_unused(folder)
             return
         found = _read(self._kept, f"remove {folder}, and begin anew")
-        for name, value in settings.items():
+        if not isinstance(found, dict):
+            raise UserError(f"{self._kept} holds no settings of an experiment; remove {folder}, and begin anew.")
+        for name, value in self._settings.items():
             if found.get(name) != value:
                 raise UserError(
                     f"{folder} holds parts of an experiment whose {name} is {found.get(name)}, not {value}; name "
@@ -55,17 +61,18 @@ class Parts:
     def begin(self) -> None:
         """Makes the folder, and keeps others from it until this process ends, or the end of a `with` of it.
 
-        Raises `UserError` where it cannot be written, or another process is at it.
+        Raises `UserError` if it cannot be written, holds a link, a pipe or a device, or is used by another process.
         """
+        whole = self._whole
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            whole.path.mkdir(parents=True, exist_ok=True)
+            whole.hold()
+            self._check()  # now that no other process can begin or finish here
+            whole.check_ordinary()
             if not self._kept.exists():
-                write_atomically(self._kept, _written(self._settings))
+                whole.write(self._kept, _written(self._settings))
         except OSError as error:
-            raise UserError(
-                f"{self._folder.parent} cannot hold a report ({error.strerror}); name another folder."
-            ) from None
-        self._lock = lock(self._kept, self._folder.parent)
+            raise UserError(f"{whole.path} cannot hold a report ({error.strerror}); name another folder.") from None
 
     def part(self, name: str, make: Callable[[], Any], *, digest: str = "") -> Any:
         """What `make` returns, numbers, text, lists and dictionaries of them; read back where it was finished before.
@@ -75,8 +82,8 @@ class Parts:
         """
         path, remedy = self._path(name), "remove it, and that part is made anew"
         if not path.exists():
-            write_atomically(path, _written({"name": name, "digest": digest, "found": make()}))
-        self.unfinished(name).unlink(missing_ok=True)
+            self._whole.write(path, _written({"name": name, "digest": digest, "found": make()}))
+        self._whole.remove(self.unfinished(name))
         kept = _read(path, remedy)
         if not isinstance(kept, dict) or kept.keys() != {"name", "digest", "found"} or kept["name"] != name:
             raise UserError(f"{path} is not the part {name!r} of this experiment; {remedy}.")
@@ -105,8 +112,7 @@ class Parts:
         return self
 
     def __exit__(self, *exception):
-        unlock(self._lock)
-        self._lock = None
+        self._whole.close()
 
 
 def _written(value: Any) -> bytes:
@@ -115,10 +121,6 @@ def _written(value: Any) -> bytes:
 
 def _read(path: Path, remedy: str) -> Any:
     try:
-        return msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.json.decode(read(path))
+    except (OSError, *UNREADABLE) as error:
         raise UserError(f"{path} cannot be read ({error}); {remedy}.") from None
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())

@@ -1,5 +1,6 @@
 """One run of an experiment: its parts, its report and its numbers, in a folder of its own."""
 
+import contextlib
 import platform
 import shlex
 import sys
@@ -12,6 +13,7 @@ import jax
 import msgspec
 
 from onward import __version__
+from onward.checkpoints.run_folder import new_folder
 from onward.cli.compare import check_chunks, run
 from onward.cli.compilation_cache import compilation_cache
 from onward.comparison import Comparison, Contestant, MethodResult, Race
@@ -66,7 +68,17 @@ def reproduce(options: Request) -> int:
     """Runs the experiment and returns the exit code of the command."""
     full = RECIPES[options.figure]
     recipe = full.scaled(options.scale, options.seeds or full.seeds)
-    folder = options.run or Path("runs") / time.strftime(f"{recipe.name.replace('/', '-')}-%Y%m%d-%H%M%S")
+    if options.run is None:
+        folder = new_folder(recipe.name.replace("/", "-"))
+        try:
+            return _reproduce(full, recipe, options, folder)
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # nothing was begun in it
+    return _reproduce(full, recipe, options, options.run)
+
+
+def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: Request, folder: Path) -> int:
     settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed}
     settings |= {"onward": __version__, "jax": jax.__version__}
     use_all_cores()

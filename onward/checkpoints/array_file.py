@@ -4,6 +4,7 @@ The file is a NumPy `.npz`: one member for each array, named by its place in the
 inspect it with `numpy.load`.
 """
 
+import errno
 import io
 import json
 from os import PathLike
@@ -17,14 +18,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PyTree
 
-from ..support.errors import UserError
+from ..support.errors import DamagedRun, UserError
 from ..support.files import write_atomically
+from ..support.folders import opened
 from ..support.raw_key import RawKey
 
 FORMAT, VERSION = "onward checkpoint", 1
 
 
-class CheckpointError(UserError, ValueError):
+class CheckpointError(DamagedRun, ValueError):
     """A file is not a checkpoint, is damaged, or does not fit. The text says which, and what to do."""
 
 
@@ -51,6 +53,11 @@ def save(path: str | PathLike[str], tree: PyTree, *, note: Any = None, settings:
         >>> bool(eqx.tree_equal(loaded, carry)), onward.checkpoints.load_note(path)
         (True, {'steps': 5})
     """
+    write_atomically(Path(path), packed(tree, note=note, settings=settings))
+
+
+def packed(tree: PyTree, *, note: Any = None, settings: str = "") -> bytes:
+    """The bytes that `save` writes."""
     arrays, keys, dtypes = {}, {}, {}
     for name, leaf in _named_arrays(tree):
         if _is_key(leaf):
@@ -61,13 +68,14 @@ def save(path: str | PathLike[str], tree: PyTree, *, note: Any = None, settings:
             array = array.view(f"u{array.dtype.itemsize}")
         arrays[name] = array
     header = {"format": FORMAT, "version": VERSION, "settings": settings, "standing": note, "keys": keys}
+    header["arrays"] = len(arrays)  # a flipped bit can hide a member of the archive
     try:
         text = json.dumps(header | ({"dtypes": dtypes} if dtypes else {}), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"note must be what JSON can hold: {error}.") from None
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, header=np.frombuffer(text.encode(), np.uint8), **arrays)
-    write_atomically(Path(path), buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load(path: str | PathLike[str], like: PyTree, *, settings: str = "") -> PyTree:
@@ -113,19 +121,25 @@ def load_note(path: str | PathLike[str], *, settings: str = "") -> Any:
 
 
 def _read(path: Path, settings: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    damaged = CheckpointError(f"{path} is damaged or no checkpoint at all; delete it to go on without it.")
     try:
         # Reading every member whole also verifies its check sum.
-        with np.load(path, allow_pickle=False) as file:
+        with opened(path) as whole, np.load(whole, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (
-        Exception
-    ) as error:  # NumPy, zipfile and its decompressors raise a dozen kinds of exceptions for damaged files
-        if isinstance(error, OSError) and error.errno:
-            raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
-        raise CheckpointError(f"{path} is damaged or no checkpoint at all; delete it to go on without it.") from None
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
+    except OSError as error:
+        # A damaged file may send the reader to places that no file has, where seeking is an invalid argument.
+        if error.errno in (None, errno.EINVAL):
+            raise damaged from None
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
+    except Exception:  # NumPy, zipfile and its decompressors raise a dozen kinds of exceptions for damaged files
+        raise damaged from None
     header = _header(arrays.pop("header", None))
     if header is None or not header["dtypes"].keys() <= arrays.keys():
-        raise CheckpointError(f"{path} is no checkpoint of onward; delete it to go on without it.")
+        raise damaged
+    if header.get("arrays", len(arrays)) != len(arrays):  # earlier versions did not count them
+        raise damaged
     if header["version"] != VERSION:
         raise CheckpointError(
             f"{path} has checkpoint format {header['version']}, but this version of onward reads format {VERSION}; "
@@ -146,7 +160,7 @@ def _header(data: np.ndarray | None) -> dict[str, Any] | None:
         header = {"dtypes": {}} | json.loads(b"" if data is None else data.tobytes())
         whole = header["format"] == FORMAT and {"version", "settings", "standing"} <= header.keys()
         return header if whole and isinstance(header["keys"], dict) and isinstance(header["dtypes"], dict) else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

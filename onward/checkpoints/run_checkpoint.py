@@ -6,17 +6,21 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from jaxtyping import PyTree
 
-from .array_file import CheckpointError, load_note, load_with_note, save
+from ..support.files import write_atomically
+from .array_file import CheckpointError, load_note, load_with_note, packed
 
 S = TypeVar("S", bound=msgspec.Struct)
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
+def packed_checkpoint(carry: PyTree, standing: msgspec.Struct, *, settings: str) -> bytes:
+    """The bytes of a checkpoint of `carry` and the standing. `settings` is the digest of the run's settings."""
+    return packed(carry, note=msgspec.json.decode(msgspec.json.encode(standing)), settings=settings)
+
+
 def save_checkpoint(path: Path, carry: PyTree, standing: msgspec.Struct, *, settings: str) -> None:
-    """Writes the arrays of `carry` and the standing to `path` atomically. `settings` is the digest of the run's
-    settings.
-    """
-    save(path, carry, note=msgspec.json.decode(msgspec.json.encode(standing)), settings=settings)
+    """Writes a checkpoint to `path` atomically."""
+    write_atomically(path, packed_checkpoint(carry, standing, settings=settings))
 
 
 def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: type[S]) -> tuple[PyTree, S]:

@@ -1,20 +1,23 @@
 """The run folder: settings, metrics, checkpoints, picture and summary of one training, under fixed names."""
 
-import fcntl
 import hashlib
-import os
+import itertools
 import shlex
+import time
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from ..support.errors import UserError
-from ..support.files import temporary_for, write_atomically
+from ..support.folders import Folder, is_unused, read
 
 S = TypeVar("S", bound=msgspec.Struct)
 F = TypeVar("F", bound="RunFolder")
 
+
+# The exceptions of msgspec for a file that is damaged or no JSON.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # The setting that identifies each command's runs. All these commands but sweep have --resume.
 MARKS = {"text_digest": "train", "learning": "stream", "rate_factors": "compare", "points": "sweep"}
@@ -29,49 +32,63 @@ def command_of(path: Path) -> str | None:
         settings = RunFolder(path).settings
         if settings.is_symlink():
             return None
-        names = msgspec.json.decode(settings.read_bytes(), type=dict[str, msgspec.Raw])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        names = msgspec.json.decode(read(settings), type=dict[str, msgspec.Raw])
+    except (OSError, UserError, *UNREADABLE):
         return "reproduce" if (path / "parts" / "settings.json").is_file() or (path / "report.md").is_file() else None
     return next((command for mark, command in MARKS.items() if mark in names), None)
 
 
-class RunFolder:
-    """A folder that holds one run. It is locked for this process until it is closed, or its context ends.
+class RunFolder(Folder):
+    """A folder that holds one run. It is held for this process until it is closed, or its context ends.
 
     `create` and `open` make one. Every file in it has a property.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._lock = None
-
     @classmethod
     def create(cls: type[F], path: Path, settings: msgspec.Struct) -> F:
-        """A new run with these settings. Raises `UserError` if the folder is not empty or cannot be written."""
+        """A new run with these settings.
+
+        Raises `UserError` if the folder is not empty, is used by another process, or cannot be written.
+        """
         check_unused(path)
         folder = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
-            folder._prepare()
+            folder.hold()
+            check_unused(path)  # now that no other process can begin a run here
+            folder.remove_unfinished(path)
+            folder.write(folder.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
         except OSError as error:
+            folder.close()
             raise UserError(f"{path} cannot hold a run ({error.strerror}); name another folder.") from None
+        except BaseException:
+            folder.close()
+            raise
         return folder
 
     @classmethod
     def open(cls: type[F], path: Path) -> F:
-        """An existing run. Raises `UserError` if there is none, or if another process uses it."""
+        """An existing run.
+
+        Raises `UserError` if there is none, if another process uses it, or if it holds a link, a pipe or a device.
+        """
         folder = cls(path)
-        if not folder.settings.is_file():
+        if not folder.settings.exists():
             raise UserError(f"{path} holds no run to resume; name the folder of a run, or start one with --run.")
-        folder._prepare()
+        folder.hold()
+        try:
+            folder.check_ordinary()
+            folder.remove_unfinished(path)
+        except BaseException:
+            folder.close()
+            raise
         return folder
 
     def read_settings(self, settings: type[S]) -> S:
         """The settings of the run. Raises `UserError` if they are not of this type."""
         try:
-            return msgspec.json.decode(self.settings.read_bytes(), type=settings)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return msgspec.json.decode(read(self.settings), type=settings)
+        except UNREADABLE as error:
             found = command_of(self.path)
             if found is not None and not any(
                 command == found and mark in settings.__struct_fields__ for mark, command in MARKS.items()
@@ -111,40 +128,24 @@ class RunFolder:
     def forget_all_but(self, newest: int) -> None:
         """Deletes old checkpoints, and the remains of an unfinished one."""
         for path in self.saved()[:-newest]:
-            path.unlink()
-        for path in self.checkpoints.glob(".*.tmp"):
-            path.unlink()
-
-    def _prepare(self) -> None:
-        self._lock = lock(self.settings, self.path)
-
-    def close(self) -> None:
-        """Releases the run's lock."""
-        unlock(self._lock)
-        self._lock = None
+            self.remove(path)
+        self.remove_unfinished(self.checkpoints)
 
 
-def lock(file: Path, folder: Path) -> int:
-    """Locks an existing file for this process. Pass the result to `unlock`.
-
-    The kernel holds the lock and releases it when the process ends in any way, so that a kill leaves nothing to clean
-    up. Raises `UserError`, naming the folder, if another process holds the lock.
-    """
-    taken = os.open(file, os.O_RDONLY)
-    try:
-        fcntl.flock(taken, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(taken)
-        raise UserError(f"{folder} is in use by another process; wait for it, or stop it first.") from None
-    except OSError:
-        pass  # the file system has no locks: the user must take care
-    return taken
-
-
-def unlock(taken: int | None) -> None:
-    """Releases what `lock` has locked, if anything."""
-    if taken is not None:
-        os.close(taken)
+def new_folder(name: str) -> Path:
+    """A new, empty folder under `runs`, named after `name` and the time. No two calls return the same."""
+    stem = time.strftime(f"{name}-%Y%m%d-%H%M%S")
+    for number in itertools.count(1):
+        path = Path("runs") / (stem + f"-{number}" * (number > 1))
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{path} cannot hold a run ({error.strerror}); name a folder with --run.") from None
+        return path
+    raise AssertionError  # numbers never end
 
 
 def check_unused(path: Path) -> None:
@@ -159,8 +160,7 @@ def check_unused(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; name a folder that is new or empty.")
     # A process killed at its start leaves an empty folder behind, or one with half of the settings.
-    leftover = temporary_for(settings).name
-    if path.is_dir() and any(entry.name != leftover for entry in path.iterdir()):
+    if path.is_dir() and not is_unused(path):
         raise UserError(f"{path} is not empty and holds no run; name a folder that is new or empty.")
 
 

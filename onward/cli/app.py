@@ -1,7 +1,5 @@
 """The entry point of the command line: chooses the command, and turns errors into exit codes."""
 
-import io
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,6 +8,7 @@ from keyword import iskeyword
 from .. import __version__
 from ..support.errors import UserError
 from ..support.interruption import TimeIsUp, time_limit
+from ..support.printable import file_name
 from ..support.small_loops import request
 
 COMMANDS = {
@@ -43,16 +42,27 @@ version.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `onward` with these arguments (by default the process's own) and returns the exit code.
 
-    Exit codes: 0, done; 1, the work failed; 2, a setting or a file is wrong; 130 and 143, stopped by Ctrl-C or a
-    signal. For 1 and 2 one sentence on standard error says what is wrong.
+    Exit codes: 0, done; 1, the work or its output failed; 2, a setting or a file is wrong; 129, 130 and 143, stopped by
+    a closed terminal, by Ctrl-C or by SIGTERM. For 1 and 2 one sentence on standard error says what is wrong. If the
+    reader of the output is gone, the work is finished all the same.
 
         >>> main(["--version"])
         onward 0.1.0
         0
     """
+    from .shown import lasting_outputs
+
     arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters that the text has
+    with lasting_outputs() as (out, _):
+        code = _answer(arguments)
+        out.flush()
+        if out.error is not None and not isinstance(out.error, BrokenPipeError):
+            code = _say(f"standard output: {out.error.strerror}.", code or 1)
+        return code if out.error is None else code or 1
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    """Runs the command and turns errors into exit codes."""
     try:
         return _dispatch(arguments)
     except UserError as error:
@@ -61,12 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(stop), 0)
     except KeyboardInterrupt as stop:
         return _say(str(stop) or "interrupted.", 130)
-    except BrokenPipeError:
-        # The reader of our output is gone. Python would raise the error again when it closes the output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        return _say(f"{error.filename or 'a file'}: {error.strerror or error}.", 1)
+        return _say(f"{file_name(error.filename or 'a file')}: {error.strerror or error}.", 1)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -107,7 +113,7 @@ def options_of(name: str) -> type:
 
 
 def _say(sentence: str, code: int) -> int:
-    from .shown import printable
+    from .shown import say
 
-    print(f"onward: {printable(sentence)}", file=sys.stderr)
+    say(f"onward: {sentence}", to=sys.stderr)
     return code

@@ -19,6 +19,7 @@ from ..texts.text import Text, blocks, embedded_text, survey, text_file
 from .audit_options import AuditOptions
 from .build import count_parameters, in_memory
 from .settings import chosen_method, text_of_run
+from .shown import say
 from .trained import trained
 
 
@@ -58,7 +59,7 @@ def audit(options: AuditOptions) -> int:
             chunk=learner.chunk,
         )
     keys = f"{table.samples} random keys" if table.samples > 1 else "nothing random"
-    print(
+    say(
         f"{name}, {method.cell} with {method.hidden_size} units, {count_parameters(model):,} parameters, {learned}: "
         f"{len(characters) - 1} characters, {keys}\n\n{table}"
     )

@@ -1,7 +1,6 @@
 """`onward compare`: methods side by side, in a table and a picture."""
 
 import shlex
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +11,7 @@ import jax.random as jr
 import msgspec
 
 from .. import __version__
-from ..checkpoints.run_folder import RunFolder, check_unused
+from ..checkpoints.run_folder import UNREADABLE, RunFolder, check_unused, new_folder
 from ..comparison.compare import Budget, Comparison, Contestant, MethodResult, Race
 from ..comparison.compare import compare as run_comparison
 from ..comparison.compare_report import comparison_table, described, result_from, save_comparison
@@ -21,35 +20,36 @@ from ..registry.build import build_contestant, build_task
 from ..registry.methods import COMPARISON
 from ..support.devices import use_all_cores
 from ..support.errors import UserError
-from ..support.files import write_atomically
+from ..support.folders import read
 from ..tasks.symbols import SymbolTask
 from .build import enough_memory
 from .compare_options import CompareOptions
 from .compare_settings import CompareSettings, check_as_before, new_compare_settings
 from .comparison_progress import ComparisonProgress
 from .compilation_cache import compilation_cache
+from .shown import say
 
 
 def compare(options: CompareOptions) -> int:
     """Runs the command and returns its exit code."""
     if options.resume is None:
-        path = options.run or Path("runs") / time.strftime("compare-%Y%m%d-%H%M%S")
-        check_unused(path)
+        if options.run is not None:
+            check_unused(options.run)
         settings = new_compare_settings(options)
-        return _compare(settings, path, lambda whole: RunFolder.create(path, whole))
+        return _compare(settings, lambda whole: RunFolder.create(options.run or new_folder("compare"), whole))
     if options.run is not None:
         raise UserError("--run starts a new run and --resume goes on with an old one; give one of them.")
     with RunFolder.open(options.resume) as folder:
         settings = folder.read_settings(CompareSettings)
         check_as_before(options, settings, folder.path)
         if folder.summary.exists():
-            print(f"{_said(folder)}\nThe comparison in {folder.path} is finished; there is nothing left to resume.")
+            say(f"{_said(folder)}\nThe comparison in {folder.path} is finished; there is nothing left to resume.")
             return 0
-        return _compare(settings, folder.path, lambda whole: _the_same(folder, settings, whole), file=settings.file)
+        return _compare(settings, lambda whole: _the_same(folder, settings, whole), file=settings.file)
 
 
 def _said(folder: RunFolder) -> str:
-    return (folder.path / "table.txt").read_text(errors="replace")
+    return read(folder.path / "table.txt").decode(errors="replace")
 
 
 def _the_same(folder: RunFolder, before: CompareSettings, now: CompareSettings) -> AbstractContextManager[RunFolder]:
@@ -64,7 +64,6 @@ def _the_same(folder: RunFolder, before: CompareSettings, now: CompareSettings) 
 
 def _compare(
     settings: CompareSettings,
-    path: Path,
     take: Callable[[CompareSettings], AbstractContextManager[RunFolder]],
     *,
     file: str | None = None,
@@ -94,9 +93,9 @@ def _compare(
                     kept=lambda race: _kept(folder, race),
                 )
             except KeyboardInterrupt as stop:
-                again = f"onward compare --resume {shlex.quote(str(path))}"
+                again = f"onward compare --resume {shlex.quote(str(folder.path))}"
                 raise type(stop)(f"stopped; what is finished is kept. Go on with: {again}") from None
-            write_atomically(folder.summary, msgspec.json.encode(_summary(comparison)) + b"\n")
+            folder.write(folder.summary, msgspec.json.encode(_summary(comparison)) + b"\n")
     return 0
 
 
@@ -104,11 +103,10 @@ def _kept(folder: RunFolder, race: Race) -> list[MethodResult]:
     """The results of a method: read from the folder if they are kept there, else computed and kept."""
     path = folder.path / "parts" / f"{quote(race.name, safe=':')}.json"
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, msgspec.json.encode([described(result) for result in race.run()]) + b"\n")
+        folder.write(path, msgspec.json.encode([described(result) for result in race.run()]) + b"\n")
     try:
-        return [result_from(each) for each in msgspec.json.decode(path.read_bytes())]
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        return [result_from(each) for each in msgspec.json.decode(read(path))]
+    except (*UNREADABLE, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it to run this method again.") from None
 
 
@@ -168,7 +166,7 @@ def run(
             finished=finished,
             kept=kept,
         )
-    print(f"\n{comparison_table(comparison, title)}\nPicture, table and curves: {folder}")
+    say(f"\n{comparison_table(comparison, title)}\nPicture, table and curves: {folder}")
     return comparison
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from ..registry.tasks import split_task, usual_cell
 from ..support.errors import UserError
+from ..support.printable import in_utf_8
 from .compare_options import METHODS, MINUTE, BudgetWords, CompareOptions
 from .settings import other_settings
 
@@ -91,7 +92,7 @@ def _budget(options: CompareOptions) -> BudgetWords | None:
 
 def _file_of(task: str) -> str | None:
     file = split_task(task).file
-    return None if file is None else str(Path(file).absolute())
+    return None if file is None else in_utf_8(Path(file).absolute())
 
 
 def _shown(value: object) -> str:

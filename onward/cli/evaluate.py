@@ -15,6 +15,7 @@ from .compilation_cache import compilation_cache
 from .evaluate_options import EvaluateOptions
 from .progress import ProgressLine
 from .settings import check_alphabet
+from .shown import say
 from .trained import trained
 
 
@@ -40,7 +41,7 @@ def evaluate(options: EvaluateOptions) -> int:
             stream = blocks(text, settings.alphabet, size=BLOCK, stop=total)
             read = evaluate_text(run.model, size, stream, total=total, report=progress.update)
     if not math.isfinite(read.bits):
-        print("onward: its predictions are no finite numbers any more; the text cannot be judged.", file=sys.stderr)
+        say("onward: its predictions are no finite numbers any more; the text cannot be judged.", to=sys.stderr)
         return 1
     how = "each learned once it was predicted" if options.learn else "the network fixed"
     rows = [
@@ -51,6 +52,6 @@ def evaluate(options: EvaluateOptions) -> int:
         ("network", settings.describe()),
         ("", f"of {options.run}, after {run.characters:,} characters"),
     ]
-    print(f"Read {total:,} characters of {text.name}.\n")
-    print("\n".join(labelled(rows)))
+    say(f"Read {total:,} characters of {text.name}.\n")
+    say("\n".join(labelled(rows)))
     return 0

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import msgspec
 
-from ..checkpoints.run_folder import RunFolder, digest
+from ..checkpoints.run_folder import UNREADABLE, RunFolder, digest
 from ..exports.cards import InputCard, StreamCard, card_of
 from ..exports.model_folder import TENSORS, check_new, own_layout, write_folder
 from ..exports.onnx_model import to_onnx
@@ -18,7 +18,9 @@ from ..streams.folder import StreamFolder
 from ..streams.learning import restore
 from ..streams.outliers import LIMIT
 from ..support.errors import UserError
+from ..support.folders import read
 from .export_options import ExportOptions
+from .shown import say
 from .stream_session import build_engine
 from .stream_settings import StreamSettings
 from .trained import trained
@@ -47,7 +49,7 @@ def export(options: ExportOptions) -> int:
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"{options.to} cannot be written ({error.strerror}); name another folder.") from None
-    print(f"{learned.description}: {options.to / name}, with its card beside it.")
+    say(f"{learned.description}: {options.to / name}, with its card beside it.")
     return 0
 
 
@@ -61,8 +63,8 @@ class Learned(NamedTuple):
 
 def _is_stream(path: Path) -> bool:
     try:
-        return "learning" in msgspec.json.decode(RunFolder(path).settings.read_bytes(), type=dict)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return "learning" in msgspec.json.decode(read(RunFolder(path).settings), type=dict)
+    except (OSError, UserError, *UNREADABLE):
         return False  # the reader of the other kind reports what is wrong
 
 

@@ -10,6 +10,7 @@ from ..exports.tensors import read_tensors
 from ..exports.torch_layout import ACTIVATION, from_torch
 from ..support.errors import UserError
 from .import_options import ImportOptions, torch_activation
+from .shown import say
 
 
 def import_(options: ImportOptions) -> int:
@@ -40,9 +41,9 @@ def import_(options: ImportOptions) -> int:
     sizes = [layers[0].input_size, *(layer.hidden_size for layer in layers), card.outputs]
     if isinstance(layers[0], VanillaCell):
         kind = f"{kind} with {activation}"
-    print(f"{kind}, {' → '.join(map(str, sizes))}, {card.dtype}: {options.to}, which onward.load_model reads.")
+    say(f"{kind}, {' → '.join(map(str, sizes))}, {card.dtype}: {options.to}, which onward.load_model reads.")
     if isinstance(layers[0], VanillaCell) and named is None:
-        print(
+        say(
             f"{options.file} does not say its activation: {activation} is assumed; for a relu network, import it anew "
             "with --activation relu."
         )

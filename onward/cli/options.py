@@ -18,10 +18,12 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from ..support.arguments import unknown
 from ..support.errors import UserError
+from ..support.printable import in_utf_8
 
 T = TypeVar("T")
 
 DESCRIPTION = "DESCRIPTION"  # placeholder for the wrapped description in a help text
+PLACES = ("FILE", "FOLDER", "RUN", "WHERE")  # options of files, whose names may be any bytes
 WIDTH = 80  # columns of a help text, fewer on a narrower terminal
 
 # Other names of options. Each is accepted in every command that has the option.
@@ -60,10 +62,17 @@ def option(
     * `help`: describes the option; by default the docstring below the setting does;
     * `words`: the words for shell completion.
     """
+
+    def read(words: Sequence[str]) -> Any:
+        for word in words:
+            if in_utf_8(word) != word and not any(place in metavar for place in PLACES):
+                raise UserError(f"'{in_utf_8(word)}' is not UTF-8; write it in UTF-8.")
+        return parse(words if many else words[0])
+
     specification = PrimitiveConstructorSpec(
         nargs="*" if many else 1,
         metavar=metavar,
-        instance_from_str=parse if many else lambda words: parse(words[0]),
+        instance_from_str=read,
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value)],
     )

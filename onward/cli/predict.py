@@ -10,6 +10,7 @@ from ..streams.folder import StreamFolder
 from ..support.errors import UserError
 from ..support.interruption import Interruption
 from .predict_options import PredictOptions
+from .shown import is_gone, printable, say
 from .stream_options import StreamOptions
 from .stream_settings import StreamSettings, check_header, open_source, predict_settings
 
@@ -26,7 +27,7 @@ def predict(options: PredictOptions) -> int:
         raise UserError(f"{options.run} holds no checkpoint yet; let onward stream write one.")
     asked = StreamOptions(input=options.input, follow=options.follow)
     settings = predict_settings(learned, asked)
-    check_header(settings)
+    check_header(asked, settings)
     with open_source(asked, settings) as source, tempfile.TemporaryDirectory() as scratch:
         return _predict(folder, learned, settings, source, StreamFolder(Path(scratch)), options.dead_letter_limit)
 
@@ -56,12 +57,12 @@ def _predict(folder, learned: StreamSettings, settings: StreamSettings, source, 
                 settings=digest(settings.learning),
                 checkpoint_every=math.inf,
                 dead_letter_limit=limit,
-                interrupted=interruption.came,
+                interrupted=lambda: interruption.came() or is_gone(sys.stdout),
                 report=lambda report: forward(),
                 learns=False,
             )
         forward()
-        print(_said(state.standing, learned, scratch), file=sys.stderr)
+        say(_said(state.standing, learned, scratch), to=sys.stderr)
         if (failure := nothing_learned(state.standing, scratch)) is not None:
             raise failure
         return interruption.exit_code if interruption.came() else 0
@@ -78,7 +79,8 @@ class _Forward:
             file.seek(self._done)
             added = file.read()
         self._done += len(added)
-        print(added.decode(), end="", flush=True)
+        text = added.decode()
+        print(printable(text) if sys.stdout.isatty() else text, end="", flush=True)
 
 
 def _said(standing, learned: StreamSettings, scratch: StreamFolder) -> str:

@@ -9,6 +9,7 @@ from rich.table import Column
 
 from ..observing import ALARMING_INFLUENCE
 from ..texts.learn import Report
+from .shown import say
 
 WINDOW = 10_000  # characters over which "now" averages
 
@@ -35,7 +36,7 @@ class ProgressLine:
         if self._console.is_terminal:
             self._bar.start()
         else:
-            print("compiling ...", file=sys.stderr, flush=True)
+            say("compiling ...", to=sys.stderr)
         return self
 
     def __exit__(self, *exception):
@@ -53,7 +54,7 @@ class ProgressLine:
             self._bar.update(self._task, completed=at, description=line)
         elif 10 * at // self._total > self._tenth:
             self._tenth = 10 * at // self._total
-            print(line, file=sys.stderr, flush=True)
+            say(line, to=sys.stderr)
         if report.influence_norm > ALARMING_INFLUENCE and not self._warned:
             self._warned = True
             self._console.print(

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..checkpoints.run_folder import RunFolder, command_of
+from ..checkpoints.run_folder import UNREADABLE, RunFolder, command_of
 from ..support.errors import UserError
+from ..support.folders import opened, read
 
 TAIL = 1 << 16  # bytes read at the end of a log
 
@@ -34,7 +35,7 @@ def overview(path: Path) -> RunOverview:
     folder = RunFolder(path)
     try:
         what, how_far, how_well = READERS[command](folder, settings_of(path))
-    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+    except (OSError, UserError, KeyError, TypeError, ValueError, IndexError, AttributeError):
         what, how_far, how_well = "its files cannot be read", "unknown", "unknown"
     began = min(each.stat().st_mtime for each in (path, *path.iterdir()))
     return RunOverview(path, command, began, _state(folder, command), what, how_far, how_well)
@@ -66,9 +67,10 @@ def _state(folder: RunFolder, command: str) -> str:
     if (folder.path / ends.get(command, "summary.json")).is_file():
         return "finished"
     try:
-        RunFolder.open(folder.path).close()
-    except UserError:
-        return "running" if folder.settings.is_file() else "stopped"
+        folder.hold()
+    except (OSError, UserError):
+        return "running"
+    folder.close()
     return "stopped"
 
 
@@ -103,7 +105,7 @@ def _sweep(folder: RunFolder, settings: dict) -> tuple[str, str, str]:
         parts = len([*folder.path.glob("parts/*/part-*.json")])
         return what, f"{parts} parts of {len(points)} points", "-"
     of_point: dict[tuple, list[float | None]] = defaultdict(list)
-    for line in results.read_bytes().splitlines():
+    for line in read(results).splitlines():
         run = msgspec.json.decode(line)
         bits = None if run["lost"] else run["bits"]
         of_point[tuple(run[name] for name in points[0])].append(bits)
@@ -137,22 +139,22 @@ def _bits(bits: float | None) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(read(path), type=dict)
+    except (OSError, UserError, *UNREADABLE):
         return {}
 
 
 def _last(path: Path) -> dict[str, Any]:
     """The last complete record of a log."""
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             file.seek(max(0, path.stat().st_size - TAIL))
             lines = file.read().splitlines()
-    except OSError:
+    except (OSError, UserError):
         return {}
     for line in reversed(lines):
         try:
             return msgspec.json.decode(line, type=dict)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             continue  # half written, or cut off at the beginning of the tail
     return {}

@@ -11,6 +11,7 @@ from ..support.errors import UserError
 from ..support.tables import columns
 from .run_overview import RunOverview, flat, overview, settings_of
 from .runs_options import RunsOptions
+from .shown import say
 
 
 def runs(options: RunsOptions) -> int:
@@ -29,9 +30,9 @@ def runs(options: RunsOptions) -> int:
         and (options.match is None or options.match in f"{run} {settings_of(run.path)}")
     ]
     if not shown:
-        print("There are no runs here." if not found else "None of the runs here is so.")
+        say("There are no runs here." if not found else "None of the runs here is so.")
         return 0
-    print("\n".join(_table(sorted(shown, key=lambda run: -run.began))))
+    say("\n".join(_table(sorted(shown, key=lambda run: -run.began))))
     return 0
 
 
@@ -69,7 +70,7 @@ def _compare(given: tuple[Path, ...]) -> int:
         if one.get(name) != other.get(name)
     ]
     rows += [(name, getattr(first, name), getattr(second, name)) for name in ("state", "how_far", "how_well")]
-    print("\n".join(columns([(name.replace("_", " "), *values) for name, *values in rows], left=6)))
+    say("\n".join(columns([(name.replace("_", " "), *values) for name, *values in rows], left=6)))
     return 0
 
 
@@ -93,14 +94,9 @@ def _remove(given: tuple[Path, ...]) -> int:
         if overview(path).state == "running":
             raise UserError(f"{path} is in use by another process; wait for it, or stop it first.")
     for path in given:
-        with _held(path):
+        folder = RunFolder(path)
+        folder.hold()
+        with folder:
             shutil.rmtree(path)
-        print(f"Removed {path}.")
+        say(f"Removed {path}.")
     return 0
-
-
-def _held(path: Path):
-    """The run, locked against other processes; a report alone has no lock."""
-    from contextlib import nullcontext
-
-    return RunFolder.open(path) if RunFolder(path).settings.is_file() else nullcontext()

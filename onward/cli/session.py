@@ -13,8 +13,10 @@ from .. import __version__
 from ..checkpoints.run_folder import RunFolder, digest
 from ..registry.build import build_learner
 from ..support.errors import UserError
-from ..support.files import read_json_lines, write_atomically
+from ..support.files import read_json_lines
 from ..support.interruption import Interruption, TimeIsUp
+from ..support.pictures import save_picture
+from ..support.printable import file_name
 from ..texts.block_program import BlockProgram
 from ..texts.curve import CurveLabels, draw_curve
 from ..texts.learn import Ending, Outcome, learn, restore
@@ -25,7 +27,7 @@ from ..texts.text import Survey, Text, blocks
 from .build import count_parameters, fresh_carry, in_memory, start_and_sample_keys
 from .progress import ProgressLine
 from .settings import Settings
-from .shown import printable
+from .shown import say
 
 
 class Session:
@@ -52,12 +54,10 @@ class Session:
         settings = self._settings
         carry, standing = restore(folder, self._fresh, digest(settings))
         total = settings.characters
-        print(
-            f"{settings.describe()} on {total:,} characters of {self._text.name}; run folder {folder.path}",
-            file=sys.stderr,
-        )
+        what = f"{settings.describe()} on {total:,} characters of {self._text.name}"
+        say(f"{what}; run folder {folder.path}", to=sys.stderr)
         if standing.characters:
-            print(f"Going on after {standing.characters:,} characters.", file=sys.stderr)
+            say(f"Going on after {standing.characters:,} characters.", to=sys.stderr)
         try:
             with in_memory(self._settings.method_name, self._settings.method):
                 ending, interruption = self._learn(folder, carry, standing, checkpoint_every)
@@ -65,19 +65,23 @@ class Session:
                 self._finish(folder, ending)
                 return 0
         except KeyboardInterrupt as stop:  # a second signal, or one while the summary was being made
-            print(f"Stopped. {self._how_to_go_on(folder)}", file=sys.stderr)
+            say(f"Stopped. {self._how_to_go_on(folder)}", to=sys.stderr)
             return 0 if isinstance(stop, TimeIsUp) else 128 + signal.SIGINT
+        except OSError as error:  # such as a full disk
+            safe = f" The last good state is safe. {self._how_to_go_on(folder)}" * bool(folder.saved())
+            where = file_name(error.filename or folder.path)
+            raise UserError(f"{where}: {error.strerror or error}.{safe}") from None
         if ending.outcome is Outcome.INTERRUPTED:
             learned = f"{ending.standing.characters:,} characters"
-            print(f"Stopped after {learned}. {self._how_to_go_on(folder)}", file=sys.stderr)
+            say(f"Stopped after {learned}. {self._how_to_go_on(folder)}", to=sys.stderr)
             return interruption.exit_code
         if ending.standing.characters:
             self._draw(folder)
-        print(
+        say(
             f"onward: learning diverged: at character {ending.diverged_at:,} the loss is no finite number any more; "
             f"{folder.checkpoint(ending.standing.characters)} holds the last good state. "
             f"Try a --rate below {settings.method.rate:g}.",
-            file=sys.stderr,
+            to=sys.stderr,
         )
         return 1
 
@@ -128,15 +132,15 @@ class Session:
             versions={"onward": __version__}
             | {name: version(name) for name in ("jax", "jaxlib", "equinox", "optax", "numpy")},
         )
-        table = summary.table(str(folder.path))
-        write_atomically(folder.sample, (settings.prompt + sample).encode())
-        write_atomically(folder.summary_text, table.encode())
+        table = summary.table(file_name(folder.path))
+        folder.write(folder.sample, (settings.prompt + sample).encode())
+        folder.write(folder.summary_text, table.encode())
         # Written last, because its presence means that the run is finished.
-        write_atomically(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
-        print(f"\n{table}")
+        folder.write(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        say(f"\n{table}")
         if sample:
-            print(f"What it writes after {settings.prompt!r} (temperature {settings.sample_temperature:g}):\n")
-            print(textwrap.indent(printable(sample).strip("\n"), "  "))
+            say(f"What it writes after {settings.prompt!r} (temperature {settings.sample_temperature:g}):\n")
+            say(textwrap.indent(sample.strip("\n"), "  "))
 
     def _draw(self, folder: RunFolder) -> None:
         labels = CurveLabels(
@@ -145,7 +149,8 @@ class Session:
             entropy=self._survey.entropy,
             gzip=self._survey.gzip,
         )
-        draw_curve(folder.metrics, [folder.picture("svg"), folder.picture("png")], labels)
+        for kind in ("svg", "png"):
+            save_picture(folder.picture(kind), lambda kind=kind: draw_curve(folder.metrics, kind, labels))
 
     @staticmethod
     def _how_to_go_on(folder: RunFolder) -> str:

@@ -7,6 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from ..registry.methods import ESTIMATORS, TEXT, Job, Method, Positive, split_method
 from ..support.errors import UserError
+from ..support.printable import in_utf_8
 from ..texts.text import Survey, Text, blocks, embedded_text, encode, survey, text_file
 from .train_options import TrainOptions
 
@@ -82,7 +83,7 @@ def new_settings(options: TrainOptions) -> tuple[Settings, Text, Survey]:
     encode(prompt, alphabet, name="--prompt")
     temperature = options.temperature
     settings = Settings(
-        text=None if options.file is None else os.path.abspath(options.file),
+        text=None if options.file is None else in_utf_8(os.path.abspath(options.file)),
         text_digest=found.digest,
         characters=found.characters,
         alphabet=alphabet,

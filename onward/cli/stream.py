@@ -1,13 +1,14 @@
 """`onward stream`: chooses the settings, follows the stream, and reports the result."""
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ..checkpoints.run_folder import check_unused, digest
+from ..checkpoints.run_folder import check_unused, digest, new_folder
 from ..streams.folder import StreamFolder
 from ..support.errors import UserError
+from ..support.folders import read
+from .shown import say
 from .stream_options import StreamOptions
 from .stream_settings import StreamSettings, check_header, new_stream_settings, open_source, stream_settings_again
 
@@ -21,11 +22,11 @@ def stream(options: StreamOptions) -> int:
 
 
 def _start(options: StreamOptions) -> int:
-    path = options.run or Path("runs") / time.strftime("stream-%Y%m%d-%H%M%S")
-    check_unused(path)
+    if options.run is not None:
+        check_unused(options.run)
     settings = new_stream_settings(options)
-    check_header(settings)
-    return _learn(options, settings, lambda: StreamFolder.create(path, settings))
+    check_header(options, settings)
+    return _learn(options, settings, lambda: StreamFolder.create(options.run or new_folder("stream"), settings))
 
 
 def _resume(options: StreamOptions, path: Path) -> int:
@@ -34,8 +35,8 @@ def _resume(options: StreamOptions, path: Path) -> int:
     with StreamFolder.open(path) as folder:
         settings = stream_settings_again(options, folder.read_settings(StreamSettings), path)
         if folder.summary.exists():
-            print(folder.summary_text.read_text())
-            print(f"The stream of the run in {path} has ended; there is nothing left to resume.")
+            say(read(folder.summary_text).decode(errors="replace"))
+            say(f"The stream of the run in {path} has ended; there is nothing left to resume.")
             return 0
         if saved := folder.saved():
             from ..checkpoints.run_checkpoint import load_standing

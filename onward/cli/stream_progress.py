@@ -10,6 +10,7 @@ from rich.live import Live
 from ..streams.base import AbstractSource, RedisPosition
 from ..streams.learning import Report
 from ..streams.standing import StreamStanding
+from .shown import say
 
 WINDOW = 10_000  # events over which "now" averages
 BETWEEN = 0.25  # seconds between two updates of the line in a terminal
@@ -38,7 +39,7 @@ class StreamProgress:
         if self._console.is_terminal:
             self._live.start(refresh=True)
         else:
-            print("compiling with the first events ...", file=sys.stderr, flush=True)
+            say("compiling with the first events ...", to=sys.stderr)
         return self
 
     def __exit__(self, *exception):
@@ -61,7 +62,7 @@ class StreamProgress:
             if self._console.is_terminal:
                 self._live.update(self._line(), refresh=True)
             else:
-                print(self._line(), file=sys.stderr, flush=True)
+                say(self._line(), to=sys.stderr)
 
     def _line(self) -> str:
         standing = self._standing

@@ -21,12 +21,16 @@ from ..streams.learning import learn_stream, restore
 from ..streams.picture import draw_errors
 from ..streams.standing import Quarantined, StreamStanding
 from ..streams.summary import StreamSummary
-from ..support.errors import UserError
-from ..support.files import read_json_lines, write_atomically
+from ..support.errors import DamagedRun, UserError
+from ..support.files import read_json_lines
+from ..support.folders import opened
 from ..support.interruption import Interruption
+from ..support.pictures import save_picture
+from ..support.printable import file_name
 from ..texts.learn import Outcome
 from ..texts.summary import peak_memory
 from .build import count_parameters, enough_memory
+from .shown import say
 from .stream_progress import StreamProgress
 from .stream_settings import Learning, StreamSettings
 
@@ -53,12 +57,13 @@ class StreamSession:
         """Follows the stream and returns the exit code."""
         learning = self._learning
         settings = digest(learning)
+        with enough_memory(TOO_LARGE):
+            state = restore(folder, self._engine, learning.columns, settings=settings)
+        say(f"Predicting {learning.describe()}; run folder {folder.path}", to=sys.stderr)
+        if state.standing.lines:
+            say(f"Going on after line {state.standing.lines:,}.", to=sys.stderr)
         try:
             with enough_memory(TOO_LARGE):
-                state = restore(folder, self._engine, learning.columns, settings=settings)
-                print(f"Predicting {learning.describe()}; run folder {folder.path}", file=sys.stderr)
-                if state.standing.lines:
-                    print(f"Going on after line {state.standing.lines:,}.", file=sys.stderr)
                 with Interruption() as interruption, StreamProgress(source) as progress:
                     outcome, state = learn_stream(
                         self._engine,
@@ -73,33 +78,34 @@ class StreamSession:
                         report=progress.update,
                     )
         except KeyboardInterrupt:  # a second signal: events since the last checkpoint will be read again
-            print(f"Stopped. {_how_to_go_on(folder)}", file=sys.stderr)
+            say(f"Stopped. {_how_to_go_on(folder)}", to=sys.stderr)
             return 128 + signal.SIGINT
-        except UserError as error:
+        except DamagedRun:
+            raise
+        except (UserError, OSError) as error:
+            what = str(error)
+            if isinstance(error, OSError):  # such as a full disk
+                what = f"{file_name(error.filename or folder.path)}: {error.strerror or error}."
             safe = f" The last good state is safe. {_how_to_go_on(folder)}" * bool(folder.saved())
-            raise UserError(f"{error}{safe}") from None
-        except OSError as error:
-            what = error.strerror or str(error)
-            raise UserError(
-                f"{error.filename or folder.path}: {what}. The last good state is safe. {_how_to_go_on(folder)}"
-            ) from None
+            raise UserError(f"{what}{safe}") from None
         speed = progress.lines / progress.seconds if progress.seconds else 0.0
         summary = self._summary(folder, state.standing, self._engine.model(state.carry), speed)
         self._draw(folder)
-        table = summary.table(str(folder.path))
-        print(f"\n{table}")
+        table = summary.table(file_name(folder.path))
         if outcome is Outcome.INTERRUPTED:
-            print(f"Stopped after line {state.standing.lines:,}. {_how_to_go_on(folder)}", file=sys.stderr)
+            say(f"\n{table}")
+            say(f"Stopped after line {state.standing.lines:,}. {_how_to_go_on(folder)}", to=sys.stderr)
             return interruption.exit_code
-        write_atomically(folder.summary_text, table.encode())
+        folder.write(folder.summary_text, table.encode())
         # Written last, because its presence means that the stream has ended.
-        write_atomically(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        folder.write(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        say(f"\n{table}")
         if (failure := nothing_learned(state.standing, folder)) is not None:
             raise failure
         return 0
 
     def _summary(self, folder: StreamFolder, standing: StreamStanding, model, speed: float) -> StreamSummary:
-        with open(folder.dead_letters, "rb") as letters:
+        with opened(folder.dead_letters) as letters:
             malformed = sum(1 for _ in letters)
         return StreamSummary.of(
             standing,
@@ -115,13 +121,17 @@ class StreamSession:
 
     def _draw(self, folder: StreamFolder) -> None:
         columns = self._learning.columns
-        draw_errors(
-            folder.metrics,
-            [folder.picture("svg"), folder.picture("png")],
-            title=f"Predicting {columns.target!r} while learning it",
-            subtitle=f"{self._learning.describe()}, seed {self._learning.seed}",
-            classes=columns.classes is not None,
-        )
+        for kind in ("svg", "png"):
+            save_picture(
+                folder.picture(kind),
+                lambda kind=kind: draw_errors(
+                    folder.metrics,
+                    kind,
+                    title=f"Predicting {columns.target!r} while learning it",
+                    subtitle=f"{self._learning.describe()}, seed {self._learning.seed}",
+                    classes=columns.classes is not None,
+                ),
+            )
 
 
 def build_engine(learning: Learning, *, learns: bool = True) -> Engine:

@@ -16,6 +16,7 @@ from ..streams.redis_source import RedisAddress, RedisSource
 from ..streams.sources import FileSource, StandardInput
 from ..streams.tables import TableSource, is_table
 from ..support.errors import UserError
+from ..support.printable import in_utf_8
 from .settings import chosen_method, other_settings
 from .stream_options import StreamOptions
 
@@ -167,15 +168,15 @@ def open_source(options: StreamOptions, settings: StreamSettings) -> AbstractSou
     if _is_redis(where):  # the address in the options has the password
         address = RedisAddress.parse(options.input or where)
         return RedisSource(address, settings.group, "onward", wait=settings.follow)
-    path = Path(where)
+    path = _path(options, settings)
     if settings.follow:
         return FollowedSource(path, columns.format.delimiters)
     return TableSource(path, columns.names) if is_table(path) else FileSource(path, columns.format.delimiters)
 
 
-def check_header(settings: StreamSettings) -> None:
+def check_header(options: StreamOptions, settings: StreamSettings) -> None:
     """Raises `UserError` if the input is a CSV file whose header lacks a column, or a JSON array."""
-    path, columns = Path(settings.input), settings.learning.columns
+    path, columns = _path(options, settings), settings.learning.columns
     if settings.input != "-" and path.is_file() and not is_table(path):
         with FileSource(path, columns.format.delimiters) as source:
             for line in source.read(1, 0.0) or ():
@@ -183,6 +184,11 @@ def check_header(settings: StreamSettings) -> None:
                     columns.format.check_first(line.text)
                 else:
                     columns.parser(line.text)
+
+
+def _path(options: StreamOptions, settings: StreamSettings) -> Path:
+    """The file of the events; its name in the settings lacks bytes that are not UTF-8."""
+    return Path(options.input or settings.input).absolute()
 
 
 def _new_group() -> str:
@@ -207,7 +213,9 @@ def _format(options: StreamOptions) -> CSV | JSONL:
 
 def _written_down(where: str) -> str:
     """An input as it is saved: without a password, and independent of the current folder."""
-    return where if where == "-" else str(RedisAddress.parse(where) if _is_redis(where) else Path(where).absolute())
+    if _is_redis(where):
+        return str(RedisAddress.parse(where))
+    return where if where == "-" else in_utf_8(Path(where).absolute())
 
 
 def _is_redis(where: str) -> bool:

@@ -2,11 +2,10 @@
 
 import shlex
 import time
-from pathlib import Path
 
 import jax.random as jr
 
-from ..checkpoints.run_folder import check_unused, command_of
+from ..checkpoints.run_folder import check_unused, command_of, new_folder
 from ..comparison.compare import Budget
 from ..comparison.sweep import grid, log_uniform
 from ..comparison.sweep import sweep as run_sweep
@@ -20,14 +19,14 @@ from .build import enough_memory
 from .compare import check_chunks
 from .comparison_progress import ComparisonProgress
 from .compilation_cache import compilation_cache
+from .shown import say
 from .sweep_options import Range, SweepOptions, settings_over
 
 
 def sweep(options: SweepOptions) -> int:
     """Runs the command and returns its exit code."""
-    folder = options.run or Path("runs") / time.strftime("sweep-%Y%m%d-%H%M%S")
-    if command_of(folder) != "sweep":
-        check_unused(folder)
+    if options.run is not None and command_of(options.run) != "sweep":
+        check_unused(options.run)
     over = settings_over(options.method, options.settings, options.random)
     use_all_cores()
     point_key, key = jr.split(jr.key(options.seed))
@@ -50,6 +49,7 @@ def sweep(options: SweepOptions) -> int:
             raise UserError(f"{error}") from None
         option = f"--characters {options.characters}"
         check_chunks(task, Budget(characters=options.characters), {options.method: contestant}, option=option)
+    folder = options.run or new_folder("sweep")
     runs = f"{len(points) * options.seeds:,} runs"
     title = f"Sweep of {options.method}"
     again = f"the same command with --run {shlex.quote(str(folder))} goes on where it stopped"
@@ -73,5 +73,5 @@ def sweep(options: SweepOptions) -> int:
         raise type(stop)(f"stopped; {again}.") from None
     save_sweep(found, folder, title=title)
     seconds = time.perf_counter() - began
-    print(f"\n{sweep_table(found, title)}\n{runs} in {seconds:.1f} s. Results, table and picture: {folder}")
+    say(f"\n{sweep_table(found, title)}\n{runs} in {seconds:.1f} s. Results, table and picture: {folder}")
     return 0

@@ -1,14 +1,15 @@
 """`onward train`: chooses the settings, learns the text, and reports the result."""
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ..checkpoints.run_folder import RunFolder, check_unused, digest
+from ..checkpoints.run_folder import RunFolder, check_unused, digest, new_folder
 from ..support.errors import UserError
+from ..support.folders import read
 from ..texts.text import Survey, Text
 from .settings import Settings, new_settings, text_again
+from .shown import say
 from .train_options import TrainOptions
 
 
@@ -21,10 +22,12 @@ def train(options: TrainOptions) -> int:
 
 
 def _start(options: TrainOptions) -> int:
-    path = options.run or default_folder()
-    check_unused(path)
+    if options.run is not None:
+        check_unused(options.run)
     settings, text, found = new_settings(options)
-    return _learn(options, settings, text, found, lambda: RunFolder.create(path, settings))
+    return _learn(
+        options, settings, text, found, lambda: RunFolder.create(options.run or new_folder("train"), settings)
+    )
 
 
 def _resume(options: TrainOptions, path: Path) -> int:
@@ -34,8 +37,8 @@ def _resume(options: TrainOptions, path: Path) -> int:
         settings = folder.read_settings(Settings)
         text, found = text_again(options, settings, path)
         if folder.summary.exists():
-            print(folder.summary_text.read_text(errors="replace"))
-            print(f"The run in {path} is finished; there is nothing left to resume.")
+            say(read(folder.summary_text).decode(errors="replace"))
+            say(f"The run in {path} is finished; there is nothing left to resume.")
             return 0
         if saved := folder.saved():
             from ..checkpoints.run_checkpoint import load_standing
@@ -60,8 +63,3 @@ def _learn(
         session = Session(settings, text, found)
         with take_folder() as folder:
             return session.run(folder, checkpoint_every=options.checkpoint_every)
-
-
-def default_folder() -> Path:
-    """A new folder under `runs`, named after the time."""
-    return Path("runs") / time.strftime("train-%Y%m%d-%H%M%S")

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .. import __version__
-from ..checkpoints.run_folder import RunFolder
+from ..checkpoints.run_folder import UNREADABLE, RunFolder
 from ..support.errors import UserError
-from ..support.files import write_atomically
+from ..support.folders import Folder, read
 from ..tasks.symbols import SymbolTask
 from .parallel_runs import Budget, Contestant, Fates
 
@@ -111,14 +111,14 @@ class SweepFolder:
 
     def of_program(self, number: int, digest: str) -> "SavedParts":
         """The parts of the program of this number. Raises `UserError` if those on disk are of another program."""
-        return SavedParts(self._folder.path / "parts" / f"program-{number:03}", digest)
+        return SavedParts(self._folder, self._folder.path / "parts" / f"program-{number:03}", digest)
 
 
 class SavedParts:
     """The parts of one program: how its runs are cut, decided once, and the finished parts, a file each."""
 
-    def __init__(self, path: Path, digest: str):
-        self._path, self._digest = path, digest
+    def __init__(self, folder: Folder, path: Path, digest: str):
+        self._folder, self._path, self._digest = folder, path, digest
         plan = _decoded(self._plan, _Plan, f"delete {path} to run this program of the sweep again")
         if plan is not None and plan.digest != digest:
             raise UserError(
@@ -133,8 +133,7 @@ class SavedParts:
 
     def cut(self, size: int) -> None:
         """Decides that a part has so many runs, for this sweep and for whoever goes on with it."""
-        self._path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._plan, msgspec.json.encode(_Plan(size, self._digest)) + b"\n")
+        self._folder.write(self._plan, msgspec.json.encode(_Plan(size, self._digest)) + b"\n")
         self.size = size
 
     def read(self, part: int, runs: Sequence[Run]) -> Fates | None:
@@ -162,7 +161,7 @@ class SavedParts:
         columns = (values.tolist() for values in (fates.whole, fates.closing, fates.diverged, fates.lost))
         saved = [_Run(*run, *fared) for run, *fared in zip(runs, *columns, strict=True)]
         lines = b",\n".join(msgspec.json.encode(run) for run in saved)
-        write_atomically(self._file(part), b"[\n" + lines + b"\n]\n")
+        self._folder.write(self._file(part), b"[\n" + lines + b"\n]\n")
 
     def _file(self, part: int) -> Path:
         return self._path / f"part-{part:04}.json"
@@ -171,10 +170,10 @@ class SavedParts:
 def _decoded(path: Path, form: Any, remedy: str) -> Any:
     """What a file holds, of this type; `None` if there is none."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=form)
+        return msgspec.json.decode(read(path), type=form)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         raise UserError(f"{path} is damaged; {remedy}.") from None
 
 

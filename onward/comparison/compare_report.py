@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..support.files import write_atomically
-from ..support.pictures import COLOURS, LEVEL_STYLES, picture
+from ..support.pictures import COLOURS, LEVEL_COLOURS, LEVEL_STYLES, heading, lettering, picture, save_picture
 from ..support.strict_json import encoded
 from ..support.tables import WIDTH, columns, counted, mean_and_error, wrapped
 from ..tasks.symbols import SymbolTask
@@ -124,29 +124,31 @@ def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> byte
         best = comparison.best_of_each()
         for i, result in enumerate(best):
             _draw_result(axes, result, COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--")
-        draw_levels(axes, comparison.task)
+        left = max(100, max(r.characters for r in best) // 1000)
+        low, high = _span(best, comparison.task, left)
+        draw_levels(axes, comparison.task, low, high)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda characters, _: f"{characters:,.0f}")
         axes.set_xlabel("characters read by each seed (each predicted before it is learned)")
         axes.set_ylabel("bits per character over the latest characters (lower is better)")
-        left = max(100, max(r.characters for r in best) // 1000)
         axes.set_xlim(left, 1.1 * max(r.characters for r in best))
-        axes.set_ylim(0, _top(best, comparison.task, left))
+        axes.set_ylim(low, high)
         axes.grid(which="major", color="0.92", linewidth=0.6)
         axes.set_axisbelow(True)
         title = title or f"{comparison.task.name}: {comparison.budget} for each method"
-        axes.set_title(title, loc="left", fontweight="bold", pad=24)
-        line = f"mean of {counted(comparison.seeds, 'seed')}, shaded from the best to the worst"
-        axes.text(0, 1.02, line, transform=axes.transAxes, fontsize=9, color="0.3")
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        heading(axes, title, f"mean of {counted(comparison.seeds, 'seed')}, shaded from the best to the worst")
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9, handlelength=4)
     return finished.getvalue()
 
 
-def draw_levels(axes, task: SymbolTask) -> None:
-    """Draws a line across for each level of a task."""
+def draw_levels(axes, task: SymbolTask, low: float, high: float) -> None:
+    """Draws a line across for each level of a task. The legend says of a level whether it lies outside the axis."""
     ordered = sorted(task.levels.items(), key=lambda item: -item[1])
-    for (name, level), style in zip(ordered, LEVEL_STYLES * len(ordered), strict=False):
-        axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.3f}")
+    styles = [*zip(LEVEL_COLOURS, LEVEL_STYLES, strict=True)] * len(ordered)
+    for (name, level), (colour, dashes) in zip(ordered, styles, strict=False):
+        where = " (above)" if level > high else " (below)" if level < low else ""
+        label = lettering(f"{name}: {level:.3f}{where}")
+        axes.axhline(level, color=colour, linewidth=1.2, linestyle=dashes, label=label)
 
 
 def save_comparison(comparison: Comparison, folder: Path, *, title: str | None = None) -> None:
@@ -155,7 +157,7 @@ def save_comparison(comparison: Comparison, folder: Path, *, title: str | None =
     write_atomically(folder / "curves.jsonl", b"\n".join(lines) + b"\n")
     write_atomically(folder / "table.txt", comparison_table(comparison, title).encode())
     for kind in ("png", "svg"):
-        write_atomically(folder / f"curve.{kind}", draw(comparison, kind, title=title))
+        save_picture(folder / f"curve.{kind}", lambda kind=kind: draw(comparison, kind, title=title))
 
 
 def _draw_result(axes, result: MethodResult, colour: str, style: str) -> None:
@@ -177,7 +179,19 @@ def _draw_result(axes, result: MethodResult, colour: str, style: str) -> None:
     line.set_label(label)
 
 
-def _top(results: list[MethodResult], task, left: int) -> float:
-    """The top of the axis: above the levels, and above the working methods once they have begun."""
-    seen = [r.windows[r.sound][:, r.ends >= left].mean(0)[0] for r in results if r.sound.any() and r.ends[-1] >= left]
-    return 1.1 * max(min(seen, default=1.0), *task.levels.values())
+def _span(results: list[MethodResult], task: SymbolTask, left: int) -> tuple[float, float]:
+    """The ends of the axis of bits: around the curves of the methods, and the levels that are not far from them.
+
+    A method that begins badly may begin above the axis, but ends on it.
+    """
+    curves = [r.windows[r.sound][:, r.ends >= left] for r in results if r.sound.any() and r.ends[-1] >= left]
+    if not curves:
+        return 0.0, 1.1 * max(task.levels.values(), default=1.0)
+    low = min(seeds.min() for seeds in curves)
+    high = max(min(seeds.mean(0)[0] for seeds in curves), *(seeds[:, -1].max() for seeds in curves))
+    reach = max(high - low, 0.1 * high) / 2
+    near = [level for level in task.levels.values() if low - reach <= level <= high + reach]
+    low, high = min([low, *near]), max([high, *near])
+    margin = 0.08 * max(high - low, 0.1 * high)
+    # From zero if that is not far.
+    return (0.0 if low < 0.25 * high else low - margin), high + margin

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..support.files import write_atomically
-from ..support.pictures import COLOURS, picture
+from ..support.pictures import COLOURS, heading, picture, save_picture
 from ..support.strict_json import encoded
 from ..support.tables import WIDTH, columns, counted, mean_and_error, wrapped
 from .compare_report import draw_levels, levels
@@ -119,7 +119,7 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
             axes.plot(
                 [], [], "x", color="0.2", markersize=9, label="seeds that diverged or were lost (the larger, the more)"
             )
-            draw_levels(axes, sweep.task)
+            draw_levels(axes, sweep.task, 0, top)
             axes.axhline(guess, color="0.75", linewidth=1, label=f"guessing: {guess:.3f}")
             values = _values(sweep.trials, name)
             if _geometric(values):
@@ -131,12 +131,11 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
             axes.grid(which="major", color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
         panels[0].set_ylabel("bits per character over the last tenth (lower is better)")
-        heading = f"{sweep.task.name}: {sweep.budget} a run"
-        title = f"{title}, {heading}" if title else heading
-        panels[0].set_title(title, loc="left", fontweight="bold", pad=24)
+        what = f"{sweep.task.name}: {sweep.budget} a run"
+        title = f"{title}, {what}" if title else what
         line = f"mean of the sound seeds of {sweep.seeds}, shaded from the best to the worst"
-        panels[0].text(0, 1.02, line, transform=panels[0].transAxes, fontsize=9, color="0.3")
-        panels[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        heading(panels[0], title, line)
+        panels[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9, handlelength=4)
     return finished.getvalue()
 
 
@@ -145,7 +144,7 @@ def save_sweep(sweep: Sweep, folder: Path, *, title: str | None = None) -> None:
     write_atomically(folder / "results.jsonl", b"".join(encoded(row) + b"\n" for row in rows(sweep)))
     write_atomically(folder / "table.txt", sweep_table(sweep, title).encode())
     for kind in ("png", "svg"):
-        write_atomically(folder / f"sensitivity.{kind}", draw(sweep, kind, title=title))
+        save_picture(folder / f"sensitivity.{kind}", lambda kind=kind: draw(sweep, kind, title=title))
 
 
 def _draw_program(axes, name: str, trials: Sequence[Trial], colour: str, label: str) -> None:

@@ -86,7 +86,8 @@ def write_folder(folder: str | os.PathLike, card: "Card", files: dict[str, bytes
     """Writes the files, each whole or not at all, with the card last. If one cannot be written, none stays."""
     import msgspec
 
-    from ..support.files import temporary_for, write_atomically
+    from ..support.files import write_atomically
+    from ..support.folders import Folder
 
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -96,8 +97,7 @@ def write_folder(folder: str | os.PathLike, card: "Card", files: dict[str, bytes
             write_atomically(path / name, data)
     except OSError:
         for name in files:
-            (path / name).unlink(missing_ok=True)
-            temporary_for(path / name).unlink(missing_ok=True)
+            Folder(path).remove(path / name)
         raise
 
 

@@ -29,6 +29,9 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
             metadata = file.metadata() or {}
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except AttributeError as error:  # NumPy has no such type
+        what = str(error).split("'")[-2:][0] or "unknown"
+        raise ValueError(f"{path} holds numbers that NumPy cannot read ({what}); convert them to float32.") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file of NumPy's number types ({error}).") from None
     for name, array in arrays.items():

@@ -6,10 +6,12 @@ from typing import overload
 import equinox as eqx
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, PyTree
 
 from .._checks import check_model
 from ..model import Model
+from ..support.devices import explicit_mesh, with_auto_axes
 from ._padding import padded
 
 
@@ -50,6 +52,16 @@ def predict(model, xs):
 
 @eqx.filter_jit
 def _predict(model: Model, xs: PyTree) -> PyTree:
+    mesh = explicit_mesh((xs, model))
+    if mesh is None:
+        return _predictions(model, xs)
+    arrays, rest = eqx.partition(model, eqx.is_array)
+    place = PartitionSpec(*jax.typeof(xs).sharding.spec[:1])  # the sequences stay where they are
+    compute = with_auto_axes(lambda arrays, xs: _predictions(eqx.combine(arrays, rest), xs), mesh, place)
+    return compute(arrays, xs)
+
+
+def _predictions(model: Model, xs: PyTree) -> PyTree:
     def one(xs):
         def step(hidden, x):
             hidden = model.cell(hidden, x)

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import time
 from collections import deque
 from enum import Enum
 
@@ -9,6 +10,7 @@ from .base import FilePosition, Line
 
 HEAD = 4096  # the first bytes of a file, which identify it
 LONGEST = 1 << 20  # bytes kept of a line; of a longer line one more byte is kept as a mark
+PATIENCE = 0.5  # seconds to wait longer for the end of a line that grows
 BOM = b"\xef\xbb\xbf"  # some programs write it before a text in UTF-8; it is not part of the text
 
 
@@ -117,6 +119,10 @@ class LineCutter:
     def is_endless(self) -> bool:
         """Whether the current line is longer than the part of a line that is kept, so that its end may never come."""
         return self._partial_length > LONGEST
+
+    def is_late(self, deadline: float) -> bool:
+        """Whether there is no finished line some time after the deadline: the end of a line may never come."""
+        return not self._ready and time.monotonic() > deadline + (0 if self.is_endless else PATIENCE)
 
     def take(self, at_most: int) -> list[Line]:
         """The next finished lines, at most `at_most`."""

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from ..support.errors import UserError
+from ..support.errors import DamagedRun, UserError
+from ..support.folders import Folder
 
 EMPTY = "0" * 32
 NEWEST = "SELECT key, state, digest, max(version) FROM states GROUP BY key"  # the column beside the maximum
@@ -45,6 +46,9 @@ class Spill:
         self._touched: set[str] = set()
 
     def __enter__(self) -> "Spill":
+        # The database is opened by its path, and writes a journal beside itself.
+        for end in ("", "-journal", "-wal", "-shm"):
+            Folder(self._path.parent).check_own(self._path.with_name(self._path.name + end))
         if self._path.exists():
             # Deleted for good: otherwise a later version would take a killed process's leftovers for its own.
             with self._spoken():
@@ -52,7 +56,7 @@ class Spill:
                 self._end_transaction()
         if self.digest != self._found():
             self.__exit__()
-            raise UserError(
+            raise DamagedRun(
                 f"{self._path} does not hold the states of keys that the checkpoint counts on; put back the file as it "
                 f"was then, or start a new run."
             )

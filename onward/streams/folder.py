@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..checkpoints.run_folder import RunFolder
+from ..support.folders import opened
 
 
 class StreamFolder(RunFolder):
@@ -19,6 +20,7 @@ class StreamFolder(RunFolder):
     def copy_states(self, to: "StreamFolder") -> None:
         """Copies the states of the keys on disk. The copy is consistent even while another process writes them."""
         if self.states.exists():
+            opened(self.states).close()  # a pipe would be waited for
             with (
                 contextlib.closing(sqlite3.connect(f"file:{quote(str(self.states))}?mode=ro", uri=True)) as there,
                 contextlib.closing(sqlite3.connect(to.states)) as here,
@@ -30,7 +32,7 @@ class StreamFolder(RunFolder):
         logs = (self.predictions, self.metrics, self.dead_letters, self.quarantine)
         if not self.saved() and not self.states.exists() and not any(map(_size, logs)):
             for path in (*logs, self.settings):
-                path.unlink(missing_ok=True)
+                self.remove(path)
             with contextlib.suppress(OSError):  # the folder holds something else
                 self.path.rmdir()
 

@@ -84,10 +84,10 @@ class FollowedSource(AbstractSource):
     def _stopped_growing(self, deadline: float) -> bool:
         """Reads on if there is more, else waits a little. Returns whether the time is over."""
         advanced = self._advance()
-        if advanced and not self._cutter.is_endless:
-            return False
+        if advanced:
+            return self._cutter.is_late(deadline)
         left = deadline - time.monotonic()
-        if left > 0 and not advanced:
+        if left > 0:
             time.sleep(min(POLL, left))
         return left <= 0
 

@@ -103,6 +103,11 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             raise UserError(reason) from None
         for name in sorted(wanted):
             if name not in names:
+                if (quote := _other_quote(name, names)) is not None:
+                    raise UserError(
+                        f'the header quotes columns by {quote}, and only " is read as a quote: '
+                        f'csvformat -q "{quote}" FILE (of csvkit) writes them so.'
+                    )
                 known = [n if n.isprintable() else repr(n) for n in names]  # a name may hold a line break
                 raise UserError(unknown("column", name, known) + _way_out(header))
             if names.count(name) > 1:
@@ -237,16 +242,28 @@ def _splitter(delimiter: str) -> Callable[[str], list[str]]:
             assert found is not None
             inside, plain = found.groups()
             if inside is None and plain.startswith('"'):
-                raise Malformed("is no line of a CSV (a quote is opened and not closed)")
+                raise Malformed(f"is no line of a CSV (a quote is opened and not closed){_escaped(record)}")
             fields.append(plain if inside is None else inside.replace('""', '"'))
             at = found.end()
             if at == len(record):
                 return fields
             if record[at] != delimiter:
-                raise Malformed(f"is no line of a CSV ({quoted(record[at:])} comes after a closing quote)")
+                raise Malformed(
+                    f"is no line of a CSV ({quoted(record[at:])} comes after a closing quote){_escaped(record)}"
+                )
             at += 1
 
     return cut
+
+
+def _escaped(record: str) -> str:
+    """What to do about a quote that is escaped by a backslash."""
+    return "; a quote within quotes is doubled: csvformat -p '\\' FILE (of csvkit) writes it so" * ('\\"' in record)
+
+
+def _other_quote(name: str, names: Sequence[str]) -> str | None:
+    """The character that a header has on both sides of this column's name."""
+    return next((n[0] for n in names if len(n) > 2 and n[1:-1] == name and n[0] == n[-1]), None)
 
 
 def _object(text: bytes) -> dict:

@@ -12,8 +12,8 @@ import jax
 import msgspec
 import numpy as np
 
-from ..checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
-from ..support.errors import UserError
+from ..checkpoints.run_checkpoint import load_checkpoint, packed_checkpoint
+from ..support.errors import DamagedRun, UserError
 from ..texts.learn import KEPT_CHECKPOINTS, Outcome
 from . import outliers
 from ._carry import Events, StreamCarry, Told
@@ -73,7 +73,7 @@ def restore(folder: StreamFolder, engine: Engine, columns: Columns, *, settings:
         numbers.append(from_bits(carry.table.known))
     slots = sorted(slot for _, slot in standing.keys)
     if not all(np.isfinite(leaf).all() for leaf in numbers) or slots != list(range(len(slots))[: engine.slots]):
-        raise UserError(f"{saved[-1]} is damaged; delete it to go on from an older one.")
+        raise DamagedRun(f"{saved[-1]} is damaged; delete it to go on from an older one.")
     return State(carry, judged, standing)
 
 
@@ -202,9 +202,9 @@ class _Stream:
             self.standing, version=self._spill.version, states=self._spill.digest, keys=self._keys.order
         )
         self.standing = self._records.sync(standing)
-        folder.checkpoints.mkdir(exist_ok=True)
-        path = folder.checkpoint(self.standing.version)
-        save_checkpoint(path, (self._carry, self._judged), self.standing, settings=settings)
+        state = self._carry, self._judged
+        data = packed_checkpoint(state, self.standing, settings=settings)
+        folder.write(folder.checkpoint(self.standing.version), data)
         folder.forget_all_but(KEPT_CHECKPOINTS)
 
     def _parsing(self, lines: Sequence[Line]) -> tuple[Parser, Sequence[Line]]:

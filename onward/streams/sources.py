@@ -50,13 +50,15 @@ class FileSource(AbstractSource):
     def read(self, at_most: int, timeout: float) -> list[Line] | None:
         deadline = time.monotonic() + timeout
         while not self._cutter:
-            if self._cutter.is_endless and time.monotonic() > deadline:
+            if self._is_pipe and not _is_ready(self._file.fileno(), deadline):
                 return []
             chunk = self._chunk(CHUNK)
             if not chunk:
                 self._cutter.finish()
                 break
             self._cutter.feed(chunk)
+            if self._cutter.is_late(deadline):
+                return []
         return self._cutter.take(at_most) or None
 
     def seek(self, position: Position) -> None:
@@ -78,8 +80,8 @@ class FileSource(AbstractSource):
     def _open(self, position: Position) -> None:
         self._cutter = LineCutter(self._delimiters)
         self._file = open_at(self._path, FilePosition(), self._cutter)
-        # Anything but a regular file, such as a pipe, cannot be inspected in advance.
-        unpacked = decompressor(self._file) if self._path.is_file() else None
+        self._is_pipe = not self._path.is_file()  # a pipe cannot be inspected in advance
+        unpacked = None if self._is_pipe else decompressor(self._file)
         self._compressed = unpacked is not None
         if unpacked is None:
             if position != FilePosition():
@@ -131,10 +133,8 @@ class StandardInput(AbstractSource):
     def read(self, at_most: int, timeout: float) -> list[Line] | None:
         deadline = time.monotonic() + timeout
         while not self._cutter:
-            if self._cutter.is_endless and time.monotonic() > deadline:
-                return []
             try:
-                if not select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                if not _is_ready(self._descriptor, deadline):
                     return []
                 chunk = os.read(self._descriptor, CHUNK)
             except OSError as error:
@@ -147,6 +147,8 @@ class StandardInput(AbstractSource):
                 raise UserError(f"standard input is compressed ({packed}); name the file with --input, or unpack it.")
             if chunk := self._pass_over(chunk):
                 self._cutter.feed(chunk)
+            if self._cutter.is_late(deadline):
+                return []
         return self._cutter.take(at_most) or None
 
     def seek(self, position: Position) -> None:
@@ -181,3 +183,8 @@ class StandardInput(AbstractSource):
         if self._passed == goal.offset:
             self._cutter.restart(goal, self._head)
         return chunk[len(old) :]
+
+
+def _is_ready(descriptor: int, deadline: float) -> bool:
+    """Whether there is something to read, or the end, before the deadline."""
+    return bool(select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0])

@@ -7,3 +7,7 @@ class UserError(Exception):
     The text is one sentence that names the offending value and says what would be right. The command line prints it and
     ends with exit code 2.
     """
+
+
+class DamagedRun(UserError):
+    """The files of a run do not fit together, so that the run cannot go on from its last state."""

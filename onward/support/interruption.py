@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the end of a time limit: noted when they come, acted on where the work can stop."""
+"""Ctrl-C, SIGTERM, SIGHUP and the end of a time limit: noted when they come, acted on where the work can stop."""
 
 import signal
 import threading
@@ -35,7 +35,10 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 class Interruption:
-    """A context in which SIGINT, SIGTERM and a time limit only set `signal`. A second one interrupts at once.
+    """A context in which SIGINT, SIGTERM, SIGHUP and a time limit only set `signal`.
+
+    A second SIGINT or SIGTERM interrupts at once. SIGHUP says that the terminal was closed. It is left alone if it is
+    ignored, as under `nohup`.
 
     * `signal`: the number of the signal that came, or `None`.
 
@@ -51,8 +54,9 @@ class Interruption:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-                self._before[number] = signal.signal(number, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+                if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception):
@@ -69,8 +73,8 @@ class Interruption:
         return 0 if self.signal == signal.SIGALRM else 128 + (self.signal or 0)
 
     def _note(self, number, frame):
-        if number == signal.SIGALRM and self.came():
-            return  # it is stopping already
+        if number in (signal.SIGALRM, signal.SIGHUP) and self.came():
+            return  # it is stopping already; both may come several times
         if self.came():
             raise KeyboardInterrupt
         self.signal = number

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from ..support.files import read_json_lines
+from ..support.pictures import COLOURS, heading, picture, without_leftovers
 from .standing import FIRST_WINDOW, Point
 
 POINTS_PER_DECADE = 25  # enough for a smooth line, however long the run
@@ -20,22 +21,16 @@ class CurveLabels(msgspec.Struct, frozen=True):
     gzip: float
 
 
-def draw_curve(metrics: Path, pictures: list[Path], labels: CurveLabels) -> None:
-    """Draws the points logged in `metrics` to each of `pictures`. Their endings name the format."""
-    # Imported here: the drawing library is slow to load and not needed to train.
-    import matplotlib
-    from matplotlib.figure import Figure
-
+def draw_curve(metrics: Path, kind: str, labels: CurveLabels) -> bytes:
+    """A picture of the points logged in `metrics`. `kind` is png or svg."""
     ends, windows, means = binned(metrics)
-    with matplotlib.rc_context({"svg.hashsalt": "onward", "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 4.8), layout="constrained")
+    blue, orange = COLOURS[:2]
+    with picture((8.0, 4.8), kind) as (figure, finished):
         axes = figure.add_subplot()
         axes.plot(
-            ends, windows, color="#1f77b4", linewidth=1.6, marker=".", markersize=4, label="over the latest characters"
+            ends, windows, color=blue, linewidth=1.6, marker=".", markersize=4, label="over the latest characters"
         )
-        axes.plot(
-            ends, means, color="#d95f02", linewidth=1.6, label=f"mean since the start: {means[-1]:.2f} at the end"
-        )
+        axes.plot(ends, means, color=orange, linewidth=1.6, label=f"mean since the start: {means[-1]:.2f} at the end")
         axes.axhline(
             labels.entropy, color="0.45", linestyle="--", label=f"order-0 entropy of the text: {labels.entropy:.2f}"
         )
@@ -47,13 +42,9 @@ def draw_curve(metrics: Path, pictures: list[Path], labels: CurveLabels) -> None
         axes.set_ylim(bottom=0)
         axes.grid(which="both", axis="both", color="0.92", linewidth=0.6)
         axes.set_axisbelow(True)
-        axes.set_title(labels.title, loc="left", fontweight="bold", pad=24)
-        axes.text(0, 1.02, labels.subtitle, transform=axes.transAxes, fontsize=9, color="0.3")
+        heading(axes, labels.title, labels.subtitle)
         axes.legend(frameon=False, loc="lower left")
-        for picture in pictures:
-            # Without a date the same run draws the same file.
-            metadata = {"Date": None} if picture.suffix == ".svg" else None
-            figure.savefig(picture, dpi=150, metadata=metadata)
+    return finished.getvalue()
 
 
 def binned(metrics: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,21 +52,21 @@ def binned(metrics: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Neighbouring points are merged if a log axis would show no difference, so that memory hardly grows with the file.
     """
-    ends, windows, means = [], [], []
-    bits = width = 0.0
-    point = None
+    ends, sums, means = [], [], []
+    bits, point = 0.0, None
     growth = 10 ** (1 / POINTS_PER_DECADE)
     due = FIRST_WINDOW
     for point in read_json_lines(metrics, Point):
-        bits, width = bits + point.bits * point.window, width + point.window
+        bits += point.bits * point.window
         if point.characters >= due:
             ends.append(point.characters)
-            windows.append(bits / width)
+            sums.append(bits)
             means.append(point.mean_bits)
-            bits = width = 0.0
             due = point.characters * growth
-    if width and point is not None:
+    if point is not None and ends[-1:] != [point.characters]:
         ends.append(point.characters)
-        windows.append(bits / width)
+        sums.append(bits)
         means.append(point.mean_bits)
-    return np.array(ends), np.array(windows), np.array(means)
+    kept = without_leftovers(np.array(ends))
+    ends, sums, means = (np.array(values)[kept] for values in (ends, sums, means))
+    return ends, np.diff(sums, prepend=0) / np.diff(ends, prepend=0), means

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from ..checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
+from ..checkpoints.run_checkpoint import load_checkpoint, packed_checkpoint
 from ..checkpoints.run_folder import RunFolder
 from ..learner import Carry
 from ..support.files import JsonLines
@@ -123,7 +123,7 @@ class _Record:
         standing = msgspec.structs.replace(
             standing, metrics_bytes=self._metrics.sync(), timings_bytes=self._timings.sync()
         )
-        self._folder.checkpoints.mkdir(exist_ok=True)
-        save_checkpoint(self._folder.checkpoint(standing.characters), carry, standing, settings=self._settings)
+        path = self._folder.checkpoint(standing.characters)
+        self._folder.write(path, packed_checkpoint(carry, standing, settings=self._settings))
         self._folder.forget_all_but(KEPT_CHECKPOINTS)
         return standing

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 
 from ..support.errors import UserError
+from ..support.printable import file_name
 
 PIECE = 1 << 16  # bytes read at a time
 NO_CHARACTER = -1  # what comes before the first character; its one-hot vector is all zeros
@@ -76,7 +77,7 @@ def text_file(path: str | os.PathLike) -> Text:
         raise UserError(f"{str(path)!r} is no file's name ({error}); give the path of a UTF-8 text file.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a UTF-8 text file.") from None
-    return Text(str(path), lambda: open(path, "rb"))
+    return Text(file_name(path), lambda: open(path, "rb"))
 
 
 def embedded_text() -> Text:

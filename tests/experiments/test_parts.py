@@ -8,7 +8,6 @@ import pytest
 
 from experiments.jobs import Job, costliest_first, run_all
 from experiments.parts import Parts
-from onward.checkpoints.run_folder import unlock
 from onward.support.errors import UserError
 
 SETTINGS = {"figure": "fig", "length": 3, "seed": 0}
@@ -120,7 +119,7 @@ def test_killed_between_the_report_and_the_result_it_goes_on(tmp_path):
     parts = begun(tmp_path / "run", SETTINGS)
     parts.part("a", lambda: 1)
     (tmp_path / "run" / "report.md").touch()
-    unlock(parts._lock)
+    parts.__exit__()
     assert begun(tmp_path / "run", SETTINGS).part("a", lambda: 2) == 1
 
 
@@ -134,7 +133,7 @@ def test_two_processes_do_not_work_at_the_same_experiment(tmp_path):
     second = Parts(tmp_path / "run", SETTINGS)
     with pytest.raises(UserError, match="in use by another process"):
         second.begin()
-    unlock(first._lock)
+    first.__exit__()
     second.begin()
 
 

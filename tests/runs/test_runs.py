@@ -188,6 +188,21 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused(learner, saved):
         assert same_bits(carry, fresh_carry(learner))
 
 
+def test_a_flipped_bit_near_the_end_of_a_checkpoint_is_called_damage(learner, saved):
+    """There the archive says where its members are, and a reader may be sent to places that no file has."""
+    data, said, fresh = saved.read_bytes(), [], fresh_carry(learner)
+    for place in range(len(data) - 500, len(data)):
+        saved.write_bytes(data[:place] + bytes([data[place] ^ 0x80]) + data[place + 1 :])
+        try:
+            carry, _ = load_checkpoint(saved, fresh, settings="s", standing=Standing)
+        except UserError as error:
+            said.append(str(error))
+        else:
+            assert same_bits(carry, fresh)
+    assert len(said) > 150
+    assert all("is damaged or no checkpoint" in sentence for sentence in said)
+
+
 @pytest.mark.parametrize("foreign", [b"hello", b"\x80\x04N.", np.arange(3)])
 def test_a_foreign_file_is_refused(learner, saved, foreign):
     if isinstance(foreign, bytes):
@@ -268,11 +283,11 @@ def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, b"old")
 
-    def power_cut(*paths):
+    def power_cut(*paths, **folders):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("onward.support.files.os.replace", power_cut)
+        patch.setattr("os.replace", power_cut)
         with pytest.raises(KeyboardInterrupt):
             write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
@@ -306,6 +321,22 @@ def test_signals_are_noted_and_the_second_interrupts():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_closed_terminal_is_noted_however_often_it_is_said():
+    """The kernel says it, and the shell once more."""
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert (interruption.came(), interruption.exit_code) == (True, 129)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interruption.came()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # The curve
@@ -356,8 +387,23 @@ def test_the_picture_shows_a_long_run_by_few_points(tmp_path):
 def test_pictures_are_drawn_the_same_each_time(tmp_path):
     write_metrics(tmp_path / "m", 20)
     labels = CurveLabels("a title", "below it", entropy=4.6, gzip=3.0)
-    for name in ("a", "b"):
-        draw_curve(tmp_path / "m", [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"], labels)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    assert "a title" in (tmp_path / "a.svg").read_text()
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    first, second = (draw_curve(tmp_path / "m", "svg", labels) for _ in range(2))
+    assert first == second
+    assert "a title" in first.decode()
+    assert draw_curve(tmp_path / "m", "png", labels).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("leftovers", "ends"), [(21, 2069), (1000, 3048)])
+def test_the_last_point_of_a_curve_is_not_of_leftovers_alone(tmp_path, leftovers, ends):
+    """Of 21 characters that were easy to predict there is no cliff; the sum of all points stays the same."""
+    bits = [np.full(1024, 3.0), np.full(1024, 2.0), np.full(leftovers, 0.5)]
+    standing, total = Standing(), sum(map(len, bits))
+    with JsonLines(tmp_path / "m", length=0) as log:
+        for block in bits:
+            for point in points(standing, block, 0.0):
+                log.append(point)
+            standing = standing.after(np.zeros(len(block), np.int32), block, total=total)
+    found, windows, _ = binned(tmp_path / "m")
+    assert found[-1] == ends == total
+    assert windows[-1] == pytest.approx(0.5 if leftovers == 1000 else (1024 * 2 + 21 * 0.5) / 1045)
+    assert windows @ np.diff(found, prepend=0) == pytest.approx(standing.bits)

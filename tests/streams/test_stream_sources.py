@@ -320,7 +320,7 @@ def test_dead_letters_are_counted_over_a_resumption_and_limited(tmp_path):
     records = [msgspec.json.decode(record) for record in path.read_bytes().splitlines()]
     assert [record["reason"] for record in records] == ["is wrong", "is wrong again", "is one too many"]
     assert records[0] == {"line": 1, "reason": "is wrong", "text": "café \\xff"}
-    with pytest.raises(UserError, match="cannot hold the malformed lines"):
+    with pytest.raises(UserError, match="is a folder, where a file belongs"):
         DeadLetters(tmp_path, length=0, limit=2)
     with pytest.raises(UserError, match="shorter than the run's checkpoint says"):
         DeadLetters(path, length=10_000, limit=2)
