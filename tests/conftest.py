@@ -18,6 +18,7 @@ AS_IN_USE = {
     "test_cli_commands",
     "test_cli_compare",
     "test_cli_export",
+    "test_cli_hostile",
     "test_exports",
     "test_fuzz",
     "test_pages_run",

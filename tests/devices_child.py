@@ -126,6 +126,11 @@ def on_explicit_axes(trained) -> dict[str, np.ndarray]:
     expected = onward.evaluate(plain.best, data, objective, softmax_cross_entropy, key=key)
     found["explicit_fit"] = np.array([[*np.ravel(weights), score], [*np.ravel(plain.best.readout.weight), expected]])
     found["explicit_predict"] = np.array([told, onward.sequences.predict(plain.best, np.zeros((2, 3, 2)))])
+    sequences = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 2)))
+    expected = onward.sequences.predict(plain.best, sequences)
+    for place in (PartitionSpec("streams"), PartitionSpec(None, None, "streams")):  # outside of `set_mesh`
+        told = onward.sequences.predict(plain.best, jax.device_put(sequences, NamedSharding(mesh, place)))
+        found[f"explicit_predict_{len(place)}"] = np.array([told, expected])
     return found
 
 

@@ -22,6 +22,7 @@ from onward.cli.shown import printable
 from onward.cli.trained import trained
 from onward.texts.sampling import sample_text
 from onward.texts.text import encode
+from tests.doors import all_through_the_door
 
 # Two whole blocks: a shorter last one would be compiled apart, which takes a moment.
 TEXT = ("To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer\n" * 30)[: 2 * BLOCK]
@@ -38,7 +39,8 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "hamlet"
-    assert onward_command("train", text, "--run", folder, *TINY) == 0
+    with all_through_the_door(folder):
+        assert onward_command("train", text, "--run", folder, *TINY) == 0
     return folder
 
 
@@ -204,7 +206,8 @@ def stream_run(tmp_path_factory):
     parent = tmp_path_factory.mktemp("stream")
     words = ("--target", "y", "--inputs", "x", "--horizon", 0, "--key", "key", "--keys-in-memory", 1)
     learned = ("--input", waves(parent / "first.csv", 0, 400), "--run", parent / "run")
-    assert onward_command("stream", *words, *learned, "--units", 3, "--cell", "vanilla", "--lr", 0.05) == 0
+    with all_through_the_door(parent / "run"):
+        assert onward_command("stream", *words, *learned, "--units", 3, "--cell", "vanilla", "--lr", 0.05) == 0
     return parent / "run"
 
 
@@ -304,7 +307,8 @@ SMALL = ("--methods", "rtrl,tbptt:5", "--budget", "100c", "--seeds", "2", "--hid
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare") / "whole"
-    assert onward_command("compare", *SMALL, "--run", folder) == 0
+    with all_through_the_door(folder):
+        assert onward_command("compare", *SMALL, "--run", folder) == 0
     return folder
 
 
@@ -372,7 +376,8 @@ def test_a_text_is_read_once_beside_one_pass_compressors(tmp_path, capsys):
     assert "short.txt: 206 characters a method, 1 seed side by side." in said
     assert said.count(" 1 of 1 206 ") == 2
     assert "stopped by the clock" not in said
-    assert onward_command("sweep", "rate=0.1,1", *words, "--characters", 5000, "--run", tmp_path / "sweep") == 0
+    with all_through_the_door(tmp_path / "sweep"):
+        assert onward_command("sweep", "rate=0.1,1", *words, "--characters", 5000, "--run", tmp_path / "sweep") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "206 characters: all of the text, once, and not 5,000 characters." in said
 

@@ -27,6 +27,7 @@ from onward.exports.tensors import encode_tensors
 from onward.exports.torch_layout import torch_layout
 from onward.registry.build import build_learner
 from onward.texts.standing import Point, Standing
+from tests.doors import all_through_the_door
 from tests.exports.test_exports import ALL, filled, model_of
 
 
@@ -64,7 +65,8 @@ def onward_says(capsys, *words) -> tuple[int, str]:
 
 
 def test_a_run_is_taken_along_and_comes_back(run, tmp_path, capsys):
-    code, said = onward_says(capsys, "export", run, "--to", tmp_path / "own")
+    with all_through_the_door(tmp_path / "own"):
+        code, said = onward_says(capsys, "export", run, "--to", tmp_path / "own")
     assert (code, said.count("\n")) == (0, 1)
     card = json.loads((tmp_path / "own" / "card.json").read_text())
     assert (card["alphabet"], card["characters"], card["settings"]["text"]) == (" benort", 9, "words.txt")
@@ -230,12 +232,14 @@ def test_what_is_wrong_is_said_in_one_sentence(words, part, text, run, tmp_path,
 
 
 def test_a_full_disk_leaves_nothing_half_written(run, tmp_path, monkeypatch, capsys):
-    def full(path, data):
-        (path.with_name(f".{path.name}.tmp") if path.name == "card.json" else path).write_bytes(data[:10])
-        if path.name == "card.json":
+    synced = []
+
+    def full(descriptor):
+        synced.append(descriptor)
+        if len(synced) == 3:  # after the first file and its folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("onward.support.files.write_atomically", full)
+    monkeypatch.setattr(os, "fsync", full)
     code, said = onward_says(capsys, "export", run, "--to", tmp_path / "new")
     assert (code, "cannot be written (No space left on device)" in said) == (2, True)
     assert not list((tmp_path / "new").iterdir())

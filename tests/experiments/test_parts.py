@@ -9,6 +9,7 @@ import pytest
 from experiments.jobs import Job, costliest_first, run_all
 from experiments.parts import Parts
 from onward.support.errors import UserError
+from tests.doors import put, snapshot
 
 SETTINGS = {"figure": "fig", "length": 3, "seed": 0}
 
@@ -180,3 +181,14 @@ def test_a_damaged_part_says_what_to_do(tmp_path):
     (tmp_path / "run" / "parts" / "a.json").write_bytes(b"{")
     with pytest.raises(UserError, match="remove it, and that part is made anew"):
         parts.part("a", lambda: 1)
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "dangling link", "named pipe", "socket", "device"])
+@pytest.mark.parametrize("name", ["parts", "parts/a.json", "parts/a.npz", "report.md", "curve.png", "pilot"])
+def test_a_strangers_experiment_leads_no_write_out_of_its_folder(tmp_path, kind, name):
+    begun(tmp_path / "run", SETTINGS).__exit__()
+    put(kind, tmp_path / "run" / name, tmp_path / "outside")
+    before = snapshot(tmp_path / "outside")
+    with pytest.raises(UserError, match=r"belong; remove it|not empty and holds no run"):
+        Parts(tmp_path / "run", SETTINGS).begin()
+    assert snapshot(tmp_path / "outside") == before

@@ -15,6 +15,7 @@ from experiments.plots.hopfield import draw_curves, draw_recalled, draw_successe
 from experiments.recipe import Findings, Verdict
 from onward.cli import main
 from onward.comparison import Budget, Race
+from tests.doors import all_through_the_door
 
 PNG = b"\x89PNG"
 
@@ -111,7 +112,8 @@ def figure(monkeypatch):
 
 def test_a_pilot_chooses_the_rate_that_runs_at_full_length(figure, tmp_path):
     folder = tmp_path / "run"
-    assert main(["reproduce", "fpp/fig4.1a", "--run", str(folder)]) == 0
+    with all_through_the_door(folder):
+        assert main(["reproduce", "fpp/fig4.1a", "--run", str(folder)]) == 0
     result = json.loads((folder / "result.json").read_text())
     assert [(m["name"], m["rate_factor"], m["characters"]) for m in result["pilot"]] == [
         (f"TBPTT({T})", factor, 100) for T in (1, 2) for factor in (0.1, 1.0, 3.0)

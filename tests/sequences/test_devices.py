@@ -77,6 +77,11 @@ def test_fit_and_evaluate_while_a_mesh_with_explicit_axes_is_set(found):
         np.testing.assert_array_equal(*found[name])
 
 
+@pytest.mark.parametrize("name", ["explicit_predict_1", "explicit_predict_3"])
+def test_predictions_for_sequences_that_are_spread_over_devices(found, name):
+    np.testing.assert_allclose(*found[name], rtol=1e-12)
+
+
 def test_a_mesh_of_one_device_with_explicit_axes():
     mesh = jax.make_mesh((1,), ("streams",))
     expected = fit(epochs=1)

@@ -300,3 +300,12 @@ def test_a_table_is_read_on_from_any_row(tmp_path, kind):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match="cannot be read as a table"):
         TableSource(path, columns.names)
+
+
+def test_other_quotes_are_refused_in_a_sentence():
+    columns = Columns(CSV(), inputs=("a",), target="b")
+    with pytest.raises(UserError, match="the header quotes columns by ', and only \" is read as a quote: csvformat"):
+        columns.parser(b"'a','b'")
+    parse = columns.parser(b"a,b,note")
+    for line in (b'1,2,"so \\"it\\" is"', b'1,2,"so \\"it'):
+        assert "a quote within quotes is doubled: csvformat -p" in parse(line)

@@ -3,6 +3,8 @@
 import logging
 import os
 import shutil
+import threading
+import time
 
 import msgspec
 import pytest
@@ -338,3 +340,34 @@ def test_positions_before_anything_was_read(tmp_path):
     with FileSource(path) as source:
         source.seek(FilePosition())
         assert texts(everything(source)) == [b"1"]
+
+
+@pytest.mark.parametrize("kind", ["standard input", "a pipe by name", "a file that grows"])
+def test_a_line_that_grows_for_ever_does_not_keep_signals_waiting(kind, tmp_path):
+    """Between two reads a command looks whether a signal has come."""
+    path, over = tmp_path / "events", threading.Event()
+    if kind == "a file that grows":
+        path.touch()
+    else:
+        os.mkfifo(path)
+
+    def write():
+        with open(path, "ab", buffering=0) as file:
+            while not over.is_set():
+                file.write(b"1")
+                time.sleep(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        if kind == "standard input":
+            source = StandardInput(os.open(path, os.O_RDONLY))
+        else:
+            source = (FollowedSource if kind == "a file that grows" else FileSource)(path)
+        began = time.monotonic()
+        assert source.read(1, 0.05) == []
+        assert time.monotonic() - began < 3
+    finally:
+        over.set()
+        writer.join()
+    source.close()

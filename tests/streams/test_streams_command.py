@@ -70,7 +70,7 @@ def test_a_summary_says_what_came_of_it(finished, capsys):
     assert "nothing left to resume" in capsys.readouterr().out
 
 
-def test_sigterm_saves_and_the_run_goes_on(tmp_path):
+def test_signals_save_and_the_run_goes_on(tmp_path, monkeypatch):
     """A followed file: interrupted, written to, interrupted again; as if it had been read in one go."""
     events = write(tmp_path / "events.csv", ["load,n", *waves(300)])
     run, whole = tmp_path / "run", tmp_path / "whole"
@@ -78,20 +78,26 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     assert interrupted_after(300, run, lambda: stream("--input", events, "--follow", "--run", run, *options)) == 143
     with open(events, "a") as file:
         file.write("\n".join(waves(300, start=300)) + "\n")
-    assert interrupted_after(600, run, lambda: stream("--resume", run)) == 143
+    # The terminal is closed: there is a signal, and nothing can be printed any more.
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", gone)
+        patch.setattr("sys.stderr", gone)
+        assert interrupted_after(600, run, lambda: stream("--resume", run), signal.SIGHUP) == 129
     assert stream("--input", events, "--run", whole, *options) == 0
     assert (run / "predictions.jsonl").read_bytes() == (whole / "predictions.jsonl").read_bytes()
     assert [record["line"] for record in records(run / "predictions.jsonl")] == list(range(2, 602))
 
 
-def interrupted_after(count, run, command):
-    """What the command returns if it is sent a SIGTERM when so many events are predicted."""
+def interrupted_after(count, run, command, number=signal.SIGTERM):
+    """What the command returns if it is sent a signal when so many events are predicted."""
 
     def wait():
         path, until = run / "predictions.jsonl", time.monotonic() + 60
         while time.monotonic() < until and not (path.exists() and path.read_bytes().count(b"\n") >= count):
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=wait)
     thread.start()
