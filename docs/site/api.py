@@ -41,8 +41,8 @@ def _index(pages: list[str], names: list[PublicName]) -> str:
 
 def _page(page: str, names: list[PublicName]) -> str:
     parts = [f"# {_title(page)}", _markdown(_document(page))]
-    if page in ("streams", "checkpoints"):
-        parts.append("This namespace serves the command line; see the [guides](../guides/index.md).")
+    if page == "streams":
+        parts.append("It serves the command `onward stream`; see [its manual](../streams.md).")
     return "\n\n".join([*parts, *(_entry(name) for name in names), ""])
 
 

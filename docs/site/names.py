@@ -54,7 +54,9 @@ def _spelled():
         if name not in onward.NAMESPACES and not name.startswith("_"):
             yield "onward", name, getattr(onward, name)
     for namespace in onward.NAMESPACES:
-        for name, value in vars(importlib.import_module(f"onward.{namespace}")).items():
+        module = importlib.import_module(f"onward.{namespace}")
+        for name in dict.fromkeys([*vars(module), *dir(module)]):  # some are imported when they are asked for
+            value = getattr(module, name)
             # What a namespace only borrows from the helpers below it is not its own.
             defined = getattr(value, "__module__", None) or ""
             own = defined.startswith("onward.") and not defined.startswith("onward.support")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+BUILT = ROOT / "build" / "site-source"
 
 # Folders and files of the repository, and where they are on the site. The first that fits is taken.
 PLACES = {
@@ -15,6 +16,7 @@ PLACES = {
     "CONTRIBUTING.md": "contributing.md",
 }
 KINDS = (".md", ".png", ".svg", ".css", ".json")
+INCLUDE = re.compile(r"^(`{3,}\{literalinclude\}) (\S+)$", re.M)
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 
 
@@ -73,4 +75,8 @@ def moved_links(text: str, path: Path) -> str:
         to = os.path.relpath(site_path(file), here)
         return f"]({to}{'#' + anchor if anchor else ''})"
 
-    return LINK.sub(moved, text)
+    def included(match: re.Match) -> str:
+        file = Path(os.path.normpath(path.parent / match[2]))
+        return f"{match[1]} {os.path.relpath(file, BUILT / here)}"
+
+    return INCLUDE.sub(included, LINK.sub(moved, text))

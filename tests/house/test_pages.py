@@ -69,7 +69,7 @@ def test_the_reference_has_every_public_name(tmp_path):
     described = {id(name.value) for name in public_names()}
     for place in ("", *onward.NAMESPACES):
         module = getattr(onward, place) if place else onward
-        for name in dir(module) if place == "" else vars(module):
+        for name in {*dir(module), *(vars(module) if place else ())}:
             value = getattr(module, name)
             defined = getattr(value, "__module__", "") or ""
             if name.startswith("_") or inspect.ismodule(value) or not defined.startswith("onward."):

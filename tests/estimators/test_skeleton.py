@@ -1,0 +1,47 @@
+"""The contract suite on an estimator of one's own, as the guide "Your own estimator" shows it."""
+
+import functools
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+import test_contract
+from problems import assert_same
+from test_contract import *  # noqa: F403  every test of the contract, with the subject below
+
+import onward
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "skeletons"))
+
+from diagonal_rtrl import DiagonalRTRL
+
+test_contract.ESTIMATORS["diagonal-rtrl"] = DiagonalRTRL()
+
+
+@pytest.fixture(scope="module")
+def subject(cell):
+    return test_contract.subject_of("diagonal-rtrl", cell)
+
+
+# One kind of cell; leave this fixture out to have them all.
+@pytest.fixture(scope="module", params=["own"])
+def cell(request):
+    return request.param
+
+
+def test_it_is_exact_where_units_stand_alone():
+    """What only this estimator promises: in a unit-wise cell of one state component it is RTRL."""
+    cell = onward.cells.IndRNNCell(2, 3, key=jr.key(0), activation=jnp.tanh)
+    model = onward.Model(cell, eqx.nn.Linear(3, 2, key=jr.key(1)))
+    xs, ys, hidden = jr.normal(jr.key(2), (4, 2)), jr.normal(jr.key(3), (4, 2)), cell.init_hidden()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def grads(estimator):
+        state = estimator.init(model, hidden, key=jr.key(4))
+        return estimator.grad(model, onward.losses.squared_error, hidden, state, xs, ys).grads
+
+    assert_same(grads(DiagonalRTRL()), grads(onward.RTRL()))
