@@ -31,9 +31,8 @@ seen = rng.random((len(xs), steps)) < 0.1  # one target in ten is known
 # Padding and unknown targets never enter a loss.
 
 # %%
-training = onward.Sequences(
-    padded(xs)[:32], onward.Masked(padded(ys)[:32], mask=seen[:32]), batch=8, lengths=lengths[:32]
-)
+known = onward.Masked(padded(ys)[:32], mask=seen[:32])
+training = onward.Sequences(padded(xs)[:32], known, batch=8, lengths=lengths[:32])
 test = onward.Sequences(padded(xs)[32:], padded(ys)[32:], batch=8, lengths=lengths[32:])
 
 window, loss = onward.window_length(steps, updates=30), onward.losses.squared_error

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Read a book once
 #
-# A network reads Shakespeare from the first character on, predicts each character before it sees it, and learns it once.
-# There is no window: the gradient travels forward with the text. So the bits per character are those of a compressor
-# that learns as it goes, and we can hold them against gzip.
+# A network reads Shakespeare from the first character on, predicts each character before it sees it, and learns it
+# once. There is no window: the gradient travels forward with the text. So the bits per character are those of a
+# compressor that learns as it goes, and we can hold them against gzip.
 
 # %%
 import gzip
@@ -55,5 +55,5 @@ axes.set(xlabel="characters read", ylabel="bits per character (lower is better)"
 axes.legend()
 
 # %% [markdown]
-# `make demo` does this for the whole million characters, in a run folder that survives a kill. What a longer run and the
-# other methods reach is recorded on the page [Choose](../choose.md).
+# `make demo` does this for the whole million characters, in a run folder that survives a kill. What a longer run and
+# the other methods reach is recorded on the page [Choose](../choose.md).
