@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "bits a character of another text, under a trained network",
     "predict": "the forecasts of a stream's model, without learning",
     "runs": "a table of the runs there are; compare two, remove some",
+    "cite": "the papers behind a run's method, as BibTeX",
     "export": "take a trained model along, to onward, torch or ONNX",
     "import": "read the weights of a torch network",
     "completion": "what a shell needs to complete all this",

@@ -1,5 +1,6 @@
 """The pages of the documentation: links, anchors, pictures, commands, and that no public name is left out."""
 
+import ast
 import inspect
 import re
 import shlex
@@ -102,3 +103,54 @@ def test_commands_have_the_options_that_pages_give_them(page, command):
     assert name in COMMANDS
     if "--help" not in rest:
         parse_options(options_of(name), rest, program=f"onward {name}")
+
+
+INCLUDES = [
+    (path, *found)
+    for path in PAGES
+    for found in re.findall(r"^```\{literalinclude\} (\S+)\n((?::.*\n)*)", path.read_text(), flags=re.M)
+]
+
+
+@pytest.mark.parametrize(("path", "file", "options"), INCLUDES, ids=lambda value: Path(value).stem[:40])
+def test_code_that_a_page_shows_is_there(path, file, options):
+    source = (path.parent / file).resolve().read_text()
+    given = dict(re.findall(r"^:([\w-]+): (.*)$", options, flags=re.M))
+    for text in (given.get("start-at"), given.get("end-at")):
+        assert text is None or text in source
+    names = given.get("pyobject", "").split(".")
+    body = ast.parse(source).body
+    for name in filter(None, names):
+        body = next(node for node in body if getattr(node, "name", None) == name).body
+
+
+# Pages whose measured numbers are links to where they were recorded.
+MEASURED = [ROOT / "README.md", ROOT / "docs/choose.md", *sorted((ROOT / "docs/papers").glob("*.md"))]
+NOT_MEASURED = r"\(\d+\.\d+\)|[Ss]ection \d[\d.]*|Python (?:≥ )?\d\.\d+|error of 0\.01|Apache-2\.0"
+COMMAND = re.compile(r"command: .*\b(?:onward|python -m)\b|^- command", re.M)
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
+def test_a_measured_number_stands_in_the_recorded_result_that_it_links_to(path):
+    for _, words, target in LINK.findall(FENCED.sub("", path.read_text())):
+        numbers = re.findall(r"\d[\d,]*(?:\.\d+)?", words)
+        record = (path.parent / target.partition("#")[0]).resolve()
+        if not numbers or "results" not in record.parts or record.suffix != ".md":
+            continue
+        recorded = record.read_text()
+        assert COMMAND.search(recorded), f"{target} does not name the command that made it"
+        for number in numbers:
+            plain = rf"(?<![\d.]){re.escape(number.replace(',', ''))}(?![\d]|\.\d)"
+            assert re.search(plain, recorded.replace(",", "")), f"{number} is not in {target}"
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
+def test_no_measured_number_stands_without_its_record(path):
+    """Numbers with a decimal point are measured, except for settings, which stand in code, and equations."""
+    text = re.sub(r"\$\$?.*?\$\$?", "", prose(path), flags=re.S)
+    text = re.sub(
+        r"\(\d+\.\d+\)|[Ss]ection \d[\d.]*|Python (?:≥ )?\d\.\d+|T = [\d.]+|error of 0\.01|Apache-2\.0",
+        "",
+        LINK.sub("", text),
+    )
+    assert not re.findall(r"\d+\.\d+", text)

@@ -1,4 +1,7 @@
-"""Every Python block of the README and the guides runs as a reader would paste it, the blocks of a page in a row."""
+"""Every Python block of the guides runs as a reader would paste it, the blocks of a page in a row.
+
+Those of the README are run by `test_readme.py`.
+"""
 
 import re
 import warnings
