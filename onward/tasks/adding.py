@@ -9,11 +9,12 @@ from ..support.arguments import whole
 
 
 class Adding(eqx.Module):
-    """Sequences of pairs: a number uniform in [0, 1], and a mark that is 1 twice, else 0; the target is their sum.
+    """Sequences of pairs: a number uniform in [0, 1], and a mark. Two marks are 1, the others 0. The target is the sum
+    of the two marked numbers.
 
-    Hochreiter & Schmidhuber 1997; as in Arjovsky et al. 2016, whom the FPTT paper follows, one mark is uniform in the
-    first half of the sequence and one in the second. Always predicting 1 gives a mean squared error of
-    `naive_error` = 1/6, the variance of the sum. The best possible error is 0.
+    The task of Hochreiter & Schmidhuber 1997, as in Arjovsky et al. 2016, whom the FPTT paper follows: one mark is
+    uniform in the first half of the sequence, the other in the second. Always predicting 1 gives a mean squared error
+    of `naive_error` = 1/6, the variance of the sum. The best possible error is 0.
 
     **Arguments:** `steps`: T, at least 2. Raises `ValueError` for fewer.
 

@@ -1,4 +1,4 @@
-"""aⁿbⁿ: as many b's as there were a's. A test of exact counting over long times."""
+"""aⁿbⁿ: as many b's as there were a's. This tests exact counting over long times."""
 
 import math
 
@@ -7,13 +7,13 @@ from .automaton import Automaton
 
 
 def anbn(k: int = 1, l: int = 32) -> Automaton:
-    r"""An endless repetition of: n uniform on {k, …, l}, then n times `a`, a newline, n times `b`, a newline.
+    r"""Blocks without end: draw n uniformly from {k, …, l}; then n times `a`, a newline, n times `b`, a newline.
 
     The true entropy rate is `log₂(l − k + 1)/(k + l + 2)` bits per symbol (Ollivier, Tallec & Charpiat 2015, footnote
     15): only n is random, and a block has k + l + 2 symbols on average. A predictor that does not carry n from the a's
-    to the b's cannot do better than `independent_counts_rate`, twice that.
+    to the b's needs at least `independent_counts_rate`, which is twice as much.
 
-    * `k`, `l`: the smallest and the largest count, 1 ≤ k ≤ l; there are 2 l + 2 states.
+    * `k`, `l`: the smallest and the largest count, 1 ≤ k ≤ l. The automaton has 2 l + 2 states.
 
     Raises `ValueError` for other counts, or if there would be more than 200,000 states.
 

@@ -38,11 +38,11 @@ class Automaton:
 
         P(x_t = i | x_1 … x_{t−1}) = probabilities[s_t, i],    s_{t+1} = successors[s_t, x_t],    s_1 = 0,
 
-    so that `probabilities[s_t]` is the best prediction there is, and `entropy_rate` its mean loss. Made by
-    `Automaton.build`.
+    so `probabilities[s_t]` is the best possible prediction, and `entropy_rate` is its mean loss. `Automaton.build`
+    makes one.
 
     * `alphabet`: the character of each symbol; a symbol is an index into it;
-    * `successors`: the next state; whatever it is where the probability is 0;
+    * `successors`: the next state; it has no meaning where the probability is 0;
     * `probabilities`: each row sums to 1.
 
     A golden mean source, in which no two b's stand together:
@@ -69,8 +69,8 @@ class Automaton:
         * `start`: the first state, any hashable thing;
         * `expand(state)`: the list of `(symbol, probability, next state)`, each symbol at most once.
 
-        Raises `ValueError` if more than 200 000 states are reached, and if a state's probabilities are negative or do
-        not sum to 1 (within 1e-12), or its symbols repeat or are not in the alphabet.
+        Raises `ValueError` if more than 200 000 states are reached, if a state's probabilities are negative or do not
+        sum to 1 (within 1e-12), or if a state lists a symbol twice or one outside the alphabet.
 
             >>> Automaton.build("ab", 0, lambda state: [("a", 0.5, 0), ("b", 0.4, 0)])
             Traceback (most recent call last):
@@ -102,9 +102,9 @@ class Automaton:
     def entropy_rate(self) -> float:
         """`Σ π_s H(probabilities[s])` in bits per symbol, with π the stationary distribution: π P = π, Σ π = 1.
 
-        It is the least mean loss of any predictor. Exact: π solves a linear system in float64, over the recurrent
-        states that are reached from the start (which may be periodic, so that no iteration would find π). Raises
-        `ValueError` if there are several classes of these: each has a rate of its own.
+        No predictor has a smaller mean loss. π is exact: it solves a linear system in float64 over the recurrent states
+        that are reached from the start. (Iteration would not find π if these states are periodic.) Raises `ValueError`
+        if there are several recurrent classes, because each has its own rate.
         """
         P = self._transitions()
         members = _recurrent(P)
@@ -116,11 +116,12 @@ class Automaton:
         return SourceState(jnp.zeros((), jnp.int32), key, jnp.zeros((), jnp.uint32))
 
     def sample(self, source_state: SourceState, steps: int) -> tuple[SourceState, Int32[Array, " steps"]]:
-        """The stream's next `steps` symbols (at least 1; static), and where it then stands.
+        """The state after the next `steps` symbols, and these symbols. `steps` is a Python integer of at least 1.
 
-        The symbols are the same for any chunking, and in float32 and float64: symbol t compares integers with the word
-        that `fold_in(key, t)` gives, so that probabilities are met to 2⁻³¹ and one of 0 exactly. Words repeat after
-        2³² symbols. Streams batch under `jax.vmap`. Raises `ValueError` if `steps` is no positive integer.
+        The symbols are the same however a stream is cut into calls, and the same in float32 and float64. Symbol t is
+        drawn with a random integer from `fold_in(key, t)`, which is compared with integer thresholds. Probabilities are
+        therefore exact up to 2⁻³¹, and a symbol of probability 0 never occurs. The random integers repeat after 2³²
+        symbols. Use `jax.vmap` for several streams. Raises `ValueError` if `steps` is not a positive integer.
 
             >>> import jax.random as jr
             >>> source = Automaton.build("01", 0, lambda state: [("0", 0.5, 0), ("1", 0.5, 0)])
@@ -136,7 +137,8 @@ class Automaton:
     def surprisals(self, symbols: Integer[Array | np.ndarray, " steps"]) -> Float[Array, " steps"]:
         """`−log₂ P(x_t | x_1 … x_{t−1})` in bits under the true model, read from the start state.
 
-        Infinite at a symbol that cannot come there; after it the source is taken to start anew.
+        The value is infinite at a symbol that the source cannot give there. The next symbol is then read from the start
+        state.
 
             >>> import jax.numpy as jnp
             >>> source = Automaton.build("ab", 0, lambda state: [("a", 0.25, 0), ("b", 0.75, 1)] if state == 0 else
@@ -162,9 +164,9 @@ class Automaton:
 
     @cached_property
     def _thresholds(self) -> UInt32[np.ndarray, "states symbols"]:
-        """Symbol i is drawn by words from threshold i − 1 (included) to threshold i (excluded)."""
+        """Symbol i is drawn for random integers from threshold i − 1 (included) to threshold i (excluded)."""
         edges = np.rint(np.minimum(np.cumsum(self.probabilities, axis=1), 1) * 2**WORD).astype(np.uint32)
-        # Whatever the rounding of the sum, the last possible symbol takes the rest, and those after it nothing.
+        # The last symbol with a probability above 0 takes the rest, so that rounding of the sum does not matter.
         after = np.cumsum(self.probabilities[:, ::-1] > 0, axis=1)[:, ::-1]
         edges[(after == 0) | ((after == 1) & (self.probabilities > 0))] = 2**WORD
         return edges

@@ -1,4 +1,4 @@
-"""Distant brackets: letters in brackets return after a gap. A test of memory across distraction."""
+"""Distant brackets: the letters in brackets return after a gap. This tests memory across distraction."""
 
 from string import ascii_lowercase
 
@@ -7,18 +7,18 @@ from .automaton import MOST_STATES, Automaton
 
 
 def distant_brackets(s: int = 1, k: int = 5, a: int = 10) -> Automaton:
-    """Again and again: `[`, s random letters, `]`, k random letters, `[`, the same s letters, `]`, newline.
+    """Blocks without end: `[`, s random letters, `]`, k random letters, `[`, the same s letters, `]`, newline.
 
-    The true entropy rate is `(s + k) log₂(a)/(2s + k + 5)` bits per symbol; a predictor that forgets the letters in
-    the first brackets cannot do better than `(2s + k) log₂(a)/(2s + k + 5)`. The task is that of Tallec & Ollivier
-    2018, "Unbiased online recurrent optimization".
+    The true entropy rate is `(s + k) log₂(a)/(2s + k + 5)` bits per symbol. A predictor that forgets the letters in the
+    first brackets needs at least `(2s + k) log₂(a)/(2s + k + 5)`. The task is that of Tallec & Ollivier 2018, "Unbiased
+    online recurrent optimization".
 
     * `s`: letters to remember, at least 1;
     * `k`: letters between the brackets, at least 0;
-    * `a`: how many letters there are to draw from, uniformly: the first a of the alphabet, 1 to 26.
+    * `a`: letters are drawn uniformly from the first a letters of the alphabet, 1 to 26.
 
-    There are `(k + 1) aˢ + 2 (1 + a + … + aˢ) + 2` states. Raises `ValueError` for arguments out of range, and if there
-    would be more than 200 000 states.
+    The automaton has `(k + 1) aˢ + 2 (1 + a + … + aˢ) + 2` states. Raises `ValueError` for arguments out of range, or
+    if that is more than 200 000.
 
         >>> import jax.random as jr
         >>> source = distant_brackets(s=1, k=2, a=2)

@@ -1,4 +1,4 @@
-"""What general-purpose compressors make of a sequence, in bits per symbol: levels to compare a learner's loss with."""
+"""The compression rates of general-purpose compressors, in bits per symbol: reference levels for a learner's loss."""
 
 import zlib
 
@@ -10,12 +10,12 @@ from ..support.arguments import whole
 
 
 def gzip_rate(symbols: Integer[Array | np.ndarray, " steps"], alphabet: str) -> float:
-    """What `gzip -9` makes of the symbols written as UTF-8 text, header and all, in bits per symbol.
+    """The size of the symbols as UTF-8 text after `gzip -9`, including the header, in bits per symbol.
 
     * `symbols`: indices into `alphabet`.
 
-    Raises `ValueError` if there are none, or one lies outside 0 … len(alphabet) − 1. Of a text that is read from a
-    file, `onward.texts.text.survey` tells the same without holding it in memory.
+    Raises `ValueError` if there are no symbols, or if one lies outside 0 … len(alphabet) − 1. For a text in a file,
+    `onward.texts.text.survey` computes the same number without holding the text in memory.
 
         >>> import numpy as np
         >>> gzip_rate(np.arange(8000) % 2, "ab")
@@ -29,21 +29,21 @@ def gzip_rate(symbols: Integer[Array | np.ndarray, " steps"], alphabet: str) -> 
 def ctw_rate(symbols: Integer[Array | np.ndarray, " steps"], alphabet_size: int, depth: int = 8) -> float:
     """`−(1/n) log₂ P(x_1 … x_n)` under context tree weighting, in bits per symbol (Willems, Shtarkov & Tjalkens 1995).
 
-    A symbol is written as the binary code of its index, ⌈log₂ alphabet_size⌉ bits from the highest. Each place in the
-    code at which both bits can follow decides with a context tree of its own over the last `depth` symbols; before the
-    first symbol stands a pad symbol. At a context in which its decision fell a times on 0 and b times on 1,
+    A symbol is written as its index in binary: ⌈log₂ alphabet_size⌉ bits, the highest first. There is one context tree
+    for each prefix of this code after which both bits can follow. It predicts the next bit from the last `depth`
+    symbols; a pad symbol stands before the first symbol. If the bit was 0 a times and 1 b times in a context, then
 
         P_w = (P_e + Π P_w(contexts longer by one symbol))/2,    at `depth` P_w = P_e,
-        P_e = Γ(a + ½) Γ(b + ½)/(π Γ(a + b + 1))    (the product of (a + ½)/(a + b + 1) over the decisions in turn).
+        P_e = Γ(a + ½) Γ(b + ½)/(π Γ(a + b + 1))    (the product of (a + ½)/(a + b + 1) over the bits in order).
 
-    P is the product of P_w at the roots. It is a product of predictions, each made from the symbols before it alone:
-    this rate is the mean online loss of CTW over the sequence, to be compared with an online learner's.
+    P is the product of P_w at the roots of all trees. Each of its factors predicts a symbol from earlier symbols only.
+    The rate is therefore the mean online loss of CTW, and comparable with that of an online learner.
 
     * `symbols`: integers 0 … alphabet_size − 1;
-    * `depth`: the longest context, at least 0. Contexts are sorted, not stored, so that time grows as
-      n · depth · log alphabet_size and memory as n.
+    * `depth`: the length of the longest context, at least 0. Contexts are sorted and not stored: time grows as n ·
+      depth · log alphabet_size, and memory as n.
 
-    Raises `ValueError` if there are no symbols, one lies outside the alphabet, or `depth` is negative.
+    Raises `ValueError` if there are no symbols, if one lies outside the alphabet, or if `depth` is negative.
 
         >>> import numpy as np
         >>> round(2 ** (-4 * ctw_rate(np.array([0, 1, 0, 1]), 2, depth=1)) * 256)
@@ -73,14 +73,15 @@ def _valid(symbols: Integer[Array | np.ndarray, " steps"], alphabet_size: int) -
 
 
 def _decision_bits(x, before, order, alphabet_size: int, shift: int) -> float:
-    """`−Σ log₂ P_w(root)` over the places in the code that decide bit `shift`; `order` sorts by context, latest first.
+    """`−Σ log₂ P_w(root)` over the trees that predict bit `shift`. `order` sorts the symbols by context, latest context
+    symbol first.
 
-    In that order the occurrences of a context are adjacent, and so are those of each longer context within it. One pass
-    from the longest contexts to the roots needs only sums over such runs.
+    In that order all occurrences of a context are adjacent, and so are those of each longer context within it. So one
+    pass from the longest contexts to the roots needs only sums over runs of neighbours.
     """
     depth, place = len(before), x >> (shift + 1)
     letters = np.arange(alphabet_size)
-    decides = ((letters >> (shift + 1)) * 2 + 1) << shift < alphabet_size  # is there a letter with a 1 in this place?
+    decides = ((letters >> (shift + 1)) * 2 + 1) << shift < alphabet_size  # does a letter have a 1 here?
     order = order[decides[x][order]]
     if not len(order):
         return 0.0
@@ -91,7 +92,7 @@ def _decision_bits(x, before, order, alphabet_size: int, shift: int) -> float:
     counts = np.diff(starts, append=len(order))
     weighted = _log_estimate(ones, counts)
     for d in reversed(range(depth)):
-        first = np.flatnonzero(shared[starts] < d)  # of each run's longer contexts
+        first = np.flatnonzero(shared[starts] < d)  # the first of each run's longer contexts
         starts, ones, counts = starts[first], np.add.reduceat(ones, first), np.add.reduceat(counts, first)
         longer = np.add.reduceat(weighted, first)
         weighted = np.logaddexp(_log_estimate(ones, counts), longer) - np.log(2)
@@ -99,7 +100,9 @@ def _decision_bits(x, before, order, alphabet_size: int, shift: int) -> float:
 
 
 def _shared(place, before, order) -> Integer[np.ndarray, " decisions"]:
-    """How many of the latest symbols each occurrence shares with the one before it in order; −1 at another place."""
+    """How many context symbols each occurrence shares with the one before it in `order`, the latest first; −1 if the
+    two belong to different trees.
+    """
     changed = np.ones(len(order), bool)
     changed[1:] = place[order[1:]] != place[order[:-1]]
     shared = np.where(changed, -1, 0).astype(np.min_scalar_type(-1 - len(before)))

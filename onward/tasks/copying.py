@@ -15,12 +15,13 @@ BLANK, DELIMITER = SYMBOLS, SYMBOLS + 1
 
 
 class Copying(eqx.Module):
-    """Ten random symbols out of eight, T − 1 blanks, a delimiter, ten blanks; at these the symbols are to be said.
+    """Ten random symbols out of eight, T − 1 blanks, a delimiter, and ten blanks, at which the ten symbols must be
+    repeated.
 
-    Arjovsky et al. 2016; the FPTT paper's section 6.6. Sequences have T + 20 steps of one-hot vectors over ten symbols,
-    and the target of each of the first T + 10 is the blank. A model that knows when to speak but remembers nothing has
-    the mean cross-entropy `naive_loss` = 10 ln 8/(T + 20) a step, in nats (0.416 for T = 30 and 0.0945 for T = 200,
-    where the FPTT paper prints 0.39 and 0.09); the best possible is 0.
+    The task of Arjovsky et al. 2016, and of section 6.6 of the FPTT paper. A sequence has T + 20 steps of one-hot
+    vectors over ten symbols. The target of the first T + 10 steps is the blank. A model that knows when to answer but
+    remembers nothing has a mean cross-entropy of `naive_loss` = 10 ln 8/(T + 20) nats per step: 0.416 for T = 30, and
+    0.0945 for T = 200, where the FPTT paper prints 0.39 and 0.09. The best possible is 0.
 
     **Arguments:** `delay`: T, at least 1. Raises `ValueError` for less.
 
@@ -38,12 +39,12 @@ class Copying(eqx.Module):
 
     @property
     def steps(self) -> int:
-        """The steps of a sequence."""
+        """The number of steps of a sequence."""
         return self.delay + 2 * WORD
 
     @property
     def naive_loss(self) -> float:
-        """The mean cross-entropy of a model that remembers nothing, in nats a step."""
+        """The mean cross-entropy of a model that remembers nothing, in nats per step."""
         return WORD * math.log(SYMBOLS) / self.steps
 
     @property

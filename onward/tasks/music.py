@@ -43,9 +43,9 @@ class Place(NamedTuple):
 def synthetic_music() -> Automaton:
     """An endless melody in a small notation, with rules of syntax, rhythm and harmony.
 
-    A reconstruction after the description of the task in Ollivier, Tallec & Charpiat 2015 ("synthetic music notation
-    with several syntactic, rhythmic and harmonic constraints"); the authors' file is lost, and this is not it. Levels
-    reported for theirs do not carry over.
+    This is a reconstruction from the description in Ollivier, Tallec & Charpiat 2015 ("synthetic music notation with
+    several syntactic, rhythmic and harmonic constraints"). The authors' own file is lost, so the levels that they
+    report do not hold for this music.
 
     Syntax. A phrase is four bars and a newline. A bar is a chord letter, `:`, its notes, `|`. A note is a pitch, one
     of the seven letters c d e f g a b, and a digit, its length in eighths. The 18 symbols are thus `\\n`, `1248`, `:`,
@@ -53,10 +53,10 @@ def synthetic_music() -> Automaton:
 
         C:g1a1g1a1e2d1c1|F:a2c2f2c2|G:b1c1b2d2b2|C:c1d1e2c4|
 
-    Chords, each with its tones, the root first: C = c e g, F = f a c, G = g b d, A = a c e.
-    * The first bar has C (3/4) or A (1/4); the last one C (3/4) or G (1/4), whatever came before.
-    * The second and third follow the bar before: C → F 3/8, G 3/8, A 1/4; F → C 3/8, G 1/2, A 1/8; G → C 3/4, A 1/4;
-      A → F 3/4, G 1/4.
+    Each chord has three tones, the root first: C = c e g, F = f a c, G = g b d, A = a c e.
+    * The first bar has C (3/4) or A (1/4). The last one has C (3/4) or G (1/4), independently of the bars before it.
+    * The second and third bars depend on the bar before: C → F 3/8, G 3/8, A 1/4; F → C 3/8, G 1/2, A 1/8; G → C 3/4, A
+      1/4; A → F 3/4, G 1/4.
 
     Rhythm. The notes of a bar fill eight eighths, counted from 0. The length, written after the pitch, is
     * at 0: 1 (5/16), 2 (7/16), 4 (3/16) or 8 (1/16); at 4: 1 (3/8), 2 (3/8) or 4 (1/4); at 2 and 6: 1 or 2 (1/2 each);
@@ -69,9 +69,9 @@ def synthetic_music() -> Automaton:
     * elsewhere: these and the two neighbours of the last pitch;
     * at 4 in the last bar: the root alone.
 
-    The last pitch is carried from bar to bar and from phrase to phrase; before the first note it is c.
+    The last pitch carries over from bar to bar and from phrase to phrase. Before the first note it is c.
 
-    There are 1144 states. The alphabet is in code point order, and a phrase can be asked what it costs:
+    The automaton has 1144 states. The alphabet is in code point order. `surprisals` gives the cost of a phrase in bits:
 
         >>> from onward.texts.text import encode
         >>> source = synthetic_music()

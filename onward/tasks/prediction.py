@@ -1,4 +1,4 @@
-"""Ready tasks of predicting symbols, to compare methods on, each with its entropy rate or the level of compressors."""
+"""Ready-made tasks of predicting symbols, to compare methods on. Each has its entropy rate or compression rates."""
 
 import io
 import lzma
@@ -19,14 +19,14 @@ from .music import synthetic_music
 from .symbols import Cycle, SymbolTask
 from .worlds import LAGS, CycleWorld, StochasticSymbols
 
-COMPRESSED = 100_000  # symbols given to the compressors where the source is endless
+COMPRESSED = 100_000  # symbols given to the compressors if the source is endless
 CTW_DEPTH = 8
 ORDER_0 = "order-0 entropy"
 SHAKESPEARE = Path("shakespeare") / "100-0.txt.xz"
 
 
 def anbn_task(k: int = 1, l: int = 32) -> SymbolTask:
-    """aⁿbⁿ with n uniform in [k, l]: count, and remember the count. Raises `ValueError` unless 1 ≤ k ≤ l.
+    """aⁿbⁿ with n uniform in [k, l]: count, then remember the count. Raises `ValueError` unless 1 ≤ k ≤ l.
 
     >>> anbn_task(1, 32).levels["independent counts"]
     0.2857142857142857
@@ -38,8 +38,8 @@ def anbn_task(k: int = 1, l: int = 32) -> SymbolTask:
 
 
 def brackets_task(s: int = 1, k: int = 5, a: int = 10) -> SymbolTask:
-    """Distant brackets: repeat s letters of an alphabet of a letters after k others. Raises `ValueError` as its source
-    does.
+    """Distant brackets: repeat s letters of an alphabet of a letters after k others. Raises `ValueError` as
+    `onward.tasks.distant_brackets` does.
     """
     source = distant_brackets(s, k, a)
     levels = {"entropy rate": source.entropy_rate} | _compressed(source)
@@ -47,7 +47,7 @@ def brackets_task(s: int = 1, k: int = 5, a: int = 10) -> SymbolTask:
 
 
 def music_task(length: int | None = None) -> SymbolTask:
-    """Synthetic music: endless, or a piece of `length` symbols played over and over as in the NoBackTrack paper."""
+    """Synthetic music: endless, or a piece of `length` symbols that is repeated, as in the NoBackTrack paper."""
     source = synthetic_music()
     levels = {"entropy rate of the music": source.entropy_rate}
     if length is None:
@@ -71,10 +71,10 @@ def cycle_world_task(period: int = 6) -> SymbolTask:
 
 
 def stochastic_world_task() -> SymbolTask:
-    """StochasticWorld of the FPP thesis: read coins, and predict another one that depends on those 5 and 12 steps back.
+    """StochasticWorld of the FPP thesis: predict a coin that depends on the coins read 5 and 12 steps back.
 
-    Its levels are the smallest possible losses for a predictor that knows both, one or none of the dependencies, in
-    bits. The thesis has nats.
+    Its levels are the smallest possible losses, in bits, of a predictor that knows both, one or none of the
+    dependencies. The thesis gives them in nats.
 
         >>> {name: round(bits, 4) for name, bits in stochastic_world_task().levels.items()}
         {'both dependencies (0.4545 nats)': 0.6556, 't−5 alone (0.5192 nats)': 0.749,
@@ -88,10 +88,10 @@ def stochastic_world_task() -> SymbolTask:
 
 
 def text_task(text: Text, *, characters: int | None = None) -> SymbolTask:
-    """The characters of a text, read once, as compressors read it.
+    """The characters of a text, read once from start to end, as compressors read it.
 
-    `characters`: how many of them are going to be read. The compressors' levels are then of these, the first ones; by
-    default of the whole text. Raises `UserError` as `survey` does.
+    `characters`: how many characters a learner will read. The reference levels are then those of the first `characters`
+    characters; by default they are those of the whole text. Raises `UserError` as `survey` does.
 
         >>> import io
         >>> task = text_task(Text("letters", lambda: io.BytesIO(b"abababab")), characters=1000)

@@ -1,4 +1,4 @@
-"""Tasks of predicting symbols: where they come from, and the levels that a loss on them is held against."""
+"""Tasks of predicting symbols: a source of symbols, and reference levels to compare a loss with."""
 
 import hashlib
 from abc import abstractmethod
@@ -16,19 +16,19 @@ from jaxtyping import Array, Int32, Integer, PRNGKeyArray, PyTree, UInt32
 
 @runtime_checkable
 class Source(Protocol):
-    """Where symbols come from, without end: pure functions, to compile and `vmap`. `Automaton` and `Cycle` are two."""
+    """An endless source of symbols, such as `Automaton` or `Cycle`. Its methods are pure: compile or `vmap` them."""
 
     def start(self, *, key: PRNGKeyArray) -> PyTree:
         """The beginning of the stream that belongs to `key`."""
         ...
 
     def sample(self, source_state: PyTree, steps: int) -> tuple[PyTree, Int32[Array, " steps"]]:
-        """The stream's next `steps` symbols, and where it then stands; in any chunking the same."""
+        """The state after the next `steps` symbols, and these symbols. They are the same however a stream is cut."""
         ...
 
 
 class Cycle(eqx.Module):
-    """A finite sequence, read again and again from its start: the same for every key.
+    """A finite sequence that is repeated without end. It is the same for every key.
 
     Raises `ValueError` for an empty sequence.
 
@@ -56,7 +56,7 @@ class Cycle(eqx.Module):
 
 
 class AbstractExamples(eqx.Module):
-    """Symbols to read and symbols to predict, without end: pure functions, to compile and `vmap`."""
+    """An endless stream of inputs and targets, both symbols. Its methods are pure: compile or `vmap` them."""
 
     @abstractmethod
     def start(self, *, key: PRNGKeyArray) -> PyTree:
@@ -64,14 +64,14 @@ class AbstractExamples(eqx.Module):
 
     @abstractmethod
     def sample(self, state: PyTree, steps: int) -> tuple[PyTree, tuple[Int32[Array, " steps"], Int32[Array, " steps"]]]:
-        """What is read and what is to be predicted then, for the next `steps` steps, and where the stream then stands.
+        """The state after the next `steps` steps, and their `(inputs, targets)`.
 
-        In any chunking the same. A symbol of −1 is read as nothing.
+        They do not depend on how a stream is cut into calls. An input of −1 means that nothing is read at that step.
         """
 
 
 class NextSymbol(AbstractExamples):
-    """Each symbol of a source read in order to predict the next one; before the first, nothing is read.
+    """Reads each symbol of a source to predict the next one. At the first step nothing is read (−1).
 
     >>> import jax.random as jr, numpy as np
     >>> wheel = NextSymbol(Cycle(np.array([0, 1, 2])))
@@ -92,7 +92,7 @@ class NextSymbol(AbstractExamples):
 
 
 class ManyStreams(AbstractExamples):
-    """So many streams of the same examples, each with a key of its own: symbols `[steps, streams]`."""
+    """Several independent streams of the same examples, each with its own key. Symbols are `[steps, streams]`."""
 
     examples: AbstractExamples
     streams: int = eqx.field(static=True)
@@ -108,12 +108,12 @@ class ManyStreams(AbstractExamples):
 class SymbolTask:
     """A stream of symbols to predict one by one.
 
-    * `name`: what to call it;
+    * `name`: the task's name in tables and pictures;
     * `alphabet`: the character of each symbol;
-    * `source`: where the symbols come from, each to be predicted from those before it; or examples, where what is read
-      and what is predicted are two streams;
-    * `levels`: bits per symbol to hold a loss against, by name: an entropy rate, what compressors need;
-    * `length`: how many symbols there are, where they end: comparisons and sweeps read them once. `None`: no end.
+    * `source`: a `Source`, each of whose symbols is predicted from the symbols before it; or an `AbstractExamples`,
+      which has separate streams of inputs and targets;
+    * `levels`: reference levels for a loss, by name, in bits per symbol: an entropy rate, or what a compressor needs;
+    * `length`: the number of symbols if they end, which comparisons and sweeps read once; `None` for an endless stream.
     """
 
     name: str
@@ -124,16 +124,16 @@ class SymbolTask:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the numbers that its source is made of: by it a comparison or a sweep knows its task again."""
+        """SHA-256 of the source's contents. A resumed comparison or sweep compares it to detect another task."""
         found = hashlib.sha256()
         for leaf in jax.tree.leaves(self.source):
-            # A source that is no pytree is a leaf itself.
+            # A source that is not a pytree is a leaf itself.
             values = [getattr(leaf, field.name) for field in fields(leaf)] if is_dataclass(leaf) else [leaf]
             for value in values:
                 found.update(np.asarray(value).tobytes())
         return found.hexdigest()
 
     def examples(self, streams: int | None = None) -> AbstractExamples:
-        """What a learner reads and predicts; of so many streams side by side."""
+        """The inputs and targets for a learner, or for this many parallel `streams` of them."""
         one = self.source if isinstance(self.source, AbstractExamples) else NextSymbol(self.source)
         return one if streams is None else ManyStreams(one, streams)

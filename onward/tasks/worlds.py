@@ -1,4 +1,4 @@
-"""The two small worlds of the FPP thesis: a cycle to be counted, and coins that follow earlier coins."""
+"""The two small worlds of the FPP thesis: a cycle to count, and coins that depend on earlier coins."""
 
 import itertools
 import math
@@ -17,7 +17,8 @@ SHIFTS = (0.5, -0.25)  # of its probability of being 1, where the observation wa
 
 
 class CycleWorld(eqx.Module):
-    """CycleWorld (Nath's thesis, section 4.1): observations of 0, and a 1 at every p-th step; predict the next one.
+    """CycleWorld (Nath's thesis, section 4.1): the observation is 1 at every p-th step, else 0. The target is the next
+    one.
 
     Always predicting 0 is right at `naive_accuracy` = (p − 1)/p of the steps. Remembering p − 1 steps is enough to be
     right at all of them.
@@ -38,7 +39,7 @@ class CycleWorld(eqx.Module):
 
     @property
     def naive_accuracy(self) -> float:
-        """Of the prediction that the next observation is 0."""
+        """The accuracy of always predicting 0."""
         return (self.period - 1) / self.period
 
     def start(self, *, key: PRNGKeyArray) -> UInt32[Array, ""]:
@@ -48,7 +49,7 @@ class CycleWorld(eqx.Module):
     def sample(
         self, position: UInt32[Array, ""], steps: int
     ) -> tuple[UInt32[Array, ""], tuple[Float[Array, "steps 1"], Int32[Array, " steps"]]]:
-        """The next `steps` observations and targets, and where the cycle then stands; in any chunking the same."""
+        """The position after `steps` steps, and their observations and targets: the same however a stream is cut."""
         p = jnp.uint32(self.period)
         at = (position + jnp.arange(steps + 1, dtype=jnp.uint32)) % p
         observed = at == p - 1
@@ -56,7 +57,7 @@ class CycleWorld(eqx.Module):
 
 
 class StochasticState(eqx.Module):
-    """Where StochasticWorld stands: its key, how many steps it has made, and its latest observations, oldest first."""
+    """The state of StochasticWorld: its key, the number of steps so far, and its latest observations, oldest first."""
 
     key: PRNGKeyArray
     steps: UInt32[Array, ""]
@@ -64,11 +65,12 @@ class StochasticState(eqx.Module):
 
 
 class StochasticWorld(eqx.Module):
-    """StochasticWorld (Nath's thesis, section 4.1): fair coins X, and a coin Y that follows two earlier ones,
+    """StochasticWorld (Nath's thesis, section 4.1): fair coins X, and a coin Y that depends on two earlier ones,
 
         P(Y_t = 1) = 1/2 + X_(t−5)/2 − X_(t−12)/4.
 
-    Predict Y_t having seen X up to t. The least losses are known, see `cross_entropy`. Before the first step X was 0.
+    The input is X_t and the target is Y_t. `cross_entropy` gives the smallest possible losses. X is 0 before the first
+    step.
 
         >>> import jax.random as jr
         >>> world = StochasticWorld()
@@ -84,7 +86,7 @@ class StochasticWorld(eqx.Module):
     def sample(
         self, state: StochasticState, steps: int
     ) -> tuple[StochasticState, tuple[Float[Array, "steps 1"], Int32[Array, " steps"]]]:
-        """The next `steps` observations and targets, and where the world then stands; in any chunking the same."""
+        """The state after `steps` steps, and their observations and targets: the same however a stream is cut."""
         t = state.steps + jnp.arange(steps, dtype=jnp.uint32)
         words = jax.vmap(lambda t: jr.bits(jr.fold_in(state.key, t), (2,), jnp.uint32))(t)
         X = jnp.concatenate([state.latest, (words[:, 0] & 1).astype(bool)])
@@ -92,14 +94,14 @@ class StochasticWorld(eqx.Module):
         for lag, shift in zip(LAGS, SHIFTS, strict=True):
             before = jax.lax.dynamic_slice_in_dim(X, max(LAGS) - lag, steps)
             odds = odds + jnp.where(before, shift, 0.0)
-        # All odds are quarters: two bits decide exactly.
+        # All probabilities are multiples of 1/4, so two random bits draw exactly.
         Y = (words[:, 1] >> 30).astype(odds.dtype) < 4 * odds
         now = X[max(LAGS) :]
         after = StochasticState(state.key, state.steps + jnp.uint32(steps), X[-max(LAGS) :])
         return after, (now[:, None].astype(float), Y.astype(jnp.int32))
 
     def cross_entropy(self, *known: int) -> float:
-        """The least mean loss, in nats, of a predictor that knows only the observations these numbers of steps back.
+        """The least mean loss, in nats, of a predictor that knows only the observations at these lags.
 
         Raises `ValueError` for a lag that the targets do not depend on.
 
@@ -120,7 +122,7 @@ class StochasticWorld(eqx.Module):
 
 
 class StochasticSymbols(AbstractExamples):
-    """The coins of StochasticWorld as symbols: X to be read, Y to be predicted."""
+    """StochasticWorld as symbols: X is the input and Y the target."""
 
     world: StochasticWorld = StochasticWorld()
 
