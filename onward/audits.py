@@ -1,6 +1,6 @@
 """The audit: an estimator's gradient on a stretch of a stream, against the exact gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ._checks import check_model, check_stream
 from .cells import AbstractAffineGatedCell
+from .cells.composite import is_layer
 from .cells.initial_state import learns_initial_state
 from .estimators import BPTT, AbstractEstimator
 from .model import Model
@@ -40,9 +41,8 @@ class AuditRow(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """The rows of an audit, the whole model first, and the number of random keys averaged (1 if nothing is random).
-
-    It prints as a table.
+    """The rows of an audit, the whole model and its layers first, and the number of random keys averaged (1 if nothing
+    is random). It prints as a table.
     """
 
     rows: tuple[AuditRow, ...]
@@ -77,8 +77,9 @@ def audit(
 
     The exact gradient is that of the stretch's summed loss, by backpropagation through all of it, from the cell's
     initial state. The estimator goes through it chunk by chunk and its gradients are summed; a random one does so under
-    `samples` keys. Blocks whose exact gradient is zero have no row of their own. A trustworthy unbiased estimator shows
-    a bias of about its noise, a biased one more; a low variance is a good one.
+    `samples` keys. The first row is the whole model; then come the layers of a deep cell, and then every block of
+    parameters. Blocks whose exact gradient is zero have no row of their own. A trustworthy unbiased estimator shows a
+    bias of about its noise, a biased one more; a low variance is a good one.
 
     **Arguments:** `xs`, `ys`, `reset`, `weight` as in `onward.Learner.run`, for one stream; `samples`, at least 2;
     `chunk`, the steps given to the estimator at a time, as the learner's (the window, for truncated backpropagation);
@@ -124,9 +125,12 @@ def audit(
     guesses = _blocks(model, estimates(model, jr.split(key, samples)), lead=1)
     if not all(np.isfinite(block).all() for block in truth.values()) or not any(b.any() for b in truth.values()):
         raise ValueError("the exact gradient of this stretch is zero or not finite: there is nothing to compare with.")
-    model_truth = {"all": np.concatenate(list(truth.values()))}
-    every = {"all": np.concatenate(list(guesses.values()), axis=1)}
-    rows = [_row(name, block, (every | guesses)[name]) for name, block in (model_truth | truth).items() if block.any()]
+    groups = {"all": list(truth)} | _layers(model, truth) | {name: [name] for name in truth}
+    rows = []
+    for name, parts in groups.items():
+        block = np.concatenate([truth[part] for part in parts])
+        if block.any():
+            rows.append(_row(name, block, np.concatenate([guesses[part] for part in parts], axis=1)))
     return Audit(tuple(rows), samples)
 
 
@@ -164,6 +168,14 @@ def _blocks(model: Model, grads: PyTree, lead: int = 0) -> dict[str, np.ndarray]
         else:
             blocks[name] = gradient.reshape(*gradient.shape[:lead], -1)
     return blocks
+
+
+def _layers(model: Model, blocks: Iterable[str]) -> dict[str, list[str]]:
+    """The blocks of each layer of a deep cell, by the layer's name; nothing if there is one layer."""
+    nodes = jax.tree_util.tree_leaves_with_path(model, is_leaf=is_layer)
+    names = [jax.tree_util.keystr(path).lstrip(".") for path, node in nodes if is_layer(node)]
+    found = {name: [block for block in blocks if block.startswith(f"{name}.")] for name in names}
+    return {name: parts for name, parts in found.items() if len(parts) > 1} if len(names) > 1 else {}
 
 
 def _affine_cells(model: Model) -> list[AbstractAffineGatedCell]:

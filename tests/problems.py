@@ -11,7 +11,19 @@ import jax.random as jr
 import numpy as np
 
 import onward
-from onward.cells import ELSTMCell, IndRNNCell, LRUCell, MinGRUCell, MinLSTMCell, RowGroup, RTUCell
+from onward.cells import (
+    Block,
+    ELSTMCell,
+    EncodedCell,
+    GatedMap,
+    IndRNNCell,
+    LRUCell,
+    MinGRUCell,
+    MinLSTMCell,
+    OutputGate,
+    RowGroup,
+    RTUCell,
+)
 from onward.support.freezing import freeze, learnable, thaw
 
 INPUTS, SYMBOLS = 2, 5
@@ -124,6 +136,14 @@ def _embedded(units, key):
     return onward.EmbeddedCell(SYMBOLS, cell, size=INPUTS, key=embedding_key, scale=1.0)
 
 
+def _blocks(units, key):
+    """An encoder, and two blocks of size 3, of different cells and mixing maps."""
+    keys = jr.split(key, 5)
+    lower = Block(3, LRUCell(3, units, key=keys[0]), GatedMap(2 * units, 3, key=keys[1]))
+    upper = Block(3, ELSTMCell(3, units, key=keys[2]), OutputGate(units, 3, key=keys[3]))
+    return EncodedCell(eqx.nn.Linear(INPUTS, 3, key=keys[4]), onward.StackedCell([lower, upper]))
+
+
 class MixedCell(onward.AbstractCell):
     """`h' = tanh(W [h, x])`, with weights in one precision and the state in another."""
 
@@ -186,6 +206,7 @@ UNIT_WISE_CELLS = {
 UNUSUAL_CELLS = UNIT_WISE_CELLS | {
     "unit-wise": lambda n, key: UnitWiseCell(n, key=key),
     "embedded": _embedded,
+    "blocks": _blocks,
     "without-parameters": _without_parameters,
     "narrow-weights": lambda n, key: MixedCell(n, np.float32, np.float64, key=key),
     "narrow-state": lambda n, key: MixedCell(n, np.float64, np.float32, key=key),

@@ -5,8 +5,12 @@ from .affine import AbstractAffineGatedCell as AbstractAffineGatedCell
 from .affine import RowGroup as RowGroup
 from .antisymmetric import AntisymmetricCell as AntisymmetricCell
 from .base import AbstractCell as AbstractCell
+from .block import Block as Block
+from .block import BlockState as BlockState
+from .composite import AbstractCompositeCell as AbstractCompositeCell
 from .elstm import ELSTMCell as ELSTMCell
 from .embedded import EmbeddedCell as EmbeddedCell
+from .encoded import EncodedCell as EncodedCell
 from .gru import GRUCell as GRUCell
 from .indrnn import IndRNNCell as IndRNNCell
 from .leaky import LeakyCell as LeakyCell
@@ -16,6 +20,9 @@ from .lstm import LSTMCell as LSTMCell
 from .lstm import LSTMState as LSTMState
 from .min_gru import MinGRUCell as MinGRUCell
 from .min_lstm import MinLSTMCell as MinLSTMCell
+from .mixing import GatedMap as GatedMap
+from .mixing import OutputGate as OutputGate
+from .mixing import PerceptronMap as PerceptronMap
 from .rollout import rollout as rollout
 from .rtu import RTUCell as RTUCell
 from .stacked import StackedCell as StackedCell

@@ -6,9 +6,10 @@ from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
 from ..support.arguments import whole
 from .base import AbstractCell
+from .composite import AbstractCompositeCell
 
 
-class EmbeddedCell(AbstractCell):
+class EmbeddedCell(AbstractCompositeCell):
     """A cell behind an embedding: `hidden' = cell(hidden, E[x])` for a symbol x, an integer from 0.
 
     The vectors are trained together with the cell. A symbol outside the range makes the state NaN.
@@ -49,8 +50,8 @@ class EmbeddedCell(AbstractCell):
             raise ValueError(f"xs must be symbols, integers from 0, got {jnp.result_type(x)}.")
         return jnp.where(self.knows(x)[..., None], self.embedding[x], jnp.nan)
 
-    def __call__(self, hidden, x):
-        return self.cell(hidden, self.embed(x))
+    def compose(self, hidden, x, run, each):
+        return run(self.cell, hidden, self.embed(x))  # it embeds many symbols at once
 
     def init_hidden(self):
         return self.cell.init_hidden()

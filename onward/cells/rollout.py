@@ -7,8 +7,7 @@ from ..support.trees import select
 from . import cpu_tuning
 from .affine import AbstractAffineGatedCell, check_input
 from .base import AbstractCell
-from .embedded import EmbeddedCell
-from .stacked import StackedCell
+from .composite import AbstractCompositeCell
 
 # Up to this many steps run faster written out one after another than in a loop, if they run many times: see
 # `benchmarks/results/xla-on-cpu.md`, "Small loops".
@@ -21,25 +20,18 @@ def rollout(cell: AbstractCell, hidden: PyTree, xs: PyTree, *, reset: Bool[Array
     If `reset` is true at a step, a new sequence starts there, and the step starts from `cell.init_hidden()`. The states
     have derivatives of every order, forward and backward.
 
-    A stack runs layer after layer, an embedding before the cell behind it, and any other cell step by step. In reverse
-    mode an affine-gated cell carries only the small cotangent of its state back through time, and computes the gradient
-    of its weights as one product over time. The numbers are the same each way. On a GPU the same program runs: no
-    vendor's fused network is called.
+    A cell made of others, such as a stack, runs layer after layer, and any other cell step by step. In reverse mode an
+    affine-gated cell carries only the small cotangent of its state back through time, and computes the gradient of its
+    weights as one product over time. The numbers are the same each way. On a GPU the same program runs: no vendor's
+    fused network is called.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 2, key=jr.key(0))
         >>> onward.rollout(cell, cell.init_hidden(), jnp.ones((5, 3))).shape
         (5, 2)
     """
-    if isinstance(cell, StackedCell):
-        states = []
-        for layer, state in zip(cell.layers, hidden, strict=True):
-            states.append(rollout(layer, state, xs, reset=reset))
-            xs = jax.vmap(layer.output)(states[-1])
-        return tuple(states)
-    if isinstance(cell, EmbeddedCell):
-        # All vectors at once: their gradient is one sum over the steps, and the inner cell keeps its own backward pass.
-        return rollout(cell.cell, hidden, cell.embed(xs), reset=reset)
+    if isinstance(cell, AbstractCompositeCell):
+        return cell.compose(hidden, xs, lambda *arguments: rollout(*arguments, reset=reset), jax.vmap)
     steps = jax.tree.leaves(xs)[0].shape[0]
     if isinstance(cell, AbstractAffineGatedCell):
         check_input(cell, jax.tree.map(lambda leaf: leaf[0], xs))

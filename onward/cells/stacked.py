@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from .base import AbstractCell
+from .composite import AbstractCompositeCell
 
 
-class StackedCell(AbstractCell):
+class StackedCell(AbstractCompositeCell):
     """Layers of cells: `h^l' = f^l(h^l, output^(l−1)(h^(l−1)'))`. The first layer reads the input.
 
     These are equations (39)–(42) of Ollivier, Tallec & Charpiat. The hidden state is the tuple of the layers' states;
@@ -32,11 +33,11 @@ class StackedCell(AbstractCell):
                 raise ValueError(f"layers must be onward cells; wrap the {type(layer).__name__} in onward.AdaptedCell.")
         self.layers = tuple(layers)
 
-    def __call__(self, hidden, x):
+    def compose(self, hidden, x, run, each):
         states = []
         for layer, state in zip(self.layers, hidden, strict=True):
-            states.append(layer(state, x))
-            x = layer.output(states[-1])
+            states.append(run(layer, state, x))
+            x = each(layer.output)(states[-1])
         return tuple(states)
 
     def init_hidden(self):

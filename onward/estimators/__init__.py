@@ -9,8 +9,10 @@ from .base import Estimate as Estimate
 from .base import Replay as Replay
 from .base import Said as Said
 from .bptt import BPTT as BPTT
+from .continued import ContinuedBPTT as ContinuedBPTT
 from .dropout import DropoutBPTT as DropoutBPTT
 from .fpp import FPP as FPP
+from .layerwise import Layerwise as Layerwise
 from .nobacktrack import NoBackTrack as NoBackTrack
 from .norms import AbstractNorms as AbstractNorms
 from .norms import EuclideanNorms as EuclideanNorms

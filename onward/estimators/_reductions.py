@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells.affine import Rows
-from ..support.trees import squared_norm, total
+from ..support.trees import inner, squared_norm, total
 from ..transforms.quasi_diagonal import QuasiDiagonal
 from ._jacobians import balance
 
@@ -23,6 +23,10 @@ class UnitRows(eqx.Module):
     rows: Rows
     signs: PyTree[Float[Array, "copies units"]]
 
+    def combine(self, H: PyTree[Float[Array, " units"]]) -> PyTree:
+        """`Σ_i H_i w_i`."""
+        return self.rows.combine(H)
+
     def whiten(self, metric: QuasiDiagonal) -> "UnitRows":
         """The rows in coordinates in which `metric` is the Euclidean product. Each row then has its own features."""
         features = tuple(block.whiten(z) for block, z in zip(metric.blocks, self.rows.features, strict=True))
@@ -34,6 +38,11 @@ class MixedRows(eqx.Module):
 
     mixed: PyTree[Float[Array, "copies ..."]]
     signs: PyTree[Float[Array, "copies ..."]]
+
+    def combine(self, H: PyTree) -> PyTree:
+        """An unbiased estimate of `Σ_i H_i w_i`: the mean over the copies of `(Σ_i H_i ε_i) (Σ_i ε_i w_i)`."""
+        coefficients = jax.vmap(lambda signs: inner(H, signs))(self.signs)
+        return jax.tree.map(lambda leaf: jnp.tensordot(coefficients / len(coefficients), leaf, 1), self.mixed)
 
     def whiten(self, metric: QuasiDiagonal) -> "MixedRows":
         """The mixed rows in coordinates in which `metric` is the Euclidean product."""

@@ -38,18 +38,18 @@ class AbstractBackwardEstimator(AbstractEstimator):
         """
 
     def estimate(self, model, loss, hidden, state, chunk):
-        return _differentiated(model, chunk, lambda model: self._unroll(model, loss, hidden, state, chunk))
+        return _differentiated(model, chunk, lambda model: self.unroll_padded(model, loss, hidden, state, chunk))
 
     def mean_estimate(self, model, loss, hidden, state, chunk):
         def unroll(model):
             def one(hidden, state, chunk):
-                return tuple(self._unroll(model, loss, hidden, state, chunk))
+                return tuple(self.unroll_padded(model, loss, hidden, state, chunk))
 
             return Unrolled(*jax.vmap(one, in_axes=(0, 0, 1), out_axes=(1, 0, 0, 1))(hidden, state, chunk))
 
         return _differentiated(model, chunk, unroll)
 
-    def _unroll(self, model, loss, hidden, state, chunk):
+    def unroll_padded(self, model, loss, hidden, state, chunk):
         """The same as `unroll`, if padding may hold inputs that the cell cannot read."""
         if chunk.weight is None:
             return self.unroll(model, loss, hidden, state, chunk)

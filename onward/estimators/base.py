@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt32
 
 from .._checks import check_model
-from ..cells import AbstractCell
+from ..cells import AbstractAffineGatedCell, AbstractCell
+from ..cells.composite import layers_of
 from ..cells.initial_state import Starting, learns_initial_state
 from ..cells.rollout import restarted
+from ..cells.unit_check import check_units
 from ..model import Model
 from ..support.freezing import learnable, thaw
 from ..support.trees import mean_of_leading, select, without_gradient, zeros_like
@@ -246,8 +248,13 @@ class AbstractForwardEstimator(AbstractEstimator):
     """
 
     def start(self, model, hidden, *, key, example):
-        model, hidden = in_one_precision(model, hidden)
-        return self.begin(_moving(model.cell), hidden, key=key, example=example)
+        model, hidden = _checked(model, hidden)
+        return self.begin(moving(model.cell), hidden, key=key, example=example)
+
+    def start_windows(self, model: Model, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None) -> PyTree:
+        """The state at the start of a stream that is read in windows; see `over_window`."""
+        model, hidden = _checked(model, hidden)
+        return self.begin_windows(model.cell, hidden, key=key, example=example)
 
     @abstractmethod
     def begin(self, cell: AbstractCell, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None) -> PyTree:
@@ -266,6 +273,57 @@ class AbstractForwardEstimator(AbstractEstimator):
         A cell whose initial state is trained is passed as an `onward.cells.Starting`. If nothing in the cell is
         trained, `advance` is not called, because there is nothing to carry.
         """
+
+    def begin_windows(self, cell: AbstractCell, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None) -> PyTree:
+        """An influence of zero, for `over_window`."""
+        return self.begin(moving(cell), hidden, key=key, example=example)
+
+    @abstractmethod
+    def over_window(
+        self,
+        cell: AbstractCell,
+        hidden: PyTree,
+        state: PyTree,
+        xs: PyTree,
+        reset: Bool[Array, " steps"] | None,
+        noise: Any,
+    ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+        """Several steps whose losses are differentiated otherwise: `(state', contract)`, for
+        `onward.estimators.ContinuedBPTT`. `contract(∂loss/∂hidden)` is the cell's gradient through the influence that
+        enters at the first step. `step_by_step` computes state' from `advance`.
+        """
+
+    def step_by_step(self, cell, hidden, state, xs, reset, noise) -> PyTree:
+        """The state after several steps."""
+
+        def step(carry, now):
+            hidden, state = carry
+            x, restart, words = now
+            if restart is not None:
+                state = select(restart, self.restart(state), state)
+                if not starts:
+                    hidden = restarted(thawed, hidden, restart)
+            hidden, state, _ = self.advance(moving(cell, restart), hidden, state, x, words)
+            return (hidden, state), None
+
+        thawed, starts = thaw(cell), learns_initial_state(cell)
+        return jax.lax.scan(step, (hidden, state), (xs, reset, noise))[0][1]
+
+    def across(
+        self, model: Model, hidden: PyTree, state: PyTree, chunk: Chunk
+    ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+        """`over_window` for the steps of a chunk; if nothing of the cell learns, there is nothing to carry."""
+        parameters = learnable(model).cell
+        if not jax.tree.leaves(learned(model.cell)):
+            return state, lambda H: zeros_like(parameters)
+        wide, before = in_one_precision(model, hidden)
+        state, contract = self.over_window(wide.cell, before, state, chunk.xs, chunk.reset, chunk.noise)
+
+        def gradient(H):
+            found = contract(like(H, before))
+            return like(found.cell if isinstance(found, Starting) else found, parameters)
+
+        return state, gradient
 
     def say(self, model, hidden, state, x, reset, noise):
         thawed = thaw(model)
@@ -292,7 +350,7 @@ class AbstractForwardEstimator(AbstractEstimator):
         if not jax.tree.leaves(learned(model.cell)):
             return thawed.cell(hidden, x), state, lambda H: zeros_like(parameters)
         wide, before = in_one_precision(model, hidden)
-        after, state, contract = self.advance(_moving(wide.cell, reset), before, state, x, noise)
+        after, state, contract = self.advance(moving(wide.cell, reset), before, state, x, noise)
 
         def gradient(H):
             found = contract(like(H, after))
@@ -334,7 +392,25 @@ class AbstractForwardEstimator(AbstractEstimator):
         return Estimate(losses, grads, hidden, state, predictions, chunk.active)
 
 
-def _moving(cell: AbstractCell, reset: Bool[Array, ""] | None = None) -> AbstractCell:
+def _checked(model: Model, hidden: PyTree) -> tuple[Model, PyTree]:
+    """The model and the state in one precision. Raises `ValueError` for a cell that mixes units where it must not."""
+    for layer in layers_of(thaw(model.cell)):
+        if isinstance(layer, AbstractAffineGatedCell):
+            check_units(layer)
+    return in_one_precision(model, hidden)
+
+
+def carries_influence(name: str, estimator: Any) -> AbstractForwardEstimator:
+    """The estimator. Raises `ValueError`, naming the argument, unless it carries an influence forward."""
+    if not isinstance(estimator, AbstractForwardEstimator):
+        what = type(estimator).__name__ if isinstance(estimator, AbstractEstimator) else repr(estimator)
+        raise ValueError(
+            f"{name} must carry an influence forward, as onward.RTRL() and onward.SnAp() do; {what} carries none."
+        )
+    return estimator
+
+
+def moving(cell: AbstractCell, reset: Bool[Array, ""] | None = None) -> AbstractCell:
     """The cell along whose step an influence is carried."""
     if not learns_initial_state(cell):
         return cell

@@ -16,6 +16,7 @@ from ..transforms.quasi_diagonal import QuasiDiagonal
 from ._jacobians import balance, cell_gradient, learned, learned_rows, with_parameters
 from ._noise import Counter, signs, words_for
 from ._reductions import Blocks, Copies, MixedRows, UnitRows, of_each_copy
+from ._window import Window, restarted_by
 from .base import AbstractForwardEstimator
 from .norms import AbstractNorms, HalfInvariantNorms
 
@@ -126,17 +127,25 @@ class NoBackTrack(AbstractForwardEstimator):
             v = (*v[:l], moved, *v[l + 1 :])
             pullbacks.append(pullback)
 
-        def contract(H):
-            H = _by_layer(cell, H)
-            coefficients = total(
-                jax.vmap(lambda v_l, H_l=H_l: inner(H_l, v_l))(v_l) for H_l, v_l in zip(H, v, strict=True)
-            )
-            grads = [self._form.contract(coefficients, w_l) for w_l in w]
-            grads[-1] = jax.tree.map(jnp.add, grads[-1], pullbacks[-1](H[-1]))
-            return _join(cell, grads)
-
         after = tuple(states) if isinstance(cell, StackedCell) else states[0]
+        contract = lambda H: self._contract(cell, v, w, pullbacks[-1], H)  # noqa: E731
         return after, NoBackTrackState(v, w, pending, state.counter.next()), contract
+
+    def begin_windows(self, cell, hidden, *, key, example):
+        return self.begin(Window(cell, None), hidden, key=key, example=example)
+
+    def over_window(self, cell, hidden, state, xs, reset, noise):
+        window = Window(cell, reset)
+        _, after, _ = self.advance(window, hidden, restarted_by(reset, self, state), xs, noise[0])
+        return after, lambda H: self._contract(window, state.v, state.w, state.pending.combine, H).cell
+
+    def _contract(self, cell, v, w, newest, H):
+        """(12): `newest` gives the share of the rows that are not reduced yet."""
+        H = _by_layer(cell, H)
+        coefficients = total(jax.vmap(lambda v_l, H_l=H_l: inner(H_l, v_l))(v_l) for H_l, v_l in zip(H, v, strict=True))
+        grads = [self._form.contract(coefficients, w_l) for w_l in w]
+        grads[-1] = jax.tree.map(jnp.add, grads[-1], newest(H[-1]))
+        return _join(cell, grads)
 
     @property
     def _form(self) -> Copies | Blocks:
@@ -193,8 +202,8 @@ def _layers(cell: AbstractCell) -> tuple[AbstractCell, ...]:
 
 def _metrics(cell: AbstractCell, metric: QuasiDiagonal) -> tuple[QuasiDiagonal, ...]:
     """The matrix over a cell's parameters, layer by layer."""
-    if isinstance(cell, Starting):
-        return (metric.part(lambda inner: Starting(inner, None)),)
+    if isinstance(cell, Starting | Window):
+        return (metric.part(lambda inner: type(cell)(inner, None)),)
     return tuple(metric.part(lambda c, l=l: _layers(c)[l]) for l in range(len(_layers(cell))))
 
 

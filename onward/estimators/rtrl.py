@@ -10,11 +10,13 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell, AbstractCell
 from ..cells.affine import Rows, linearize
+from ..cells.composite import AbstractCompositeCell
 from ..support.freezing import thaw
-from ..support.trees import norm
-from . import _own_units
+from ..support.trees import norm, zeros_like
+from . import _colours, _own_units
 from ._jacobians import cell_gradient, learned, learned_rows, parameter_jacobian, state_jacobian
-from .base import AbstractForwardEstimator
+from ._layers import unwrapped
+from .base import AbstractForwardEstimator, moving
 
 
 class RTRLState(eqx.Module):
@@ -35,7 +37,9 @@ class RTRL(AbstractForwardEstimator):
 
     In a **unit-wise** cell, such as `onward.cells.LRUCell`, a unit's weights affect no other unit. G then holds one
     number per weight and component of its unit's state, and a step costs time in proportion to the weights.
-    The structure of the cell decides which of the two is used.
+    The structure of the cell decides which of the two is used. For a cell of your own that is not affine-gated it is
+    read from the program of a step, if `init` is given an `example`: parameters that reach few components of the state
+    in any number of steps have an influence on those alone.
 
         >>> import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -52,6 +56,10 @@ class RTRL(AbstractForwardEstimator):
     def begin(self, cell, hidden, *, key, example):
         if _unit_wise(cell):
             return _own_units.start(cell, hidden)
+        if example is not None and not isinstance(unwrapped(cell), AbstractAffineGatedCell | AbstractCompositeCell):
+            coloured = _colours.start(cell, hidden, example[0], None)
+            if coloured is not None:
+                return coloured
         flat, _ = ravel_pytree(hidden)
         return RTRLState(jax.tree.map(lambda leaf: jnp.zeros((flat.size, *leaf.shape), leaf.dtype), learned(cell)))
 
@@ -59,7 +67,7 @@ class RTRL(AbstractForwardEstimator):
         return None
 
     def restart(self, state):
-        return jax.tree.map(jnp.zeros_like, state)
+        return eqx.tree_at(lambda s: s.influence, state, zeros_like(state.influence))
 
     def influence_norm(self, state):
         return norm(state.influence)
@@ -67,6 +75,8 @@ class RTRL(AbstractForwardEstimator):
     def advance(self, cell, hidden, state, x, noise):
         if _unit_wise(cell):
             return _own_units.advance(cell, hidden, state, x)
+        if isinstance(state, _colours.ColouredState):
+            return _colours.advance(cell, hidden, state, x)
         thawed = thaw(cell)
         J = state_jacobian(thawed, hidden, x)
         carried = jax.tree.map(lambda G: (J @ G.reshape(len(G), -1)).reshape(G.shape), state.influence)
@@ -78,12 +88,20 @@ class RTRL(AbstractForwardEstimator):
             after = thawed(hidden, x)
             influence = jax.tree.map(jnp.add, carried, parameter_jacobian(cell, hidden, x))
 
-        def contract(H):
-            flat, _ = ravel_pytree(H)
-            grads = jax.tree.map(lambda G: jnp.tensordot(flat, G, 1), influence)
-            return cell_gradient(cell, grads)
+        return after, RTRLState(influence), lambda H: _contracted(cell, influence, H)
 
-        return after, RTRLState(influence), contract
+    def over_window(self, cell, hidden, state, xs, reset, noise):
+        if _unit_wise(cell):
+            return _own_units.over_window(cell, hidden, state, xs, reset)
+        after = self.step_by_step(cell, hidden, state, xs, reset, noise)
+        if isinstance(state, _colours.ColouredState):
+            return after, lambda H: _colours.contracted(state, H)
+        return after, lambda H: _contracted(moving(cell), state.influence, H)
+
+
+def _contracted(cell: AbstractCell, influence: PyTree, H: PyTree) -> PyTree:
+    flat, _ = ravel_pytree(H)
+    return cell_gradient(cell, jax.tree.map(lambda G: jnp.tensordot(flat, G, 1), influence))
 
 
 def _unit_wise(cell: AbstractCell) -> TypeGuard[AbstractAffineGatedCell]:

@@ -10,12 +10,13 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import without_constants
+from ..cells.composite import AbstractCompositeCell
 from ..cells.initial_state import Starting
 from ..support.arguments import above_zero, unless_traced, whole
 from ..support.dependence import dependence
 from ..support.freezing import learnable, thaw
 from ..support.trees import norm
-from . import _own_units
+from . import _colours, _layers, _own_units
 from ._jacobians import parameter_jacobian, state_jacobian, with_parameters
 from .base import AbstractForwardEstimator
 
@@ -33,11 +34,20 @@ class SnAp(AbstractForwardEstimator):
 
         G' = pattern_n ⊙ ((∂f/∂h) G + ∂f/∂θ).
 
-    The gradient is biased and has no noise. On an affine-gated cell, SnAp-1 keeps the influence of each unit's rows on
-    all of that unit's state. This is as cheap as the forward pass. It keeps slightly more than the definition if a row
-    needs two steps to reach a component. In every other case (another cell, a stack, `order` ≥ 2) the influence is that
-    of RTRL under a mask, at the cost of RTRL. In a densely connected cell every parameter reaches every unit in two
-    steps, so SnAp-2 is RTRL. A parameter reaches the upper layers of a stack within one step.
+    The gradient is biased and has no noise. What a step costs depends on the structure of the cell:
+
+    - On an affine-gated cell, SnAp-1 keeps the influence of each unit's rows on all of that unit's state. This is as
+      cheap as the forward pass. It keeps slightly more than the definition if a row needs two steps to reach a
+      component.
+    - On a cell made of others, such as a stack or an embedding, SnAp-1 keeps the influence of each layer's parameters
+      on that layer. The error of the current step comes down through all layers: this is
+      `onward.estimators.Layerwise(SnAp())`.
+    - On any other cell the pattern is read from the program of its step. Each parameter has as many numbers as it
+      reaches components, and a step takes one vector-Jacobian product for each of them. It takes as many
+      Jacobian-vector products if units act only on themselves; otherwise it takes one for each component of the state.
+      If the pattern is not sparse, the influence is that of RTRL under a mask, at the cost of RTRL.
+
+    In a densely connected cell every parameter reaches every unit in two steps, so SnAp-2 is RTRL.
 
     Nothing keeps the influence small. If the derivative of a unit with respect to its own previous state stays above 1,
     the influence grows without limit. With RTRL it may not, because there the units also act on one another. Watch the
@@ -74,29 +84,52 @@ class SnAp(AbstractForwardEstimator):
     def begin(self, cell, hidden, *, key, example):
         if self.order == 1 and isinstance(cell, AbstractAffineGatedCell):
             return _own_units.start(cell, hidden)
+        if self.order == 1 and isinstance(_layers.unwrapped(cell), AbstractCompositeCell):
+            return _layers.start(self.begin_windows, cell, hidden, key=key, example=example)
         if example is None:
             raise ValueError(
                 "example must be given, one (x, y) of the stream: SnAp finds its pattern of influence with it."
             )
+        coloured = _colours.start(cell, hidden, example[0], self.order)
+        if coloured is not None:
+            _check_kept(coloured.kept())
+            return coloured
         kept = _pattern(cell, hidden, example[0], self.order)
-        _check_kept(kept.cell if isinstance(kept, Starting) else kept)
+        _check_kept(kept)
         return MaskedState(jax.tree.map(lambda k, p: jnp.zeros(k.shape, p.dtype), kept, learnable(cell)), kept)
 
     def draw(self, state, steps):
         return None
 
     def restart(self, state):
-        return eqx.tree_at(lambda s: s.influence, state, jax.tree.map(jnp.zeros_like, state.influence))
+        return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else leaf, state)
 
     def influence_norm(self, state):
-        return norm(state.influence)
+        return norm(eqx.filter(state, eqx.is_inexact_array))
 
     def advance(self, cell, hidden, state, x, noise):
+        if isinstance(state, _layers.LayersState):
+            return _layers.advance(self, cell, hidden, state, x, noise)
         if self.bound is not None:
             state = eqx.tree_at(lambda s: s.influence, state, jax.tree.map(self._limited, state.influence))
+        if isinstance(state, _colours.ColouredState):
+            return _colours.advance(cell, hidden, state, x)
         if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_units.OwnUnitState):
             return _own_units.advance(cell, hidden, state, x)
         return _advance_masked(cell, hidden, state, x)
+
+    def over_window(self, cell, hidden, state, xs, reset, noise):
+        if isinstance(state, _layers.LayersState):
+            return _layers.over_window(self, cell, hidden, state, xs, reset, noise)
+        if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_units.OwnUnitState):
+            if self.bound is None:
+                return _own_units.over_window(cell, hidden, state, xs, reset)
+            after = self.step_by_step(cell, hidden, state, xs, reset, noise)
+            return after, lambda H: _own_units.contracted(cell, state.influence, H)
+        after = self.step_by_step(cell, hidden, state, xs, reset, noise)
+        if isinstance(state, _colours.ColouredState):
+            return after, lambda H: _colours.contracted(state, H)
+        return after, lambda H: _contracted(state.influence, H)
 
     def _limited(self, influence):
         bound = jnp.asarray(self.bound, influence.dtype)
@@ -114,11 +147,12 @@ def _advance_masked(cell, hidden, state, x):
         fresh,
     )
 
-    def contract(H):
-        flat, _ = ravel_pytree(H)
-        return jax.tree.map(lambda G: jnp.tensordot(flat, G, 1), influence)
+    return thawed(hidden, x), MaskedState(influence, state.kept), lambda H: _contracted(influence, H)
 
-    return thawed(hidden, x), MaskedState(influence, state.kept), contract
+
+def _contracted(influence, H):
+    flat, _ = ravel_pytree(H)
+    return jax.tree.map(lambda G: jnp.tensordot(flat, G, 1), influence)
 
 
 @eqx.filter_jit
@@ -149,6 +183,7 @@ def _flat_columns(tree: PyTree[Bool[Array, "state ..."]]) -> Float[Array, "state
 
 def _check_kept(kept) -> None:
     """Raises `ValueError` if no state depends on a trainable array of the cell."""
+    kept = _layers.unwrapped(kept)
     for path, leaf in jax.tree_util.tree_leaves_with_path(without_constants(kept)):
         if not isinstance(leaf, Tracer) and not np.any(leaf):
             name = "cell" + jax.tree_util.keystr(path)

@@ -10,6 +10,7 @@ from ..support.freezing import learnable, thaw
 from ..support.trees import inner, norm, zeros_like
 from ._jacobians import balance, cell_gradient, learned, learned_rows, with_parameters
 from ._noise import Counter, signs, words_for
+from ._window import Window, restarted_by
 from .base import AbstractForwardEstimator
 
 
@@ -64,8 +65,16 @@ class UORO(AbstractForwardEstimator):
         v = jax.tree.map(lambda a, b: rho0 * a + rho1 * b, Jv, nu)
         w = jax.tree.map(lambda a, b: inverse0 * a + inverse1 * b, state.w, fresh)
 
-        def contract(H):
-            grads = jax.tree.map(lambda leaf: inner(H, v) * leaf, w)
-            return cell_gradient(cell, grads)
+        return after, UOROState(v, w, state.counter.next()), lambda H: _contracted(cell, v, w, H)
 
-        return after, UOROState(v, w, state.counter.next()), contract
+    def begin_windows(self, cell, hidden, *, key, example):
+        return self.begin(Window(cell, None), hidden, key=key, example=example)
+
+    def over_window(self, cell, hidden, state, xs, reset, noise):
+        window = Window(cell, reset)
+        _, after, _ = self.advance(window, hidden, restarted_by(reset, self, state), xs, noise[0])
+        return after, lambda H: _contracted(window, state.v, state.w, H).cell
+
+
+def _contracted(cell, v, w, H):
+    return cell_gradient(cell, jax.tree.map(lambda leaf: inner(H, v) * leaf, w))

@@ -33,7 +33,9 @@ MOVES = {
     "slice",
     "split",
     "squeeze",
+    "stack",
     "transpose",
+    "unstack",
 }
 SUMS = {"add", "add_any", "neg", "sub"}
 PRODUCTS = {"conv_general_dilated", "div", "dot_general", "mul", "rows_of_product"}

@@ -27,6 +27,8 @@ ESTIMATORS = {
     "snap-1": onward.SnAp(order=1),
     "snap-2": onward.SnAp(order=2),
     "fpp": onward.FPP(horizon=2, buffer=9, updates=2),
+    "layerwise": onward.estimators.Layerwise(onward.UORO()),
+    "continued": onward.estimators.ContinuedBPTT(onward.RTRL()),
 }
 
 CELLS = [
@@ -45,6 +47,7 @@ CELLS = [
     "stack",
     "stack-generic",
     "stack-on-a-reservoir",
+    "blocks",
     "stack-with-a-frozen-bottom",
     "gru-with-a-frozen-group",
 ]
@@ -56,7 +59,7 @@ BOUND_TO_THEIR_CHUNK = {"bptt", "artbp", "dropout", "fpp"}
 GO_BACKWARD = {"bptt", "sliding", "artbp", "dropout", "fpp"}
 
 # Their gradient over a whole sequence is that of a plain loop.
-EXACT = {"bptt", "rtrl"}
+EXACT = {"bptt", "rtrl", "continued"}
 
 # These learn from what they have drawn of the past, with a penalty that is no loss of a step.
 REPLAY = {"fpp"}

@@ -1,0 +1,97 @@
+"""Checks that an affine-gated cell keeps its promise: its gate and its recurrent features act on each unit alone.
+
+Forward estimators rely on it. A cell that breaks it is refused, because its gradients would be wrong in silence.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
+
+from ..support.dependence import dependence
+from .affine import AbstractAffineGatedCell
+from .unit_wise import AbstractUnitWiseCell
+
+# Operations that keep each number in its place.
+ELEMENTWISE = set(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
+    div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg
+    nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh
+    xor
+    """.split()
+)
+CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "custom_jvp_call"}
+
+
+def check_units(cell: AbstractAffineGatedCell) -> None:
+    """Raises `ValueError`, naming units that read one another, unless `gate` and `recurrent` act on each unit alone;
+    and for a cell declared unit-wise of which a group of rows sees the state.
+    """
+    name = type(cell).__name__
+    if isinstance(cell, AbstractUnitWiseCell) and not cell.unit_wise:
+        seeing = next(i for i, group in enumerate(cell.groups) if group.sees_hidden)
+        raise ValueError(
+            f"{name} is declared unit-wise, but its row group {seeing} sees the hidden state: derive it from "
+            "onward.cells.AbstractAffineGatedCell, or set sees_hidden=False."
+        )
+    hidden = jax.eval_shape(cell.init_hidden)
+    u = tuple(tuple(jax.ShapeDtypeStruct(W.shape[1:2], W.dtype) for _ in range(len(W))) for W in cell.weights)
+    for part, function, arguments in (("gate", cell.gate, (hidden, u)), ("recurrent", cell.recurrent, (hidden,))):
+        if cell.unit_wise and part == "recurrent":
+            continue  # nothing reads it
+        talking = _talking(function, arguments, cell.hidden_size)
+        if talking is not None:
+            i, j, count = talking
+            more = f", and {count - 1} more pairs of units" if count > 1 else ""
+            raise ValueError(
+                f"{name}: in its {part}, unit {i} reads unit {j}{more}. In an affine-gated cell each unit acts alone "
+                "there: mix units by a RowGroup with sees_hidden=True, or derive the cell from onward.AbstractCell."
+            )
+
+
+def _talking(function, arguments: PyTree, units: int) -> tuple[int, int, int] | None:
+    """A unit of the result, another unit of the arguments that it depends on, and the number of such pairs."""
+    closed = jax.make_jaxpr(function)(*arguments)
+    if _elementwise(closed.jaxpr, units):
+        return None
+
+    def flat(arguments):
+        return ravel_pytree(function(*arguments))[0]
+
+    with jax.ensure_compile_time_eval():
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), arguments)
+        reads = jax.jit(lambda zeros: dependence(flat, zeros))(zeros)
+        matrix = sum(np.asarray(leaf).reshape(-1, units, units).any(0) for leaf in jax.tree.leaves(reads))
+    pairs = np.argwhere(np.asarray(matrix, bool) & ~np.eye(units, dtype=bool))
+    return None if not len(pairs) else (int(pairs[0][0]), int(pairs[0][1]), len(pairs))
+
+
+def _elementwise(jaxpr: Jaxpr, units: int) -> bool:
+    """Whether every operation of a program on arrays `[units]` and single numbers keeps each number in its place.
+
+    Single numbers must be constants: an operation that makes one of several is not in the list.
+    """
+
+    def fits(variable: Any) -> bool:
+        return jnp.shape(variable.aval) in ((), (units,))
+
+    for equation in jaxpr.eqns:
+        if not all(map(fits, [*equation.invars, *equation.outvars])):
+            return False
+        inner = next((p for p in equation.params.values() if isinstance(p, ClosedJaxpr | Jaxpr)), None)
+        name = equation.primitive.name
+        if name in CALLS and inner is not None:
+            if not _elementwise(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner, units):
+                return False
+        elif name == "broadcast_in_dim":
+            before, after = jnp.shape(equation.invars[0].aval), jnp.shape(equation.outvars[0].aval)
+            if before not in ((), after):
+                return False
+        elif name not in ELEMENTWISE:
+            return False
+    return all(map(fits, jaxpr.outvars))

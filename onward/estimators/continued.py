@@ -1,0 +1,106 @@
+"""Backpropagation through a window, continued beyond its edge by a forward estimator."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from ..model import Model
+from ..support.freezing import learnable, thaw
+from ..support.trees import mean_of_leading, select, zeros_like
+from ._padding import without_padding
+from .backward import Unrolled
+from .base import AbstractEstimator, AbstractForwardEstimator, Chunk, Estimate, carries_influence
+from .bptt import BPTT
+
+
+class ContinuedBPTT(AbstractEstimator):
+    """Backpropagation through the chunk, continued into the past by the influence `G = ∂h/∂θ` at the chunk's edge:
+
+        ∂loss/∂θ = ∂loss/∂θ|_(h₀) + (∂loss/∂h₀) G₀,    G_S = (∂h_S/∂h₀) G₀ + ∂h_S/∂θ|_(h₀).
+
+    The gradient goes backward within the window of S steps. What `onward.BPTT` cuts off at the window's start, `edge`
+    carries forward: the truncation is gone, or as small as the estimator's bias. With `onward.RTRL` the gradient is
+    exact for every cell, and for a unit-wise cell, such as `onward.cells.LRUCell`, it costs little more than the window
+    alone. With `onward.NoBackTrack` or `onward.UORO` it is unbiased, and noise enters only through the edge. The window
+    is the chunk of the learner. Memory is that of the window and of the edge's influence.
+
+    **Arguments:** `edge`, an estimator that carries an influence forward. Raises `ValueError` for any other.
+
+        >>> import equinox as eqx, jax, jax.numpy as jnp, jax.random as jr, onward
+        >>> cell = onward.cells.LRUCell(3, 4, key=jr.key(0))
+        >>> model = onward.Model(cell, eqx.nn.Linear(8, 2, key=jr.key(1)))
+        >>> xs, ys = jr.normal(jr.key(2), (12, 3)), jnp.zeros(12, int)
+        >>> loss = onward.losses.softmax_cross_entropy
+        >>> windows = onward.audit(onward.BPTT(), model, loss, xs, ys, chunk=4, key=jr.key(3))
+        >>> estimator = onward.estimators.ContinuedBPTT(onward.RTRL())
+        >>> continued = onward.audit(estimator, model, loss, xs, ys, chunk=4, key=jr.key(3))
+        >>> windows.rows[0].bias > 1e-2 > 1e-5 > continued.rows[0].bias
+        True
+    """
+
+    edge: AbstractForwardEstimator
+
+    def __init__(self, edge: AbstractForwardEstimator):
+        self.edge = carries_influence("edge", edge)
+
+    def start(self, model, hidden, *, key, example):
+        return self.edge.start_windows(model, hidden, key=key, example=example)
+
+    def draw(self, state, steps):
+        return self.edge.draw(state, steps)
+
+    def influence_norm(self, state):
+        return self.edge.influence_norm(state)
+
+    def informed(self, metric):
+        return ContinuedBPTT(carries_influence("edge", self.edge.informed(metric)))
+
+    def estimate(self, model, loss, hidden, state, chunk):
+        def summed(parameters, hidden):
+            unrolled = BPTT().unroll_padded(thaw(eqx.combine(parameters, model)), loss, hidden, None, chunk)
+            return unrolled.losses.sum(), unrolled
+
+        (_, unrolled), (grads, H) = jax.value_and_grad(summed, (0, 1), has_aux=True)(learnable(model), hidden)
+        state, by_edge = self._across(model, hidden, state, chunk, H)
+        return _estimate(unrolled, state, grads, by_edge, chunk)
+
+    def mean_estimate(self, model, loss, hidden, state, chunk):
+        def mean(parameters, hidden):
+            learning = thaw(eqx.combine(parameters, model))
+
+            def one(hidden, chunk):
+                return tuple(BPTT().unroll_padded(learning, loss, hidden, None, chunk))
+
+            unrolled = Unrolled(*jax.vmap(one, in_axes=(0, 1), out_axes=(1, 0, 0, 1))(hidden, chunk))
+            return unrolled.losses.sum(0).mean(), unrolled
+
+        (_, unrolled), (grads, H) = jax.value_and_grad(mean, (0, 1), has_aux=True)(learnable(model), hidden)
+        streams = len(jax.tree.leaves(hidden)[0])
+        H = jax.tree.map(lambda leaf: streams * leaf, H)  # of each stream's own loss
+        over_streams = jax.vmap(
+            lambda hidden, state, chunk, H: self._across(model, hidden, state, chunk, H), in_axes=(0, 0, 1, 0)
+        )
+        state, by_edge = over_streams(hidden, state, chunk, H)
+        return _estimate(unrolled, state, grads, mean_of_leading(by_edge), chunk)
+
+    def _across(self, model, hidden, state, chunk, H):
+        """The edge's state after the window, and the gradient through the window's start."""
+        crosses = _loss_before_a_reset(chunk)
+        if chunk.weight is not None:
+            hidden, chunk, _ = without_padding(model.cell, hidden, chunk)
+        state, contract = self.edge.across(model, hidden, state, chunk)
+        grads = contract(H)
+        return state, select(crosses, grads, zeros_like(grads))  # the influence may be NaN, and its product with 0 too
+
+
+def _loss_before_a_reset(chunk: Chunk) -> Bool[Array, ""]:
+    """Whether any loss of the chunk depends on what came before the chunk."""
+    counts = jnp.ones(chunk.steps, bool) if chunk.weight is None else chunk.weight != 0
+    return counts.any() if chunk.reset is None else (counts & (jnp.cumsum(chunk.reset) == 0)).any()
+
+
+def _estimate(unrolled: Unrolled, state: PyTree, grads: Model, by_edge: PyTree, chunk: Chunk) -> Estimate:
+    losses, hidden, _, predictions = unrolled
+    grads = eqx.tree_at(lambda m: m.cell, grads, jax.tree.map(jnp.add, grads.cell, by_edge))
+    return Estimate(losses, grads, hidden, state, predictions, chunk.active)

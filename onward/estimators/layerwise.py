@@ -1,0 +1,61 @@
+"""Forward gradients in deep networks: each layer carries its own influence."""
+
+from . import _layers
+from .base import AbstractForwardEstimator, carries_influence, moving
+
+
+class Layerwise(AbstractForwardEstimator):
+    """Each layer of a deep cell carries its own influence, by the estimator that it is given:
+
+        δ_l = ∂loss_t/∂h_l(t),    ∂loss_t/∂θ_l ≈ δ_l G_l,    G_l = ∂h_l/∂θ_l along the layer's own memory.
+
+    The error δ_l of the current step comes down through all layers exactly. What is left out is a later layer's memory
+    of what an earlier layer said: `∂h_m(t)/∂h_m(t−1) ∂h_m(t−1)/∂θ_l` for m above l. `onward.audit` shows what that
+    costs in each layer. The gradient of the top layer is that of the inner estimator; so is all of it if there is one
+    layer. Memory is the sum of the layers', without the products of one layer's state and another's weights.
+
+    A layer is a recurrent cell inside `onward.StackedCell`, `onward.cells.Block`, or another
+    `onward.cells.AbstractCompositeCell`. Maps between them, such as an embedding or a block's mixing map, are
+    layers without a memory. Related methods: Bohnstingl et al. 2022 (*Online spatio-temporal learning*), Zucchet et al.
+    2023 (*Online learning of long-range dependencies*, section 3), Irie et al. 2024 (section 3.3).
+
+    **Arguments:** `estimator`, one that carries an influence forward, such as `onward.RTRL()` or `onward.SnAp()`.
+    Raises `ValueError` for any other.
+
+        >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
+        >>> layers = [onward.cells.LRUCell(3, 4, key=jr.key(0)), onward.cells.LRUCell(8, 4, key=jr.key(1))]
+        >>> model = onward.Model(onward.StackedCell(layers), eqx.nn.Linear(8, 2, key=jr.key(2)))
+        >>> learner = onward.Learner(
+        ...     onward.estimators.Layerwise(onward.RTRL()), optax.sgd(1e-2), loss=onward.losses.softmax_cross_entropy
+        ... )
+        >>> carry, metrics = learner.run(learner.init(model, key=jr.key(3)), jnp.ones((5, 3)), jnp.zeros(5, int))
+    """
+
+    estimator: AbstractForwardEstimator
+
+    def __init__(self, estimator: AbstractForwardEstimator):
+        self.estimator = carries_influence("estimator", estimator)
+
+    def begin(self, cell, hidden, *, key, example):
+        def begin(layer, hidden, **others):
+            return self.estimator.begin(moving(layer), hidden, **others)
+
+        return _layers.start(begin, cell, hidden, key=key, example=example)
+
+    def begin_windows(self, cell, hidden, *, key, example):
+        return _layers.start(self.estimator.begin_windows, cell, hidden, key=key, example=example)
+
+    def draw(self, state, steps):
+        return _layers.draw(self.estimator, state, steps)
+
+    def restart(self, state):
+        return _layers.restart(self.estimator, state)
+
+    def influence_norm(self, state):
+        return _layers.influence_norm(self.estimator, state)
+
+    def advance(self, cell, hidden, state, x, noise):
+        return _layers.advance(self.estimator, cell, hidden, state, x, noise)
+
+    def over_window(self, cell, hidden, state, xs, reset, noise):
+        return _layers.over_window(self.estimator, cell, hidden, state, xs, reset, noise)

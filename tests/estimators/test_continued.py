@@ -1,0 +1,179 @@
+"""Windows with an edge: backward within the window, forward influence beyond it."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from problems import assert_same, loss, naive_gradient, naive_losses_and_gradient, patterns, problem
+from test_unit_wise_gradients import CELLS as UNIT_WISE
+from test_unit_wise_gradients import INPUTS, model_of
+
+import onward
+from onward.estimators import ContinuedBPTT
+from onward.support.freezing import learnable
+
+STEPS, WINDOW = 9, 3
+RESET, WEIGHT = np.arange(STEPS) == 4, np.array([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 1.0, 1.0, 2.0])
+
+
+def in_windows(estimator, model, hidden, xs, ys, reset, weight, key=None, noise=None):
+    """The losses, and the sum of the gradients over windows of `WINDOW` steps."""
+    state = estimator.init(model, hidden, key=jr.key(0) if key is None else key, example=(xs[0], ys[0]))
+    grads, losses = [], []
+    for start in range(0, len(xs), WINDOW):
+        part = slice(start, start + WINDOW)
+        words = None if noise is None else noise[part]
+        e = estimator.grad(
+            model, loss, hidden, state, xs[part], ys[part], reset=reset[part], weight=weight[part], noise=words
+        )
+        hidden, state = e.hidden, e.state
+        grads.append(e.grads)
+        losses.append(e.losses)
+    return jnp.concatenate(losses), jax.tree.map(lambda *g: sum(g), *grads)
+
+
+@pytest.mark.parametrize("name", UNIT_WISE)
+@pytest.mark.parametrize("edge", [onward.RTRL(), onward.SnAp()], ids=["rtrl", "snap"])
+def test_it_is_exact_for_unit_wise_cells(name, edge):
+    model = model_of(name)
+    xs, ys = jr.normal(jr.key(2), (STEPS, INPUTS)), jr.normal(jr.key(3), (STEPS, 2))
+    hidden = jax.tree.map(lambda leaf: leaf + 0.3, model.cell.init_hidden())
+    flags = jnp.asarray(RESET), jnp.asarray(WEIGHT)
+    expected = jax.jit(naive_losses_and_gradient)(model, hidden, xs, ys, *flags)
+    found = eqx.filter_jit(in_windows)(ContinuedBPTT(edge), model, hidden, xs, ys, *flags)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "own", "stack"])
+def test_with_rtrl_it_is_exact_for_every_cell(cell):
+    p = problem(cell, units=2, steps=STEPS)
+    flags = jnp.asarray(RESET), jnp.asarray(WEIGHT)
+    _, found = jax.jit(lambda p: in_windows(ContinuedBPTT(onward.RTRL()), *p, *flags))(p)
+    assert_same(found, jax.jit(naive_gradient)(*p, *flags))
+
+
+@pytest.mark.parametrize(
+    "edge", [onward.NoBackTrack(), onward.NoBackTrack(rank=2, blocks=True), onward.UORO()], ids=str
+)
+@pytest.mark.parametrize("cell", ["vanilla", "antisymmetric"])
+def test_the_mean_over_all_signs_is_exact(cell, edge):
+    """Two windows of two steps; the signs of the second one do not act."""
+    p, steps = problem(cell, units=2, steps=4), 2
+    reset, weight = jnp.zeros(4, bool), jnp.ones(4)
+    estimator = ContinuedBPTT(edge)
+
+    @jax.jit
+    def mean(p, outcomes):
+        def one(outcome):
+            words = jnp.stack([outcome & jnp.uint32(3), outcome >> jnp.uint32(2)] * 2)[:, None]
+            state, hidden, total = p.state(estimator), p.hidden, None
+            for start in (0, steps):
+                part = slice(start, start + steps)
+                e = estimator.grad(
+                    p.model, loss, hidden, state, p.xs[part], p.ys[part], noise=words[part], reset=reset[part]
+                )
+                hidden, state = e.hidden, e.state
+                total = e.grads if total is None else jax.tree.map(jnp.add, total, e.grads)
+            return total
+
+        return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(one)(outcomes))
+
+    assert_same(mean(p, patterns(4)), jax.jit(naive_gradient)(*p, reset, weight))
+
+
+def test_snap_at_the_edge_is_snap_beyond_the_window_and_backpropagation_within():
+    """For a dense cell: `∂L/∂θ|_(h₀) + ∂L/∂h₀ G₀`, with SnAp's own influence after the first window."""
+    p = problem("lstm", units=2, steps=2 * WINDOW)
+    snap = onward.SnAp()
+
+    @jax.jit
+    def both(p):
+        first = snap.grad(p.model, loss, p.hidden, p.state(snap), p.xs[:WINDOW], p.ys[:WINDOW])
+        continued = ContinuedBPTT(snap)
+        start = continued.grad(p.model, loss, p.hidden, p.state(continued), p.xs[:WINDOW], p.ys[:WINDOW])
+        e = continued.grad(p.model, loss, start.hidden, start.state, p.xs[WINDOW:], p.ys[WINDOW:])
+
+        def window(parameters, hidden):
+            model = eqx.combine(parameters, p.model)
+            total = 0.0
+            for x, y in zip(p.xs[WINDOW:], p.ys[WINDOW:], strict=True):
+                hidden = model.cell(hidden, x)
+                total = total + loss(model.predict(hidden), y)
+            return total
+
+        within, H = jax.grad(window, (0, 1))(learnable(p.model), first.hidden)
+        beyond = [jnp.zeros_like(W) for W in within.cell.weights]
+        for g, tree in enumerate(first.state.influence):
+            for h, G in zip(jax.tree.leaves(H), jax.tree.leaves(tree), strict=True):
+                beyond[g] = beyond[g] + h[:, None] * G
+        expected = tuple(a + b for a, b in zip(within.cell.weights, beyond, strict=True))
+        return (start.state.influence, e.grads.cell.weights), (first.state.influence, expected)
+
+    assert_same(*both(p))
+
+
+def test_a_bounded_influence_at_the_edge_is_the_bounded_one():
+    p = problem("gru", units=2, steps=WINDOW)
+    snap = onward.SnAp(bound=0.1)
+
+    def after(estimator):
+        return estimator.grad(p.model, loss, p.hidden, p.state(estimator), p.xs, p.ys).state
+
+    assert_same(after(ContinuedBPTT(snap)), after(snap))
+
+
+def test_an_update_is_differentiated_with_the_influence_as_a_constant():
+    """Second derivatives of a window that starts from an influence."""
+    p = problem("unit-wise", units=2, steps=WINDOW)
+    learner = onward.Learner(ContinuedBPTT(onward.RTRL()), optax.sgd(1.0), loss=loss, chunk=WINDOW)
+    carry = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0]))
+    G = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=float)).reshape(leaf.shape), carry.estimator)
+    carry = dataclasses.replace(carry, hidden=p.hidden, estimator=G)
+    point, as_parameters = ravel_pytree(learnable(p.model))
+    v = jnp.cos(jnp.arange(point.size, dtype=float))
+
+    def summed(*things):
+        numbers, _ = ravel_pytree(things)
+        return jnp.sum(jnp.sin(numbers + jnp.arange(numbers.size, dtype=float)))
+
+    def updated(point):
+        model = eqx.combine(as_parameters(point), p.model)
+        after, _ = learner.update(eqx.tree_at(lambda c: c.arrays, carry, eqx.filter(model, eqx.is_array)), p.xs, p.ys)
+        return summed(ravel_pytree(learnable(after.model))[0], after.estimator)
+
+    def plain(point):
+        def window(point, hidden):
+            model, total = eqx.combine(as_parameters(point), p.model), 0.0
+            for x, y in zip(p.xs, p.ys, strict=True):
+                hidden = model.cell(hidden, x)
+                total = total + loss(model.predict(hidden), y)
+            return total, hidden
+
+        def own(tree):  # a unit's state by its weights, from the derivative of all states
+            return jnp.einsum("uruf->ruf", tree)
+
+        (by_point, H), P, F = (
+            jax.grad(window, (0, 1), has_aux=True)(point, p.hidden)[0],
+            jax.jacobian(lambda h: window(point, h)[1])(p.hidden),
+            jax.jacobian(lambda q: window(q, p.hidden)[1])(point),
+        )
+        influence = G.influence[0]
+        through = learnable(p.model)
+        through = jax.tree.map(jnp.zeros_like, through)
+        through = eqx.tree_at(lambda m: m.cell.weights[0], through, H[:, None] * influence)
+        fresh = jax.vmap(as_parameters)(F).cell.weights[0]
+        after = jnp.diagonal(P)[:, None] * influence + own(fresh)
+        return summed(point - by_point - ravel_pytree(through)[0], type(G)((after,)))
+
+    forward, backward, expected = jax.jit(
+        lambda: (jax.jvp(updated, (point,), (v,)), jax.grad(updated)(point) @ v, jax.jvp(plain, (point,), (v,)))
+    )()
+    assert abs(expected[1]) > 1e-2
+    np.testing.assert_allclose(forward, expected, rtol=1e-9)
+    np.testing.assert_allclose(backward, expected[1], rtol=1e-9)
