@@ -78,7 +78,7 @@ def _elementwise(jaxpr: Jaxpr, units: int) -> bool:
     """
 
     def fits(variable: Any) -> bool:
-        return jnp.shape(variable.aval) in ((), (units,))
+        return _shape(variable) in ((), (units,))
 
     for equation in jaxpr.eqns:
         if not all(map(fits, [*equation.invars, *equation.outvars])):
@@ -89,9 +89,13 @@ def _elementwise(jaxpr: Jaxpr, units: int) -> bool:
             if not _elementwise(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner, units):
                 return False
         elif name == "broadcast_in_dim":
-            before, after = jnp.shape(equation.invars[0].aval), jnp.shape(equation.outvars[0].aval)
+            before, after = _shape(equation.invars[0]), _shape(equation.outvars[0])
             if before not in ((), after):
                 return False
         elif name not in ELEMENTWISE:
             return False
     return all(map(fits, jaxpr.outvars))
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
