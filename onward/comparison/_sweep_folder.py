@@ -1,4 +1,4 @@
-"""The folder of a sweep: what is swept, and each part of it as soon as it is finished."""
+"""The folder of a sweep: its settings, and the results of each part as soon as it is finished."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,14 +22,14 @@ Run = tuple[dict[str, float | int | str], int]  # its settings and its seed
 
 
 class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that the numbers of a sweep depend on, as far as it can be written down; `settings.json` holds it.
+    """The content of `settings.json`: everything that a sweep's numbers depend on and that can be written down.
 
-    * `task`, `stream`: its name, and the SHA-256 of the arrays of its source;
-    * `characters`, `seeds`, `key`: as given to `sweep`, the key as its words;
-    * `precision`: of the numbers, 32 or 64 bits;
-    * `methods`: the first of each program in words;
-    * `points`: in their order;
-    * `onward`, `jax`: the versions that compute it.
+    * `task`, `stream`: the task's name and its `digest`;
+    * `characters`, `seeds`, `key`: as given to `sweep`; the key as its numbers;
+    * `precision`: 32 or 64, the bits of a number;
+    * `methods`: the description of each program's first method;
+    * `points`: the points in their order;
+    * `onward`, `jax`: the versions that compute the sweep.
     """
 
     task: str
@@ -53,7 +53,7 @@ class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         points: Sequence[Mapping[str, float | int | str]],
         methods: Sequence[Contestant],
     ) -> "SweepSettings":
-        """Those of a sweep."""
+        """The settings of a sweep."""
         return cls(
             task=task.name,
             stream=task.digest,
@@ -69,14 +69,14 @@ class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the runs of a program are cut into parts of `size` runs, and the digest of what each run computes."""
+    """The number of runs in a part of a program, and the digest of what each run computes."""
 
     size: int
     digest: str
 
 
 class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run of a part on disk: which it is, and how it fared; bits are `None` if it diverged."""
+    """One run in a part's file: its settings, its seed and its results. Bits are `None` if it diverged."""
 
     settings: dict[str, float | int | str]
     seed: int
@@ -87,16 +87,16 @@ class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SweepFolder:
-    """A folder with the finished parts of one sweep, locked for this process while it is entered."""
+    """A folder with the finished parts of one sweep. It is locked for this process inside a `with` statement."""
 
     def __init__(self, folder: RunFolder):
         self._folder = folder
 
     @classmethod
     def take(cls, path: Path, settings: SweepSettings) -> "SweepFolder":
-        """That of a new sweep, or of the same sweep begun before.
+        """The folder of a new sweep, or of the same sweep that was begun before.
 
-        Raises `UserError` if the folder holds anything else, another sweep too, or is in use.
+        Raises `UserError` if the folder holds anything else, such as another sweep, or if another process uses it.
         """
         if not RunFolder(path).settings.is_file():
             return cls(RunFolder.create(path, settings))
@@ -110,12 +110,12 @@ class SweepFolder:
         self._folder.close()
 
     def of_program(self, number: int, digest: str) -> "SavedParts":
-        """The parts of the program of this number. Raises `UserError` if those on disk are of another program."""
+        """The parts of program `number`. Raises `UserError` if those on disk are of another program."""
         return SavedParts(self._folder, self._folder.path / "parts" / f"program-{number:03}", digest)
 
 
 class SavedParts:
-    """The parts of one program: how its runs are cut, decided once, and the finished parts, a file each."""
+    """The parts of one program: their size, which is decided once, and one file for each finished part."""
 
     def __init__(self, folder: Folder, path: Path, digest: str):
         self._folder, self._path, self._digest = folder, path, digest
@@ -132,14 +132,14 @@ class SavedParts:
         return self._path / "plan.json"
 
     def cut(self, size: int) -> None:
-        """Decides that a part has so many runs, for this sweep and for whoever goes on with it."""
+        """Sets the number of runs in a part. It holds for this process and for any that resumes the sweep."""
         self._folder.write(self._plan, msgspec.json.encode(_Plan(size, self._digest)) + b"\n")
         self.size = size
 
     def read(self, part: int, runs: Sequence[Run]) -> Fates | None:
-        """How the runs of a part fared, `None` if it is not finished.
+        """The results of a part; `None` if it is not finished.
 
-        Raises `UserError` if the file is damaged, or tells of other runs than these.
+        Raises `UserError` if the file is damaged or holds other runs than `runs`.
         """
         path = self._file(part)
         remedy = "delete it to run this part of the sweep again"
@@ -156,8 +156,8 @@ class SavedParts:
         )
 
     def write(self, part: int, runs: Sequence[Run], fates: Fates) -> None:
-        """Saves how the runs of a part fared, at once or not at all."""
-        # NaN is written as null, every other number so that it reads back to the same bits.
+        """Saves the results of a part, atomically."""
+        # NaN is written as null. Every other number reads back to the same bits.
         columns = (values.tolist() for values in (fates.whole, fates.closing, fates.diverged, fates.lost))
         saved = [_Run(*run, *fared) for run, *fared in zip(runs, *columns, strict=True)]
         lines = b",\n".join(msgspec.json.encode(run) for run in saved)
@@ -168,7 +168,7 @@ class SavedParts:
 
 
 def _decoded(path: Path, form: Any, remedy: str) -> Any:
-    """What a file holds, of this type; `None` if there is none."""
+    """The content of a JSON file, of this type; `None` if the file does not exist."""
     try:
         return msgspec.json.decode(read(path), type=form)
     except FileNotFoundError:
@@ -178,7 +178,7 @@ def _decoded(path: Path, form: Any, remedy: str) -> Any:
 
 
 def check_same(path: Path, settings: SweepSettings) -> None:
-    """Raises `UserError` if the folder holds a run, and it is not this sweep."""
+    """Raises `UserError` if the folder holds a run other than this sweep."""
     folder = RunFolder(path)
     if not folder.settings.is_file():
         return

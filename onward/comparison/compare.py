@@ -18,17 +18,18 @@ from .parallel_runs import Budget, Contestant, Fates, Program, check_contestant,
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult(Fates):
-    """How a method fared, each of its seeds; bits are per character.
+    """The results of one method at one rate, for each seed. Bits are per character.
 
-    * `name`, `description`; `rate_factor`: what its own rate was multiplied by;
-    * `characters`: how many each seed read; `seconds`: for all seeds together, `compile_seconds` on top;
+    * `name`, `description`: of the method; `rate_factor`: the factor on the method's own rate;
+    * `characters`: the number that each seed read; `seconds`: the time for all seeds together, without
+      `compile_seconds`;
     * `ends`: the characters read at each point of the curve;
-    * `windows`, `means`: bits since the point before, and since the start;
-    * `whole`, `closing`: bits over everything, and over the last tenth;
-    * `diverged`: the character, counted from 1, by which a seed's numbers were not finite any more, 0 where all were;
-    * `lost`: whether a seed that stayed finite did worse over its last tenth than guessing among all symbols alike.
+    * `windows`, `means`: mean bits since the previous point, and since the start;
+    * `whole`, `closing`: mean bits over the whole run, and over its last tenth;
+    * `diverged`: the character, counted from 1, by which a seed's numbers were no longer finite; 0 if they all were;
+    * `lost`: whether a seed stayed finite but did worse over its last tenth than guessing uniformly.
 
-    From where a seed diverged its bits are NaN.
+    After a seed has diverged, its bits are NaN.
     """
 
     name: str
@@ -43,15 +44,15 @@ class MethodResult(Fates):
 
     @property
     def label(self) -> str:
-        """The name, with the factor of its rate if that is not 1."""
+        """The name, with the rate factor if that is not 1."""
         return self.name if self.rate_factor == 1 else f"{self.name} ×{self.rate_factor:g}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found: a `MethodResult` for each method and rate, in the order they ran.
+    """The result of `compare`: a `MethodResult` for each method and rate, in the order they ran.
 
-    `comparison_table` shows it on a screen; `save_comparison` writes table, picture and curves.
+    `comparison_table` makes a table of it; `save_comparison` writes table, picture and curves to a folder.
     """
 
     task: SymbolTask
@@ -60,8 +61,11 @@ class Comparison:
     results: tuple[MethodResult, ...]
 
     def best_of_each(self, *, whole: bool = False) -> list[MethodResult]:
-        """Of each method the result at its best rate: of the fewest unsound seeds, then of the least bits over the last
-        tenth, or over the `whole` run."""
+        """The result of each method at its best rate.
+
+        The best rate has the fewest diverged or lost seeds, and among equals the fewest bits over the last tenth, or
+        over the run if `whole` is true.
+        """
 
         def order(result: MethodResult) -> tuple[int, float]:
             if not whole:
@@ -87,30 +91,32 @@ def compare(
     finished: Callable[[MethodResult], None] = lambda result: None,
     kept: Callable[["Race"], list[MethodResult]] = lambda race: race.run(),
 ) -> Comparison:
-    """Lets each method learn the task for the same budget, several seeds at once, and says how it fared.
+    """Lets each method learn the task for the same budget, with several seeds at once.
 
-    Every symbol is predicted before it is learned, so that bits per character are those of a compressor that learns as
-    it goes. The seeds of a method (times the rates) run side by side in one compiled program, spread over the devices
-    if these share them evenly; a budget of seconds is for all of them together and starts after compilation. A seed
-    whose numbers are no longer finite keeps its last good state, is counted, and has no bits from there on: it is never
-    averaged away. The loss is −log₂ of the probability of the symbol, whatever the learners' own loss.
+    Each symbol is predicted before it is learned. So the bits per character are those of a compressor that learns as it
+    goes. All seeds and rates of a method run side by side in one compiled program, spread over the devices if these
+    divide them evenly. A budget in seconds is for all of them together and starts after compilation. If a seed's
+    numbers are no longer finite, the seed is reported as diverged and has no bits from there on; it enters no mean. The
+    loss is −log₂ of the symbol's probability, whatever the learners' own loss.
 
     **Arguments:**
 
-    - `contestants`: by name. Their learners read one-hot symbols, all zeros before the first; one with a batch, of as
-      many streams, each its own.
+    - `contestants`: the methods by name. Their learners read one-hot symbols, all zeros before the first one. A learner
+      with a batch reads that many streams of its own.
     - `task`: such as those of `onward.tasks`.
-    - `budget`: of each method.
-    - `key`, `seeds`: seed s has a model, signs and a stream of its own, the same stream for every method.
-    - `rate_factors`: to sweep learning rates: each method runs with its updates multiplied by each of these, or by
-      each of its own, by name.
-    - `report`: called while a method runs with its name, the part of the budget used, and bits over the latest block.
-    - `finished`: called with each result as soon as it is there.
-    - `kept`: called with the `Race` of each method, gives its results: it runs the race, or has results that it kept
-      from one of the same name and digest.
+    - `budget`: the budget of each method.
+    - `key`, `seeds`: each of the `seeds` seeds has its own model, random signs and stream. The streams are the same for
+      every method.
+    - `rate_factors`: to sweep learning rates. Each method runs once for each factor, with its updates multiplied by it.
+      A mapping gives each method its own factors, by name.
+    - `report`: called while a method runs, with its name, the used fraction of the budget, and mean bits over the
+      latest block.
+    - `finished`: called with each result as soon as it is known.
+    - `kept`: called with the `Race` of each method. It returns the race's results: by default it runs the race; it may
+      return results that it has stored under the same name and digest.
 
-    Raises `ValueError` for no contestants, fewer seeds or rates than one, a method without rates, or a chunk that is
-    longer than the budget.
+    Raises `ValueError` if there are no contestants, no seeds or no rates, if a mapping gives a method no rates, or if a
+    chunk is longer than the budget.
     """
     if not contestants:
         raise ValueError("contestants must name at least one method, got none.")
@@ -133,7 +139,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Race:
-    """A method's runs, all its seeds and rates side by side, before they are run."""
+    """The runs of one method, with all its seeds and rates side by side. `run` starts them."""
 
     name: str
     contestant: Contestant
@@ -150,7 +156,7 @@ class Race:
     def run(self) -> list[MethodResult]:
         """A result for each rate."""
         program, seeds = self._program(), len(self.keys)
-        self.report(self.name, 0.0, math.nan)  # it compiles
+        self.report(self.name, 0.0, math.nan)  # compilation begins
         log = program.run(*self._lanes(), lambda part, bits: self.report(self.name, part, bits))
         (ends, windows, means), fates = log.curves(), log.fates()
         results = []

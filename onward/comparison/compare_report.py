@@ -40,13 +40,13 @@ def curve_points(result: MethodResult) -> Iterator[CurvePoint]:
 
 
 def described(result: MethodResult) -> dict[str, Any]:
-    """A result as numbers, text and lists of them."""
+    """A result as JSON values."""
     values = {field.name: getattr(result, field.name) for field in fields(MethodResult)}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
 def result_from(description: dict[str, Any]) -> MethodResult:
-    """The result of a description. Numbers that were not finite may have become `None` there."""
+    """The inverse of `described`. Numbers that are not finite may have become `None`."""
 
     def read(value: Any) -> Any:
         if not isinstance(value, list):
@@ -58,7 +58,7 @@ def result_from(description: dict[str, Any]) -> MethodResult:
 
 
 def comparison_table(comparison: Comparison, title: str | None = None) -> str:
-    """The comparison as a screen of text: the best method first, the levels below."""
+    """The comparison as a table of text: the methods, the best one first, and the reference levels below."""
     head = ("method", "last tenth", "whole run", "sound", "characters", "per second", "seconds", "+ compiling")
     rows: list[tuple[str, ...]] = [head]
     for r in sorted(comparison.results, key=lambda r: r.order):
@@ -85,13 +85,13 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> str:
 
 
 def levels(task: SymbolTask) -> list[str]:
-    """The levels of a task as lines, the lowest first."""
+    """The reference levels of a task as lines, the lowest first."""
     ordered = sorted(task.levels.items(), key=lambda item: item[1])
     return ["To compare with:", *(f"  {level:.4f}  {name}" for name, level in ordered)]
 
 
 def _of_a_text(comparison: Comparison) -> list[str]:
-    """How much of a finite text the methods have read, and how much the compressors have."""
+    """A sentence about how much of a finite text the methods and the compressors have read."""
     length = comparison.task.length
     if length is None:
         return []
@@ -101,7 +101,7 @@ def _of_a_text(comparison: Comparison) -> list[str]:
 
 
 def _remarks(r: MethodResult, comparison: Comparison) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Remarks to read before the numbers."""
     remarks = []
     if (r.diverged > 0).any():
         where = ", ".join(f"seed {i} at {at:,}" for i, at in enumerate(r.diverged) if at)
@@ -118,7 +118,7 @@ def _remarks(r: MethodResult, comparison: Comparison) -> list[str]:
 
 
 def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> bytes:
-    """A picture of bits per character against characters read, a line a method. `kind` is png or svg."""
+    """A picture of bits per character against characters read, with one line per method. `kind` is png or svg."""
     with picture((9.0, 5.4), kind) as (figure, finished):
         axes = figure.add_subplot()
         best = comparison.best_of_each()

@@ -1,4 +1,4 @@
-"""The small networks and step sizes on which methods are compared, by recipes and by the command line."""
+"""The small networks and the step sizes with which experiments and the command line compare methods."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ import optax
 from ..model import Model
 from ..transforms.kalman import quasi_diagonal_kalman
 
-INITIAL_SCALE = 0.1  # the scale of plain and leaky cells and of readouts at the start
+INITIAL_SCALE = 0.1  # the initial scale of plain and leaky cells and of readouts
 
 
 def one_hot_model(cell: Callable, symbols: int, units: int) -> Callable:

@@ -31,9 +31,10 @@ FIRST_POINT = 32
 
 @dataclass(frozen=True)
 class Budget:
-    """How long each method may learn: seconds without compilation, or characters, or both.
+    """How long each method may learn: in seconds without compilation, in characters, or both.
 
-    If both are given, the first to be used up ends it. Raises `ValueError` if neither is given, or one is not above 0.
+    If both are given, the one that is used up first ends the run. Raises `ValueError` if neither is given, or one is
+    not above 0.
 
         >>> Budget(seconds=60), Budget(characters=10**6)
         (Budget(seconds=60, characters=None), Budget(seconds=None, characters=1000000))
@@ -51,7 +52,7 @@ class Budget:
             whole("characters", self.characters)
 
     def within(self, length: int | None) -> "Budget":
-        """This budget on a stream of so many characters, which is read once; `None` for a stream without an end.
+        """This budget for a stream of `length` characters that is read once; `None` for an endless stream.
 
         >>> Budget(seconds=60).within(1000)
         Budget(seconds=60, characters=1000)
@@ -79,13 +80,13 @@ class Contestant(NamedTuple):
 
 
 def least_characters(learner: Learner) -> int:
-    """The fewest characters with which the learner can store what it learns from, and predict once more."""
+    """The least number of characters with which the learner can learn something and predict once more."""
     return learner.estimator.least_steps
 
 
 def check_contestant(name: str, learner: Learner, budget: Budget) -> None:
-    """Raises `ValueError`, with the name, if the learner's chunk or the least that it learns from is longer than the
-    budget.
+    """Raises `ValueError`, naming the method, if the budget is shorter than the learner's chunk or its
+    `least_characters`.
     """
     if budget.characters is not None and budget.characters < (least := least_characters(learner)):
         raise ValueError(
@@ -115,9 +116,9 @@ def scaled(optimizer: optax.GradientTransformation, factor: float | Float[Array,
 
 @dataclass(frozen=True, kw_only=True)
 class Fates:
-    """How some lanes fared, in bits per character.
+    """The results of some lanes, in bits per character.
 
-    * `whole`, `closing`: bits over everything, and over the last tenth;
+    * `whole`, `closing`: mean bits over the whole run, and over its last tenth;
     * `diverged`: the character, counted from 1, by which a lane's numbers were no longer finite; 0 if all were;
     * `lost`: whether a lane stayed finite but did worse over its last tenth than guessing uniformly.
 
@@ -136,11 +137,11 @@ class Fates:
 
     @property
     def order(self) -> tuple[int, float]:
-        """A sort key, best first: methods whose lanes are all sound, by their last tenth; then the others."""
+        """A sort key, best first: fewer unsound lanes, then fewer bits over the last tenth."""
         return int(np.sum(~self.sound)), float(np.mean(self.closing[self.sound])) if self.sound.any() else 0.0
 
     def part(self, lanes: slice) -> dict[str, np.ndarray]:
-        """The fates of some of the lanes, by field name."""
+        """The results of some of the lanes, by field name."""
         return {field.name: getattr(self, field.name)[lanes] for field in fields(Fates)}
 
 
@@ -248,7 +249,7 @@ class Program:
 
 
 class Log:
-    """Every lane's curve, thinned out on a logarithmic axis as it grows, and how the lanes fared."""
+    """The learning curve and the results of every lane. The curve is thinned out on a logarithmic axis as it grows."""
 
     def __init__(self, lanes: int, symbols: int):
         self.seconds, self.characters = 0.0, 0
@@ -297,7 +298,9 @@ class Log:
         self.seconds += seconds
 
     def curves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The characters read at each point, and bits since the point before and since the start, `[lanes, points]`."""
+        """The characters read at each point, and the mean bits since the previous point and since the start, `[lanes,
+        points]`.
+        """
         ends, windows, means = list(self._ends), list(self._windows), list(self._means)
         if (rest := self.characters - self._begun) > 0:
             window = self._window
@@ -311,7 +314,7 @@ class Log:
         return np.array(ends), np.stack(windows, 1), np.stack(means, 1)
 
     def fates(self) -> Fates:
-        """How the lanes fared."""
+        """The results of the lanes."""
         last = np.cumsum(self._sizes) > 0.9 * self.characters
         closing = np.stack(self._blocks)[last].sum(0) / np.array(self._sizes)[last].sum()
         lost = closing > self._guess  # NaN compares as false: a lane diverged or was lost, never both
@@ -323,5 +326,5 @@ class Log:
 
 
 def _bits(prediction, y):
-    """The loss of the paper: −log₂ of the probability of the symbol that came."""
+    """The loss of the paper: −log₂ of the probability of the true symbol."""
     return softmax_cross_entropy(prediction, y) / math.log(2)

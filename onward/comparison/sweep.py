@@ -22,10 +22,10 @@ from .parallel_runs import Budget, Contestant, Fates, Program, check_contestant,
 
 Value = float | int | str
 Point = Mapping[str, Value]
-Structure = tuple[tuple[str, Value], ...]  # all settings of a point but the floats; they decide its program
+Structure = tuple[tuple[str, Value], ...]  # all settings of a point except the floats; they decide the program
 
-# Beyond, a processor is hardly quicker (FPP of 4 units, two cores: 0.54, 0.83 and 0.88 million steps a second for 64,
-# 256 and 1024 lanes), and a part that is killed has lost more.
+# With more lanes a CPU is hardly faster (FPP of 4 units, two cores: 0.54, 0.83 and 0.88 million steps a second for 64,
+# 256 and 1024 lanes), and a kill loses more.
 MOST_LANES = 256
 COLUMNS = ("seed", "bits", "mean_bits", "diverged", "lost")  # columns of the results besides the settings
 
@@ -83,11 +83,11 @@ def _values(name: str, given: Iterable[Value]) -> list[Value]:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial(Fates):
-    """How one point of a sweep fared, for each of its seeds; bits are per character.
+    """The results of one point of a sweep, for each seed. Bits are per character.
 
     * `settings`: the point;
-    * `description`: its method in words;
-    * `whole`, `closing`, `[seeds]`: bits over everything, and over the last tenth;
+    * `description`: the method in words;
+    * `whole`, `closing`, `[seeds]`: mean bits over the whole run, and over its last tenth;
     * `diverged`, `[seeds]`: the character, counted from 1, by which a seed's numbers were no longer finite; 0 if all
       were;
     * `lost`, `[seeds]`: whether a seed stayed finite but did worse over its last tenth than guessing.
@@ -101,9 +101,9 @@ class Trial(Fates):
 
 @dataclass(frozen=True)
 class Sweep:
-    """What `sweep` found: a `Trial` for each point, in the order of the points.
+    """The result of `sweep`: a `Trial` for each point, in the order of the points.
 
-    `sweep_table` shows it on a screen; `save_sweep` writes table, picture and every run.
+    `sweep_table` makes a table of it; `save_sweep` writes table, picture and every run to a folder.
     """
 
     task: SymbolTask
@@ -132,34 +132,37 @@ def sweep(
     folder: Path | None = None,
     report: Callable[[float, float], None] = lambda done, bits: None,
 ) -> Sweep:
-    """Lets a method learn the task at every point of a grid or a random search, several seeds each.
+    """Lets a method learn the task at every point of a grid or a random search, with several seeds each.
 
-    A setting whose value is a **float** is handed to `make` as a traced scalar: points that differ only in these, times
-    the seeds, are lanes of one compiled program, which runs in parts that fit into memory. A setting whose value is a
-    whole number or a word may decide the program's shape: each combination of these is a program of its own, one after
-    another. So `horizon=5` is structure and `penalty=5.0` is a number. What `make` does with a float must be JAX: to
-    give it to an Optax optimiser, to `FPP(penalty=..., state_rate=...)`, `fptt(alpha=...)`,
-    `quasi_diagonal_kalman(rate=...)`, a schedule, or the initial weights.
+    The type of a setting's value decides how it is swept. A **float** is passed to `make` as a traced scalar. All
+    points that differ only in floats, with all their seeds, are lanes of one compiled program; it runs in parts that
+    fit into memory. An **integer or a word** may decide the program's shape, so each combination of these has a program
+    of its own, and the programs run one after another. For example, `horizon=5` selects a program, and `penalty=5.0` is
+    a number in it. `make` must use floats only in ways that JAX can trace: pass them to an Optax optimiser, to
+    `FPP(penalty=..., state_rate=...)`, `fptt(alpha=...)`, `quasi_diagonal_kalman(rate=...)` or a schedule, or scale the
+    initial weights by them.
 
     **Arguments:**
 
-    - `make`: `make(**point)` is the method at a point. It is first called with plain numbers, so that a setting out of
-      range is refused by whatever takes it, then with traced ones, which a description can name but not format.
-    - `points`: from `grid` or `log_uniform`, or any mappings from names to values, all with the same names.
+    - `make`: `make(**point)` returns the method at a point. It is first called with plain numbers, so that a setting
+      out of range raises an error. Then it is called with traced numbers; a description may name these settings but
+      cannot format their values.
+    - `points`: the result of `grid` or `log_uniform`, or any mappings from names to values, all with the same names.
     - `task`: such as those of `onward.tasks`.
-    - `characters`: how many each run reads, at least 1; rounded up to whole blocks.
-    - `key`, `seeds`: seed s has a model, signs and a stream of its own, the same at every point.
-    - `lanes`: at most so many runs side by side; by default what fits into a quarter of the memory, and at most 256 on
-      a CPU.
-    - `folder`: where each part is written as soon as it is finished. A sweep that was stopped, however it was, goes on
-      from there if called again, to the same bits on the same machine. How the runs are cut into parts is decided once
-      and written there; on another number of devices the last bits of what is still to run may differ. Needs the extra
+    - `characters`: the number that each run reads, at least 1; rounded up to whole blocks.
+    - `key`, `seeds`: each of the `seeds` seeds has its own model, random signs and stream, the same at every point.
+    - `lanes`: the most runs side by side; by default as many as fit into a quarter of the memory, and at most 256 on a
+      CPU.
+    - `folder`: each part is written here as soon as it is finished. If a sweep was stopped or killed, call it again
+      with the same folder: it goes on, to the same bits on the same machine. The size of the parts is decided once and
+      stored there. On another number of devices the last bits of the remaining runs may differ. Needs the extra
       `onward[cli]`.
-    - `report`: called with the part of the whole sweep that is done, and bits over the latest block.
+    - `report`: called with the finished fraction of the sweep, and mean bits over the latest block.
 
-    Raises `ValueError`, naming it, for a setting or a number that is wrong, and `onward.support.errors.UserError` for
-    a folder that holds anything but this sweep: other points or another task, a `make` that computes something else
-    under the same description, or results of another version of onward or JAX.
+    Raises `ValueError` for a setting or an argument that is wrong, and names it. Raises
+    `onward.support.errors.UserError` if the folder holds anything but this sweep: one with other points, with another
+    task, with a `make` that computes something else under the same description, or with another version of onward or
+    JAX.
 
         >>> import equinox as eqx, jax.random as jr, numpy as np, onward, optax
         >>> from onward.tasks.prediction import cycle_world_task
@@ -206,7 +209,9 @@ def sweep(
 
 
 class _Runs:
-    """All points of a program times the seeds, in parts of one size. The last part is filled up with its last run."""
+    """The runs of a program: all its points with all seeds, in parts of one size. The last part is filled up by
+    repeating its last run.
+    """
 
     def __init__(self, program: Program, points: Sequence[Point], keys: Key[Array, " seeds"]):
         self._program, seeds = program, len(keys)
@@ -220,7 +225,7 @@ class _Runs:
         return self._program.digest(*self._all)
 
     def all_parts(self, saved, most: int | None, report: Callable[[float, float], None]) -> Iterator[Fates]:
-        """The fates of the runs of each part. A part that is saved is read; any other is run and saved.
+        """The results of each part. A saved part is read; any other is run and saved.
 
         `report` receives the number of finished runs, and their latest bits.
         """
@@ -244,7 +249,7 @@ class _Runs:
             yield fates
 
     def _size(self, most: int | None) -> int:
-        """The runs of a part: at most this many, or else as many as fit into memory."""
+        """The number of runs in a part: at most `most`, or as many as fit into memory."""
         at_once = most or (MOST_LANES if jax.default_backend() == "cpu" else len(self._names))
         if at_once > jax.device_count():
             at_once -= at_once % jax.device_count()
@@ -272,8 +277,8 @@ def _maker(make: Callable[..., Contestant], structure: Structure) -> Callable[[M
 
 
 def _memory() -> int:
-    """A quarter of the machine's memory, whatever else runs now: the parts, and so the last bits, must not depend on
-    that.
+    """A quarter of the machine's memory, whether it is free or not. The parts, and so the last bits, must not depend on
+    what else runs.
     """
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
@@ -295,7 +300,9 @@ def structure_of(point: Point) -> Structure:
 
 
 def check_points(points: Sequence[Point], make: Callable[..., Contestant]) -> None:
-    """Raises `ValueError` unless there are points, all with the same settings, which `make` takes, and good values."""
+    """Raises `ValueError` if there are no points, if they differ in their settings, if `make` does not take them, or
+    for wrong values.
+    """
     if not points:
         raise ValueError("points must hold at least one point, got none.")
     parameters = inspect.signature(make).parameters.values()

@@ -17,7 +17,9 @@ SHOWN = 10  # points in the table
 
 
 def rows(sweep: Sweep) -> Iterator[dict]:
-    """A flat record for each run: its settings, seed, bits over the last tenth and over everything, and its fate."""
+    """A flat record for each run: its settings, its seed, bits over the last tenth and over the whole run, and whether
+    it diverged or was lost.
+    """
     for trial in sweep.trials:
         for seed in range(sweep.seeds):
             broken = bool(trial.diverged[seed])
@@ -32,7 +34,7 @@ def rows(sweep: Sweep) -> Iterator[dict]:
 
 
 def sweep_table(sweep: Sweep, title: str | None = None) -> str:
-    """The sweep as a screen of text: the best points, the best of each program, and what to beware of."""
+    """The sweep as a table of text: the best points, the best point of each program, and warnings."""
     budget = sweep.budget.within(sweep.task.length)
     size = f"{counted(len(sweep.trials), 'point')}, {counted(sweep.seeds, 'seed')} each, {budget}"
     if budget != sweep.budget:
@@ -70,7 +72,7 @@ def _ranking(trials: Sequence[Trial]) -> list[str]:
 
 
 def _remarks(sweep: Sweep) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Remarks to read before the numbers."""
     remarks = []
     broken = sum(int(np.sum(trial.diverged > 0)) for trial in sweep.trials)
     lost = sum(int(np.sum(trial.lost)) for trial in sweep.trials)
@@ -90,9 +92,10 @@ def _remarks(sweep: Sweep) -> list[str]:
 
 
 def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
-    """A picture of bits over the last tenth against each setting, a line a program. `kind` is png or svg."""
+    """A picture of bits over the last tenth against each setting, with one line per program. `kind` is png or svg."""
     programs = _programs(sweep.trials)
-    # The settings that decide the program tell the lines apart. If nothing else was swept, draw against them.
+    # The settings that decide the program distinguish the lines. If nothing else was swept, they are the horizontal
+    # axis.
     names = [name for name in _swept(sweep) if isinstance(sweep.best.settings[name], float)]
     if not names:
         names = [name for name in _swept(sweep) if isinstance(sweep.best.settings[name], int)] or _swept(sweep)[:1]

@@ -26,7 +26,7 @@ class BlockResult(NamedTuple):
 class BlockProgram:
     """Predicts and learns blocks of characters. It compiles once for each block length.
 
-    `compile_seconds` adds up the time of compilation, so that it can be told apart from the speed.
+    `compile_seconds` is the total time of compilation, so that the speed can exclude it.
     """
 
     def __init__(self, learner: Learner, alphabet_size: int):

@@ -1,4 +1,4 @@
-"""How well a model predicts a text: its parameters frozen, or while it goes on learning."""
+"""Measures how well a model predicts a text, with fixed parameters or while it goes on learning."""
 
 import math
 import time
@@ -29,9 +29,9 @@ def evaluate_text(
     total: int,
     report: Callable[[Report], None] = lambda report: None,
 ) -> Standing:
-    """Reads `total` characters, in blocks of at most `BLOCK`, with fixed parameters, from the model's initial state.
+    """Predicts `total` characters with fixed parameters, from the model's initial state. A block has at most `BLOCK`.
 
-    What it returns holds the bits of all characters and of the last tenth.
+    The returned standing holds the bits of all characters and of the last tenth.
 
         >>> import jax.random as jr, onward
         >>> cell = onward.VanillaCell(2, 4, key=jr.key(0))
@@ -46,7 +46,7 @@ def evaluate_text(
         def step(hidden, pair):
             before, character = pair
             after = model.cell(hidden, jax.nn.one_hot(before, alphabet_size))
-            # What stands behind the end of the text, for a block of full length, is not read.
+            # The padding behind the end of the text is not read.
             hidden = jax.tree.map(lambda new, old: jnp.where(character < 0, old, new), after, hidden)
             return hidden, softmax_cross_entropy(model.predict(after), jnp.maximum(character, 0))
 
@@ -75,8 +75,11 @@ def evaluate_learning(
     key: PRNGKeyArray,
     report: Callable[[Report], None] = lambda report: None,
 ) -> Standing:
-    """The same while each character is learned once it is predicted, from the parameters and the optimiser's state of
-    `carry`; hidden state and gradient trace start anew, the latter with `key`."""
+    """Like `evaluate_text`, but learns each character after predicting it.
+
+    The parameters and the optimiser's state are those of `carry`. The hidden state and the estimator's state start
+    anew, the latter from `key`.
+    """
     example = (jnp.zeros(alphabet_size), jnp.array(0))
     fresh = learner.init(carry.model, key=key, example=example)
     carry = eqx.tree_at(lambda c: c.optimizer, fresh, carry.optimizer)

@@ -27,9 +27,9 @@ class Outcome(Enum):
 
 
 class Ending(NamedTuple):
-    """The end of a pass. After a divergence, `carry` and `standing` are those before the block in which it began.
+    """The end of a pass. If it diverged, `carry` and `standing` are those before the block in which it diverged.
 
-    `diverged_at` is the character, counted from 1, whose loss was the first not to be finite.
+    `diverged_at` is the first character, counted from 1, whose loss was not finite.
     """
 
     outcome: Outcome
@@ -69,7 +69,7 @@ def learn(
     interrupted: Callable[[], bool],
     report: Callable[[Report], None],
 ) -> Ending:
-    """Goes on from `standing` through the remaining blocks, up to `total` characters.
+    """Learns the remaining blocks after `standing`, up to `total` characters.
 
     The clock decides when a checkpoint is written (every `checkpoint_every` seconds, and at the end), never what is
     learned. So a run that is killed and resumed ends in the same bits.
@@ -98,7 +98,7 @@ def learn(
 
 
 class _Record:
-    """The growing part of a run folder: two logs, and checkpoints that know how long the logs were."""
+    """The growing part of a run folder: two logs, and checkpoints that store the lengths of the logs."""
 
     def __init__(self, folder: RunFolder, standing: Standing, settings: str):
         self._folder, self._settings = folder, settings
@@ -119,7 +119,7 @@ class _Record:
         self._timings.append(Timing(standing.characters + len(result.bits), seconds))
 
     def save(self, carry: Carry, standing: Standing) -> Standing:
-        """Writes a checkpoint. The logs reach the disk before the checkpoint that counts on them."""
+        """Writes a checkpoint. The logs reach the disk before the checkpoint that relies on them."""
         standing = msgspec.structs.replace(
             standing, metrics_bytes=self._metrics.sync(), timings_bytes=self._timings.sync()
         )

@@ -15,8 +15,8 @@ def sample_text(
 ) -> str:
     """`length` characters that the model writes after `prompt`, each drawn from softmax(prediction / temperature).
 
-    A `temperature` below 1 keeps to what the model finds likely. Raises `UserError` if the alphabet lacks a character
-    of the prompt.
+    A `temperature` below 1 prefers likely characters. Raises `UserError` if the alphabet lacks a character of the
+    prompt.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> cell = onward.VanillaCell(2, 4, key=jr.key(0))

@@ -1,4 +1,4 @@
-"""How far a pass over a text has come, and the records it leaves behind."""
+"""The standing of a pass over a text, and the records that it writes."""
 
 import math
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ FIRST_WINDOW = 32  # characters in the first point of the learning curve
 
 
 class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far a pass has come. With the learner's carry it is all that is needed to go on as if nothing had happened.
+    """How far a pass is. Together with the learner's carry this is enough to go on as if it had never stopped.
 
     * `characters`: how many were predicted and learned; `last`: the last one read;
     * `bits`, `closing_bits`: the sum of their losses, over the pass and over its last tenth;
-    * `metrics_bytes`, `timings_bytes`: how much of the two logs belongs to them.
+    * `metrics_bytes`, `timings_bytes`: how many bytes of the two logs belong to this standing.
     """
 
     characters: Count = 0
@@ -42,7 +42,7 @@ class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Point(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of metrics.jsonl: bits per character over a window that ends after `characters`, and over all before.
 
-    `influence_norm` is the norm of the influence that a forward estimator carries, where it was measured.
+    `influence_norm` is the norm of the influence that a forward estimator carries, if it was measured at this point.
     """
 
     characters: int
@@ -65,9 +65,10 @@ def closing_start(total: int) -> int:
 
 
 def points(standing: Standing, bits: np.ndarray, influence_norm: float) -> Iterator[Point]:
-    """The points of the learning curve that a block adds to what stood before it.
+    """The points that a block adds to the learning curve of the standing before it.
 
-    A window is a block, but the first ones end at powers of two, so that a logarithmic axis shows how learning starts.
+    A window is one block. The first windows end at powers of two, so that a logarithmic axis shows the start of
+    learning.
 
         >>> [point.characters for point in points(Standing(), np.ones(200), 0.0)]
         [32, 64, 128, 200]

@@ -11,9 +11,10 @@ from ..support.tables import labelled
 class Summary(msgspec.Struct, frozen=True):
     """The result of a pass over a text. Bits are per character, seconds exclude compilation, memory is in bytes.
 
-    * `closing_bits`: over the last tenth of the pass;
-    * `entropy`, `gzip`: the order-0 entropy of the characters read, and what `gzip -9` needs for them;
-    * `peak_memory`: of the process that ended the run, with Python, JAX and the compiler.
+    * `closing_bits`: bits per character over the last tenth of the pass;
+    * `entropy`, `gzip`: the order-0 entropy of the characters read, and their size after `gzip -9`;
+    * `peak_memory`: the most memory that the process that ended the run has held, including Python, JAX and the
+      compiler.
     """
 
     text: str

@@ -19,15 +19,15 @@ from ..support.errors import UserError
 from ..support.printable import file_name
 
 PIECE = 1 << 16  # bytes read at a time
-NO_CHARACTER = -1  # what comes before the first character; its one-hot vector is all zeros
+NO_CHARACTER = -1  # stands before the first character; its one-hot vector is all zeros
 
 
 @dataclass(frozen=True)
 class Text:
     """A UTF-8 text that can be read from its start as often as needed.
 
-    * `name`: what to call it in messages and settings;
-    * `open`: opens its bytes, anew at each call.
+    * `name`: its name in messages and settings;
+    * `open`: a function that opens its bytes from the start, at each call.
 
         >>> import io
         >>> text = Text("greeting", lambda: io.BytesIO("hello".encode()))
@@ -41,13 +41,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over a text tells before anything is learned.
+    """The findings of one pass over a text, before anything is learned.
 
     * `characters`: how many will be read;
-    * `alphabet`: the text's distinct characters in code point order (those of the whole text, so that reading less of
-      it learns the same numbers);
+    * `alphabet`: the distinct characters of the whole text, in code point order. They do not depend on `limit`, so the
+      same characters learn the same numbers;
     * `entropy`: order-0 entropy of the characters to be read, in bits per character;
-    * `gzip`: what `gzip -9` makes of them, in bits per character;
+    * `gzip`: their size after `gzip -9`, in bits per character;
     * `digest`: SHA-256 of the whole text.
     """
 
@@ -81,13 +81,13 @@ def text_file(path: str | os.PathLike) -> Text:
 
 
 def embedded_text() -> Text:
-    """The public-domain text that comes with the package: about a million characters of Shakespeare."""
+    """The text in the package: about a million characters of Shakespeare, in the public domain."""
     file = resources.files("onward") / "data" / "shakespeare.txt"
     return Text("the embedded Shakespeare", lambda: file.open("rb"))
 
 
 def survey(text: Text, *, limit: int | None = None, fewest: int = 2) -> Survey:
-    """Reads a text once and says what a learner of its first `limit` characters (all by default) has to know.
+    """Reads a text once and returns what a learner of its first `limit` characters (by default all) must know.
 
     Raises `UserError` if the text has fewer than `fewest` characters, or is not UTF-8.
 
@@ -117,10 +117,10 @@ def survey(text: Text, *, limit: int | None = None, fewest: int = 2) -> Survey:
 def blocks(text: Text, alphabet: str, *, size: int, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
     """The text's characters from `start` to `stop` as positions in the alphabet, `[size]` int32 at a time.
 
-    The last block is shorter where the characters are no multiple of `size`.
+    The last block is shorter if the number of characters is not a multiple of `size`.
 
-    Raises `UserError`, naming the character and its position, at a character that the alphabet lacks, and if the text
-    ends before `stop`.
+    Raises `UserError` at a character that is not in the alphabet, naming it and its position, and if the text ends
+    before `stop`.
 
         >>> import io
         >>> list(blocks(Text("word", lambda: io.BytesIO(b"cabba")), "abc", size=3))
@@ -143,10 +143,10 @@ def blocks(text: Text, alphabet: str, *, size: int, start: int = 0, stop: int | 
 
 
 def encode(characters: str, alphabet: str, *, name: str, before: int = 0) -> np.ndarray:
-    """The characters' positions in the alphabet, which is in code point order: int32.
+    """The characters' positions in the alphabet, as int32. The alphabet must be in code point order.
 
-    Raises `UserError` at a character that the alphabet lacks. It says where that stands in `name`, of which `before`
-    characters have gone before these.
+    Raises `UserError` at a character that is not in the alphabet. The message names its position in the text `name`, in
+    which `before` characters stand before these.
 
         >>> encode("cab", "abc", name="the word")
         array([2, 0, 1], dtype=int32)
@@ -168,7 +168,7 @@ def _code_points(characters: str) -> np.ndarray:
 
 
 def _pieces(text: Text, look: Callable[[bytes], None] = lambda data: None) -> Iterator[str]:
-    """The text's characters, some thousands at a time. `look` is shown the bytes."""
+    """The text's characters, some thousands at a time. `look` is called with the bytes of each piece."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = 0  # bytes handed to the decoder before this piece
     with _opened(text) as file:
