@@ -3,51 +3,58 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 
-import onward
-
-from ..audits import audit as compare
-from ..losses import softmax_cross_entropy
-from ..registry.build import build_learner, text_model
-from ..registry.methods import TEXT, Method
+from ..registry.methods import AUDIT, Method
 from ..support.errors import UserError
 from ..texts.text import Text, blocks, embedded_text, survey, text_file
 from .audit_options import AuditOptions
-from .build import count_parameters, in_memory
+from .saved_run import SavedRun, saved_run
 from .settings import chosen_method, text_of_run
 from .shown import say
-from .trained import trained
 
 
 class Audited(NamedTuple):
-    """The object of an audit: a method and its name, a model, and the text with its alphabet."""
+    """The object of an audit: a method and its name, the run that has the network (`None` for an untrained one), and
+    the text with its alphabet.
+    """
 
     name: str
     method: Method
-    model: onward.Model
-    learned: str
+    run: SavedRun | None
     text: Text
     alphabet: str
 
 
 def audit(options: AuditOptions) -> int:
     """Runs the command and returns its exit code."""
-    model_key, key = jr.split(jr.key(options.seed))
     if options.of is not None and options.of.is_dir():
-        audited = _of_run(options, options.of)
-    else:
-        audited = _untrained(options, model_key)
-    name, method, model, learned, text, alphabet = audited
+        return _audit(options, _of_run(options, options.of))
+    return _audit(options, _untrained(options))
+
+
+def _audit(options: AuditOptions, audited: Audited) -> int:
+    import jax
+    import jax.numpy as jnp
+    import jax.random as jr
+
+    from ..audits import audit as compare
+    from ..losses import softmax_cross_entropy
+    from ..registry.build import build_learner, text_model
+    from .build import count_parameters, in_memory
+    from .trained import trained
+
+    name, method, run, text, alphabet = audited
+    model_key, key = jr.split(jr.key(options.seed))
     stop = options.characters + 1
     characters = np.concatenate(list(blocks(text, alphabet, size=stop, stop=stop)))
     with in_memory(name, method):
+        if run is None:
+            model, learned = text_model(method, len(alphabet), key=model_key), "untrained"
+        else:
+            found = trained(run)
+            model, learned = found.model, f"after {found.characters:,} characters"
         learner = build_learner(method)
-        if isinstance(learner.estimator, onward.FPP):
-            raise UserError(f"{name} replays its past and has no gradient of a stretch; audit another method.")
         table = compare(
             learner.estimator,
             model,
@@ -68,33 +75,31 @@ def audit(options: AuditOptions) -> int:
 
 def _chosen(options: AuditOptions, name: str, **run: Any) -> Method:
     given = {"cell": options.cell, "hidden_size": options.hidden_size}
-    return chosen_method(TEXT, name, rank=options.rank, window=options.window, **(given | run))
+    return chosen_method(AUDIT, name, rank=options.rank, window=options.window, **(given | run))
 
 
-def _untrained(options: AuditOptions, key) -> Audited:
-    name = options.method or TEXT.default
+def _untrained(options: AuditOptions) -> Audited:
+    name = options.method or AUDIT.default
     method = _chosen(options, name)
     text = embedded_text() if options.of is None else text_file(options.of)
-    alphabet = _alphabet(text, options.characters)
-    with in_memory(name, method):
-        return Audited(name, method, text_model(method, len(alphabet), key=key), "untrained", text, alphabet)
+    return Audited(name, method, None, text, _alphabet(text, options.characters))
 
 
 def _of_run(options: AuditOptions, path: Path) -> Audited:
     for option, given in (("--cell", options.cell), ("--hidden-size", options.hidden_size)):
         if given is not None:
             raise UserError(f"{option} is the network's, which the run in {path} has; leave it out.")
-    run = trained(path)
+    run = saved_run(path)
     text, _ = text_of_run(run.settings, path)
     _alphabet(text, options.characters)
     stored = run.settings.method
     name = options.method or run.settings.method_name
     if options.method is None and options.rank is None and options.window is None:
+        AUDIT.parse(name)
         method = stored
     else:
         method = _chosen(options, name, cell=stored.cell, hidden_size=stored.hidden_size)
-    learned = f"after {run.characters:,} characters"
-    return Audited(name, method, run.model, learned, text, run.settings.alphabet)
+    return Audited(name, method, run, text, run.settings.alphabet)
 
 
 def _alphabet(text: Text, characters: int) -> str:

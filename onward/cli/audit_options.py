@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..registry.methods import TEXT
+from ..registry.methods import AUDIT
 from . import shared_options as shared
 from .options import option, whole
 
@@ -22,7 +22,7 @@ class AuditOptions:
         None
     )
     """A UTF-8 text, or the folder of a run of onward train."""
-    method: Annotated[str | None, *shared.method_option(TEXT)] = None
+    method: Annotated[str | None, *shared.method_option(AUDIT)] = None
     cell: Annotated[str | None, *shared.cell_option("the method's")] = None
     hidden_size: Annotated[int | None, *shared.hidden_size_option("the method's")] = None
     window: shared.Window[int | None] = None

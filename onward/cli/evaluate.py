@@ -3,20 +3,13 @@
 import math
 import sys
 
-import jax.random as jr
-
 from ..support.errors import UserError
 from ..support.tables import labelled
-from ..texts.evaluate import BLOCK, evaluate_learning, evaluate_text
-from ..texts.standing import closing_start
-from ..texts.text import blocks, survey, text_file
-from .build import in_memory
-from .compilation_cache import compilation_cache
+from ..texts.text import Survey, Text, blocks, survey, text_file
 from .evaluate_options import EvaluateOptions
-from .progress import ProgressLine
+from .saved_run import SavedRun, saved_run
 from .settings import check_alphabet
 from .shown import say
-from .trained import trained
 
 
 def evaluate(options: EvaluateOptions) -> int:
@@ -25,9 +18,23 @@ def evaluate(options: EvaluateOptions) -> int:
         raise UserError("name a run and a text: onward evaluate RUN FILE.")
     text = text_file(options.file)
     found = survey(text, limit=options.characters)
-    run, total = trained(options.run), found.characters
-    settings, size = run.settings, len(run.settings.alphabet)
-    check_alphabet(text, settings.alphabet, total)
+    saved = saved_run(options.run)
+    check_alphabet(text, saved.settings.alphabet, found.characters)
+    return _evaluate(options, saved, text, found)
+
+
+def _evaluate(options: EvaluateOptions, saved: SavedRun, text: Text, found: Survey) -> int:
+    import jax.random as jr
+
+    from ..texts.evaluate import BLOCK, evaluate_learning, evaluate_text
+    from ..texts.standing import closing_start
+    from .build import in_memory
+    from .compilation_cache import compilation_cache
+    from .progress import ProgressLine
+    from .trained import trained
+
+    run, settings, total = trained(saved), saved.settings, found.characters
+    size = len(settings.alphabet)
     with (
         compilation_cache(),
         in_memory(settings.method_name, settings.method),

@@ -20,6 +20,7 @@ from ..streams.outliers import LIMIT
 from ..support.errors import UserError
 from ..support.folders import read
 from .export_options import ExportOptions
+from .saved_run import saved_run
 from .shown import say
 from .stream_session import build_engine
 from .stream_settings import StreamSettings
@@ -69,7 +70,7 @@ def _is_stream(path: Path) -> bool:
 
 
 def _of_text(path: Path) -> Learned:
-    run = trained(path)
+    run = trained(saved_run(path))
     settings, characters = run.settings, run.characters
     shown = msgspec.to_builtins(settings)
     shown["text"] = settings.text and Path(settings.text).name  # its path concerns nobody else

@@ -5,7 +5,8 @@ import os
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ..registry.methods import ESTIMATORS, TEXT, Job, Method, Positive, split_method
+from ..registry.methods import TEXT, Job, Method, Positive, split_method
+from ..registry.table import ESTIMATORS
 from ..support.errors import UserError
 from ..support.printable import in_utf_8
 from ..texts.text import Survey, Text, blocks, embedded_text, encode, survey, text_file

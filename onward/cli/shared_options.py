@@ -7,8 +7,9 @@ option was given, as when a run is resumed.
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from ..registry.methods import CELLS, ESTIMATORS, OPTIMIZERS, Job
-from ..registry.tasks import FORMS, TASKS, parse_task
+from ..registry.methods import Job
+from ..registry.table import CELLS, ESTIMATORS, OPTIMIZERS, TASKS
+from ..registry.tasks import FORMS, parse_task
 from .options import duration, one_of, option, positive, whole
 
 T = TypeVar("T")
@@ -97,9 +98,8 @@ def temperature_option(default: str = "0.7") -> tuple:
 
 def cell_option(default: str) -> tuple:
     """The option `--cell`."""
-    *others, last = CELLS
-    about = f"The recurrent cell: {', '.join(others)} or {last}."
-    return option("NAME", default, one_of("cell", CELLS), help=about, words=CELLS)
+    about = "The recurrent cell: " + ", ".join(f"{name} ({entry.about})" for name, entry in CELLS.items()) + "."
+    return option("NAME", default, one_of("cell", tuple(CELLS)), help=about, words=tuple(CELLS))
 
 
 def rate_option(default: str) -> tuple:

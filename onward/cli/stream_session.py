@@ -12,7 +12,7 @@ import msgspec
 
 from .. import __version__
 from ..checkpoints.run_folder import digest
-from ..registry.build import ESTIMATORS, build_optimizer, stream_model
+from ..registry.build import build_estimator, build_optimizer, stream_model
 from ..streams.base import AbstractSource
 from ..streams.dead_letters import Letter
 from ..streams.engine import Engine
@@ -144,7 +144,7 @@ def build_engine(learning: Learning, *, learns: bool = True) -> Engine:
     model = eqx.filter_jit(lambda key: stream_model(method, len(columns.inputs), outputs, key=key))(model_key)
     return Engine(
         model,
-        ESTIMATORS[method.estimator](method),
+        build_estimator(method),
         build_optimizer(method),
         inputs=len(columns.inputs),
         classes=None if columns.classes is None else outputs,

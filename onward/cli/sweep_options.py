@@ -103,9 +103,9 @@ class SweepOptions:
     the settings matter.
 
     VALUES are a list, 0.1,0.3, or a geometric range, 0.001:1:7 (seven values). With --random, values are drawn from
-    0.001:1. Float settings (rate; penalty and state_rate of fpp; decay and prior of -kalman; alpha and beta of -fptt)
-    run side by side in one compiled program. Integer settings (horizon, window, rank, order, buffer, updates,
-    hidden_size) run one after another. Settings come before the options:
+    0.001:1. Float settings (rate; cut of artbp; penalty and state_rate of fpp; decay and prior of -kalman; alpha and
+    beta of -fptt) run side by side in one compiled program. Integer settings (horizon, window, rank, order, buffer,
+    updates, hidden_size) run one after another. Settings come before the options:
 
         onward sweep rate=0.1:100:7 horizon=2,5 --method fpp --cell lstm \
             --hidden-size 8 --run runs/fpp

@@ -1,7 +1,5 @@
 """The model of a run of `onward train` from its newest checkpoint; the run may be in progress."""
 
-import shlex
-from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
@@ -13,11 +11,12 @@ import numpy as np
 import onward
 
 from ..checkpoints.run_checkpoint import load_checkpoint, load_standing
-from ..checkpoints.run_folder import RunFolder, digest
+from ..checkpoints.run_folder import digest
 from ..registry.build import build_learner
 from ..support.errors import UserError
 from ..texts.standing import Standing
 from .build import fresh_carry
+from .saved_run import SavedRun
 from .settings import Settings
 
 
@@ -35,29 +34,17 @@ class Trained(NamedTuple):
         return self.carry.model
 
 
-def trained(path: Path) -> Trained:
-    """The run in this folder.
-
-    Raises `UserError` if there is no such run or checkpoint, or if they are damaged or of another version.
-    """
-    folder = RunFolder(path)
-    if not folder.settings.is_file():
-        raise UserError(f"{path} holds no run; name the folder of a run of onward train.")
-    settings = folder.read_settings(Settings)
-    saved = folder.saved()
-    if not saved:
-        raise UserError(
-            f"{path} holds no checkpoint yet; let onward train --resume {shlex.quote(str(path))} write one."
-        )
-    standing = load_standing(
-        saved[-1], settings=digest(settings), standing=Standing
-    )  # checked before the settings are trusted
+def trained(run: SavedRun) -> Trained:
+    """The run with its model. Raises `UserError` if its files are damaged or of another version."""
+    path, settings, checkpoint = run
+    # Checked before the settings are trusted.
+    standing = load_standing(checkpoint, settings=digest(settings), standing=Standing)
     try:
         learner = build_learner(settings.method)
     except ValueError as error:  # the settings were changed by hand
         raise UserError(f"{path}: {error}") from None
     shapes = eqx.filter_eval_shape(fresh_carry, settings, learner, jr.key(0))
-    carry, _ = load_checkpoint(saved[-1], jax.tree.map(_blank, shapes), settings=digest(settings), standing=Standing)
+    carry, _ = load_checkpoint(checkpoint, jax.tree.map(_blank, shapes), settings=digest(settings), standing=Standing)
     as_jax = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf  # noqa: E731
     return Trained(settings, learner, jax.tree.map(as_jax, carry), standing.characters)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import optax
 
+from ..cells.base import AbstractCell
 from ..model import Model
 from ..transforms.kalman import quasi_diagonal_kalman
 
@@ -21,13 +22,24 @@ def one_hot_model(cell: Callable, symbols: int, units: int) -> Callable:
 
     def make(key):
         cell_key, readout_key = jr.split(key)
-        readout = eqx.nn.Linear(units, symbols, key=readout_key)
-        return Model(cell(symbols, units, key=cell_key), jax.tree.map(lambda leaf: INITIAL_SCALE * leaf, readout))
+        recurrent = cell(symbols, units, key=cell_key)
+        readout = eqx.nn.Linear(outputs_of(recurrent), symbols, key=readout_key)
+        return Model(recurrent, jax.tree.map(lambda leaf: INITIAL_SCALE * leaf, readout))
 
     return make
 
 
-def sigmoid(cell: type) -> Callable:
+def outputs_of(cell: AbstractCell) -> int:
+    """The numbers that the cell's readout sees.
+
+    >>> import jax.random as jr, onward
+    >>> outputs_of(onward.cells.LRUCell(3, 4, key=jr.key(0)))
+    8
+    """
+    return eqx.filter_eval_shape(lambda: cell.output(cell.init_hidden())).shape[-1]
+
+
+def sigmoid(cell: Callable) -> Callable:
     """A plain or leaky cell as in the NoBackTrack paper: sigmoid units, pre-activations as its state, small weights."""
     return lambda symbols, units, *, key: cell(symbols, units, key=key, activation=jax.nn.sigmoid, scale=INITIAL_SCALE)
 

@@ -1,11 +1,11 @@
 """Anticipated reweighted truncated backpropagation: random cuts, with a correction that keeps the gradient unbiased."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..cells.rollout import restarted
+from ..support.arguments import number, unless_traced
 from ._noise import Counter, uniform
 from .backward import AbstractBackwardEstimator, Unrolled
 from .base import weighted_loss
@@ -20,7 +20,8 @@ class ARTBP(AbstractBackwardEstimator):
     always a cut. On a stream longer than the chunk, the estimate therefore has the bias of TBPTT with that length, as
     has every method with bounded memory.
 
-    **Arguments:** `cut`, the probability c, at least 0 and below 1. Raises `ValueError` otherwise.
+    **Arguments:** `cut`, the probability c, at least 0 and below 1. Raises `ValueError` otherwise. A traced `cut`, such
+    as a swept one, is not checked.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -30,11 +31,10 @@ class ARTBP(AbstractBackwardEstimator):
         >>> carry, metrics = learner.run(learner.init(model, key=jr.key(2)), jnp.ones((5, 3)), jnp.zeros(5, int))
     """
 
-    cut: float = eqx.field(static=True)
+    cut: float | Float[Array, ""]
 
-    def __init__(self, cut: float):
-        if not 0 <= cut < 1:
-            raise ValueError(f"cut must be a probability of at least 0 and below 1, got {cut!r}.")
+    def __init__(self, cut: float | Float[Array, ""]):
+        unless_traced(_check_cut, "cut", cut)
         self.cut = cut
 
     def start(self, model, hidden, *, key, example):
@@ -48,7 +48,8 @@ class ARTBP(AbstractBackwardEstimator):
 
     def unroll(self, model, loss, hidden, state, chunk):
         # The factor for the cotangent that passes from a step back to the state before it.
-        passed = jnp.where(uniform(chunk.noise[:, 0]) < self.cut, 0, 1 / (1 - self.cut))
+        random = uniform(chunk.noise[:, 0])
+        passed = jnp.where(random < jnp.asarray(self.cut, random.dtype), 0, 1 / (1 - self.cut))
 
         def step(hidden, inputs):
             now, factor = inputs
@@ -60,6 +61,10 @@ class ARTBP(AbstractBackwardEstimator):
         last, (losses, predictions) = jax.lax.scan(step, hidden, (chunk, passed))
         state = Counter(state.key, state.steps + jnp.uint32(chunk.steps))
         return Unrolled(jnp.asarray(losses), last, state, predictions)
+
+
+def _check_cut(name, value):
+    number(name, value, lambda cut: 0 <= cut < 1, "a probability of at least 0 and below 1")
 
 
 @jax.custom_jvp

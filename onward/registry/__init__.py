@@ -1,7 +1,6 @@
 """The registry: what the names of methods, cells and tasks mean, in every command and in the experiments.
 
-`methods` and `tasks` hold the names, their syntax and the defaults. They load without JAX, so that help and error
-messages come at once. `build` makes the objects. To add a method, a cell, an optimiser or a task, add it to a table in
-`methods` or `tasks` and to the table of constructors in `build`. Every command, its help and shell completion then know
-it.
+`table` has an entry for every name: add a cell, an estimator, an optimiser or a task there. `methods` and `tasks` hold
+the syntax and the jobs; like the table, they load without JAX, so that help and error messages come at once. `build`
+makes the objects.
 """

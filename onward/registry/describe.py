@@ -1,6 +1,7 @@
 """Describes a method of a comparison in words, for tables and to recognise a sweep when it goes on."""
 
-from .methods import ESTIMATORS, Method
+from .methods import Method
+from .table import ESTIMATORS, OPTIMIZERS
 
 
 def describe(method: Method, streams: int = 1) -> str:
@@ -20,19 +21,14 @@ def describe(method: Method, streams: int = 1) -> str:
 
 def _step(method: Method) -> str:
     rate = _shown(method.rate)
-    clipped = "" if method.clip is None else f", norm clipped at {method.clip:g}"
-    match method.optimizer:
-        case "sgd":
-            return f"gradient descent {rate}/√t, loss in bits{clipped}"
-        case "kalman":
-            decay = "1/√t" if method.decay is None else _shown(method.decay)
-            prior = "" if method.prior is None else f", prior {_shown(method.prior)}"
-            return f"quasi-diagonal Kalman, γ = {decay}{prior}{clipped}" + f", times {rate}" * (rate != "1")
-        case "rmsprop":
-            return f"RMSProp {rate} (decay 0.999){clipped}"
-        case "fptt":
-            return f"FPTT (α {_shown(method.alpha)}, β {_shown(method.beta)}){clipped}, Adam {rate}"
-    return f"Adam {rate}{clipped}"
+    settings = {name: getattr(method, name) for name in OPTIMIZERS[method.optimizer].settings}
+    words = {name: _shown(value) for name, value in settings.items()} | {
+        "clip": "" if method.clip is None else f", norm clipped at {method.clip:g}",
+        "decay": "1/√t" if method.decay is None else _shown(method.decay),
+        "prior": "" if method.prior is None else f", prior {_shown(method.prior)}",
+        "times": f", times {rate}" * (rate != "1"),
+    }
+    return OPTIMIZERS[method.optimizer].described.format_map(words)
 
 
 def _shown(value) -> str:

@@ -1,72 +1,22 @@
-"""Methods by name: their syntax, their settings, and the defaults of each job. Edit numbers here.
+"""Methods by name: their syntax, their settings, and the jobs that use them.
 
 A method is written ESTIMATOR[-OPTIMIZER][:SIZE], such as `tbptt`, `tbptt:15` or `nobacktrack-kalman:2`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from ..support.arguments import unknown
 from ..support.errors import UserError
+from .table import CELLS, ESTIMATORS, OPTIMIZERS
 
-EstimatorName = Literal["tbptt", "sliding", "artbp", "rtrl", "snap", "uoro", "nobacktrack", "fpp"]
-OptimizerName = Literal["sgd", "kalman", "adam", "rmsprop", "fptt"]
-CellName = Literal["vanilla", "leaky", "lstm", "gru", "antisymmetric"]
 Count = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Natural = Annotated[float, msgspec.Meta(ge=0)]
-
-CELLS: tuple[str, ...] = get_args(CellName)
-
-
-class EstimatorEntry(NamedTuple):
-    """An estimator's row in the registry.
-
-    * `about`: a description for help texts;
-    * `size`: the setting that the number after the colon gives; `None` if the estimator takes no number;
-    * `others`: its other settings that `onward sweep` can vary.
-    """
-
-    about: str
-    size: str | None = None
-    others: tuple[str, ...] = ()
-
-
-class OptimizerEntry(NamedTuple):
-    """An optimiser's row in the registry: a description, and its settings with their defaults."""
-
-    about: str
-    settings: Mapping[str, float | None]
-
-
-ESTIMATORS: dict[str, EstimatorEntry] = {
-    "tbptt": EstimatorEntry("windows of backpropagation", "window"),
-    "sliding": EstimatorEntry("backward from every step", "horizon"),
-    "artbp": EstimatorEntry("windows of backpropagation, cut at random", "window"),
-    "rtrl": EstimatorEntry("forward, exact"),
-    "snap": EstimatorEntry("forward, each unit's own weights", "order"),
-    "uoro": EstimatorEntry("forward, unbiased"),
-    "nobacktrack": EstimatorEntry("forward, unbiased", "rank"),
-    "fpp": EstimatorEntry(
-        "short stretches replayed, their states learned", "horizon", ("buffer", "updates", "penalty", "state_rate")
-    ),
-}
-
-# Every optimiser has a rate and a clip, which is the largest global norm of a gradient. For Kalman, a decay of None
-# means 1/√t, and a prior of None means the number of hidden units.
-OPTIMIZERS: dict[str, OptimizerEntry] = {
-    "sgd": OptimizerEntry("gradient descent at 1/√t", {"rate": 1.0, "clip": None}),
-    "kalman": OptimizerEntry(
-        "the quasi-diagonal Kalman step", {"rate": 1.0, "clip": None, "decay": None, "prior": None}
-    ),
-    "adam": OptimizerEntry("Adam", {"rate": 3e-3, "clip": 1.0}),
-    "rmsprop": OptimizerEntry("RMSProp", {"rate": 1e-3, "clip": 1.0}),
-    "fptt": OptimizerEntry("FPTT's regulariser before Adam", {"rate": 3e-3, "clip": 1.0, "alpha": 0.1, "beta": 0.5}),
-}
 
 
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,11 +34,11 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
       other methods they are unset and left out of JSON.
     """
 
-    estimator: EstimatorName
-    cell: CellName
+    estimator: str
+    cell: str
     hidden_size: Count
     rate: Positive
-    optimizer: OptimizerName = "adam"
+    optimizer: str = "adam"
     decay: Positive | bool | None = False
     cell_rate_factor: Positive = 1.0
     clip: Positive | None = 1.0
@@ -107,6 +57,13 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     beta: Natural | UnsetType = UNSET
 
     def __post_init__(self):
+        for kind, name, known in (
+            ("estimator", self.estimator, ESTIMATORS),
+            ("cell", self.cell, CELLS),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+        ):
+            if name not in known:
+                raise ValueError(unknown(kind, name, tuple(known)))
         for name, value in self.settings.items():
             missing = value is None and name not in ("decay", "prior")
             if missing or value is UNSET or isinstance(value, bool):
@@ -177,9 +134,9 @@ class Job:
 
     methods: Mapping[str, Method]
     default: str
-    refuses: Mapping[str, str]
-    fixed: Mapping[str, str]
-    rates: Mapping[str, float]
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def method(self, word: str | None = None) -> Method:
         """The method that `ESTIMATOR[-OPTIMIZER][:SIZE]` stands for in this job, with all of its settings.
@@ -220,66 +177,42 @@ class Job:
         return tuple(name + end for name in self.methods for end in ("", *(f"-{each}" for each in OPTIMIZERS)))
 
 
-def _rows(make: Callable[..., Method], **rows: dict[str, Any]) -> dict[str, Method]:
-    return {name: make(estimator=name, **settings) for name, settings in rows.items()}
+# One pass over a text. Forward methods update once a window too, because the gradient of a single step is mostly noise.
+EACH_TEXT = {"cell": "gru", "hidden_size": 48, "window": 16, "rate": 5e-3}
 
+# The same small network for every method, on an endless stream.
+EACH_COMPARISON = {"cell": "vanilla", "hidden_size": 20, "optimizer": "sgd", "rate": 1.0, "clip": None}
 
-def _text(*, window: int = 16, rate: float = 5e-3, **settings: Any) -> Method:
-    return Method(window=window, rate=rate, **settings)
+# One event at a time, at a rate that depends on the horizon.
+EACH_STREAM = {"cell": "gru", "hidden_size": 16, "window": 1}
 
-
-FPP = {"horizon": 5, "buffer": 1000, "updates": 1, "penalty": 1.0, "state_rate": 0.1}
-
-# One pass over a text, with Adam: `onward train` and `onward audit`. Forward methods update once a window too, because
-# the gradient of a single step is mostly noise.
+# `onward train`
 TEXT = Job(
-    _rows(
-        _text,
-        tbptt={"cell": "lstm", "hidden_size": 128},
-        sliding={"cell": "gru", "hidden_size": 32, "horizon": 8},
-        artbp={"cell": "lstm", "hidden_size": 64, "cut": 0.1},
-        rtrl={"cell": "gru", "hidden_size": 16},
-        snap={"cell": "gru", "hidden_size": 64, "order": 1},
-        uoro={"cell": "gru", "hidden_size": 48, "window": 32, "cell_rate_factor": 0.1},
-        nobacktrack={"cell": "gru", "hidden_size": 48, "cell_rate_factor": 0.3, "rank": 48, "blocks": True},
-        fpp={"cell": "gru", "hidden_size": 32, "window": 1, "rate": 1e-3, **FPP},
-    ),
+    {name: Method(estimator=name, **EACH_TEXT | entry.settings | entry.text) for name, entry in ESTIMATORS.items()},
     default="tbptt",
-    refuses={},
-    fixed={},
-    rates={},
 )
 
-
-def _small(*, window: int = 1, **settings: Any) -> Method:
-    gradient_descent = {"optimizer": "sgd", "rate": 1.0, "clip": None}
-    return Method(cell="vanilla", hidden_size=20, window=window, **gradient_descent, **settings)
-
-
-# The same small network for every method, on an endless stream: `onward compare` and `onward sweep`.
+# `onward compare` and `onward sweep`
 COMPARISON = Job(
-    _rows(
-        _small,
-        tbptt={"window": 15},
-        sliding={"horizon": 8},
-        artbp={"window": 15, "cut": 0.1},
-        rtrl={},
-        snap={"order": 1},
-        uoro={},
-        nobacktrack={"rank": 1},
-        fpp=FPP,
-    ),
+    {
+        name: Method(estimator=name, **EACH_COMPARISON | entry.settings | entry.comparison)
+        for name, entry in ESTIMATORS.items()
+    },
     default="rtrl",
-    refuses={},
-    fixed={},
-    rates={},
 )
 
-# One event at a time: `onward stream`, whose rate depends on its horizon.
+# `onward audit`
+AUDIT = Job(
+    {name: method for name, method in TEXT.methods.items() if not ESTIMATORS[name].no_audit},
+    default=TEXT.default,
+    refuses={name: entry.no_audit for name, entry in ESTIMATORS.items() if entry.no_audit},
+)
+
+# `onward stream`
 STREAM = Job(
-    {name: method.but(cell="gru", hidden_size=16, window=1) for name, method in TEXT.methods.items() if name != "fpp"},
+    {name: method.but(**EACH_STREAM) for name, method in TEXT.methods.items() if not ESTIMATORS[name].no_stream},
     default="snap",
-    refuses={"fpp": "fpp replays stretches of one stream and cannot follow events; choose another method."},
+    refuses={name: entry.no_stream for name, entry in ESTIMATORS.items() if entry.no_stream},
     fixed={"window": "a stream is learned at every event, so the window is 1; leave the number out, or use sliding."},
     rates={"sgd": 0.1},  # for squared errors instead of bits a rate of 1 is too large
 )

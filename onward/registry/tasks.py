@@ -4,32 +4,7 @@ from typing import NamedTuple
 
 from ..support.arguments import unknown
 from ..support.errors import UserError
-
-
-class TaskEntry(NamedTuple):
-    """A task's row in the registry.
-
-    * `about`: what is predicted, for help texts;
-    * `form`: how the task is written with its settings;
-    * `settings`: the greatest number of integers after the colon; `None` if a file follows instead;
-    * `cell`: the task's default cell.
-    """
-
-    about: str
-    form: str
-    settings: int | None = 0
-    cell: str = "vanilla"
-
-
-TASKS: dict[str, TaskEntry] = {
-    "anbn": TaskEntry("aⁿbⁿ with n from K to L", "anbn:K,L", 2, "leaky"),
-    "brackets": TaskEntry("S of A letters again after K others", "brackets:S,K,A", 3, "leaky"),
-    "cycle-world": TaskEntry("a 1 at every P-th step", "cycle-world:P", 1),
-    "music": TaskEntry("synthetic music", "music"),
-    "shakespeare": TaskEntry("his works, or the excerpt in the package", "shakespeare"),
-    "stochastic-world": TaskEntry("a coin that follows two earlier ones", "stochastic-world"),
-    "text": TaskEntry("the characters of a file, once", "text:FILE", None),
-}
+from .table import TASKS
 
 FORMS = ", ".join(entry.form for entry in TASKS.values())
 

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import equinox as eqx
@@ -19,7 +18,7 @@ from onward.cli import main
 from onward.cli.settings import BLOCK, Settings, new_settings
 from onward.cli.train_options import TrainOptions
 from onward.registry import build, methods
-from onward.registry.methods import CELLS
+from onward.registry.table import CELLS
 from onward.texts.block_program import BlockProgram
 from tests import kill_train
 
@@ -51,23 +50,6 @@ def finished(text, tmp_path_factory):
 
 
 # What works
-
-
-def test_help_and_version_do_not_wait_for_jax():
-    script = """if True:
-        import sys
-        from onward.cli import main
-        for line in ("--version", "--help", "", "train --help", "train --rate x", "train missing.txt"):
-            try:
-                main(line.split())
-            except SystemExit as stop:
-                assert not stop.code
-        print(sorted(name for name in ("jax", "equinox", "optax", "matplotlib") if name in sys.modules))
-    """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("[]\n")
-    assert re.search(r"onward \d+\.\d+", done.stdout)
-    assert "--hidden-size" in done.stdout
 
 
 def test_a_run_leaves_everything_in_its_folder(finished, capsys):

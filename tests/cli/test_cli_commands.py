@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 import onward
 from onward.cli import main
+from onward.cli.saved_run import saved_run
 from onward.cli.settings import BLOCK
 from onward.cli.shown import printable
 from onward.cli.trained import trained
@@ -79,7 +81,7 @@ def test_a_sample_has_its_own_prompt_length_temperature_and_seed(run, capsys):
     words = ("--prompt", "To be", "--length", 7, "--temperature", 0.01, "--seed", 3)
     assert onward_command("sample", run, *words) == 0
     said = capsys.readouterr().out
-    model, alphabet = trained(run).model, "".join(sorted(set(TEXT)))
+    model, alphabet = trained(saved_run(run)).model, "".join(sorted(set(TEXT)))
     written = sample_text(model, alphabet, prompt="To be", length=7, temperature=0.01, key=jr.key(3))
     assert said == f"To be{written}"
     assert len(written) == 7
@@ -135,7 +137,7 @@ def test_evaluate_is_what_the_frozen_network_predicts(run, tmp_path, capsys):
     capsys.readouterr()
     assert onward_command("evaluate", run, path) == 0
     said = capsys.readouterr().out
-    model, alphabet = trained(run).model, "".join(sorted(set(TEXT)))
+    model, alphabet = trained(saved_run(run)).model, "".join(sorted(set(TEXT)))
     ys = encode(other, alphabet, name="other")
     xs = jax.nn.one_hot(np.concatenate([[-1], ys[:-1]]), len(alphabet))
     nats, hidden = 0.0, model.cell.init_hidden()
@@ -155,7 +157,7 @@ def test_evaluate_while_learning_goes_on_from_the_run(run, text, tmp_path, capsy
     capsys.readouterr()
     assert onward_command("evaluate", run, path, "--learn") == 0
     (bits,) = re.findall(r"bits per character +([\d.]+) +each learned", capsys.readouterr().out)
-    there = trained(run)
+    there = trained(saved_run(run))
     size = len(there.settings.alphabet)
     carry = there.learner.init(there.model, key=jr.key(0), example=(jnp.zeros(size), jnp.array(0)))
     carry = onward.learner.Carry(carry.arrays, carry.skeleton, carry.hidden, carry.estimator, there.carry.optimizer)
@@ -276,10 +278,35 @@ def test_runs_are_listed_compared_and_removed(run, text, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["notes"]
 
 
-def test_runs_do_not_wait_for_jax(run):
-    script = f"import sys; from onward.cli import main; main(['runs', {str(run)!r}]); print('jax' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
+def test_help_and_mistakes_do_not_wait_for_jax(run, text, tmp_path):
+    (tmp_path / "greek.txt").write_text("to be Ω")
+    (tmp_path / "new").mkdir()
+    shutil.copy(run / "settings.json", tmp_path / "new")
+    good = ["--version", "--help", "", "train --help", "audit --help", f"runs {run}"]
+    wrong = [
+        *("train --rate x", "train missing.txt", "train --method nobacktrac", "train --cell lru2"),
+        *("sample", "sample nowhere", f"sample {run} --prompt Ω", "sample new"),
+        *(f"evaluate {run}", f"evaluate {run} missing.txt", f"evaluate {run} greek.txt", f"evaluate nowhere {text}"),
+        *("audit missing.txt", f"audit {text} --characters 5000", f"audit {run} --cell gru", "audit --method fpp"),
+        *("audit new", f"audit {run} --method nobacktrack --window 0", f"audit {run} --method snap:x"),
+    ]
+    script = f"""if True:
+        import sys
+        from onward.cli import main
+        for lines, code in (({good}, 0), ({wrong}, 2)):
+            for line in lines:
+                try:
+                    assert main(line.split()) == code, line
+                except SystemExit as stop:
+                    assert not stop.code
+        print(sorted(name for name in ("jax", "equinox", "optax", "matplotlib") if name in sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("[]\n")
+    assert re.search(r"onward \d+\.\d+", done.stdout)
+    assert "--hidden-size" in done.stdout
+    assert done.stderr.count("\n") == len(wrong)
 
 
 def test_the_run_of_another_command_is_called_so(run, text, tmp_path, capsys):

@@ -2,8 +2,10 @@
 
 import shutil
 import subprocess
+import sys
 from typing import get_args, get_type_hints
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -18,22 +20,73 @@ from onward.cli.options import ALSO, completions, parse_options
 from onward.cli.settings import chosen_method
 from onward.registry import build
 from onward.registry.describe import describe
-from onward.registry.methods import CELLS, COMPARISON, ESTIMATORS, OPTIMIZERS, STREAM, TEXT, Method, split_method
-from onward.registry.tasks import TASKS
+from onward.registry.methods import AUDIT, COMPARISON, STREAM, TEXT, Method, split_method
+from onward.registry.table import CELLS, ESTIMATORS, OPTIMIZERS
 from onward.support.errors import UserError
 
 WITH_EXAMPLES = ("stream", "sweep", "predict", "completion")  # whose lines cannot be wrapped
-JOBS = {"train": TEXT, "audit": TEXT, "compare": COMPARISON, "sweep": COMPARISON, "stream": STREAM}
+JOBS = {"train": TEXT, "audit": AUDIT, "compare": COMPARISON, "sweep": COMPARISON, "stream": STREAM}
 
 
-def test_every_name_has_a_constructor():
-    assert set(build.CELLS) == set(CELLS)
-    assert set(build.ESTIMATORS) == set(ESTIMATORS)
-    assert set(build.OPTIMIZERS) == set(OPTIMIZERS)
-    assert set(build.TASKS) | {"text", "shakespeare"} == set(TASKS)
+def test_an_entry_in_the_table_is_all_that_a_new_name_needs():
+    """Completion, syntax, defaults and words follow from it without JAX, and the objects with JAX."""
+    script = """if True:
+        import sys
+        from onward.registry import table
+        from onward.registry.entries import CellEntry, EstimatorEntry, TaskEntry
+
+        table.CELLS["my-cell"] = CellEntry("my cell's words", lambda: Ours)
+        table.ESTIMATORS["mine"] = EstimatorEntry(
+            "my estimator's words", lambda method: ("made", method.horizon), "horizon", settings={"horizon": 8}
+        )
+        table.TASKS["my-task"] = TaskEntry("my task's words", "my-task:N", lambda n=1: ("task", n), 1, "my-cell")
+
+        from onward.cli.app import options_of
+        from onward.cli.options import completions
+        from onward.registry.describe import describe
+        from onward.registry.methods import COMPARISON, STREAM
+        from onward.registry.tasks import parse_task, usual_cell
+
+        for command in ("train", "compare", "sweep", "stream", "audit"):
+            found = completions(options_of(command))
+            assert "my-cell" in found["--cell"].words, command
+            assert "mine-adam" in found["--methods" if command == "compare" else "--method"].words, command
+            assert "my-task" in found["--task"].words if command in ("compare", "sweep") else True, command
+        assert STREAM.method("mine").horizon == 8
+        assert usual_cell(parse_task("my-task:3")) == "my-cell"
+        method = COMPARISON.method("mine-adam:3").but(cell="my-cell")
+        words = "mine (horizon 3), my-cell cell with 20 units, Adam 0.003, norm clipped at 1"
+        assert describe(method) == words, describe(method)
+        assert "jax" not in sys.modules
+
+        from onward.registry.build import build_estimator, build_task
+
+        assert build_estimator(method) == ("made", 3)
+        assert build_task("my-task:5") == ("task", 5)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("job", [TEXT, COMPARISON, STREAM], ids=["text", "comparison", "stream"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_is_built_in_every_job(cell):
+    """Also those whose readout sees more numbers than there are units."""
+    key, changes = jr.key(0), {"cell": cell, "hidden_size": 3}
+    models = {
+        5: lambda: build.text_model(TEXT.method().but(**changes), 5, key=key),
+        2: lambda: build.stream_model(STREAM.method().but(**changes), 5, 2, key=key),
+        4: lambda: build.build_contestant(COMPARISON.method().but(**changes), 4).make_model(key),
+    }
+
+    def predicted(model, inputs):
+        return model.predict(model.cell(model.cell.init_hidden(), jnp.zeros(inputs)))
+
+    for outputs, make in models.items():
+        inputs = 4 if outputs == 4 else 5
+        assert eqx.filter_eval_shape(lambda make=make, inputs=inputs: predicted(make(), inputs)).shape == (outputs,)
+
+
+@pytest.mark.parametrize("job", [TEXT, COMPARISON, STREAM, AUDIT], ids=["text", "comparison", "stream", "audit"])
 def test_every_method_of_every_job_is_built_and_read_back(job):
     assert set(job.known) | set(job.refuses) == set(ESTIMATORS)
     for word in job.words:
@@ -54,6 +107,8 @@ def test_a_number_after_the_colon_is_the_size_in_every_job():
     assert (STREAM.method("snap-sgd").rate, COMPARISON.method("snap-sgd").rate) == (0.1, 1.0)
     with pytest.raises(UserError, match="fpp replays stretches"):
         STREAM.method("fpp")
+    with pytest.raises(UserError, match="fpp replays its past and has no gradient of a stretch"):
+        AUDIT.method("fpp")
 
 
 @pytest.mark.parametrize("number", ["", "0", "-1", "x", "1.5", "²", "1000001", " 3"])
@@ -78,6 +133,8 @@ def test_a_setting_that_a_method_needs_must_be_there():
         msgspec.convert({name: value for name, value in kept.items() if name != "alpha"}, Method)
     with pytest.raises(msgspec.ValidationError, match="order is a setting of snap"):
         msgspec.convert(kept | {"order": None}, Method)
+    with pytest.raises(msgspec.ValidationError, match="there is no cell 'gru2'; did you mean gru"):
+        msgspec.convert(kept | {"cell": "gru2"}, Method)
 
 
 def test_steps_are_proportional_to_the_rate(promotion):
@@ -165,7 +222,7 @@ def test_an_option_that_a_command_lacks_is_answered(words, sentence, capsys):
 def test_all_methods_and_cells_are_in_all_commands():
     for command, job in JOBS.items():
         found = completions(options_of(command))
-        assert found["--cell"].words == CELLS
+        assert found["--cell"].words == tuple(CELLS)
         assert found["--methods" if command == "compare" else "--method"].words == job.words
 
 

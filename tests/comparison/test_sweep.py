@@ -20,7 +20,8 @@ from onward.cli.compilation_cache import compilation_cache
 from onward.comparison.sweep import Sweep, Trial, grid, log_uniform, sweep
 from onward.comparison.sweep_report import draw, rows, save_sweep, sweep_table
 from onward.registry.build import build_contestant
-from onward.registry.methods import COMPARISON, ESTIMATORS, OPTIMIZERS
+from onward.registry.methods import COMPARISON
+from onward.registry.table import ESTIMATORS, OPTIMIZERS
 from onward.support.errors import UserError
 from onward.tasks.prediction import cycle_world_task
 
@@ -229,6 +230,7 @@ def test_every_float_setting_of_every_method_can_be_traced():
             return learner.update(carry, xs, ys)[1].losses
 
         assert "rate" in floats
+        assert ("cut" in floats) == method.startswith("artbp")
         assert jax.eval_shape(start, {name: jnp.ones(()) for name in floats}).ndim == 1
 
 

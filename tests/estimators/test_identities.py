@@ -78,16 +78,17 @@ def test_snap_of_a_large_order_is_rtrl(cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_mean_of_artbp_over_all_cuts_is_backpropagation(cell):
-    estimator, cuts = onward.ARTBP(cut=0.25), all_cuts(STEPS)
+    """Also where the probability is traced, as a sweep does."""
+    cuts = all_cuts(STEPS)
     words = jnp.where(cuts, jnp.uint32(0), jnp.uint32(2**32 - 1))[..., None]  # a uniform number of 0, or just below 1
     chance = jnp.array(np.where(cuts[:, 1:], 0.25, 0.75).prod(1))
 
     @jax.jit
-    def mean(p, flags, words, chance):
-        grads = jax.vmap(lambda noise: p.grad(estimator, noise=noise, **flags))(words)
+    def mean(p, flags, words, chance, cut):
+        grads = jax.vmap(lambda noise: p.grad(onward.ARTBP(cut), noise=noise, **flags))(words)
         return jax.tree.map(lambda g: jnp.tensordot(chance, g, 1), grads)
 
-    assert_same(mean(*subject(cell), words, chance), exact(cell)[1])
+    assert_same(mean(*subject(cell), words, chance, jnp.array(0.25)), exact(cell)[1])
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -1,0 +1,91 @@
+"""What an entry of the registry's table says about a cell, an estimator, an optimiser or a task."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onward
+
+from ..texts.text import Text
+
+if TYPE_CHECKING:
+    import optax
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CellEntry:
+    """A cell.
+
+    * `about`: a description for help texts;
+    * `make`: gives what is called as `cell(input_size, hidden_size, key=...)`;
+    * `sigmoid`: whether comparisons give it sigmoid units and small weights, as in the NoBackTrack paper.
+    """
+
+    about: str
+    make: Callable[[], Callable[..., "onward.AbstractCell"]]
+    sigmoid: bool = False
+
+
+@dataclass(frozen=True)
+class EstimatorEntry:
+    """An estimator.
+
+    * `about`: a description for help texts;
+    * `make`: the estimator of a method, whose settings have the names of the fields of `Method`;
+    * `size`: the setting that the number after the colon gives; `None` if the estimator takes no number;
+    * `others`: its other settings that `onward sweep` can vary;
+    * `settings`: its own settings with their defaults in every job;
+    * `text`, `comparison`: further defaults in `onward train` and `audit`, and in `onward compare` and `sweep`;
+    * `no_stream`, `no_audit`: why `onward stream` or `onward audit` cannot use it, if it cannot.
+    """
+
+    about: str
+    make: Callable[[Any], "onward.estimators.AbstractEstimator"]
+    size: str | None = None
+    others: tuple[str, ...] = ()
+    settings: Settings = field(default_factory=dict)
+    text: Settings = field(default_factory=dict)
+    comparison: Settings = field(default_factory=dict)
+    no_stream: str | None = None
+    no_audit: str | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerEntry:
+    """An optimiser.
+
+    * `about`: a description for help texts;
+    * `make`: the optimiser of a method at a rate of 1; its steps are multiplied by the rate elsewhere, so that a sweep
+      can trace the rate;
+    * `settings`: its settings with their defaults. Every optimiser has a rate and a clip, which is the largest global
+      norm of a gradient;
+    * `described`: how a table of results writes it, with the settings in braces;
+    * `first`: a transformation of the gradient before the clip and the step, if there is one.
+    """
+
+    about: str
+    make: Callable[[Any], "optax.GradientTransformation"]
+    settings: Settings
+    described: str
+    first: Callable[[Any], "optax.GradientTransformation"] | None = None
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task: a stream of symbols to predict.
+
+    * `about`: what is predicted, for help texts;
+    * `form`: how the task is written with its settings;
+    * `make`: the task, or the text to predict; from the integers after the colon, or from the name of a file and the
+      path to read it at;
+    * `settings`: the greatest number of these integers; `None` if the path of a file follows instead;
+    * `cell`: the default cell.
+    """
+
+    about: str
+    form: str
+    make: Callable[..., "onward.tasks.SymbolTask | Text"]
+    settings: int | None = 0
+    cell: str = "vanilla"

@@ -1,0 +1,165 @@
+"""The registry's table: one entry for each cell, estimator, optimiser and task. Add yours here, and nowhere else.
+
+An entry has the name, the description for help texts, how the object is made, and the defaults. Every command, its help
+and shell completion then know it. The table loads without JAX: the functions in it import what they make when they are
+called.
+"""
+
+from functools import partial
+from typing import Any
+
+import onward
+
+from ..texts.text import Text, text_file
+from .entries import CellEntry, EstimatorEntry, OptimizerEntry, TaskEntry
+
+
+def _descent(method: Any):
+    import optax
+
+    from ..comparison.networks import root_decay
+
+    return optax.sgd(root_decay(method.window))
+
+
+def _kalman(method: Any):
+    from ..comparison.networks import root_decay
+
+    decay = root_decay(method.window) if method.decay is None else method.decay
+    return onward.quasi_diagonal_kalman(decay, method.prior)
+
+
+def _adam(method: Any):
+    import optax
+
+    return optax.adam(1.0)
+
+
+def _rmsprop(method: Any):
+    import optax
+
+    return optax.rmsprop(1.0, decay=0.999)
+
+
+CELLS: dict[str, CellEntry] = {
+    "vanilla": CellEntry("plain tanh units", lambda: onward.VanillaCell, sigmoid=True),
+    "leaky": CellEntry("plain units that change slowly", lambda: onward.LeakyCell, sigmoid=True),
+    "lstm": CellEntry("long short-term memory", lambda: onward.LSTMCell),
+    "gru": CellEntry("gated units", lambda: onward.GRUCell),
+    "antisymmetric": CellEntry("a stable differential equation", lambda: onward.AntisymmetricCell),
+    "lru": CellEntry("linear, a complex decay a unit", lambda: onward.cells.LRUCell),
+    "rtu": CellEntry("linear, a rotation a unit", lambda: onward.cells.RTUCell),
+    "rtu-nonlinear": CellEntry("with its activation inside", lambda: partial(onward.cells.RTUCell, nonlinear=True)),
+    "indrnn": CellEntry("one recurrent weight a unit", lambda: onward.cells.IndRNNCell),
+    "elstm": CellEntry("gates that see their own unit", lambda: onward.cells.ELSTMCell),
+    "mingru": CellEntry("a gate that sees the input", lambda: onward.cells.MinGRUCell),
+    "minlstm": CellEntry("two gates that see the input", lambda: onward.cells.MinLSTMCell),
+}
+
+ESTIMATORS: dict[str, EstimatorEntry] = {
+    "tbptt": EstimatorEntry(
+        "windows of backpropagation",
+        lambda method: onward.BPTT(),
+        size="window",
+        text={"cell": "lstm", "hidden_size": 128},
+        comparison={"window": 15},
+    ),
+    "sliding": EstimatorEntry(
+        "backward from every step",
+        lambda method: onward.SlidingBPTT(horizon=method.horizon),
+        size="horizon",
+        settings={"horizon": 8},
+        text={"hidden_size": 32},
+    ),
+    "artbp": EstimatorEntry(
+        "windows of backpropagation, cut at random",
+        lambda method: onward.ARTBP(cut=method.cut),
+        size="window",
+        others=("cut",),
+        settings={"cut": 0.1},
+        text={"cell": "lstm", "hidden_size": 64},
+        comparison={"window": 15},
+    ),
+    "rtrl": EstimatorEntry("forward, exact", lambda method: onward.RTRL(), text={"hidden_size": 16}),
+    "snap": EstimatorEntry(
+        "forward, each unit's own weights",
+        lambda method: onward.SnAp(order=method.order),
+        size="order",
+        settings={"order": 1},
+        text={"hidden_size": 64},
+    ),
+    "uoro": EstimatorEntry(
+        "forward, unbiased", lambda method: onward.UORO(), text={"window": 32, "cell_rate_factor": 0.1}
+    ),
+    "nobacktrack": EstimatorEntry(
+        "forward, unbiased",
+        lambda method: onward.NoBackTrack(rank=method.rank, blocks=method.blocks),
+        size="rank",
+        text={"cell_rate_factor": 0.3, "rank": 48, "blocks": True},
+        comparison={"rank": 1},
+    ),
+    "fpp": EstimatorEntry(
+        "short stretches replayed, their states learned",
+        lambda method: onward.FPP(method.horizon, method.buffer, method.updates, method.penalty, method.state_rate),
+        size="horizon",
+        others=("buffer", "updates", "penalty", "state_rate"),
+        settings={"horizon": 5, "buffer": 1000, "updates": 1, "penalty": 1.0, "state_rate": 0.1},
+        text={"hidden_size": 32, "window": 1, "rate": 1e-3},
+        no_stream="fpp replays stretches of one stream and cannot follow events; choose another method.",
+        no_audit="fpp replays its past and has no gradient of a stretch; audit another method.",
+    ),
+}
+
+# For Kalman, a decay of None means 1/√t, and a prior of None means the number of hidden units.
+OPTIMIZERS: dict[str, OptimizerEntry] = {
+    "sgd": OptimizerEntry(
+        "gradient descent at 1/√t",
+        _descent,
+        {"rate": 1.0, "clip": None},
+        "gradient descent {rate}/√t, loss in bits{clip}",
+    ),
+    "kalman": OptimizerEntry(
+        "the quasi-diagonal Kalman step",
+        _kalman,
+        {"rate": 1.0, "clip": None, "decay": None, "prior": None},
+        "quasi-diagonal Kalman, γ = {decay}{prior}{clip}{times}",
+    ),
+    "adam": OptimizerEntry("Adam", _adam, {"rate": 3e-3, "clip": 1.0}, "Adam {rate}{clip}"),
+    "rmsprop": OptimizerEntry("RMSProp", _rmsprop, {"rate": 1e-3, "clip": 1.0}, "RMSProp {rate} (decay 0.999){clip}"),
+    "fptt": OptimizerEntry(
+        "FPTT's regulariser before Adam",
+        _adam,
+        {"rate": 3e-3, "clip": 1.0, "alpha": 0.1, "beta": 0.5},
+        "FPTT (α {alpha}, β {beta}){clip}, Adam {rate}",
+        first=lambda method: onward.fptt(method.alpha, method.beta),
+    ),
+}
+
+TASKS: dict[str, TaskEntry] = {
+    "anbn": TaskEntry(
+        "aⁿbⁿ with n from K to L", "anbn:K,L", lambda *numbers: onward.tasks.anbn_task(*numbers), 2, "leaky"
+    ),
+    "brackets": TaskEntry(
+        "S of A letters again after K others",
+        "brackets:S,K,A",
+        lambda *numbers: onward.tasks.brackets_task(*numbers),
+        3,
+        "leaky",
+    ),
+    "cycle-world": TaskEntry(
+        "a 1 at every P-th step", "cycle-world:P", lambda *numbers: onward.tasks.cycle_world_task(*numbers), 1
+    ),
+    "music": TaskEntry("synthetic music", "music", lambda: onward.tasks.music_task()),
+    "shakespeare": TaskEntry(
+        "his works, or the excerpt in the package", "shakespeare", lambda: onward.tasks.shakespeare()
+    ),
+    "stochastic-world": TaskEntry(
+        "a coin that follows two earlier ones", "stochastic-world", lambda: onward.tasks.stochastic_world_task()
+    ),
+    "text": TaskEntry(
+        "the characters of a file, once",
+        "text:FILE",
+        lambda name, path: Text(name, text_file(path).open),
+        settings=None,
+    ),
+}
