@@ -24,7 +24,6 @@ PLANETOID = DataSet(
     },
     None,
 )
-TRAINED, VALIDATED = 0.01, 0.49  # parts of all documents
 
 
 class Split(NamedTuple):
@@ -40,7 +39,8 @@ class NodeTask:
     """Nodes of a graph to classify.
 
     * `name`: what to call it; `graph`: which nodes are connected;
-    * `features`: a row for each node; `labels`: its class, from 0; `classes`: how many there are.
+    * `features`: a row for each node; `labels`: its class, from 0; `classes`: how many there are;
+    * `trained`, `validated`: the parts of the nodes for training and validation, those of Liao et al. 2018 by default.
 
     Raises `ValueError`, with the name, for features or labels of another number of nodes, or labels outside the
     classes.
@@ -51,6 +51,8 @@ class NodeTask:
     features: Float32[np.ndarray, "_nodes features"]
     labels: Int32[np.ndarray, " _nodes"]
     classes: int
+    trained: float = 0.01
+    validated: float = 0.49
 
     def __post_init__(self):
         whole("classes", self.classes, least=2)
@@ -70,16 +72,15 @@ class NodeTask:
         return float(np.bincount(self.labels).max() / len(self.labels))
 
     def split(self, *, key: PRNGKeyArray) -> Split:
-        """A random split as in Liao et al. 2018: 1 % of the nodes for training, 49 % for validation, the rest for
-        testing.
+        """A random split into nodes for training, for validation and, the rest, for testing.
 
-        Raises `ValueError` if 1 % is less than one node.
+        Raises `ValueError` if the part for training is less than one node.
         """
         count = len(self.labels)
         order = np.asarray(jr.permutation(key, count))
-        trained, validated = int(TRAINED * count), int(VALIDATED * count)
+        trained, validated = int(self.trained * count), int(self.validated * count)
         if not trained:
-            raise ValueError(f"a task must have at least {math.ceil(1 / TRAINED)} nodes to be split, got {count}.")
+            raise ValueError(f"a task must have at least {math.ceil(1 / self.trained)} nodes to be split, got {count}.")
         place = np.empty(count, int)
         place[order] = np.arange(count)
         return Split(place < trained, (place >= trained) & (place < trained + validated), place >= trained + validated)

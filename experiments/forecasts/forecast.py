@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,28 +105,28 @@ class Outcome(NamedTuple):
     picture: bytes
 
 
-def forecast_all(task: SeriesTask, arms: Mapping[str, Arm], seeds: Sequence[int]) -> Outcome:
+def forecast_all(task: SeriesTask, arms: Mapping[str, Arm], seeds: Sequence[int], horizons: Sequence[int]) -> Outcome:
     """Forecasts the task with every arm at every horizon. Persistence is among the arms."""
-    rows, first = task.values.shape[1], max(HORIZONS)
+    rows, first = task.values.shape[1], max(horizons)
     start, edges = warm_up(rows, first), np.linspace(first, rows, min(WINDOWS, rows // 20) + 1).astype(int)
-    last = {h: said[0] for h, said in persistence(task, HORIZONS, seeds).items()}
-    naive = {h: np.abs(last[h] - task.values) for h in HORIZONS}
-    standings = {h: {PERSISTENCE: Standing(PERSISTENCE, np.ones(1), naive[h][:, start:].mean(1), 0)} for h in HORIZONS}
-    curves: dict[int, dict[str, np.ndarray]] = {h: {} for h in HORIZONS}
+    last = {h: said[0] for h, said in persistence(task, horizons, seeds).items()}
+    naive = {h: np.abs(last[h] - task.values) for h in horizons}
+    standings = {h: {PERSISTENCE: Standing(PERSISTENCE, np.ones(1), naive[h][:, start:].mean(1), 0)} for h in horizons}
+    curves: dict[int, dict[str, np.ndarray]] = {h: {} for h in horizons}
     for name, arm in arms.items():
         began = time.perf_counter()
-        said = arm.forecaster(task, HORIZONS, seeds)
-        for h in HORIZONS:
+        said = arm.forecaster(task, horizons, seeds)
+        for h in horizons:
             errors, silent = absolute_errors(said[h], task.values, last[h])
             counted = errors[..., start:]
             error = relative(counted, naive[h][:, start:])
             standings[h][name] = Standing(arm.group, error, counted.mean((0, 2)), int(silent[..., start:].sum()))
             curves[h][name] = windowed(errors[..., first:], naive[h][:, first:], edges - first)
-        found = ", ".join(f"{_shown(standings[h][name].relative)} at {h}" for h in HORIZONS)
+        found = ", ".join(f"{_shown(standings[h][name].relative)} at {h}" for h in horizons)
         print(f"{task.name}, {name}: {time.perf_counter() - began:.0f} s, {found}", file=sys.stderr)
     picture = draw_forecasts(
         curves,
-        {h: {name: _shown(s.relative.mean(keepdims=True)) for name, s in standings[h].items()} for h in HORIZONS},
+        {h: {name: _shown(s.relative.mean(keepdims=True)) for name, s in standings[h].items()} for h in horizons},
         edges[1:],
         start=start,
         title=f"{task.name}: {task.what}",
@@ -135,48 +136,59 @@ def forecast_all(task: SeriesTask, arms: Mapping[str, Arm], seeds: Sequence[int]
     return Outcome(standings, picture)
 
 
-def _forecast(tasks: Sequence[SeriesTask], length: int, seeds: int, seed: int, _parts) -> Findings:
-    if length < FEWEST:
-        raise UserError(f"streams/forecast needs at least {FEWEST} rows of each series, got {length}; scale it less.")
-    tasks = [task.first(length) for task in tasks]
-    found = {task.name: forecast_all(task, ARMS, range(seed, seed + seeds)) for task in tasks}
-    cells = {(name, h): outcome.standings[h] for name, outcome in found.items() for h in HORIZONS}
-    lines = [
-        f"Mean absolute error as a part of persistence's, after the first {100 * WARM_UP:g} % of each series; mean ±",
-        f"standard error over {counted(seeds, 'seed')}, where anything is random. In brackets: the error in its own",
-        f"unit. River is {version('river')}.",
-        "",
-    ]
-    for task in tasks:
-        lines += [*_table(task, found[task.name]), ""]
-    lines += [f"Who is ahead; what is within {ALIKE:g} of the best is called alike:"]
-    lines += [f"  {name}, {h} ahead: {told(ahead(standings))}" for (name, h), standings in cells.items()]
-    pictures, files = {}, {}
-    for task in tasks:
-        file = f"{task.name.replace(' ', '-').lower()}.png"
-        pictures[file] = f"{task.name}: errors over time as parts of persistence's, 1 and 24 steps ahead"
-        files[file] = found[task.name].picture
-    numbers = {
-        "warm_up": WARM_UP,
-        "river": version("river"),
-        "tasks": [_numbers(task, found[task.name]) for task in tasks],
-    }
-    return Findings(judge(cells), "\n".join(lines), pictures, numbers, files)
+@dataclass(frozen=True)
+class Forecasts:
+    """Every arm on every task, at these horizons."""
+
+    arms: Mapping[str, Arm]
+    horizons: tuple[int, ...] = HORIZONS
+
+    def run(self, tasks: Sequence[SeriesTask], length: int, seeds: int, seed: int, _parts) -> Findings:
+        if length < FEWEST:
+            raise UserError(
+                f"streams/forecast needs at least {FEWEST} rows of each series, got {length}; scale it less."
+            )
+        tasks = [task.first(length) for task in tasks]
+        found = {task.name: forecast_all(task, self.arms, range(seed, seed + seeds), self.horizons) for task in tasks}
+        cells = {(name, h): outcome.standings[h] for name, outcome in found.items() for h in self.horizons}
+        lines = [
+            f"Mean absolute error as a part of persistence's, after the first {100 * WARM_UP:g} % of each series; mean "
+            "±",
+            f"standard error over {counted(seeds, 'seed')}, where anything is random. In brackets: the error in its "
+            "own",
+            f"unit. River is {version('river')}.",
+            "",
+        ]
+        for task in tasks:
+            lines += [*_table(task, found[task.name]), ""]
+        lines += [f"Who is ahead; what is within {ALIKE:g} of the best is called alike:"]
+        lines += [f"  {name}, {h} ahead: {told(ahead(standings))}" for (name, h), standings in cells.items()]
+        pictures, files = {}, {}
+        for task in tasks:
+            file = f"{task.name.replace(' ', '-').lower()}.png"
+            pictures[file] = f"{task.name}: errors over time as parts of persistence's, 1 and 24 steps ahead"
+            files[file] = found[task.name].picture
+        numbers = {
+            "warm_up": WARM_UP,
+            "river": version("river"),
+            "tasks": [_numbers(task, found[task.name]) for task in tasks],
+        }
+        return Findings(judge(cells), "\n".join(lines), pictures, numbers, files)
 
 
 def _table(task: SeriesTask, outcome: Outcome) -> list[str]:
-    one = len(task.values) == 1
-    head = [word for h in HORIZONS for word in (f"{h} step{'s' * (h > 1)}", *["" for _ in range(one)])]
+    horizons, one = [*outcome.standings], len(task.values) == 1
+    head = [word for h in horizons for word in (f"{h} step{'s' * (h > 1)}", *["" for _ in range(one)])]
     rows: list[tuple[str, ...]] = [("", *head)]
-    for name in outcome.standings[HORIZONS[0]]:
+    for name in outcome.standings[horizons[0]]:
         words = [name]
-        for h in HORIZONS:
+        for h in horizons:
             standing = outcome.standings[h][name]
             words += [_shown(standing.relative), *[f"({error:.3g})" for error in standing.errors if one]]
         rows.append(tuple(words))
     lines = [f"{task.name}: {task.what}", *columns(rows)]
-    for name in outcome.standings[HORIZONS[0]]:
-        if silent := sum(outcome.standings[h][name].silent for h in HORIZONS):
+    for name in outcome.standings[horizons[0]]:
+        if silent := sum(outcome.standings[h][name].silent for h in horizons):
             lines.append(f"  {name}: the last value stands in for {silent} forecasts.")
     return lines
 
@@ -200,7 +212,7 @@ def _numbers(task: SeriesTask, outcome: Outcome) -> dict[str, Any]:
                     for name, s in outcome.standings[h].items()
                 },
             }
-            for h in HORIZONS
+            for h in outcome.standings
         ],
     }
 
@@ -224,7 +236,7 @@ RECIPES = {
             unit="rows",
             seeds=3,
             data=_tasks,
-            run=_forecast,
+            run=Forecasts(ARMS).run,
         ),
     )
 }

@@ -52,16 +52,17 @@ class _Grid:
     setting: Setting
     rates: tuple[float, ...]
     horizons: tuple[int, ...]
+    buffers: tuple[int, ...] = BUFFERS
 
     def run(self, task: SymbolTask, steps: int, seeds: int, seed: int, parts: Parts) -> Findings:
         cells: Cells = {}
-        for horizon, buffer in product(self.horizons, BUFFERS):
+        for horizon, buffer in product(self.horizons, self.buffers):
             name = f"T = {horizon}, N = {buffer}, {seeds} seeds"
             found = parts.part(name, lambda T=horizon, N=buffer: self._best(task, T, N, steps, seeds, seed))
             cells[buffer, horizon] = Cell(found["rate"], np.array(found["closing_bits"], float))
             print(f"{name}: {_shown(cells[buffer, horizon])} bits", file=sys.stderr)
         picture = draw_lines(
-            {f"a buffer of {buffer:,}": {T: cells[buffer, T].sound for T in self.horizons} for buffer in BUFFERS},
+            {f"a buffer of {buffer:,}": {T: cells[buffer, T].sound for T in self.horizons} for buffer in self.buffers},
             levels=task.levels,
             axis="T, transitions of a slice",
             score="bits per character over the last tenth (lower is better)",
@@ -106,9 +107,9 @@ class _Grid:
             return Verdict("not decided", f"seeds diverged or lost their way at {'; '.join(lost)}.")
         bits = {at: float(cell.closing.mean()) for at, cell in cells.items()}
         long = [T for T in self.horizons if T > SHORT]
-        by_buffer = max(max(row) - min(row) for T in long if (row := [bits[N, T] for N in BUFFERS]))
-        by_length = max(max(row) - min(row) for N in BUFFERS if (row := [bits[N, T] for T in long if T >= 10]))
-        short = min(bits[N, 1] - min(bits[N, T] for T in long) for N in BUFFERS)
+        by_buffer = max(max(row) - min(row) for T in long if (row := [bits[N, T] for N in self.buffers]))
+        by_length = max(max(row) - min(row) for N in self.buffers if (row := [bits[N, T] for T in long if T >= 10]))
+        short = min(bits[N, 1] - min(bits[N, T] for T in long) for N in self.buffers)
         why = (
             f"for T > {SHORT} the buffers differ by up to {by_buffer:.3f} bits, T = 10 and more by up to "
             f"{by_length:.3f}, and T = 1 is behind the best by {short:.3f} or more."
@@ -117,9 +118,9 @@ class _Grid:
         return Verdict("agrees" if kept == 3 else "agrees in part" if kept else "disagrees", why)
 
     def _table(self, task: SymbolTask, cells: Cells, seeds: int) -> list[str]:
-        lines = [f"{'T':>4}" + "".join(f"{f'N = {buffer:,}':>30}" for buffer in BUFFERS)]
+        lines = [f"{'T':>4}" + "".join(f"{f'N = {buffer:,}':>30}" for buffer in self.buffers)]
         for horizon in self.horizons:
-            row = [cells[buffer, horizon] for buffer in BUFFERS]
+            row = [cells[buffer, horizon] for buffer in self.buffers]
             lines.append(f"{horizon:4}" + "".join(f"{_shown(cell):>22}{cell.rate:>8g}" for cell in row))
         levels = "; ".join(f"{name}: {level:.4f}" for name, level in task.levels.items())
         lines += [

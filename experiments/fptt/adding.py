@@ -18,8 +18,6 @@ from .adding_and_copying import (
     UPDATES,
     Figure,
     adding,
-    epochs_of,
-    reached_in_words,
     settings,
     sooner,
 )
@@ -54,7 +52,7 @@ class _Updates:
         found = compare(
             problem,
             self.arms(problem),
-            epochs=epochs_of(iterations),
+            epochs=self.figure.epochs(iterations),
             keys=jr.split(jr.key(seed), seeds),
             until=self.figure.until,
             parts=parts,
@@ -81,7 +79,7 @@ class _Updates:
         beyond the spread: see `sooner`.
         """
         names, level = [_name("BPTT" if k == 1 else "FPTT", k) for k in self.numbers], self.figure.learned
-        words = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in names)
+        words = ", ".join(f"{name} {self.figure.reached_in_words(found[name], level)}" for name in names)
         why = f"iterations to a score below {level:g}: {words}. "
         pairs = [(found[_name("FPTT", k)], found[_name("OGD", k)]) for k in self.numbers[1:]]
         alike = not any(sooner(ours, theirs, level) for ours, theirs in pairs)

@@ -36,16 +36,17 @@ PATIENCE = 200  # iterations that a training continues after it has solved the p
 class Figure:
     """What a figure trains, measures and draws.
 
-    * `make_problem`: builds the problem from the number of units and the size of a minibatch;
+    * `make_problem`: builds the problem from the figure;
     * `alphas`, `with_proximal`: the α of FPTT, alone and with a proximal factor; see `Problem.arms`;
     * `naive`: the score of a model that has learned nothing, by the name of that model;
     * `learned`, `solved`: the score to wait for, and the score below which a training soon ends;
     * `score`: the name of what is measured;
     * `near`: a further score to wait for, if coming near to the naive score is part of the claim;
-    * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods to leave out.
+    * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods to leave out;
+    * `every`, `tested`: iterations between two scores, and sequences of a score.
     """
 
-    make_problem: Callable[[int, int], Problem]
+    make_problem: Callable[["Figure"], Problem]
     alphas: tuple[float, ...]
     naive: Mapping[str, float]
     learned: float
@@ -56,14 +57,16 @@ class Figure:
     batch: int = BATCH
     without: tuple[str, ...] = ()
     with_proximal: tuple[tuple[float, float], ...] = ()
+    every: int = EVERY
+    tested: int = TESTED
 
     @property
     def problem(self) -> Problem:
         """The problem at the figure's size."""
-        return self.make_problem(self.units, self.batch)
+        return self.make_problem(self)
 
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
-        keys, epochs, problem = jr.split(jr.key(seed), seeds), epochs_of(iterations), self.problem
+        keys, epochs, problem = jr.split(jr.key(seed), seeds), self.epochs(iterations), self.problem
         arms = problem.arms(self.alphas, self.with_proximal)
         arms = {name: arm for name, arm in arms.items() if name not in self.without}
         found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
@@ -115,16 +118,16 @@ class Figure:
 
     def _times(self, found: Mapping[str, Scores], best: str, level: float) -> str:
         others = [name for name in (ONLINE, PLAIN, AUXILIARY) if name in found]
-        times = ", ".join(f"{name} {reached_in_words(found[name], level)}" for name in (best, *others))
+        times = ", ".join(f"{name} {self.reached_in_words(found[name], level)}" for name in (best, *others))
         return f"iterations to a score below {level:.3g}, FPTT at the best of its settings: {times}. "
 
     def drawing(self, seeds: int, updates: str) -> dict[str, Any]:
         """The title, axes and levels of a picture of trainings with `updates` updates a sequence."""
         return {
-            "every": EVERY,
+            "every": self.every,
             "levels": {**self.naive, "learned": self.learned},
             "score": f"{self.score} (lower is better)",
-            "title": f"LSTM-{self.units}, batch {self.batch}, K = {updates}; {TESTED} new sequences; mean of "
+            "title": f"LSTM-{self.units}, batch {self.batch}, K = {updates}; {self.tested} new sequences; mean of "
             f"{counted(seeds, 'seed')}",
         }
 
@@ -136,38 +139,44 @@ class Figure:
         lines = [f"{'method':24}{heads}{'score at the end':>20}"]
         for name, s in scores.items():
             end = mean_and_error(s.scores[:, -1])
-            there = "".join(f"{reached_in_words(s, level):>24}" for level in waited)
+            there = "".join(f"{self.reached_in_words(s, level):>24}" for level in waited)
             lines.append(f"{name:24}{there}{end:>20}")
         naive = " and ".join(f"{name} has {level:.4f}" for name, level in self.naive.items())
         lines += [
             "",
             f"Mean ± standard error over {counted(seeds, 'seed')}, or over those that got there. The score is the",
-            f"{self.score}, of {TESTED} new sequences, taken every {EVERY} iterations; {naive},",
+            f"{self.score}, of {self.tested} new sequences, taken every {self.every} iterations; {naive},",
             f"the best possible is 0. A training ends {PATIENCE} iterations after a score below {self.solved:.3g},",
             "and its last score is drawn on.",
         ]
         numbers = [
             {
                 "method": name,
-                "iterations": (EVERY * s.reached(self.learned)).tolist(),
+                "iterations": (self.every * s.reached(self.learned)).tolist(),
                 "scores": [row[: int(n)].tolist() for row, n in zip(s.scores, s.epochs, strict=True)],
                 "seconds": seconds,
             }
             for name, (s, seconds) in found.items()
         ]
         pictures = {"curve.png": f"{self.score} against iterations"}
-        result = {"every": EVERY, "trainings": numbers}
+        result = {"every": self.every, "trainings": numbers}
         return Findings(verdict, "\n".join(lines), pictures, result, {"curve.png": drawn})
 
     def until(self, history) -> bool:
         """Whether a training has solved the problem for long enough to end."""
         solved = [i for i, epoch in enumerate(history) if epoch.score < self.solved]
-        return bool(solved) and len(history) - 1 - solved[0] >= PATIENCE // EVERY
+        return bool(solved) and len(history) - 1 - solved[0] >= PATIENCE // self.every
 
+    def epochs(self, iterations: int) -> int:
+        """The number of epochs, at least one. A score is taken after each."""
+        return max(1, iterations // self.every)
 
-def epochs_of(iterations: int) -> int:
-    """The number of epochs, at least one. A score is taken after each."""
-    return max(1, iterations // EVERY)
+    def reached_in_words(self, scores: Scores, level: float) -> str:
+        """How many iterations it took to get there, and on how many seeds."""
+        reached = self.every * scores.reached(level)
+        there = reached[reached > 0]
+        of = f"{there.size} of {reached.size}"
+        return f"{mean_and_error(there, 0)} ({of})" if there.size else f"never ({of})"
 
 
 def sooner(ours: Scores, theirs: Scores, level: float) -> bool:
@@ -188,29 +197,22 @@ def order(scores: Scores, level: float) -> tuple[int, float]:
     return -there.size, float(there.mean() if there.size else finite.mean() if finite.size else np.inf)
 
 
-def reached_in_words(scores: Scores, level: float) -> str:
-    reached = EVERY * scores.reached(level)
-    there = reached[reached > 0]
-    of = f"{there.size} of {reached.size}"
-    return f"{mean_and_error(there, 0)} ({of})" if there.size else f"never ({of})"
-
-
-def _problem(task, measure, loss, objective, outputs: int, units: int, batch: int, rate: float = RATE) -> Problem:
+def _problem(task, measure, loss, objective, outputs: int, figure: Figure, rate: float = RATE) -> Problem:
     return Problem(
-        data=Drawn(task, batch=batch, minibatches=EVERY),
-        test=Drawn(task, batch=TESTED, minibatches=1),
+        data=Drawn(task, batch=figure.batch, minibatches=figure.every),
+        test=Drawn(task, batch=figure.tested, minibatches=1),
         measure=measure,
         loss=loss,
         objective=objective,
         updates=UPDATES,
         optimizer=lambda updates: optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rate)),
-        make_model=layer(lstm_cell, task.sample(jr.key(0))[0].shape[1], units, outputs),
+        make_model=layer(lstm_cell, task.sample(jr.key(0))[0].shape[1], figure.units, outputs),
     )
 
 
-def adding_problem(steps: int, units: int, batch: int) -> Problem:
+def adding_problem(steps: int, figure: Figure) -> Problem:
     """The sum of two marked numbers, with a loss at the end of every window."""
-    return _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1, units, batch)
+    return _problem(Adding(steps), squared_error, terminal_squared_error, Terminal, 1, figure)
 
 
 def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:

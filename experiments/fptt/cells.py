@@ -1,6 +1,7 @@
 """FPTT with other cells on sequential CIFAR-10: Table 2 of Kag & Saligrama 2021."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax.random as jr
 import numpy as np
@@ -12,7 +13,7 @@ from ..data.images import ImageTask, sequential_cifar10
 from ..parts import Parts
 from ..recipe import Experiment, Findings, Verdict
 from .arms import AUXILIARY, ONLINE, PLAIN, Timed, below, compare, lstm_cell, running
-from .images import ALPHAS, NOTES, UNITS, Table, image_problem
+from .images import ALPHAS, FULL, NOTES, Size, Table, image_problem
 
 CELLS = {"LSTM": lstm_cell, "GRU": GRUCell, "Antisymmetric": AntisymmetricCell}
 OURS = running(ALPHAS[0])
@@ -23,15 +24,21 @@ PAPER = {
 }
 
 
-def _run(task: ImageTask, epochs: int, seeds: int, seed: int, parts: Parts) -> Findings:
-    keys, found = jr.split(jr.key(seed), seeds), {}
-    for cell, make_cell in CELLS.items():
-        problem = image_problem(task, make_cell)
-        arms = {f"{cell}: {name}": arm for name, arm in problem.arms(ALPHAS).items() if name != AUXILIARY}
-        found |= compare(problem, arms, epochs=epochs, keys=keys, until=lambda history: False, parts=parts)
-    paper = {f"{cell}: {name}": value for cell, values in PAPER.items() for name, value in values.items()}
-    bold = [f"{cell}: {OURS}" for cell in CELLS]
-    return Table(paper).findings(task, found, judge(found), f"{UNITS} units", bold)
+@dataclass(frozen=True)
+class _Cells:
+    """Table 2, at this size."""
+
+    size: Size = FULL
+
+    def run(self, task: ImageTask, epochs: int, seeds: int, seed: int, parts: Parts) -> Findings:
+        keys, found = jr.split(jr.key(seed), seeds), {}
+        for cell, make_cell in CELLS.items():
+            problem = image_problem(task, make_cell, self.size)
+            arms = {f"{cell}: {name}": arm for name, arm in problem.arms(ALPHAS).items() if name != AUXILIARY}
+            found |= compare(problem, arms, epochs=epochs, keys=keys, until=lambda history: False, parts=parts)
+        paper = {f"{cell}: {name}": value for cell, values in PAPER.items() for name, value in values.items()}
+        bold = [f"{cell}: {OURS}" for cell in CELLS]
+        return Table(paper, self.size).findings(task, found, judge(found), f"{self.size.units} units", bold)
 
 
 def judge(found: Mapping[str, Timed]) -> Verdict:
@@ -70,6 +77,6 @@ RECIPES = {
         length=200,
         seeds=3,
         data=sequential_cifar10,
-        run=_run,
+        run=_Cells().run,
     )
 }

@@ -23,7 +23,7 @@ from ..jobs import Job, Report, costliest_first, run_all
 from ..parts import Parts
 from ..recipe import Experiment, Findings, Verdict
 from .adding import ALPHA, UNITS, notes, paper_size
-from .adding_and_copying import ADDING, EVERY, SCALED, Figure, epochs_of
+from .adding_and_copying import ADDING, SCALED, Figure
 from .arms import ONLINE, PLAIN, Arm, exact, gathered, running, train
 
 NORMS = {"gap": "‖W − W̄‖", "gradient": "‖gradient‖"}
@@ -41,7 +41,7 @@ class _Convergence:
         problem, keys = self.figure.problem, jr.split(jr.key(seed), seeds)
         all_arms = problem.arms((ALPHA,))
         arms = {name: all_arms[name] for name in (running(ALPHA), exact(ALPHA), ONLINE, PLAIN)}
-        epochs = epochs_of(iterations)
+        epochs = self.figure.epochs(iterations)
 
         def job(arm: Arm, key) -> Job:
             def learn(report: Report) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class _Convergence:
             "",
             f"Means over {counted(seeds, 'seed')}; at the end: over the last twentieth. The gradient is that of the",
             f"mean squared error at the end of {self.figure.batch} sequences that stay the same, by BPTT; both every",
-            f"{EVERY} iterations.",
+            f"{self.figure.every} iterations.",
         ]
         lost = [name for name, rows in found.items() if any(row["diverged"] for row in rows)]
         if lost:
@@ -109,7 +109,10 @@ class _Convergence:
             verdict,
             "\n".join(lines),
             {"curve.png": "the norms of W − W̄ and of the gradient against iterations"},
-            {"every": EVERY, "trainings": [{"method": name, "seeds": rows} for name, rows in found.items()]},
+            {
+                "every": self.figure.every,
+                "trainings": [{"method": name, "seeds": rows} for name, rows in found.items()],
+            },
             {"curve.png": _draw(curves, self.figure, seeds)},
         )
 
@@ -148,7 +151,7 @@ def _draw(curves: Mapping[tuple[str, str], np.ndarray], of: Figure, seeds: int) 
         for axes, (what, label) in zip(figure.subplots(1, 2), NORMS.items(), strict=True):
             named = {name: rows for (name, each), rows in curves.items() if each == what}
             for colour, (name, rows) in zip(COLOURS, named.items(), strict=False):
-                at = EVERY * (1 + np.arange(rows.shape[1]))
+                at = of.every * (1 + np.arange(rows.shape[1]))
                 axes.plot(at, rows.mean(0), color=colour, linewidth=1.6, label=name)
                 axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)
             axes.set_yscale("log")

@@ -17,7 +17,7 @@ from ..data.words import penn_treebank
 from ..parts import Parts
 from ..recipe import Experiment, Findings, Verdict
 from .adding import BATCH, UNITS
-from .adding_and_copying import adding_problem
+from .adding_and_copying import adding
 from .arms import AUXILIARY, PLAIN, Arm, Problem, exact, lstm_cell, running
 from .images import image_problem
 from .words import words_problem
@@ -37,7 +37,7 @@ def _load() -> dict[str, Callable[[], Problem]]:
         "PTB-300": lambda: words_problem(words),
         "pixel MNIST": lambda: image_problem(digits, lstm_cell),
         "CIFAR-10": lambda: image_problem(pictures, lstm_cell),
-        "adding, T = 200": lambda: adding_problem(200, UNITS, BATCH),
+        "adding, T = 200": lambda: adding(200, (), units=UNITS, batch=BATCH).problem,
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax.random as jr
 import numpy as np
@@ -19,7 +20,16 @@ from ..plots.scores import draw_scores
 from ..recipe import Experiment, Findings, Verdict
 from .arms import AUXILIARY, ONLINE, PLAIN, Problem, Timed, below, compare, exact, layer, lstm_cell, running, standing
 
-UNITS, BATCH, UPDATES = 128, 128, 20
+
+class Size(NamedTuple):
+    """How large a training is: units of the cell, sequences of a minibatch, and updates K a sequence."""
+
+    units: int = 128
+    batch: int = 128
+    updates: int = 20
+
+
+UNITS, BATCH, UPDATES = FULL = Size()
 ALPHAS = (0.1,)
 RATE, CLIP = 1e-3, 1.0
 HALVED = (60, 90, 120)  # epochs after which the rate halves
@@ -32,16 +42,17 @@ class Table:
     """
 
     paper: Mapping[str, float]
+    size: Size = FULL
 
     def run(self, task: ImageTask, epochs: int, seeds: int, seed: int, parts: Parts) -> Findings:
         keys = jr.split(jr.key(seed), seeds)
-        problem = image_problem(task, lstm_cell)
+        problem = image_problem(task, lstm_cell, self.size)
         found = compare(
             problem, problem.arms(ALPHAS), epochs=epochs, keys=keys, until=lambda history: False, parts=parts
         )
         verdict = self.judge({name: 100 * timed.scores.scores[:, -1] for name, timed in found.items()})
         bold = (PLAIN, ONLINE, *(name(ALPHAS[0]) for name in (running, exact)))
-        return self.findings(task, found, verdict, f"LSTM-{UNITS}", bold)
+        return self.findings(task, found, verdict, f"LSTM-{self.size.units}", bold)
 
     def findings(self, task: ImageTask, found: Mapping[str, Timed], verdict: Verdict, network: str, bold) -> Findings:
         """The findings of the trainings of a `network`. The methods in `bold` stand out in the picture."""
@@ -52,7 +63,8 @@ class Table:
             every=1,
             levels={"the most frequent class": 100 * task.naive_error},
             score="test images misclassified, % (lower is better)",
-            title=f"{task.name}: {network}, batch {BATCH}, K = {UPDATES}; mean of {counted(seeds, 'seed')}",
+            title=f"{task.name}: {network}, batch {self.size.batch}, K = {self.size.updates}; mean of "
+            f"{counted(seeds, 'seed')}",
             bold=bold,
             axis="epochs",
         )
@@ -96,9 +108,9 @@ class Table:
         return Verdict("agrees in part" if ahead[PLAIN] else "disagrees", why)
 
 
-def image_problem(task: ImageTask, make_cell: Callable[..., AbstractCell]) -> Problem:
+def image_problem(task: ImageTask, make_cell: Callable[..., AbstractCell], size: Size = FULL) -> Problem:
     """Predict the class of an image with one layer of such cells."""
-    data = Sequences(task.xs, task.ys, batch=BATCH, classes=task.classes, prepare=task.normalised)
+    data = Sequences(task.xs, task.ys, batch=size.batch, classes=task.classes, prepare=task.normalised)
 
     def optimizer(updates: int):
         rate = optax.piecewise_constant_schedule(RATE, {epoch * data.minibatches * updates: 0.5 for epoch in HALVED})
@@ -106,13 +118,13 @@ def image_problem(task: ImageTask, make_cell: Callable[..., AbstractCell]) -> Pr
 
     return Problem(
         data=data,
-        test=Sequences(task.test_xs, task.test_ys, batch=BATCH, classes=task.classes, prepare=task.normalised),
+        test=Sequences(task.test_xs, task.test_ys, batch=size.batch, classes=task.classes, prepare=task.normalised),
         measure=misclassified,
         loss=terminal_cross_entropy,
         objective=lambda window: TerminalClasses(window, task.classes),
-        updates=UPDATES,
+        updates=size.updates,
         optimizer=optimizer,
-        make_model=layer(make_cell, task.xs.shape[2], UNITS, task.classes),
+        make_model=layer(make_cell, task.xs.shape[2], size.units, task.classes),
     )
 
 
@@ -145,10 +157,11 @@ def _recipe(name: str, title: str, table: str, load: Callable[[], ImageTask], pa
     )
 
 
+PIXEL_MNIST = {PLAIN: 97.71, running(0.1): 98.67}
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        _recipe("pixel-mnist", "pixel MNIST", "Table 6", pixel_mnist, {PLAIN: 97.71, running(0.1): 98.67}),
+        _recipe("pixel-mnist", "pixel MNIST", "Table 6", pixel_mnist, PIXEL_MNIST),
         _recipe("permuted-mnist", "permuted MNIST", "Table 6", permuted_mnist, {PLAIN: 88.91, running(0.1): 94.75}),
         _recipe(
             "cifar10",

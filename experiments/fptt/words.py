@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.random as jr
@@ -23,7 +24,17 @@ from ..plots.scores import draw_scores
 from ..recipe import Experiment, Findings, Verdict
 from .arms import ONLINE, PLAIN, Problem, Timed, below, compare, exact, running, standing
 
-UNITS, BATCH, STEPS, UPDATES = 256, 20, 300, 10
+
+class Size(NamedTuple):
+    """How large a training is: units of the LSTM, tracks of a minibatch, steps of a sequence, and updates K in it."""
+
+    units: int = 256
+    batch: int = 20
+    steps: int = 300
+    updates: int = 10
+
+
+UNITS, BATCH, STEPS, UPDATES = FULL = Size()
 RATE, MOMENTUM, CLIP, DROPOUT, PROXIMAL = 2.0, 0.9, 0.25, 0.2, 2.0
 BEST = 0.5  # α of the paper's tables
 OURS = running(BEST, PROXIMAL)  # as in the authors' script
@@ -41,9 +52,10 @@ class _Table:
     paper: Mapping[str, float]
     alphas: tuple[float, ...] = (BEST,)
     validation: bool = False
+    size: Size = FULL
 
     def run(self, task: WordTask, epochs: int, seeds: int, seed: int, parts: Parts) -> Findings:
-        problem, keys = words_problem(task), jr.split(jr.key(seed), seeds)
+        problem, keys = words_problem(task, self.size), jr.split(jr.key(seed), seeds)
         arms = problem.arms((BEST,), [(alpha, PROXIMAL) for alpha in self.alphas])
         if self.validation:
             arms = {name: arms[name] for name in map(_by_script, self.alphas)}
@@ -54,8 +66,8 @@ class _Table:
             every=1,
             levels={"who knows how frequent words are": task.naive_perplexity(task.valid)},
             score="perplexity of the validation words (lower is better)",
-            title=f"Penn Treebank, T = {STEPS}: LSTM-{UNITS}, batch {BATCH}, K = {UPDATES}; mean of "
-            f"{counted(seeds, 'seed')}",
+            title=f"Penn Treebank, T = {self.size.steps}: LSTM-{self.size.units}, batch {self.size.batch}, "
+            f"K = {self.size.updates}; mean of {counted(seeds, 'seed')}",
             bold=(PLAIN, ONLINE, OURS),
             axis="epochs",
         )
@@ -135,13 +147,13 @@ def _test(timed: Timed) -> np.ndarray:
     return np.exp(timed.scores.final)
 
 
-def words_problem(task: WordTask) -> Problem:
+def words_problem(task: WordTask, size: Size = FULL) -> Problem:
     """An LSTM behind an embedding of its own size. SGD with momentum halves its rate when the validation score has not
     improved on the best so far.
     """
 
     def tracks(words):
-        return Tracks(words, batch=BATCH, steps=STEPS, classes=len(task.vocabulary))
+        return Tracks(words, batch=size.batch, steps=size.steps, classes=len(task.vocabulary))
 
     def optimizer(updates: int):
         sgd = optax.inject_hyperparams(optax.sgd)(learning_rate=RATE, momentum=MOMENTUM)
@@ -151,9 +163,9 @@ def words_problem(task: WordTask) -> Problem:
     def make_model(key):
         embedding_key, cell_key, readout_key = jr.split(key, 3)
         words = len(task.vocabulary)
-        cell = LSTMCell(UNITS, UNITS, key=cell_key, forget_bias=0.0)
-        readout = eqx.nn.Linear(UNITS, words, key=readout_key)
-        return Model(EmbeddedCell(words, cell, size=UNITS, key=embedding_key), readout)
+        cell = LSTMCell(size.units, size.units, key=cell_key, forget_bias=0.0)
+        readout = eqx.nn.Linear(size.units, words, key=readout_key)
+        return Model(EmbeddedCell(words, cell, size=size.units, key=embedding_key), readout)
 
     return Problem(
         data=tracks(task.train),
@@ -161,7 +173,7 @@ def words_problem(task: WordTask) -> Problem:
         measure=softmax_cross_entropy,
         loss=softmax_cross_entropy,
         objective=EveryStep,
-        updates=UPDATES,
+        updates=size.updates,
         optimizer=optimizer,
         make_model=make_model,
         estimator=DropoutBPTT(DROPOUT),

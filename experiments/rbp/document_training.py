@@ -86,8 +86,11 @@ def train(
     epochs: int,
     key: PRNGKeyArray,
     report: Callable[[float, str], None],
+    steps: int = STEPS,
+    optimizer: optax.GradientTransformation = OPTIMIZER,
 ) -> dict[str, Any]:
     """One training. `key` decides the split, the weights and what an adjoint draws. Logistic regression has no adjoint.
+    `steps` are propagation steps.
 
     Returns `loss`, `validation` and `test`, measured before every 20th epoch and after the last. They are NaN from the
     first number that was not finite. For a network it also returns `moves`, the relative length by which each
@@ -98,11 +101,11 @@ def train(
     documents = Documents.of(task, task.split(key=split_key))
     make = logistic_regression if adjoint is None else graph_network
     model = make(task.features.shape[1], task.classes, key=model_key)
-    first, state = model, OPTIMIZER.init(eqx.filter(model, eqx.is_array))
+    first, state = model, optimizer.init(eqx.filter(model, eqx.is_array))
     rows = []
     for begin in range(0, epochs, EVERY):
         keys = jr.split(jr.fold_in(key, begin), min(EVERY, epochs - begin))
-        model, state, scores = _advance(model, state, documents, keys, adjoint)
+        model, state, scores = advance(model, state, documents, keys, adjoint, steps, optimizer)
         rows.append([float(number[0]) for number in scores])
         report(
             min(begin + EVERY, epochs) / epochs,
@@ -110,24 +113,26 @@ def train(
         )
         if not np.isfinite(np.asarray(scores.loss)).all():
             break
-    rows.append([float(number) for number in _scores(model, documents, None)[1]])
+    rows.append([float(number) for number in _scores(model, documents, None, steps)[1]])
     table = np.full((-(-epochs // EVERY) + 1, len(Scores._fields)), np.nan)
     table[: len(rows)] = rows
     if not np.isfinite(table[:, 0]).all():
         table[np.argmin(np.isfinite(table[:, 0])) :] = np.nan
     found: dict[str, Any] = dict(zip(Scores._fields, table.T.tolist(), strict=True))
     if isinstance(model, GraphNetwork) and isinstance(first, GraphNetwork):
-        found["moves"] = [np.asarray(_moves(network, documents)).tolist() for network in (first, model)]
+        found["moves"] = [np.asarray(_moves(network, documents, steps)).tolist() for network in (first, model)]
         assert adjoint is not None
         solver = adjoint(key)
-        found["residual"] = float(_residual(model, documents, solver)) if isinstance(solver, AbstractRBP) else None
+        found["residual"] = (
+            float(_residual(model, documents, solver, steps)) if isinstance(solver, AbstractRBP) else None
+        )
     return found
 
 
-def _scores(model, documents: Documents, adjoint) -> tuple[Float[Array, ""], Scores]:
+def _scores(model, documents: Documents, adjoint, steps: int) -> tuple[Float[Array, ""], Scores]:
     """The loss, to differentiate, and all scores."""
     if isinstance(model, GraphNetwork):
-        logits = model(documents.graph, documents.features, steps=STEPS, adjoint=adjoint).predictions
+        logits = model(documents.graph, documents.features, steps=steps, adjoint=adjoint).predictions
     else:
         logits = jax.vmap(model)(documents.features)
     loss = _loss(logits, documents)
@@ -142,7 +147,7 @@ def _loss(logits, documents):
 
 
 @eqx.filter_jit
-def _advance(model, state, documents, keys, adjoint):
+def advance(model, state, documents: Documents, keys, adjoint, steps: int, optimizer: optax.GradientTransformation):
     """One epoch, an update each, for every key; and the scores before each."""
     arrays, rest = eqx.partition(model, eqx.is_array)
 
@@ -150,10 +155,10 @@ def _advance(model, state, documents, keys, adjoint):
         arrays, state = carry
 
         def scores(arrays):
-            return _scores(eqx.combine(arrays, rest), documents, adjoint and adjoint(key))
+            return _scores(eqx.combine(arrays, rest), documents, adjoint and adjoint(key), steps)
 
         gradient, found = jax.grad(scores, has_aux=True)(arrays)
-        updates, state = OPTIMIZER.update(gradient, state, arrays)
+        updates, state = optimizer.update(gradient, state, arrays)
         return (optax.apply_updates(arrays, updates), state), found
 
     (arrays, state), scores = jax.lax.scan(epoch, (arrays, state), keys)
@@ -161,17 +166,17 @@ def _advance(model, state, documents, keys, adjoint):
 
 
 @eqx.filter_jit
-def _moves(network, documents):
+def _moves(network, documents, steps):
     def step(states, _):
         after = network.step(documents.graph, states)
         return after, norm(after - states) / norm(after)
 
-    return jax.lax.scan(step, documents.features, length=STEPS)[1]
+    return jax.lax.scan(step, documents.features, length=steps)[1]
 
 
 @eqx.filter_jit
-def _residual(network, documents, adjoint):
-    states = network(documents.graph, documents.features, steps=STEPS).states
+def _residual(network, documents, adjoint, steps):
+    states = network(documents.graph, documents.features, steps=steps).states
     slope = jax.grad(lambda states: _loss(jax.vmap(network.readout)(states), documents))(states)
     move = partial(_move, documents.graph)
     return adjoint_residual(move, states, network, cotangent=slope, adjoint=adjoint)

@@ -96,13 +96,13 @@ def begin(key: PRNGKeyArray, layers: tuple[int, ...] = LAYERS) -> Training:
     return Training(weights, jax.tree.map(jnp.zeros_like, weights), jnp.zeros((), jnp.int32))
 
 
-def first_hyperparameters(state: Training) -> Hyperparameters:
-    """A rate of exp(−1) and a momentum of 1/2 for every array."""
+def first_hyperparameters(state: Training, rate: float = RATE) -> Hyperparameters:
+    """A rate of exp(`rate`), by default exp(−1), and a momentum of 1/2 for every array."""
 
     def like(value):
         return jax.tree.map(lambda w: jnp.full((), value, w.dtype), state.weights)
 
-    return Hyperparameters(like(RATE), like(MOMENTUM))
+    return Hyperparameters(like(rate), like(MOMENTUM))
 
 
 @eqx.filter_jit
@@ -116,8 +116,8 @@ def train(step: Step, hyperparameters: Hyperparameters, state: Training, steps: 
 
 
 @eqx.filter_jit
-def path(step: Step, hyperparameters: Hyperparameters, state: Training, steps: int):
-    """Where training leads: the weights at `POINTS` equally spaced steps, as `DIRECTIONS` numbers each.
+def path(step: Step, hyperparameters: Hyperparameters, state: Training, steps: int, points: int = POINTS):
+    """Where training leads: the weights at this many equally spaced steps, as `DIRECTIONS` numbers each.
 
     They are products with fixed random directions, which keep the distances between points to about a tenth.
     """
@@ -130,10 +130,10 @@ def path(step: Step, hyperparameters: Hyperparameters, state: Training, steps: i
         return total(drawn) / math.sqrt(DIRECTIONS)
 
     def some(state, _):
-        state = jax.lax.fori_loop(0, max(1, steps // POINTS), lambda _, state: step(hyperparameters, state), state)
+        state = jax.lax.fori_loop(0, max(1, steps // points), lambda _, state: step(hyperparameters, state), state)
         return state, seen(state.weights)
 
-    return jax.lax.scan(some, state, length=min(POINTS, steps))[1]
+    return jax.lax.scan(some, state, length=min(points, steps))[1]
 
 
 def meta_gradient(

@@ -61,9 +61,12 @@ def learn(
     steps: int,
     meta_steps: int,
     report: Report = lambda done, words: None,
+    rate: float = rates.RATE,
 ) -> Curves:
-    """The curves of the seed of `key`. Adam learns the hyperparameters; every training begins at `start`."""
-    hyperparameters = rates.first_hyperparameters(start)
+    """The curves of the seed of `key`. Adam learns the hyperparameters; every training begins at `start`. `rate` is the
+    logarithm of the first rate.
+    """
+    hyperparameters = rates.first_hyperparameters(start, rate)
     state = OPTIMIZER.init(hyperparameters)
     path_shape = len(SNAPSHOTS), min(rates.POINTS, steps), rates.DIRECTIONS
     curves = Curves(*(np.full((1, *shape), np.nan) for shape in ((meta_steps,), (steps,), (meta_steps,), path_shape)))

@@ -5,17 +5,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-AGAIN = 5.0  # seconds between two signals of the time limit, if the first was lost
-
 
 class TimeIsUp(KeyboardInterrupt):
     """The time limit is over."""
 
 
 @contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
+def time_limit(seconds: float | None, *, again: float = 5.0) -> Iterator[None]:
     """A context in which `TimeIsUp` is raised, or an `Interruption` notes it, after this many seconds; `None` for no
-    limit.
+    limit. The signal is repeated every `again` seconds.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -26,7 +24,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, end)
     # Repeated, because an exception raised within a destructor or a library's callback is lost.
-    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+    signal.setitimer(signal.ITIMER_REAL, seconds, again)
     try:
         yield
     finally:

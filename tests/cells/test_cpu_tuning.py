@@ -9,16 +9,16 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import onward
-from onward.cells import cpu_tuning
 from onward.cells.cpu_tuning import rows_of_product
 
 ROWS, UNITS, FEATURES, MANY = 3, 4, 5, 7
-SHAPES = (ROWS, UNITS, FEATURES), (FEATURES,), (MANY, ROWS, UNITS, FEATURES), (MANY, FEATURES)
+LONG = 300  # vectors, for which the gradient turns the vectors over, and not their cotangents
 
 
-def drawn():
+def drawn(many=MANY):
     """W, z, and many of both."""
-    return tuple(map(jr.normal, jr.split(jr.key(0), 4), SHAPES))
+    shapes = (ROWS, UNITS, FEATURES), (FEATURES,), (many, ROWS, UNITS, FEATURES), (many, FEATURES)
+    return tuple(map(jr.normal, jr.split(jr.key(0), 4), shapes))
 
 
 def plain(W, z):
@@ -67,10 +67,10 @@ def test_it_is_the_plain_product_however_transformed(how):
     assert_alike(*(TRANSFORMED[how](product, *drawn()) for product in (rows_of_product, plain)))
 
 
-def of_sequences(how, product):
-    """`how` on sequences of three steps in the place of vectors."""
+def of_sequences(how, product, length):
+    """`how` on sequences of so many steps in the place of vectors."""
     W, z, WS, ZS = drawn()
-    steps = jnp.arange(1.0, 4.0)[:, None]
+    steps = 2 + jnp.cos(jnp.arange(float(length)))[:, None]
     return SEQUENCES[how](product, W, z * steps, WS, ZS[:, None] * steps)
 
 
@@ -82,11 +82,10 @@ SEQUENCES = {how: TRANSFORMED[how] for how in TRANSFORMED if how not in ("many z
 }
 
 
-@pytest.mark.parametrize("turned", ["cotangents", "vectors"])
+@pytest.mark.parametrize(("turned", "length"), [("cotangents", 3), ("vectors", LONG)])
 @pytest.mark.parametrize("how", SEQUENCES)
-def test_of_sequences_too_whatever_the_gradient_turns_over(how, turned, monkeypatch):
-    monkeypatch.setattr(cpu_tuning, "MANY", 1 if turned == "vectors" else 1000)
-    assert_alike(*(of_sequences(how, product) for product in (rows_of_product, plain)))
+def test_of_sequences_too_whatever_the_gradient_turns_over(how, turned, length):
+    assert_alike(*(of_sequences(how, product, length) for product in (rows_of_product, plain)))
 
 
 def assert_alike(ours, theirs):
@@ -106,10 +105,9 @@ def test_of_many_vectors_no_array_is_turned_over(direction):
     assert "dot_general" in text
 
 
-@pytest.mark.parametrize(("many", "products_of"), [(1000, 1), (1, ROWS)])
-def test_of_many_sequences_the_gradient_is_one_product_of_all_steps(many, products_of, monkeypatch):
-    monkeypatch.setattr(cpu_tuning, "MANY", many)
-    W, _, _, ZS = drawn()
+@pytest.mark.parametrize(("many", "products_of"), [(MANY, 1), (LONG, ROWS)])
+def test_of_many_sequences_the_gradient_is_one_product_of_all_steps(many, products_of):
+    W, _, _, ZS = drawn(many)
     text = str(jax.make_jaxpr(jax.grad(over_streams(rows_of_product)))(W, ZS[:, None] * jnp.ones((3, 1))))
     by_weights = [line for line in text.splitlines() if "dot_general" in line and "([0, 1], [0, 1])" in line]
     assert len(by_weights) == products_of
@@ -145,10 +143,9 @@ def test_a_readout_of_another_kind_reads_by_itself():
 
 
 @pytest.mark.parametrize("dtypes", [("float32", "bfloat16"), ("float16", "float32"), ("bfloat16", "bfloat16")])
-@pytest.mark.parametrize("many", [1, 1000])
-def test_dtypes_are_those_of_plain_jax(dtypes, many, monkeypatch):
-    monkeypatch.setattr(cpu_tuning, "MANY", many)
-    W, _, _, ZS = drawn()
+@pytest.mark.parametrize("many", [MANY, LONG])
+def test_dtypes_are_those_of_plain_jax(dtypes, many):
+    W, _, _, ZS = drawn(many)
     W, ZS = W.astype(dtypes[0]), ZS.astype(dtypes[1])
     with jax.numpy_dtype_promotion("standard"):
         ours, theirs = (
@@ -203,9 +200,8 @@ def test_a_precision_that_is_asked_for_inside_is_kept():
     assert "HIGHEST" in jax.jit(precise).lower(W, z).as_text()
 
 
-def test_the_gradient_of_many_turns_the_vectors_over_and_nothing_else(monkeypatch):
-    monkeypatch.setattr(cpu_tuning, "MANY", 1)
-    W, _, _, ZS = drawn()
+def test_the_gradient_of_many_turns_the_vectors_over_and_nothing_else():
+    W, _, _, ZS = drawn(LONG)
     steps = jnp.ones((3, 1))
     text = str(jax.make_jaxpr(jax.grad(over_streams(rows_of_product)))(W, ZS[:, None] * steps))
     assert text.count("optimization_barrier") == ROWS

@@ -10,22 +10,29 @@ import optax
 import pytest
 
 import onward
-from experiments.data import documents as citation
 from experiments.data.documents import NodeTask, cora, principal_components
 from experiments.rbp import document_training as citations
 from experiments.rbp import documents as rbp_citations
 from experiments.rbp.documents import ARMS, BASELINE, CORA, NEUMANN, _Table
 from onward.support.errors import UserError
 
-NODES = 40
+NODES, STEPS = 40, 6
 
 
-def task(labels=None) -> NodeTask:
+def task(labels=None, *, trained=0.5, validated=0.25) -> NodeTask:
     rng = np.random.default_rng(0)
     labels = np.arange(NODES, dtype=np.int32) % 2 if labels is None else labels
     edges = np.array([(u, v) for u in range(NODES) for v in range(u) if rng.random() < (0.1 if u % 2 == v % 2 else 0)])
     features = rng.normal(size=(NODES, 3)).astype(np.float32) + 0.5 * labels[:, None]
-    return NodeTask("tiny", onward.equilibria.Graph.undirected(edges, NODES), features.astype(np.float32), labels, 2)
+    return NodeTask(
+        "tiny",
+        onward.equilibria.Graph.undirected(edges, NODES),
+        features.astype(np.float32),
+        labels,
+        2,
+        trained,
+        validated,
+    )
 
 
 def test_components_are_those_of_the_singular_value_decomposition():
@@ -35,7 +42,6 @@ def test_components_are_those_of_the_singular_value_decomposition():
     np.testing.assert_allclose(np.abs(found), np.abs(U[:, :4] * S[:4]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("halves")
 def test_a_split_holds_each_node_once():
     split = task().split(key=jr.key(0))
     assert (np.sum(split, 0) == 1).all()
@@ -44,7 +50,7 @@ def test_a_split_holds_each_node_once():
 
 def test_a_task_too_small_to_be_split_is_refused():
     with pytest.raises(ValueError, match="at least 100 nodes to be split, got 40"):
-        task().split(key=jr.key(0))
+        task(trained=0.01).split(key=jr.key(0))
 
 
 def test_cora_is_what_the_paper_counts():
@@ -77,21 +83,12 @@ def test_a_missing_file_that_nobody_offers_is_one_sentence(monkeypatch, tmp_path
         cora()
 
 
-@pytest.fixture
-def halves(monkeypatch):
-    """Few propagation steps, and half of the nodes to learn from, of which 1 % were none."""
-    monkeypatch.setattr(citations, "STEPS", 6)
-    monkeypatch.setattr(citation, "TRAINED", 0.5)
-    monkeypatch.setattr(citation, "VALIDATED", 0.25)
-
-
-@pytest.mark.usefixtures("halves")
 def test_an_epoch_is_one_step_of_descent_with_momentum_and_decay():
     documents = citations.Documents.of(task(), task().split(key=jr.key(0)))
     model = citations.logistic_regression(3, 2, key=jr.key(1))
     state = citations.OPTIMIZER.init(model)
     keys = jr.split(jr.key(2), 3)
-    ours = citations._advance(model, state, documents, keys, None)[0]
+    ours = citations.advance(model, state, documents, keys, None, STEPS, citations.OPTIMIZER)[0]
     W, b, vW, vb = model.weight, model.bias, 0.0, 0.0
     for _ in range(3):
 
@@ -107,13 +104,14 @@ def test_an_epoch_is_one_step_of_descent_with_momentum_and_decay():
     np.testing.assert_allclose(ours.bias, b, rtol=1e-12)
 
 
-@pytest.mark.usefixtures("halves")
+def train(name, **arguments):
+    return citations.train(task(), ARMS[name], key=jr.key(0), steps=STEPS, **arguments)
+
+
 @pytest.mark.parametrize("name", [NEUMANN, "BPTT", rbp_citations.UNIFORM, BASELINE])
 def test_a_training_tells_scores_and_how_far_from_rest_it_is(name):
     told = []
-    found = citations.train(
-        task(), ARMS[name], epochs=30, key=jr.key(0), report=lambda done, words: told.append((done, words))
-    )
+    found = train(name, epochs=30, report=lambda done, words: told.append((done, words)))
     assert [len(found[what]) for what in ("loss", "validation", "test")] == [3, 3, 3]
     assert found["loss"][-1] < found["loss"][0]
     assert [done for done, _ in told] == [20 / 30, 1]
@@ -125,11 +123,9 @@ def test_a_training_tells_scores_and_how_far_from_rest_it_is(name):
     json.dumps(found)
 
 
-@pytest.mark.usefixtures("halves")
 @pytest.mark.parametrize("name", [NEUMANN, "BPTT", BASELINE])
-def test_numbers_that_do_not_stay_finite_are_not_scores(name, monkeypatch):
-    monkeypatch.setattr(citations, "OPTIMIZER", optax.sgd(1e308))
-    found = citations.train(task(), ARMS[name], epochs=40, key=jr.key(0), report=lambda done, words: None)
+def test_numbers_that_do_not_stay_finite_are_not_scores(name):
+    found = train(name, epochs=40, report=lambda done, words: None, optimizer=optax.sgd(1e308))
     assert np.isfinite(found["loss"][0])
     assert np.isnan([found[what][1:] for what in ("loss", "validation", "test")]).all()
 

@@ -265,11 +265,9 @@ class TestCommand:
             "linear": streams.ARMS["River BayesianLinearRegression"],
             "stream": streams.Arm("onward", network(AS_IT_COMES)),
         }
-        monkeypatch.setattr(streams, "ARMS", arms)
-        monkeypatch.setattr(streams, "HORIZONS", (1, HORIZON))
         tasks = [waves(name="some waves"), waves(count=2, name="more")]
         full = reproduce.RECIPES["streams/forecast"]
-        tiny = dataclasses.replace(full, data=lambda: tasks, length=300)
+        tiny = dataclasses.replace(full, data=lambda: tasks, length=300, run=streams.Forecasts(arms, (1, HORIZON)).run)
         monkeypatch.setitem(reproduce.RECIPES, "streams/forecast", tiny)
 
     @pytest.mark.usefixtures("small")

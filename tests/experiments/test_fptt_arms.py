@@ -10,7 +10,6 @@ import pytest
 from problems import assert_same
 
 import onward
-from experiments import jobs
 from experiments.fptt.arms import Problem, compare, exact, running, train
 from experiments.fptt.costs import draw as draw_costs
 from experiments.fptt.costs import judge as judge_costs
@@ -93,37 +92,38 @@ class TestArms:
         assert np.isnan(final).all()
         np.testing.assert_array_equal(found(never)["OGD"].scores.scores, scores)
 
-    def test_stopped_in_a_training_it_goes_on_from_there_to_the_same_scores(self, parts, tmp_path, monkeypatch):
-        ours, name, learned = running(0.1), f"{running(0.1)}, seed 0", []
+    def test_stopped_in_a_training_it_goes_on_from_there_to_the_same_scores(self, parts, tmp_path):
+        ours, name, ended = running(0.1), f"{running(0.1)}, seed 0", []
         task = problem()._replace(final=problem().test)
         arms, keys = {ours: task.arms((0.5, 0.1))[ours]}, jr.split(jr.key(0), 1)
 
-        def compared(parts):
-            return compare(task, arms, epochs=4, keys=keys, until=never, parts=parts)[ours]
+        def compared(parts, at_epoch_end=None):
+            watched = task._replace(at_epoch_end=at_epoch_end)
+            return compare(watched, arms, epochs=4, keys=keys, until=never, parts=parts)[ours]
 
         other = Parts(tmp_path / "other", {"figure": "a test"})
         other.begin()
         whole = compared(other)
 
-        def tell(self, name, done, words):
-            learned.append(done)
-            if done == 0.75:
+        def stop_in_the_third(carry, history):
+            if len(history) == 3:
                 raise KeyboardInterrupt
+            return carry
 
-        monkeypatch.setattr(jobs._Progress, "tell", tell)
+        def note(carry, history):
+            ended.append(len(history))
+            return carry
+
         with pytest.raises(KeyboardInterrupt):
-            compared(parts)
+            compared(parts, stop_in_the_third)
         assert parts.unfinished(name).is_file()
-        learned.clear()
-        monkeypatch.undo()
-        monkeypatch.setattr(jobs._Progress, "tell", lambda self, name, done, words: learned.append(done))
-        found = compared(parts)
+        found = compared(parts, note)
         for ours, theirs in zip(found.scores, whole.scores, strict=True):
             np.testing.assert_array_equal(ours, theirs)
         assert np.isfinite(found.scores.final).all()
         assert found.seconds is None
         assert whole.seconds > 0
-        assert learned == [0.75, 1.0, 1.0]
+        assert ended == [3, 4]
         assert not parts.unfinished(name).exists()
 
     def test_a_checkpoint_of_another_training_is_refused(self, parts):

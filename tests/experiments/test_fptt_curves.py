@@ -143,8 +143,8 @@ def test_the_picture():
 NUMBERS = (1, 3, 5, 10, 100, 200)
 
 
-def small(steps):
-    return adding(steps, ALPHAS, units=3, batch=3)
+def small(steps, **arguments):
+    return adding(steps, ALPHAS, units=3, batch=3, **arguments)
 
 
 def test_updates_are_compared_with_the_same_windows_without_the_regulariser():
@@ -197,10 +197,8 @@ def judged_updates(epochs, later, spread=0):
     return Updates(ADDING[100], NUMBERS).judge(found)
 
 
-def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(monkeypatch, parts):
-    monkeypatch.setattr("experiments.fptt.adding_and_copying.EVERY", 2)
-    monkeypatch.setattr("experiments.fptt.adding_and_copying.TESTED", 2)
-    figure = Convergence(small(10))
+def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(parts):
+    figure = Convergence(small(10, every=2, tested=2))
     found = figure.run(None, 4, 1, 0, parts)
     for training in found.numbers["trainings"]:
         (row,) = training["seeds"]

@@ -10,11 +10,11 @@ from experiments.data.images import ImageTask
 from experiments.data.words import WordTask
 from experiments.fptt.arms import Scores, Timed, compare, exact, running, standing
 from experiments.fptt.cells import CELLS
-from experiments.fptt.cells import RECIPES as CELL_RECIPES
+from experiments.fptt.cells import _Cells as Cells
 from experiments.fptt.cells import judge as judge_cells
-from experiments.fptt.images import RECIPES as IMAGES
-from experiments.fptt.images import Table
+from experiments.fptt.images import PIXEL_MNIST, Size, Table
 from experiments.fptt.words import RECIPES as LANGUAGE
+from experiments.fptt.words import Size as WordsSize
 from experiments.fptt.words import _Table as LanguageTable
 from experiments.fptt.words import halved_where_it_stalls, words_problem
 from onward.cells import AntisymmetricCell, GRUCell, LSTMCell
@@ -68,11 +68,13 @@ def test_the_verdict_on_other_cells(errors, online, word):
         assert "ahead of BPTT with LSTM and GRU, of OGD with no cell" in found.why
 
 
+SMALL = Size(units=3, batch=4, updates=2)
+FEW_WORDS = WordsSize(units=3, batch=4, steps=6, updates=2)
+
+
 @pytest.fixture
-def images(monkeypatch):
-    """Six images of five pixels; the recipes' networks and minibatches made small."""
-    for name, value in {"UNITS": 3, "BATCH": 4, "UPDATES": 2}.items():
-        monkeypatch.setattr(f"experiments.fptt.images.{name}", value)
+def images():
+    """Six images of five pixels."""
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (6, 5, 1)).astype(np.uint8), np.array([0, 1, 1, 0, 1, 0], np.int32)
     return ImageTask("tiny", pixels, labels, pixels, labels, (0.5,), (0.3,))
@@ -86,7 +88,7 @@ def test_each_cell_has_the_same_methods(monkeypatch, images, parts):
         return {name: Timed(Scores(np.full((1, 1), 0.1), np.ones(1, int)), 1.0) for name in arms}
 
     monkeypatch.setattr("experiments.fptt.cells.compare", trained)
-    found = CELL_RECIPES["fptt/table2"].run(images, 1, 1, 0, parts)
+    found = Cells(SMALL).run(images, 1, 1, 0, parts)
     assert cells == [LSTMCell, GRUCell, AntisymmetricCell]
     methods = ["BPTT", "OGD", running(0.1), exact(0.1)]
     expected = [f"{cell}: {name}" for cell in ("LSTM", "GRU", "Antisymmetric") for name in methods]
@@ -99,7 +101,7 @@ def test_a_table_of_images_is_measured_and_drawn(monkeypatch, images, parts):
         return dict.fromkeys(arms, compare(problem, {"OGD": arms["OGD"]}, **arguments)["OGD"])
 
     monkeypatch.setattr("experiments.fptt.images.compare", one_arm)
-    found = IMAGES["fptt/pixel-mnist"].run(images, 2, 1, 0, parts)
+    found = Table(PIXEL_MNIST, SMALL).run(images, 2, 1, 0, parts)
     rows = found.table.splitlines()[1:6]
     names = ["BPTT", "BPTT, all losses", "OGD", running(0.1), exact(0.1)]
     assert [row[:24].rstrip() for row in rows] == names
@@ -114,15 +116,8 @@ def test_a_table_of_images_is_measured_and_drawn(monkeypatch, images, parts):
 WORDS = WordTask(("a", "b", "c"), *(np.random.default_rng(i).integers(0, 3, 61).astype(np.int32) for i in range(3)))
 
 
-@pytest.fixture
-def small_words(monkeypatch):
-    for name, value in {"UNITS": 3, "BATCH": 4, "STEPS": 6, "UPDATES": 2}.items():
-        monkeypatch.setattr(f"experiments.fptt.words.{name}", value)
-
-
-@pytest.mark.usefixtures("small_words")
 def test_words_are_learned_measured_and_drawn(parts):
-    found = LanguageTable({}, alphas=(1.0, 0.5), validation=True).run(WORDS, 2, 1, 0, parts)
+    found = LanguageTable({}, alphas=(1.0, 0.5), validation=True, size=FEW_WORDS).run(WORDS, 2, 1, 0, parts)
     rows = found.numbers["trainings"]
     assert [row["method"] for row in rows] == [running(1.0, 2.0), running(0.5, 2.0)]
     assert np.shape(rows[0]["validation"]) == (1, 2)
@@ -143,10 +138,9 @@ def test_words_are_learned_with_the_factor_of_the_papers_algorithm_too(monkeypat
     assert asked == ["BPTT", "OGD", running(0.5, 2.0), running(0.5), exact(0.5)]
 
 
-@pytest.mark.usefixtures("small_words")
 def test_the_rate_is_halved_where_the_validation_stalls():
-    arm = words_problem(WORDS).arms((0.5,))[exact(0.5)]
-    carry = arm.start(words_problem(WORDS).make_model(jr.key(0)), jr.key(1))
+    arm = words_problem(WORDS, FEW_WORDS).arms((0.5,))[exact(0.5)]
+    carry = arm.start(words_problem(WORDS, FEW_WORDS).make_model(jr.key(0)), jr.key(1))
     rates, history = [], ()
     for score in (3.0, 2.0, 2.0, 1.9, 1.95):
         history = (*history, onward.sequences.Epoch(1.0, score))

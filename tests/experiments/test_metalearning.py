@@ -84,24 +84,24 @@ def test_an_adjoint_at_rest_is_averaged_over_the_mini_batches_that_follow():
 
 
 @pytest.mark.parametrize("adjoint", [onward.equilibria.FullBPTT(), onward.NeumannRBP(5)], ids=["BPTT", "Neumann-RBP"])
-def test_learning_is_repeatable_and_stops_where_numbers_do(adjoint, monkeypatch):
-    def curves():
+def test_learning_is_repeatable_and_stops_where_numbers_do(adjoint):
+    def curves(**arguments):
         with jax.numpy_dtype_promotion("standard"):  # as optax's Adam needs
-            return rbp_rates.learn(STEP, LOSS, lambda key: adjoint, start(), key=KEY, steps=6, meta_steps=3)
+            return rbp_rates.learn(
+                STEP, LOSS, lambda key: adjoint, start(), key=KEY, steps=6, meta_steps=3, **arguments
+            )
 
     first = curves()
     assert first.sound.all()
     assert np.isfinite(first.training).all()
     for one, again in zip(first, curves(), strict=True):
         np.testing.assert_array_equal(one, again)
-    monkeypatch.setattr(rates, "RATE", 1000.0)  # exp(1000) overflows
-    assert not curves().sound.any()
+    assert not curves(rate=1000.0).sound.any()  # exp(1000) overflows
 
 
-def test_a_path_is_the_weights_seen_along_fixed_directions(monkeypatch):
-    monkeypatch.setattr(rates, "POINTS", 3)
+def test_a_path_is_the_weights_seen_along_fixed_directions():
     hyperparameters = rates.first_hyperparameters(start())
-    found = rates.path(STEP, hyperparameters, start(), 6)
+    found = rates.path(STEP, hyperparameters, start(), 6, 3)
     ends = [rates.train(STEP, hyperparameters, start(), steps)[0].weights for steps in (2, 4, 6)]
     assert found.shape == (3, rates.DIRECTIONS)
 

@@ -12,9 +12,8 @@ from experiments.fpp.arms import CYCLE_WORLD
 from experiments.fpp.buffer_grid import BUFFERS, Cell
 from experiments.fpp.buffer_grid import _Grid as Grid
 from experiments.fpp.figures import RECIPES
-from experiments.fpp.streams import Contest
+from experiments.fpp.tables import Size
 from experiments.fpp.verdicts import ahead, gains_more, judged_by, on_a_par, reaches
-from experiments.recipe import Findings, Verdict
 from experiments.reproducing import RECIPES as ALL
 from onward.comparison.compare import Comparison, MethodResult
 from onward.comparison.parallel_runs import Budget
@@ -172,9 +171,8 @@ class TestTheGrid:
         found = self.verdict({(1000, 5): np.nan})
         assert (found.word, found.why) == ("not decided", "seeds diverged or lost their way at N = 1000, T = 5.")
 
-    def test_it_runs_keeps_its_points_and_draws(self, monkeypatch, parts):
-        monkeypatch.setattr("experiments.fpp.buffer_grid.BUFFERS", (100,))
-        found = Grid(CYCLE_WORLD, (1e-2,), (1, 10)).run(cycle_world_task(4), 400, 2, 0, parts)
+    def test_it_runs_keeps_its_points_and_draws(self, parts):
+        found = Grid(CYCLE_WORLD, (1e-2,), (1, 10), (100,)).run(cycle_world_task(4), 400, 2, 0, parts)
         assert [cell["horizon"] for cell in found.numbers["cells"]] == [1, 10]
         assert all(np.isfinite(cell["closing_bits"]).all() for cell in found.numbers["cells"])
         assert found.files["grid.png"].startswith(b"\x89PNG")
@@ -185,12 +183,12 @@ class TestTables:
     """Tables 4.1 and 4.2: what is read, and what comes out of it."""
 
     @pytest.mark.usefixtures("promotion")
-    def test_rows_of_images_are_learned_measured_and_drawn(self, monkeypatch, parts):
-        monkeypatch.setattr("experiments.fpp.tables.DIGITS", {"units": 3, "batch": 2, "rates": (1e-3, 1e-2)})
+    def test_rows_of_images_are_learned_measured_and_drawn(self, parts):
         rng = np.random.default_rng(0)
         pixels, labels = rng.integers(0, 256, (5, 21, 2)).astype(np.uint8), np.array([0, 1, 1, 0, 1], np.int32)
         task = ImageTask("tiny", pixels, labels, pixels, labels, (0.5, 0.5), (0.3, 0.3))
-        found = ALL["fpp/table4.1"].run(task, 3, 2, 0, parts)
+        contest = Size(units=3, batch=2, rates=(1e-3, 1e-2)).digits(task, 3)
+        found = contest.findings(2, 0, parts)
         methods = found.numbers["methods"]
         assert [row["method"] for row in methods] == ["TBPTT(10)", "TBPTT(20)", "FPP(10)", "FPP(20)"]
         for row in methods:
@@ -203,18 +201,9 @@ class TestTables:
         assert "59.670" in found.table
         assert found.files["curve.png"].startswith(b"\x89PNG")
 
-    def test_words_are_read_in_order_and_begin_again_at_the_end(self, monkeypatch, parts):
-        monkeypatch.setattr("experiments.fpp.tables.WORDS", {"units": 3, "batch": 2, "rates": (1e-3,)})
-        held = []
-
-        def hold(contest, *_):
-            held.append(contest)
-            return Findings(Verdict("not decided", "only what would be read is asked for"), "", {}, {}, {})
-
-        monkeypatch.setattr(Contest, "findings", hold)
+    def test_words_are_read_in_order_and_begin_again_at_the_end(self):
         words = np.random.default_rng(0).integers(0, 3, 450).astype(np.int32)
-        ALL["fpp/table4.2"].run(WordTask(("a", "b", "c"), words, words, words), 12, 1, 0, parts)
-        (contest,) = held
+        contest = Size(units=3, batch=2, rates=(1e-3,)).words(WordTask(("a", "b", "c"), words, words, words), 12)
         blocks = [*contest.blocks(None)]
         assert len(blocks) == 12
         np.testing.assert_array_equal(blocks[0].xs.T, [words[:100], words[225:325]])

@@ -14,28 +14,35 @@ import pytest
 
 import onward
 from onward.support.errors import UserError
-from onward.texts import text as text_module
 from onward.texts.sampling import sample_text
 from onward.texts.text import Text, blocks, embedded_text, encode, survey, text_file
 
 WORDS = "naïve café, 漢字 and 🙂 tea; " * 40
 
 
-def text_of(data: str | bytes) -> Text:
+class Trickle(io.BytesIO):
+    """A file that gives at most so many bytes at a time, as a pipe may: that cuts characters in the middle."""
+
+    def __init__(self, data: bytes, most: int):
+        super().__init__(data)
+        self._most = most
+
+    def read(self, size=-1):
+        return super().read(min(size, self._most))
+
+
+def text_of(data: str | bytes, most: int = 1 << 16) -> Text:
     data = data.encode() if isinstance(data, str) else data
-    return Text("the text", lambda: io.BytesIO(data))
+    return Text("the text", lambda: Trickle(data, most))
 
 
-@pytest.fixture(params=[1, 2, 3, 7, 1 << 16])
-def piece(request, monkeypatch):
-    """Reading so few bytes at a time cuts characters in the middle."""
-    monkeypatch.setattr(text_module, "PIECE", request.param)
+in_pieces = pytest.mark.parametrize("most", [1, 2, 3, 7, 1 << 16])
 
 
-@pytest.mark.usefixtures("piece")
+@in_pieces
 @pytest.mark.parametrize("limit", [None, 2, 100, 10_000])
-def test_survey_tells_what_the_whole_text_would(limit):
-    found = survey(text_of(WORDS), limit=limit)
+def test_survey_tells_what_the_whole_text_would(limit, most):
+    found = survey(text_of(WORDS, most), limit=limit)
     read = WORDS[:limit]
     shares = [n / len(read) for n in Counter(read).values()]
     assert found.characters == len(read)
@@ -45,11 +52,11 @@ def test_survey_tells_what_the_whole_text_would(limit):
     assert found.digest == hashlib.sha256(WORDS.encode()).hexdigest()
 
 
-@pytest.mark.usefixtures("piece")
+@in_pieces
 @pytest.mark.parametrize(("start", "stop"), [(0, None), (0, 64), (13, 500), (64, 65), (500, None)])
-def test_blocks_hold_the_characters_between_start_and_stop(start, stop):
+def test_blocks_hold_the_characters_between_start_and_stop(start, stop, most):
     alphabet = "".join(sorted(set(WORDS)))
-    found = list(blocks(text_of(WORDS), alphabet, size=16, start=start, stop=stop))
+    found = list(blocks(text_of(WORDS, most), alphabet, size=16, start=start, stop=stop))
     assert "".join(alphabet[i] for block in found for i in block) == WORDS[start:stop]
     assert {len(block) for block in found[:-1]} <= {16}
     assert all(block.dtype == np.int32 for block in found)
@@ -75,7 +82,7 @@ def test_the_embedded_text_is_there():
     assert found.entropy > found.gzip > 2
 
 
-@pytest.mark.usefixtures("piece")
+@in_pieces
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
@@ -90,9 +97,9 @@ def test_the_embedded_text_is_there():
         ("ab漢".encode() + b"\xe6\xbcx", "not UTF-8 text from byte 6"),
     ],
 )
-def test_what_is_no_text_is_refused(data, sentence):
+def test_what_is_no_text_is_refused(data, sentence, most):
     with pytest.raises(UserError, match=sentence):
-        survey(text_of(data))
+        survey(text_of(data, most))
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
@@ -110,10 +117,10 @@ def test_a_text_that_became_shorter_is_noticed():
         list(blocks(text_of("abc"), "abc", size=2, stop=4))
 
 
-@pytest.mark.usefixtures("piece")
-def test_a_character_that_the_alphabet_lacks_is_named_with_its_position():
+@in_pieces
+def test_a_character_that_the_alphabet_lacks_is_named_with_its_position(most):
     with pytest.raises(UserError, match="the text holds 'é' at character 12, which the alphabet lacks"):
-        list(blocks(text_of("abc abc abcé"), " abc", size=4))
+        list(blocks(text_of("abc abc abcé", most), " abc", size=4))
     with pytest.raises(UserError, match="the word holds '~' at character 1"):
         encode("~", "ab", name="the word")
 
