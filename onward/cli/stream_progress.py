@@ -14,18 +14,17 @@ from .shown import say
 
 WINDOW = 10_000  # events over which "now" averages
 BETWEEN = 0.25  # seconds between two updates of the line in a terminal
-BETWEEN_LINES = 30.0  # the same elsewhere
 
 
 class StreamProgress:
     """Events a second, the error over the last ten thousand events beside persistence's, and what waits to be read.
 
-    On a terminal it is one line that redraws itself; elsewhere it is a line every half minute. All goes to standard
-    error.
+    On a terminal it is one line that redraws itself; elsewhere it is a line every `between_lines` seconds. All goes to
+    standard error.
     """
 
-    def __init__(self, source: AbstractSource):
-        self._source = source
+    def __init__(self, source: AbstractSource, *, between_lines: float = 30.0):
+        self._source, self.between_lines = source, between_lines
         # For each of the last blocks: lines, seconds, scored predictions, and the sums of both errors.
         self._recent: deque[tuple[int, float, int, float, float]] = deque()
         self._recent_lines = 0
@@ -57,7 +56,7 @@ class StreamProgress:
             self._recent_lines -= self._recent.popleft()[0]
         self._standing = report.standing
         now = time.monotonic()
-        if now - self._shown >= (BETWEEN if self._console.is_terminal else BETWEEN_LINES):
+        if now - self._shown >= (BETWEEN if self._console.is_terminal else self.between_lines):
             self._shown = now
             if self._console.is_terminal:
                 self._live.update(self._line(), refresh=True)

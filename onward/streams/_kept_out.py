@@ -7,13 +7,13 @@ import numpy as np
 
 from .outliers import READMITTED
 
-KEYS = 10_000  # keys counted at a time, so that memory stays bounded
-
 log = logging.getLogger(__name__)
 
 
 class KeptOut:
     """Warns once about a key that is quarantined for long. A stream without keys counts as the key `""`.
+
+    At most `keys` keys are counted at a time, so that memory stays bounded.
 
     The warning comes when more than `READMITTED` events of the key in a row were quarantined. A change to a new level
     that all keys share never takes that many. The logger is `onward.streams._kept_out`.
@@ -22,7 +22,8 @@ class KeptOut:
         >>> kept_out.count(["a", "b"], np.array([True, False]))
     """
 
-    def __init__(self):
+    def __init__(self, keys: int = 10_000):
+        self._keys = keys
         self._in_a_row: dict[str, int] = {}
         self._warned = False
 
@@ -46,6 +47,6 @@ class KeptOut:
                     ", which are of all keys; give such keys a stream of their own" if key else "",
                 )
                 return
-            if len(self._in_a_row) == KEYS:
+            if len(self._in_a_row) == self._keys:
                 del self._in_a_row[next(iter(self._in_a_row))]  # the least recently seen key
             self._in_a_row[key] = count

@@ -62,15 +62,17 @@ class Automaton:
     probabilities: Float64[np.ndarray, "states symbols"]
 
     @classmethod
-    def build(cls, alphabet: str, start: Hashable, expand: Callable[[Any], Expansion]) -> "Automaton":
+    def build(
+        cls, alphabet: str, start: Hashable, expand: Callable[[Any], Expansion], *, most: int = MOST_STATES
+    ) -> "Automaton":
         """The automaton of all states that are reached from `start`, numbered breadth first.
 
         * `alphabet`: distinct characters;
         * `start`: the first state, any hashable thing;
         * `expand(state)`: the list of `(symbol, probability, next state)`, each symbol at most once.
 
-        Raises `ValueError` if more than 200 000 states are reached, if a state's probabilities are negative or do not
-        sum to 1 (within 1e-12), or if a state lists a symbol twice or one outside the alphabet.
+        Raises `ValueError` if more than `most` states are reached, if a state's probabilities are negative or do not sum
+        to 1 (within 1e-12), or if a state lists a symbol twice or one outside the alphabet.
 
             >>> Automaton.build("ab", 0, lambda state: [("a", 0.5, 0), ("b", 0.4, 0)])
             Traceback (most recent call last):
@@ -87,8 +89,8 @@ class Automaton:
                 if probability == 0:
                     continue
                 number = numbers.setdefault(successor, len(states))
-                if number == MOST_STATES:
-                    raise ValueError(f"more than {MOST_STATES} states are reached; describe the source with fewer.")
+                if number == most:
+                    raise ValueError(f"more than {most} states are reached; describe the source with fewer.")
                 if number == len(states):
                     states.append(successor)
                 edges.append((s, index[character], number, probability))

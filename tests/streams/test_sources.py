@@ -9,7 +9,6 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from onward.tasks import automaton
 from onward.tasks.anbn import anbn, independent_counts_rate
 from onward.tasks.automaton import Automaton, SourceState
 from onward.tasks.brackets import distant_brackets
@@ -228,19 +227,22 @@ def test_what_is_refused(call, sentence):
         call()
 
 
-def test_too_many_states_are_refused(monkeypatch):
-    monkeypatch.setattr(automaton, "MOST_STATES", 10)
-    assert len(anbn(1, 4).probabilities) == 10
-    with pytest.raises(ValueError, match="more than 10 states are reached"):
-        anbn(1, 5)
-    with pytest.raises(ValueError, match="more than 10 states are reached"):
-        Automaton.build("a", 0, lambda state: [("a", 1.0, state + 1)])
+def test_too_many_states_are_refused():
+    def cycle(length):
+        return Automaton.build("a", 0, lambda state: [("a", 1.0, (state + 1) % length)], most=10)
+
+    assert len(cycle(10).probabilities) == 10
+    for length in (11, 10**9):
+        with pytest.raises(ValueError, match="more than 10 states are reached"):
+            cycle(length)
 
 
-def test_the_next_chunk_is_not_compiled_again():
-    source = coin(0.25)
-    state, _ = source.sample(source.start(key=jr.key(0)), 40)
-    compiled = automaton._sample._cache_size()
-    for _ in range(3):
-        state, _ = source.sample(state, 40)
-    assert automaton._sample._cache_size() == compiled
+def test_the_next_chunk_is_not_compiled_again(caplog):
+    source, length = coin(0.25), 43
+    with jax.log_compiles():
+        state, _ = source.sample(source.start(key=jr.key(0)), length)
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        for _ in range(3):
+            state, _ = source.sample(state, length)
+    assert "Compiling" not in caplog.text

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onward.streams import _kept_out as kept_out
 from onward.streams import outliers
 from onward.streams._kept_out import KeptOut
 from onward.streams.outliers import LIMIT, READMITTED, WINDOW, init, judge
@@ -135,9 +134,8 @@ def test_a_key_that_is_always_quarantined_is_named_once(caplog):
     assert f"the last {READMITTED + 1} events of key 'large' were all quarantined" in record.getMessage()
 
 
-def test_keys_seen_once_are_forgotten(caplog, monkeypatch):
-    monkeypatch.setattr(kept_out, "KEYS", 2)
-    counted = KeptOut()
+def test_keys_seen_once_are_forgotten(caplog):
+    counted = KeptOut(keys=2)
     for n in range(READMITTED):
         counted.count(["often", f"once {n}"], np.zeros(2, bool))
     assert len(counted._in_a_row) == 2
