@@ -22,6 +22,7 @@ from onward.texts.block_program import BlockProgram
 from onward.texts.curve import CurveLabels, binned, draw_curve
 from onward.texts.learn import Outcome, learn, restore
 from onward.texts.standing import Point, Standing, closing_start, points
+from tests.checkpoint_files import edit_header
 
 LETTERS = 5
 TOTAL, BLOCK = 200, 48
@@ -230,9 +231,9 @@ def test_a_checkpoint_of_another_model_or_run_is_refused(learner, saved):
         load_checkpoint(saved, fresh_carry(learner), settings="t", standing=Standing)
 
 
-def test_a_checkpoint_of_a_later_format_is_refused(learner, saved, monkeypatch):
-    monkeypatch.setattr("onward.checkpoints.array_file.VERSION", 2)
-    with pytest.raises(UserError, match="checkpoint format 1, but this version of onward reads format 2"):
+def test_a_checkpoint_of_a_later_format_is_refused(learner, saved):
+    edit_header(saved, lambda header: header.update(version=2))
+    with pytest.raises(UserError, match="checkpoint format 2, but this version of onward reads format 1"):
         load_checkpoint(saved, fresh_carry(learner), settings="s", standing=Standing)
 
 
