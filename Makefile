@@ -27,18 +27,19 @@ help:
 demo: $(RUN)
 	$(BIN)/onward train
 
+# Byte code is kept, also where the environment says otherwise: many tests start processes that import the library.
 test: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 # The quick tier: no test here is missing from `make test`.
 check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -m core tests onward
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m core tests onward
 
 docs: $(DOCS)
 	$(BIN)/python -m docs.site

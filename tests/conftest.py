@@ -5,11 +5,23 @@ import gc
 import jax
 import jaxtyping
 import pytest
+from jaxtyping import jaxtyped
 
 # Compiling is most of what the tests cost, and most programs run once; this compiles them five times faster.
 COMPILE_QUICKLY = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
+
+
+def checked_at_boundaries(typechecker):
+    """The checks of shapes and types, for all but functions within functions: those are no boundary, and they would be
+    decorated anew at every trace, which is slow.
+    """
+    check = jaxtyped(typechecker=typechecker)
+    return lambda function: function if "<locals>" in function.__qualname__ else check(function)
+
+
+jaxtyping.jaxtyped = checked_at_boundaries  # what --jaxtyping-packages decorates with
 
 AS_IN_USE = {
     "test_benchmarks",

@@ -269,7 +269,7 @@ def complete(tmp_path, *words):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_from_the_registry(tmp_path):
     assert complete(tmp_path, "onward", "s") == ["stream", "sweep", "sample"]
-    assert complete(tmp_path, "onward", "train", "--cell", "l") == ["leaky", "lstm"]
+    assert complete(tmp_path, "onward", "train", "--cell", "l") == ["leaky", "lstm", "lru"]
     assert complete(tmp_path, "onward", "train", "--method", "rtrl-") == [f"rtrl-{name}" for name in OPTIMIZERS]
     assert complete(tmp_path, "onward", "compare", "--methods", "rtrl,artbp-k") == ["rtrl,artbp-kalman"]
     assert complete(tmp_path, "onward", "compare", "--task", "st") == ["stochastic-world"]
