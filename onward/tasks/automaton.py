@@ -71,8 +71,8 @@ class Automaton:
         * `start`: the first state, any hashable thing;
         * `expand(state)`: the list of `(symbol, probability, next state)`, each symbol at most once.
 
-        Raises `ValueError` if more than `most` states are reached, if a state's probabilities are negative or do not sum
-        to 1 (within 1e-12), or if a state lists a symbol twice or one outside the alphabet.
+        Raises `ValueError` if more than `most` states are reached, if a state's probabilities are negative or do not
+        sum to 1 (within 1e-12), or if a state lists a symbol twice or one outside the alphabet.
 
             >>> Automaton.build("ab", 0, lambda state: [("a", 0.5, 0), ("b", 0.4, 0)])
             Traceback (most recent call last):
