@@ -90,7 +90,7 @@ def lettering(text: str) -> str:
     """
     import matplotlib
 
-    text = printable(text.encode(errors="backslashreplace").decode())
+    text = printable(text)
     fonts, lacking = _fonts_for(frozenset(text) - frozenset("\n\t"))
     families = matplotlib.rcParams["font.family"]
     matplotlib.rcParams["font.family"] = [*families, *(font for font in fonts if font not in families)]

@@ -8,12 +8,14 @@ REORDERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 
 
 def printable(text: str) -> str:
-    """The text with controls replaced, except newlines and tabs. Every space, letter and joiner stays as it is.
+    r"""The text with controls replaced, except newlines and tabs. Every space, letter and joiner stays as it is.
 
-    >>> printable("a\\u3000b\\u00a0c\\u200dd\\x1b[2J")
-    'a\\u3000b\\xa0c\\u200dd\ufffd[2J'
+    Bytes of a file's name that are not UTF-8 are written as `\xff`.
+
+    >>> printable("a\u3000b\u00a0c\u200dd\x1b[2J") == "a\u3000b\u00a0c\u200dd\N{REPLACEMENT CHARACTER}[2J"
+    True
     """
-    return "".join("\N{REPLACEMENT CHARACTER}" if _controls(c) else c for c in text)
+    return "".join(map(_shown, text))
 
 
 def in_utf_8(path: str | os.PathLike) -> str:
@@ -30,7 +32,12 @@ def file_name(path: str | os.PathLike) -> str:
     return printable(in_utf_8(path)).replace("\n", "\N{REPLACEMENT CHARACTER}").replace("\t", " ")
 
 
-def _controls(character: str) -> bool:
+def _shown(character: str) -> str:
     if character in "\n\t":
-        return False
-    return unicodedata.category(character) == "Cc" or ord(character) in REORDERING
+        return character
+    match unicodedata.category(character):
+        case "Cc":
+            return "\N{REPLACEMENT CHARACTER}"
+        case "Cs":  # Python's form of a byte that it could not decode
+            return f"\\x{ord(character) & 0xFF:02x}"
+    return "\N{REPLACEMENT CHARACTER}" if ord(character) in REORDERING else character

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import onward
+from onward.exports.tensors import read_tensors
 
 STEPS, INPUTS, UNITS, OUTPUTS = 1000, 5, 16, 3
 X = np.random.default_rng(0).standard_normal((STEPS, INPUTS)).astype(np.float32)
@@ -409,3 +410,14 @@ def edit_card(folder, **fields):
 
 def edit_cell(folder, **fields):
     edit_card(folder, cell=json.loads((folder / "card.json").read_text())["cell"] | fields)
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "F8_E8M0"])
+def test_numbers_that_numpy_lacks_are_refused_in_a_sentence(kind, tmp_path):
+    header = json.dumps({"weight": {"dtype": kind, "shape": [2, 2], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "small.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(
+        ValueError, match=r"holds numbers that NumPy cannot read \(float8_\w+\); convert them to float32"
+    ):
+        read_tensors(path)

@@ -1,5 +1,6 @@
 """`onward stream` as a user meets it: what works, what is refused and how, and what an interruption leaves."""
 
+import errno
 import json
 import os
 import signal
@@ -220,3 +221,27 @@ def test_help_does_not_wait_for_jax():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert said.returncode == 0
     assert "onward stream --target load" in said.stdout
+
+
+def test_the_last_good_state_is_called_safe_only_where_it_is(tmp_path, capsys, monkeypatch):
+    events = write(tmp_path / "events.csv", ["load,n", *waves(100)])
+    run = tmp_path / "run"
+    words = ("--input", events, "--follow", "--run", run, "--target", "load", *TINY)
+    assert interrupted_after(100, run, lambda: stream(*words)) == 143
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full_disk)
+        with open(events, "a") as file:
+            file.write("\n".join(waves(30, start=100)) + "\n")
+        capsys.readouterr()
+        assert interrupted_after(130, run, lambda: stream("--resume", run)) == 2
+    safe = f"No space left on device. The last good state is safe. Go on with: onward stream --resume {run}\n"
+    assert capsys.readouterr().err.endswith(f"onward: {run / 'predictions.jsonl'}: {safe}")
+    (run / "predictions.jsonl").write_bytes(b"")
+    assert stream("--resume", run) == 2
+    said = capsys.readouterr().err
+    assert "predictions.jsonl is shorter than the run's checkpoint says; put back the whole file." in said
+    assert "safe" not in said
+
+
+def full_disk(descriptor):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,11 +1,13 @@
 """The door to a folder's files, tried with links, pipes, devices and folders in the place of files."""
 
+import ast
 import errno
 import os
 import signal
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,8 @@ from tests.doors import KINDS, put, snapshot
 from tests.races import Settings, races
 
 pytestmark = pytest.mark.core
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +217,40 @@ def test_a_folder_made_anew_while_it_is_locked_is_locked_again(inside, monkeypat
     folder.write(inside / "file", b"x")
     assert os.listdir(inside) == ["file"]
     folder.close()
+
+
+WRITERS = {"write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "rename", "unlink"}
+
+
+def written_past_the_door(path):
+    """The lines of a module in which files are written or renamed without a `Folder`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        words = [word.value for word in [*node.args, *(named.value for named in node.keywords)] if is_text(word)]
+        match node.func:
+            case ast.Attribute(ast.Name("os"), "replace" | "rename" | "link" | "symlink" | "truncate"):
+                yield node.lineno
+            case ast.Attribute(_, name) if name in WRITERS:
+                yield node.lineno
+            case ast.Name("open") | ast.Attribute(_, "open" | "fdopen") if "devnull" not in ast.unparse(node):
+                if any(set(word) <= set("rwaxbt+") and set(word) & set("wax+") for word in words):
+                    yield node.lineno
+
+
+def is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def test_nothing_is_written_past_the_door():
+    """But what is fetched from the net, into the user's cache folder."""
+    exempt = {"onward/support/folders.py", "experiments/data/datasets.py"}
+    found = {
+        f"{path.relative_to(ROOT)}:{line}"
+        for top in ("onward", "experiments")
+        for path in (ROOT / top).rglob("*.py")
+        if str(path.relative_to(ROOT)) not in exempt
+        for line in written_past_the_door(path)
+    }
+    assert not found
+    assert [*written_past_the_door(ROOT / "onward" / "support" / "folders.py")]
