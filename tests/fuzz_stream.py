@@ -63,7 +63,7 @@ class StreamFuzz:
             return engines.get(learning) or engines.setdefault(learning, build(learning))
 
         mock.patch.object(stream_session, "build_engine", build_once).start()
-        mock.patch.object(stream_session, "draw_errors").start()  # takes a second
+        mock.patch.object(stream_session, "draw_errors", return_value=None).start()  # takes a second
         self._run = home / "made"
         assert answer("stream", "--input", self._events, *LEARN, "--run", self._run) == 0
         for name in ("summary.json", "summary.txt"):

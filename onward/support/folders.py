@@ -78,9 +78,11 @@ class Folder:
             # If the name is taken at this moment: O_NOFOLLOW refuses a link, and O_NONBLOCK does not wait for a pipe.
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             file = open(os.open(path.name, flags, 0o666, dir_fd=inner), "ab")
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            try:
+                _check_status(path, os.fstat(file.fileno()), shared=False)
+            except UserError:
                 file.close()
-                raise _refused(path, inner)
+                raise
             return file
 
     def remove(self, path: Path) -> None:
@@ -141,7 +143,9 @@ class Folder:
                 except OSError as error:
                     if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                         raise
-                    raise _refused(self.path.joinpath(*parts[:number]), own, wanted="a folder") from None
+                    what = _kind(os.stat(part, dir_fd=own, follow_symlinks=False))
+                    where = self.path.joinpath(*parts[:number])
+                    raise UserError(f"{where} is {what}, where a folder belongs; remove it.") from None
                 if descriptor is not None:
                     os.close(descriptor)
                 own = descriptor = found
@@ -162,8 +166,9 @@ def opened(path: Path) -> BinaryIO:
     Raises `UserError` if `path` is no ordinary file: to read a pipe might take for ever. Raises `OSError` if the file
     is not there or cannot be read.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UserError(f"{path} is {_kind(os.stat(path))}, where a file is needed.")
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is {_kind(status)}, where a file is needed.")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it might have become a pipe in this moment
     return open(descriptor, "rb")
 
@@ -202,14 +207,17 @@ def _lock(descriptor: int, path: Path) -> None:
 def _check(path: Path, inner: int, *, shared: bool = True) -> None:
     """Raises `UserError` if the name is taken by anything but a file. The file may have other names if `shared`."""
     with contextlib.suppress(FileNotFoundError):
-        status = os.stat(path.name, dir_fd=inner, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode):
-            raise _refused(path, inner)
-        if status.st_nlink > 1 and not shared:
-            raise UserError(
-                f"{path} has another name elsewhere (a hard link), so that writing to it would change that file too; "
-                "put a copy in its place."
-            )
+        _check_status(path, os.stat(path.name, dir_fd=inner, follow_symlinks=False), shared=shared)
+
+
+def _check_status(path: Path, status: os.stat_result, *, shared: bool) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is {_kind(status)}, where a file belongs; remove it.")
+    if status.st_nlink > 1 and not shared:
+        raise UserError(
+            f"{path} has another name elsewhere (a hard link), so that writing to it would change that file too; put a "
+            "copy in its place."
+        )
 
 
 def _check_ordinary(folder: Path) -> None:
@@ -220,11 +228,6 @@ def _check_ordinary(folder: Path) -> None:
             elif not entry.is_file(follow_symlinks=False):
                 what = _kind(entry.stat(follow_symlinks=False))
                 raise UserError(f"{entry.path} is {what}, where only files and folders belong; remove it.")
-
-
-def _refused(path: Path, inner: int, *, wanted: str = "a file") -> UserError:
-    what = _kind(os.stat(path.name, dir_fd=inner, follow_symlinks=False))
-    return UserError(f"{path} is {what}, where {wanted} belongs; remove it.")
 
 
 def _kind(status: os.stat_result) -> str:

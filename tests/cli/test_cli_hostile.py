@@ -13,6 +13,7 @@ from onward.cli import main
 from onward.cli.compare_options import CompareOptions
 from onward.cli.compare_settings import new_compare_settings
 from onward.cli.settings import BLOCK, new_settings
+from onward.cli.shown import Lasting, is_gone
 from onward.cli.stream_options import StreamOptions
 from onward.cli.stream_settings import new_stream_settings
 from onward.cli.train_options import TrainOptions
@@ -177,6 +178,20 @@ def test_outputs_that_are_closed_or_full():
     assert (full.returncode, full.stderr) == (1, "onward: standard output: No space left on device.\n")
     gone = shell("(sleep 0.3; $ONWARD --version; echo $? >&2) | true")
     assert gone.stderr == "1\n"
+
+
+def test_an_output_without_a_reader_is_noticed_and_drops_what_comes():
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        output = Lasting(stream)
+        print("heard", file=output, flush=True)
+        assert not is_gone(output)
+        os.close(reading)
+        print("lost", file=output, flush=True)
+        assert is_gone(output)
+        print("lost too", file=output, flush=True)
+        assert isinstance(output.error, BrokenPipeError)
+    assert not is_gone(sys.stdout)
 
 
 def test_no_file_gets_the_number_of_a_closed_output():

@@ -417,7 +417,5 @@ def test_numbers_that_numpy_lacks_are_refused_in_a_sentence(kind, tmp_path):
     header = json.dumps({"weight": {"dtype": kind, "shape": [2, 2], "data_offsets": [0, 4]}}).encode()
     path = tmp_path / "small.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(
-        ValueError, match=r"holds numbers that NumPy cannot read \(float8_\w+\); convert them to float32"
-    ):
+    with pytest.raises(ValueError, match=r"NumPy cannot read \(float8_\w+\); convert them to float32"):
         read_tensors(path)
