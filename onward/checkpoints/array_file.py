@@ -40,7 +40,8 @@ def save(path: str | PathLike[str], tree: PyTree, *, note: Any = None, settings:
     - `note`: any JSON value, such as how far the stream was read. `load_note` reads it again.
     - `settings`: a text that `load` must be given too, such as a digest of what the run depends on.
 
-    Raises `ValueError` if JSON cannot hold the note, and `OSError` if the file cannot be written.
+    Raises `ValueError` if JSON cannot hold the note or if `path` is a link or a folder, and `OSError` if the file
+    cannot be written.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax, tempfile
         >>> learner = onward.Learner(onward.UORO(), optax.adam(1e-2), loss=onward.losses.squared_error)
@@ -53,7 +54,15 @@ def save(path: str | PathLike[str], tree: PyTree, *, note: Any = None, settings:
         >>> bool(eqx.tree_equal(loaded, carry)), onward.checkpoints.load_note(path)
         (True, {'steps': 5})
     """
-    write_atomically(Path(path), packed(tree, note=note, settings=settings))
+    write(Path(path), packed(tree, note=note, settings=settings))
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes the bytes of a checkpoint. Raises what `save` raises."""
+    try:
+        write_atomically(path, data)
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def packed(tree: PyTree, *, note: Any = None, settings: str = "") -> bytes:

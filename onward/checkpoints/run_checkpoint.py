@@ -6,8 +6,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from jaxtyping import PyTree
 
-from ..support.files import write_atomically
-from .array_file import CheckpointError, load_note, load_with_note, packed
+from .array_file import CheckpointError, load_note, load_with_note, packed, write
 
 S = TypeVar("S", bound=msgspec.Struct)
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -20,7 +19,7 @@ def packed_checkpoint(carry: PyTree, standing: msgspec.Struct, *, settings: str)
 
 def save_checkpoint(path: Path, carry: PyTree, standing: msgspec.Struct, *, settings: str) -> None:
     """Writes a checkpoint to `path` atomically."""
-    write_atomically(path, packed_checkpoint(carry, standing, settings=settings))
+    write(path, packed_checkpoint(carry, standing, settings=settings))
 
 
 def load_checkpoint(path: Path, template: PyTree, *, settings: str, standing: type[S]) -> tuple[PyTree, S]:

@@ -204,6 +204,15 @@ def test_a_flipped_bit_near_the_end_of_a_checkpoint_is_called_damage(learner, sa
     assert all("is damaged or no checkpoint" in sentence for sentence in said)
 
 
+def test_a_checkpoint_takes_the_place_of_a_file_only(learner, saved, tmp_path):
+    (tmp_path / "link").symlink_to(saved)
+    before = saved.read_bytes()
+    for path in (tmp_path / "link", tmp_path):
+        with pytest.raises(ValueError, match="where a file belongs; remove it"):
+            onward.checkpoints.save(path, jnp.ones(2))
+    assert saved.read_bytes() == before
+
+
 @pytest.mark.parametrize("foreign", [b"hello", b"\x80\x04N.", np.arange(3)])
 def test_a_foreign_file_is_refused(learner, saved, foreign):
     if isinstance(foreign, bytes):
