@@ -75,9 +75,7 @@ def check_stream(model, hidden, loss, batch, xs, ys, reset, weight) -> None:
 
 
 def check_numbers(name: str, leaf) -> None:
-    """Raises `ValueError` for an array of random keys, which no estimator can store, or for anything else but
-    numbers.
-    """
+    """Raises `ValueError` for random keys, which no estimator can store, and for anything else that is not a number."""
     if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
         raise ValueError(
             f"{name} must be arrays of numbers, got random keys ({leaf.dtype}): pass jax.random.key_data(keys), and "

@@ -1,4 +1,6 @@
-"""The loop over the chunks of a stream, the same bits however the stream is cut, and its derivatives."""
+"""The loop over the chunks of a stream, and its derivatives. It gives the same bits however the stream is cut into
+calls.
+"""
 
 import equinox as eqx
 import jax

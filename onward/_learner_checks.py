@@ -69,9 +69,7 @@ def check_key(key) -> None:
 
 
 def check_arguments(carry, kind: type, xs, ys) -> None:
-    """Raises `ValueError` for arguments that cannot be compiled for: something other than a carry; text, dates,
-    objects.
-    """
+    """Raises `ValueError` if `carry` is not a carry, or if an argument holds text, dates or objects."""
     if not isinstance(carry, kind):
         raise ValueError(f"carry must be a carry from learner.init, got {type(carry).__name__}.")
     for name, tree in (("xs", xs), ("ys", ys)):

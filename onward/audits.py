@@ -78,12 +78,12 @@ def audit(
     The exact gradient is that of the stretch's summed loss, by backpropagation through all of it, from the cell's
     initial state. The estimator goes through it chunk by chunk and its gradients are summed; a random one does so under
     `samples` keys. The first row is the whole model; then come the layers of a deep cell, and then every block of
-    parameters. Blocks whose exact gradient is zero have no row of their own. A trustworthy unbiased estimator shows a
-    bias of about its noise, a biased one more; a low variance is a good one.
+    parameters. Blocks whose exact gradient is zero have no row of their own. The measured bias of an unbiased estimator
+    is about as large as `noise`; that of a biased one is larger. A smaller variance is better.
 
     **Arguments:** `xs`, `ys`, `reset`, `weight` as in `onward.Learner.run`, for one stream; `samples`, at least 2;
-    `chunk`, the steps given to the estimator at a time, as the learner's (the window, for truncated backpropagation);
-    `filter_spec`, which arrays learn, as in `onward.Learner.init`: the others have no block.
+    `chunk`, the number of steps in one call of the estimator, like a learner's chunk (for truncated backpropagation it
+    is the window); `filter_spec`, which arrays are trained, as in `onward.Learner.init`: the others have no block.
 
     Raises `ValueError` if `samples` or `chunk` is too small, or the exact gradient is zero or not finite.
 

@@ -240,8 +240,8 @@ class Learner(eqx.Module):
         with it. Returns the carry after the step and a `Said`. This holds the `prediction`, on which you may act, and a
         copy of what `learn` needs; with an estimator such as `onward.RTRL` the copy is as large as the influence.
 
-        Predicting a step and then learning it is the same as `update` with a chunk of 1, and the cell runs once. If no
-        target comes, just predict the next step: the influence continues with the state.
+        `predict` and then `learn` give the same result as `update` with a chunk of 1; the cell runs once. If a step has
+        no target, just predict the next step: the influence is carried along with the state.
 
         Raises `ValueError` for an estimator that does not carry its influence forward.
 

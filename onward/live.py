@@ -115,8 +115,9 @@ class Live:
         return jax.lax.while_loop(lambda turn: turn[0] < count, all_at_once, start)[1:]
 
     def _extrapolated(self, state, x, xs, ratio):
-        """Repeated predictions of changes. The input is `[level, change, *xs]`; each predicted change is fed back, and
-        moves the level by `ratio` times the change. `x` is the first level and change. Returns the levels.
+        """Predicts several steps ahead by feeding predictions back. The input of a step is `[level, change, *xs]`. The
+        predicted change is the next step's change, and moves the level by `ratio` times the change. `x` is the first
+        level and change. Returns the levels.
         """
         carry = self._unpack(state)
         x, xs, ratio = (jnp.asarray(each, self._dtype) for each in (x, xs, ratio))

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from .base import AbstractCell
 
-# An argument is taken for the state if its name contains one of these words: `hidden`, `prev_state`, `h_t`.
+# An argument is the state if its name contains one of these words, such as `hidden`, `prev_state` or `h_t`.
 STATE_WORDS = {"h", "hx", "hidden", "hiddens", "state", "states", "carry"}
 
 
@@ -35,8 +35,8 @@ class AdaptedCell(AbstractCell):
     - `input_first`: true for `step(x, hidden)`, false for `step(hidden, x)`, and `None` to read the order from the
       names.
 
-    Raises `ValueError` if the names do not tell the state from the input and `input_first` is not given, if `step`
-    cannot be called with two arguments, or if `hidden` is missing for a cell that is not Equinox's.
+    Raises `ValueError` if the arguments' names do not show which one is the state and `input_first` is not given; if
+    `step` does not take two arguments; or if `hidden` is missing for a cell that is not Equinox's.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.AdaptedCell(eqx.nn.GRUCell(3, 2, key=jr.key(0)))

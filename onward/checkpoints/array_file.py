@@ -94,7 +94,7 @@ def load(path: str | PathLike[str], like: PyTree, *, settings: str = "") -> PyTr
     returned as NumPy's or JAX's, as in `like`.
 
     Raises `ValueError`, naming the file, if it cannot be read, is damaged or is not a checkpoint; if it was saved with
-    other `settings`; or if an array is missing or has another shape or dtype than in `like`.
+    other `settings`; or if its arrays do not match those of `like` one for one, in name, shape and dtype.
     """
     return load_with_note(path, like, settings=settings)[0]
 

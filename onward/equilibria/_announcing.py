@@ -1,4 +1,4 @@
-"""What a solve says when it went wrong: one warning a call, however large the batch."""
+"""The warning of a solve that failed: one per call, however large the batch."""
 
 import warnings
 from collections.abc import Callable
@@ -19,8 +19,9 @@ T = TypeVar("T", bound=PyTree)
 class EquilibriumWarning(UserWarning):
     """A state did not settle, its map may not contract around it, or its gradient was not found.
 
-    `failed` of `solves` examples of the call went wrong, and `worst` is the largest of their numbers, which the text
-    names. The text itself is the same at every call of a program, so that Python's filters show it once in a training.
+    `failed` is how many of the call's `solves` examples failed. `worst` is the largest value, among these, of the
+    number that the text names. The text is the same at every call of a program, so Python's filters show it once per
+    training.
     """
 
     def __init__(self, text: str, failed: int = 1, solves: int = 1, worst: float = float("nan")):
@@ -29,9 +30,9 @@ class EquilibriumWarning(UserWarning):
 
 
 def announced(tree: T, bad: Bool[Array, ""], number: Float[Array, ""], text: str, stacklevel: int = 2) -> T:
-    """The tree. When it is computed and `bad` is true, there is an `EquilibriumWarning` with this text.
+    """The tree. If `bad` is true when the tree is computed, an `EquilibriumWarning` with this text is issued.
 
-    A batch warns once, with the number of its examples that are bad and the largest `number` among them.
+    A batch warns once, with the count of its bad examples and the largest `number` among them.
     """
     bad, number = without_gradient((bad, number))
 
@@ -50,7 +51,7 @@ def announced(tree: T, bad: Bool[Array, ""], number: Float[Array, ""], text: str
 
 
 def _once_a_call(say: Callable) -> Callable[[Array, Array], Array]:
-    """`say` as a part of a compiled program. It is called if one of the flags is true, and once for a whole batch."""
+    """`say` as part of a compiled program. It is called once for a whole batch, if any of the flags is true."""
 
     @custom_vmap
     def once(bad, number):

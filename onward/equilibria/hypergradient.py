@@ -78,8 +78,9 @@ def hypergradient(
     Returns an `onward.equilibria.Hypergradient`. The run is compiled once per pair of functions `step` and `loss`. If a
     run diverges, its value and gradient are not finite: check them before you apply the gradient.
 
-    The paper averages the meta-gradient over mini-batches at the end of a run. With an adjoint that stores only h_T, do
-    this with `jax.vmap` over the keys or counts of the final state, with `steps=1` from there.
+    The paper averages the meta-gradient over mini-batches at the end of a run. For an adjoint that stores only h_T, do
+    this after the run: call `hypergradient` from the final state with `steps=1`, under a `jax.vmap` over the state's
+    random keys or counts.
 
     Raises `ValueError` if the step returns another structure, shape or dtype than its state, if the loss is not a
     scalar, for steps below 1, if hyperparameters are not floating-point, or if a number among the arguments is not

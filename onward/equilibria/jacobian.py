@@ -105,9 +105,9 @@ def spectral_radius(
     """An estimate of `ρ(J) = max |λ|` over the eigenvalues λ of `J = ∂F/∂h` at `state`.
 
     By Gelfand's formula, `ρ(J) = lim ‖Jᵏ v‖^(1/k)` for almost every v. The estimate is the growth of the norm in the
-    last half of the products, `(‖J^(2m) v‖ / ‖Jᵐ v‖)^(1/m)`, which leaves out what v was at the start. It is exact up
-    to (|λ₂| / |λ₁|)ᵐ for a real leading eigenvalue. If the leading eigenvalues are complex, the norm swings, and the
-    error shrinks like 1 / m.
+    last half of the products, `(‖J^(2m) v‖ / ‖Jᵐ v‖)^(1/m)`, because in the first half the initial v still shows. It is
+    exact up to (|λ₂| / |λ₁|)ᵐ for a real leading eigenvalue. If the leading eigenvalues are complex, the norm swings,
+    and the error shrinks like 1 / m.
 
     Near its fixed point, a map contracts in some norm exactly if the radius is below 1. Then plain iteration and
     `onward.NeumannRBP` converge, even if `onward.equilibria.jacobian_norm` is above 1.

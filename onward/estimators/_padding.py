@@ -34,9 +34,9 @@ def without_padding(cell: AbstractCell, hidden: PyTree, chunk: Chunk) -> Readabl
     S = chunk.steps
     counts, reset = chunk.weight != 0, jnp.zeros(S, bool) if chunk.reset is None else chunk.reset
     unreadable, place = ~jax.vmap(partial(readable, cell))(chunk.xs), jnp.arange(S)
-    # For each step: the next step whose loss counts, the start of the next sequence, the start of this sequence, and
-    # the last unreadable step. A sequence from before the chunk starts at -1. An unreadable hidden state counts as step
-    # -1; if everything is readable, the value is -2.
+    # Four steps are found for each step: the next one whose loss counts, the start of the next sequence, the start of
+    # the current sequence, and the last unreadable one. A sequence that began before the chunk starts at -1. An
+    # unreadable hidden state is the unreadable step -1. If there is no unreadable step, the value is -2.
     next_loss = jax.lax.cummin(jnp.where(counts, place, S), reverse=True)
     next_start = jnp.append(jax.lax.cummin(jnp.where(reset, place, S), reverse=True)[1:], S)
     last_start = jax.lax.cummax(jnp.where(reset, place, -1))

@@ -151,8 +151,9 @@ class SlidingBPTT(AbstractPosingEstimator):
 
 
 def _without_padding(cell, window, weight):
-    """The window, with finite numbers in place of those its loss does not depend on: all before the last start of a
-    sequence, or the whole window if the weight is 0.
+    """The window, with finite numbers in the steps that its loss does not depend on.
+
+    These are all steps before the last start of a sequence, or all steps of the window if the weight is 0.
     """
     starts = jnp.flip(jnp.cumsum(jnp.flip(window.start)))  # the number of sequences that start at this step or later
     unused = jnp.append(starts[1:] > 0, False)

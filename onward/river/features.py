@@ -21,12 +21,12 @@ class Features:
 
     **Arguments:**
 
-    - `names`: the features, each once, in the order of their numbers.
+    - `names`: the names of the features, in the order in which their numbers are returned.
     - `fill`: the number for a missing feature, or `None` for its last value (0 before any). A feature is missing if it
       is not in the dict, or is `None`, NaN, NaT or NA there.
     - `strict`: whether a missing or a new feature is refused. Otherwise a new feature is ignored until `with_new` adds
       it.
-    - `slots`: the network's number of inputs for features, at least one each; spare inputs are 0.
+    - `slots`: how many inputs the network has for features, at least as many as `names`; spare inputs are 0.
 
     Raises `ValueError` if a feature is refused, is not a finite number, or is named twice.
     """

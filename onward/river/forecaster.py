@@ -18,15 +18,15 @@ TOO_FAR = 1e140
 class Forecaster(Recurrent, RiverForecaster):
     """Forecasts a series from its whole past, with a recurrent network that learns each value as it comes.
 
-    The network reads the last value and its change, and predicts the next change; both are scaled by running moments of
-    the series, so that it may be of any size and may drift, and a network that knows nothing forecasts the last value.
-    A forecast of several steps reads its own predictions.
+    The network reads the last value and its last change, and predicts the next change. Values and changes are scaled by
+    running moments of the series, so the series may be of any size and may drift. An untrained network forecasts the
+    last value. A forecast of several steps reads its own predictions.
 
     Parameters
     ----------
     cell, hidden_size, estimator, optimizer, features, fill, strict, seed
-        As for `onward.river.Regressor`; the features are those of the optional `x`, known of the time that is forecast.
-        They are not scaled.
+        As for `onward.river.Regressor`. The features are those of the optional `x`, which must be known for the time
+        that is forecast. They are not scaled.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class Forecaster(Recurrent, RiverForecaster):
         self._series = Series()
 
     def learn_one(self, y, x=None):
-        """Learns from `y`, the next value of the series. `x` holds the features known of its time."""
+        """Learns from `y`, the next value of the series. `x` holds the features of the same time."""
         y, x = finite("y", y), x or {}
         if abs(y) >= TOO_FAR:
             raise ValueError(f"y must be of a size below {TOO_FAR:g}, so that its square is a number, got {y!r}.")
@@ -70,8 +70,8 @@ class Forecaster(Recurrent, RiverForecaster):
         features.last, self._series = values, series
 
     def forecast(self, horizon, xs=None):
-        """The next `horizon` values; before anything was learned, the last value. `xs` holds the features known of each
-        time.
+        """The next `horizon` values; before anything was learned, the last value. `xs` holds the features of each of
+        these times.
 
         Each horizon compiles anew. Raises `ValueError` for a horizon below 1 or another number of `xs`.
         """

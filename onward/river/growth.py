@@ -14,7 +14,7 @@ from ..learner import Carry
 from ..model import Model
 from ..support.trees import total
 
-SAMPLES = 8  # number of random states and inputs by which the weights of new inputs are recognised
+SAMPLES = 8  # number of random states and inputs, used to find the weights of new inputs
 
 Places = dict[tuple[int, int], np.ndarray]  # the new places of the numbers along an axis, by its old and new size
 

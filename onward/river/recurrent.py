@@ -53,8 +53,8 @@ VERSIONS = f"onward {onward.__version__} and JAX {jax.__version__}"
 class Standing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The state of a saved estimator besides its carry.
 
-    * `features`, `last`: names and last values of the features; `slots`: the inputs for them, `None` if there are no
-      spare ones;
+    * `features`, `last`: the names and last values of the features; `slots`: the number of inputs for features, `None`
+      if it equals the number of features;
     * `classes`, `moments`: the classes seen so far, and running moments;
     * `program`, `versions`: the digest of the compiled computation, and the versions of onward and JAX that made it.
     """
@@ -191,7 +191,7 @@ class Recurrent:
         save_checkpoint(Path(path), carry, standing, settings=type(self).__name__)
 
     def load(self, path: str | PathLike) -> None:
-        """Goes on from a file that `save` wrote, in an estimator with the same settings.
+        """Continues from a file that `save` wrote, in an estimator with the same settings.
 
         Raises `ValueError` if the file is damaged, or comes from another kind of estimator or other settings: another
         cell, estimator or optimiser, or other numbers in them, such as the rate. If another version of onward or JAX

@@ -16,7 +16,7 @@ from .callbacks import Callback, InfluenceWarning
 from .data import AbstractData
 from .objectives import AbstractObjective
 
-# From a function that `fit` calls up to the caller of `fit`, which has a decorator.
+# The stack levels from a function that `fit` calls to the caller of `fit`, including the decorator of `fit`.
 TO_THE_CALLER = 4
 
 
@@ -53,7 +53,8 @@ def _check_kind(name: str, thing: Any, kind: type, wanted: str) -> None:
 
 
 def warn_of_cut_windows(learner: Learner, objective: AbstractObjective, steps: int) -> None:
-    """Warns if updates come inside the windows of an objective: each then learns only a part of the window's loss.
+    """Warns if updates come inside an objective's windows, because each update then learns only part of a window's
+    loss.
 
     If the chunk divides the window, an estimator that carries its influence forward still has the whole gradient.
     """

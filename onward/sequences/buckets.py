@@ -1,4 +1,4 @@
-"""Sequences of many lengths, in minibatches of similar lengths, so that little is padded."""
+"""Sequences of many lengths, in minibatches of similar lengths, which need little padding."""
 
 from collections.abc import Callable, Sequence
 
@@ -73,7 +73,7 @@ class Buckets(AbstractData):
         _, lengths = padded("xs", xs)
         padded_targets(ys, lengths)  # all sequences must fit one another, not only within a bucket
         order = np.argsort(lengths, kind="stable")
-        # Whole minibatches go into a bucket: only the last of the longest may lack sequences.
+        # Each bucket gets whole minibatches. Only the last minibatch of the longest sequences may be smaller.
         minibatches = [order[at : at + self.batch] for at in range(0, len(order), self.batch)]
         rows = []
         for group in np.array_split(np.arange(len(minibatches)), min(most, len(minibatches))):

@@ -1,4 +1,4 @@
-"""The interface of data sets: what `fit` and `evaluate` need of any source of minibatches."""
+"""The interface of data sets: the methods that `fit` and `evaluate` call."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -18,7 +18,8 @@ class Minibatch(NamedTuple):
     * `xs`: inputs, `[batch, steps, ...]`;
     * `ys`: targets, `[batch, steps, ...]`, or `[batch, ...]` if there is one for each sequence;
     * `lengths`: the number of steps of each sequence; 0 if the sequence is missing;
-    * `fresh`: whether the sequences start from the cell's initial state, instead of where the last minibatch ended.
+    * `fresh`: whether the sequences start from the cell's initial state; if not, they continue those of the last
+      minibatch.
     """
 
     xs: PyTree

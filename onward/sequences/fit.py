@@ -62,8 +62,8 @@ class _State(eqx.Module):
 
 
 class _Place(NamedTuple):
-    """How far a training is: the epoch, the minibatches learned in it, the sum of their losses, the number of steps in
-    that sum, and the history of finished epochs.
+    """How far a training is: the epoch, the number of minibatches learned in it, the sum of their losses, the number of
+    steps in that sum, and the finished epochs.
     """
 
     epoch: int = 0
@@ -95,10 +95,11 @@ def fit(
     """Trains for `epochs` epochs of `data`. The learner runs over each minibatch in its chunks, with one update a
     chunk.
 
-    If the estimator is `onward.BPTT()` and the chunk is the objective's window, the learner updates K times a sequence.
-    The hidden state is carried on and detached between the windows. With `onward.fptt` before the optimiser this is
-    FPTT-K (Kag & Saligrama 2021, Algorithm 2); without it, their ablation without the regulariser. If the chunk is the
-    whole sequence, it is backpropagation through time, their Algorithm 1.
+    With `onward.BPTT()`, the chunk decides the method. If the chunk is the objective's window and a sequence has K
+    windows, the learner makes K updates per sequence. The hidden state is carried from window to window, but no
+    gradient flows through it. With `onward.fptt` before the optimiser this is FPTT-K (Kag & Saligrama 2021, Algorithm
+    2); without `onward.fptt` it is their ablation without the regulariser. If the chunk is the whole sequence, this is
+    backpropagation through time, their Algorithm 1.
 
     **Arguments:**
 
@@ -117,7 +118,7 @@ def fit(
       With `onward.sequences.averaged` it is the average of weights that `onward.transforms.weight_average` keeps.
     - `finish_epoch`: a function applied to the carry after the last update of each epoch. Its result is scored and
       trained on. `onward.sequences.reset_to_average` does what FPTT's authors do.
-    - `callbacks`: a list of `onward.sequences.Callback`, called in order.
+    - `callbacks`: a list of `onward.sequences.Callback`, called in this order.
     - `observe`: a function of an `onward.observing.Update`, as for `Learner.run`, such as
       `onward.observing.update_norms`. The callbacks get what it returns for each update as `Progress.observed`.
     - `progress`: whether to show a progress bar on standard error.
@@ -126,21 +127,21 @@ def fit(
       with the same arguments (`epochs` may grow).
     - `block`: minibatches learned in one call of the compiled program. It does not change the results.
 
-    **Devices.** If there are several devices, each learns from its share of every minibatch, and all hold the
+    **Devices.** If there are several devices, each learns from its share of every minibatch. Each device holds the
     parameters and the data. The number of devices used is the largest that divides the batch evenly, or one if
     `jax.default_device` chooses one. On CPU, one device for each core is faster than threads: call
     `jax.config.update("jax_num_cpu_devices", 2)` before anything is computed. The order of the data does not depend on
-    the number of devices. The last bits of the mean gradient do, so that a checkpoint goes on in the same bits only on
-    the same number of devices. Results are on the first device, and move to where other arrays are. A mesh set by
-    `jax.set_mesh` is ignored.
+    the number of devices. The last bits of the mean gradient do: a checkpoint goes on in the same bits only on the same
+    number of devices. The results are on the first device, but not bound to it: JAX moves them to the arrays that they
+    are combined with. A mesh set by `jax.set_mesh` is ignored.
 
     **Divergence.** If a loss, a number of the carry or a score is no longer finite although the data are, training ends
     with the last carry before that, and an `onward.sequences.DivergenceWarning` says so.
 
     **Influence and windows.** If the influence norm of a forward estimator exceeds 1e6 in some stream after a block, an
-    `onward.sequences.InfluenceWarning` says so, once; `onward.SnAp(bound=...)` limits it. A warning also says if the
-    chunk cuts the objective's windows. It should be a multiple of the window, or, for an estimator that carries its
-    influence forward, a divisor of it.
+    `onward.sequences.InfluenceWarning` says so, once; `onward.SnAp(bound=...)` limits it. Another warning says that the
+    chunk cuts the objective's windows. The chunk should be a multiple of the window. For an estimator that carries its
+    influence forward it may also be a divisor of the window.
 
     Raises `ValueError` for an argument of the wrong kind, such as an objective's class instead of an object; for an
     input or a target that is not finite, saying where it is; for numbers out of range and a batch that differs; for

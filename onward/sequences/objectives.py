@@ -49,7 +49,7 @@ class AbstractObjective(eqx.Module):
         return None
 
     def cut_by(self, chunk: int, steps: int) -> int | None:
-        """The window length, if an update after every `chunk` of at most `steps` steps cuts some window; else
+        """The window length if updates after every `chunk` steps cut a window of a sequence of `steps` steps; else
         `None`.
         """
         return None
@@ -92,9 +92,10 @@ class EveryStep(_Windowed):
 
     The loss of window q is the mean `ℓ_q = (1/n_q) Σ ℓ(prediction_t, y_t)` over the n_q steps that count. A step counts
     if it lies within the sequence and, for an `onward.Masked`, if the mask is true for at least one of its outputs. If
-    no step of a sequence counts in a window, the sequence enters the mean over the batch with the loss 0. If no step of
-    the whole batch counts, see the weight of `onward.Learner.run`. If the window is the learner's chunk and
-    `onward.fptt` goes before the optimiser, this is FPTT-K (Kag & Saligrama 2021, section 3).
+    no step of a sequence counts in a window, the sequence enters the mean over the batch with a loss of 0. If no step
+    of the whole batch counts, the parameters and the optimiser stay as they are (see `weight` of `onward.Learner.run`).
+    If the window is the learner's chunk and `onward.fptt` goes before the optimiser, this is FPTT-K (Kag & Saligrama
+    2021, section 3).
 
     **Arguments:** `window`: steps in a window, at least 1; usually the learner's chunk. Raises `ValueError` if it is
     below 1, and in use if `ys` or a mask has another shape.

@@ -1,4 +1,4 @@
-"""Data that are not in memory: minibatches from an iterator, such as a data loader."""
+"""Data outside memory: minibatches from an iterator, such as a data loader."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -47,9 +47,9 @@ class Streamed(AbstractData):
       lengths)`. The batch is the leading axis: `xs` is `[batch, steps, ...]`, and `ys` is as in `onward.Sequences`,
       including an `onward.Masked`. A minibatch with fewer sequences or steps is padded. Arrays may be NumPy's, JAX's or
       torch's; lists of sequences of several lengths work too.
-    - `batch`: of the learner, at least 1.
-    - `steps`: the most that a sequence has, at least 1.
-    - `minibatches`: in an epoch, at least 1. Further ones from the source are not read.
+    - `batch`: sequences in a minibatch, at least 1; it must equal the learner's batch.
+    - `steps`: the greatest length of a sequence, at least 1.
+    - `minibatches`: minibatches in an epoch, at least 1. If the source gives more, they are not read.
 
     `onward.fit` holds `block` minibatches in memory, `onward.evaluate` 16. A training that goes on from a checkpoint
     calls `source` for the interrupted epoch and skips the minibatches that it has learned. It ends in the same bits if

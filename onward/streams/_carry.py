@@ -40,7 +40,9 @@ class Row(eqx.Module):
 
 
 class Level(eqx.Module):
-    """The running mean of a target, and the running mean of its distance from the network's starting prediction."""
+    """The running mean of a target, and of the absolute difference between the target and the initial network's
+    prediction.
+    """
 
     mean: UInt32[Array, "2"]
     spread: Float[Array, ""]
@@ -85,7 +87,7 @@ class Told(NamedTuple):
     * `forecast`: of the target `horizon` events from here; valid if `forecasted`;
     * `newest`: the forecast's base, which is the newest known target;
     * `persistence`: the newest target known when the prediction was made; valid if `persisted`;
-    * `jump`: seconds since the previous event if they exceed the gap in either direction, else 0;
+    * `jump`: seconds since the previous event if these exceed the gap, forward or back; else 0;
     * `refused`: whether learning the event gave numbers that are not finite, so that it was undone;
     * `caution`: the factor on the optimiser's steps from here on.
     """

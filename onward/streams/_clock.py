@@ -7,7 +7,7 @@ COMPACT = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  #
 CENTURIES = ("19", "20", "21")  # a compact date begins with one of them
 LATEST = 7.3e9  # seconds: the year 2201; larger numbers are in smaller units
 UNITS = (1.0, 1e3, 1e6, 1e9)  # of a second: seconds, milliseconds, microseconds, nanoseconds
-TELLING = 1e7  # a number below says nothing of how times are written: it is a small count in any unit
+TELLING = 1e7  # a smaller number does not tell how times are written: it is a small count in any unit
 
 
 class Clock:

@@ -16,7 +16,7 @@ class KeptOut:
     At most `keys` keys are counted at a time, so that memory stays bounded.
 
     The warning comes when more than `READMITTED` events of the key in a row were quarantined. A change to a new level
-    that all keys share never takes that many. The logger is `onward.streams._kept_out`.
+    that all keys share never quarantines that many. The logger is `onward.streams._kept_out`.
 
         >>> kept_out = KeptOut()
         >>> kept_out.count(["a", "b"], np.array([True, False]))

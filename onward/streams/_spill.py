@@ -17,13 +17,13 @@ NEWEST = "SELECT key, state, digest, max(version) FROM states GROUP BY key"  # t
 class Spill:
     """A file of states by key and version. Use it as a context manager.
 
-    States written now belong to the version after the given one, and count only after `commit`. If the process is
-    killed, the file still holds what the last checkpoint saw. States that the checkpoint before the last may need are
-    kept too. The file is created when it is first needed.
+    Each commit makes a version, and each version belongs to a checkpoint. States that are written but not committed are
+    lost if the process is killed; the file then still holds the states of the last checkpoint. The states of the
+    checkpoint before it are kept too. The file is created when it is first needed.
 
-    `digest` covers all newest states; it is `EMPTY` before any. A checkpoint stores it and gives it back, so that a
-    lost or changed state is noticed. It is the exclusive or of the digests of all keys, so that a change of one key
-    needs no reading of the others.
+    `digest` is a fingerprint of the newest state of every key; `EMPTY` if there are none. A checkpoint stores it and
+    passes it back, so that a lost or changed state is noticed. It is the exclusive or of one digest per key: if one key
+    changes, the others need not be read.
 
     Raises `UserError` if the file is damaged, if the digest does not match it, or if the disk is full.
 

@@ -90,7 +90,7 @@ class AbstractSource(abc.ABC):
     @property
     @abc.abstractmethod
     def lag(self) -> int | None:
-        """The amount that waits to be read: bytes of a file, entries of a Redis stream; `None` if it is not known."""
+        """How much waits to be read: bytes of a file, or entries of a Redis stream; `None` if it is not known."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -1,5 +1,5 @@
-"""Follows a stream: read, judge, predict, learn, record, and save from time to time so that a kill changes no
-result.
+"""Follows a stream: reads, judges, predicts, learns and records its events, and saves checkpoints, so that a kill
+changes no result.
 """
 
 import logging
@@ -31,7 +31,7 @@ from .standing import Quarantined, StreamStanding
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 0.2  # seconds to wait for the next event before checking the clock and signals again
+PATIENCE = 0.2  # seconds to wait for the next event before the clock and signals are checked again
 NO_KEY = (("", 0),)  # a stream without keys has one key, always in memory
 
 
@@ -91,14 +91,15 @@ def learn_stream(
     report: Callable[[Report], None],
     learns: bool = True,
 ) -> tuple[Outcome, State]:
-    """Goes on from `state` until the stream ends or is `interrupted`. Saves every `checkpoint_every` seconds.
+    """Reads and learns from `state` on, until the stream ends or is `interrupted`. Saves every `checkpoint_every`
+    seconds.
 
-    If `learns` is false, the judgement of absurd numbers and the scale of the inputs stay as they are. The engine must
-    then be one that does not learn.
+    If `learns` is false, numbers are still judged and scaled, but always by the judgement and the scales in `state`.
+    Pass an engine built with `learns=False` then.
 
     The result does not depend on the clock, or on how many lines the source gives at a time. Raises `UserError` if the
-    source fails, after saving what came before. Also raises it for too many malformed lines; the last saved state is
-    then the last good one.
+    source fails, after saving what came before. Also raises it if there are too many malformed lines. The newest
+    checkpoint is then the last good state.
     """
     standing = state.standing
     with (
@@ -238,7 +239,7 @@ class _Stream:
         good = ~np.any(absurd, axis=1)
         self._kept_out.count(batch.keys or [""] * len(good), good)
         scaled = judged.scaled[good, : len(columns.inputs)]
-        if columns.fill == "last":  # the engine knows it
+        if columns.fill == "last":  # the engine replaces NaN by the last value
             scaled = np.where(np.isnan(batch.x[good]), np.float32(np.nan), scaled)
         settled = judged.settled[good, -1] | (columns.classes is not None)
         if good.all():

@@ -1,36 +1,37 @@
-"""Judges the numbers of each column by those before them: which are absurd, and on what scale they lie.
+"""Judges the numbers of each column by earlier ones: tells absurd numbers from ordinary ones, and scales them.
 
-A number is *ordinary* if it lies within `LIMIT` spreads of the centre. The centre is the median of the last `WINDOW`
-numbers. The spread is the 7/8 quantile of their distances from it, in units of a normal distribution's standard
-deviation (a Hampel filter with a quantile of 7/8 instead of 1/2), or the running deviation if that is larger. A number
-is also ordinary in three other cases:
+A number is *ordinary* if it lies within `LIMIT` spreads of the centre; any other number is *absurd*. The centre is the
+median of the *window*, the last `WINDOW` numbers. The spread is the 7/8 quantile of their distances from the centre, in
+units of a normal distribution's standard deviation (a Hampel filter with a quantile of 7/8 instead of 1/2), or the
+running deviation if that is larger. A number is also ordinary in three other cases:
 
-* It lies between the least and the greatest number accepted so far. A flag that is set once in a million events, or
-  rain after dry months, is as ordinary the second time as the first.
-* Seven in eight of the window are the same number, and it lies within `WIDTHS` times the accepted range of that range.
-  For a column that hardly ever changes, the range says more than the spread.
-* All numbers so far were the same, and it lies within `UNSCALED` of the centre (times the centre's size, if that is
-  above 1). In this case no scale is known.
+* It lies within the accepted range, between the least and the greatest number accepted so far. So a flag that is set
+  once in a million events, or rain after dry months, stays ordinary once it was accepted.
+* Seven eighths of the window are the same number, and the new number is no farther from the accepted range than
+  `WIDTHS` times the width of that range. For a column that hardly ever changes, the range says more than the spread.
+* All numbers so far were the same, so no scale is known, and the new number lies within `UNSCALED` of the centre (times
+  the centre's size, if that is above 1).
 
 Some numbers are doubted more, because people write them where a value is missing: `STAND_INS`, such as −9999. They are
 ordinary only within `NEAR` spreads of the centre or between the accepted numbers.
 
-Only similar numbers can outvote the others:
+The centre and the spread together are the *judgement*. A number that enters the window has a *vote* on the next
+judgement. Only many similar numbers can outvote the others:
 
 * No number, however large, moves the judgement unless more than an eighth of the window is like it.
-* A new level, however far away, is ordinary from the 33rd of its numbers that the judgement has seen. The judgement is
-  renewed every `BLOCK` numbers, so that at most `READMITTED` of them are quarantined. Numbers accepted before then no
-  longer count, unless they come again.
+* A new level, however far away, is ordinary once 33 of its numbers are in the window. The judgement is renewed every
+  `BLOCK` numbers, so at most `READMITTED` numbers of the new level are quarantined. The accepted range then starts
+  anew.
 * An absurd number that repeats the last absurd number of its column has no vote. So a stuck sensor is kept out, until
   it has repeated the same number `STUCK` times in a row.
 * A number that may stand for a missing value has no vote until some other number has come.
 
-The numbers of a block that the renewed judgement finds ordinary are accepted. They also move a running mean and
-deviation, which average over `MEMORY` numbers and scale every number. A block of a new level has moved them before its
-first number is let in.
+When the judgement is renewed, the numbers of the last block that it finds ordinary are accepted. They also move a
+running mean and deviation, which average over `MEMORY` numbers and scale every number. So these already include a new
+level when its first number is let in.
 
-Each number is judged by what was known before its block began, and blocks are counted from the first event. So the
-results are the same bits however a stream is cut.
+Each number is judged by the judgement at the start of its block, and blocks are counted from the first event. So the
+results are the same bits however a stream is cut into calls.
 """
 
 from typing import NamedTuple
@@ -38,7 +39,7 @@ from typing import NamedTuple
 import numpy as np
 
 WINDOW = 256  # numbers by which the next ones are judged
-BLOCK = 128  # numbers judged by the same judgement; the first blocks end after 8, 16, 32 and 64
+BLOCK = 128  # numbers under the same judgement; the first blocks end after 8, 16, 32 and 64
 FIRST = 8
 KEPT_TO = 7 / 8  # the part of the window that must be able to outvote the rest
 NORMAL = 1.5341205443525463  # 7/8 of a normal distribution lie within this many deviations
@@ -50,7 +51,7 @@ MEMORY = 8192.0
 READMITTED = BLOCK + WINDOW // 8
 STUCK = 100_000  # more than a day of one number a second
 ROUNDING = 1e-15  # a deviation smaller than this times the centre is only rounding, and counts as 0
-# Nines alone, with or without nines behind the point; positive ones from 9999 on, as 99 may be a percentage.
+# Numbers written with nines only, with or without decimals; positive ones from 9999 on, because 99 may be a percentage.
 STAND_INS = np.array(
     [
         -(10.0**digits - 10.0**-places if places else 10.0**digits - 1) * sign
@@ -96,7 +97,7 @@ class Judged(NamedTuple):
     """The judgement of a batch; each field is [events, columns].
 
     * `ordinary`: whether the number is finite and not absurd;
-    * `settled`: whether there was anything to judge the number by; if not, every finite number is ordinary;
+    * `settled`: whether there was a judgement yet; if not, every finite number is ordinary;
     * `scaled`: float32 `(x − mean)/deviation` between −`LIMIT` and `LIMIT`; 0 if there is no deviation yet or the
       number is not ordinary;
     * `mean`, `deviation`: float64, as used for `scaled`; a deviation of 0 means that it is not known.
@@ -184,7 +185,7 @@ def _judge(state: Outliers, values: np.ndarray) -> Judged:
 
 
 def _ordinary(state: Outliers, values: np.ndarray) -> np.ndarray:
-    """Which numbers, [events, columns], are ordinary; every finite one, if there is nothing to judge by."""
+    """Which numbers, [events, columns], are ordinary: every finite one, if there is no judgement yet."""
     with np.errstate(invalid="ignore"):  # a comparison with NaN is false, as it should be
         distance = np.abs(values - state.centre)
         near = distance <= NEAR * state.spread

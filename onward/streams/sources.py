@@ -117,8 +117,8 @@ class FileSource(AbstractSource):
 class StandardInput(AbstractSource):
     """Standard input, until it is closed.
 
-    It cannot be read twice. To resume a run, write the same input once more, from the beginning; the lines that the run
-    has read are passed over. `read` raises `UserError` if the input does not begin as before.
+    It cannot be read twice. To resume a run, send the same input again from the beginning. The lines that the run has
+    read already are skipped. `read` raises `UserError` if the input does not begin as before.
 
     * `descriptor`: the file descriptor to read;
     * `delimiters`: as in `FileSource`.

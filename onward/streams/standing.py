@@ -62,14 +62,15 @@ class Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a stream is. Together with the carry and the outliers' state this is enough to go on.
 
-    * `lines`: the number of the newest line read; `header`: a CSV's first line; `position`: where reading goes on;
+    * `lines`: the number of the newest line read; `header`: a CSV's first line; `position`: the place from which
+      reading goes on;
     * `compact`: whether times are compact dates, see `Clock`;
     * `events`: how many events were predicted and learned; `quarantined`: how many were left out as absurd; `refused`:
       how many were undone because learning them gave numbers that are not finite;
     * `pauses`, `jumps_back`: how often a time difference beyond the gap, forward or back, started a new sequence;
     * `keys`: the keys in memory with their slots, the least recently used first;
     * `version`: the number of checkpoints so far; `states`: the digest of the keys on disk;
-    * `*_bytes`: how much of each file belongs to this standing.
+    * `*_bytes`: how many bytes of each file belong to this standing.
     """
 
     lines: Natural = 0
@@ -102,16 +103,18 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A line of predictions.jsonl: one event.
 
     * `line`: the event's line in the stream; the first, if it has several;
-    * `prediction`: of its target, made before the target was known, `horizon` events of its key earlier;
+    * `prediction`: the prediction of this event's target. It was made before the target was known, `horizon` events of
+      the key earlier;
     * `target`: the true value, in all the digits that were read;
-    * `loss`: squared error, in the target's unit squared, or −log probability of the class in nats;
-    * `key`, `time`: as they were read, if there are columns of them;
-    * `forecast`: of the target `horizon` events from here, if that is not the prediction;
-    * `probability`: of the predicted class.
+    * `loss`: the loss of the prediction: the squared error, in the target's unit squared, or −log of the true class's
+      probability, in nats;
+    * `key`, `time`: as they were read, if the stream has these columns;
+    * `forecast`: the forecast of the target `horizon` events later; left out if the horizon is 0;
+    * `probability`: the probability of the predicted class.
 
-    `null` means that there is none, as before a key's first `horizon` events, or if the target is not known. Numeric
-    targets are learned and forecast from the ninth event on, because before that nothing tells which of them are
-    absurd.
+    A field is `null` if it has no value: a prediction for a key's first `horizon` events, or a target that is not
+    known. Numeric targets are learned and forecast from the ninth event on, because absurd numbers cannot be told from
+    ordinary ones before.
     """
 
     line: int
@@ -147,7 +150,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 def _window_end(events: int) -> int:
-    """The end of the window that holds the event after this many: a power of two, then a multiple of `WINDOW`."""
+    """The end of the current window after this many events: a power of two, later a multiple of `WINDOW`."""
     return (events // WINDOW + 1) * WINDOW if events >= WINDOW else max(FIRST_WINDOW, 1 << events.bit_length())
 
 

@@ -7,7 +7,7 @@ from .standing import StreamStanding
 
 
 class StreamSummary(msgspec.Struct, frozen=True):
-    """The result so far.
+    """The result of a stream so far.
 
     `error` is the mean absolute error, or for classes the fraction of wrong ones, over the events that both the network
     and persistence have predicted; `None` if there are none. `lines_per_second` and `peak_memory` (in bytes) are those

@@ -52,7 +52,7 @@ def programs_of(module: eqx.Module) -> Programs:
         except TypeError:  # arrays cannot be hashed
             pass
         if module is programs.owner:
-            return programs  # to register it would keep both for ever
+            return programs  # registering it would keep both in memory for ever
         _OF[id(module)] = programs
         weakref.finalize(module, _OF.pop, id(module)).atexit = False
     return programs

@@ -70,8 +70,8 @@ def with_auto_axes(function: Callable, mesh: AbstractMesh, places: PyTree) -> Ca
 
 @contextmanager
 def outside_explicit_axes() -> Iterator[None]:
-    """Sets aside a mesh with Explicit axes that `jax.set_mesh` has set, because the code inside places its
-    arrays itself.
+    """A context, or a decorator, without any mesh with Explicit axes that `jax.set_mesh` has set. The code inside
+    places its arrays itself.
     """
     if jax.sharding.get_abstract_mesh().explicit_axes:
         with jax.set_mesh(Mesh(np.empty((), object), ())):
@@ -81,7 +81,7 @@ def outside_explicit_axes() -> Iterator[None]:
 
 
 def held_along(tree: Tree, shared: NamedSharding) -> Tree:
-    """The arrays of a program, spread as `shared` says; unchanged on a single device."""
+    """The arrays of a program, spread over the devices of `shared`; unchanged on a single device."""
     if shared.mesh.size == 1:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, shared), tree)

@@ -46,8 +46,8 @@ def _tell(thing: Any, tell: Callable[[bytes], None]) -> None:
             _tell_array(const, tell)
         thing = thing.jaxpr
     if isinstance(thing, Jaxpr):
-        # Variables are numbered by their first use. An inner program is written out at every call, because whether two
-        # calls share one object depends on what was compiled before.
+        # Variables are numbered by their first use. An inner program is written out again at every call. Two calls may
+        # or may not share one object: this depends on what was compiled before, and must not change the digest.
         numbers = {}
 
         def name(variable):

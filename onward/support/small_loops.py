@@ -6,8 +6,8 @@ They cannot be set for a single program: `jax.jit(compiler_options=...)` does no
 import functools
 import os
 
-# Bytes that one iteration of a loop reads and writes. Below a megabyte they stay in a core's cache, and most of the
-# time goes into calling kernels, 0.1 to 0.15 µs each. Above it there is nothing to gain.
+# A loop is small if one iteration reads and writes at most this many bytes. These fit into a core's cache, so most of
+# the time of such a loop goes into calling kernels, 0.1 to 0.15 µs each. For a larger loop there is nothing to gain.
 LIMIT = 2**20
 
 FLAG = "xla_backend_extra_options"

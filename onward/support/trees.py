@@ -83,8 +83,8 @@ def row_sums(rows: Float[Array, "*rows columns"]) -> Float[Array, "*rows"]:
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
     """`Σ a²` over a tree, row by row if there are rows.
 
-    If the arrays were flattened, squares of rows made in the same step would be computed one by one, with a division to
-    find the place of each. That would be a third of a step of the Kalman version.
+    The arrays are not flattened. Otherwise XLA would compute the squares one by one, with a division to find the place
+    of each, which would take a third of a step of the Kalman version.
     """
 
     def squares(leaf):

@@ -36,9 +36,10 @@ def scale_by_feature_rms(
     of the time. See `benchmarks/results/xla-on-cpu.md`, "Products and sums".
 
     ν starts at 0 without a bias correction, so the first steps are the largest. The same holds when a feature first
-    occurs, however late. A feature's part of an update has at most the length sqrt(rows units / (1 − decay)), and one
-    number may take all of it: 358 for an LSTM of 32 units. An outlier slows learning for as long as it dominates ν: a
-    gradient a thousand times the usual does so for 7,000 updates. If outliers may occur, clip the gradient first.
+    occurs, however late. The part of an update that belongs to one feature has at most the norm sqrt(rows units / (1 −
+    decay)), which is 358 for an LSTM of 32 units. A single number may have all of it. An outlier slows learning for as
+    long as it dominates ν: a gradient a thousand times the usual does so for 7,000 updates. If outliers may occur, clip
+    the gradient first.
 
     **Arguments:** `decay`, at least 0 and less than 1: 0.999 averages over about 1,000 updates; `eps`, finite and above
     0. Raises `ValueError` otherwise. A traced value, as in a sweep, is not checked.

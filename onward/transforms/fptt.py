@@ -61,7 +61,7 @@ def fptt(
     **How it drags.** Take SGD with a rate η, β = ½ and c ≤ 2. A constant gradient g becomes g / (1 + (2 − c) α η) in
     the long run, if α η < 5/(2 + c). A large α therefore slows learning down, except at c = 2, which is stable only up
     to a smaller rate. With a momentum μ, read η/(1 − μ) for η; the limit changes too. With Adam, read η as its rate
-    over the root of a weight's second moment: learning slows most where gradients are small.
+    divided by the root of the weight's second moment. So learning slows down most for weights with small gradients.
 
     **Arguments:**
 
@@ -173,9 +173,10 @@ def settle(params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
         λ' = λ − α (W' − W̄),    or, in the exact form, the gradient at W',
         W̄' = (1 − β) W̄ + β W' − (β/α) λ'
 
-    These are the updates of Kag & Saligrama 2021, equations (5) and (6), which need W': see `fptt`. `state` is the
-    state of `fptt`, of `fptt_exact`, or of any optimiser that holds exactly one of them. Otherwise this raises
-    `ValueError`. Parameters that `optax.masked` left out are `optax.MaskedNode` in the results.
+    These updates are equations (5) and (6) of Kag & Saligrama 2021. They need W', which `fptt` itself does not see
+    before the next call. `state` is the state of `fptt`, of `fptt_exact`, or of any optimiser that holds exactly one of
+    them. Otherwise this raises `ValueError`. Parameters that `optax.masked` left out are `optax.MaskedNode` in the
+    results.
 
         >>> import jax.numpy as jnp, optax
         >>> from onward.transforms.fptt import fptt, settle
