@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.skipif(not (SITE / "index.html").exists(), reason="`make docs` has not built the site"),
 ]
 
-PAGES = ["index.html", "results/nobacktrack/README.html", "api/estimators.html"]
+PAGES = ["index.html", "choose.html", "guides/own-cell.html", "papers/nobacktrack.html", "api/estimators.html"]
 
 
 @pytest.fixture(scope="module")
