@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The adding problem, with and without FPTT
 #
-# Two of 60 numbers are marked; at the end the network must say their sum. Backpropagation through the whole sequence
+# Two of 40 numbers are marked; at the end the network must say their sum. Backpropagation through the whole sequence
 # makes one update a sequence; windows make ten; and FPTT pulls each of them towards the running average of the weights.
 
 # %%
@@ -13,7 +13,7 @@ import optax
 import onward
 from onward.tasks.adding import Adding
 
-T, BATCH, EPOCHS = 60, 32, 12
+T, BATCH, EPOCHS = 40, 32, 8
 data = onward.sequences.Drawn(Adding(T), batch=BATCH, minibatches=40)
 loss = onward.losses.terminal_squared_error
 window = onward.window_length(T, updates=10)
@@ -28,7 +28,7 @@ methods = {
 curves = {}
 for name, (optimizer, chunk) in methods.items():
     key_cell, key_readout, key = jax.random.split(jax.random.key(1), 3)
-    model = onward.Model(onward.LSTMCell(2, 48, key=key_cell), eqx.nn.Linear(48, 1, key=key_readout))
+    model = onward.Model(onward.LSTMCell(2, 32, key=key_cell), eqx.nn.Linear(32, 1, key=key_readout))
     learner = onward.Learner(onward.BPTT(), optimizer, loss=loss, chunk=chunk, batch=BATCH)
 
     def validate(model, key=key):

@@ -53,7 +53,7 @@ def forward(layer, x):
 
 
 # %%
-xs, ys = spirals(256, jax.random.key(0))
+xs, ys = spirals(192, jax.random.key(0))
 layer = Settling(16, key=jax.random.key(1))
 optimizer = optax.adam(1e-2)
 state = optimizer.init(eqx.filter(layer, eqx.is_inexact_array))
