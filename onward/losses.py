@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, PyTree
 
+from .support.smooth import softplus
 from .support.trees import described
 from .targets import Masked as Masked
 from .targets import TerminalTarget as TerminalTarget
@@ -47,7 +48,7 @@ def sigmoid_cross_entropy(prediction: Float[Array, "*shape"], y: Array | Masked)
     prediction, y, counts = _same_shape(prediction, y, "sigmoid_cross_entropy")
     y = y.astype(prediction.dtype)
     one_if_probability = jnp.where((y >= 0) & (y <= 1), 1, jnp.nan).astype(prediction.dtype)
-    return _sum((jax.nn.softplus(prediction) - y * prediction) * one_if_probability, counts)
+    return _sum((softplus(prediction) - y * prediction) * one_if_probability, counts)
 
 
 def squared_error(prediction: Float[Array, "*shape"], y: Array | Masked) -> Float[Array, ""]:

@@ -19,7 +19,8 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..support.arguments import whole
-from ..support.trees import root, row_sums, total, without_gradient, zeros_like
+from ..support.smooth import root
+from ..support.trees import row_sums, total, without_gradient, zeros_like
 from .base import AbstractCell
 from .cpu_tuning import recurrent_columns, rows_of_product
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..support.smooth import log_sigmoid
 from .min_gru import identity
 from .unit_wise import AbstractUnitWiseCell, check_sizes, gate_biases, groups_of, input_rows
 
@@ -57,7 +58,7 @@ class MinLSTMCell(AbstractUnitWiseCell):
     def gate(self, hidden, preactivations):
         ((f, i, candidate),) = preactivations
         # f/(f + i) as the sigmoid of a difference of logarithms, which neither overflows nor divides by zero.
-        keep = jax.nn.sigmoid(jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i))
+        keep = jax.nn.sigmoid(log_sigmoid(f) - log_sigmoid(i))
         return keep * hidden + (1 - keep) * self.activation(candidate)
 
     def output(self, hidden):

@@ -1,5 +1,7 @@
 """Recurrent systems that settle: the resting state, its gradient, and penalties that keep a map contracting."""
 
+from .acceleration import Anderson as Anderson
+from .acceleration import Broyden as Broyden
 from .adjoints import RBP as RBP
 from .adjoints import ConjugateGradientRBP as ConjugateGradientRBP
 from .adjoints import NeumannRBP as NeumannRBP
@@ -21,6 +23,7 @@ from .penalties import column_norm_penalty as column_norm_penalty
 from .penalties import eigenvalue_penalty as eigenvalue_penalty
 from .penalties import gershgorin_bound as gershgorin_bound
 from .penalties import gershgorin_penalty as gershgorin_penalty
+from .penalties import hutchinson_penalty as hutchinson_penalty
 from .penalties import smallest_eigenvalue as smallest_eigenvalue
 from .solve import Diagnostics as Diagnostics
 from .solve import Equilibrium as Equilibrium

@@ -9,7 +9,8 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..support.arguments import at_least_zero, number, whole
-from ..support.trees import inner, largest, norm, root, zeros_like
+from ..support.smooth import root
+from ..support.trees import inner, largest, norm, zeros_like
 from .implicit import AbstractRBP
 from .jacobian import JacobianProducts
 

@@ -43,6 +43,35 @@ def column_norm_penalty(
     return jnp.maximum(0, jnp.abs(J).sum(axis=0).max() - contraction)
 
 
+def hutchinson_penalty(
+    function: Callable, state: PyTree, args: Any = None, *, samples: int = 1, key: PRNGKeyArray
+) -> Float[Array, ""]:
+    """An unbiased estimate of `‖J‖_F² / n`, the mean of `‖Jᵀ ε‖² / n` over vectors ε of random signs.
+
+    The Jacobian regularisation of Bai, Koltun & Kolter 2021, *Stabilizing Equilibrium Models by Jacobian
+    Regularization*, equation (4), with the estimator of Hutchinson 1989. J is never formed: each sample is one product
+    with Jᵀ. It is a bound on the spectral radius, `ρ(J)² ≤ ‖J‖_F²`, and pulls all of J towards 0, where the other
+    penalties act only on what is too large.
+
+    **Arguments:** `function`, `state` and `args` as for `onward.equilibria.column_norm_penalty`; `samples`: the number
+    of vectors, at least 1; `key`: the random key of their signs.
+
+        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> W = jnp.array([[0.5, 0.0], [0.0, 0.1]])
+        >>> print(onward.equilibria.hutchinson_penalty(lambda h, W: W @ h, jnp.zeros(2), W, key=jr.key(0)))
+        0.13
+    """
+    samples = whole("samples", samples)
+    check_state(state)
+    flat, as_state = ravel_pytree(state)
+    jacobian = products(lambda h: function(h, args), state)
+
+    def one(key):
+        return jnp.sum(ravel_pytree(jacobian.transposed(as_state(jr.rademacher(key, flat.shape, flat.dtype))))[0] ** 2)
+
+    return jnp.mean(jax.vmap(one)(jr.split(key, samples))) / flat.size
+
+
 def gershgorin_bound(function: Callable, state: PyTree, args: Any = None) -> Float[Array, ""]:
     """`1 − √n ‖A − I‖_F ≤ λ_min(A)`, where `A = (I − J)ᵀ (I − J)`: a lower bound, often below 0.
 

@@ -67,13 +67,12 @@ def _check_cut(name, value):
     number(name, value, lambda cut: 0 <= cut < 1, "a probability of at least 0 and below 1")
 
 
-@jax.custom_jvp
+# Not a custom_jvp: the derivative of a gradient must see the identity that the forward pass computes, and the factor in
+# the backward pass alone.
+@jax.custom_vjp
 def _scale_cotangent(h: Float[Array, "..."], factor: Float[Array, ""]) -> Float[Array, "..."]:
-    """The identity of `h`. A tangent is multiplied by `factor`, and so is a cotangent in the backward pass."""
+    """The identity of `h`. In the backward pass, the cotangent is multiplied by `factor`."""
     return h
 
 
-@_scale_cotangent.defjvp
-def _scaled(primals, tangents):
-    h, factor = primals
-    return h, factor * tangents[0]
+_scale_cotangent.defvjp(lambda h, factor: (h, factor), lambda factor, cotangent: (factor * cotangent, None))

@@ -11,7 +11,8 @@ from ..cells.initial_state import Starting
 from ..model import Model
 from ..support.arguments import whole
 from ..support.freezing import learnable, thaw
-from ..support.trees import inner, root, total
+from ..support.smooth import root
+from ..support.trees import inner, total
 from ..transforms.quasi_diagonal import QuasiDiagonal
 from ._jacobians import balance, cell_gradient, learned, learned_rows, with_parameters
 from ._noise import Counter, signs, words_for

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..support.trees import root, total
+from ..support.smooth import root
+from ..support.trees import total
 from ..transforms.quasi_diagonal import QuasiDiagonal, to_blocks
 from ._reductions import Blocks, Copies, MixedRows, UnitRows
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .smooth import root
+
 
 def total(terms: Iterable[Array]) -> Array:
     """The sum of some arrays; 0 if there are none."""
@@ -91,19 +93,6 @@ def squared_norm(tree: PyTree) -> Float[Array, ""]:
         return jnp.sum(row_sums(leaf * leaf)) if leaf.ndim > 1 else jnp.vdot(leaf, leaf)
 
     return total(map(squares, jax.tree.leaves(tree)))
-
-
-@jax.custom_jvp
-def root(squares: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The square root of a sum of squares. Its derivative at 0 is 0; that of `jnp.sqrt` is infinite."""
-    return jnp.sqrt(squares)
-
-
-@root.defjvp
-def _root_derivative(primals, tangents):
-    roots = root(*primals)
-    zero = roots == 0
-    return roots, jnp.where(zero, 0, tangents[0] / (2 * jnp.where(zero, 1, roots)))
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:

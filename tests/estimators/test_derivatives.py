@@ -47,6 +47,7 @@ PAIRS = [
         ["lstm", "unit-wise", "leaky-activation", "equinox-lstm", "antisymmetric", "own", "blocks", "own"],
         strict=True,
     ),
+    ("dropout", "min-lstm"),  # whose gates are equal where an input is dropped
 ]
 
 
