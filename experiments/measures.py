@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from onward.comparison.compare import MethodResult
+from onward.comparison.compare import Comparison, MethodResult
 
 from .recipe import Verdict
 
@@ -34,6 +34,17 @@ def unsound(results: Iterable[MethodResult]) -> Verdict | None:
     """A verdict of "not decided" if seeds are missing from a mean; else `None`."""
     broken = [f"{np.sum(~r.sound)} of {len(r.sound)} of {r.name}" for r in results if not r.sound.all()]
     return Verdict("not decided", f"seeds diverged or lost their way: {', '.join(broken)}.") if broken else None
+
+
+def at_edges(comparison: Comparison, results: Iterable[MethodResult]) -> list[str]:
+    """The results whose rate is the least or the greatest of several that their method was run with: a rate outside the
+    search might be better.
+    """
+    searched: dict[str, set[float]] = {}
+    for result in comparison.results:
+        searched.setdefault(result.name, set()).add(result.rate_factor)
+    ends = {name: {min(factors), max(factors)} for name, factors in searched.items() if len(factors) > 1}
+    return [r.label for r in results if r.rate_factor in ends.get(r.name, ())]
 
 
 def in_words(lasts: dict[str, Bits]) -> str:

@@ -8,6 +8,7 @@ from onward.comparison.compare import Budget, Comparison, Contestant
 from onward.tasks.symbols import SymbolTask
 
 from .parts import Parts
+from .power import Claimed, power
 
 
 class Verdict(NamedTuple):
@@ -28,6 +29,7 @@ class Recipe:
     * `task`, `contestants`: built when the recipe runs; `contestants` takes the number of symbols and the budget;
     * `budget`, `seeds`: at full size;
     * `judge`: gives the verdict on a comparison;
+    * `claimed`: the claim as curves, from which the power of the judge's rule is computed; `None` if it has none;
     * `rate_factors`: each method runs once with its rate multiplied by each of these;
     * `pilot`: the fraction of the budget after which each method's best rate is chosen; only that rate then runs in
       full. `None` runs all rates in full;
@@ -47,12 +49,20 @@ class Recipe:
     rate_factors: tuple[float, ...] = (1.0,)
     pilot: float | None = None
     whole: bool = False
+    claimed: Callable[[Comparison], Claimed] | None = None
     claimant: str = "The paper"
 
     @property
     def length(self) -> str:
         """How long it runs, in words."""
         return str(self.budget)
+
+    def verdict(self, comparison: Comparison) -> Verdict:
+        """The judge's verdict, with the power of its rule."""
+        found = self.judge(comparison)
+        if self.claimed is None:
+            return found
+        return found._replace(why=f"{found.why} {power(self.judge, comparison, self.claimed(comparison))}")
 
     def scaled(self, scale: float, seeds: int) -> "Recipe":
         """The same recipe with `scale` times the budget and this many seeds. The title says so if either is less than

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import msgspec
+import numpy as np
 
 from onward import __version__
 from onward.checkpoints.run_folder import new_folder
@@ -26,6 +27,7 @@ from .forecasts import forecast
 from .fpp import buffer_grid, tables
 from .fpp import figures as fpp_figures
 from .fptt import adding, adding_and_copying, cells, convergence, costs, images, words
+from .measures import at_edges
 from .nobacktrack import figures as nobacktrack_figures
 from .parts import Parts
 from .rbp import documents, hopfield, hyperparameters
@@ -136,14 +138,19 @@ def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Fi
         )
 
     if recipe.pilot is None:
-        comparison, more = compared(recipe, folder, recipe.rate_factors), {}
+        comparison, more, edges = compared(recipe, folder, recipe.rate_factors), {}, []
     else:
         first = compared(recipe.piloted, folder / "pilot", recipe.rate_factors, "pilot: ")
         chosen = {result.name: (result.rate_factor,) for result in first.best_of_each(whole=recipe.whole)}
         comparison, more = compared(recipe, folder, chosen), {"pilot": _numbers(first)["methods"]}
+        edges = at_edges(first, first.best_of_each(whole=recipe.whole))
     pictures = {"curve.png": "bits per character against characters read"}
     shown = comparison_table(comparison, recipe.title).rstrip()
-    return Findings(recipe.judge(comparison), shown, pictures, _numbers(comparison) | more, files={})
+    verdict = recipe.verdict(comparison)
+    if edges:
+        why = f"the pilot's best rate is at an edge of its search for {', '.join(edges)}. {verdict.why}"
+        verdict = Verdict("not decided", why)
+    return Findings(verdict, shown, pictures, _numbers(comparison) | more, files={})
 
 
 def _experiment(recipe: Experiment, seed: int, folder: Path, parts: Parts) -> Findings:
@@ -221,6 +228,7 @@ def _result(recipe: Recipe | Experiment, options: Request, found: Findings) -> b
 
 
 def _numbers(comparison: Comparison) -> dict[str, Any]:
+    best = {id(result) for result in comparison.best_of_each(whole=True)}
     return {
         "levels": dict(comparison.task.levels),
         "methods": [
@@ -232,10 +240,23 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
                 "compile_seconds": r.compile_seconds,
                 "bits": [None if at else float(b) for b, at in zip(r.whole, r.diverged, strict=True)],
                 "closing_bits": [None if at else float(b) for b, at in zip(r.closing, r.diverged, strict=True)],
+                "right": [None if at else float(b) for b, at in zip(r.right, r.diverged, strict=True)],
+                "closing_right": [None if at else float(b) for b, at in zip(r.closing_right, r.diverged, strict=True)],
                 "rate_factor": r.rate_factor,
                 "lost": r.lost.tolist(),
                 "diverged_at": [int(at) or None for at in r.diverged],
+                "curve": _curve(r) if id(r) in best else None,
             }
             for r in comparison.results
         ],
     }
+
+
+def _curve(result: MethodResult) -> dict[str, list]:
+    """The bits since the point before, as mean and standard error over the sound seeds, at each point of the curve."""
+    windows = result.windows[result.sound]
+    if not len(windows):
+        return {"characters": [], "bits": [], "errors": []}
+    errors = windows.std(0, ddof=1) / np.sqrt(len(windows)) if len(windows) > 1 else np.zeros(windows.shape[1])
+    bits, errors = ([round(float(value), 4) for value in values] for values in (windows.mean(0), errors))
+    return {"characters": result.ends.tolist(), "bits": bits, "errors": errors}

@@ -1,5 +1,6 @@
 """The programs behind the methods of an `onward.Learner`: functions of the learner and of arrays."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -76,7 +77,21 @@ def _resets(carry: Carry, reset, steps: int):
 
 
 @_on_any_mesh(1)
-def run(learner, carry, xs, ys, reset, weight, count, *, predictions: bool, observe: Observe | None):
+def run(
+    learner,
+    carry,
+    xs,
+    ys,
+    reset,
+    weight,
+    count,
+    *,
+    predictions: bool,
+    observe: Observe | None,
+    stage: int | None = None,
+):
+    if stage is not None:
+        learner = dataclasses.replace(learner, estimator=learner.estimator.in_stage(stage))
     steps = _check(learner, carry, xs, ys, reset, weight)
     whole = steps - steps % learner.chunk
     stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, draw(learner, carry, steps))

@@ -229,9 +229,18 @@ class Learner(eqx.Module):
         check_targets(self.loss, carry, ys, weight)
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
         steps = shape[0] if shape else 0  # tracing reports what is wrong with xs
-        run = programs_of(self)(_learner_programs.run, static_argnames=("predictions", "observe"))
-        count = np.int32(steps // self.chunk)
-        return run(carry, xs, ys, reset, weight, count, predictions=predictions, observe=observe)
+        run = programs_of(self)(_learner_programs.run, static_argnames=("predictions", "observe", "stage"))
+        taken, parts, at = self.estimator.taken(carry.estimator), [], 0
+        stages = [(None, steps)] if taken is None else self.estimator.stages(taken, steps, self.chunk)
+        for stage, here in stages:
+            stream = xs, ys, reset, weight
+            if len(stages) > 1:
+                stream = jax.tree.map(lambda leaf, a=at, b=at + here: leaf[a:b], stream)
+            count = np.int32(here // self.chunk)
+            carry, metrics = run(carry, *stream, count, predictions=predictions, observe=observe, stage=stage)
+            parts.append(metrics)
+            at += here
+        return carry, parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def predict(self, carry: Carry, x: PyTree, *, reset: Bool[Array, "*batch"] | None = None) -> tuple[Carry, Said]:
         """Advances by one step and predicts, before the target is known. Later, `learn` takes the target.

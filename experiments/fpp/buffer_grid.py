@@ -22,15 +22,16 @@ from ..measures import PAR
 from ..parts import Parts
 from ..plots.sensitivity import draw_lines
 from ..recipe import Experiment, Findings, Verdict
-from .arms import CYCLE_WORLD, STOCHASTIC_WORLD, Setting, fpp
+from .arms import CYCLE_WORLD, SETTING, STOCHASTIC_WORLD, Setting, fpp
 
 BUFFERS = (100, 1000, 10_000)
 SHORT = 3  # slices this short may do worse
 
 
 class Cell(NamedTuple):
-    """A point of the grid: its best rate, and the bits over the last tenth at that rate. NaN marks a seed that diverged
-    or was lost.
+    """A point of the grid: its best rate over the whole run, and the bits over the last tenth at that rate.
+
+    NaN marks a seed that diverged or was lost.
     """
 
     rate: float
@@ -95,7 +96,9 @@ class _Grid:
             )
             return plain._replace(learner=learner)
 
-        best = sweep(make, grid(rate=self.rates), task, characters=steps, key=jr.key(seed), seeds=seeds).best
+        trials = sweep(make, grid(rate=self.rates), task, characters=steps, key=jr.key(seed), seeds=seeds).trials
+        # The thesis' criterion is the best online prediction, over the whole run.
+        best = min(trials, key=lambda t: (int(np.sum(~t.sound)), t.whole[t.sound].mean() if t.sound.any() else 0.0))
         bits = [float(b) if sound else None for b, sound in zip(best.closing, best.sound, strict=True)]
         return {"rate": best.settings["rate"], "closing_bits": bits}
 
@@ -106,6 +109,8 @@ class _Grid:
         if lost := [f"N = {N}, T = {T}" for (N, T), cell in cells.items() if not np.isfinite(cell.closing).all()]:
             return Verdict("not decided", f"seeds diverged or lost their way at {'; '.join(lost)}.")
         bits = {at: float(cell.closing.mean()) for at, cell in cells.items()}
+        ends = (min(self.rates), max(self.rates)) if len(self.rates) > 1 else ()
+        edges = [f"N = {N}, T = {T}" for (N, T), cell in cells.items() if cell.rate in ends]
         long = [T for T in self.horizons if T > SHORT]
         by_buffer = max(max(row) - min(row) for T in long if (row := [bits[N, T] for N in self.buffers]))
         by_length = max(max(row) - min(row) for N in self.buffers if (row := [bits[N, T] for T in long if T >= 10]))
@@ -114,6 +119,8 @@ class _Grid:
             f"for T > {SHORT} the buffers differ by up to {by_buffer:.3f} bits, T = 10 and more by up to "
             f"{by_length:.3f}, and T = 1 is behind the best by {short:.3f} or more."
         )
+        if edges:
+            return Verdict("not decided", f"the best rate is at an edge of the search at {'; '.join(edges)}. {why}")
         kept = sum((by_buffer < PAR, by_length < PAR, short > PAR))
         return Verdict("agrees" if kept == 3 else "agrees in part" if kept else "disagrees", why)
 
@@ -141,7 +148,7 @@ def _recipe(part: str, title: str, task: Callable[[], SymbolTask], of: _Grid, se
         title=f"FPP Figure 4.8{title}",
         claim="FPP is robust to the buffer from 100 states on and to T, but for very small T; too large a buffer with "
         "few updates costs a little.",
-        notes=f"{notes} Rates are of RMSProp; a state rate of 1 beside λ = 1.",
+        notes=f"{notes} Rates are of RMSProp; a state rate of 1 beside λ = 1.{SETTING}",
         length=of.setting.steps,
         seeds=seeds,
         data=task,
@@ -155,6 +162,14 @@ RECIPES = {
     for recipe in (
         _recipe(
             "a",
+            ": 6-CycleWorld",
+            lambda: cycle_world_task(6),
+            _Grid(CYCLE_WORLD, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1, 3, 5, 10, 15, 50)),
+            30,
+            "Four tanh units, 100,000 steps, 30 seeds, the loss in bits, seven rates from 1e-4 to 1e-1, as Figure 4.1.",
+        ),
+        _recipe(
+            "b",
             ": 10-CycleWorld",
             lambda: cycle_world_task(10),
             _Grid(CYCLE_WORLD, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1, 3, 5, 10, 15, 50)),
@@ -163,12 +178,12 @@ RECIPES = {
         ),
         _recipe(
             "c",
-            ", SCALED to batch 10, 50,000 of 1,000,000 steps and one rate: StochasticWorld",
+            ": StochasticWorld",
             stochastic_world_task,
-            _Grid(STOCHASTIC_WORLD._replace(batch=10, steps=50_000), (1e-3,), (1, 3, 5, 10, 15, 50)),
+            _Grid(STOCHASTIC_WORLD, (3e-4, 1e-3, 3e-3, 1e-2), (1, 3, 5, 10, 15, 50)),
             3,
-            "32 tanh units, the loss in nats, 10 streams side by side where the thesis has 100, 50,000 of its million "
-            "steps.",
+            "32 tanh units, the loss in nats, 100 streams side by side with 10,000 steps of each, 3 seeds, four rates "
+            "from 3e-4 to 1e-2.",
         ),
     )
 }

@@ -26,6 +26,7 @@ class MethodResult(Fates):
     * `ends`: the characters read at each point of the curve;
     * `windows`, `means`: mean bits since the previous point, and since the start;
     * `whole`, `closing`: mean bits over the whole run, and over its last tenth;
+    * `right`, `closing_right`: the fraction of right predictions, over the whole run and over its last tenth;
     * `diverged`: the character, counted from 1, by which a seed's numbers were no longer finite; 0 if they all were;
     * `lost`: whether a seed stayed finite but did worse over its last tenth than guessing uniformly.
 
@@ -41,6 +42,8 @@ class MethodResult(Fates):
     ends: np.ndarray
     windows: Float[np.ndarray, "seeds points"]
     means: Float[np.ndarray, "seeds points"]
+    right: Float[np.ndarray, " seeds"]
+    closing_right: Float[np.ndarray, " seeds"]
 
     @property
     def label(self) -> str:
@@ -159,6 +162,7 @@ class Race:
         self.report(self.name, 0.0, math.nan)  # compilation begins
         log = program.run(*self._lanes(), lambda part, bits: self.report(self.name, part, bits))
         (ends, windows, means), fates = log.curves(), log.fates()
+        right, closing_right = log.accuracies()
         results = []
         for i, rate_factor in enumerate(self.rate_factors):
             lanes = slice(i * seeds, (i + 1) * seeds)
@@ -173,6 +177,8 @@ class Race:
                     ends=ends,
                     windows=windows[lanes],
                     means=means[lanes],
+                    right=right[lanes],
+                    closing_right=closing_right[lanes],
                     **fates.part(lanes),
                 )
             )

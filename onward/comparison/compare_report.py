@@ -59,7 +59,17 @@ def result_from(description: dict[str, Any]) -> MethodResult:
 
 def comparison_table(comparison: Comparison, title: str | None = None) -> str:
     """The comparison as a table of text: the methods, the best one first, and the reference levels below."""
-    head = ("method", "last tenth", "whole run", "sound", "characters", "per second", "seconds", "+ compiling")
+    head = (
+        "method",
+        "last tenth",
+        "whole run",
+        "right, %",
+        "sound",
+        "characters",
+        "per second",
+        "seconds",
+        "+ compiling",
+    )
     rows: list[tuple[str, ...]] = [head]
     for r in sorted(comparison.results, key=lambda r: r.order):
         rows.append(
@@ -67,6 +77,7 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> str:
                 r.label,
                 mean_and_error(r.closing[r.sound]),
                 mean_and_error(r.whole[r.sound]),
+                f"{100 * r.closing_right[r.sound].mean():.2f}" if r.sound.any() else "–",
                 f"{r.sound.sum()} of {len(r.sound)}",
                 f"{r.characters:,}",
                 f"{r.characters / r.seconds:,.0f}",
@@ -77,7 +88,11 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> str:
     task, budget = comparison.task, comparison.budget.within(comparison.task.length)
     heading = f"{task.name}: {budget} a method, {counted(comparison.seeds, 'seed')} side by side."
     lines = [*([wrapped(title)] if title else []), wrapped(heading)]
-    lines += ["Bits per character, mean ± standard error over the sound seeds; lower is better.", ""]
+    lines += [
+        "Bits per character, mean ± standard error over the sound seeds; lower is better.",
+        "Right predictions are of the last tenth.",
+        "",
+    ]
     lines += [*columns(rows, width=WIDTH), "", *levels(task), *map(wrapped, _of_a_text(comparison))]
     lines += [""] + [wrapped(line) for r in comparison.results for line in _remarks(r, comparison)]
     lines += [wrapped(f"{r.name}: {r.description}") for r in comparison.best_of_each()]

@@ -39,9 +39,9 @@ def outputs_of(cell: AbstractCell) -> int:
     return eqx.filter_eval_shape(lambda: cell.output(cell.init_hidden())).shape[-1]
 
 
-def sigmoid(cell: Callable) -> Callable:
-    """A plain or leaky cell as in the NoBackTrack paper: sigmoid units, pre-activations as its state, small weights."""
-    return lambda symbols, units, *, key: cell(symbols, units, key=key, activation=jax.nn.sigmoid, scale=INITIAL_SCALE)
+def small(cell: Callable, activation: Callable = jax.nn.sigmoid) -> Callable:
+    """A plain or leaky cell as in the NoBackTrack paper: pre-activations as its state, small initial weights."""
+    return lambda symbols, units, *, key: cell(symbols, units, key=key, activation=activation, scale=INITIAL_SCALE)
 
 
 def root_decay(chunk: int = 1, rate: float = 1.0) -> Callable:

@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -172,7 +173,7 @@ class Program:
         self._size = -(-size // chunk) * chunk
         # It runs once. Compiling it well would take seconds and gain microseconds.
         self._start = jax.jit(jax.vmap(self._begin), compiler_options={"xla_backend_optimization_level": 0})
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[tuple[int, int | None], Any] = {}
         self.compile_seconds = 0.0
 
     def run(self, keys: Key[Array, " lanes"], values: PyTree, report: Callable[[float, float], None]) -> "Log":
@@ -181,16 +182,19 @@ class Program:
         `values` have an axis of lanes. `report` receives the used fraction of the budget, and bits over the latest
         block.
         """
-        compiled = self.compile(keys, values)
+        learner = self._make(jax.tree.map(lambda leaf: leaf[0], values)).learner
         lanes = jax.device_put(self._start(keys, values), shared_evenly(len(keys), "lanes"))
         log = Log(len(keys), len(self._task.alphabet))
         while not log.finished(self._budget):
+            stages = learner.estimator.stages(log.characters, self._size, learner.chunk)
+            # A block with a change of stage runs as the estimator itself.
+            compiled = self.compile(keys, values, stages[0][0] if len(stages) == 1 else None)
             began = time.perf_counter()
-            lanes, bits, finite = compiled(lanes)
-            bits, finite = np.asarray(bits, np.float64), np.asarray(finite)
+            lanes, bits, right, finite = compiled(lanes)
+            bits, right, finite = np.asarray(bits, np.float64), np.asarray(right), np.asarray(finite)
             # A block may be longer than the rest of a stream that ends.
             left = bits.shape[1] if self._task.length is None else self._task.length - log.characters
-            log.add(bits[:, :left], finite, time.perf_counter() - began)
+            log.add(bits[:, :left], right[:, :left], finite, time.perf_counter() - began)
             report(log.part(self._budget), log.latest)
             if not (log.diverged == 0).any():
                 break
@@ -207,24 +211,30 @@ class Program:
         """A fingerprint of what each lane computes, however many there are and wherever they run."""
 
         def lane(key, value):
-            return self._block(self._begin(key, value))
+            return self._block(None, self._begin(key, value))
 
         return program_digest(lane, *jax.tree.map(lambda leaf: leaf[0], (keys, values))).hexdigest()
 
-    def compile(self, keys: Key[Array, " lanes"], values: PyTree):
-        """The program of one block for this many lanes, spread over as many devices as divide them evenly."""
+    def compile(self, keys: Key[Array, " lanes"], values: PyTree, stage: int | None = None):
+        """The program of one block for this many lanes, in a stage of the estimator, spread over as many devices as
+        divide them evenly.
+        """
         count = len(keys)
-        if count not in self._compiled:
+        if (count, stage) not in self._compiled:
             began = time.perf_counter()
             spread = shared_evenly(count, "lanes")
             shapes = jax.eval_shape(self._start, keys, values)
             shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=spread), shapes)
             block = jax.shard_map(
-                jax.vmap(self._block), mesh=spread.mesh, in_specs=spread.spec, out_specs=spread.spec, check_vma=False
+                jax.vmap(partial(self._block, stage)),
+                mesh=spread.mesh,
+                in_specs=spread.spec,
+                out_specs=spread.spec,
+                check_vma=False,
             )
-            self._compiled[count] = jax.jit(block, donate_argnums=0).lower(shapes).compile()
+            self._compiled[count, stage] = jax.jit(block, donate_argnums=0).lower(shapes).compile()
             self.compile_seconds += time.perf_counter() - began
-        return self._compiled[count]
+        return self._compiled[count, stage]
 
     def _learner(self, values) -> tuple[Learner, Callable[[PRNGKeyArray], Model]]:
         learner, make_model, _ = self._make(values)
@@ -238,14 +248,20 @@ class Program:
         carry = learner.init(make_model(model_key), key=learner_key, example=example)
         return _Lane(values, carry, self._task.examples(learner.batch).start(key=source_key))
 
-    def _block(self, lane: _Lane):
+    def _block(self, stage: int | None, lane: _Lane):
         learner, _ = self._learner(lane.values)
+        if stage is not None:
+            learner = replace(learner, estimator=learner.estimator.in_stage(stage))
         source, (xs, ys) = self._task.examples(learner.batch).sample(lane.source, self._size)
-        carry, metrics = learner.run(lane.carry, jax.nn.one_hot(xs, len(self._task.alphabet)), ys)
-        bits = metrics.losses if learner.batch is None else row_sums(metrics.losses) / learner.batch
-        numbers = [leaf for leaf in jax.tree.leaves((carry, metrics)) if eqx.is_inexact_array(leaf)]
+        carry, metrics = learner.run(lane.carry, jax.nn.one_hot(xs, len(self._task.alphabet)), ys, predictions=True)
+        right = (jnp.argmax(metrics.predictions, -1).astype(ys.dtype) == ys).astype(metrics.losses.dtype)
+        if learner.batch is None:
+            bits = metrics.losses
+        else:
+            bits, right = row_sums(metrics.losses) / learner.batch, row_sums(right) / learner.batch
+        numbers = [leaf for leaf in jax.tree.leaves((carry, metrics.losses)) if eqx.is_inexact_array(leaf)]
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
-        return _Lane(lane.values, select(finite, carry, lane.carry), source), bits, finite
+        return _Lane(lane.values, select(finite, carry, lane.carry), source), bits, right, finite
 
 
 class Log:
@@ -256,7 +272,7 @@ class Log:
         self.diverged = np.zeros(lanes, np.int64)
         self._guess = math.log2(symbols)
         self._total, self._window, self._begun = np.zeros(lanes), np.zeros(lanes), 0
-        self._blocks, self._sizes = [], []
+        self._blocks, self._right, self._sizes = [], [], []
         self._ends, self._windows, self._means = [], [], []
         self._due = float(FIRST_POINT)
 
@@ -275,8 +291,8 @@ class Log:
     def finished(self, budget: Budget) -> bool:
         return self.part(budget) >= 1
 
-    def add(self, bits: np.ndarray, finite: np.ndarray, seconds: float) -> None:
-        """Adds a block: `bits` is `[lanes, steps]`."""
+    def add(self, bits: np.ndarray, right: np.ndarray, finite: np.ndarray, seconds: float) -> None:
+        """Adds a block: `bits`, and the fraction of `right` predictions, are `[lanes, steps]`."""
         steps = bits.shape[1]
         broken = ~finite & (self.diverged == 0)
         first = np.where(np.isfinite(bits).all(1), steps, np.argmin(np.isfinite(bits), 1) + 1)
@@ -293,6 +309,7 @@ class Log:
             self._due = max(self._due * 10 ** (1 / POINTS_PER_DECADE), self.characters + end + 1)
         self._sum(bits[:, at:])
         self._blocks.append(bits.sum(1))
+        self._right.append(np.where(self.diverged == 0, right.sum(1, dtype=np.float64), np.nan))
         self._sizes.append(steps)
         self.characters += steps
         self.seconds += seconds
@@ -313,12 +330,21 @@ class Log:
             means.append(self._total / self.characters)
         return np.array(ends), np.stack(windows, 1), np.stack(means, 1)
 
+    def accuracies(self) -> tuple[np.ndarray, np.ndarray]:
+        """The fraction of right predictions of each lane: over everything, and over the last tenth."""
+        return self._means_of(self._right)
+
     def fates(self) -> Fates:
         """The results of the lanes."""
-        last = np.cumsum(self._sizes) > 0.9 * self.characters
-        closing = np.stack(self._blocks)[last].sum(0) / np.array(self._sizes)[last].sum()
+        _, closing = self._means_of(self._blocks)
         lost = closing > self._guess  # NaN compares as false: a lane diverged or was lost, never both
         return Fates(whole=self._total / self.characters, closing=closing, diverged=self.diverged, lost=lost)
+
+    def _means_of(self, blocks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The mean of a step over everything, and over the last tenth, from the sums of the blocks."""
+        sums, sizes = np.stack(blocks), np.array(self._sizes)
+        last = np.cumsum(sizes) > 0.9 * self.characters
+        return sums.sum(0) / sizes.sum(), sums[last].sum(0) / sizes[last].sum()
 
     def _sum(self, bits):
         self._window = self._window + bits.sum(1)

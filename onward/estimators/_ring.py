@@ -41,7 +41,12 @@ class Ring(eqx.Module):
     * `start`: whether the transition is the first of a sequence, and so starts from the cell's initial state;
     * `slices`: the slices of each length, the longest first;
     * `newest`: the slot that was written last;
-    * `run`: the number of transitions in the current sequence, at most the greatest slice length.
+    * `run`: the number of transitions in the current sequence, at most the greatest slice length;
+    * `runs`: `run` as it was at each entry, if sequences may begin with prefix slices; else `None`;
+    * `known`: whether the current sequence began at a known start.
+
+    A prefix slice has fewer transitions: all from the start of a sequence on. It counts as a slice of every length that
+    is greater, and is kept as long as one of that length would be.
     """
 
     states: PyTree[Float[Array, "buffer ..."]]
@@ -52,9 +57,13 @@ class Ring(eqx.Module):
     slices: tuple[Slices, ...]
     newest: UInt32[Array, ""]
     run: UInt32[Array, ""]
+    runs: UInt32[Array, " buffer"] | None
+    known: Bool[Array, ""]
 
     @classmethod
-    def begin(cls, lengths: tuple[int, ...], buffer: int, hidden: PyTree, x: PyTree, y: PyTree) -> "Ring":
+    def begin(
+        cls, lengths: tuple[int, ...], buffer: int, hidden: PyTree, x: PyTree, y: PyTree, *, prefixes: bool = False
+    ) -> "Ring":
         """A ring with one entry: the state at the start of a stream, from which the first transition may start."""
 
         def repeat(leaf):
@@ -65,7 +74,8 @@ class Ring(eqx.Module):
         states, xs, ys = jax.tree.map(repeat, (hidden, x, y))
         weight, start, zero = jnp.ones(buffer, float), jnp.zeros(buffer, bool), jnp.zeros((), jnp.uint32)
         slices = tuple(Slices(jnp.zeros(buffer - length, jnp.uint32), zero, zero) for length in lengths)
-        return cls(states, xs, ys, weight, start, slices, newest=zero, run=zero)
+        runs = jnp.zeros(buffer, jnp.uint32) if prefixes else None
+        return cls(states, xs, ys, weight, start, slices, zero, zero, runs, jnp.array(False))
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -88,11 +98,14 @@ class Ring(eqx.Module):
         newest = (self.newest + 1) % N
         run = jnp.where(usable, jnp.where(start, 1, jnp.minimum(self.run + 1, self.lengths[0])), 0)
         gained = [run == self.lengths[0], *(run >= length for length in self.lengths[1:])]
+        known = jnp.logical_and(usable, start | self.known)
+        if self.runs is not None:
+            gained = [more | known for more in gained]
         slices = tuple(s.push(newest, more, N) for s, more in zip(self.slices, gained, strict=True))
-        entry = (hidden, x, y, jnp.asarray(weight, float), start)
-        stored = (self.states, self.xs, self.ys, self.weight, self.start)
-        states, xs, ys, weights, starts = jax.tree.map(lambda old, new: old.at[newest].set(new), stored, entry)
-        return Ring(states, xs, ys, weights, starts, slices, newest, run)
+        entry = (hidden, x, y, jnp.asarray(weight, float), start, None if self.runs is None else run)
+        stored = (self.states, self.xs, self.ys, self.weight, self.start, self.runs)
+        states, xs, ys, weights, starts, runs = jax.tree.map(lambda old, new: _written(old, newest, new), stored, entry)
+        return Ring(states, xs, ys, weights, starts, slices, newest, run, runs, known)
 
     def draw(
         self, word: UInt32[Array, ""], which: int | Int[Array, ""] = 0
@@ -104,8 +117,9 @@ class Ring(eqx.Module):
         their end.
         """
         N, T = len(self.weight), self.lengths[0]
-        end, count = self.slices[0].end(word), self.slices[0].count
-        if len(self.slices) > 1:
+        if isinstance(which, int):
+            end, count = self.slices[which].end(word), self.slices[which].count
+        else:
             end = jnp.stack([slices.end(word) for slices in self.slices])[which]
             count = jnp.stack([slices.count for slices in self.slices])[which]
         return (end + (N - T) + jnp.arange(T + 1, dtype=jnp.uint32)) % N, count
@@ -117,3 +131,13 @@ class Ring(eqx.Module):
 
     def state(self, slot: int | UInt32[Array, ""]) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[slot], self.states)
+
+
+def _written(buffer: Array, slot: UInt32[Array, ""], entry: Array) -> Array:
+    """The buffer with an entry written to a slot.
+
+    It is written twice, because that is a scatter. XLA computes a single write again wherever the buffer is read, from
+    the buffer before the write; to keep that one, it copies the whole buffer.
+    """
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (slot, jnp.asarray(entry)))
+    return buffer.at[twice[0]].set(twice[1], mode="promise_in_bounds")

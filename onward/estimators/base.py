@@ -1,7 +1,7 @@
 """The interface of every estimator, and the base class of the forward-mode estimators."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -200,6 +200,22 @@ class AbstractEstimator(eqx.Module):
             f"estimator must carry its influence forward to predict before it learns, as onward.RTRL does; "
             f"{type(self).__name__} goes back over steps whose targets are known: call update instead."
         )
+
+    def taken(self, state: PyTree) -> int | None:
+        """The number of steps taken so far, if the stage depends on it and it is known outside of compiled programs."""
+        return None
+
+    def stages(self, first: int, steps: int, chunk: int) -> Sequence[tuple[int | None, int]]:
+        """The stages of the next `steps` steps, in chunks of `chunk`, and how many of the steps belong to each.
+
+        An estimator that changes with time has a program of its own for each stage, see `in_stage`. Steps count from 0;
+        the next one is `first`. A stage of `None` is this estimator itself.
+        """
+        return [(None, steps)]
+
+    def in_stage(self, stage: int) -> "AbstractEstimator":
+        """The estimator that does in this stage what this one does, and has the same state."""
+        raise NotImplementedError(f"{type(self).__name__} has no stages.")
 
     @property
     def replays(self) -> int:

@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ..cells import AbstractCell
@@ -18,7 +20,7 @@ from ._noise import Counter, uniform
 from ._padding import finite, mended, mended_inputs, readable
 from ._ring import Ring
 from .base import length, weighted_loss
-from .fpp_schedules import AbstractSchedule, Stage
+from .fpp_schedules import AbstractSchedule, InStage, Stage
 from .posing import AbstractReplayEstimator, Advanced, Posed
 from .sliding import scan_steps
 
@@ -75,7 +77,7 @@ class FPP(AbstractReplayEstimator):
       overwritten.
     - No slice contains a step of weight 0 whose input or state is not finite.
     - There is no update until a slice is stored, so nothing is learned from the losses of a sequence's first T − 1
-      steps.
+      steps, unless there are `prefixes`.
     - A step's `weight` multiplies its loss in every update. The term with λ stays, and changes the weights even if no
       step has a loss.
     - The reported losses are those of the online state.
@@ -92,6 +94,9 @@ class FPP(AbstractReplayEstimator):
       `penalty` or `state_rate` falls below 0, the numbers become NaN.
     - `learn_states`: if false, λ = 0 and no state is changed. This is the ablation of the thesis: truncated
       backpropagation from random points of the past (section 4.3).
+    - `prefixes`: if true, the first T − 1 steps after a reset are learned too. The slice that ends at such a step is
+      shorter. It begins at the start state of the sequence, which is not a variable. It is stored as long as a slice of
+      T that ends at the same step. Without it a sequence shorter than T is never learned.
     - `parallel`: if true, all M gradients are taken at the same weights and states and computed together, then applied
       one after another (section 4.4); if a state is drawn twice, its gradients are added. If false, each update sees
       the results of the one before. Which is faster depends on the sizes: measure it.
@@ -121,6 +126,7 @@ class FPP(AbstractReplayEstimator):
     penalty: float | Float[Array, ""] | Callable
     state_rate: float | Float[Array, ""] | Callable
     learn_states: bool = eqx.field(static=True)
+    prefixes: bool = eqx.field(static=True)
     parallel: bool = eqx.field(static=True)
     schedule: AbstractSchedule | None
 
@@ -133,6 +139,7 @@ class FPP(AbstractReplayEstimator):
         state_rate: float | Float[Array, ""] | Callable = 0.1,
         *,
         learn_states: bool = True,
+        prefixes: bool = False,
         parallel: bool = False,
         schedule: AbstractSchedule | None = None,
     ):
@@ -141,7 +148,7 @@ class FPP(AbstractReplayEstimator):
             raise ValueError(f"buffer must be at least horizon + 1 = {self.horizon + 1} states, got {buffer}.")
         self.updates = whole("updates", updates)
         self.penalty, self.state_rate = _checked("penalty", penalty), _checked("state_rate", state_rate)
-        self.learn_states, self.parallel = bool(learn_states), bool(parallel)
+        self.learn_states, self.prefixes, self.parallel = bool(learn_states), bool(prefixes), bool(parallel)
         if schedule is not None and not isinstance(schedule, AbstractSchedule):
             raise ValueError(
                 f"schedule must be one such as onward.estimators.fpp_schedules.Decay(steps=...), got {schedule!r}."
@@ -155,6 +162,32 @@ class FPP(AbstractReplayEstimator):
                 )
         self.schedule = schedule
 
+    def taken(self, state):
+        known = self.schedule is not None and self.schedule.known(0) is not None
+        if not known or isinstance(state.counter.steps, Tracer):
+            return None
+        return int(np.ravel(state.counter.steps)[0])
+
+    def stages(self, first, steps, chunk):
+        found, last = [], first + steps
+        while first < last:
+            known = None if self.schedule is None else self.schedule.known(first + min(last - first, chunk) - 1)
+            if known is None:
+                return [(None, steps)]
+            index, end = known
+            # A chunk is in the stage of its last step. Stages that are alike share a program.
+            here = min(last - first, max(1, (end - first) // chunk) * chunk)
+            stage = self._stages.index(self._stages[index])
+            if found and found[-1][0] == stage:
+                here += found.pop()[1]
+            found.append((stage, here))
+            first = last - steps + sum(count for _, count in found)
+        return found
+
+    def in_stage(self, stage):
+        schedule: Any = self.schedule
+        return eqx.tree_at(lambda e: e.schedule, self, InStage(schedule, stage))
+
     @property
     def several(self) -> bool:
         return self.parallel
@@ -165,7 +198,7 @@ class FPP(AbstractReplayEstimator):
 
     @property
     def replays(self) -> int:
-        return 0 if self.parallel else self._most - 1
+        return 0 if self.parallel else self._turns - 1
 
     @property
     def _stages(self) -> tuple[Stage, ...]:
@@ -182,10 +215,21 @@ class FPP(AbstractReplayEstimator):
     def _most(self) -> int:
         return max(stage.updates for stage in self._stages)
 
+    @property
+    def _now(self) -> Stage | None:
+        """The stage, if it is known when the program is compiled."""
+        stages, index = self._stages, 0 if self.schedule is None else self.schedule.stage
+        return None if index is None else stages[index]
+
+    @property
+    def _turns(self) -> int:
+        """The number of updates of a step that are computed."""
+        return self._most if self._now is None else self._now.updates
+
     def start(self, model, hidden, *, key, example):
         if example is None:
             raise ValueError("example must be given, one (x, y) of the stream: FPP stores steps of that shape.")
-        ring = Ring.begin(self._lengths, self.buffer, hidden, *example)
+        ring = Ring.begin(self._lengths, self.buffer, hidden, *example, prefixes=self.prefixes)
         counter = Counter.start(key)
         return FPPState(ring, counter, _at(self.penalty, counter.steps), _at(self.state_rate, counter.steps))
 
@@ -226,30 +270,46 @@ class FPP(AbstractReplayEstimator):
         )
         state, words = FPPState(ring, counter, penalty, rate), chunk.noise[-1]
         if self.parallel:
-            turns = jnp.arange(self._most, dtype=jnp.int32)
-            posed = jax.vmap(lambda turn: self._pose(model.cell, state, words, turn))(turns)
+            turns = jnp.arange(self._turns, dtype=jnp.int32)
+            posed = jax.vmap(lambda turn: self._pose(model.cell, state, words, turn, self.horizon))(turns)
         else:
-            posed = self._pose(model.cell, state, words, 0)
+            posed = self._pose(model.cell, state, words, 0, self.horizon)
         return Advanced(losses, state, predictions, posed)
 
     def pose_again(self, model, state, turn, *, noise):
-        return self._pose(model.cell, state, noise[-1], turn)
+        # A stage with a single update has none of these.
+        longest = max((stage.length for stage in self._stages if stage.updates > 1), default=self.horizon)
+        return self._pose(model.cell, state, noise[-1], turn, longest)
 
     def _pose(
-        self, cell: AbstractCell, state: FPPState, words: UInt32[Array, " words"], turn: int | Int[Array, ""]
+        self,
+        cell: AbstractCell,
+        state: FPPState,
+        words: UInt32[Array, " words"],
+        turn: int | Int[Array, ""],
+        longest: int,
     ) -> Posed:
-        """The objective L_i of the slice that the `turn`-th random word of the step draws."""
-        ring, T = state.ring, self.horizon
-        there, steps, first = jnp.array(True), None, 0
-        if self.schedule is None:
-            slots, count = ring.draw(words[turn])
+        """The objective L_i of the slice that the `turn`-th random word of the step draws. No slice of a stage that has
+        this turn is longer than `longest`.
+        """
+        ring, stages, now = state.ring, self._stages, self._now
+        there, steps = jnp.array(True), None
+        if now is not None:
+            slots, count = ring.draw(words[turn], self._lengths.index(now.length))
+            longest = now.length
         else:
-            now = self.schedule.at(state.counter.steps - jnp.uint32(1), uniform(words[-1]))
-            slots, count = ring.draw(words[turn], jnp.array([self._lengths.index(s.length) for s in self._stages])[now])
-            there = turn < jnp.array([stage.updates for stage in self._stages])[now]
+            schedule: Any = self.schedule
+            at = schedule.at(state.counter.steps - jnp.uint32(1), uniform(words[-1]))
+            slots, count = ring.draw(words[turn], jnp.array([self._lengths.index(s.length) for s in stages])[at])
+            there = turn < jnp.array([stage.updates for stage in stages])[at]
             if len(self._lengths) > 1:
-                steps = jnp.array([stage.length for stage in self._stages])[now]
-                first = T - steps
+                steps = jnp.minimum(jnp.array([stage.length for stage in stages])[at], longest)
+        slots, T, first = slots[-(longest + 1) :], longest, 0
+        if ring.runs is not None:
+            run = ring.runs[slots][-1].astype(jnp.int32)
+            steps = jnp.minimum(T if steps is None else steps, run)
+        if steps is not None:
+            first = T - steps
         xs = jax.tree.map(lambda leaf: leaf[slots[1:]], ring.xs)
         # Not `leaf[last]`: for many draws at once, indexing by a single number would copy the whole buffer for each.
         y, weight = jax.tree.map(lambda leaf: leaf[slots][-1], (ring.ys, ring.weight))

@@ -1,5 +1,6 @@
 """Schedules of FPP (Nath 2019, section 4.5): over the training, slices grow shorter and updates per step more."""
 
+import sys
 from abc import abstractmethod
 from typing import NamedTuple
 
@@ -18,11 +19,13 @@ class Stage(NamedTuple):
 
 
 class AbstractSchedule(eqx.Module):
-    """Determines for every step the length of FPP's slices and the number of updates, from a few stages known in
-    advance.
+    """Determines for every step the length of FPP's slices and the number of updates, from a few stages.
 
-    All stages share one compiled program. Every step costs as much as the largest number of updates with the longest
-    slice: shorter slices are masked, not compiled separately.
+    If the stage of a step is known in advance, each stage has a compiled program of its own, and a step costs what its
+    stage asks for. Otherwise all stages share one program: each step has a slice as long as the longest, and as many
+    further updates as the most, whose slices are masked.
+
+    `known` and `stage` have defaults that a schedule may override.
     """
 
     @abstractmethod
@@ -34,6 +37,32 @@ class AbstractSchedule(eqx.Module):
         """The index of the stage at a step. Steps count from 0; `chance` is uniform in [0, 1), new at every step, and
         the same for all streams.
         """
+
+    def known(self, step: int) -> tuple[int, int] | None:
+        """The index of the stage at a step, and the first step that may be in another one; `None` if chance decides."""
+        return None
+
+    @property
+    def stage(self) -> int | None:
+        """The index of the stage, if it is the same at all steps and known when a program is compiled."""
+        return None
+
+
+class InStage(AbstractSchedule):
+    """A schedule during one of its stages, which is known when the program is compiled."""
+
+    schedule: AbstractSchedule
+    index: int = eqx.field(static=True)
+
+    def stages(self, horizon):
+        return self.schedule.stages(horizon)
+
+    def at(self, step, chance):
+        return jnp.array(self.index, jnp.int32)
+
+    @property
+    def stage(self):
+        return self.index
 
 
 class Decay(AbstractSchedule):
@@ -67,6 +96,11 @@ class Decay(AbstractSchedule):
 
     def at(self, step, chance):
         return _part(step, self.steps, self.parts)
+
+    def known(self, step):
+        ends = _ends(self.steps, self.parts)
+        part = sum(step >= end for end in ends)
+        return part, ends[part] if part < len(ends) else sys.maxsize
 
 
 class Random(AbstractSchedule):
@@ -107,5 +141,9 @@ class Random(AbstractSchedule):
 
 def _part(step: UInt32[Array, ""], steps: int, parts: int) -> Int32[Array, ""]:
     """The part of the training that a step belongs to, counted from 0. Steps after the end belong to the last part."""
-    ends = jnp.array([-(-steps * k // parts) for k in range(1, parts)], jnp.uint32)
-    return jnp.sum(step >= ends, dtype=jnp.int32)
+    return jnp.sum(step >= jnp.array(_ends(steps, parts), jnp.uint32), dtype=jnp.int32)
+
+
+def _ends(steps: int, parts: int) -> list[int]:
+    """The first step of every part but the first."""
+    return [-(-steps * k // parts) for k in range(1, parts)]

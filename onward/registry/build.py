@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 import onward
 
-from ..comparison.networks import one_hot_model, outputs_of, sigmoid
+from ..comparison.networks import one_hot_model, outputs_of, small
 from ..comparison.parallel_runs import Contestant, times
 from ..losses import softmax_cross_entropy
 from ..support.arguments import above_zero, unless_traced
@@ -88,7 +88,7 @@ def build_contestant(method: Method, symbols: int, *, streams: int = 1) -> Conte
     Raises `ValueError` if a number is out of range; traced numbers are not checked.
     """
     entry = CELLS[method.cell]
-    cell = sigmoid(entry.make()) if entry.sigmoid else entry.make()
+    cell = small(entry.make()) if entry.sigmoid else entry.make()
     learner = build_learner(method, streams=None if streams == 1 else streams)
     return Contestant(learner, one_hot_model(cell, symbols, method.hidden_size), describe(method, streams))
 

@@ -92,8 +92,11 @@ def test_the_losses_are_those_of_a_learner_run_alone():
     model_key, learner_key, _ = jr.split(jr.split(jr.key(0), 2)[1], 3)
     ys = jnp.arange(2000) % 4
     xs = jax.nn.one_hot(jnp.concatenate([jnp.array([-1]), ys[:-1]]), 4)
-    _, metrics = learner.run(learner.init(c.make_model(model_key), key=learner_key), xs, ys)
+    _, metrics = learner.run(learner.init(c.make_model(model_key), key=learner_key), xs, ys, predictions=True)
     np.testing.assert_allclose(found.results[0].whole[1], metrics.losses.mean(), rtol=1e-6)
+    right = jnp.argmax(metrics.predictions, 1) == ys
+    np.testing.assert_allclose(found.results[0].right[1], right.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found.results[0].closing_right[1], right[-200:].mean(), rtol=1e-6)
 
 
 def test_a_batch_is_so_many_streams_of_each_seed_and_its_bits_their_mean():

@@ -1,6 +1,7 @@
 """Fixed point propagation: its gradients against autodiff, its ring by enumeration, its updates by a plain loop."""
 
 import functools
+import re
 from typing import Any
 
 import equinox as eqx
@@ -45,7 +46,9 @@ def gradients(model, *arguments):
     return jax.grad(L, argnums=(0, 1, 2))(eqx.filter(model, eqx.is_inexact_array), *arguments[:2])
 
 
-HORIZONS = [(cell, T) for cell in ("vanilla", "lstm", "gru", "equinox-gru", "stack") for T in (1, 3, 5)]
+HORIZONS = [
+    (cell, T) for cell in ("vanilla", "vanilla-activation", "lstm", "gru", "equinox-gru", "stack") for T in (1, 3, 5)
+]
 IN_A_LOOP = SHORT + 1
 
 
@@ -97,6 +100,22 @@ def test_without_learned_states_the_newest_slice_is_sliding_truncated_backpropag
     assert_same(train(onward.FPP(T, T + 1, learn_states=False)), train(onward.SlidingBPTT(T)))
 
 
+def test_prefix_slices_learn_the_first_steps_of_a_sequence_as_truncated_backpropagation_does():
+    """A ring of T + 1 states holds the newest slice alone. With prefix slices it is there at every step."""
+    T, p = 4, problem("lstm", steps=12)
+    reset = jnp.isin(jnp.arange(p.steps), jnp.array([0, 6, 8]))  # the sequence of two steps is shorter than a slice
+
+    def train(estimator):
+        learner = onward.Learner(estimator, optax.adam(0.1), loss=loss)
+        carry = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0]))
+        carry, metrics = quickly(learner)(carry, p.xs, p.ys, reset=reset)
+        return carry.arrays, carry.hidden, carry.optimizer, metrics
+
+    prefixes = train(onward.FPP(T, T + 1, learn_states=False, prefixes=True))
+    assert_same(prefixes, train(onward.SlidingBPTT(T)))
+    assert prefixes[2][0].count == p.steps
+
+
 class TestTheRing:
     STREAM = 24
 
@@ -143,22 +162,27 @@ class TestTheRing:
             assert np.sum((counts - 1000) ** 2 / 1000) < 22.5  # the 99.9 % point of χ² with 6 degrees of freedom
 
 
-def allowed(horizon, buffer, starts, now):
+def allowed(horizon, buffer, starts, now, prefixes=False):
     """All slices, as the times of their entries, from the definition; entry 0 is where the stream starts."""
-    kept = range(max(0, now - buffer + 1), now + 1)
-    slices = [list(range(end - horizon, end + 1)) for end in kept if end - horizon in kept]
-    # The first transition may start a sequence, the others must not.
-    return [times for times in slices if not any(starts[t - 1] for t in times[2:])]
+    slices = []
+    for end in range(max(1, now - buffer + 1 + horizon), now + 1):
+        # The first transition may start a sequence, the others must not.
+        latest = max((t for t in range(1, end + 1) if starts[t - 1]), default=None)
+        if end >= horizon and (latest is None or latest <= end - horizon + 1):
+            slices.append(list(range(end - horizon, end + 1)))
+        elif prefixes and latest is not None:
+            slices.append(list(range(latest - 1, end + 1)))
+    return slices
 
 
 def by_hand(estimator, p, words, optimizer, starts, weight, chunk):
     """FPP with λ = 0.7 and rate 0.3, its states in a dictionary by time, and every slice looked for anew."""
-    compiled = jax.jit(gradients)
+    compiled, shape = jax.jit(gradients), (estimator.horizon, estimator.buffer, starts)
     model, initial, losses = p.model, p.cell.init_hidden(), []
     states, optimizer_state = {0: initial}, optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
     def estimate(word, now):
-        slices = allowed(estimator.horizon, estimator.buffer, starts, now)
+        slices = allowed(*shape, now, estimator.prefixes)
         times = slices[word % len(slices)]
         first, i, from_start = times[0], times[-1], starts[times[1] - 1]
         before = initial if from_start else states[first]
@@ -179,7 +203,7 @@ def by_hand(estimator, p, words, optimizer, starts, weight, chunk):
         entering = initial if starts[now - 1] else states[now - 1]
         states[now] = model.cell(entering, p.xs[now - 1])
         losses.append(weight[now - 1] * loss(model.predict(states[now]), p.ys[now - 1]))
-        if now % chunk == 0 and allowed(estimator.horizon, estimator.buffer, starts, now):
+        if now % chunk == 0 and allowed(*shape, now, estimator.prefixes):
             drawn = words[now - 1]
             # A list is complete before the first update, a generator is not.
             estimates = (estimate(word, now) for word in drawn)
@@ -193,13 +217,15 @@ UPDATES = {
     "sequential": {"updates": 3},
     "parallel": {"updates": 3, "parallel": True},
     "chunks": {"updates": 2},
+    "prefixes": {"updates": 2, "prefixes": True},
+    "activations": {},
 }
 
 
 @pytest.mark.parametrize("updates", UPDATES)
 def test_the_updates_are_those_of_a_plain_loop(updates):
     chunk = 3 if updates == "chunks" else 1
-    p = problem("vanilla", steps=12)
+    p = problem("vanilla-activation" if updates == "activations" else "vanilla", steps=12)
     starts, weight, optimizer = jnp.arange(12) == 5, jnp.linspace(0.5, 1.5, 12), optax.adam(0.05)
     estimator = onward.FPP(2, 5, penalty=0.7, state_rate=0.3, **UPDATES[updates])
     learner = onward.Learner(estimator, optimizer, loss=loss, chunk=chunk)
@@ -257,9 +283,9 @@ def test_a_weight_of_zero_takes_the_loss_away_and_leaves_the_penalty():
         assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(silent.grads))
 
 
-def small(estimator, *, batch=None, chunk=1, optimizer=None, traces=None):
+def small(estimator, *, batch=None, chunk=1, optimizer=None, traces=None, cell="vanilla"):
     """A learner and a carry, and a stream of three lanes, or its first."""
-    p = problem("vanilla", steps=12)
+    p = problem(cell, steps=12)
 
     def counted(prediction, y):
         if traces is not None:
@@ -397,11 +423,24 @@ def test_a_chunk_of_cells_that_no_other_test_here_has(cell):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(estimate.grads))
 
 
-def test_updates_side_by_side_copy_no_buffer():
-    estimator = onward.FPP(2, 50_000, updates=4, parallel=True)
-    learner, carry, xs, ys = small(estimator, optimizer=optax.sgd(0.1))
-    compiled = jax.jit(lambda *stream: learner.run(*stream)).lower(carry, xs, ys).compile(compiler_options=AS_FOR_USERS)
-    assert compiled.memory_analysis().temp_size_in_bytes < 50_000
+FORMS = {
+    "in turn": ("lstm", {"updates": 3}),
+    "parallel": ("lstm", {"updates": 3, "parallel": True}),
+    "one update": ("vanilla", {}),
+    "prefixes": ("vanilla", {"prefixes": True}),
+    "random": ("vanilla", {"schedule": onward.estimators.fpp_schedules.Random(20)}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_copies_no_buffer(form):
+    """The compiled loop writes into the buffers where they are: a step costs the same for any number of states."""
+    cell, settings = FORMS[form]
+    learner, carry, xs, ys = small(onward.FPP(2, N := 50_000, **settings), optimizer=optax.sgd(0.1), cell=cell)
+    run = jax.jit(lambda *stream: learner.run(*stream), donate_argnums=0)
+    compiled = run.lower(carry, xs, ys).compile(compiler_options=AS_FOR_USERS)
+    assert compiled.memory_analysis().temp_size_in_bytes < N
+    assert not re.findall(rf"\[{N}[],].* copy\(", compiled.as_text())
 
 
 def test_float32_stays_float32():

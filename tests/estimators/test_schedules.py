@@ -153,20 +153,47 @@ def test_a_step_draws_one_word_more_for_its_chance_and_the_others_as_without():
     assert abs(chances.mean() - 0.5) < 4 * (1 / 12 / 500) ** 0.5
 
 
-def test_one_program_serves_all_stages():
-    p, traces = problem("vanilla", units=2, steps=10), []
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_each_stage_has_a_program_of_its_own_which_does_what_the_masked_one_does(chunk):
+    """A run is cut where the stages change. In another compiled program they are not known, and the slices masked."""
+    p, traces = problem("vanilla", units=2, steps=20), []
 
     def counted(prediction, y):
         traces.append(1)
         return loss(prediction, y)
 
-    learner = onward.Learner(onward.FPP(3, 6, schedule=Decay(steps=10)), optax.sgd(0.1), loss=counted)
-    carry = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0]))
-    carry, _ = learner.run(carry, p.xs[:5], p.ys[:5])
+    estimator = onward.FPP(3, 6, schedule=Decay(steps=20))  # (3, 1), (1, 3), (1, 3), ...
+    learner = onward.Learner(estimator, optax.adam(0.05), loss=counted, chunk=chunk)
+    start = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0]))
+    carry, metrics = learner.run(start, p.xs, p.ys)
+    masked, same = jax.jit(lambda carry: learner.run(carry, p.xs, p.ys))(start)
+    assert_same((carry, metrics), (masked, same))
     traced = len(traces)
-    carry, metrics = learner.run(carry, p.xs[5:], p.ys[5:])
-    assert len(traces) == traced > 0
-    assert np.isfinite(metrics.losses).all()
+    learner.run(carry, p.xs[:3], p.ys[:3])
+    later = len(traces)
+    assert later > traced
+    learner.run(carry, p.xs[3:6], p.ys[3:6])
+    assert len(traces) == later
+
+
+def test_a_stage_costs_what_it_asks_for():
+    """The estimator of a stage replays what the stage does, and differentiates slices of its length."""
+    estimator = onward.FPP(10, 20, schedule=Decay(steps=100))
+    assert estimator.stages(0, 50, 1) == [(0, 20), (1, 20), (2, 10)]
+    assert estimator.stages(15, 6, 1) == [(0, 5), (1, 1)]
+    assert estimator.stages(0, 30, 7) == [(0, 14), (1, 16)]  # the third chunk ends in the second stage
+    assert [estimator.in_stage(k).replays for k in range(5)] == [0, 2, 4, 6, 8]
+    assert estimator.replays == 8
+    assert onward.FPP(10, 20, schedule=Random(steps=100)).stages(0, 50, 1) == [(None, 50)]
+    p = problem("vanilla", units=2, steps=4)
+    state = jax.eval_shape(lambda: p.state(estimator))
+
+    def posed(estimator):
+        pose = lambda state: estimator.pose_again(p.model, state, 1, noise=jnp.zeros((1, 10), jnp.uint32))  # noqa: E731
+        return len(jax.eval_shape(pose, state).given.xs)
+
+    assert [posed(estimator.in_stage(k)) for k in range(5)] == [10, 8, 6, 4, 2]
+    assert posed(onward.FPP(10, 20, schedule=Decay(steps=100))) == 8  # only the first stage has longer slices
 
 
 @pytest.mark.usefixtures("as_in_use")
