@@ -33,7 +33,7 @@ class Size(NamedTuple):
     rates: tuple[float, ...]
 
     def digits(self, task: ImageTask, iterations: int) -> Contest:
-        """A plain network names the digit at every row. An iteration is a minibatch of images; each row is an update."""
+        """A plain network names the digit at every row. An iteration is a minibatch of images, each row an update."""
         (units, batch, rates), rows, horizons = self, task.xs.shape[1], (10, 20)
 
         def make_model(key, preactivations):
@@ -66,7 +66,7 @@ class Size(NamedTuple):
             return {"test, all rows": float(per_row.mean()), "test, last row": float(per_row[-1])}
 
         def scores(metrics, ys):
-            """Right answers while it learned, in per cent. Every block is one row of images, so its last row is theirs."""
+            """Right answers while it learned, in per cent. A block is one image of each stream."""
             right = 100 * (jnp.argmax(metrics.predictions, -1).astype(ys.dtype) == ys).mean(1)
             return {"all rows": right.mean(), "last row": right[-1]}
 
