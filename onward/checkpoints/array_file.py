@@ -130,7 +130,7 @@ def load_note(path: str | PathLike[str], *, settings: str = "") -> Any:
 
 
 def _read(path: Path, settings: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    damaged = CheckpointError(f"{path} is damaged or no checkpoint at all; delete it to go on without it.")
+    damaged = CheckpointError(f"{path} is damaged, or is not a checkpoint; delete it to go on without it.")
     try:
         # Reading every member whole also verifies its check sum.
         with opened(path) as whole, np.load(whole, allow_pickle=False) as file:

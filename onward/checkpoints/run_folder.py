@@ -16,7 +16,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 F = TypeVar("F", bound="RunFolder")
 
 
-# The exceptions of msgspec for a file that is damaged or no JSON.
+# The exceptions of msgspec for a file that is damaged or not JSON.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # The setting that identifies each command's runs. All these commands but sweep have --resume.

@@ -48,7 +48,7 @@ def _evaluate(options: EvaluateOptions, saved: SavedRun, text: Text, found: Surv
             stream = blocks(text, settings.alphabet, size=BLOCK, stop=total)
             read = evaluate_text(run.model, size, stream, total=total, report=progress.update)
     if not math.isfinite(read.bits):
-        say("onward: its predictions are no finite numbers any more; the text cannot be judged.", to=sys.stderr)
+        say("onward: the network's predictions are no longer finite; the text cannot be evaluated.", to=sys.stderr)
         return 1
     how = "each learned once it was predicted" if options.learn else "the network fixed"
     rows = [

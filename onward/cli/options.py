@@ -224,10 +224,10 @@ def _left_over(options: type, word: str, program: str) -> str:
         return f"{program} does not know what to do with {word!r}; put quotes around a value that has spaces."
     name = word.partition("=")[0]
     if instead := getattr(options, "INSTEAD", {}).get(ALSO.get(name, name)):
-        return f"there is no option {word}; {instead}."
+        return f"unknown option {word}; {instead}."
     near = difflib.get_close_matches(ALSO.get(name, name), [*completions(options)], n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}?" if near else f"see {program} --help."
-    return f"there is no option {word}; {guess}"
+    return f"unknown option {word}; {guess}"
 
 
 def _dashed(name: str) -> str:

@@ -41,7 +41,7 @@ class Session:
         try:
             learner = build_learner(settings.method)
         except ValueError as error:
-            raise UserError(f"the settings of this run are no settings of {settings.method_name}: {error}") from None
+            raise UserError(f"the settings of this run do not fit {settings.method_name}: {error}") from None
         start = eqx.filter_jit(fresh_carry)  # one program to compile instead of dozens
         start_key, self._sample_key = start_and_sample_keys(settings)
         with in_memory(self._settings.method_name, self._settings.method):
@@ -78,7 +78,7 @@ class Session:
         if ending.standing.characters:
             self._draw(folder)
         say(
-            f"onward: learning diverged: at character {ending.diverged_at:,} the loss is no finite number any more; "
+            f"onward: learning diverged at character {ending.diverged_at:,}: the loss is no longer finite; "
             f"{folder.checkpoint(ending.standing.characters)} holds the last good state. "
             f"Try a --rate below {settings.method.rate:g}.",
             to=sys.stderr,

@@ -203,11 +203,11 @@ def _format(options: StreamOptions) -> CSV | JSONL:
     lines = _is_redis(where) or suffix in (".jsonl", ".json", ".ndjson") or is_table(path)
     name = options.format or ("jsonl" if lines else "csv")
     if name == "csv" and lines and suffix not in (".jsonl", ".json", ".ndjson"):
-        raise UserError("--format csv is for text; the entries of a Redis stream and the rows of a table are no CSV.")
+        raise UserError("--format csv is for text; the entries of a Redis stream and the rows of a table are not CSV.")
     if name == "csv":
         return CSV(options.delimiter, options.decimal)
     if options.delimiter is not None or options.decimal is not None:
-        raise UserError("--delimiter and --decimal are for CSV, and the input is no CSV; leave them out.")
+        raise UserError("--delimiter and --decimal are for CSV, and the input is not CSV; leave them out.")
     return JSONL()
 
 

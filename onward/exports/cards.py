@@ -97,7 +97,7 @@ CARDS = {
 
 
 class InputCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A column that a stream's model reads. `mean` and `deviation` are the stream's latest; 0 if there was none yet."""
+    """An input column of a stream's model. `mean` and `deviation` are the stream's latest; 0 before there are any."""
 
     name: str
     mean: float
@@ -107,12 +107,12 @@ class InputCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StreamCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a stream's columns become the model's numbers, and how its prediction becomes the target's unit.
 
-    * `inputs`: in the model's order; `clip`: the largest number of deviations that an input shows;
+    * `inputs`: the input columns in the model's order; `clip`: the limit of a scaled input, in deviations;
     * `target`, `horizon`: what is predicted, and how many events of the key ahead; 0 for the event's own;
-    * `classes`: of a target that is not a number, in the order of the outputs;
-    * `level`, `spread`: of a target that is a number, its running mean, and the meaning of an output of 1 in its unit;
-    * `key`: the column whose every value has a state of its own, if there is one; `gap`: the seconds of the column
-      `time` after which such a state starts anew, if it does.
+    * `classes`: the classes of a categorical target, in the order of the outputs;
+    * `level`, `spread`: for a numeric target, its running mean, and the size of an output of 1 in its unit;
+    * `key`: the key column, each of whose values has its own state; `gap`: the seconds in the column `time` after which
+      a state starts anew. `None` if the stream has none of these.
     """
 
     inputs: list[InputCard]
@@ -128,7 +128,7 @@ class StreamCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def notes(self) -> list[str]:
-        """How to use it, for people."""
+        """Sentences on how to use the columns."""
         said = [
             f"x = (value − mean)/deviation of every column of stream.inputs, within ±{self.clip:g}, and 0 where its "
             "deviation is 0."
@@ -146,14 +146,14 @@ class StreamCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What stands beside the numbers.
+    """The card beside a model's numbers.
 
-    * `onward`: the version that wrote it; `layout`: of the numbers;
+    * `onward`: the version that wrote it; `layout`: the layout of the numbers;
     * `cell`, `outputs`, `bias`, `dtype`: the model; the last three describe its linear readout;
-    * `notes`: how to use it, for people;
+    * `notes`: sentences on how to use the model;
     * `alphabet`: for a model of text, the characters in the order of inputs and outputs;
     * `stream`: for a model of a stream, the scales of its columns and its target;
-    * `settings`: of the run it comes from; `characters` or `events`: how many it had learned.
+    * `settings`: the settings of the model's run; `characters` or `events`: how many the model had learned.
     """
 
     format: Literal["onward model"] = "onward model"
@@ -230,7 +230,8 @@ def _card_of_cell(cell: AbstractCell) -> AnyCell:
     card = CARDS.get(type(cell))
     if card is None:
         raise ValueError(
-            f"cell must be one of onward's own to be exported, or a stack of them, got {type(cell).__name__}."
+            f"cell must be {', '.join(kind.__name__ for kind in CARDS)} or a stack of these to be exported, got "
+            f"{type(cell).__name__}."
         )
     settings = {name: getattr(cell, name) for name in card.__struct_fields__}
     if "activation" in settings:
@@ -241,7 +242,7 @@ def _card_of_cell(cell: AbstractCell) -> AnyCell:
 def blank_model(card: Card) -> Model:
     """A model as the card describes it, with shapes and dtypes in place of its arrays.
 
-    Raises `ValueError` if its parts do not fit together.
+    Raises `ValueError` if the layers do not fit together.
     """
     layers = _flat(card.cell)
     for below, above in pairwise(layers):

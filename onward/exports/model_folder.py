@@ -22,9 +22,10 @@ CARD, TENSORS = "card.json", "model.safetensors"
 def save_model(model: Model, folder: str | os.PathLike, *, alphabet: str | None = None) -> None:
     """Writes the model's numbers (safetensors) and a card (JSON) into a folder that is new or empty.
 
-    `alphabet` goes onto the card: the characters in the order of the model's inputs and outputs. Raises `ValueError`
-    for a model that is not made of onward's own cells, activations tanh, relu and sigmoid, and an `eqx.nn.Linear`
-    between vectors, and for a folder that holds anything. Needs the extra `onward[export]`.
+    `alphabet` is stored on the card: the characters in the order of the model's inputs and outputs. A model can be
+    saved if its cell is a vanilla, leaky, LSTM, GRU or antisymmetric cell or a stack of these, its activations are
+    tanh, relu or sigmoid, and its readout is an `eqx.nn.Linear` from a vector to a vector. Raises `ValueError` for any
+    other model, and if the folder is not empty. Needs the extra `onward[export]`.
 
         >>> import equinox as eqx, jax.random as jr, onward, tempfile
         >>> model = onward.Model(onward.LSTMCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
@@ -41,10 +42,10 @@ def save_model(model: Model, folder: str | os.PathLike, *, alphabet: str | None 
 
 
 def load_model(folder: str | os.PathLike) -> Model:
-    """The model that `save_model`, `onward export` or `onward import` wrote into a folder, to the same bits.
+    """The model in a folder that `save_model`, `onward export` or `onward import` wrote, to the same bits.
 
-    Raises `ValueError` if the folder holds no such model, one in another layout, or a damaged one, and for float64
-    numbers where JAX has those switched off. Needs the extra `onward[export]`.
+    Raises `ValueError` if the folder holds no model, a damaged one or one in another layout, or if the model is float64
+    and JAX has float64 switched off. Needs the extra `onward[export]`.
     """
     needed("msgspec", "export")
     from .cards import blank_model
@@ -83,7 +84,7 @@ def check_new(folder: str | os.PathLike) -> None:
 
 
 def write_folder(folder: str | os.PathLike, card: "Card", files: dict[str, bytes]) -> None:
-    """Writes the files, each whole or not at all, with the card last. If one cannot be written, none stays."""
+    """Writes the files atomically, the card last. If one cannot be written, those already written are removed."""
     import msgspec
 
     from ..support.files import write_atomically
@@ -102,7 +103,7 @@ def write_folder(folder: str | os.PathLike, card: "Card", files: dict[str, bytes
 
 
 def read_card(folder: str | os.PathLike) -> "Card":
-    """The card in a folder. Raises `ValueError` if there is none, or it is not of this version."""
+    """The card in a folder. Raises `ValueError` if it does not exist or is of another version."""
     import msgspec
 
     from .cards import Card

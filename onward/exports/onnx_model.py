@@ -10,7 +10,7 @@ from ..model import Model
 from ..support.extras import needed
 from .parts import activation_name, parts_of
 
-OPSET, IR_VERSION = 13, 7  # from December 2020, ONNX 1.8: every runtime since reads it
+OPSET, IR_VERSION = 13, 7  # of ONNX 1.8, December 2020; every later runtime reads it
 
 
 def to_onnx(model: Model) -> Any:
@@ -18,14 +18,14 @@ def to_onnx(model: Model) -> Any:
 
         (prediction, next_state_0, ...) = graph(x, state_0, ...)
 
-    `x` is `[batch, input_size]`, a state `[batch, hidden_size]`. The states are those of the onward cells, from bottom
-    to top, and start as zeros: a cell has one, an LSTM two, its output and then its memory. Feed the outputs after the
-    first back as the inputs after the first. The graph is as precise as the model, float32 or float64, and holds
-    operators of opset 13 only.
+    `x` is `[batch, input_size]`, and a state is `[batch, hidden_size]`. The states are those of the onward cells, from
+    bottom to top, and start as zeros. A cell has one state; an LSTM has two, first its output and then its memory. Feed
+    the outputs after the first back as the inputs after the first. The graph is as precise as the model, float32 or
+    float64, and holds operators of opset 13 only.
 
-    Every cell of onward and every stack of them can go; raises `ValueError` for any other, for an activation that is
-    not `jax.nn.tanh`, `relu` or `sigmoid`, and for a readout that is no `eqx.nn.Linear`. Needs the extra
-    `onward[export]`.
+    Vanilla, leaky, LSTM, GRU and antisymmetric cells can be exported, and stacks of them. Raises `ValueError` for any
+    other cell, for an activation other than `jax.nn.tanh`, `relu` or `sigmoid`, and for a readout that is not an
+    `eqx.nn.Linear`. Needs the extra `onward[export]`.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> model = onward.Model(onward.LSTMCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
@@ -36,7 +36,8 @@ def to_onnx(model: Model) -> Any:
     for layer in layers:
         if type(layer) not in STEPS:
             raise ValueError(
-                f"cell must be one of onward's own to become ONNX, or a stack of them, got {type(layer).__name__}."
+                f"cell must be {', '.join(kind.__name__ for kind in STEPS)} or a stack of these for ONNX, "
+                f"got {type(layer).__name__}."
             )
     onnx = needed("onnx", "export")
     graph, signal, states, after = _Graph(onnx), "x", [], []

@@ -17,12 +17,12 @@ def encode_tensors(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> b
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a file and its metadata.
 
-    Raises `ValueError` if there is no such file, it cannot be read, it is not whole, or a number in it is not finite.
+    Raises `ValueError` if the file does not exist, cannot be read, is damaged, or holds a number that is not finite.
     Needs the extra `onward[export]`.
     """
     safetensors = needed("safetensors", "export")
     if not Path(path).is_file():
-        raise ValueError(f"{path} is not there or no file; give the path of a safetensors file.")
+        raise ValueError(f"{path} does not exist or is not a file; give the path of a safetensors file.")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}
@@ -33,7 +33,9 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
         what = str(error).split("'")[-2:][0] or "unknown"
         raise ValueError(f"{path} holds numbers that NumPy cannot read ({what}); convert them to float32.") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file of NumPy's number types ({error}).") from None
+        raise ValueError(
+            f"{path} is damaged, or is not a safetensors file of NumPy's number types ({error})."
+        ) from None
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{path}: {name} holds a number that is not finite.")

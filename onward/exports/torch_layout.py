@@ -30,12 +30,13 @@ def to_torch(model: Model) -> dict[str, np.ndarray]:
                 self.rnn = torch.nn.LSTM(input_size, hidden_size)      # or GRU, or RNN; num_layers for a stack
                 self.readout = torch.nn.Linear(hidden_size, outputs)
 
-    The gates stand in torch's order, i f g o and r z n; the one bias of a row is in `bias_ih`, and `bias_hh` is zero
-    but for the n of a GRU. The torch module gives the same predictions, both starting from zeros. Its state is that of
-    the onward cell, except for a `VanillaCell` with `preactivation_state=True`, where `h_torch = activation(h_onward)`.
+    The gates are in torch's order: i f g o and r z n. Onward has one bias per row. It is in `bias_ih`, and `bias_hh` is
+    zero; only the n gate of a GRU uses both. The torch module gives the same predictions if both start from zeros. Its
+    state is that of the onward cell, except for a `VanillaCell` with `preactivation_state=True`, where `h_torch =
+    activation(h_onward)`.
 
-    Raises `ValueError` for what torch has no counterpart of: other cells, an activation other than tanh and relu,
-    stacks of different cells or sizes.
+    Raises `ValueError` for a model without a counterpart in torch: one with other cells, with activations other than
+    tanh and relu, or with a stack of different cells or sizes.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> model = onward.Model(onward.GRUCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
@@ -78,7 +79,7 @@ def _described(cell) -> str:
 
 
 def _to_rows(cell: AbstractAffineGatedCell) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Torch's `weight_ih, weight_hh, bias_ih, bias_hh`."""
+    """Torch's `weight_ih`, `weight_hh`, `bias_ih` and `bias_hh`."""
     n, d = cell.hidden_size, cell.input_size
     W = [np.asarray(w).reshape(-1, w.shape[-1]) for w in cell.weights]
     ih, hh, bias = W[0][:, n : n + d], W[0][:, :n], W[0][:, -1]
@@ -94,22 +95,24 @@ def _to_rows(cell: AbstractAffineGatedCell) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def from_torch(tensors: Mapping[str, Any], *, activation: Callable = jax.nn.tanh) -> Model:
-    """The model with the numbers of a torch state dict: of one `torch.nn.RNN`, `LSTM` or `GRU`, of any number of
-    layers, and one `torch.nn.Linear`, under any two names. `to_torch` undoes it.
+    """The model of a torch state dict. `to_torch` is the inverse.
+
+    The torch module has one `torch.nn.RNN`, `LSTM` or `GRU` with any number of layers, and one `torch.nn.Linear`, under
+    any two names.
 
         onward.exports.from_torch(module.state_dict())
 
     No number changes: half precision, float16 and bfloat16, becomes float32, which holds it exactly. Torch's two biases
-    of a row are added up, and missing ones (`bias=False`) are zero. An RNN becomes a `VanillaCell` whose state is
-    torch's, the activation.
+    of a row are added; missing ones (`bias=False`) are zero. An RNN becomes a `VanillaCell` whose state is torch's, the
+    activation.
 
     **Arguments:**
 
-    - `tensors`: name to a torch tensor or a NumPy array, in half precision or float32, or all float64 where JAX has
-      that switched on.
-    - `activation`: that of a `torch.nn.RNN`, `jax.nn.tanh` or `jax.nn.relu`: its state dict does not tell.
+    - `tensors`: maps names to torch tensors or NumPy arrays, in half precision or float32; or all in float64, if JAX
+      has float64 switched on.
+    - `activation`: of a `torch.nn.RNN`: `jax.nn.tanh` or `jax.nn.relu`. The state dict does not contain it.
 
-    Raises `ValueError`, naming the tensor, for one that is missing, left over, or of the wrong shape or dtype, and for
+    Raises `ValueError`, naming the tensor, if a tensor is missing, unknown, or of the wrong shape or dtype, and for
     bidirectional and projected networks.
 
         >>> import equinox as eqx, jax.random as jr, onward

@@ -13,7 +13,7 @@ from river.utils.dataframe import into_frame
 # Types that Python or NumPy converts to numbers although they are not: text, times, and complex numbers.
 NO_NUMBERS = (str, bytes, bytearray, np.timedelta64, np.datetime64, np.complexfloating)
 REAL = (float, int)
-REMEDY = "encode what is no number first"
+REMEDY = "encode other values as numbers first"
 
 
 class Features:

@@ -79,7 +79,7 @@ def evaluate(model, data, objective, measure, *, key):
         loop = _measure(model, placed, objective, dict(measures), loop, order, begin, count, shared)
     _, totals, count = loop
     if not count:
-        raise ValueError("data must hold a step that counts, they hold none.")
+        raise ValueError("data must hold at least one step that counts, got none.")
     means = {name: float(total) / float(count) for name, total in totals.items()}
     for name, each in measures.items():
         if not math.isfinite(means[name]):

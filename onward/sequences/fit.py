@@ -415,8 +415,8 @@ def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:
 def _diverged(state: _State, place: _Place, minibatch: int, shared: NamedSharding) -> Fitted:
     best = "the model at the start" if not place.history else "the best of the epochs before"
     warnings.warn(
-        f"training diverged: at minibatch {minibatch} of epoch {place.epoch}, counting from 0, a number was not finite "
-        f"any more; the carry is from before, and `best` is {best}. A lower rate or a clipped gradient may help.",
+        f"training diverged: at minibatch {minibatch} of epoch {place.epoch}, counting from 0, a number was no longer "
+        f"finite; `carry` is the state before that, and `best` is {best}. A lower rate or a clipped gradient may help.",
         DivergenceWarning,
         stacklevel=4,
     )

@@ -62,7 +62,7 @@ class Sequences(AbstractSequences):
             xs, lengths = padded("xs", xs)
             ys = padded_targets(ys, lengths)
         if np.ndim(xs) < 2 or 0 in np.shape(xs)[:2]:
-            raise ValueError(f"xs must have the shape [sequences, steps, ...], none of them 0, got {np.shape(xs)}.")
+            raise ValueError(f"xs must have the shape [sequences, steps, ...], none of size 0, got {np.shape(xs)}.")
         count, self.steps = np.shape(xs)[:2]
         for leaf in jax.tree.leaves(ys):
             if np.shape(leaf)[:1] != (count,):
@@ -77,7 +77,7 @@ class Sequences(AbstractSequences):
             ys.check((count, self.steps))
             counts = np.asarray(ys.mask).reshape(count, self.steps, -1).any(2)
             if not (counts & (np.arange(self.steps) < lengths[:, None])).any():
-                raise ValueError("mask must be true at some step of some sequence, it is nowhere.")
+                raise ValueError("mask must be true at one step at least, got false everywhere.")
         self.xs, self.ys, self.lengths = jnp.asarray(xs), jax.tree.map(jnp.asarray, ys), jnp.asarray(lengths, jnp.int32)
         for before, after in zip(jax.tree.leaves(ys), jax.tree.leaves(self.ys), strict=True):
             whole_numbers = after.dtype.kind in "iu" and after.dtype != before.dtype

@@ -46,7 +46,7 @@ def predict(model, xs):
         found = _predict(model, together)
         return [jax.tree.map(lambda leaf: leaf[i, :length], found) for i, length in enumerate(lengths)]  # noqa: B023
     if np.ndim(xs) < 2 or 0 in np.shape(xs)[:2]:
-        raise ValueError(f"xs must have the shape [sequences, steps, ...], none of them 0, got {np.shape(xs)}.")
+        raise ValueError(f"xs must have the shape [sequences, steps, ...], none of size 0, got {np.shape(xs)}.")
     return _predict(model, xs)
 
 

@@ -91,7 +91,7 @@ def key_name(name: str, value: object) -> str:
     try:
         key.encode()
     except UnicodeEncodeError:
-        raise Malformed(f"column {name!r} is {quoted(value)}, no text") from None
+        raise Malformed(f"column {name!r} is {quoted(value)}, not text") from None
     return key
 
 

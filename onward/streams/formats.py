@@ -99,7 +99,7 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
         try:
             names = [name.strip() for name in cut(header.decode("utf-8-sig"))]
         except (UnicodeDecodeError, Malformed) as error:
-            reason = f"the header, {quoted(header)}, is no line of a CSV ({error}).{_way_out(header)}"
+            reason = f"the header, {quoted(header)}, is not a line of a CSV ({error}).{_way_out(header)}"
             raise UserError(reason) from None
         for name in sorted(wanted):
             if name not in names:
@@ -129,7 +129,7 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             try:
                 line = text.decode()
             except UnicodeDecodeError as error:
-                raise Malformed(f"is no line of a CSV ({error})") from None
+                raise Malformed(f"is not a line of a CSV ({error})") from None
             fields = line.split(delimiter) if '"' not in line else cut(line)
             if len(fields) != len(names):
                 raise Malformed(f"has {len(fields)} fields where the header has {len(names)}")
@@ -175,7 +175,7 @@ class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"
     def check_first(self, line: bytes) -> None:
         """Raises `UserError` if the first line begins an array: then hardly any later line is an object."""
         if line.removeprefix(BOM).lstrip().startswith(b"["):
-            raise UserError("these are no JSON lines but an array; jq -c '.[]' FILE makes lines of it.")
+            raise UserError("this is a JSON array, not JSON lines; jq -c '.[]' FILE makes lines of it.")
 
     def reader(self, roles: Roles, header: bytes | None) -> Reader:
         """A function that reads a line's fields, or raises `Malformed`."""
@@ -242,14 +242,14 @@ def _splitter(delimiter: str) -> Callable[[str], list[str]]:
             assert found is not None
             inside, plain = found.groups()
             if inside is None and plain.startswith('"'):
-                raise Malformed(f"is no line of a CSV (a quote is opened and not closed){_escaped(record)}")
+                raise Malformed(f"is not a line of a CSV (a quote is opened and not closed){_escaped(record)}")
             fields.append(plain if inside is None else inside.replace('""', '"'))
             at = found.end()
             if at == len(record):
                 return fields
             if record[at] != delimiter:
                 raise Malformed(
-                    f"is no line of a CSV ({quoted(record[at:])} comes after a closing quote){_escaped(record)}"
+                    f"is not a line of a CSV ({quoted(record[at:])} comes after a closing quote){_escaped(record)}"
                 )
             at += 1
 
@@ -276,9 +276,9 @@ def _object(text: bytes) -> dict:
     except RecursionError:
         raise Malformed("is nested too deeply") from None
     except ValueError as error:
-        raise Malformed(f"is no JSON object ({error}){array}{'; it' + UTF_16 if _is_utf_16(text) else ''}") from None
+        raise Malformed(f"is not a JSON object ({error}){array}{'; it' + UTF_16 if _is_utf_16(text) else ''}") from None
     if not isinstance(found, dict):
-        raise Malformed(f"is no JSON object but {quoted(found)}{array}")
+        raise Malformed(f"is not a JSON object but {quoted(found)}{array}")
     return found
 
 

@@ -54,7 +54,7 @@ class RedisSource(AbstractSource):
                 socket_connect_timeout=LONGEST_WAIT,
             )
         except ValueError as error:
-            raise UserError(f"{self._url!r} is no address of a Redis server ({error}).") from None
+            raise UserError(f"{self._url!r} is not the address of a Redis server ({error}).") from None
         self._position = self._saved = (
             RedisPosition()
         )  # ids of the newest entry read, and of the newest in a checkpoint

@@ -23,8 +23,8 @@ def whole(name: str, value, least: int = 1) -> int:
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     """The error for an unknown name; it suggests the most similar of the known ones."""
     near = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
-    guess = f"did you mean {' or '.join(near)}? Known are" if near else "known are"
-    return f"there is no {kind} {name!r}; {guess} {', '.join(known)}."
+    guess = f"did you mean {' or '.join(near)}? Choose from" if near else "choose from"
+    return f"unknown {kind} {name!r}; {guess} {', '.join(known)}."
 
 
 def number(name: str, value, holds: Callable[[float], bool], wanted: str) -> float:

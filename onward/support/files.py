@@ -20,8 +20,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 class JsonLines:
     """An append-only file of JSON records, one a line. Its first `length` bytes are kept, and the rest is cut off.
 
-    Raises `UserError` if the file has fewer bytes or is no ordinary file, and `OSError`, which names the file, if the
-    disk is full.
+    Raises `UserError` if the file has fewer bytes or is not an ordinary file, and `OSError`, which names the file, if
+    the disk is full.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "log.jsonl"

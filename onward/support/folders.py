@@ -91,7 +91,7 @@ class Folder:
             os.unlink(path.name, dir_fd=inner)
 
     def check_own(self, path: Path) -> None:
-        """Raises `UserError` unless `path` is free, or a file that has no other names and is no link."""
+        """Raises `UserError` unless `path` is free, or a file that has no other names and is not a link."""
         with contextlib.suppress(FileNotFoundError), naming(path), self._inner(path.parent) as inner:
             _check(path, inner, shared=False)
 
@@ -163,8 +163,8 @@ def is_unused(path: Path) -> bool:
 def opened(path: Path) -> BinaryIO:
     """Opens a file to read, also through a link.
 
-    Raises `UserError` if `path` is no ordinary file: to read a pipe might take for ever. Raises `OSError` if the file
-    is not there or cannot be read.
+    Raises `UserError` if `path` is not an ordinary file, because reading a pipe might never end. Raises `OSError` if
+    the file is not there or cannot be read.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):

@@ -52,14 +52,14 @@ def picture(size: tuple[float, float], kind: str) -> Iterator[tuple[Any, io.Byte
 def save_picture(path: Path, draw: Callable[[], bytes | None]) -> None:
     """Draws a picture and writes it to `path`, unless `draw` returns `None` because there is nothing to draw.
 
-    If that fails, a warning says so: no picture is worth a run.
+    If that fails, a warning says so, because a picture is not worth a run.
     """
     try:
         if (data := draw()) is not None:
             write_atomically(path, data)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        log.warning("There is no picture %s (%s); all else is there.", file_name(path), reason.rstrip("."))
+        log.warning("The picture %s was not written (%s); everything else was.", file_name(path), reason.rstrip("."))
 
 
 def without_leftovers(ends: np.ndarray) -> np.ndarray:

@@ -74,7 +74,7 @@ def text_file(path: str | os.PathLike) -> Text:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the path of a UTF-8 text file.") from None
     except ValueError as error:  # no file name holds a null character
-        raise UserError(f"{str(path)!r} is no file's name ({error}); give the path of a UTF-8 text file.") from None
+        raise UserError(f"{str(path)!r} is not a file name ({error}); give the path of a UTF-8 text file.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give the path of a UTF-8 text file.") from None
     return Text(file_name(path), lambda: open(path, "rb"))

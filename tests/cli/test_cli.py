@@ -180,7 +180,7 @@ def refused(capsys, options, *parts):
         (["--checkpoint-every", "-1"], ["--checkpoint-every"]),
         (["--method", "nobacktrac"], ["'nobacktrac'", "did you mean nobacktrack?", "uoro"]),
         (["--method", "bptt"], ["'bptt'", "tbptt"]),
-        (["--method", "xyz"], ["'xyz'", "known are tbptt"]),
+        (["--method", "xyz"], ["'xyz'", "choose from tbptt"]),
         (["--cell", "LSTN"], ["'LSTN'", "did you mean lstm?"]),
         (["--hiden-size", "3"], ["--hiden-size", "did you mean --hidden-size?"]),
         (["--prompt", "Ω"], ["--prompt holds 'Ω' at character 1"]),
@@ -315,7 +315,7 @@ def test_divergence_is_told_with_its_character(text, tmp_path, capsys):
     folder = tmp_path / "run"
     assert train(text, "--run", folder, "--rate", 1e38, *TINY) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    found = re.search(r"diverged: at character ([\d,]+) the loss is no finite number.*below 1e\+38", last)
+    found = re.search(r"diverged at character ([\d,]+): the loss is no longer finite.*below 1e\+38", last)
     assert found
     assert int(found[1].replace(",", "")) > 16
     (checkpoint,) = (folder / "checkpoints").glob("*.npz")

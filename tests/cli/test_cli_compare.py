@@ -116,12 +116,12 @@ def test_a_text_can_be_compared_on(tmp_path):
 
 
 WRONG = [
-    (["compare", "--task", "anbm"], "there is no task 'anbm'; did you mean anbn? Known are anbn, brackets,"),
+    (["compare", "--task", "anbm"], "unknown task 'anbm'; did you mean anbn? Choose from anbn, brackets,"),
     (
         ["compare", "--methods", "rtlr"],
-        "there is no method 'rtlr'; did you mean rtrl? Known are tbptt, sliding, artbp, rtrl",
+        "unknown method 'rtlr'; did you mean rtrl? Choose from tbptt, sliding, artbp, rtrl",
     ),
-    (["compare", "--methods", "rtrl-kalmann"], "there is no optimizer for rtrl 'kalmann'; did you mean kalman?"),
+    (["compare", "--methods", "rtrl-kalmann"], "unknown optimizer for rtrl 'kalmann'; did you mean kalman?"),
     (["compare", "--methods", "rtrl:3"], "method 'rtrl:3': rtrl takes no number; leave :3 out."),
     (["compare", "--methods", "tbptt:0"], "method 'tbptt:0': the window must be a whole number of at least 1"),
     (["compare", "--methods", "rtrl,rtrl"], "--methods names rtrl twice; leave one of them out."),
@@ -147,9 +147,9 @@ WRONG = [
     (["compare", "--task", "text"], "--task text needs the path of a file; write it as text:FILE."),
     (["compare", "--task", "text:nowhere.txt"], "nowhere.txt does not exist; give the path of a UTF-8 text file."),
     (["compare", "--rate-factors", "1,0"], "--rate-factors must be different numbers above 0 with commas between"),
-    (["compare", "--cell", "gruu"], "there is no cell 'gruu'; did you mean gru?"),
+    (["compare", "--cell", "gruu"], "unknown cell 'gruu'; did you mean gru?"),
     (["compare", "--seeds", "0"], "--seeds must be a whole number of at least 1, got '0'."),
-    (["reproduce", "nobacktrack/fig7"], "there is no figure 'nobacktrack/fig7'; did you mean nobacktrack/fig"),
+    (["reproduce", "nobacktrack/fig7"], "unknown figure 'nobacktrack/fig7'; did you mean nobacktrack/fig"),
     (["reproduce"], "say which figure to reproduce; there are nobacktrack/fig1, nobacktrack/fig2,"),
     (["reproduce", "--scale", "0"], "--scale must be a number above 0, got '0'."),
 ]

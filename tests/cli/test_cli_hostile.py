@@ -127,7 +127,7 @@ def test_names_that_are_no_text_and_pictures_that_fail_stop_no_run(tmp_path, cap
     assert "\x1b" not in said.out + said.err
     assert "\x9b" not in said.out + said.err
     assert "Read 2,048 characters of caf\\xe9 $\\frac$ \ufffd[2J\ufffd.txt, once." in said.out
-    assert said.err.endswith("There is no picture run/curve.png (division by zero); all else is there.\n")
+    assert said.err.endswith("The picture run/curve.png was not written (division by zero); everything else was.\n")
     assert "caf\\xe9 $\\frac$" in (tmp_path / "run" / "curve.svg").read_text()
     assert not (tmp_path / "run" / "curve.png").exists()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["characters"] == len(TEXT)

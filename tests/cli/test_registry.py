@@ -133,7 +133,7 @@ def test_a_setting_that_a_method_needs_must_be_there():
         msgspec.convert({name: value for name, value in kept.items() if name != "alpha"}, Method)
     with pytest.raises(msgspec.ValidationError, match="order is a setting of snap"):
         msgspec.convert(kept | {"order": None}, Method)
-    with pytest.raises(msgspec.ValidationError, match="there is no cell 'gru2'; did you mean gru"):
+    with pytest.raises(msgspec.ValidationError, match="unknown cell 'gru2'; did you mean gru"):
         msgspec.convert(kept | {"cell": "gru2"}, Method)
 
 
@@ -204,11 +204,11 @@ def test_other_names_of_an_option_are_understood(command, words, name, value):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["compare", "--lr", "0.1"], "there is no option --lr; each method has its own rate, which --rate-factors"),
-        (["sweep", "--rate=0.1"], "there is no option --rate=0.1; write the settings to sweep before the options:"),
-        (["export", "--lr", "3"], "there is no option --lr; "),
-        (["runs", "--nonsense", "3"], "there is no option --nonsense; see onward runs --help."),
-        (["train", "--hiden_size", "3"], "there is no option --hiden_size; did you mean --hidden-size?"),
+        (["compare", "--lr", "0.1"], "unknown option --lr; each method has its own rate, which --rate-factors"),
+        (["sweep", "--rate=0.1"], "unknown option --rate=0.1; write the settings to sweep before the options:"),
+        (["export", "--lr", "3"], "unknown option --lr; "),
+        (["runs", "--nonsense", "3"], "unknown option --nonsense; see onward runs --help."),
+        (["train", "--hiden_size", "3"], "unknown option --hiden_size; did you mean --hidden-size?"),
     ],
 )
 def test_an_option_that_a_command_lacks_is_answered(words, sentence, capsys):

@@ -258,8 +258,8 @@ def test_the_example_in_help_works_when_pasted(tmp_path, monkeypatch, capsys):
 
 
 WRONG = [
-    (["raet=0.1"], "there is no setting of rtrl 'raet'; did you mean rate? Known are rate, hidden_size."),
-    (["penalty=0.1"], "there is no setting of rtrl 'penalty'; known are rate, hidden_size."),
+    (["raet=0.1"], "unknown setting of rtrl 'raet'; did you mean rate? Choose from rate, hidden_size."),
+    (["penalty=0.1"], "unknown setting of rtrl 'penalty'; choose from rate, hidden_size."),
     (["rate="], "rate must have at least one value, such as rate=0.1,0.2, got none."),
     (["rate=nan"], "rate must be finite numbers, such as rate=0.1,0.2 or rate=0.01:1:5, got 'nan'."),
     (["rate=0.1,,1"], "rate must be finite numbers, such as"),
@@ -280,8 +280,8 @@ WRONG = [
     (["updates=0", "--method", "fpp"], "updates must be a whole number of at least 1, got '0'."),
     (["horizon=20", "--method", "fpp", "--characters", "20"], "--characters 20 is too short for fpp, which stores a"),
     (["--task", "cycle-world:1"], "--task cycle-world:1: period must be an integer of at least 2, got 1."),
-    (["--method", "rtlr"], "there is no method 'rtlr'; did you mean rtrl?"),
-    (["--charactres", "5"], "there is no option --charactres; did you mean --characters?"),
+    (["--method", "rtlr"], "unknown method 'rtlr'; did you mean rtrl?"),
+    (["--charactres", "5"], "unknown option --charactres; did you mean --characters?"),
 ]
 
 
@@ -305,7 +305,7 @@ def test_what_is_wrong_is_said_in_one_sentence(words, sentence, tmp_path, monkey
         (lambda: log_uniform(3, key=jr.key(0), rate=(0.0, 1.0)), "rate: a range to draw from must have 0 < low < high"),
         (lambda: log_uniform(0, key=jr.key(0), rate=(0.1, 1.0)), "count must be an integer of at least 1, got 0"),
         (lambda: over([]), "points must hold at least one point, got none"),
-        (lambda: over([{"raet": 0.1}]), "there is no setting 'raet'; did you mean rate\\? Known are rate, push"),
+        (lambda: over([{"raet": 0.1}]), "unknown setting 'raet'; did you mean rate\\? Choose from rate, push"),
         (lambda: over([{"rate": 0.1}, {"rate": 1}]), "points must all have the same settings, floats in all or in"),
         (lambda: over(POINTS, characters=0), "characters must be an integer of at least 1, got 0"),
         (lambda: over(POINTS, lanes=0), "lanes must be an integer of at least 1, got 0"),

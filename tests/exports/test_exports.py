@@ -382,7 +382,7 @@ def test_double_precision_is_kept_or_refused(tmp_path):
     ("harm", "message"),
     [
         (lambda folder: (folder / "card.json").unlink(), "holds no card.json"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is not there"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors does not exist"),
         (lambda folder: os.truncate(folder / "model.safetensors", 300), "model.safetensors is damaged"),
         (lambda folder: (folder / "card.json").write_text("{"), "not the card of a model of this version"),
         (lambda folder: edit_card(folder, version=2), "not the card of a model of this version"),

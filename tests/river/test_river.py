@@ -176,7 +176,7 @@ def test_what_is_missing_is_missing_everywhere():
 )
 def test_times_and_what_else_is_no_number_is_refused_everywhere(value):
     pd = pytest.importorskip("pandas")
-    sentence = "feature 'a' must be a finite number, got .*; encode what is no number first"
+    sentence = "feature 'a' must be a finite number, got .*; encode other values as numbers first"
     for names in (("a",), ("a", "b")):
         with pytest.raises(ValueError, match=sentence):
             Features(names, 0.0, False).of({"a": value, "b": 1})

@@ -173,7 +173,7 @@ def saved(learner, tmp_path):
 def test_a_truncated_checkpoint_is_refused(learner, saved, keep):
     data = saved.read_bytes()
     saved.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
-    with pytest.raises(UserError, match="is damaged or no checkpoint"):
+    with pytest.raises(UserError, match="is damaged, or is not a checkpoint"):
         load_checkpoint(saved, fresh_carry(learner), settings="s", standing=Standing)
 
 
@@ -201,7 +201,7 @@ def test_a_flipped_bit_near_the_end_of_a_checkpoint_is_called_damage(learner, sa
         else:
             assert same_bits(carry, fresh)
     assert len(said) > 150
-    assert all("is damaged or no checkpoint" in sentence for sentence in said)
+    assert all("is damaged, or is not a checkpoint" in sentence for sentence in said)
 
 
 def test_a_checkpoint_takes_the_place_of_a_file_only(learner, saved, tmp_path):
@@ -219,13 +219,13 @@ def test_a_foreign_file_is_refused(learner, saved, foreign):
         saved.write_bytes(foreign)
     else:
         np.savez(saved, foreign)
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="not a checkpoint"):
         load_checkpoint(saved, fresh_carry(learner), settings="s", standing=Standing)
 
 
 def test_a_pickle_is_never_opened(learner, saved):
     np.savez(saved, header=np.array([{"a": 1}], object))
-    with pytest.raises(UserError, match="no checkpoint"):
+    with pytest.raises(UserError, match="not a checkpoint"):
         load_checkpoint(saved, fresh_carry(learner), settings="s", standing=Standing)
 
 

@@ -51,8 +51,8 @@ def test_a_list_of_any_lengths_gives_a_list(kind):
 @pytest.mark.parametrize(
     ("xs", "said"),
     [
-        (np.zeros(3), r"xs must have the shape \[sequences, steps, ...\], none of them 0, got \(3,\)"),
-        (np.zeros((0, 3, 2)), r"none of them 0, got \(0, 3, 2\)"),
+        (np.zeros(3), r"xs must have the shape \[sequences, steps, ...\], none of size 0, got \(3,\)"),
+        (np.zeros((0, 3, 2)), r"none of size 0, got \(0, 3, 2\)"),
         ([], "xs must hold at least one sequence, got an empty list"),
         ([np.zeros((2, 2)), np.zeros((0, 2))], r"at least one step, got float64 \(0, 2\) for sequence 1"),
         ([np.zeros((2, 2)), np.zeros((2, 3))], r"alike in all but their steps, got float64 \(2, 2\) for sequence 0"),

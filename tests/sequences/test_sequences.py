@@ -48,8 +48,8 @@ class TestSequences:
     @pytest.mark.parametrize(
         ("change", "sentence"),
         [
-            ({"xs": np.zeros(4)}, r"xs must have the shape \[sequences, steps, ...\], none of them 0, got \(4,\)."),
-            ({"xs": np.zeros((4, 0, 1))}, r"none of them 0, got \(4, 0, 1\)."),
+            ({"xs": np.zeros(4)}, r"xs must have the shape \[sequences, steps, ...\], none of size 0, got \(4,\)."),
+            ({"xs": np.zeros((4, 0, 1))}, r"none of size 0, got \(4, 0, 1\)."),
             ({"ys": np.zeros(3)}, r"ys must be for the 4 sequences of xs, got the shape \(3,\)."),
             ({"batch": 0}, "batch must be an integer of at least 1, got 0."),
             ({"lengths": np.array([5, 5, 6, 5])}, "lengths must lie between 1 and 5, got 6 for sequence 2, counting"),
@@ -65,7 +65,7 @@ class TestSequences:
             ),
             (
                 {"ys": onward.Masked(np.zeros((4, 5)), np.arange(5) > np.full((4, 1), 2)), "lengths": np.full(4, 3)},
-                "mask must be true at some step of some sequence, it is nowhere.",
+                "mask must be true at one step at least, got false everywhere.",
             ),
             ({"classes": 3}, "ys must lie between 0 and 2, got 3 for sequence 3, counting from 0."),
             (

@@ -665,7 +665,7 @@ class TestBadInput:
         with pytest.raises(UserError, match="belongs to a run with other settings"):
             onward.fit(learner(), start(), data(), OBJECTIVE, epochs=2, key=jr.key(6), checkpoint=file)
         file.write_bytes(b"damaged")
-        with pytest.raises(UserError, match="is damaged or no checkpoint at all"):
+        with pytest.raises(UserError, match="is damaged, or is not a checkpoint"):
             fit(epochs=1, checkpoint=file)
 
     def test_a_checkpoint_of_another_program(self, tmp_path):
@@ -822,7 +822,7 @@ class TestEvaluate:
                 return jnp.zeros((STEPS, 2)), onward.Masked(jnp.zeros(STEPS, int), jnp.zeros(STEPS, bool))
 
         drawn = onward.sequences.Drawn(Never(), batch=BATCH, minibatches=1)
-        with pytest.raises(ValueError, match="data must hold a step that counts, they hold none"):
+        with pytest.raises(ValueError, match="data must hold at least one step that counts, got none"):
             onward.evaluate(model(), drawn, every, misclassified, key=KEY)
         ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=softmax_cross_entropy, chunk=STEPS, batch=BATCH)
         for epochs in (1, 2):

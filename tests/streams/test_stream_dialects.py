@@ -144,7 +144,7 @@ def test_what_stands_behind_a_quote_that_is_not_closed_is_no_event(tmp_path):
     with FileSource(path, ",") as source:
         header, line = everything(source)
     assert (line.number, line.position.number) == (2, 4)
-    assert COLUMNS.parser(header.text)(line.text) == "is no line of a CSV (a quote is opened and not closed)"
+    assert COLUMNS.parser(header.text)(line.text) == "is not a line of a CSV (a quote is opened and not closed)"
 
 
 def test_a_long_quoted_field_is_read(tmp_path):
@@ -164,7 +164,7 @@ def test_decimal_commas_and_delimiters():
     assert comma.parser(b"a\tb")(b"1,5\t2").x == [1.5]
     assert comma.parser(b"a,b")(b'"1,5","1.234,5"') == "column 'b' is '1.234,5', not a number"
     assert Columns(CSV(":"), inputs=("a",), target="b").parser(b"a:b")(b"1:2").y == 2
-    with pytest.raises(UserError, match=r"no column 'a'; did you mean a;b"):
+    with pytest.raises(UserError, match=r"unknown column 'a'; did you mean a;b"):
         Columns(CSV(","), inputs=("a",), target="b").parser(b"a;b")
     for wrong in ("", ",,", '"', "\n", "é"):
         with pytest.raises(ValueError, match="one ASCII character"):
@@ -196,7 +196,7 @@ def test_a_byte_order_mark_is_no_character():
 
 
 def test_a_name_of_several_lines_is_told_in_one():
-    with pytest.raises(UserError, match=r"no column 'a'; known are 'x\\ny', b\.$"):
+    with pytest.raises(UserError, match=r"unknown column 'a'; choose from 'x\\ny', b\.$"):
         Columns(CSV(), inputs=("a",), target="b").parser(b'"x\ny",b')
 
 
@@ -295,7 +295,7 @@ def test_a_table_is_read_on_from_any_row(tmp_path, kind):
         with TableSource(path, columns.names) as source:
             source.seek(lines[at].position)
             assert (source.read(2, 0.0) or []) == lines[at + 1 : at + 3]
-    with pytest.raises(UserError, match="no column 'why'; did you mean"):
+    with pytest.raises(UserError, match="unknown column 'why'; did you mean"):
         TableSource(path, ["why"])
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match="cannot be read as a table"):

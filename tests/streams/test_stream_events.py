@@ -124,14 +124,14 @@ def test_whatever_a_line_holds_it_is_an_event_or_has_a_reason(parser, texts):
         (0, b",1,x,3,u,4", "column 'when' is empty, no time in ISO 8601"),
         (3, JSON_LINE.replace(b'"when":1', b'"when":-1.1e39'), "column 'when' is -1.1e+39, no time in ISO"),
         (3, JSON_LINE.replace(b'"when":1', b'"when":null'), "column 'when' is missing, where a time is needed"),
-        (0, b"1,1,\xff,3,u,4", "is no line of a CSV ('utf-8' codec can't decode byte 0xff in position 4"),
-        (0, b'1,1,"x,3,u,4', "is no line of a CSV (a quote is opened and not closed)"),
+        (0, b"1,1,\xff,3,u,4", "is not a line of a CSV ('utf-8' codec can't decode byte 0xff in position 4"),
+        (0, b'1,1,"x,3,u,4', "is not a line of a CSV (a quote is opened and not closed)"),
         (0, b"1,1,x,3, ,4", "column 'who' is empty"),
         (3, JSON_LINE.replace(b'"x"', b'""'), "column 'who' is empty"),
         (0, HEADER, "is the header once more"),
         (2, b"1,1,c,3,u,4", "column 'note' is 'c', none of the classes a, b"),
         (3, b'{"load":1,"who":"u","when":0}', "column 'wind' is missing; --fill"),
-        (3, b"[1,2]", "is no JSON object but [1, 2]; of an array, jq"),
+        (3, b"[1,2]", "is not a JSON object but [1, 2]; of an array, jq"),
         (3, b'{"x":' + b"[" * 100_000, "is nested too deeply"),
         (3, b'{"x":"' + b"y" * (1 << 20), "is longer than 1048576 bytes"),
     ],
@@ -192,11 +192,11 @@ def test_bad_columns_and_headers():
         COLUMNS.parser(None)
     with pytest.raises(ValueError, match="have no header"):
         JSON_COLUMNS.parser(HEADER)
-    with pytest.raises(UserError, match="there is no column 'load'; did you mean lode"):
+    with pytest.raises(UserError, match="unknown column 'load'; did you mean lode"):
         COLUMNS.parser(b"when,lode,price,who,wind")
     with pytest.raises(UserError, match="names column 'load' 2 times"):
         COLUMNS.parser(HEADER + b",load")
-    with pytest.raises(UserError, match="is no line of a CSV"):
+    with pytest.raises(UserError, match="is not a line of a CSV"):
         COLUMNS.parser(b"\xff\xfe")
     assert COLUMNS.parser(b"\xef\xbb\xbf" + HEADER)(b"1,1,x,3,u,4").y == 3
 

@@ -267,7 +267,7 @@ def test_what_cannot_be_read(server, stream):
     server.client.set(stream, "a string")
     with pytest.raises(UserError, match="refuses to read the stream"):
         server.reader(stream)
-    with pytest.raises(UserError, match="no address of a Redis server"):
+    with pytest.raises(UserError, match="not the address of a Redis server"):
         RedisSource(RedisAddress("redis://localhost:port/0", stream, None), "learners", "one")
     with pytest.raises(UserError, match="cannot be reached") as unreachable:
         RedisSource(RedisAddress.parse("redis://:secret@127.0.0.1:1/0/events"), "learners", "one")

@@ -125,7 +125,7 @@ def interrupted_after(count, run, command, number=signal.SIGTERM):
         ("--target y --input redis://h:1/events", "redis://HOST:PORT/DB/STREAM"),
         ("--target y --follow", "leave it out"),
         ("--target y --delimiter ab", "one ASCII character or the word tab"),
-        ("--target y --decimal x", "there is no decimal mark 'x'"),
+        ("--target y --decimal x", "unknown decimal mark 'x'"),
         ("--target y --format jsonl --delimiter ;", "--delimiter and --decimal are for CSV"),
         ("--target y --fill nan", "--fill must be a finite number or last"),
         ("--target y --input {missing}", "missing.csv"),
@@ -150,7 +150,7 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, monkeypatch, capsys, fi
     ("name", "lines", "reason"),
     [
         ("trail.csv", ["load,n", "1,2,", "3,4,"], "line 2 has 3 fields where the header has 2"),
-        ("numbers.jsonl", ["1", "2"], "line 1 is no JSON object but 1"),
+        ("numbers.jsonl", ["1", "2"], "line 1 is not a JSON object but 1"),
         ("words.csv", ["load", "much", "more"], "line 2 column 'load' is 'much', not a number"),
     ],
 )
@@ -173,7 +173,7 @@ def test_predicting_a_stream_in_which_nothing_became_an_event_fails(tmp_path, ca
 def test_a_json_array_is_refused(tmp_path, capsys):
     events = write(tmp_path / "array.json", ["[", ' {"load": 1},', ' {"load": 2}', "]"])
     assert stream("--input", events, "--target", "load", *TINY, "--run", tmp_path / "run") == 2
-    assert "but an array; jq -c '.[]' FILE makes lines of it" in capsys.readouterr().err
+    assert "not JSON lines; jq -c '.[]' FILE makes lines of it" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -74,10 +74,10 @@ def test_a_picture_is_never_worth_a_run(tmp_path, caplog):
     reasons = ["MemoryError", "two lines", "[Errno 28] No space left on device", "[Errno 2] No such", "is a folder"]
     assert len(caplog.messages) == len(reasons)
     for number, (message, reason) in enumerate(zip(caplog.messages, reasons, strict=True)):
-        assert message.startswith("There is no picture /")
-        assert f"{number}.png (" in message
+        assert message.startswith("The picture /")
+        assert f"{number}.png was not written (" in message
         assert reason in message
-        assert message.endswith("; all else is there.")
+        assert message.endswith("; everything else was.")
         assert "\n" not in message
 
 

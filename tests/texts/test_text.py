@@ -155,5 +155,5 @@ def test_samples_are_the_same_for_the_same_key():
 
 
 def test_a_name_that_no_file_can_have_is_said_in_one_sentence():
-    with pytest.raises(UserError, match="no file's name"):
+    with pytest.raises(UserError, match="not a file name"):
         text_file("a\0b")
