@@ -13,19 +13,19 @@ from ..support.small_loops import request
 
 COMMANDS = {
     "train": "learn a text, character by character, in one pass",
-    "stream": "learn from a feed that may never end, and survive a kill",
-    "compare": "methods side by side on one task, for the same time or data",
-    "sweep": "one method over a grid of its settings and many seeds",
-    "reproduce": "run a figure of a paper again and hold it against its claim",
+    "stream": "learn from an endless stream of events, and survive a kill",
+    "compare": "compare methods on one task, with the same time or data",
+    "sweep": "run one method over a grid of its settings and many seeds",
+    "reproduce": "run a paper's figure again and check the paper's claim",
     "audit": "compare a method's gradient with the exact one, block by block",
-    "sample": "have a trained network write",
-    "evaluate": "bits a character of another text, under a trained network",
-    "predict": "the forecasts of a stream's model, without learning",
-    "runs": "a table of the runs there are; compare two, remove some",
-    "cite": "the papers behind a run's method, as BibTeX",
-    "export": "take a trained model along, to onward, torch or ONNX",
-    "import": "read the weights of a torch network",
-    "completion": "what a shell needs to complete all this",
+    "sample": "let a trained network write text",
+    "evaluate": "measure a trained network on another text",
+    "predict": "forecast with a stream's model, without learning",
+    "runs": "list runs, compare two, or remove some",
+    "cite": "print the papers behind a run's method, as BibTeX",
+    "export": "export a trained model to onward, torch or ONNX",
+    "import": "import the weights of a torch network",
+    "completion": "print the shell completion of these commands",
 }
 
 USAGE = """usage: onward COMMAND [OPTIONS]
@@ -35,8 +35,8 @@ Train recurrent networks online: gradients that travel forward with the text.
 commands:
 {commands}
 
-onward COMMAND --help tells the options of a command, onward --version the
-version.
+onward COMMAND --help lists the options of a command; onward --version prints
+the version.
 """
 
 

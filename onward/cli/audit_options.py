@@ -11,11 +11,13 @@ from .options import option, whole
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """Compare a method's gradient with the exact one on the first characters of a text. The network is untrained, or
-    that of the newest checkpoint of a run of onward train, which is audited on its own text.
+    """Compare a method's gradient with the exact one on the first characters of a text.
+
+    Given a text, the network is untrained. Given a run of onward train, the network is that of its newest checkpoint,
+    and the text is the run's.
 
     The table has one row for each block of parameters. Every number is relative to the exact gradient: the cosine with
-    it, the ratio of norms, the bias (beside what noise alone would show), and the variance of one estimate.
+    it, the ratio of norms, the bias (beside the bias that noise alone would show), and the variance of one estimate.
     """
 
     of: Annotated[Path | None, *option("FILE|RUN", "the Shakespeare that comes with onward", Path, positional=True)] = (
@@ -28,7 +30,7 @@ class AuditOptions:
     window: shared.Window[int | None] = None
     rank: shared.Rank[int | None] = None
     characters: Annotated[int, *option("N", "200", whole("--characters", 2))] = 200
-    """Characters of the stretch."""
+    """How many characters to compare on."""
     samples: Annotated[int, *option("N", "64", whole("--samples", 2, most=10**4))] = 64
-    """Random keys to average over."""
+    """How many random keys to average over."""
     seed: shared.Seed[int] = 0

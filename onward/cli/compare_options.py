@@ -69,7 +69,7 @@ class CompareOptions:
 
     A method is ESTIMATOR[-OPTIMIZER][:SIZE]: tbptt:15 or artbp:15 (windows of 15), sliding:8 (looking back 8 steps),
     rtrl, snap:1 (order 1), uoro, nobacktrack:2 (rank 2), fpp:5 (horizon 5). The optimiser is -kalman, -adam, -rmsprop
-    or -fptt (its regulariser before Adam); without one it is gradient descent at 1/√t.
+    or -fptt (FPTT's regulariser before Adam). Without one it is gradient descent at 1/√t.
 
     A text is read once, as compressors read it. Ctrl-C stops; --resume goes on with the methods that are not finished.
     """
@@ -87,7 +87,7 @@ class CompareOptions:
     """The most characters that each method reads."""
     seeds: shared.Seeds[int | None] = None
     rate_factors: Annotated[tuple[float, ...] | None, *option("A,B,...", "1", _factors)] = None
-    """Multiply each method's own rate by each of these, and keep the best."""
+    """Run each method with its own rate times each of these, and keep the best."""
     cell: Annotated[str | None, *shared.cell_option(shared.USUAL_CELL)] = None
     hidden_size: Annotated[int | None, *shared.hidden_size_option("20")] = None
     streams: shared.Streams[int | None] = None

@@ -10,7 +10,7 @@ from .options import option, whole
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Measure how many bits per character a trained network needs for a text that it has not read.
+    """Measure the bits per character of a trained network on another text.
 
     The network is that of the newest checkpoint of a run of onward train, finished or not. It starts with an empty
     memory, and its parameters stay fixed. With --learn it learns each character after predicting it, as in training.
@@ -22,7 +22,7 @@ class EvaluateOptions:
     file: Annotated[str | None, *option("FILE", "none; it must be given", str, positional=True)] = None
     """A UTF-8 text; all its characters must be in the run's alphabet."""
     learn: bool = False
-    """Go on learning while reading."""
+    """Learn each character after predicting it."""
     characters: Annotated[int | None, *option("N", "the whole text", whole("--characters", 2))] = None
     """Stop after this many characters."""
     seed: shared.Seed[int] = 0

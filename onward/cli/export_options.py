@@ -11,11 +11,12 @@ LAYOUTS = ("onward", "torch", "onnx")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Export the model of a run of onward train or onward stream, from its newest checkpoint. One file holds its
-    numbers. A card beside it describes them: the alphabet or the scales of the columns, the settings, and how the state
-    goes in and out.
+    """Export the model in the newest checkpoint of a run of onward train or onward stream.
 
-    Never a pickle: the numbers are safetensors or ONNX, the card is JSON. Needs: pip install 'onward[export]'.
+    One file holds the model's numbers. A card beside it describes them: the alphabet or the scales of the columns, the
+    settings, and how to pass the state in and out.
+
+    The numbers are safetensors or ONNX, and the card is JSON; nothing is pickled. Needs: pip install 'onward[export]'.
     """
 
     run: Annotated[Path | None, *option("RUN", "none; it must be given", Path, positional=True)] = None
@@ -23,5 +24,6 @@ class ExportOptions:
     to: Annotated[Path | None, *option("FOLDER", "none; it must be given", Path)] = None
     """The folder for the files, new or empty."""
     layout: Annotated[str, *option("NAME", "onward", one_of("layout", LAYOUTS))] = "onward"
-    """onward: our own, which onward.load_model reads; torch: the state dict of a torch.nn.RNN, LSTM or GRU and a
-    Linear; onnx: a graph of one step, states in and states out."""
+    """onward: read it with onward.load_model; torch: the state dict of a torch.nn.RNN, LSTM or GRU and a Linear; onnx:
+    a graph of one step, with the states as inputs and outputs.
+    """

@@ -11,8 +11,9 @@ torch_activation = one_of("activation", ("tanh", "relu"))
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Read the weights of a torch.nn.RNN, LSTM or GRU and its readout, a torch.nn.Linear, and write them as a model
-    that onward.load_model reads. The input is a safetensors file with the module's state dict.
+    """Import the weights of a torch.nn.RNN, LSTM or GRU with a torch.nn.Linear as its readout.
+
+    The input is a safetensors file with the module's state dict. The output is a model that onward.load_model reads.
 
     Needs: pip install 'onward[export]'.
     """
@@ -22,4 +23,4 @@ class ImportOptions:
     to: Annotated[Path | None, *option("FOLDER", "none; it must be given", Path)] = None
     """The folder for the model, new or empty."""
     activation: Annotated[str | None, *option("NAME", "the file's, else tanh", torch_activation)] = None
-    """The activation of a torch.nn.RNN, tanh or relu, which its weights do not show."""
+    """The activation of a torch.nn.RNN, tanh or relu. The weights do not contain it."""

@@ -12,9 +12,9 @@ from .options import option, whole
 class PredictOptions:
     """Predict another stream with the model of a run of onward stream, without learning.
 
-    Parameters, scales and judgement stay as in the newest checkpoint; the memory of each key goes on from there.
-    Predictions go to standard output, one JSON object a line as in predictions.jsonl of a run. Messages go to standard
-    error. The run itself is not changed and may be running meanwhile.
+    The network, the scales and the limits for absurd numbers stay as in the newest checkpoint. The memory of each key
+    continues from there. Predictions go to standard output, one JSON object per line as in a run's predictions.jsonl.
+    Messages go to standard error. The run itself is not changed and may be running.
 
         onward predict runs/waves --input new.csv > predictions.jsonl
     """
@@ -24,7 +24,7 @@ class PredictOptions:
     input: Annotated[str | None, *option("WHERE", "-", str)] = None
     """The events, as for onward stream."""
     follow: bool = False
-    """At the end of the file wait for more, through rotations."""
+    """At the end of the file, wait for more; rotated files are followed."""
     dead_letter_limit: Annotated[int, *option("N", "1000", whole("--dead-letter-limit", 0))] = 1000
     """Stop if more than this many of the latest 10,000 lines are malformed."""
     total_time: shared.TotalTime[float | None] = None

@@ -53,19 +53,18 @@ def _name(text: str) -> str:
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """Run an experiment with frozen settings, and hold what comes out against what its paper reports."""
+    """Run an experiment with frozen settings, and compare the result with the paper's."""
 
     figure: Annotated[str | None, *option("FIGURE", "none", _name, positional=True)] = None
-    """Which one."""
+    """The experiment's name."""
     scale: Annotated[float, *option("X", "1", positive("--scale"))] = 1.0
-    """Times its full length; anything but 1 is named in the results."""
+    """The length as a multiple of the full length. If it is not 1, the results say so."""
     seeds: Annotated[int | None, *option("N", "the figure's", whole("--seeds", 1, most=1000))] = None
     """Runs of each method."""
     seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
-    """Decides the weights, the signs and the streams."""
+    """Determines the initial weights, the random signs and the streams."""
     run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
-    """Where the report goes. If the experiment was stopped, its finished parts are kept here, and it goes on from
-    them."""
+    """The folder for the report. Finished parts are kept here, and a stopped experiment continues from them."""
 
     def __post_init__(self):
         names = [name for catalogue in catalogues() for name in catalogue.names]

@@ -17,9 +17,9 @@ def _paths(words: list[str]) -> tuple[Path, ...]:
 class RunsOptions:
     """List runs, the newest first: what each learns, when it began, how far it is, and how well it does.
 
-    A stopped run goes on with --resume of its command. Bits are per character over the last tenth of what was read, or
-    over all of it while the run is not finished. A stream's error is in per cent of the error of predicting the last
-    value.
+    Resume a stopped run with its own command and --resume. Bits are per character: over the last tenth of a finished
+    run, and over everything read so far of any other. A stream's error is in per cent of persistence's error, which is
+    that of predicting the last value.
     """
 
     runs: Annotated[
@@ -29,7 +29,7 @@ class RunsOptions:
     command: Annotated[str | None, *option("NAME", "all", one_of("command", COMMANDS), words=COMMANDS)] = None
     """Only the runs of this command."""
     match: Annotated[str | None, *option("TEXT", "all", str)] = None
-    """Only the runs whose line or settings hold this text."""
+    """Only runs whose line or settings contain this text."""
     compare: bool = False
     """Show how two runs differ in settings and results."""
     remove: bool = False

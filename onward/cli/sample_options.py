@@ -12,7 +12,7 @@ from .options import option
 class SampleOptions:
     """Let a trained network write text, from the newest checkpoint of a run of onward train.
 
-    The text goes to standard output, the prompt first. Without options it is that in sample.txt of the run.
+    The text goes to standard output and begins with the prompt. Without options it is the text in the run's sample.txt.
     """
 
     run: Annotated[Path | None, *option("RUN", "none; it must be given", Path, positional=True)] = None

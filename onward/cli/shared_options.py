@@ -23,7 +23,7 @@ Window = Annotated[
         "N",
         "the method's",
         whole("--window", 1, most=10**6),
-        help="Characters that tbptt, artbp, sliding and fpp look back; for the others, characters between two updates.",
+        help="How many characters tbptt, artbp, sliding and fpp look back; for others, characters between two updates.",
     ),
 ]
 Rank = Annotated[
@@ -32,7 +32,7 @@ Rank = Annotated[
         "N",
         "the method's",
         whole("--rank", 1, most=10**6),
-        help="Blocks of units of nobacktrack, by default one for each unit; 1 is the rank-one form of its paper.",
+        help="Blocks of units of nobacktrack, by default one per unit; 1 is the rank-one form of its paper.",
     ),
 ]
 Seeds = Annotated[
@@ -41,7 +41,7 @@ Seeds = Annotated[
         "N",
         "4",
         whole("--seeds", 1, most=10**4),
-        help="Runs of each, side by side; a multiple of the cores uses all of them.",
+        help="Runs of each method, side by side; use a multiple of the number of cores.",
     ),
 ]
 Streams = Annotated[
@@ -50,11 +50,11 @@ Streams = Annotated[
         "N",
         "1",
         whole("--streams", 1, most=10**5),
-        help="Streams that each run learns from side by side, their gradients averaged.",
+        help="How many streams each run reads in parallel; their gradients are averaged.",
     ),
 ]
 Run = Annotated[
-    T, *option("FOLDER", "a new one under runs/", Path, help="Where the run goes: settings, results and pictures.")
+    T, *option("FOLDER", "a new one under runs/", Path, help="The folder for settings, results and pictures.")
 ]
 Resume = Annotated[
     T, *option("FOLDER", "start afresh", Path, help="Go on with the run in this folder, with its settings.")
@@ -69,7 +69,7 @@ TotalTime = Annotated[
         "TIME",
         "no limit",
         duration("--total-time"),
-        help="Stop after so long, 90s, 10m or 2h, everything included, and keep what there is, as Ctrl-C does.",
+        help="Stop after this time, such as 90s, 10m or 2h, compilation included, and save as Ctrl-C does.",
     ),
 ]
 
@@ -124,7 +124,7 @@ def method_option(job: Job) -> tuple:
         "NAME",
         job.default,
         job.parse,
-        help=f"How gradients are computed, ESTIMATOR[-OPTIMIZER][:SIZE], such as tbptt:15: {named}. "
+        help=f"How gradients are computed: ESTIMATOR[-OPTIMIZER][:SIZE], such as tbptt:15. Estimators: {named}. "
         f"Optimisers: {', '.join(OPTIMIZERS)}.",
         words=job.words,
     )

@@ -52,22 +52,23 @@ class StreamOptions:
     Ctrl-C or SIGTERM saves and stops. --resume goes on to the same numbers as if nothing had happened, also after a
     kill or a power cut: no event is lost, and none is learned twice.
 
-    Each event is a line of predictions.jsonl: its line in the input; the prediction of its target, made before that was
-    known; the target; the loss (squared error, or -log probability in nats); key and time as they were read; the
-    forecast of a later target; for a class, the probability of the predicted one. null means that there is none.
+    Each event has a line in predictions.jsonl: its line number in the input; the prediction of its target, made before
+    the target was known; the target; the loss (squared error, or -log probability in nats); key and time as read; the
+    forecast of a later target; for classes, the probability of the predicted class. A value that does not exist is
+    null.
     """
 
     input: Annotated[str | None, *option("WHERE", "-", str)] = None
-    """A file (also of gzip, bzip2, xz or zstd, of Parquet or Arrow; the last three need the extras zstd and parquet), -
-    for standard input, or redis://[[USER]:PASSWORD@]HOST:PORT/DB/STREAM (rediss:// over TLS; needs the extra redis).
-    The password is not kept; REDISCLI_AUTH may hold it."""
+    """A file, - for standard input, or redis://[[USER]:PASSWORD@]HOST[:PORT]/DB/STREAM (rediss:// over TLS; needs the
+    extra redis). A file may be compressed by gzip, bzip2, xz or zstd (needs the extra zstd), or be Parquet or Arrow
+    (needs the extra parquet). The password is not saved; it may be in REDISCLI_AUTH instead."""
     follow: bool = False
-    """At the end of a file wait for more, as tail -F does, through rotations; in Redis, wait for a stream that does
-    not exist yet."""
+    """At the end of a file, wait for more, as tail -F does; rotated files are followed. In Redis, wait for a stream
+    that does not exist yet."""
     format: Annotated[str | None, *option("NAME", "as the input is named, else csv", one_of("format", FORMATS))] = None
-    """csv (with a header) or jsonl (a JSON object a line)."""
+    """csv (with a header) or jsonl (one JSON object per line)."""
     delimiter: Annotated[str | None, *option("CHARACTER", "as the header shows", _delimiter)] = None
-    """The delimiter of a CSV; if left out, one of , ; | or tab is found in the header."""
+    """The delimiter of a CSV; if left out, it is found in the header: one of , ; | or tab."""
     decimal: Annotated[str | None, *option("MARK", ". and with ; also ,", one_of("decimal mark", MARKS))] = None
     """The decimal mark of a CSV's numbers."""
     target: Annotated[str | None, *option("COLUMN", "must be given", str)] = None
@@ -75,16 +76,17 @@ class StreamOptions:
     inputs: Annotated[tuple[str, ...] | None, *option("COLUMNS", "the target, if it is a number", _names)] = None
     """The numeric columns to predict it from, separated by commas."""
     fill: Annotated[float | Literal["last"] | None, *option("NUMBER", "such events are left out", _fill)] = None
-    """The value for a missing input: a number, or last for the last value (of the key)."""
+    """The value for a missing input: a number, or last for the key's last value."""
     classes: Annotated[tuple[str, ...] | None, *option("NAMES", "the target is a number", _names)] = None
     """The values of a categorical target, separated by commas."""
     key: Annotated[str | None, *option("COLUMN", "one sequence", str)] = None
-    """Each value (a user, a sensor) has its own memory; all share weights. A key on another scale is left out."""
+    """Each value of this column (a user, a sensor) has its own memory; all share the weights. A key whose numbers are
+    on another scale is left out."""
     keys_in_memory: Annotated[int | None, *option("N", "1000", whole("--keys-in-memory", 1, most=10**6))] = None
-    """How many keys are in memory. The least recently used ones are kept on disk."""
+    """How many keys are kept in memory. The least recently used ones are on disk."""
     time: Annotated[str | None, *option("COLUMN", "none", str)] = None
-    """The time of an event: ISO 8601 (2023-01-31 23:59), a compact date (20230131), or seconds (or smaller units)
-    since 1970."""
+    """The column with an event's time: ISO 8601 (2023-01-31 23:59), a compact date (20230131), or seconds or smaller
+    units since 1970."""
     gap: Annotated[float | None, *option("SECONDS", "never", positive("--gap"))] = None
     """A longer pause, or a longer jump back in time, starts a new sequence."""
     horizon: Annotated[int | None, *option("N", "1", whole("--horizon", 0, most=10**4))] = None

@@ -110,7 +110,7 @@ class SweepOptions:
         onward sweep rate=0.1:100:7 horizon=2,5 --method fpp --cell lstm \
             --hidden-size 8 --run runs/fpp
 
-    The same command with the same --run goes on with a sweep that was stopped. A text is read once.
+    To resume a sweep that was stopped, give the same command with the same --run. A text is read once.
     """
 
     INSTEAD: ClassVar = {"--rate": "write the settings to sweep before the options: onward sweep rate=0.1,1"}
@@ -129,7 +129,7 @@ class SweepOptions:
     cell: Annotated[str | None, *shared.cell_option(shared.USUAL_CELL)] = None
     hidden_size: Annotated[int, *shared.hidden_size_option("20")] = HIDDEN_SIZE
     lanes: Annotated[int | None, *option("N", "what fits into memory", whole("--lanes", 1))] = None
-    """The most runs side by side; results are saved after each such part."""
+    """How many runs at most side by side; results are saved after each such part."""
     streams: shared.Streams[int] = 1
     seed: shared.Seed[int] = 0
     run: shared.Run[Path | None] = None

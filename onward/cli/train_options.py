@@ -14,8 +14,8 @@ class TrainOptions:
     """Learn a text, character by character, in one pass and in constant memory.
 
     Each character is predicted before it is learned. So the bits per character are those of a compressor that learns as
-    it goes. Ctrl-C saves and stops; --resume goes on to the same numbers as if nothing had happened. Afterwards onward
-    sample RUN lets the network write, and onward evaluate RUN FILE measures it on another text.
+    it goes. Ctrl-C saves and stops; --resume continues to the same numbers as without a stop. Afterwards, onward sample
+    RUN lets the network write text, and onward evaluate RUN FILE measures it on another text.
     """
 
     file: Annotated[str | None, *option("FILE", "the Shakespeare that comes with onward", str, positional=True)] = None

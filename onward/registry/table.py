@@ -42,37 +42,39 @@ def _rmsprop(method: Any):
 
 
 CELLS: dict[str, CellEntry] = {
-    "vanilla": CellEntry("plain tanh units", lambda: onward.VanillaCell, sigmoid=True),
-    "leaky": CellEntry("plain units that change slowly", lambda: onward.LeakyCell, sigmoid=True),
+    "vanilla": CellEntry("fully connected units", lambda: onward.VanillaCell, sigmoid=True),
+    "leaky": CellEntry("fully connected units with a fixed leak", lambda: onward.LeakyCell, sigmoid=True),
     "lstm": CellEntry("long short-term memory", lambda: onward.LSTMCell),
-    "gru": CellEntry("gated units", lambda: onward.GRUCell),
-    "antisymmetric": CellEntry("a stable differential equation", lambda: onward.AntisymmetricCell),
-    "lru": CellEntry("linear, a complex decay a unit", lambda: onward.cells.LRUCell),
-    "rtu": CellEntry("linear, a rotation a unit", lambda: onward.cells.RTUCell),
-    "rtu-nonlinear": CellEntry("with its activation inside", lambda: partial(onward.cells.RTUCell, nonlinear=True)),
-    "indrnn": CellEntry("one recurrent weight a unit", lambda: onward.cells.IndRNNCell),
-    "elstm": CellEntry("gates that see their own unit", lambda: onward.cells.ELSTMCell),
-    "mingru": CellEntry("a gate that sees the input", lambda: onward.cells.MinGRUCell),
-    "minlstm": CellEntry("two gates that see the input", lambda: onward.cells.MinLSTMCell),
+    "gru": CellEntry("gated recurrent units", lambda: onward.GRUCell),
+    "antisymmetric": CellEntry("a discretised stable differential equation", lambda: onward.AntisymmetricCell),
+    "lru": CellEntry("linear, with a complex decay per unit", lambda: onward.cells.LRUCell),
+    "rtu": CellEntry("linear, with a rotation per unit", lambda: onward.cells.RTUCell),
+    "rtu-nonlinear": CellEntry(
+        "rtu with the activation inside the recurrence", lambda: partial(onward.cells.RTUCell, nonlinear=True)
+    ),
+    "indrnn": CellEntry("one recurrent weight per unit", lambda: onward.cells.IndRNNCell),
+    "elstm": CellEntry("LSTM whose gates see the input and their own unit", lambda: onward.cells.ELSTMCell),
+    "mingru": CellEntry("GRU whose gate sees only the input", lambda: onward.cells.MinGRUCell),
+    "minlstm": CellEntry("LSTM whose two gates see only the input", lambda: onward.cells.MinLSTMCell),
 }
 
 ESTIMATORS: dict[str, EstimatorEntry] = {
     "tbptt": EstimatorEntry(
-        "windows of backpropagation",
+        "backpropagation within windows",
         lambda method: onward.BPTT(),
         size="window",
         text={"cell": "lstm", "hidden_size": 128},
         comparison={"window": 15},
     ),
     "sliding": EstimatorEntry(
-        "backward from every step",
+        "backpropagation from every step",
         lambda method: onward.SlidingBPTT(horizon=method.horizon),
         size="horizon",
         settings={"horizon": 8},
         text={"hidden_size": 32},
     ),
     "artbp": EstimatorEntry(
-        "windows of backpropagation, cut at random",
+        "backpropagation within windows, cut at random",
         lambda method: onward.ARTBP(cut=method.cut),
         size="window",
         others=("cut",),
@@ -80,26 +82,26 @@ ESTIMATORS: dict[str, EstimatorEntry] = {
         text={"cell": "lstm", "hidden_size": 64},
         comparison={"window": 15},
     ),
-    "rtrl": EstimatorEntry("forward, exact", lambda method: onward.RTRL(), text={"hidden_size": 16}),
+    "rtrl": EstimatorEntry("forward mode, exact", lambda method: onward.RTRL(), text={"hidden_size": 16}),
     "snap": EstimatorEntry(
-        "forward, each unit's own weights",
+        "forward mode, influences within a few steps",
         lambda method: onward.SnAp(order=method.order),
         size="order",
         settings={"order": 1},
         text={"hidden_size": 64},
     ),
     "uoro": EstimatorEntry(
-        "forward, unbiased", lambda method: onward.UORO(), text={"window": 32, "cell_rate_factor": 0.1}
+        "forward mode, unbiased", lambda method: onward.UORO(), text={"window": 32, "cell_rate_factor": 0.1}
     ),
     "nobacktrack": EstimatorEntry(
-        "forward, unbiased",
+        "forward mode, unbiased",
         lambda method: onward.NoBackTrack(rank=method.rank, blocks=method.blocks),
         size="rank",
         text={"cell_rate_factor": 0.3, "rank": 48, "blocks": True},
         comparison={"rank": 1},
     ),
     "fpp": EstimatorEntry(
-        "short stretches replayed, their states learned",
+        "replay of short stretches with trained states",
         lambda method: onward.FPP(method.horizon, method.buffer, method.updates, method.penalty, method.state_rate),
         size="horizon",
         others=("buffer", "updates", "penalty", "state_rate"),
@@ -140,7 +142,7 @@ TASKS: dict[str, TaskEntry] = {
         "aⁿbⁿ with n from K to L", "anbn:K,L", lambda *numbers: onward.tasks.anbn_task(*numbers), 2, "leaky"
     ),
     "brackets": TaskEntry(
-        "S of A letters again after K others",
+        "repeat S letters out of A after K others",
         "brackets:S,K,A",
         lambda *numbers: onward.tasks.brackets_task(*numbers),
         3,
@@ -151,13 +153,13 @@ TASKS: dict[str, TaskEntry] = {
     ),
     "music": TaskEntry("synthetic music", "music", lambda: onward.tasks.music_task()),
     "shakespeare": TaskEntry(
-        "his works, or the excerpt in the package", "shakespeare", lambda: onward.tasks.shakespeare()
+        "Shakespeare's works, or the excerpt in the package", "shakespeare", lambda: onward.tasks.shakespeare()
     ),
     "stochastic-world": TaskEntry(
-        "a coin that follows two earlier ones", "stochastic-world", lambda: onward.tasks.stochastic_world_task()
+        "a coin that depends on two earlier ones", "stochastic-world", lambda: onward.tasks.stochastic_world_task()
     ),
     "text": TaskEntry(
-        "the characters of a file, once",
+        "the characters of a file, read once",
         "text:FILE",
         lambda name, path: Text(name, text_file(path).open),
         settings=None,
