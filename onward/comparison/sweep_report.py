@@ -122,7 +122,7 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
             axes.plot(
                 [], [], "x", color="0.2", markersize=9, label="seeds that diverged or were lost (the larger, the more)"
             )
-            draw_levels(axes, sweep.task, 0, top)
+            draw_levels(axes, sweep.task, 0.0, top)
             axes.axhline(guess, color="0.75", linewidth=1, label=f"guessing: {guess:.3f}")
             values = _values(sweep.trials, name)
             if _geometric(values):

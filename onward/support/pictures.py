@@ -58,7 +58,7 @@ def save_picture(path: Path, draw: Callable[[], bytes | None]) -> None:
         if (data := draw()) is not None:
             write_atomically(path, data)
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = textwrap.shorten(str(error), 200) or type(error).__name__
         log.warning("The picture %s was not written (%s); everything else was.", file_name(path), reason.rstrip("."))
 
 
