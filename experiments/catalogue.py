@@ -11,8 +11,8 @@ rbp/hyperparameters (Figures 4 to 6) need MNIST in ONWARD_DATA; rbp/cora and rbp
 need Planetoid there. Of Kag & Saligrama (2021): fptt/add-100 and add-200 (Figure 1), fptt/copy and copy-200 (Figure
 5), fptt/fig2-100 and fig4-100, scaled; fptt/fig1, fig1-200, fig2, fig3a, fig3b, fig4, fig5a and fig5b at full size:
 many hours; fptt/pixel-mnist, permuted-mnist and cifar10 (Tables 3 and 6), table2, fptt/ptb-300 (Tables 4 and 9),
-table7 and table8, which fetch their data. Of no paper: streams/forecast, online forecasts of four data sets; it needs
-the extra river."""
+table7 and table8, fptt/table5-characters and table5-words, and scaled with -small, which fetch their data. Of no paper:
+streams/forecast, online forecasts of four data sets; it needs the extra river."""
 
 names = (
     *(f"nobacktrack/fig{figure}{units}" for units in ("", "-tanh") for figure in range(1, 7)),
@@ -27,13 +27,23 @@ names = (
     *(f"fptt/{figure}" for figure in ("fig4", "fig4-100", "table7")),
     *(f"fptt/{figure}" for figure in ("pixel-mnist", "permuted-mnist", "cifar10", "table2")),
     *(f"fptt/{figure}" for figure in ("ptb-300", "table8")),
+    *(f"fptt/table5-{text}{size}" for size in ("", "-small") for text in ("characters", "words")),
     "streams/forecast",
 )
 
 
-def reproduce(name: str, *, scale: float, seeds: int | None, seed: int, folder: Path | None) -> int:
+def reproduce(
+    name: str,
+    *,
+    scale: float,
+    seeds: int | None,
+    seed: int,
+    folder: Path | None,
+    methods: str | None,
+    seconds: float | None,
+) -> int:
     """Runs the experiment of this name and returns the exit code of the command."""
     from .reproducing import Request
     from .reproducing import reproduce as run  # it loads JAX
 
-    return run(Request(name, scale, seeds, seed, folder))
+    return run(Request(name, scale, seeds, seed, folder, methods, seconds))

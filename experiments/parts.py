@@ -1,9 +1,9 @@
 """What a long experiment has finished, a file a part: stopped at any moment, it goes on from there."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -11,6 +11,8 @@ import msgspec
 from onward.checkpoints.run_folder import UNREADABLE, check_unused
 from onward.support.errors import UserError
 from onward.support.folders import Folder, is_unused, read
+
+T = TypeVar("T")
 
 
 class Parts:
@@ -28,18 +30,32 @@ class Parts:
         >>> Parts(folder, {"figure": "fig1", "length": 10, "seed": 0}).part("BPTT, seed 0", lambda: 1 / 0)
         {'loss': [0.5]}
 
-    **Arguments:** `folder`, of the experiment, and what it is: its `settings`, numbers and text. Raises `UserError` for
-    a folder that holds anything but unfinished parts of the same: it is finished where `result.json` is. Nothing is
-    written before `begin`.
+    **Arguments:**
+
+    - `folder`, of the experiment, and what it is: its `settings`, numbers and text;
+    - `methods`: the names of those that are asked for; `None` for all of them;
+    - `seconds`: the time that one training may take; `None` for no limit.
+
+    Raises `UserError` for a folder that holds anything but parts of the same. They are gone once all of the experiment
+    is finished; where only some methods were asked for, they stay, and more can be added. Nothing is written before
+    `begin`.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]):
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        *,
+        methods: Sequence[str] | None = None,
+        seconds: float | None = None,
+    ):
         self._whole, self._folder, self._settings = Folder(folder), folder / "parts", settings
+        self._methods, self.seconds = methods, seconds
         self._check()
 
     def _check(self) -> None:
         folder = self._whole.path
-        if not self._kept.is_file() or (folder / "result.json").exists():
+        if not self._kept.is_file():
             # A process killed while it began leaves an empty folder in an empty one.
             if not (is_unused(self._folder) and [*folder.iterdir()] == [self._folder]):
                 check_unused(folder)
@@ -57,6 +73,10 @@ class Parts:
     @property
     def _kept(self) -> Path:
         return self._folder / "settings.json"
+
+    def chosen(self, methods: Mapping[str, T]) -> dict[str, T]:
+        """Those of the methods, by name, that are asked for."""
+        return {name: method for name, method in methods.items() if self._methods is None or name in self._methods}
 
     def begin(self) -> None:
         """Makes the folder, and keeps others from it until this process ends, or the end of a `with` of it.

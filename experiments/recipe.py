@@ -1,10 +1,12 @@
 """A recipe is one figure or table of a paper: a comparison or an experiment, with the claim that it tests."""
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from onward.comparison.compare import Budget, Comparison, Contestant
+from onward.support.errors import UserError
 from onward.tasks.symbols import SymbolTask
 
 from .parts import Parts
@@ -103,7 +105,8 @@ class Experiment:
     * `length`: at full size, counted in `unit`: passes over the data, or whatever the recipe counts;
     * `data`: loads the data. Raises `UserError` if they are missing or wrong;
     * `run`: does the work. It receives the data, the length, the number of seeds, the random seed, and the `Parts` in
-      which a long experiment keeps what is finished.
+      which a long experiment keeps what is finished;
+    * `methods`: the names of the methods whose trainings can be asked for one by one; none if it runs as a whole.
     """
 
     name: str
@@ -116,6 +119,7 @@ class Experiment:
     run: Callable[[Any, int, int, int, Parts], Findings]
     unit: str = "passes"
     claimant: str = "The paper"
+    methods: tuple[str, ...] = ()
 
     def scaled(self, scale: float, seeds: int) -> "Experiment":
         """The same experiment with `scale` times the length, rounded, and this many seeds. The title says so."""
@@ -123,6 +127,41 @@ class Experiment:
         if scale != 1:
             title = f"{title}, SCALED to {length} of its {self.length} {self.unit}"
         return replace(self, title=title + _fewer(seeds, self.seeds), length=length, seeds=seeds)
+
+
+def verdict_of(judge: Callable[[], Verdict], found: Mapping[str, Any], methods: Sequence[str]) -> Verdict:
+    """The verdict of `judge`, if all of the methods were found; else "not decided"."""
+    if missing := [name for name in methods if name not in found]:
+        return Verdict("not decided", f"not run: {'; '.join(missing)}.")
+    return judge()
+
+
+def chosen_methods(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The methods that a list with commas names, in the order of `names`. Case, spaces and the spelling of α do not
+    matter, and a name may hold commas itself.
+
+    Raises `UserError` for an unknown name, naming the nearest, and for a name that comes twice.
+
+        >>> chosen_methods("bptt,fptt, c=2, alpha = 0.5", ("OGD", "BPTT", "FPTT, α = 0.5", "FPTT, c = 2, α = 0.5"))
+        ('BPTT', 'FPTT, c = 2, α = 0.5')
+    """
+    known, words, found = {_plain(name): name for name in names}, text.split(","), []
+    while words:
+        ends = [end for end in range(len(words), 0, -1) if _plain(",".join(words[:end])) in known]
+        if not ends:
+            near = difflib.get_close_matches(_plain(",".join(words)), known, n=1, cutoff=0.3)
+            near = near or difflib.get_close_matches(_plain(words[0]), known, n=1, cutoff=0.3)
+            guess = f"did you mean {known[near[0]]!r}? " if near else ""
+            raise UserError(f"there is no method {words[0].strip()!r} here; {guess}There are {'; '.join(names)}.")
+        name = known[_plain(",".join(words[: ends[0]]))]
+        if name in found:
+            raise UserError(f"--methods names {name!r} twice; leave one of them out.")
+        found, words = [*found, name], words[ends[0] :]
+    return tuple(name for name in names if name in found)
+
+
+def _plain(name: str) -> str:
+    return "".join(name.lower().replace("α", "alpha").split())
 
 
 def _fewer(seeds: int, full: int) -> str:

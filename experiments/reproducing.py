@@ -20,18 +20,19 @@ from onward.cli.compilation_cache import compilation_cache
 from onward.comparison import Comparison, Contestant, MethodResult, Race
 from onward.comparison.compare_report import comparison_table, described, result_from
 from onward.support.devices import use_all_cores
+from onward.support.errors import UserError
 from onward.support.files import write_atomically
 from onward.support.tables import counted
 
 from .forecasts import forecast
 from .fpp import buffer_grid, tables
 from .fpp import figures as fpp_figures
-from .fptt import adding, adding_and_copying, cells, convergence, costs, images, words
+from .fptt import adding, adding_and_copying, cells, convergence, costs, images, language_models, words
 from .measures import at_edges
 from .nobacktrack import figures as nobacktrack_figures
 from .parts import Parts
 from .rbp import documents, hopfield, hyperparameters
-from .recipe import Experiment, Findings, Recipe, Verdict
+from .recipe import Experiment, Findings, Recipe, Verdict, chosen_methods, verdict_of
 
 RECIPES: dict[str, Recipe | Experiment] = (
     nobacktrack_figures.RECIPES
@@ -48,6 +49,7 @@ RECIPES: dict[str, Recipe | Experiment] = (
     | images.RECIPES
     | cells.RECIPES
     | words.RECIPES
+    | language_models.RECIPES
     | forecast.RECIPES
 )
 
@@ -56,7 +58,9 @@ class Request(NamedTuple):
     """Which experiment to run, and how.
 
     * `figure`: its name; `scale`: times its full length; `seeds`: runs of each method, `None` for the figure's own;
-    * `seed`: decides all that is random; `run`: the folder of the report, `None` for a new one under runs/.
+    * `seed`: decides all that is random; `run`: the folder of the report, `None` for a new one under runs/;
+    * `methods`: some of its methods, with commas between them, `None` for all; `seconds`: the time of each training,
+      `None` for no limit.
     """
 
     figure: str
@@ -64,6 +68,8 @@ class Request(NamedTuple):
     seeds: int | None = None
     seed: int = 0
     run: Path | None = None
+    methods: str | None = None
+    seconds: float | None = None
 
 
 def reproduce(options: Request) -> int:
@@ -83,8 +89,12 @@ def reproduce(options: Request) -> int:
 def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: Request, folder: Path) -> int:
     settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed}
     settings |= {"onward": __version__, "jax": jax.__version__}
+    settings |= {} if options.seconds is None else {"seconds": options.seconds}
+    if options.seconds is not None and not (isinstance(recipe, Experiment) and recipe.methods):
+        raise UserError(f"{recipe.name} has no trainings with a time of their own; --scale makes it shorter.")
+    methods = _chosen(recipe, options.methods)
     use_all_cores()
-    with compilation_cache(), Parts(folder, settings) as parts:
+    with compilation_cache(), Parts(folder, settings, methods=methods, seconds=options.seconds) as parts:
         try:
             if isinstance(recipe, Recipe):
                 found = _compare(recipe, options, folder, parts)
@@ -94,16 +104,30 @@ def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: 
             raise KeyboardInterrupt(
                 f"stopped; the same command with --run {shlex.quote(str(folder))} goes on from what is kept."
             ) from None
-        if options.scale != 1 or recipe.seeds < full.seeds:
+        if methods is not None:
+            found = found._replace(verdict=Verdict("not decided", f"only these were run: {'; '.join(methods)}."))
+        elif options.scale != 1 or recipe.seeds < full.seeds or options.seconds is not None:
             why = f"this run is smaller than the figure. Of it: {found.verdict.word}; {found.verdict.why}"
             found = found._replace(verdict=Verdict("not decided", why))
         for name, content in found.files.items():
             write_atomically(folder / name, content)
         write_atomically(folder / "report.md", report(recipe, options, found).encode())
         write_atomically(folder / "result.json", _result(recipe, options, found))
-        parts.drop()
+        if methods is None:
+            parts.drop()
     print(f"\n{recipe.claimant}: {recipe.claim}\nVerdict: {found.verdict.word}. {found.verdict.why}")
     return 0
+
+
+def _chosen(recipe: Recipe | Experiment, methods: str | None) -> tuple[str, ...] | None:
+    """The names of the methods that are asked for; `None` for all of them."""
+    if methods is None:
+        return None
+    if isinstance(recipe, Recipe):
+        return chosen_methods(methods, [*recipe.contestants(len(recipe.task().alphabet), recipe.budget)])
+    if not recipe.methods:
+        raise UserError(f"{recipe.name} has no methods to choose from; it runs as a whole.")
+    return chosen_methods(methods, recipe.methods)
 
 
 def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Findings:
@@ -111,7 +135,7 @@ def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Fi
 
     def contestants(recipe: Recipe) -> dict[str, Contestant]:
         # Of its own budget: a schedule goes by that.
-        return dict(recipe.contestants(len(task.alphabet), recipe.budget))
+        return parts.chosen(recipe.contestants(len(task.alphabet), recipe.budget))
 
     shortest = recipe.piloted
     runs = f"--scale {options.scale:g}, {'' if recipe.pilot is None else 'a pilot of '}{shortest.budget},"
@@ -146,7 +170,8 @@ def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Fi
         edges = at_edges(first, first.best_of_each(whole=recipe.whole))
     pictures = {"curve.png": "bits per character against characters read"}
     shown = comparison_table(comparison, recipe.title).rstrip()
-    verdict = recipe.verdict(comparison)
+    names = recipe.contestants(len(task.alphabet), recipe.budget)
+    verdict = verdict_of(lambda: recipe.verdict(comparison), contestants(recipe), [*names])
     if edges:
         why = f"the pilot's best rate is at an edge of its search for {', '.join(edges)}. {verdict.why}"
         verdict = Verdict("not decided", why)
@@ -194,6 +219,8 @@ def command(options: Request) -> str:
     words += ["--scale", f"{options.scale:g}"] * (options.scale != 1)
     words += [] if options.seeds is None else ["--seeds", str(options.seeds)]
     words += ["--seed", str(options.seed)] * (options.seed != 0)
+    words += [] if options.methods is None else ["--methods", options.methods]
+    words += [] if options.seconds is None else ["--budget", f"{options.seconds:g}s"]
     return shlex.join(words)
 
 

@@ -20,6 +20,7 @@ NAMESPACES = (
     "live",
     "losses",
     "observing",
+    "readouts",
     "river",
     "sequences",
     "streams",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from . import live as live
     from . import losses as losses
     from . import observing as observing
+    from . import readouts as readouts
     from . import river as river
     from . import sequences as sequences
     from . import streams as streams

@@ -30,7 +30,8 @@ def check_update(update, state, parameters) -> None:
     """Raises `ValueError` unless an optimiser's `update` accepts what a learner passes it. Only shapes are computed."""
 
     def trial(state, parameters):
-        return update(parameters, state, parameters, value=jnp.zeros(()), grad_fn=lambda parameters: parameters)
+        number = jnp.zeros(())
+        return update(parameters, state, parameters, value=number, grad_fn=lambda parameters: parameters, weight=number)
 
     try:
         updates, after = jax.eval_shape(trial, state, parameters)
@@ -43,7 +44,7 @@ def check_update(update, state, parameters) -> None:
             )
         raise ValueError(
             f"optimizer cannot be used by a learner, which gives its update the gradient, the state, the parameters, "
-            f"value= and grad_fn=: {reason.rstrip('.')}."
+            f"value=, grad_fn= and weight=: {reason.rstrip('.')}."
         ) from error
     if any(map(_compares_gradients, jax.tree.leaves(state, is_leaf=_compares_gradients))):
         raise ValueError(

@@ -17,7 +17,7 @@ from ._learner_checks import (
     check_input,
     check_outcome,
 )
-from ._updates import apply_estimate, auxiliary_values, draw, scalar_loss, step
+from ._updates import apply_estimate, auxiliary_values, draw, scalar_loss, step, total_weight
 from .estimators.base import Chunk, Estimate, Said, weighted_loss
 from .support.devices import explicit_mesh, with_auto_axes
 from .support.trees import mean_of_leading, select, zeros_like
@@ -156,7 +156,8 @@ def learn(learner, carry, said, y, weight):
             )
         return estimate
 
-    carry, _, _ = apply_estimate(learner, carry, here)
+    leading = None if weight is None else jnp.asarray(weight)[None]
+    carry, _, _ = apply_estimate(learner, carry, here, total_weight(leading, 1))
     auxiliary = None
     if learner.has_aux:
         auxiliary = auxiliary_values(learner, _leading(said.prediction), _leading(y))

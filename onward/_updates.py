@@ -44,7 +44,10 @@ def step(
     learner, carry: Carry, chunk: Chunk, predictions: bool, observe: Observe | None = None
 ) -> tuple[Carry, Metrics]:
     """Learns one chunk, with all the updates that the estimator asks for."""
-    carry, estimate, observed = apply_estimate(learner, carry, lambda carry: _estimate(learner, carry, chunk), observe)
+    weight = total_weight(chunk.weight, chunk.steps)
+    carry, estimate, observed = apply_estimate(
+        learner, carry, lambda carry: _estimate(learner, carry, chunk), weight, observe
+    )
     if learner.estimator.replays:
         turns = 1 + learner.estimator.replays
         observed = jax.tree.map(lambda leaf: jnp.zeros((turns, *leaf.shape), leaf.dtype).at[0].set(leaf), observed)
@@ -52,7 +55,7 @@ def step(
         def again(turn, loop):
             carry, observed = loop
             carry, _, here = apply_estimate(
-                learner, carry, lambda carry: _replay(learner, carry, turn, chunk.noise), observe
+                learner, carry, lambda carry: _replay(learner, carry, turn, chunk.noise), weight, observe
             )
             return carry, jax.tree.map(lambda every, one: every.at[turn].set(one), observed, here)
 
@@ -60,6 +63,11 @@ def step(
         observed = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), observed)
     auxiliary = auxiliary_values(learner, estimate.predictions, chunk.ys) if learner.has_aux else None
     return carry, Metrics(estimate.losses, estimate.predictions if predictions else None, auxiliary, observed)
+
+
+def total_weight(weight: Float[Array, "steps *batch"] | None, steps: int) -> Float[Array, ""]:
+    """The sum of the weights of a chunk, in the mean over the streams."""
+    return jnp.array(float(steps)) if weight is None else weight.sum(0).mean()
 
 
 def auxiliary_values(learner, predictions: PyTree, ys: PyTree) -> PyTree:
@@ -83,7 +91,7 @@ def _replay(learner, carry: Carry, turn: Array, noise: PyTree) -> Replay:
 
 
 def apply_estimate(
-    learner, carry: Carry, estimate: Callable[[Carry], Given], observe: Observe | None = None
+    learner, carry: Carry, estimate: Callable[[Carry], Given], weight: Array, observe: Observe | None = None
 ) -> tuple[Carry, Given, PyTree]:
     """Estimates gradients at the carry and applies each of them in turn. Also returns what is observed at each
     update.
@@ -101,9 +109,10 @@ def apply_estimate(
 
     def apply(moving, grads, active, value, grad_fn):
         arrays, optimizer = moving
-        # An optimiser that does not ask for the value, or for the gradient at other parameters, does not have them
-        # computed.
-        updates, after = update_of(learner.optimizer)(grads, optimizer, learnable(arrays), value=value, grad_fn=grad_fn)
+        # What an optimiser does not ask for, such as the gradient at other parameters, is not computed.
+        updates, after = update_of(learner.optimizer)(
+            grads, optimizer, learnable(arrays), value=value, grad_fn=grad_fn, weight=weight
+        )
         updates = constants_at_zero(updates)
         # An optimiser with a memory changes the parameters even if the gradient is zero.
         moved = select(active, (eqx.apply_updates(arrays, updates), after), moving)

@@ -45,8 +45,9 @@ class Learner(eqx.Module):
     - `estimator`: for example `onward.NoBackTrack(rank=1)`, `onward.RTRL()`, or `onward.BPTT()` with its window as the
       chunk.
     - `optimizer`: any Optax gradient transformation, with any schedule. The learner passes it `value`, the number whose
-      gradient it receives (for `optax.contrib.reduce_on_plateau` or `optax.polyak_sgd`), and `grad_fn`, the same
-      gradient as a function of the parameters (for `onward.fptt_exact`). A line search such as that of `optax.lbfgs` is
+      gradient it receives (for `optax.contrib.reduce_on_plateau` or `optax.polyak_sgd`), `grad_fn`, the same gradient
+      as a function of the parameters (for `onward.fptt_exact`), and `weight`, the sum of the chunk's weights, in the
+      mean over the streams (for `onward.transforms.in_proportion`). A line search such as that of `optax.lbfgs` is
       refused: it compares values of one objective, but each chunk of a stream is a different objective.
     - `loss`: `loss(prediction, y) -> scalar`, for one step of one stream. With `has_aux=True` it returns a pair: the
       scalar, and auxiliary values of any shapes, which are returned as `Metrics.auxiliary`.

@@ -7,8 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .cells import AbstractCell
-from .cells.cpu_tuning import rows_of_product
+from .cells import AbstractCell, EmbeddedCell
+from .readouts import MixtureOfSoftmaxes, TiedReadout, affine, check_tied, tied_part
 
 
 class Model(eqx.Module):
@@ -18,9 +18,10 @@ class Model(eqx.Module):
 
     - `cell`: a cell of this library, or an `onward.AdaptedCell` around any other.
     - `readout`: a callable from the cell's output to a prediction, such as an `eqx.nn.Linear`. Every estimator computes
-      the exact gradient of its inexact arrays, which are trained.
+      the exact gradient of its inexact arrays, which are trained. `onward.readouts` has some for language models.
 
-    Raises `ValueError` if `cell` is not a cell or `readout` cannot be called.
+    Raises `ValueError` if `cell` is not a cell, if `readout` cannot be called, or if a tied readout does not fit the
+    cell's embedding.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -39,8 +40,15 @@ class Model(eqx.Module):
             raise ValueError(
                 f"readout must be callable, from the cell's output to a prediction, got {type(readout).__name__}."
             )
+        check_tied(cell, readout)
         self.cell = cell
         self.readout = readout
+
+    @property
+    def embedding(self) -> PyTree:
+        """The cell's embedding, if the readout uses it too; else `None`."""
+        tied = tied_part(self.readout) is not None
+        return self.cell.embedding if tied and isinstance(self.cell, EmbeddedCell) else None
 
     def predict(self, hidden: PyTree) -> PyTree:
         """The prediction from a hidden state."""
@@ -49,6 +57,8 @@ class Model(eqx.Module):
     def read(self, output: PyTree) -> PyTree:
         """The prediction from an output of the cell."""
         readout: Any = self.readout
+        if isinstance(readout, TiedReadout | MixtureOfSoftmaxes):
+            return readout(output, self.embedding)
         if (
             type(readout) is not eqx.nn.Linear
             or "scalar" in (readout.in_features, readout.out_features)
@@ -56,7 +66,4 @@ class Model(eqx.Module):
             or jnp.ndim(output) != 1
         ):
             return readout(output)
-        # For many outputs, one matrix product that XLA need not transpose: see `benchmarks/results/xla-on-cpu.md`,
-        # "Products and sums".
-        (prediction,) = rows_of_product(readout.weight[None], output)
-        return prediction if readout.bias is None else prediction + readout.bias
+        return affine(readout, output)

@@ -184,7 +184,7 @@ AFFINE_CELLS = {
     "gru": lambda n, key: onward.GRUCell(INPUTS, n, key=key, scale=2.0),
 }
 GENERIC_CELLS = {
-    "antisymmetric": lambda n, key: onward.AntisymmetricCell(INPUTS, n, key=key, step=0.5),
+    "antisymmetric": lambda n, key: onward.AntisymmetricCell(INPUTS, n, key=key, step=0.5, gated=True),
     "equinox-gru": lambda n, key: onward.AdaptedCell(eqx.nn.GRUCell(INPUTS, n, key=key)),
     "equinox-lstm": lambda n, key: onward.AdaptedCell(eqx.nn.LSTMCell(INPUTS, n, key=key)),
     "own": lambda n, key: OwnCell(n, key=key),

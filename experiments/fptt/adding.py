@@ -8,7 +8,7 @@ import jax.random as jr
 
 from ..parts import Parts
 from ..plots.scores import draw_panels
-from ..recipe import Experiment, Findings, Verdict
+from ..recipe import Experiment, Findings, Verdict, verdict_of
 from .adding_and_copying import (
     ADDING,
     BEST,
@@ -58,12 +58,19 @@ class _Updates:
             parts=parts,
         )
         scores = {name: timed.scores for name, timed in found.items()}
+        rows = {form: {f"K = {k}": _name(PLAIN if k == 1 else form, k) for k in self.numbers} for form in FORMS}
         panels = {
-            form: {f"K = {k}": scores[_name(PLAIN if k == 1 else form, k)].scores for k in self.numbers}
-            for form in FORMS
+            form: {label: scores[name].scores for label, name in row.items() if name in scores}
+            for form, row in rows.items()
         }
         drawn = draw_panels(panels, **self.figure.drawing(seeds, f"{_listed(self.numbers)} (1 is BPTT)"))
-        return self.figure.findings(found, self.judge(scores), seeds, drawn)
+        verdict = verdict_of(lambda: self.judge(scores), found, self.methods)
+        return self.figure.findings(found, verdict, seeds, drawn)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the methods."""
+        return (_name(PLAIN, 1), *(_name(form, k) for k in self.numbers[1:] for form in FORMS))
 
     def arms(self, problem: Problem) -> dict[str, Arm]:
         """The methods, by name. K = 1 has no windows, and is BPTT."""
@@ -122,6 +129,7 @@ def _in_windows(name: str, figure: Figure, numbers: tuple[int, ...], length: int
         seeds=3,
         data=lambda: None,
         run=_Updates(figure, numbers).run,
+        methods=_Updates(figure, numbers).methods,
         unit="iterations",
     )
 
@@ -151,6 +159,7 @@ def _against(figure: str, steps: int, length: int, paper: str = "", of: str = ""
         seeds=3,
         data=lambda: None,
         run=paper_size(steps).run,
+        methods=paper_size(steps).methods,
         unit="iterations",
     )
 

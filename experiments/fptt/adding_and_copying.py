@@ -19,8 +19,22 @@ from onward.tasks.copying import Copying
 
 from ..parts import Parts
 from ..plots.scores import draw_scores
-from ..recipe import Experiment, Findings, Verdict
-from .arms import AUXILIARY, ONLINE, PLAIN, Problem, Scores, Timed, below, compare, exact, layer, lstm_cell, running
+from ..recipe import Experiment, Findings, Verdict, verdict_of
+from .arms import (
+    AUXILIARY,
+    ONLINE,
+    PLAIN,
+    Problem,
+    Scores,
+    Timed,
+    arm_names,
+    below,
+    compare,
+    exact,
+    layer,
+    lstm_cell,
+    running,
+)
 
 UNITS, BATCH, UPDATES = 48, 48, 10
 ALPHAS = (0.5, 0.1, 0.05, 0.01, 0.001)  # the paper's grid for images; for adding the paper names 0.01 alone
@@ -43,7 +57,8 @@ class Figure:
     * `score`: the name of what is measured;
     * `near`: a further score to wait for, if coming near to the naive score is part of the claim;
     * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods to leave out;
-    * `every`, `tested`: iterations between two scores, and sequences of a score.
+    * `every`, `tested`: iterations between two scores, and sequences of a score;
+    * `terminal`: whether a sequence has one target, at its end.
     """
 
     make_problem: Callable[["Figure"], Problem]
@@ -59,18 +74,26 @@ class Figure:
     with_proximal: tuple[tuple[float, float], ...] = ()
     every: int = EVERY
     tested: int = TESTED
+    terminal: bool = False
 
     @property
     def problem(self) -> Problem:
         """The problem at the figure's size."""
         return self.make_problem(self)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the methods."""
+        names = arm_names(self.alphas, self.with_proximal, auxiliary=self.terminal)
+        return tuple(name for name in names if name not in self.without)
+
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
         keys, epochs, problem = jr.split(jr.key(seed), seeds), self.epochs(iterations), self.problem
         arms = problem.arms(self.alphas, self.with_proximal)
-        arms = {name: arm for name, arm in arms.items() if name not in self.without}
+        arms = {name: arms[name] for name in self.methods}
         found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
-        verdict = self.judge({name: timed.scores for name, timed in found.items()})
+        scores = {name: timed.scores for name, timed in found.items()}
+        verdict = verdict_of(lambda: self.judge(scores), found, self.methods)
         drawn = draw_scores(
             {name: timed.scores.scores for name, timed in found.items()},
             **self.drawing(seeds, str(UPDATES)),
@@ -154,9 +177,9 @@ class Figure:
                 "method": name,
                 "iterations": (self.every * s.reached(self.learned)).tolist(),
                 "scores": [row[: int(n)].tolist() for row, n in zip(s.scores, s.epochs, strict=True)],
-                "seconds": seconds,
+                "seconds": found[name].seconds,
             }
-            for name, (s, seconds) in found.items()
+            for name, s in scores.items()
         ]
         pictures = {"curve.png": f"{self.score} against iterations"}
         result = {"every": self.every, "trainings": numbers}
@@ -224,6 +247,7 @@ def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:
         learned=0.01,
         solved=0.005,
         score="mean squared error",
+        terminal=True,
         **arguments,
     )
 
@@ -287,6 +311,7 @@ def _adding_recipe(steps: int, length: int) -> Experiment:
         seeds=3,
         data=lambda: None,
         run=ADDING[steps].run,
+        methods=ADDING[steps].methods,
         unit="iterations",
     )
 
@@ -306,6 +331,7 @@ def _copying_recipe(name: str, figure: Figure, delay: int, length: int, notes: s
         seeds=3,
         data=lambda: None,
         run=figure.run,
+        methods=figure.methods,
         unit="iterations",
     )
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,8 +72,9 @@ class Problem(NamedTuple):
     * `optimizer`: built from the number of updates a minibatch. It follows the regulariser and includes the clip;
     * `make_model`: builds a model from a key;
     * `estimator`: computes the gradient of a window;
-    * `at_epoch_end`: see `onward.sequences.Callback`;
-    * `final`: if given, the data on which the best model is measured at the end.
+    * `at_epoch_end`: see `onward.sequences.Callback`; `scored`: see `onward.fit`;
+    * `final`: if given, the data on which the best model is measured at the end; `watch_final`: and the model of each
+      epoch too.
     """
 
     data: AbstractSequences
@@ -84,8 +86,10 @@ class Problem(NamedTuple):
     optimizer: Callable[[int], optax.GradientTransformation]
     make_model: Callable[[PRNGKeyArray], Model]
     estimator: AbstractEstimator = BPTT()
-    at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry] | None = None
+    at_epoch_end: Callable[[Carry, tuple[Epoch, ...]], Carry | None] | None = None
+    scored: Callable[[Carry], Model] = lambda carry: carry.model
     final: AbstractSequences | None = None
+    watch_final: bool = False
 
     def arms(self, alphas: Sequence[float], with_proximal: Sequence[tuple[float, float]] = ()) -> dict[str, Arm]:
         """The methods on this problem, by name.
@@ -119,6 +123,14 @@ class Problem(NamedTuple):
             **{running(alpha): in_running_form(alpha) for alpha in alphas},
             **{exact(alpha): Arm(exact_learner, by_window, {"alpha": alpha}, cost=2.0) for alpha in alphas},
         }
+
+
+def arm_names(
+    alphas: Sequence[float], with_proximal: Sequence[tuple[float, float]] = (), *, auxiliary: bool = False
+) -> tuple[str, ...]:
+    """The names in `Problem.arms`. `auxiliary` is true if there is one target a sequence."""
+    forms = [running(*pair) for pair in with_proximal], map(running, alphas), map(exact, alphas)
+    return (PLAIN, *[AUXILIARY] * auxiliary, ONLINE, *chain(*forms))
 
 
 class Scores(NamedTuple):
@@ -177,11 +189,15 @@ lstm_cell = partial(LSTMCell, forget_bias=0.0)
 
 class Timed(NamedTuple):
     """The scores of an arm and the seconds of its trainings, with compilation. `None` if a training was stopped and
-    resumed.
+    resumed. With a row for each seed: `clock`, the seconds at the end of each epoch; `losses`, the mean training loss
+    of each; `finals`, the scores on the final data after each, if they were watched.
     """
 
     scores: Scores
     seconds: float | None
+    clock: Sequence[Sequence[float]] = ()
+    losses: Sequence[Sequence[float]] = ()
+    finals: Sequence[Sequence[float]] = ()
 
     @property
     def sound(self) -> bool:
@@ -203,11 +219,15 @@ def compare(
     until: Callable[[tuple[Epoch, ...]], bool],
     parts: Parts,
 ) -> dict[str, Timed]:
-    """Trains each arm on a problem, once a key. A comparison that was stopped goes on from its checkpoints."""
+    """Trains each arm that is asked for on a problem, once a key. A comparison that was stopped goes on from its
+    checkpoints.
+    """
+    arms = parts.chosen(arms)
     names = {name: [f"{name}, seed {i}" for i in range(len(keys))] for name in arms}
 
     def job(name: str, arm: Arm, key: PRNGKeyArray) -> Job:
-        return Job(partial(train, arm, problem, epochs, key, until, checkpoint=parts.unfinished(name)), arm.cost)
+        limits = {"checkpoint": parts.unfinished(name), "seconds": parts.seconds}
+        return Job(partial(train, arm, problem, epochs, key, until, **limits), arm.cost)
 
     jobs = {names[name][i]: job(names[name][i], arm, key) for name, arm in arms.items() for i, key in enumerate(keys)}
     found = run_all(costliest_first(jobs), parts)
@@ -222,20 +242,38 @@ def train(
     until: Callable[[tuple[Epoch, ...]], bool],
     report: Report,
     checkpoint: Path | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """One training of an arm. The key decides the weights, the sequences and the test sequences.
 
-    A training that was stopped goes on from its `checkpoint`, and then reports no seconds.
+    A training that was stopped goes on from its `checkpoint`, and then reports no seconds. If `seconds` is given, no
+    epoch begins that would end later, at the pace of the last one. `clock` holds the seconds from the start to the end
+    of each epoch of this process, with compilation.
     """
     began, stopped = time.perf_counter(), checkpoint is not None and checkpoint.exists()
+    clock = []
     model_key, learner_key, data_key, test_key = jr.split(key, 4)
 
     def score(model, data):
         return evaluate(model, data, arm.objective, problem.measure, key=test_key)
 
+    def validated(model) -> dict[str, float]:
+        found = {"score": score(model, problem.test)}
+        return found | ({"final": score(model, problem.final)} if problem.watch_final else {})
+
     def progress(p: Progress):
         last = f", score {p.history[-1].score:.4g}" if p.history else ""
         report((p.epoch + p.minibatch / p.minibatches) / epochs, f"loss {p.loss:.4g}{last}")
+
+    def note(carry: Carry, history) -> Carry | None:
+        clock.append(time.perf_counter() - began)
+        return None if problem.at_epoch_end is None else problem.at_epoch_end(carry, history)
+
+    def ended(history) -> bool:
+        # An epoch from a checkpoint has no time of its own.
+        last = clock[-1] - (clock[-2] if len(clock) > 1 else 0.0) if clock else 0.0
+        late = seconds is not None and time.perf_counter() - began + last > seconds
+        return late or until(history)
 
     fitted = fit(
         arm.learner,
@@ -244,8 +282,9 @@ def train(
         arm.objective,
         epochs=epochs,
         key=data_key,
-        validate=lambda model: score(model, problem.test),
-        callbacks=[Callback(progress, problem.at_epoch_end, until)],
+        validate=validated,
+        scored=problem.scored,
+        callbacks=[Callback(progress, note, ended)],
         progress=False,
         checkpoint=checkpoint,
     )
@@ -255,6 +294,9 @@ def train(
         "diverged": diverged,
         "final": None if problem.final is None or diverged else score(fitted.best, problem.final),
         "seconds": None if stopped else time.perf_counter() - began,
+        "clock": clock,
+        "losses": [epoch.loss for epoch in fitted.history],
+        "finals": [epoch.metrics["final"] for epoch in fitted.history] if problem.watch_final else [],
     }
 
 
@@ -269,4 +311,5 @@ def gathered(trainings: Sequence[Mapping[str, Any]], epochs: int) -> Timed:
     counts = np.array([len(training["scores"]) for training in trainings])
     final = np.array([training["final"] for training in trainings], float)
     seconds = [training["seconds"] for training in trainings]
-    return Timed(Scores(scores, counts, final), None if None in seconds else sum(seconds))
+    watched = [[training.get(name, []) for training in trainings] for name in ("clock", "losses", "finals")]
+    return Timed(Scores(scores, counts, final), None if None in seconds else sum(seconds), *watched)

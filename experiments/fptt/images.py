@@ -17,8 +17,22 @@ from onward.support.tables import counted, mean_and_error
 from ..data.images import ImageTask, permuted_mnist, pixel_mnist, sequential_cifar10
 from ..parts import Parts
 from ..plots.scores import draw_scores
-from ..recipe import Experiment, Findings, Verdict
-from .arms import AUXILIARY, ONLINE, PLAIN, Problem, Timed, below, compare, exact, layer, lstm_cell, running, standing
+from ..recipe import Experiment, Findings, Verdict, verdict_of
+from .arms import (
+    AUXILIARY,
+    ONLINE,
+    PLAIN,
+    Problem,
+    Timed,
+    arm_names,
+    below,
+    compare,
+    exact,
+    layer,
+    lstm_cell,
+    running,
+    standing,
+)
 
 
 class Size(NamedTuple):
@@ -32,6 +46,7 @@ class Size(NamedTuple):
 UNITS, BATCH, UPDATES = FULL = Size()
 ALPHAS = (0.1,)
 RATE, CLIP = 1e-3, 1.0
+METHODS = arm_names(ALPHAS, auxiliary=True)
 HALVED = (60, 90, 120)  # epochs after which the rate halves
 
 
@@ -50,7 +65,8 @@ class Table:
         found = compare(
             problem, problem.arms(ALPHAS), epochs=epochs, keys=keys, until=lambda history: False, parts=parts
         )
-        verdict = self.judge({name: 100 * timed.scores.scores[:, -1] for name, timed in found.items()})
+        ends = {name: 100 * timed.scores.scores[:, -1] for name, timed in found.items()}
+        verdict = verdict_of(lambda: self.judge(ends), found, METHODS)
         bold = (PLAIN, ONLINE, *(name(ALPHAS[0]) for name in (running, exact)))
         return self.findings(task, found, verdict, f"LSTM-{self.size.units}", bold)
 
@@ -79,8 +95,8 @@ class Table:
         lines += [f"error over {counted(seeds, 'seed')}. Who names the most frequent class is right in "]
         lines[-1] += f"{100 - 100 * task.naive_error:.2f} %."
         numbers = [
-            {"method": name, "wrong_percent": errors[name].tolist(), "seconds": seconds}
-            for name, (_, seconds) in found.items()
+            {"method": name, "wrong_percent": errors[name].tolist(), "seconds": timed.seconds}
+            for name, timed in found.items()
         ]
         pictures = {"curve.png": "misclassified test images after each epoch"}
         return Findings(
@@ -154,6 +170,7 @@ def _recipe(name: str, title: str, table: str, load: Callable[[], ImageTask], pa
         seeds=3,
         data=load,
         run=Table(paper).run,
+        methods=METHODS,
     )
 
 

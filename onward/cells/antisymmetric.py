@@ -3,6 +3,7 @@
 import math
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -12,14 +13,19 @@ from .base import AbstractCell
 
 
 class AntisymmetricCell(AbstractCell):
-    """Antisymmetric cell (Chang et al. 2019), `h' = h + ε tanh((A − Aᵀ − γ I) h + B x + b)`.
+    """Antisymmetric cell (Chang, Chen, Haber & Chi, *AntisymmetricRNN*, ICLR 2019): `h' = h + ε tanh(M h + B x + b)`
+    with `M = A − Aᵀ − γ I`. With their gate:
+
+        h' = h + ε z ⊙ tanh(M h + B x + b),    z = sigmoid(M h + B_z x + b_z)
 
     The eigenvalues of `A − Aᵀ` are imaginary, so the underlying differential equation neither explodes nor forgets. The
     small damping γ counters the error of Euler steps of size ε. Each entry of `A` acts on two units, so this cell is
     not affine-gated, and every estimator treats it by its general method.
 
+    `A − Aᵀ` has n (n − 1)/2 free numbers; `A`, which is trained, has n².
+
     **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`; `step` is ε > 0,
-    `damping` is γ ≥ 0.
+    `damping` is γ ≥ 0, `gated` whether there is a gate.
 
         >>> import jax.numpy as jnp, jax.random as jr, onward
         >>> cell = onward.AntisymmetricCell(3, 2, key=jr.key(0))
@@ -30,6 +36,8 @@ class AntisymmetricCell(AbstractCell):
     recurrent_weight: Float[Array, "units units"]
     input_weight: Float[Array, "units inputs"]
     bias: Float[Array, " units"]
+    gate_input_weight: Float[Array, "units inputs"] | None
+    gate_bias: Float[Array, " units"] | None
     step: float = eqx.field(static=True)
     damping: float = eqx.field(static=True)
 
@@ -41,6 +49,7 @@ class AntisymmetricCell(AbstractCell):
         key: PRNGKeyArray,
         step: float = 0.1,
         damping: float = 0.01,
+        gated: bool = False,
         scale: float = 1.0,
         dtype=None,
     ):
@@ -52,6 +61,11 @@ class AntisymmetricCell(AbstractCell):
         self.recurrent_weight = jr.uniform(recurrent_key, (hidden_size, hidden_size), dtype, -limit, limit)
         self.input_weight = jr.uniform(input_key, (hidden_size, input_size), dtype, -limit, limit)
         self.bias = jnp.zeros(hidden_size, dtype)
+        self.gate_input_weight = self.gate_bias = None
+        if gated:
+            gate_key = jr.fold_in(input_key, 1)
+            self.gate_input_weight = jr.uniform(gate_key, (hidden_size, input_size), dtype, -limit, limit)
+            self.gate_bias = jnp.zeros(hidden_size, dtype)
         self.step, self.damping = step, damping
 
     @property
@@ -66,8 +80,11 @@ class AntisymmetricCell(AbstractCell):
 
     def __call__(self, hidden, x):
         A = self.recurrent_weight
-        u = A @ hidden - A.T @ hidden - self.damping * hidden + self.input_weight @ x + self.bias
-        return hidden + self.step * jnp.tanh(u)
+        moved = A @ hidden - A.T @ hidden - self.damping * hidden
+        change = self.step * jnp.tanh(moved + self.input_weight @ x + self.bias)
+        if self.gate_input_weight is not None:
+            change = jax.nn.sigmoid(moved + self.gate_input_weight @ x + self.gate_bias) * change
+        return hidden + change
 
     def init_hidden(self) -> Float[Array, " units"]:
         return jnp.zeros_like(self.bias)

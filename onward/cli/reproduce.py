@@ -11,4 +11,12 @@ def reproduce(options: ReproduceOptions) -> int:
     """Runs the command and returns its exit code."""
     name = str(options.figure)
     catalogue = next(each for each in catalogues() if name in each.names)
-    return catalogue.reproduce(name, scale=options.scale, seeds=options.seeds, seed=options.seed, folder=options.run)
+    return catalogue.reproduce(
+        name,
+        scale=options.scale,
+        seeds=options.seeds,
+        seed=options.seed,
+        folder=options.run,
+        methods=options.methods,
+        seconds=options.budget,
+    )

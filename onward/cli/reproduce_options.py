@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
 from ..support.errors import UserError
-from .options import one_of, option, positive, whole
+from .options import duration, one_of, option, positive, whole
 
 GROUP = "onward.experiments"
 
@@ -31,9 +31,21 @@ class Catalogue(Protocol):
     names: Sequence[str]
     description: str
 
-    def reproduce(self, name: str, *, scale: float, seeds: int | None, seed: int, folder: Path | None) -> int:
-        """Runs the experiment and returns the exit code. If `seeds` or `folder` is `None`, the experiment
-        chooses it.
+    def reproduce(
+        self,
+        name: str,
+        *,
+        scale: float,
+        seeds: int | None,
+        seed: int,
+        folder: Path | None,
+        methods: str | None,
+        seconds: float | None,
+    ) -> int:
+        """Runs the experiment and returns the exit code.
+
+        If `seeds` or `folder` is `None`, the experiment chooses it. `methods` names some of its methods, with commas
+        between them, and `seconds` is the time that each training may take; `None` is for all, and for no limit.
         """
         ...
 
@@ -63,6 +75,11 @@ class ReproduceOptions:
     """Runs of each method."""
     seed: Annotated[int, *option("N", "0", whole("--seed", 0, most=2**32 - 1))] = 0
     """Determines the initial weights, the random signs and the streams."""
+    methods: Annotated[str | None, *option("A,B,...", "all of them", str)] = None
+    """Only these of its methods. What they find is kept in the folder, where the same command with others adds to
+    it."""
+    budget: Annotated[float | None, *option("TIME", "no limit", duration("--budget"))] = None
+    """Time of each training, 90s, 10m or 2h: no epoch begins that would end later."""
     run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
     """The folder for the report. Finished parts are kept here, and a stopped experiment continues from them."""
 

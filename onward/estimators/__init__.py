@@ -20,6 +20,7 @@ from .norms import HalfInvariantNorms as HalfInvariantNorms
 from .norms import InvariantNorms as InvariantNorms
 from .posing import AbstractPosingEstimator as AbstractPosingEstimator
 from .posing import AbstractReplayEstimator as AbstractReplayEstimator
+from .regularised import RegularisedBPTT as RegularisedBPTT
 from .rtrl import RTRL as RTRL
 from .sliding import SlidingBPTT as SlidingBPTT
 from .snap import SnAp as SnAp

@@ -2,11 +2,11 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, UInt32
 
 from ..model import Model
 from ..support.freezing import learnable, thaw
@@ -15,12 +15,15 @@ from .base import AbstractEstimator, Chunk, Estimate
 
 
 class Unrolled(NamedTuple):
-    """The results of running through a chunk. The fields are those of `Estimate`."""
+    """The results of running through a chunk. The fields are those of `Estimate`, and `penalty`: a number that is added
+    to the sum of the losses before it is differentiated; `None` for 0.
+    """
 
     losses: Float[Array, "steps *batch"]
     hidden: PyTree
     state: PyTree
     predictions: PyTree
+    penalty: Float[Array, "*batch"] | None = None
 
 
 class AbstractBackwardEstimator(AbstractEstimator):
@@ -37,15 +40,26 @@ class AbstractBackwardEstimator(AbstractEstimator):
         chunk starts from.
         """
 
+    def drawn(self, model: Model, noise: UInt32[Array, "steps words"] | None) -> "AbstractBackwardEstimator":
+        """The estimator whose `unroll` runs through a chunk: this one, with whatever all streams share in the chunk.
+
+        `noise` is that of the first stream. By default nothing is shared.
+        """
+        return self
+
     def estimate(self, model, loss, hidden, state, chunk):
-        return _differentiated(model, chunk, lambda model: self.unroll_padded(model, loss, hidden, state, chunk))
+        drawn = self.drawn(thaw(model), chunk.noise)
+        return _differentiated(model, chunk, lambda model: drawn.unroll_padded(model, loss, hidden, state, chunk))
 
     def mean_estimate(self, model, loss, hidden, state, chunk):
+        drawn = self.drawn(thaw(model), None if chunk.noise is None else chunk.noise[:, 0])
+
         def unroll(model):
             def one(hidden, state, chunk):
-                return tuple(self.unroll_padded(model, loss, hidden, state, chunk))
+                return tuple(drawn.unroll_padded(model, loss, hidden, state, chunk))
 
-            return Unrolled(*jax.vmap(one, in_axes=(0, 0, 1), out_axes=(1, 0, 0, 1))(hidden, state, chunk))
+            over_streams: Any = jax.vmap(one, in_axes=(0, 0, 1), out_axes=(1, 0, 0, 1, 0))
+            return Unrolled(*over_streams(hidden, state, chunk))
 
         return _differentiated(model, chunk, unroll)
 
@@ -54,14 +68,19 @@ class AbstractBackwardEstimator(AbstractEstimator):
         if chunk.weight is None:
             return self.unroll(model, loss, hidden, state, chunk)
         hidden, chunk, padding = without_padding(model.cell, hidden, chunk)
-        losses, hidden, state, predictions = self.unroll(model, loss, hidden, state, chunk)
-        return Unrolled(losses, marked(padding[-1], hidden), state, marked(padding, predictions))
+        unrolled = self.unroll(model, loss, hidden, state, chunk)
+        hidden, predictions = marked(padding[-1], unrolled.hidden), marked(padding, unrolled.predictions)
+        return unrolled._replace(hidden=hidden, predictions=predictions)
 
 
 def _differentiated(model: Model, chunk: Chunk, unroll: Callable[[Model], Unrolled]) -> Estimate:
     def mean(parameters):
         unrolled = unroll(thaw(eqx.combine(parameters, model)))
-        return unrolled.losses.sum(0).mean(), unrolled
+        value = unrolled.losses.sum(0).mean()
+        return value if unrolled.penalty is None else value + unrolled.penalty.mean(), unrolled
 
-    (_, (losses, hidden, state, predictions)), grads = jax.value_and_grad(mean, has_aux=True)(learnable(model))
-    return Estimate(losses, grads, hidden, state, predictions, chunk.active)
+    (value, unrolled), grads = jax.value_and_grad(mean, has_aux=True)(learnable(model))
+    objective = None if unrolled.penalty is None else value
+    return Estimate(
+        unrolled.losses, grads, unrolled.hidden, unrolled.state, unrolled.predictions, chunk.active, objective
+    )

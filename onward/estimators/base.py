@@ -256,6 +256,16 @@ def weighted_loss(loss: Callable, prediction: PyTree, y: PyTree, weight: Array |
     return jnp.where(counts, weight.astype(value.dtype) * value, 0)
 
 
+def _with_cell(model: Model, grads: Model, through_time: PyTree) -> Model:
+    """The gradient of one step's loss, with the cell's part that comes through the state.
+
+    A tied readout reads the cell's embedding too; its own gradient is added.
+    """
+    if model.embedding is not None:
+        through_time = jax.tree.map(jnp.add, through_time, grads.cell)
+    return eqx.tree_at(lambda m: m.cell, grads, through_time)
+
+
 class AbstractForwardEstimator(AbstractEstimator):
     """An estimator that carries an approximation of ∂hidden/∂θ, the influence, forward along with the state.
 
@@ -352,7 +362,7 @@ class AbstractForwardEstimator(AbstractEstimator):
 
         def pullback(derivative):
             grads, H = pull(derivative)
-            return eqx.tree_at(lambda m: m.cell, grads, contract(H))
+            return _with_cell(model, grads, contract(H))
 
         return hidden, state, Said.of(prediction, pullback)
 
@@ -387,7 +397,7 @@ class AbstractForwardEstimator(AbstractEstimator):
             (value, prediction), (grads, H) = jax.value_and_grad(predict, argnums=(0, 1), has_aux=True)(
                 parameters, hidden
             )
-            grads = eqx.tree_at(lambda m: m.cell, grads, contract(H))
+            grads = _with_cell(model, grads, contract(H))
             if now.weight is not None:  # the influence may be NaN there, and its product with 0 too
                 grads = select(now.weight != 0, grads, zeros_like(grads))
             return hidden, state, grads, value, prediction

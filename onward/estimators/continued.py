@@ -1,5 +1,7 @@
 """Backpropagation through a window, continued beyond its edge by a forward estimator."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -72,7 +74,8 @@ class ContinuedBPTT(AbstractEstimator):
             def one(hidden, chunk):
                 return tuple(BPTT().unroll_padded(learning, loss, hidden, None, chunk))
 
-            unrolled = Unrolled(*jax.vmap(one, in_axes=(0, 1), out_axes=(1, 0, 0, 1))(hidden, chunk))
+            over_streams: Any = jax.vmap(one, in_axes=(0, 1), out_axes=(1, 0, 0, 1, 0))
+            unrolled = Unrolled(*over_streams(hidden, chunk))
             return unrolled.losses.sum(0).mean(), unrolled
 
         (_, unrolled), (grads, H) = jax.value_and_grad(mean, (0, 1), has_aux=True)(learnable(model), hidden)
@@ -101,6 +104,5 @@ def _loss_before_a_reset(chunk: Chunk) -> Bool[Array, ""]:
 
 
 def _estimate(unrolled: Unrolled, state: PyTree, grads: Model, by_edge: PyTree, chunk: Chunk) -> Estimate:
-    losses, hidden, _, predictions = unrolled
     grads = eqx.tree_at(lambda m: m.cell, grads, jax.tree.map(jnp.add, grads.cell, by_edge))
-    return Estimate(losses, grads, hidden, state, predictions, chunk.active)
+    return Estimate(unrolled.losses, grads, unrolled.hidden, state, unrolled.predictions, chunk.active)

@@ -2,6 +2,7 @@
 
 from ..targets import Masked as Masked
 from .averaged import averaged as averaged
+from .averaged import non_monotone_trigger as non_monotone_trigger
 from .buckets import Buckets as Buckets
 from .callbacks import Callback as Callback
 from .callbacks import DivergenceWarning as DivergenceWarning
@@ -13,6 +14,9 @@ from .data import AbstractSequences as AbstractSequences
 from .data import Block as Block
 from .data import Minibatch as Minibatch
 from .drawn import Drawn as Drawn
+from .dynamic_evaluation import Adapted as Adapted
+from .dynamic_evaluation import dynamic_evaluation as dynamic_evaluation
+from .dynamic_evaluation import gradient_mean_squares as gradient_mean_squares
 from .evaluate import evaluate as evaluate
 from .fit import Fitted as Fitted
 from .fit import fit as fit
@@ -25,4 +29,5 @@ from .objectives import TerminalClasses as TerminalClasses
 from .objectives import window_length as window_length
 from .predict import predict as predict
 from .streamed import Streamed as Streamed
+from .tracks import DrawnSteps as DrawnSteps
 from .tracks import Tracks as Tracks

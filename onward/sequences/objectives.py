@@ -97,8 +97,13 @@ class EveryStep(_Windowed):
     If the window is the learner's chunk and `onward.fptt` goes before the optimiser, this is FPTT-K (Kag & Saligrama
     2021, section 3).
 
-    **Arguments:** `window`: steps in a window, at least 1; usually the learner's chunk. Raises `ValueError` if it is
-    below 1, and in use if `ys` or a mask has another shape.
+    **Arguments:**
+
+    - `window`: steps in a window, at least 1; usually the learner's chunk.
+    - `per`: if given, the loss of a window is its sum divided by this number instead of by n_q, so that a shorter
+      window counts less. With `onward.transforms.in_proportion` its rate is lower in the same proportion.
+
+    Raises `ValueError` for numbers below 1, and in use if `ys` or a mask has another shape.
 
         >>> import jax.numpy as jnp, onward
         >>> _, weight = onward.EveryStep(3).assign(None, jnp.zeros((2, 4)), jnp.array([4, 2]), 4)
@@ -106,11 +111,15 @@ class EveryStep(_Windowed):
         [[2.0, 2.0, 2.0, 6.0], [3.0, 3.0, 0.0, 0.0]]
     """
 
-    def __init__(self, window: int):
-        self.window = whole("window", window)
+    per: int | None
+
+    def __init__(self, window: int, per: int | None = None):
+        self.window, self.per = whole("window", window), None if per is None else whole("per", per)
 
     def assign(self, memory, ys, lengths, steps):
         ys, counts = self.score(ys, lengths, steps)
+        if self.per is not None:
+            return ys, jnp.where(counts, 1 / self.per, 0.0) * _share(lengths)
         window = _steps(steps)[:, 0] // self.window
         inside = jax.ops.segment_sum(counts.astype(jnp.int32), window, -(-steps // self.window))[window]
         weight = jnp.where(counts, 1 / jnp.maximum(inside, 1).astype(float), 0)

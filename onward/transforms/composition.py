@@ -17,7 +17,9 @@ SHIFT = 2.0
 
 
 def update_of(optimizer: Any) -> Callable[..., tuple[Any, Any]]:
-    """The optimiser's `update`, which you can call with `value=` and `grad_fn=` whether or not it takes them."""
+    """The optimiser's `update`, which you can call with `value=`, `grad_fn=` and `weight=` whether or not it takes
+    them.
+    """
     parameters = inspect.signature(optimizer.update).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return optimizer.update
@@ -46,7 +48,8 @@ def check_fptt_first(optimizer: Any, state: PyTree, parameters: PyTree) -> None:
         shifted = plain
 
         def update(gradient, state):
-            return update_of(optimizer)(gradient, state, start, value=jnp.ones(()), grad_fn=lambda there: there)
+            one = jnp.ones(())
+            return update_of(optimizer)(gradient, state, start, value=one, grad_fn=lambda there: there, weight=one)
 
         for _ in range(2):
             plain, shifted = _with_multiplier(plain, plain, 0.0), _with_multiplier(shifted, plain, SHIFT)

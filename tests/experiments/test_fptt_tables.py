@@ -1,5 +1,6 @@
 """FPTT's recipes of images and words: what they train, measure and draw; results that agree with the paper or not."""
 
+import jax
 import jax.random as jr
 import numpy as np
 import optax
@@ -8,11 +9,13 @@ import pytest
 import onward
 from experiments.data.images import ImageTask
 from experiments.data.words import WordTask
-from experiments.fptt.arms import Scores, Timed, compare, exact, running, standing
+from experiments.fptt.arms import Scores, Timed, compare, exact, layer, running, standing
 from experiments.fptt.cells import CELLS
+from experiments.fptt.cells import RECIPES as CELL_RECIPES
 from experiments.fptt.cells import _Cells as Cells
 from experiments.fptt.cells import judge as judge_cells
 from experiments.fptt.images import PIXEL_MNIST, Size, Table
+from experiments.fptt.language_models import weights_of
 from experiments.fptt.words import RECIPES as LANGUAGE
 from experiments.fptt.words import Size as WordsSize
 from experiments.fptt.words import _Table as LanguageTable
@@ -81,18 +84,36 @@ def images():
 
 
 def test_each_cell_has_the_same_methods(monkeypatch, images, parts):
-    cells = []
+    cells, sizes = [], []
 
     def trained(problem, arms, **arguments):
-        cells.append(type(problem.make_model(jr.key(0)).cell))
+        cell = problem.make_model(jr.key(0)).cell
+        cells.append(type(cell))
+        sizes.append((cell.hidden_size, getattr(cell, "gate_bias", None)))
         return {name: Timed(Scores(np.full((1, 1), 0.1), np.ones(1, int)), 1.0) for name in arms}
 
     monkeypatch.setattr("experiments.fptt.cells.compare", trained)
     found = Cells(SMALL).run(images, 1, 1, 0, parts)
     assert cells == [LSTMCell, GRUCell, AntisymmetricCell]
+    assert [units for units, _ in sizes] == [3, 3, 6]
     methods = ["BPTT", "OGD", running(0.1), exact(0.1)]
     expected = [f"{cell}: {name}" for cell in ("LSTM", "GRU", "Antisymmetric") for name in methods]
     assert [training["method"] for training in found.numbers["trainings"]] == expected
+    assert CELL_RECIPES["fptt/table2"].methods == tuple(expected)
+
+
+def test_the_cells_of_table_2_have_the_sizes_that_its_notes_name():
+    """The antisymmetric matrix A − Aᵀ is counted by its n (n − 1)/2 free numbers."""
+    sizes = {}
+    for name, make_cell in CELLS.items():
+        units = 256 if name == "Antisymmetric" else 128
+        model = jax.eval_shape(layer(make_cell, 3, units, 10), jr.key(0))
+        sizes[name] = weights_of(model)
+        if name == "Antisymmetric":
+            sizes[name] += units * (units - 1) // 2 - units * units
+    assert sizes == {"LSTM": 68_874, "GRU": 52_106, "Antisymmetric": 37_258}
+    notes = CELL_RECIPES["fptt/table2"].notes
+    assert all(f"{size:,}" in notes for size in sizes.values())
 
 
 def test_a_table_of_images_is_measured_and_drawn(monkeypatch, images, parts):

@@ -12,7 +12,7 @@ import onward
 from experiments import reproducing as reproduce
 from experiments.fpp.arms import CYCLE_WORLD, decaying, fpp, truncated
 from experiments.plots.hopfield import draw_curves, draw_recalled, draw_successes
-from experiments.recipe import Findings, Verdict
+from experiments.recipe import Findings, Verdict, verdict_of
 from onward.cli import main
 from onward.comparison import Budget, Race
 from tests.doors import all_through_the_door
@@ -252,3 +252,93 @@ def test_pictures():
     assert draw_recalled({name: np.zeros((3, 4)) for name in "ab"}, side=2, title="t").startswith(PNG)
     rates = {"a": [0.0, 100.0], "b": [50.0, 20.0]}
     assert draw_successes(rates, rates, steps=(1, 2), title="t").startswith(PNG)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """A table of three methods; the names of those that were trained, in order."""
+    methods, trained = ("BPTT", "FPTT, c = 2, α = 0.5", "OGD"), []
+
+    def run(data, length, seeds, seed, parts):
+        def train(name):
+            trained.append(name)
+            return {"seconds": parts.seconds}
+
+        found = {
+            name: parts.part(f"{name}, seed 0", lambda n=name: train(n))
+            for name in parts.chosen(dict.fromkeys(methods))
+        }
+        verdict = verdict_of(lambda: Verdict("agrees", "so."), found, methods)
+        return Findings(verdict, "a table", {}, {"found": found}, {})
+
+    full = reproduce.RECIPES["rbp/hopfield"]
+    table = dataclasses.replace(full, data=lambda: None, run=run, methods=methods)
+    monkeypatch.setitem(reproduce.RECIPES, "rbp/hopfield", table)
+    return trained
+
+
+def test_a_part_of_a_table_is_run_kept_and_extended(table, tmp_path, capsys):
+    folder = tmp_path / "run"
+
+    def run(*words):
+        assert main(["reproduce", "rbp/hopfield", "--run", str(folder), *words]) == 0
+        return capsys.readouterr().out, json.loads((folder / "result.json").read_text())
+
+    said, result = run("--methods", "ogd")
+    assert "Verdict: not decided. only these were run: OGD." in said
+    assert "onward reproduce rbp/hopfield --methods ogd" in result["command"]
+    run("--methods", "fptt,c=2,alpha=0.5, OGD")
+    assert table == ["OGD", "FPTT, c = 2, α = 0.5"]
+    said, result = run()
+    assert table == ["OGD", "FPTT, c = 2, α = 0.5", "BPTT"]
+    assert "Verdict: agrees. so." in said
+    assert [*result["found"]] == ["BPTT", "FPTT, c = 2, α = 0.5", "OGD"]
+    assert not (folder / "parts").exists()
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--methods", "OGDD"], "there is no method 'OGDD' here; did you mean 'OGD'? There are BPTT; FPTT, c = 2,"),
+        (["--methods", "BPTT,FPTT, c = 3, α = 0.5"], "there is no method 'FPTT' here; did you mean 'FPTT, c = 2, α ="),
+        (["--methods", "BPTT,ogd,bptt"], "--methods names 'BPTT' twice; leave one of them out."),
+        (["--budget", "4"], "--budget must be a time above 0 with its unit, s, m or h, such as 10m, got '4'."),
+    ],
+)
+def test_methods_that_are_not_there(words, sentence, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["reproduce", "rbp/hopfield", "--run", str(folder), *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("table")
+def test_a_time_for_each_training_decides_nothing(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["reproduce", "rbp/hopfield", "--budget", "2m", "--run", str(folder)]) == 0
+    assert "Verdict: not decided. this run is smaller than the figure." in capsys.readouterr().out
+    result = json.loads((folder / "result.json").read_text())
+    assert result["found"]["OGD"] == {"seconds": 120.0}
+    assert result["command"] == "onward reproduce rbp/hopfield --budget 120s"
+
+
+@pytest.mark.parametrize(
+    ("figure", "words", "sentence"),
+    [
+        ("rbp/hopfield", ["--methods", "BPTT"], "rbp/hopfield has no methods to choose from; it runs as a whole."),
+        ("rbp/hopfield", ["--budget", "1m"], "rbp/hopfield has no trainings with a time of their own; --scale makes"),
+        ("fpp/fig4.1a", ["--budget", "1m"], "fpp/fig4.1a has no trainings with a time of their own; --scale makes"),
+        ("fpp/fig4.1a", ["--methods", "TBPT(1)"], "there is no method 'TBPT(1)' here; did you mean 'TBPTT(1)'?"),
+    ],
+)
+def test_an_experiment_without_such_methods_says_so(figure, words, sentence, tmp_path, capsys):
+    assert main(["reproduce", figure, "--run", str(tmp_path / "run"), *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_figure_of_streams_runs_some_of_its_methods(figure, tmp_path, capsys):
+    assert main(["reproduce", "fpp/fig4.1a", "--methods", "TBPTT(2)", "--run", str(tmp_path / "run")]) == 0
+    assert "Verdict: not decided. only these were run: TBPTT(2)." in capsys.readouterr().out
+    assert {name for name, *_ in figure} == {"TBPTT(2)"}

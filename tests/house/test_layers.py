@@ -16,6 +16,7 @@ LAYERS = (
     "onward.cells",
     "onward.targets",
     "onward.losses",
+    "onward.readouts",
     "onward.model",
     "onward._checks",
     "onward._learner_checks",

@@ -16,7 +16,7 @@ GRUCell LSTMCell LeakyCell Learner Masked Metrics Model NeumannRBP NoBackTrack R
 StackedCell Terminal TerminalClasses UORO VanillaCell __version__ audit cells checkpoints compare comparison
 compile_small_loops_whole equilibria
 equilibrium estimators evaluate exports fit fptt fptt_exact from_torch live load_model losses observing
-quasi_diagonal_kalman river rollout save_model sequences streams sweep tasks transforms window_length
+quasi_diagonal_kalman readouts river rollout save_model sequences streams sweep tasks transforms window_length
 """.split()
 
 NAMESPACES = [name for name in onward.NAMESPACES if name != "river"]  # that needs its extra; see tests/river

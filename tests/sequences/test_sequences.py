@@ -9,16 +9,19 @@ import os
 import tarfile
 from http.client import IncompleteRead
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
+from problems import assert_same
 
 import onward
 from experiments.data.datasets import DataSet
 from experiments.data.images import ImageTask, permutation, permuted_mnist, pixel_mnist, row_mnist, sequential_cifar10
-from experiments.data.words import WordTask, penn_treebank
+from experiments.data.words import WordTask, penn_treebank, penn_treebank_characters
 from onward.support.errors import UserError
 from onward.tasks.adding import Adding
 from onward.tasks.copying import Copying
@@ -131,6 +134,67 @@ class TestTracks:
             onward.sequences.Tracks(np.array([0, 1, -1, 0]), batch=2, steps=1)
         with pytest.raises(ValueError, match="symbols must lie between 0 and 2, got 3 at place 3, counting"):
             onward.sequences.Tracks(np.arange(5), batch=2, steps=1, classes=3)
+
+
+class TestDrawnSteps:
+    def test_every_symbol_is_a_target_once_whatever_is_drawn(self):
+        drawn = onward.sequences.DrawnSteps(spread=3.0, halved=0.3, least=2)
+        data = onward.sequences.Tracks(np.arange(600, dtype=np.int32), batch=2, steps=10, drawn=drawn)
+        orders = [np.array(data.order(jr.key(seed))) for seed in range(3)]
+        assert data.steps == 16
+        for order in orders:
+            read = [data.minibatch(jnp.array(entry)) for entry in order]
+            targets = np.concatenate([m.ys[1, : m.lengths[1]] for m in read])
+            assert targets.tolist() == list(range(301, 600))
+            assert [bool(m.fresh) for m in read] == [True] + [False] * (len(order) - 1)
+            full = order[:, 1][: np.flatnonzero(order[:, 1])[-1]]  # the last one may be cut by the end
+            assert full.min() >= 2
+            assert full.max() <= 16
+        assert (orders[0] != orders[1]).any()
+
+    def test_lengths_have_the_mean_and_the_spread_that_they_should(self):
+        lengths = np.array(onward.sequences.DrawnSteps(spread=5.0, halved=0.0).draw(jr.key(0), 70, 4000))
+        # Rounded down, so half a step lower; cut at two deviations, which takes a little of the upper end.
+        assert abs(lengths.mean() - 69.5) < 4 * 5 / np.sqrt(4000) + 0.05
+        assert lengths.max() == 80
+        halved = np.array(onward.sequences.DrawnSteps(spread=0.0, halved=0.25).draw(jr.key(0), 70, 4000))
+        assert set(halved) == {35, 70}
+        assert abs((halved == 35).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 4000)
+
+    def test_what_cannot_be_drawn(self):
+        for arguments, sentence in (
+            ({"spread": -1.0}, "spread must be a finite number of at least 0, got -1.0"),
+            ({"halved": 1.5}, "halved must be from 0 to 1, got 1.5"),
+            ({"least": 0}, "least must be an integer of at least 1, got 0"),
+        ):
+            with pytest.raises(ValueError, match=sentence):
+                onward.sequences.DrawnSteps(**arguments)
+
+
+def test_a_shorter_window_takes_a_step_in_proportion_to_its_length():
+    """Clip and rate of the last window: those of the mean of its losses, times its share of a full window."""
+    with jax.numpy_dtype_promotion("standard"):
+        data = onward.sequences.Tracks(np.arange(16) % 3, batch=2, steps=7)  # windows of 3, 3 and 1
+        model = onward.Model(
+            onward.EmbeddedCell(3, onward.VanillaCell(2, 2, key=jr.key(0)), size=2, key=jr.key(1)),
+            eqx.nn.Linear(2, 3, key=jr.key(2)),
+        )
+        loss, inner = onward.losses.softmax_cross_entropy, optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0))
+        learner = onward.Learner(onward.BPTT(), onward.transforms.in_proportion(inner), loss=loss, chunk=3, batch=2)
+        carry, minibatch = learner.init(model, key=jr.key(3)), data.minibatch(data.order(jr.key(4))[0])
+        ys, weight = onward.EveryStep(3, per=3).assign(None, minibatch.ys, minibatch.lengths, 7)
+        xs = minibatch.xs.T
+        np.testing.assert_allclose(weight, 1 / 3)
+        before, _ = learner.run(carry, xs[:6], ys[:6], weight=weight[:6])
+        after, _ = learner.update(before, xs[6:], ys[6:], weight=weight[6:])
+        plain = onward.Learner(onward.BPTT(), inner, loss=loss, chunk=3, batch=2)
+        full, _ = plain.update(before, xs[6:], ys[6:])
+        moved = [jax.tree.map(jnp.subtract, end.arrays, before.arrays) for end in (after, full)]
+        assert_same(moved[0], jax.tree.map(lambda step: step / 3, moved[1]), relative=1e-9)
+        with pytest.raises(ValueError, match="in_proportion needs update"):
+            onward.transforms.in_proportion(inner).update({}, inner.init({}), {})
+    with pytest.raises(ValueError, match="per must be an integer of at least 1, got 0"):
+        onward.EveryStep(3, per=0)
 
 
 class TestDrawn:
@@ -250,6 +314,15 @@ class TestCanonicalData:
             "but",
         ]
         np.testing.assert_allclose(task.naive_perplexity(task.test), 639.3008098248108)
+
+    def test_characters(self):
+        task = penn_treebank_characters()
+        assert len(task.vocabulary) == 50
+        assert [len(part) for part in (task.train, task.valid, task.test)] == [5_017_482, 393_042, 442_423]
+        named = os.path.join(os.environ["ONWARD_DATA"], "ptb", "ptb.char.valid.txt.xz")
+        if os.path.exists(named):  # the same text as others have spelled it
+            theirs = [s for line in lzma.open(named, "rt") if line.strip() for s in (*line.split(), "<eos>")]
+            assert [task.vocabulary[i] for i in task.valid] == theirs
 
     def test_digits(self):
         task = pixel_mnist()
