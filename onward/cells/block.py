@@ -25,7 +25,7 @@ class Block(AbstractCompositeCell):
 
         u = (x − mean(x)) / sqrt(var(x) + 1e-5),    h' = cell(h, u),    output = x + mix(cell.output(h'), u).
 
-    The normalisation has no numbers to learn: a scale and a shift would be one with the weights of the cell. A deep
+    The normalisation has no parameters, because the weights of the cell already include any scale and shift. A deep
     network of unit-wise cells is a stack of blocks, and `onward.estimators.Layerwise` trains it forward:
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward

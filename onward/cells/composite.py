@@ -18,10 +18,10 @@ class AbstractCompositeCell(AbstractCell):
     """A cell made of inner cells and of maps between them, such as a stack of layers.
 
     A subclass defines `compose`, which calls `run(cell, hidden, x)` wherever an inner cell takes its step, and applies
-    every map between them as `each(map)(...)`. The same definition then serves one step, a rollout, in which `run`
-    goes over many steps and `each` is `jax.vmap`, and estimators that treat each inner cell by itself. Only inner cells
-    may remember: what else the state holds must not affect the next step. The initial state holds those of the inner
-    cells.
+    every map between them as `each(map)(...)`. The same definition then serves one step, a rollout, in which `run` goes
+    over many steps and `each` is `jax.vmap`, and estimators that treat each inner cell by itself. Only the inner cells
+    have a memory. Anything else in the hidden state must not affect the next step. The initial state contains the
+    initial states of the inner cells.
     """
 
     @abstractmethod
@@ -33,12 +33,12 @@ class AbstractCompositeCell(AbstractCell):
 
 
 def alone(function: Callable) -> Callable:
-    """The `each` of a single step."""
+    """The `each` for a single step: the map itself."""
     return function
 
 
 class Layer(AbstractCell):
-    """A cell in its place in a composite one: layer `number`, from 0."""
+    """A layer of a composite cell, with its `number`, counted from 0."""
 
     cell: AbstractCell
     number: int = eqx.field(static=True)
@@ -87,7 +87,7 @@ def walk_steps(cell: AbstractCell, hidden: PyTree, xs: PyTree, run: Callable[[in
 
 
 def states_of_layers(cell: AbstractCell, hidden: PyTree, x: PyTree) -> list[PyTree]:
-    """The state of each of `layers_of(cell)`, in a hidden-shaped tree. Of `x` only the form matters."""
+    """The state of each of `layers_of(cell)` in a hidden-shaped tree. Only the shapes and dtypes of `x` matter."""
     found = {}
 
     def run(number, hidden, x):

@@ -12,7 +12,7 @@ class EncodedCell(AbstractCompositeCell):
     Use it to bring the inputs to the width of a stack of `Block`s. For symbols, `onward.EmbeddedCell` is faster.
 
     **Arguments:** `encode`, a callable from an input to what the cell reads, such as an `eqx.nn.Linear`; `cell`, the
-    cell. Raises `ValueError` if one of them is not.
+    cell. Raises `ValueError` if `encode` is not callable or `cell` is not a cell.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward
         >>> lstm = onward.LSTMCell(4, 2, key=jr.key(0))

@@ -74,7 +74,7 @@ class OutputGate(eqx.Module):
 class PerceptronMap(eqx.Module):
     """One hidden layer: `mixed = V gelu(U o + u) + v`, of the cell's output o alone.
 
-    An `RTUCell` has its nonlinearity on its output already: this map follows it.
+    It suits an `RTUCell`, whose output already has a nonlinearity.
 
     **Arguments:** `outputs`, the size of o; `size`, that of the result; `width`, that of the hidden layer, by default
     twice `size`; `key`; `dtype`. Raises `ValueError` for a size below 1.

@@ -1,6 +1,7 @@
 """Checks that an affine-gated cell keeps its promise: its gate and its recurrent features act on each unit alone.
 
-Forward estimators rely on it. A cell that breaks it is refused, because its gradients would be wrong in silence.
+Forward estimators rely on this promise. A cell that breaks it is refused, because its gradients would be silently
+wrong.
 """
 
 from typing import Any
@@ -29,8 +30,8 @@ CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "cus
 
 
 def check_units(cell: AbstractAffineGatedCell) -> None:
-    """Raises `ValueError`, naming units that read one another, unless `gate` and `recurrent` act on each unit alone;
-    and for a cell declared unit-wise of which a group of rows sees the state.
+    """Raises `ValueError` if `gate` or `recurrent` lets one unit read another, and names the units. Also raises it for
+    a cell that is declared unit-wise but has a group of rows that sees the hidden state.
     """
     name = type(cell).__name__
     if isinstance(cell, AbstractUnitWiseCell) and not cell.unit_wise:
@@ -74,7 +75,7 @@ def _talking(function, arguments: PyTree, units: int) -> tuple[int, int, int] | 
 def _elementwise(jaxpr: Jaxpr, units: int) -> bool:
     """Whether every operation of a program on arrays `[units]` and single numbers keeps each number in its place.
 
-    Single numbers must be constants: an operation that makes one of several is not in the list.
+    Scalars can only be constants here, because no operation in the list reduces an array to a scalar.
     """
 
     def fits(variable: Any) -> bool:

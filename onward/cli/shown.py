@@ -1,4 +1,4 @@
-"""What a command tells its user: without characters that control the terminal, and without failing if nobody reads."""
+"""The output of a command: without characters that control the terminal, and without failing if nobody reads it."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from ..support.printable import printable as printable
 
 
 def say(text: str, *, to: Any = None) -> None:
-    """Prints text that may hold names of files and columns, by default to standard output."""
+    """Prints text, by default to standard output, with control characters in names of files and columns replaced."""
     print(printable(text), file=to, flush=True)
 
 
@@ -60,7 +60,7 @@ class Lasting:
 
 @contextlib.contextmanager
 def lasting_outputs() -> Iterator[tuple[Lasting, Lasting]]:
-    """A context in which standard output and standard error are `Lasting`, and warnings of the library are said."""
+    """A context in which standard output and standard error are `Lasting`, and the library's warnings are printed."""
     before, library = (sys.stdout, sys.stderr), logging.getLogger("onward")
     _open_all()
     out, err = (Lasting(stream or open(os.devnull, "w")) for stream in before)
@@ -79,7 +79,7 @@ def lasting_outputs() -> Iterator[tuple[Lasting, Lasting]]:
 
 
 class _Said(logging.Handler):
-    """Says warnings on standard error."""
+    """Prints warnings on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:

@@ -1,12 +1,11 @@
-"""The influence of a cell that is known only by its program, stored without the entries that are always zero.
+"""A sparse influence for any cell. Its pattern of zeros is read from the program of the cell's step.
 
-Components of the state that share no parameter get the same colour. Each parameter then has one number for each
-colour: its influence on the only component of that colour that it reaches. One vector-Jacobian product for each colour
-gives the new entries. The derivative by the state takes one Jacobian-vector product for each colour if the components
-of a colour do not act on the same component; otherwise it takes one for each component.
+Each component of the state has a colour. Two components may have the same colour if no parameter reaches both. So each
+parameter needs only one number per colour: its influence on the one component of that colour that it reaches. A step
+computes `∂f/∂θ` by one vector-Jacobian product per colour. It computes the product with `∂f/∂h` by one Jacobian-vector
+product per colour, if no two components of a colour act on the same component; otherwise by one per component.
 
-The pattern is read from the cell's program; see `onward/support/dependence.py`. It depends on the structure of the cell
-alone, and not on values.
+The pattern depends only on the structure of the cell, not on values: see `onward/support/dependence.py`.
 """
 
 import functools
@@ -29,13 +28,13 @@ from ._reductions import of_each_copy
 
 
 class ColouredState(eqx.Module):
-    """The influence by colours.
+    """The influence, stored by colours.
 
     * `influence`: shaped like the trainable parameters, with the colours as the leading axis;
-    * `place`: the component of the flattened state that each number belongs to, or the size of the state if there is
-      none; of size 1 along an axis on which it does not depend;
+    * `place`: the component of the flattened state that each number is about, or the size of the state if the number is
+      unused. An axis along which it is constant has size 1;
     * `colour`: the colour of each component;
-    * `probed`: whether one product for each colour gives the derivative by the state.
+    * `probed`: whether one product per colour is enough for `∂f/∂h`.
     """
 
     influence: PyTree[Float[Array, "colours ..."]]
@@ -44,7 +43,7 @@ class ColouredState(eqx.Module):
     probed: bool = eqx.field(static=True)
 
     def kept(self) -> PyTree[Bool[Array, "colours ..."]]:
-        """Which of the numbers belong to a component."""
+        """Which of the numbers are used."""
         return jax.tree.map(lambda place: place < len(self.colour), self.place)
 
 
@@ -57,7 +56,7 @@ class Pattern(NamedTuple):
     connected: np.ndarray
 
     def within(self, steps: int | None) -> np.ndarray:
-        """The components that each parameter reaches within so many steps; `None` for any number."""
+        """The components that each parameter reaches within this many steps; `None` for any number of steps."""
         kept, step = self.direct, self.connected.astype(np.float32)
         for _ in range(len(self.connected) if steps is None else steps - 1):
             more = (step @ kept.astype(np.float32) > 0) | self.direct
@@ -68,8 +67,9 @@ class Pattern(NamedTuple):
 
 
 def start(cell: AbstractCell, hidden: PyTree, x: PyTree, steps: int | None) -> ColouredState | None:
-    """An influence of zero, of parameters on the components that they reach within so many steps (`None` for any
-    number); `None` if storing it by colours does not halve its memory.
+    """An influence of zero on the components that each parameter reaches within this many steps (`None`: any number).
+
+    Returns `None` if storing it by colours does not at least halve the memory.
     """
     if not jax.tree.leaves(learnable(cell)):
         return None
@@ -132,7 +132,9 @@ def _columns(tree: PyTree) -> np.ndarray:
 
 
 def _colours(shared: np.ndarray) -> np.ndarray:
-    """The first colour, for each component in turn, that no component before it has with which it shares something."""
+    """A greedy colouring: each component in turn gets the first colour of which it shares nothing with earlier
+    components.
+    """
     colour = np.full(len(shared), -1, np.int32)
     for component, others in enumerate(shared):
         taken = set(colour[others])
@@ -141,8 +143,8 @@ def _colours(shared: np.ndarray) -> np.ndarray:
 
 
 def _may_probe(connected: np.ndarray, shared: np.ndarray, colour: np.ndarray) -> bool:
-    """Whether a component that acts on another one is the only one of its colour that does, wherever a number of that
-    colour is carried there.
+    """Whether one product per colour is enough: wherever a number of a colour is carried to a component, only one
+    component of that colour acts on it.
     """
     for c in range(colour.max(initial=0) + 1):
         of_colour = colour == c
@@ -154,7 +156,7 @@ def _may_probe(connected: np.ndarray, shared: np.ndarray, colour: np.ndarray) ->
 
 
 def _narrow(place: np.ndarray) -> np.ndarray:
-    """The array with size 1 along each axis but the first on which it does not depend."""
+    """The array with size 1 along each axis, except the first, along which it is constant."""
     for axis in range(1, place.ndim):
         first = place.take([0], axis)
         if np.array_equal(np.broadcast_to(first, place.shape), place):

@@ -1,4 +1,4 @@
-"""An influence for each layer of a composite cell by itself, while the error of a step comes down through all of them.
+"""One influence for each layer of a composite cell. The error of a step is backpropagated through all layers.
 
 The layers are the innermost cells. The maps between them, such as an embedding, remember nothing: their gradient is
 that of the current step.
@@ -45,7 +45,7 @@ def start(
 
 
 def _examples(cell, hidden, x, y):
-    """One `(x, y)` for each layer, with zeros for what the layers below say."""
+    """One `(x, y)` for each layer, with zeros in place of the outputs of the layers below."""
     inputs = {}
 
     def forward(hidden, x):
@@ -116,8 +116,8 @@ def advance(
     after = walk(thaw(cell), hidden, x, run)
     maps, weights = _maps(cell)
 
-    # The same step as a function of the maps' parameters and of errors in the layers' states: no layer's parameters,
-    # and no state from before, are differentiated.
+    # The same step as a function of the maps' parameters and of perturbations of the layers' states. The layers'
+    # parameters and the previous state are constants.
     def with_errors(maps, errors):
         def run(number, _, x):
             layer, before = reached[number]

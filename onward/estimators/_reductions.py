@@ -177,11 +177,8 @@ class Blocks(eqx.Module):
 def of_each_copy(function: Callable[[PyTree], PyTree], copies: PyTree) -> PyTree:
     """`function` of each copy. A few copies are processed one by one, with products of a matrix and a vector.
 
-    Together they would be products of two matrices. XLA on CPU makes library calls of those, and it compiles no loop
-    with such a call as one function (`onward/support/small_loops.py`).
-
-    Side by side they are products of two matrices, which XLA on CPU makes calls into a library: no loop with such a
-    call is compiled whole (`onward/support/small_loops.py`).
+    All copies together would be products of two matrices. XLA on CPU turns these into library calls, and a loop with a
+    library call is not compiled as one function (`onward/support/small_loops.py`).
     """
     count = len(jax.tree.leaves(copies)[0])
     if count > FEW:

@@ -45,8 +45,8 @@ class Ring(eqx.Module):
     * `runs`: `run` as it was at each entry, if sequences may begin with prefix slices; else `None`;
     * `known`: whether the current sequence began at a known start.
 
-    A prefix slice has fewer transitions: all from the start of a sequence on. It counts as a slice of every length that
-    is greater, and is kept as long as one of that length would be.
+    A *prefix slice* is shorter: it consists of all transitions since the start of a sequence. It counts as a slice of
+    every greater length, and is kept as long as a slice of that length would be.
     """
 
     states: PyTree[Float[Array, "buffer ..."]]
@@ -112,9 +112,9 @@ class Ring(eqx.Module):
     ) -> tuple[UInt32[Array, " entries"], UInt32[Array, ""]]:
         """The slots of one slice of length number `which`, and the number of slices of that length.
 
-        The slice is the k-th oldest, with k = `word` modulo the number of slices, so that all slices are equally likely
-        (up to one of 2³² words). The slots are in order of time and fit the greatest length; a shorter slice is at
-        their end.
+        The slice is the k-th oldest, with k = `word` modulo the number of slices. So all slices are equally likely, up
+        to a difference of 2⁻³². The slots are in the order of time. Their number is that of the longest slice; a
+        shorter slice is at the end.
         """
         N, T = len(self.weight), self.lengths[0]
         if isinstance(which, int):
@@ -136,8 +136,8 @@ class Ring(eqx.Module):
 def _written(buffer: Array, slot: UInt32[Array, ""], entry: Array) -> Array:
     """The buffer with an entry written to a slot.
 
-    It is written twice, because that is a scatter. XLA computes a single write again wherever the buffer is read, from
-    the buffer before the write; to keep that one, it copies the whole buffer.
+    The entry is written twice, so that XLA compiles a scatter. It would compute a single write anew wherever the buffer
+    is read. For that it would need the buffer from before the write, and so copy the whole buffer.
     """
     twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (slot, jnp.asarray(entry)))
     return buffer.at[twice[0]].set(twice[1], mode="promise_in_bounds")

@@ -79,7 +79,7 @@ class Estimate(eqx.Module):
 
     @property
     def value(self) -> Float[Array, "*updates"]:
-        """What `grads` is the gradient of: over a batch, the mean over the streams of their summed losses."""
+        """The number whose gradient is `grads`. For a batch it is the mean over the streams of their summed losses."""
         return self.losses.sum(0).mean() if self.objective is None else self.objective
 
 
@@ -112,7 +112,9 @@ class Said(eqx.Module):
         return cls(prediction, *eqx.partition(eqx.filter_closure_convert(pullback, prediction), eqx.is_array))
 
     def pullback(self, derivative: PyTree) -> Model:
-        """The gradient by the model's arrays, for this derivative of the loss by the prediction."""
+        """The gradient with respect to the model's arrays, for this derivative of the loss with respect to the
+        prediction.
+        """
         return eqx.combine(self.kept, self.program)(derivative)
 
 
@@ -202,19 +204,19 @@ class AbstractEstimator(eqx.Module):
         )
 
     def taken(self, state: PyTree) -> int | None:
-        """The number of steps taken so far, if the stage depends on it and it is known outside of compiled programs."""
+        """The number of steps taken so far; `None` if the stage does not depend on it, or if it is traced."""
         return None
 
     def stages(self, first: int, steps: int, chunk: int) -> Sequence[tuple[int | None, int]]:
         """The stages of the next `steps` steps, in chunks of `chunk`, and how many of the steps belong to each.
 
-        An estimator that changes with time has a program of its own for each stage, see `in_stage`. Steps count from 0;
-        the next one is `first`. A stage of `None` is this estimator itself.
+        An estimator that changes over time has stages, and each stage has a program of its own: see `in_stage`. Steps
+        count from 0, and `first` is the next one. The stage `None` stands for this estimator itself.
         """
         return [(None, steps)]
 
     def in_stage(self, stage: int) -> "AbstractEstimator":
-        """The estimator that does in this stage what this one does, and has the same state."""
+        """This estimator restricted to one stage: the same results in that stage, and the same state."""
         raise NotImplementedError(f"{type(self).__name__} has no stages.")
 
     @property
@@ -224,7 +226,7 @@ class AbstractEstimator(eqx.Module):
 
     @property
     def least_steps(self) -> int:
-        """The least number of steps a stream must have for its later steps to profit from what was learned earlier."""
+        """The least number of steps of a stream in which something is learned before the last prediction."""
         return 1
 
     def replay(self, model: Model, loss: Callable, state: PyTree, turn: Turn, *, noise: Any) -> Replay:
@@ -314,9 +316,9 @@ class AbstractForwardEstimator(AbstractEstimator):
         reset: Bool[Array, " steps"] | None,
         noise: Any,
     ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-        """Several steps whose losses are differentiated otherwise: `(state', contract)`, for
-        `onward.estimators.ContinuedBPTT`. `contract(∂loss/∂hidden)` is the cell's gradient through the influence that
-        enters at the first step. `step_by_step` computes state' from `advance`.
+        """Several steps at once: `(state', contract)`. `onward.estimators.ContinuedBPTT` uses it, and differentiates
+        the losses itself. `contract(∂loss/∂hidden)` is the part of the cell's gradient that goes through the influence
+        before the first step. `step_by_step` computes state' from `advance`.
         """
 
     def step_by_step(self, cell, hidden, state, xs, reset, noise) -> PyTree:
@@ -367,7 +369,9 @@ class AbstractForwardEstimator(AbstractEstimator):
         return hidden, state, Said.of(prediction, pullback)
 
     def _moved(self, model, thawed, hidden, state, x, reset, noise):
-        """`advance`, from where a new sequence starts if one does; if nothing of the cell learns, the cell's step."""
+        """`advance`, from the initial state if a new sequence starts. If nothing in the cell is trained, just the
+        cell's step.
+        """
         parameters, starts = learnable(model).cell, learns_initial_state(model.cell)
         if reset is not None:
             state = select(reset, self.restart(state), state)

@@ -21,11 +21,12 @@ class ContinuedBPTT(AbstractEstimator):
 
         ∂loss/∂θ = ∂loss/∂θ|_(h₀) + (∂loss/∂h₀) G₀,    G_S = (∂h_S/∂h₀) G₀ + ∂h_S/∂θ|_(h₀).
 
-    The gradient goes backward within the window of S steps. What `onward.BPTT` cuts off at the window's start, `edge`
-    carries forward: the truncation is gone, or as small as the estimator's bias. With `onward.RTRL` the gradient is
-    exact for every cell, and for a unit-wise cell, such as `onward.cells.LRUCell`, it costs little more than the window
-    alone. With `onward.NoBackTrack` or `onward.UORO` it is unbiased, and noise enters only through the edge. The window
-    is the chunk of the learner. Memory is that of the window and of the edge's influence.
+    Within the window of S steps the gradient goes backward. The part that `onward.BPTT` would cut off at the window's
+    start is carried forward by the estimator `edge`. So there is no truncation; what bias remains is that of `edge`.
+    With `onward.RTRL` as `edge` the gradient is exact for every cell. For a unit-wise cell, such as
+    `onward.cells.LRUCell`, it costs little more than the window alone. With `onward.NoBackTrack` or `onward.UORO` it is
+    unbiased, and noise enters only through the edge. The window is the chunk of the learner. Memory is that of the
+    window and of the edge's influence.
 
     **Arguments:** `edge`, an estimator that carries an influence forward. Raises `ValueError` for any other.
 

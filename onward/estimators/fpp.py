@@ -94,9 +94,9 @@ class FPP(AbstractReplayEstimator):
       `penalty` or `state_rate` falls below 0, the numbers become NaN.
     - `learn_states`: if false, λ = 0 and no state is changed. This is the ablation of the thesis: truncated
       backpropagation from random points of the past (section 4.3).
-    - `prefixes`: if true, the first T − 1 steps after a reset are learned too. The slice that ends at such a step is
-      shorter. It begins at the start state of the sequence, which is not a variable. It is stored as long as a slice of
-      T that ends at the same step. Without it a sequence shorter than T is never learned.
+    - `prefixes`: if true, the first T − 1 steps after a reset are learned too, by shorter slices. Such a slice begins
+      at the initial state of the sequence, which is not a variable. It stays in the buffer as long as a slice of T
+      transitions that ends at the same step. If false, a sequence shorter than T is never learned.
     - `parallel`: if true, all M gradients are taken at the same weights and states and computed together, then applied
       one after another (section 4.4); if a state is drawn twice, its gradients are added. If false, each update sees
       the results of the one before. Which is faster depends on the sizes: measure it.
@@ -289,8 +289,8 @@ class FPP(AbstractReplayEstimator):
         turn: int | Int[Array, ""],
         longest: int,
     ) -> Posed:
-        """The objective L_i of the slice that the `turn`-th random word of the step draws. No slice of a stage that has
-        this turn is longer than `longest`.
+        """The objective L_i of the slice that is drawn by the `turn`-th random word of the step. `longest` is the
+        longest slice of any stage with so many updates.
         """
         ring, stages, now = state.ring, self._stages, self._now
         there, steps = jnp.array(True), None

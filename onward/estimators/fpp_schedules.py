@@ -21,9 +21,9 @@ class Stage(NamedTuple):
 class AbstractSchedule(eqx.Module):
     """Determines for every step the length of FPP's slices and the number of updates, from a few stages.
 
-    If the stage of a step is known in advance, each stage has a compiled program of its own, and a step costs what its
-    stage asks for. Otherwise all stages share one program: each step has a slice as long as the longest, and as many
-    further updates as the most, whose slices are masked.
+    If the stage of a step is known in advance, each stage has its own compiled program, and a step costs what its stage
+    needs. Otherwise all stages share one program. Each step then costs as much as the longest slice and the largest
+    number of updates; what is too much is masked.
 
     `known` and `stage` have defaults that a schedule may override.
     """

@@ -5,14 +5,15 @@ from .base import AbstractForwardEstimator, carries_influence, moving
 
 
 class Layerwise(AbstractForwardEstimator):
-    """Each layer of a deep cell carries its own influence, by the estimator that it is given:
+    """Each layer of a deep cell carries its own influence, computed by the given estimator:
 
         δ_l = ∂loss_t/∂h_l(t),    ∂loss_t/∂θ_l ≈ δ_l G_l,    G_l = ∂h_l/∂θ_l along the layer's own memory.
 
-    The error δ_l of the current step comes down through all layers exactly. What is left out is a later layer's memory
-    of what an earlier layer said: `∂h_m(t)/∂h_m(t−1) ∂h_m(t−1)/∂θ_l` for m above l. `onward.audit` shows what that
-    costs in each layer. The gradient of the top layer is that of the inner estimator; so is all of it if there is one
-    layer. Memory is the sum of the layers', without the products of one layer's state and another's weights.
+    The error δ_l of the current step comes down through all layers exactly. One term is left out: an upper layer
+    remembers earlier outputs of a lower layer, `∂h_m(t)/∂h_m(t−1) ∂h_m(t−1)/∂θ_l` for m above l. `onward.audit` shows
+    the error of each layer. The gradient of the top layer is that of the inner estimator; with a single layer, this is
+    the whole gradient. Memory is the sum of the layers' influences: there is no influence of one layer's weights on
+    another layer's state.
 
     A layer is a recurrent cell inside `onward.StackedCell`, `onward.cells.Block`, or another
     `onward.cells.AbstractCompositeCell`. Maps between them, such as an embedding or a block's mixing map, are

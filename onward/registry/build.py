@@ -27,8 +27,8 @@ from .tasks import split_task
 
 
 def build_optimizer(method: Method) -> optax.GradientTransformation:
-    """The method's optimiser: FPTT's regulariser, the clip, the step and a factor on the cell's steps, as far as the
-    method has them.
+    """The method's optimiser: a chain of FPTT's regulariser, the clip, the step, and a factor on the cell's steps.
+    Parts that the method does not have are left out.
 
     Raises `ValueError` if a number is out of range; traced numbers are not checked.
     """
@@ -83,7 +83,7 @@ def stream_model(method: Method, inputs: int, outputs: int, *, key: PRNGKeyArray
 
 
 def build_contestant(method: Method, symbols: int, *, streams: int = 1) -> Contestant:
-    """The method as it takes part in a comparison or a sweep: with a small network and small initial weights.
+    """The method as a contestant in a comparison or a sweep, with a small network and small initial weights.
 
     Raises `ValueError` if a number is out of range; traced numbers are not checked.
     """
@@ -96,8 +96,8 @@ def build_contestant(method: Method, symbols: int, *, streams: int = 1) -> Conte
 def build_task(word: str, *, characters: int | None = None, file: str | None = None) -> SymbolTask:
     """The task named `NAME[:SETTINGS]`.
 
-    If it is a text, it is read from `file` if given, and is compared with compressors of its first `characters` if
-    given. Raises `UserError` if there is no such task, its settings are wrong, or its file cannot be read.
+    For a text, `file` is another path to read it from, and `characters` limits the compressors' reference levels to its
+    first characters. Raises `UserError` if the task is unknown, its settings are wrong, or its file cannot be read.
     """
     name, numbers, named = split_task(word)
     try:

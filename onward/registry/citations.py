@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-# Which papers belong to a name of the registry. What is nobody's in particular has none.
+# The papers behind a name of the registry. A name without a particular author has none.
 ESTIMATORS = {
     "tbptt": ("tbptt",),
     "sliding": ("tbptt",),

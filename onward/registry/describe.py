@@ -1,11 +1,12 @@
-"""Describes a method of a comparison in words, for tables and to recognise a sweep when it goes on."""
+"""Describes a method in words, for tables, and to recognise a sweep when it is resumed."""
 
 from .methods import Method
 from .table import ESTIMATORS, OPTIMIZERS
 
 
 def describe(method: Method, streams: int = 1) -> str:
-    """The estimator with its settings, the network and the optimiser, on one line. Traced settings are called swept.
+    """The estimator with its settings, the network and the optimiser, on one line. A traced setting is written as
+    "swept".
 
     >>> from onward.registry.methods import COMPARISON
     >>> describe(COMPARISON.method("snap-adam"))

@@ -1,4 +1,4 @@
-"""What an entry of the registry's table says about a cell, an estimator, an optimiser or a task."""
+"""The fields of an entry in the registry's table: for a cell, an estimator, an optimiser or a task."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class CellEntry:
     """A cell.
 
     * `about`: a description for help texts;
-    * `make`: gives what is called as `cell(input_size, hidden_size, key=...)`;
+    * `make`: returns the cell's constructor, called as `cell(input_size, hidden_size, key=...)`;
     * `sigmoid`: whether comparisons give it sigmoid units and small weights, as in the NoBackTrack paper.
     """
 
@@ -33,7 +33,7 @@ class EstimatorEntry:
     """An estimator.
 
     * `about`: a description for help texts;
-    * `make`: the estimator of a method, whose settings have the names of the fields of `Method`;
+    * `make`: makes the estimator from a `Method`, whose fields are the settings;
     * `size`: the setting that the number after the colon gives; `None` if the estimator takes no number;
     * `others`: its other settings that `onward sweep` can vary;
     * `settings`: its own settings with their defaults in every job;
@@ -57,11 +57,11 @@ class OptimizerEntry:
     """An optimiser.
 
     * `about`: a description for help texts;
-    * `make`: the optimiser of a method at a rate of 1; its steps are multiplied by the rate elsewhere, so that a sweep
-      can trace the rate;
+    * `make`: makes the optimiser from a `Method`, at a rate of 1. The rate multiplies its steps elsewhere, so that a
+      sweep can trace the rate;
     * `settings`: its settings with their defaults. Every optimiser has a rate and a clip, which is the largest global
       norm of a gradient;
-    * `described`: how a table of results writes it, with the settings in braces;
+    * `described`: how tables of results describe it, with the settings in braces;
     * `first`: a transformation of the gradient before the clip and the step, if there is one.
     """
 
@@ -78,8 +78,7 @@ class TaskEntry:
 
     * `about`: what is predicted, for help texts;
     * `form`: how the task is written with its settings;
-    * `make`: the task, or the text to predict; from the integers after the colon, or from the name of a file and the
-      path to read it at;
+    * `make`: makes the task or the text from the integers after the colon, or from a file's name and path;
     * `settings`: the greatest number of these integers; `None` if the path of a file follows instead;
     * `cell`: the default cell.
     """

@@ -30,8 +30,8 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     * `clip`: the largest global norm of a gradient, `None` for no limit;
     * `window`: steps between two updates;
     * `horizon`, `cut`, `rank`, `blocks`, `order`: settings of some estimators, `None` or `False` for the others;
-    * `buffer`, `updates`, `penalty`, `state_rate`: of `fpp`; `prior`: of `kalman`; `alpha`, `beta`: of `fptt`. For
-      other methods they are unset and left out of JSON.
+    * `buffer`, `updates`, `penalty`, `state_rate`: settings of `fpp`; `prior`: of `kalman`; `alpha`, `beta`: of `fptt`.
+      For other methods they are unset, and left out of JSON.
     """
 
     estimator: str
@@ -83,8 +83,8 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return [*([estimator.size] if estimator.size else []), *estimator.others, *of_optimizer]
 
     def but(self, **changes: Any) -> "Method":
-        """This method with some settings changed. If there is one block for each unit, that stays so when the units
-        change.
+        """This method with some settings changed. If each unit has its own block, this stays so when `hidden_size`
+        changes.
         """
         if self.blocks and self.rank == self.hidden_size and "rank" not in changes:
             changes["rank"] = changes.get("hidden_size", self.rank)

@@ -1,4 +1,4 @@
-"""The door to the files of a folder: no write leaves the folder, and no read waits for a pipe or a device."""
+"""Safe access to the files of a folder: no write goes outside the folder, and no read waits for a pipe or a device."""
 
 import contextlib
 import errno
@@ -26,13 +26,13 @@ TEMPORARY = ".*.tmp"  # pattern of the names of new files that are not finished 
 
 
 class Folder:
-    """A folder, and the only way to write to its files.
+    """A folder whose files are written only through this class.
 
     * `path`: the folder. It may itself be a symbolic link.
 
-    Methods take the paths of files in the folder or in its inner folders. They open these relative to the folder's
-    descriptor and follow no link. If a name is taken by a symbolic link, a pipe, a device or a folder, they raise
-    `UserError`. Exceptions of the operating system are `OSError` with the whole path.
+    The methods take paths of files in the folder or its subfolders. They open files relative to the folder's
+    descriptor, and follow no links. They raise `UserError` if there is a symbolic link, a pipe, a device or a folder in
+    place of a file. Other failures are `OSError` with the whole path.
 
         >>> import tempfile
         >>> folder = Folder(Path(tempfile.mkdtemp()))
@@ -51,7 +51,8 @@ class Folder:
         self._descriptor: int | None = None  # while it is held
 
     def write(self, path: Path, data: bytes) -> None:
-        """Writes a whole file, and the folders it needs. After a crash there is either the old file or the new one.
+        """Writes a whole file, and creates the folders it needs. After a crash either the old file or the new one is
+        there.
 
         Other names of the old file, which are hard links, keep the old content.
         """
@@ -86,12 +87,12 @@ class Folder:
             return file
 
     def remove(self, path: Path) -> None:
-        """Removes a file, or the link or pipe in its place, if there is any."""
+        """Removes a file, or a link or pipe in its place. Does nothing if there is none."""
         with contextlib.suppress(FileNotFoundError), naming(path), self._inner(path.parent) as inner:
             os.unlink(path.name, dir_fd=inner)
 
     def check_own(self, path: Path) -> None:
-        """Raises `UserError` unless `path` is free, or a file that has no other names and is not a link."""
+        """Raises `UserError` unless `path` does not exist, or is a file without hard links and not a link itself."""
         with contextlib.suppress(FileNotFoundError), naming(path), self._inner(path.parent) as inner:
             _check(path, inner, shared=False)
 
@@ -100,12 +101,12 @@ class Folder:
         _check_ordinary(self.path)
 
     def remove_unfinished(self, path: Path) -> None:
-        """Removes what a killed process has left of its new files in the folder `path`."""
+        """Removes the unfinished files of a killed process from the folder `path`."""
         for left in path.glob(TEMPORARY):
             self.remove(left)
 
     def hold(self) -> None:
-        """Keeps other processes from the folder until `close`. Raises `UserError` if another process holds it.
+        """Locks the folder for this process until `close`. Raises `UserError` if another process holds it.
 
         The kernel releases the folder if the process ends in any way, so a kill leaves nothing to clean up.
         """
@@ -113,7 +114,7 @@ class Folder:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 _lock(descriptor, self.path)
-                # Otherwise the folder was removed and made anew in this moment.
+                # Otherwise the folder was removed and created again in the meantime.
                 if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
                     self._descriptor = descriptor
             finally:
@@ -156,7 +157,7 @@ class Folder:
 
 
 def is_unused(path: Path) -> bool:
-    """Whether `path` is a folder that holds nothing but what a killed process has left of new files."""
+    """Whether `path` is a folder that is empty but for unfinished files of a killed process."""
     return path.is_dir() and all(fnmatch(name, TEMPORARY) for name in os.listdir(path))
 
 
