@@ -17,7 +17,7 @@ import onward
 
 onward.compile_small_loops_whole()
 
-WAIT, TRIALS, WINDOW = 20, 2_000, 6
+WAIT, TRIALS, WINDOW = 20, 1_600, 6
 key_cue, key_noise, key_model, key = jax.random.split(jax.random.key(0), 4)
 cues = jax.random.bernoulli(key_cue, shape=(TRIALS,)).astype(int)
 trial = jnp.zeros((TRIALS, WAIT, 3)).at[:, :, 2].set(0.3 * jax.random.normal(key_noise, (TRIALS, WAIT)))

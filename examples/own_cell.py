@@ -52,10 +52,10 @@ xs, ys, loss = wave[:-1], wave[1:], onward.losses.squared_error
 estimators = {
     "RTRL": onward.RTRL(),
     "SnAp(1)": onward.SnAp(),
-    "NoBackTrack, 20 blocks": onward.NoBackTrack(rank=20, blocks=True),
+    "NoBackTrack(20)": onward.NoBackTrack(rank=20),
 }
 audits = {name: onward.audit(e, model, loss, xs, ys, key=key, samples=16) for name, e in estimators.items()}
-print(audits["NoBackTrack, 20 blocks"])
+print(audits["NoBackTrack(20)"])
 
 # %%
 figure, axes = plt.subplots(num="cosine with the exact gradient for three estimators, by block of parameters")
