@@ -51,9 +51,17 @@ class DiagonalRTRL(AbstractForwardEstimator):
             return slopes.reshape(-1, *[1] * (G.ndim - 1)) * G + new
 
         influence = jax.tree.map(carried, state.influence, fresh)
+        return unravel(after), DiagonalState(influence), lambda H: contracted(H, influence)
 
-        def contract(H):
-            weights = ravel_pytree(H)[0]
-            return jax.tree.map(lambda G: jnp.tensordot(weights, G, 1), influence)
+    def over_window(self, cell, hidden, state, xs, reset, noise):
+        """Several steps whose own gradient is taken otherwise: what is carried on after them, and how the derivative at
+        their start becomes the gradient of what came before. `onward.estimators.ContinuedBPTT` asks for it.
+        """
+        after = self.step_by_step(cell, hidden, state, xs, reset, noise)
+        return after, lambda H: contracted(H, state.influence)
 
-        return unravel(after), DiagonalState(influence), contract
+
+def contracted(H, influence):
+    """`∂loss/∂hidden` times the influence, for each parameter."""
+    flat = ravel_pytree(H)[0]
+    return jax.tree.map(lambda G: jnp.tensordot(flat, G, 1), influence)

@@ -14,7 +14,18 @@ ESTIMATORS = {
     "fpp": ("fpp",),
 }
 OPTIMIZERS = {"kalman": ("nobacktrack",), "adam": ("adam",), "rmsprop": ("rmsprop",), "fptt": ("fptt", "adam")}
-CELLS = {"lstm": ("lstm",), "gru": ("gru",), "antisymmetric": ("antisymmetric",)}
+CELLS = {
+    "lstm": ("lstm",),
+    "gru": ("gru",),
+    "antisymmetric": ("antisymmetric",),
+    "lru": ("lru",),
+    "rtu": ("rtu",),
+    "rtu-nonlinear": ("rtu",),
+    "indrnn": ("indrnn",),
+    "elstm": ("elstm",),
+    "mingru": ("minimal",),
+    "minlstm": ("minimal",),
+}
 FIGURES = {"nobacktrack": ("nobacktrack",), "fptt": ("fptt",), "rbp": ("rbp",), "fpp": ("fpp",)}
 
 PAPERS = {
@@ -93,7 +104,7 @@ PAPERS = {
 }""",
     "lstm": """@article{hochreiter1997lstm,
   title = {Long short-term memory},
-  author = {Hochreiter, Sepp and Schmidhuber, J{\\"u}rgen},
+  author = {Hochreiter, Sepp and Schmidhuber, J{\"u}rgen},
   journal = {Neural Computation},
   volume = {9},
   number = {8},
@@ -112,6 +123,37 @@ PAPERS = {
   author = {Chang, Bo and Chen, Minmin and Haber, Eldad and Chi, Ed H.},
   booktitle = {International Conference on Learning Representations},
   year = {2019},
+}""",
+    "lru": """@inproceedings{orvieto2023lru,
+  title = {Resurrecting recurrent neural networks for long sequences},
+  author = {Orvieto, Antonio and Smith, Samuel L. and Gu, Albert and Fernando, Anushan and Gulcehre, Caglar
+            and Pascanu, Razvan and De, Soham},
+  booktitle = {International Conference on Machine Learning},
+  year = {2023},
+}""",
+    "rtu": """@inproceedings{elelimy2024rtu,
+  title = {Real-time recurrent learning using trace units in reinforcement learning},
+  author = {Elelimy, Esraa and White, Adam and Bowling, Michael and White, Martha},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+}""",
+    "indrnn": """@inproceedings{li2018indrnn,
+  title = {Independently recurrent neural network ({IndRNN}): building a longer and deeper {RNN}},
+  author = {Li, Shuai and Li, Wanqing and Cook, Chris and Zhu, Ce and Gao, Yanbo},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition},
+  year = {2018},
+}""",
+    "elstm": """@inproceedings{irie2024elstm,
+  title = {Exploring the promise and limits of real-time recurrent learning},
+  author = {Irie, Kazuki and Gopalakrishnan, Anand and Schmidhuber, J{\"u}rgen},
+  booktitle = {International Conference on Learning Representations},
+  year = {2024},
+}""",
+    "minimal": """@article{feng2024minimal,
+  title = {Were {RNN}s all we needed?},
+  author = {Feng, Leo and Tung, Frederick and Ahmed, Mohamed Osama and Bengio, Yoshua and Hajimirsadeghi, Hossein},
+  journal = {arXiv preprint arXiv:2410.01201},
+  year = {2024},
 }""",
 }
 

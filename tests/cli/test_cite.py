@@ -8,7 +8,7 @@ import pytest
 
 from onward.cli import main
 from onward.registry import citations
-from onward.registry.methods import CELLS, ESTIMATORS, OPTIMIZERS
+from onward.registry.table import CELLS, ESTIMATORS, OPTIMIZERS
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
