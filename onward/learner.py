@@ -123,7 +123,7 @@ class Learner(eqx.Module):
         - `model`: the `onward.Model` to train.
         - `key`: the random key of the estimator's random draws.
         - `example`: one `(x, y)` of one stream, for estimators that store inputs or read the cell's program
-          (`SlidingBPTT`, `FPP`, and `SnAp` except in its cheap case).
+          (`SlidingBPTT`, `FPP`, and `SnAp` unless the cell is affine-gated and the order is 1).
         - `filter_spec`: which arrays are trained, as in `eqx.filter`: true, false, or a function of a leaf, for each
           leaf or subtree of the model; by default all floating-point arrays. A frozen array has no influence, no
           gradient and no optimiser state, and weight decay does not move it.
@@ -223,8 +223,8 @@ class Learner(eqx.Module):
 
         A run has derivatives of every order, forward and reverse. For example, you can differentiate its last loss with
         respect to a rate in the optimiser, or to the initial weights (meta-gradients). Reverse mode stores the carry of
-        every chunk. For this, give `optax.adam` an `eps_root` above 0: its square roots have no derivative where a
-        gradient has always been 0.
+        every chunk. To differentiate through `optax.adam`, give it an `eps_root` above 0, because its square roots have
+        no derivative where a gradient has always been 0.
         """
         check_arguments(carry, Carry, xs, ys)
         check_targets(self.loss, carry, ys, weight)

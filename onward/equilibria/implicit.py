@@ -33,18 +33,18 @@ class AbstractRBP(optx.AbstractAdjoint):
     `F(h) − h`. The sign matters: the root finder's own Jacobian must be J − I. If the solver turns the problem into a
     least-squares or a minimisation problem, there is no F to iterate, and differentiation raises `ValueError`.
 
-    `w` is everything that the map reads: `args`, arrays that it closes over, and the map's own arrays if it is a
-    module. The initial state has no gradient, because the resting state does not depend on it.
+    `w` is everything that the map reads besides the state: `args`, arrays that it closes over, and the map's own arrays
+    if it is a module. The initial state has no gradient, because the resting state does not depend on it.
 
     Forward mode solves `(I − J) dh* = ∂F/∂w dw` in the same way. Second and higher derivatives differentiate the
     equations and not the steps that solve them: each order solves its own system with `solve`, and is as accurate as
     that solution. An adjoint with a `probe` has no forward mode of its own, because the probe reports on a backward
     pass; forward over reverse works.
 
-    A system that was not solved is never silent. If the residual that the iteration knows at no further cost is above
-    `warn_above` (relative to b), or not a number, there is an `onward.equilibria.EquilibriumWarning`, one for a whole
-    batch; with `throw` there is an error instead. With `warn_above=math.inf` nothing is checked, and nothing is added
-    to the program.
+    A system that was not solved is never silent. Every iteration knows some residual at no further cost. If this
+    residual, relative to b, is above `warn_above` or not a number, there is an `onward.equilibria.EquilibriumWarning`,
+    one for a whole batch. With `throw` there is an error instead. With `warn_above=math.inf` nothing is checked, and
+    nothing is added to the program.
     """
 
     probe: eqx.AbstractVar[Float[Array, ""] | None]

@@ -54,10 +54,11 @@ def _put(old: Array, fresh: Array | np.ndarray, places: Places) -> Array:
 
 
 def _places(old: AbstractCell, new: AbstractCell, inputs: int, more: int) -> Places:
-    """Where the numbers of the smaller cell's arrays go in the larger one.
+    """Where the numbers of the smaller cell's arrays belong in the larger one, for each size of an axis that grows.
 
-    It is found from the weights of both cells: weights of new inputs have no gradient while these inputs are 0. Any
-    other array must have an axis like one of the weights, all weights of an array along an axis, or stored inputs.
+    The places are found from the weights: a weight of a new input has no gradient while this input is 0. In the other
+    arrays, of the estimator and the optimiser, an axis that grows must be one of three kinds: an axis of some weights,
+    all weights of an array in a row, or stored inputs.
     """
     places: Places = {(inputs, more): np.arange(inputs)}
     arrays = (jax.tree.leaves(eqx.filter(cell, eqx.is_inexact_array)) for cell in (old, new))
@@ -77,8 +78,8 @@ def _places(old: AbstractCell, new: AbstractCell, inputs: int, more: int) -> Pla
 
 
 def _reach(cell: AbstractCell, inputs: int, more: int) -> list[np.ndarray]:
-    """How much each weight moves the next state, summed over random states and inputs, `[2, ...]`: once with all but
-    the first `inputs` set to 0, and once with all inputs.
+    """How much each weight changes the next state, summed over random states and inputs, `[2, ...]`: first with only
+    the first `inputs` inputs, the others 0, then with all inputs.
     """
     arrays, rest = eqx.partition(cell, eqx.is_inexact_array)
     hidden = cell.init_hidden()

@@ -67,7 +67,7 @@ def dynamic_evaluation(
     - `squares`: from `gradient_mean_squares`, on the training set.
     - `window`: steps that are scored before they are learned, at least 1.
     - `rate`, `decay`, `epsilon`: η, λ and ε of `onward.transforms.dynamic_rms`; choose them on a validation text.
-    - `key`: determines the order of the data, if they have one to choose.
+    - `key`: determines the order of the data, if it is random.
 
     Raises `ValueError` as `onward.fit` and `onward.transforms.dynamic_rms` do.
 

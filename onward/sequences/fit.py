@@ -108,8 +108,8 @@ def fit(
     - `data`: in memory, an `onward.Sequences` or, bucketed by length, an `onward.sequences.Buckets`; drawn at random,
       an `onward.sequences.Drawn`; one long text, an `onward.sequences.Tracks`; too large for memory, an
       `onward.sequences.Streamed`.
-    - `objective`: which steps carry a loss. The carry does not hold the objective's memory: a fit from the carry of an
-      earlier one begins with a uniform Q again.
+    - `objective`: which steps carry a loss. Its memory, such as the estimate Q of `onward.TerminalClasses`, is not part
+      of the carry: if you fit again from the carry of an earlier fit, the memory starts anew.
     - `epochs`: at least 1.
     - `key`: determines the order of the minibatches, or what is drawn.
     - `validate`: a function that scores a model at the end of each epoch, lower is better. It may also return a
@@ -148,12 +148,12 @@ def fit(
     targets in memory outside the range of a loss of `onward.losses` or outside the classes of
     `onward.TerminalClasses`; and whenever `Learner.run` does.
 
-    Raises `UserError` if the checkpoint is damaged, cannot be written, or comes from another training. Two trainings
-    differ if they differ in the key, the arrays of `data`, the shapes of the model, or any operation or number of the
-    compiled update, such as an optimiser's rate or a factor in the loss. A checkpoint by another version of JAX or
-    onward may be refused too. Values in the carry, such as a rate kept there by `optax.inject_hyperparams`, are not
-    compared: the checkpoint's are used. Two changes are not noticed: other functions in `validate`, `scored`,
-    `finish_epoch` and `callbacks`, and other data of an `onward.sequences.Streamed` after its first minibatch.
+    Raises `UserError` if the checkpoint is damaged, cannot be written, or comes from another training. A training is
+    recognised by its key, the arrays of `data`, the shapes of the model, and every operation and number of the compiled
+    update, such as an optimiser's rate or a factor in the loss. A checkpoint by another version of JAX or onward may be
+    refused too. Values in the carry, such as a rate kept there by `optax.inject_hyperparams`, are not compared: those
+    in the checkpoint are used. Two changes are not noticed: other functions in `validate`, `scored`, `finish_epoch` and
+    `callbacks`, and other data of an `onward.sequences.Streamed` after its first minibatch.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.tasks.adding import Adding

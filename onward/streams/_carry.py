@@ -81,11 +81,11 @@ class Told(NamedTuple):
 
     A prediction or a forecast, `[outputs]`, is the logits of the classes, or a number's distance from its base.
 
-    * `prediction`: of this event's target, made `horizon` events before (if the horizon is 0, before this event was
-      learned); valid if `predicted`;
+    * `prediction`: the prediction of this event's target, made `horizon` events before (if the horizon is 0, before
+      this event was learned); valid if `predicted`;
     * `base`: the number from which the prediction is measured;
-    * `forecast`: of the target `horizon` events from here; valid if `forecasted`;
-    * `newest`: the forecast's base, which is the newest known target;
+    * `forecast`: the forecast of the target `horizon` events later; valid if `forecasted`;
+    * `newest`: the newest known target, from which the forecast is measured;
     * `persistence`: the newest target known when the prediction was made; valid if `persisted`;
     * `jump`: seconds since the previous event if these exceed the gap, forward or back; else 0;
     * `refused`: whether learning the event gave numbers that are not finite, so that it was undone;

@@ -82,8 +82,8 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     * `key`: an optional column; each of its values has a state of its own;
     * `time`: an optional column of times, in any form that a `Clock` reads;
     * `classes`: the values of a categorical target, at least two; if left out, the target is a number;
-    * `fill`: what replaces a missing input: a number, or `"last"` for the key's last value of it (the column's mean
-      before any). If left out, an event that lacks an input is malformed.
+    * `fill`: what replaces a missing input: a number, or `"last"` for the column's last value in the same key (before
+      there is one, the column's mean). If left out, an event that lacks an input is malformed.
 
     Raises `ValueError` if a column has two roles, or if JSON lines cannot be searched for its name.
 

@@ -32,7 +32,7 @@ class Keys:
         return tuple(self._slots.items())
 
     def parts(self, names: Sequence[str]) -> Iterator[slice]:
-        """Cuts the keys of events into stretches, each of whose keys fit into memory together."""
+        """Cuts the events into stretches whose keys fit into memory at the same time."""
         start, seen = 0, set()
         for i, name in enumerate(names):
             if name not in seen and len(seen) == self._engine.slots:

@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 
 class RedisSource(AbstractSource):
-    """The entries of a Redis stream from its first on. Each stays pending until it is committed.
+    """The entries of a Redis stream, from the first one on. An entry stays pending in Redis until it is committed.
 
     If an entry has a single field named `event`, its text is that field. Any other entry becomes a JSON object of its
-    fields, with numbers as strings. Pending entries are read before new ones, when reading begins and after a lost
-    connection. After `seek` all entries behind the position are read, also those that have been committed since and are
-    still there. No entry is given twice, even if the server has lost its record of deliveries: an entry whose id is not
-    above the last one is passed over. An entry that was deleted while pending is an empty line.
+    fields, with numbers as strings. When reading begins, and after a lost connection, pending entries are read before
+    new ones. After `seek` all entries after the position are read, including those that were committed since and still
+    exist. No entry is given twice, even if the server has lost its record of deliveries, because entries whose id is
+    not above the last one are skipped. An entry that was deleted while pending becomes an empty line.
 
-    A broken connection is made again, with growing pauses, for as long as it takes; one warning to the logger
+    If the connection breaks, it is attempted again without end, with growing pauses. One warning to the logger
     `onward.streams.redis_source` says so. Raises `UserError` if the first connection fails, if the server wants another
     password, if the extra is not installed, or if no stream has this name.
 
