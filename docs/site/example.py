@@ -32,16 +32,16 @@ def run(script: Path, folder: Path) -> list[tuple[str, list[tuple[str, str]]]]:
     """What each cell printed and drew. Raises `ValueError` for a picture without a description."""
     import matplotlib
 
-    matplotlib.rcParams.update({**STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)})
     names: dict = {"__name__": "__main__", "__file__": str(script)}
     shown = []
-    for cell in cells_of(script):
-        printed = io.StringIO()
-        if cell.kind == "code":
-            program = compile("\n" * cell.line + cell.source, str(script), "exec")
-            with contextlib.redirect_stdout(printed):
-                exec(program, names)
-        shown.append((printed.getvalue(), _pictures(script, folder, len(shown))))
+    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}):
+        for cell in cells_of(script):
+            printed = io.StringIO()
+            if cell.kind == "code":
+                program = compile("\n" * cell.line + cell.source, str(script), "exec")
+                with contextlib.redirect_stdout(printed):
+                    exec(program, names)
+            shown.append((printed.getvalue(), _pictures(script, folder, len(shown))))
     return shown
 
 
