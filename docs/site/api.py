@@ -165,5 +165,5 @@ def _in_list(out: list[str]) -> bool:
 
 def _block(text: str) -> list[str]:
     if text.lstrip().startswith(">>>"):
-        return ["", "```pycon", text, "```", ""]
+        return ["", "```pycon", re.sub(r" *# doctest: .*$", "", text, flags=re.M), "```", ""]
     return ["", *with_equations(text).splitlines(), ""]

@@ -3,11 +3,16 @@
 import html
 import re
 
-# Names of more than one letter are words; of a name such as `w_i` or `θ̂`, what follows the letter belongs to it.
-TOKEN = re.compile(r"(?P<gap> {2,})|(?P<space> )|(?P<number>\d+(?:\.\d+)?)|(?P<word>[^\W\d_]{2,}[\u0300-\u036f]*)"
-                   r"|(?P<letter>[^\W\d_][\u0300-\u036f]*)|(?P<script>[_^])|(?P<other>.)")  # fmt: skip
 SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹ᵀ⁻ⁿ", "0123456789T−n", strict=True))
 SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ₜ", "0123456789t", strict=True))
+
+# A name of more than one letter is a word. An accent belongs to the letter before it.
+LETTER = rf"[^\W\d_{''.join(SUPERSCRIPTS)}{''.join(SUBSCRIPTS)}]"
+ACCENTS = r"[\u0300-\u036f]*"
+TOKEN = re.compile(
+    rf"(?P<gap> {{2,}})|(?P<space> )|(?P<number>\d+(?:\.\d+)?)|(?P<word>{LETTER}{{2,}}{ACCENTS})"
+    rf"|(?P<letter>{LETTER}{ACCENTS})|(?P<script>[_^])|(?P<other>.)"
+)
 
 
 def with_equations(text: str) -> str:
@@ -41,6 +46,8 @@ def _mathml(line: str) -> str:
                 raised += tokens[i][1]
             power = "".join(SUPERSCRIPTS[each] for each in raised)
             atoms.append(f"<msup>{atoms.pop()}<mtext>{power}</mtext></msup>")
+        elif text == "'" and atoms:
+            atoms.append(f"<msup>{atoms.pop()}<mo>′</mo></msup>")
         elif text in SUBSCRIPTS and atoms:
             atoms.append(f"<msub>{atoms.pop()}<mn>{SUBSCRIPTS[text]}</mn></msub>")
         elif kind != "space" or (atoms and _wordy(tokens, i)):

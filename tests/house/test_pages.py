@@ -11,6 +11,7 @@ import pytest
 
 import onward
 from docs.site.api import write_api
+from docs.site.equations import with_equations
 from docs.site.names import public_names
 from docs.site.stage import ROOT, moved_links
 from onward.cli.app import COMMANDS, options_of
@@ -80,6 +81,16 @@ def test_the_reference_has_every_public_name(tmp_path):
     for name in public_names():
         assert re.search(rf"\{{py:\w+\}} {name.name}\b.*\n:module: {name.module}\n", written), name.full
         assert f"[`{name.full}`](#{name.full})" in written
+
+
+def test_equations_of_docstrings_become_mathml_that_says_the_same():
+    shown = with_equations("h'_i = Σ_(k=0..K) W h² + b,    ρ̄ ← sqrt(‖w‖/‖v‖)")
+    assert "<msub><mo" not in shown
+    assert "<msup><mi>h</mi><mtext>2</mtext></msup>" in shown
+    assert '<mspace width="2em"/>' in shown
+    text = re.sub(r"<[^>]*>|```.*|\s", "", shown)
+    assert text == "h′i=Σ(k=0..K)Wh2+b,ρ̄←sqrt(‖w‖/‖v‖)"
+    assert with_equations("$ onward train").startswith("```text")
 
 
 def commands() -> list[tuple[str, str]]:
