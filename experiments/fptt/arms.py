@@ -74,7 +74,7 @@ class Problem(NamedTuple):
     * `estimator`: computes the gradient of a window;
     * `at_epoch_end`: see `onward.sequences.Callback`; `scored`: see `onward.fit`;
     * `final`: if given, the data on which the best model is measured at the end; `watch_final`: and the model of each
-      epoch too.
+      epoch too; `adapted`: a further score of the best model, which it may reach by going on learning.
     """
 
     data: AbstractSequences
@@ -90,6 +90,7 @@ class Problem(NamedTuple):
     scored: Callable[[Carry], Model] = lambda carry: carry.model
     final: AbstractSequences | None = None
     watch_final: bool = False
+    adapted: Callable[[Model, PRNGKeyArray], float] | None = None
 
     def arms(self, alphas: Sequence[float], with_proximal: Sequence[tuple[float, float]] = ()) -> dict[str, Arm]:
         """The methods on this problem, by name.
@@ -190,7 +191,8 @@ lstm_cell = partial(LSTMCell, forget_bias=0.0)
 class Timed(NamedTuple):
     """The scores of an arm and the seconds of its trainings, with compilation. `None` if a training was stopped and
     resumed. With a row for each seed: `clock`, the seconds at the end of each epoch; `losses`, the mean training loss
-    of each; `finals`, the scores on the final data after each, if they were watched.
+    of each; `finals`, the scores on the final data after each, if they were watched. `adapted` is the further score of
+    each seed, or NaN.
     """
 
     scores: Scores
@@ -198,6 +200,7 @@ class Timed(NamedTuple):
     clock: Sequence[Sequence[float]] = ()
     losses: Sequence[Sequence[float]] = ()
     finals: Sequence[Sequence[float]] = ()
+    adapted: np.ndarray = np.full((), np.nan)
 
     @property
     def sound(self) -> bool:
@@ -293,6 +296,7 @@ def train(
         "scores": [epoch.score for epoch in fitted.history],
         "diverged": diverged,
         "final": None if problem.final is None or diverged else score(fitted.best, problem.final),
+        "adapted": None if problem.adapted is None or diverged else problem.adapted(fitted.best, test_key),
         "seconds": None if stopped else time.perf_counter() - began,
         "clock": clock,
         "losses": [epoch.loss for epoch in fitted.history],
@@ -311,5 +315,7 @@ def gathered(trainings: Sequence[Mapping[str, Any]], epochs: int) -> Timed:
     counts = np.array([len(training["scores"]) for training in trainings])
     final = np.array([training["final"] for training in trainings], float)
     seconds = [training["seconds"] for training in trainings]
-    watched = [[training.get(name, []) for training in trainings] for name in ("clock", "losses", "finals")]
-    return Timed(Scores(scores, counts, final), None if None in seconds else sum(seconds), *watched)
+    watched = {name: [training.get(name, []) for training in trainings] for name in ("clock", "losses", "finals")}
+    adapted = np.array([training.get("adapted") for training in trainings], float)
+    total = None if None in seconds else sum(seconds)
+    return Timed(Scores(scores, counts, final), total, **watched, adapted=adapted)

@@ -8,14 +8,18 @@ from ..support.tables import labelled
 from ..texts.text import Survey, Text, blocks, survey, text_file
 from .evaluate_options import EvaluateOptions
 from .saved_run import SavedRun, saved_run
-from .settings import check_alphabet
+from .settings import check_alphabet, text_of_run
 from .shown import say
+
+STATISTICS = 100_000  # characters of the run's text that dynamic evaluation takes its statistics from
 
 
 def evaluate(options: EvaluateOptions) -> int:
     """Runs the command and returns its exit code."""
     if options.run is None or options.file is None:
         raise UserError("name a run and a text: onward evaluate RUN FILE.")
+    if options.learn and options.adapt:
+        raise UserError("--learn goes on as in training and --adapt by dynamic evaluation; give one of them.")
     text = text_file(options.file)
     found = survey(text, limit=options.characters)
     saved = saved_run(options.run)
@@ -26,7 +30,7 @@ def evaluate(options: EvaluateOptions) -> int:
 def _evaluate(options: EvaluateOptions, saved: SavedRun, text: Text, found: Survey) -> int:
     import jax.random as jr
 
-    from ..texts.evaluate import BLOCK, evaluate_learning, evaluate_text
+    from ..texts.evaluate import BLOCK, WINDOW, evaluate_adapting, evaluate_learning, evaluate_text
     from ..texts.standing import closing_start
     from .build import in_memory
     from .compilation_cache import compilation_cache
@@ -44,6 +48,19 @@ def _evaluate(options: EvaluateOptions, saved: SavedRun, text: Text, found: Surv
             stream = blocks(text, settings.alphabet, size=settings.block, stop=total)
             key = jr.key(options.seed)
             read = evaluate_learning(run.learner, run.carry, size, stream, total=total, key=key, report=progress.update)
+        elif options.adapt:
+            windows = BLOCK - BLOCK % WINDOW
+            own, known = text_of_run(settings, options.run or saved.path)
+            stop = min(known.characters, STATISTICS)
+            read = evaluate_adapting(
+                run.model,
+                size,
+                blocks(text, settings.alphabet, size=windows, stop=total),
+                trained_on=blocks(own, settings.alphabet, size=windows, stop=stop),
+                total=total,
+                key=jr.key(options.seed),
+                report=progress.update,
+            )
         else:
             stream = blocks(text, settings.alphabet, size=BLOCK, stop=total)
             read = evaluate_text(run.model, size, stream, total=total, report=progress.update)
@@ -51,6 +68,7 @@ def _evaluate(options: EvaluateOptions, saved: SavedRun, text: Text, found: Surv
         say("onward: the network's predictions are no longer finite; the text cannot be evaluated.", to=sys.stderr)
         return 1
     how = "each learned once it was predicted" if options.learn else "the network fixed"
+    how = "adapting by dynamic evaluation" if options.adapt else how
     rows = [
         ("bits per character", f"{read.bits / total:.3f}   {how}"),
         ("", f"{read.closing_bits / (total - closing_start(total)):.3f}   over the last tenth"),

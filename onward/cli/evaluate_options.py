@@ -14,7 +14,8 @@ class EvaluateOptions:
 
     The network is that of the newest checkpoint of a run of onward train, finished or not. It starts with an empty
     memory, and its parameters stay fixed. With --learn it learns each character after predicting it, as in training.
-    The run itself is not changed.
+    With --adapt it adapts by dynamic evaluation: it predicts five characters, learns them, and is drawn back to where
+    training ended; the run's own text must still be there. The run itself is not changed.
     """
 
     run: Annotated[Path | None, *option("RUN", "none; it must be given", Path, positional=True)] = None
@@ -23,6 +24,8 @@ class EvaluateOptions:
     """A UTF-8 text; all its characters must be in the run's alphabet."""
     learn: bool = False
     """Learn each character after predicting it."""
+    adapt: bool = False
+    """Adapt by dynamic evaluation after each five characters."""
     characters: Annotated[int | None, *option("N", "the whole text", whole("--characters", 2))] = None
     """Stop after this many characters."""
     seed: shared.Seed[int] = 0

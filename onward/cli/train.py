@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 
 from ..checkpoints.run_folder import RunFolder, check_unused, digest, new_folder
 from ..support.errors import UserError
 from ..support.folders import read
 from ..texts.text import Survey, Text
+from .evaluate import evaluate
+from .evaluate_options import EvaluateOptions
 from .settings import Settings, new_settings, text_again
 from .shown import say
 from .train_options import TrainOptions
@@ -15,6 +18,8 @@ from .train_options import TrainOptions
 
 def train(options: TrainOptions) -> int:
     """Runs the command and returns its exit code."""
+    if options.adapt is not None:
+        return _adapt(options, options.adapt)
     return _start(options) if options.resume is None else _resume(options, options.resume)
 
 
@@ -28,6 +33,18 @@ def _start(options: TrainOptions) -> int:
     return _learn(
         options, settings, text, found, lambda: RunFolder.create(options.run or new_folder("train"), settings)
     )
+
+
+def _adapt(options: TrainOptions, path: Path) -> int:
+    kept = ("file", "adapt", "characters", "seed", "total_time")
+    for field in fields(TrainOptions):
+        if field.name not in kept and getattr(options, field.name) != field.default:
+            name = field.name.replace("_", "-")
+            raise UserError(f"--adapt takes the network and its settings from {path}; leave --{name} out.")
+    if options.file is None:
+        raise UserError(f"name the text to adapt to: onward train FILE --adapt {path}.")
+    asked = EvaluateOptions(path, options.file, adapt=True, characters=options.characters, seed=options.seed or 0)
+    return evaluate(asked)
 
 
 def _resume(options: TrainOptions, path: Path) -> int:

@@ -10,15 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from ..estimators.bptt import BPTT
 from ..learner import Carry, Learner
 from ..losses import softmax_cross_entropy
 from ..model import Model
+from ..transforms.dynamic_rms import dynamic_rms, mean_squares
 from .block_program import BlockProgram
 from .learn import Report
 from .standing import Standing
 from .text import NO_CHARACTER
 
 BLOCK = 4096  # characters in one call
+WINDOW = 5  # characters that dynamic evaluation predicts before it learns them
 
 
 def evaluate_text(
@@ -80,6 +83,43 @@ def evaluate_learning(
     The parameters and the optimiser's state are those of `carry`. The hidden state and the estimator's state start
     anew, the latter from `key`.
     """
+    return _learning(learner, carry, alphabet_size, blocks, total=total, key=key, report=report)[1]
+
+
+def evaluate_adapting(
+    model: Model,
+    alphabet_size: int,
+    blocks: Iterable[np.ndarray],
+    *,
+    trained_on: Iterable[np.ndarray],
+    total: int,
+    key: PRNGKeyArray,
+    rate: float = 0.002,
+    decay: float = 0.02,
+    report: Callable[[Report], None] = lambda report: None,
+) -> Standing:
+    """Like `evaluate_text`, by dynamic evaluation: the model adapts to each `WINDOW` characters after predicting them.
+
+    The steps are those of `onward.transforms.dynamic_rms`, scaled by the gradients of the text that the model was
+    `trained_on`. See `onward.sequences.dynamic_evaluation`, which does the same to data sets.
+    """
+
+    def learner(optimizer):
+        return Learner(BPTT(), optimizer, loss=softmax_cross_entropy, chunk=WINDOW)
+
+    statistics = learner(mean_squares())
+    carry = statistics.init(model, key=key)
+    seen = _learning(statistics, carry, alphabet_size, trained_on, total=total, key=key)[0]
+    # The gradients are those of a window's sum, not of its mean, and so is ε.
+    adapting = learner(dynamic_rms(seen.optimizer.mean, rate, decay, epsilon=WINDOW * 1e-3))
+    carry = adapting.init(model, key=key)
+    return _learning(adapting, carry, alphabet_size, blocks, total=total, key=key, report=report)[1]
+
+
+def _learning(
+    learner: Learner, carry: Carry, alphabet_size: int, blocks, *, total: int, key, report=lambda report: None
+) -> tuple[Carry, Standing]:
+    """The carry and the standing after the blocks, each character learned after it is predicted."""
     example = (jnp.zeros(alphabet_size), jnp.array(0))
     fresh = learner.init(carry.model, key=key, example=example)
     carry = eqx.tree_at(lambda c: c.optimizer, fresh, carry.optimizer)
@@ -90,4 +130,4 @@ def evaluate_learning(
         now = time.perf_counter()
         report(Report(standing, len(block), float(result.bits.sum()), now - began, result.influence_norm))
         began = now
-    return standing
+    return carry, standing

@@ -167,6 +167,36 @@ def test_evaluate_while_learning_goes_on_from_the_run(run, text, tmp_path, capsy
     assert float(bits) == pytest.approx(float(metrics.losses.mean()) / math.log(2), abs=6e-4)
 
 
+def test_evaluate_while_adapting_is_dynamic_evaluation(run, text, tmp_path, capsys):
+    """Five characters are predicted, then learned; the steps are scaled by the gradients of the run's own text."""
+    path = tmp_path / "again.txt"
+    path.write_text(other := TEXT[100 : 100 + 400])
+    before = contents(run)
+    capsys.readouterr()
+    assert onward_command("evaluate", run, path, "--adapt") == 0
+    said = capsys.readouterr().out
+    (bits,) = re.findall(r"bits per character +([\d.]+) +adapting by dynamic evaluation", said)
+    assert onward_command("train", path, "--adapt", run) == 0
+    assert capsys.readouterr().out == said
+    there = trained(saved_run(run))
+    size = len(there.settings.alphabet)
+
+    def read(optimizer, characters):
+        learner = onward.Learner(onward.BPTT(), optimizer, loss=onward.losses.softmax_cross_entropy, chunk=5)
+        ys = encode(characters, there.settings.alphabet, name="text")
+        xs = jax.nn.one_hot(np.concatenate([[-1], ys[:-1]]), size)
+        return learner.run(learner.init(there.model, key=jr.key(0)), xs, jnp.asarray(ys))
+
+    carry, _ = read(onward.transforms.mean_squares(), TEXT[: there.settings.characters])
+    steps = onward.transforms.dynamic_rms(carry.optimizer.mean, rate=0.002, decay=0.02, epsilon=0.005)
+    _, metrics = read(steps, other)
+    assert float(bits) == pytest.approx(float(metrics.losses.mean()) / math.log(2), abs=6e-4)
+    assert contents(run) == before
+    refused(capsys, ["evaluate", run, path, "--adapt", "--learn"], "give one of them")
+    refused(capsys, ["train", path, "--adapt", run, "--cell", "gru"], "leave --cell out")
+    refused(capsys, ["train", "--adapt", run], "name the text to adapt to")
+
+
 def test_a_text_beyond_the_alphabet_is_not_evaluated(run, tmp_path, capsys):
     path = tmp_path / "greek.txt"
     path.write_text("to be Ω")

@@ -66,6 +66,7 @@ def test_a_row_is_trained_measured_and_drawn_one_method_and_then_the_others(mode
     assert rows[0] == first.numbers["trainings"][0]
     for each in ("validation", "test_by_epoch", "training", "clock"):
         assert np.shape(rows[0][each]) == (1, 2)
+    assert np.isfinite(rows[0]["adapted"]).all() if model is WORDS else rows[0]["adapted"] is None
     best = int(np.argmin(rows[0]["validation"][0]))
     np.testing.assert_allclose(rows[0]["test"][0], rows[0]["test_by_epoch"][0][best], rtol=1e-6)
     top = np.log2(5) if table.characters else 5
