@@ -10,9 +10,10 @@ import jax.numpy as jnp
 def over_chunks(step, carry, stream, size, count):
     """`lax.scan` of `step` over the stream's first `count` chunks of `size`; the compiler does not know the count.
 
-    If the compiler knows that a loop runs once, it inlines it; if it knows that there is a single chunk, it folds the
-    index. Either way it fuses the step with its surroundings and changes the last bits, and results would depend on how
-    a stream is cut into calls. A single chunk is therefore doubled, and the loop runs once.
+    If the compiler knows that a loop runs once, it inlines the loop. If it knows that there is a single chunk, it
+    replaces the index by a constant. In both cases it fuses the step with its surroundings, which changes the last
+    bits: results would depend on how a stream is cut into calls. A single chunk is therefore stored twice, and the loop
+    runs only once.
 
     Such a loop has no derivative in reverse mode. If derivatives are asked for, `lax.scan` itself runs.
     """

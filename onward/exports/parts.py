@@ -1,4 +1,4 @@
-"""The exportable parts of a model: a stack of cells with named activations under a linear readout."""
+"""The exportable parts of a model: its cells, with known activations, and a linear readout."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -28,7 +28,7 @@ class StreamFolder(RunFolder):
                 there.backup(here)
 
     def forget_if_blank(self) -> None:
-        """Deletes a run that has recorded nothing, so that the corrected command can start it again."""
+        """Deletes a run that has recorded nothing, so that the user can correct the command and start it again."""
         logs = (self.predictions, self.metrics, self.dead_letters, self.quarantine)
         if not self.saved() and not self.states.exists() and not any(map(_size, logs)):
             for path in (*logs, self.settings):

@@ -19,7 +19,7 @@ DIGITS = 7  # digits of a change, which the network predicts in single precision
 
 
 class Learned(NamedTuple):
-    """Some events with the engine's outputs for them; keys and stamps are left out if there is no column of them."""
+    """Some events, with the engine's outputs for them. `keys` and `stamps` are `None` if there is no such column."""
 
     lines: Sequence[Line]
     keys: Sequence[str] | None
@@ -32,7 +32,7 @@ class Learned(NamedTuple):
 class Records:
     """Predictions, metrics, dead letters and quarantine. Use it as a context manager.
 
-    Each file is kept up to the length in `standing`. `classes` are the names of a categorical target's values. Raises
+    Each file is cut back to its length in `standing`. `classes` are the names of a categorical target's values. Raises
     `UserError` if a file is shorter than `standing` says.
     """
 
@@ -120,7 +120,7 @@ class Records:
 
 
 def _added(base: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Sums in double precision, rounded to the digits that the single-precision change really has."""
+    """Sums in double precision, rounded to the digits that a change in single precision has."""
     changes = change.astype(np.float64)
     with np.errstate(divide="ignore"):
         exponents = np.where(changes == 0, -math.inf, np.floor(np.log10(np.abs(changes))))

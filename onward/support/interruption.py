@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGHUP and the end of a time limit: noted when they come, acted on where the work can stop."""
+"""Ctrl-C, SIGTERM, SIGHUP and time limits: they are noted when they come, and obeyed where the work can stop."""
 
 import signal
 import threading
@@ -12,8 +12,10 @@ class TimeIsUp(KeyboardInterrupt):
 
 @contextmanager
 def time_limit(seconds: float | None, *, again: float = 5.0) -> Iterator[None]:
-    """A context in which `TimeIsUp` is raised, or an `Interruption` notes it, after this many seconds; `None` for no
-    limit. The signal is repeated every `again` seconds.
+    """A context with a time limit in seconds; `None` for no limit.
+
+    The end is a signal. It raises `TimeIsUp`, or is noted by an `Interruption` inside. It is repeated every `again`
+    seconds.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -35,8 +37,8 @@ def time_limit(seconds: float | None, *, again: float = 5.0) -> Iterator[None]:
 class Interruption:
     """A context in which SIGINT, SIGTERM, SIGHUP and a time limit only set `signal`.
 
-    A second SIGINT or SIGTERM interrupts at once. SIGHUP says that the terminal was closed. It is left alone if it is
-    ignored, as under `nohup`.
+    A second SIGINT or SIGTERM interrupts at once. SIGHUP means that the terminal was closed; if it is ignored, as under
+    `nohup`, it stays ignored.
 
     * `signal`: the number of the signal that came, or `None`.
 

@@ -50,7 +50,7 @@ def draw_curve(metrics: Path, kind: str, labels: CurveLabels) -> bytes:
 def binned(metrics: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The logged curve as `(characters, bits in the window, mean bits)`.
 
-    Neighbouring points are merged if a log axis would show no difference, so that memory hardly grows with the file.
+    Neighbouring points are merged if a logarithmic axis would show no difference. So memory hardly grows with the file.
     """
     ends, sums, means = [], [], []
     bits, point = 0.0, None
