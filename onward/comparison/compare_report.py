@@ -1,5 +1,6 @@
 """Reports of a comparison: a table, a picture, and the curves as JSON lines."""
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..support.strict_json import encoded
 from ..support.tables import WIDTH, columns, counted, mean_and_error, wrapped
 from ..tasks.symbols import SymbolTask
 from .compare import Comparison, MethodResult
+
+LEGEND = 34  # letters in a line of the legend, so that it leaves room for the curves
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def draw_levels(axes, task: SymbolTask, low: float, high: float) -> None:
     styles = [*zip(LEVEL_COLOURS, LEVEL_STYLES, strict=True)] * len(ordered)
     for (name, level), (colour, dashes) in zip(ordered, styles, strict=False):
         where = " (above)" if level > high else " (below)" if level < low else ""
-        label = lettering(f"{name}: {level:.3f}{where}")
+        label = textwrap.fill(lettering(f"{name}: {level:.3f}{where}"), LEGEND)
         axes.axhline(level, color=colour, linewidth=1.2, linestyle=dashes, label=label)
 
 
@@ -197,16 +200,16 @@ def _draw_result(axes, result: MethodResult, colour: str, style: str) -> None:
 def _span(results: list[MethodResult], task: SymbolTask, left: int) -> tuple[float, float]:
     """The ends of the axis of bits: around the curves of the methods, and the levels that are not far from them.
 
-    A method that begins badly may begin above the axis, but ends on it.
+    The worst tenth of the curves may lie above the axis, such as the beginning, but every method ends on it.
     """
     curves = [r.windows[r.sound][:, r.ends >= left] for r in results if r.sound.any() and r.ends[-1] >= left]
     if not curves:
         return 0.0, 1.1 * max(task.levels.values(), default=1.0)
-    low = min(seeds.min() for seeds in curves)
-    high = max(min(seeds.mean(0)[0] for seeds in curves), *(seeds[:, -1].max() for seeds in curves))
+    bits, ends = np.concatenate([c.ravel() for c in curves]), np.concatenate([c[:, -1] for c in curves])
+    low, high = min(np.quantile(bits, 0.02), ends.min()), max(np.quantile(bits, 0.9), ends.max())
     reach = max(high - low, 0.1 * high) / 2
     near = [level for level in task.levels.values() if low - reach <= level <= high + reach]
     low, high = min([low, *near]), max([high, *near])
     margin = 0.08 * max(high - low, 0.1 * high)
     # From zero if that is not far.
-    return (0.0 if low < 0.25 * high else low - margin), high + margin
+    return (0.0 if low < 0.25 * high else float(low - margin)), float(high + margin)
