@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
@@ -21,7 +21,7 @@ from onward.support.trees import total
 LAYERS = (784, 50, 50, 50, 10)
 BATCH = 200
 RATE, MOMENTUM = -1.0, 0.0  # a logarithm and a logit: a rate of 0.37 and a momentum of 0.5
-AVERAGED = 4  # the adjoints of a state at rest are solved at the Jacobians of this many mini-batches
+SIZE = math.exp(-3)  # the standard deviation of the first weights and biases
 FULL = 255
 POINTS, DIRECTIONS = 100, 50  # of a path
 
@@ -44,21 +44,19 @@ class Training(NamedTuple):
 
 
 class Step(eqx.Module):
-    """A step of gradient descent with momentum on the next mini-batch: `v' = m v − r g`, `w' = w + v'`."""
+    """A step of gradient descent with momentum on the next mini-batch: `v' = m v − (1 − m) g`, `w' = w + r v'`.
 
-    images: UInt8[Array, "examples pixels"]
+    This is the form of Maclaurin et al. 2015, *Gradient-based hyperparameter optimization through reversible learning*,
+    which the authors' script has too.
+    """
+
+    images: Float[Array, "examples pixels"]
     labels: Int[Array, " examples"]
     batches: Int[Array, "batches batch"]
 
     def __call__(self, hyperparameters: Hyperparameters, state: Training) -> Training:
         slope = jax.grad(self.batch_loss)(state.weights, state.taken)
-        speed = jax.tree.map(
-            lambda rate, momentum, v, g: jax.nn.sigmoid(momentum) * v - jnp.exp(rate) * g,
-            *hyperparameters,
-            state.speed,
-            slope,
-        )
-        return Training(jax.tree.map(jnp.add, state.weights, speed), speed, state.taken + 1)
+        return moved(hyperparameters, state, slope)
 
     def batch_loss(self, weights: Weights, taken: Int[Array, ""]) -> Float[Array, ""]:
         """The loss on the mini-batch of a step."""
@@ -66,32 +64,68 @@ class Step(eqx.Module):
         return mean_loss(weights, self.images[chosen], self.labels[chosen])
 
 
+class StepOnAll(eqx.Module):
+    """The same step on all examples: what is differentiated at the end of training by an adjoint that stores only the
+    end.
+    """
+
+    images: Float[Array, "examples pixels"]
+    labels: Int[Array, " examples"]
+
+    def __call__(self, hyperparameters: Hyperparameters, state: Training) -> Training:
+        return moved(hyperparameters, state, jax.grad(mean_loss)(state.weights, self.images, self.labels))
+
+
+def moved(hyperparameters: Hyperparameters, state: Training, slope: Weights) -> Training:
+    """The state after a step along a gradient."""
+
+    def faster(momentum, v, g):
+        kept = jax.nn.sigmoid(momentum)
+        return kept * v - (1 - kept) * g
+
+    speed = jax.tree.map(faster, hyperparameters.momenta, state.speed, slope)
+    weights = jax.tree.map(lambda rate, w, v: w + jnp.exp(rate) * v, hyperparameters.rates, state.weights, speed)
+    return Training(weights, speed, state.taken + 1)
+
+
 class EndLoss(eqx.Module):
     """The meta-loss: the final network's loss on all examples."""
 
-    images: UInt8[Array, "examples pixels"]
+    images: Float[Array, "examples pixels"]
     labels: Int[Array, " examples"]
 
     def __call__(self, state: Training) -> Float[Array, ""]:
         return mean_loss(state.weights, self.images, self.labels)
 
 
-def mean_loss(weights: Weights, images: UInt8[Array, "n pixels"], labels: Int[Array, " n"]) -> Float[Array, ""]:
+def centred(images: UInt8[np.ndarray, "all pixels"], examples: int) -> Float[np.ndarray, "examples pixels"]:
+    """The first images as numbers from 0 to 1, minus each pixel's mean over all images."""
+    return (images[:examples] / FULL - images.mean(0) / FULL).astype(float)
+
+
+def shuffled(key: PRNGKeyArray, examples: int, steps: int, batch: int = BATCH) -> Int[Array, "batches batch"]:
+    """The mini-batches of a training: every pass over the examples has an order of its own."""
+    passes = -(-steps * batch // examples)
+    orders = jax.vmap(lambda k: jr.permutation(k, examples))(jr.split(key, passes))
+    return orders.reshape(-1, batch)
+
+
+def mean_loss(weights: Weights, images: Float[Array, "n pixels"], labels: Int[Array, " n"]) -> Float[Array, ""]:
     """The mean cross-entropy of the classes, in nats."""
     *hidden, last = weights
-    h = images.astype(last["W"].dtype) / FULL
+    h = images.astype(last["W"].dtype)
     for layer in hidden:
         h = jnp.tanh(h @ layer["W"] + layer["b"])
     return jnp.mean(jax.vmap(softmax_cross_entropy)(h @ last["W"] + last["b"], labels))
 
 
 def begin(key: PRNGKeyArray, layers: tuple[int, ...] = LAYERS) -> Training:
-    """An untrained network with zero velocity. Weights are normal with variance 1/inputs."""
+    """An untrained network with zero velocity. Weights and biases are normal with standard deviation exp(−3)."""
     shapes = list(pairwise(layers))
-    keys = jr.split(key, len(shapes))
+    keys = jr.split(key, 2 * len(shapes))
     weights = [
-        {"W": jr.normal(k, shape) / jnp.sqrt(shape[0]), "b": jnp.zeros(shape[1])}
-        for k, shape in zip(keys, shapes, strict=True)
+        {"W": SIZE * jr.normal(W_key, shape), "b": SIZE * jr.normal(b_key, shape[1:])}
+        for W_key, b_key, shape in zip(keys[::2], keys[1::2], shapes, strict=True)
     ]
     return Training(weights, jax.tree.map(jnp.zeros_like, weights), jnp.zeros((), jnp.int32))
 
@@ -149,19 +183,10 @@ def meta_gradient(
     """The meta-loss after `steps` steps, and its gradient with respect to rates and momenta. `key` is for what an
     adjoint draws.
 
-    An adjoint that keeps only the last state is solved there for `AVERAGED` mini-batches, each one step further, and
-    the gradients are averaged, as in section 5.3 of Liao et al. 2018. The gradient is NaN if training ended so.
+    An adjoint that keeps only the last state is solved there with the derivatives of a step on all examples, as in the
+    authors' script. (There the last step of training is such a step as well, and J is taken before it.) The gradient is
+    NaN if training ended so.
     """
-    solve = partial(hypergradient, step, loss, hyperparameters)
-    if not isinstance(adjoint(key), AbstractRBP):
-        return solve(start, steps=steps, adjoint=adjoint(key))
-    end, _ = train(step, hyperparameters, start, steps)
-    value = loss(end)
-    if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(end)):
-        nowhere = jnp.full_like(value, jnp.nan)
-        return Hypergradient(value, jax.tree.map(lambda _: nowhere, hyperparameters), end, nowhere, nowhere)
-    following = jnp.arange(AVERAGED, dtype=end.taken.dtype)
-    found = jax.vmap(lambda k: solve(end._replace(taken=end.taken + k), steps=1, adjoint=adjoint(jr.fold_in(key, k))))(
-        following
-    )
-    return jax.tree.map(lambda leaf: leaf.mean(0), found)._replace(value=value, state=end)
+    method = adjoint(key)
+    on_all = StepOnAll(loss.images, loss.labels) if isinstance(method, AbstractRBP) else None
+    return hypergradient(step, loss, hyperparameters, start, steps=steps, adjoint=method, at_rest=on_all)

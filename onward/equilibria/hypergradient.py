@@ -44,6 +44,7 @@ def hypergradient(
     *,
     steps: int,
     adjoint: optx.AbstractAdjoint,
+    at_rest: Callable[[Any, Any], Any] | None = None,
 ) -> Hypergradient:
     """The gradient of a meta-loss at the end of a training run with respect to the run's hyperparameters.
 
@@ -61,7 +62,11 @@ def hypergradient(
     speed. `residual` says how far the run is from rest, and `adjoint_residual` how far the adjoint system is from its
     solution.
 
-
+    **The Jacobian of a mini-batch is not that of the training set.** A run on mini-batches rests, if at all, where the
+    gradient of the whole set vanishes. `at_rest` is the step whose derivatives stand for all steps at the end. Give one
+    on all examples, or on a batch larger than that of training: each product with J then costs one step on that many.
+    Without it, the last mini-batch decides, which is cheapest, and whose J may have eigenvalues far outside the unit
+    circle where that of all examples has none.
 
     **Arguments:**
 
@@ -74,6 +79,8 @@ def hypergradient(
       change.
     - `steps`: T, at least 1.
     - `adjoint`: how to differentiate, any adjoint of a fixed point.
+    - `at_rest`: `at_rest(hyperparameters, state) -> state`, the step that is differentiated at the end of the run, by
+      default `step`. Only for the last three adjoints.
 
     Returns an `onward.equilibria.Hypergradient`. The run is compiled once per pair of functions `step` and `loss`. If a
     run diverges, its value and gradient are not finite: check them before you apply the gradient.
@@ -83,8 +90,8 @@ def hypergradient(
     random keys or counts.
 
     Raises `ValueError` if the step returns another structure, shape or dtype than its state, if the loss is not a
-    scalar, for steps below 1, if hyperparameters are not floating-point, or if a number among the arguments is not
-    finite.
+    scalar, for steps below 1, if hyperparameters are not floating-point, if a number among the arguments is not finite,
+    or for `at_rest` with an adjoint that goes back through the run.
 
         >>> import jax, jax.numpy as jnp, onward
         >>> def step(decay, w):  # gradient descent on (w − 3)² + decay w²
@@ -102,17 +109,25 @@ def hypergradient(
             raise ValueError(f"hyperparameters must be floating-point numbers, got {describe(hyperparameters)}.")
     check_finite("hyperparameters", hyperparameters)
     check_finite("state", eqx.filter(state, eqx.is_inexact_array))
-    after, value = eqx.filter_eval_shape(_checked_step, step, loss, hyperparameters, state)
-    check_alike(_arrays(after), _arrays(state), what="step")
-    if not eqx.tree_equal(*(_rest(tree) for tree in (after, state))):
-        raise ValueError(f"step must leave all but arrays in the state as it is, {_rest(state)}; got {_rest(after)}.")
+    if at_rest is not None and not isinstance(adjoint, AbstractRBP):
+        raise ValueError(
+            f"at_rest is for an adjoint that stores only the end of the run, such as NeumannRBP, got "
+            f"{type(adjoint).__name__}, which differentiates the run's own steps."
+        )
+    for name, advance in {"step": step, **({} if at_rest is None else {"at_rest": at_rest})}.items():
+        after, value = eqx.filter_eval_shape(_checked_step, advance, loss, hyperparameters, state)
+        check_alike(_arrays(after), _arrays(state), what=name)
+        if not eqx.tree_equal(*(_rest(tree) for tree in (after, state))):
+            raise ValueError(
+                f"{name} must leave all but arrays in the state as it is, {_rest(state)}; got {_rest(after)}."
+            )
     if not (hasattr(value, "shape") and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)):
         raise ValueError(f"loss must return a floating-point scalar, got {describe(value)}.")
-    return _run(step, loss, hyperparameters, state, steps, adjoint)
+    return _run(step, loss, hyperparameters, state, steps, adjoint, at_rest)
 
 
 @eqx.filter_jit
-def _run(step, loss, hyperparameters, state, steps, adjoint) -> Hypergradient:
+def _run(step, loss, hyperparameters, state, steps, adjoint, at_rest) -> Hypergradient:
     # Solvers and adjoints accept only floating-point arrays. The other arrays run through the training once on their
     # own (the compiler drops what they do not depend on). Later they are looked up by the step's number, which is part
     # of the state.
@@ -123,7 +138,7 @@ def _run(step, loss, hyperparameters, state, steps, adjoint) -> Hypergradient:
         after = step(hyperparameters, eqx.combine(*carry, rest))
         return _parted(after), carry[1]
 
-    (_, last), along = jax.lax.scan(advance, (numbers, others), length=steps)
+    (end, last), along = jax.lax.scan(advance, (numbers, others), length=steps)
     along = jax.lax.stop_gradient(along)
 
     def function(h, w):
@@ -136,6 +151,9 @@ def _run(step, loss, hyperparameters, state, steps, adjoint) -> Hypergradient:
 
     def ended(differentiated):
         w, adjoint = differentiated
+        if at_rest is not None:
+            h = _resting(adjoint, lambda h, w: _parted(at_rest(w, eqx.combine(h, last, rest)))[0], end, w)
+            return loss(eqx.combine(h, last, rest)), {"numbers": h, "t": jnp.array(float(steps))}
         start = {"numbers": numbers, "t": jnp.zeros(())}
         h = optx.fixed_point(function, FixedSteps(steps), start, w, max_steps=steps, adjoint=adjoint, throw=False).value
         return loss(eqx.combine(h["numbers"], last, rest)), h
@@ -145,9 +163,21 @@ def _run(step, loss, hyperparameters, state, steps, adjoint) -> Hypergradient:
         # The residual is returned, and most runs end before they rest: a warning would say nothing new.
         adjoint = dataclasses.replace(adjoint, warn_above=math.inf, probe=jnp.zeros(()))
     (value, h), (gradient, report) = eqx.filter_value_and_grad(ended, has_aux=True)((hyperparameters, adjoint))
-    move = jax.tree.map(jnp.subtract, function(h, hyperparameters)["numbers"], h["numbers"])
+    after = function(h, hyperparameters)["numbers"]
+    if at_rest is not None:
+        after = _parted(at_rest(hyperparameters, eqx.combine(h["numbers"], last, rest)))[0]
+    move = jax.tree.map(jnp.subtract, after, h["numbers"])
     state = eqx.combine(h["numbers"], last, rest)
     return Hypergradient(value, gradient, state, norm(move), report.probe if keeps_the_end else None)
+
+
+def _resting(adjoint: AbstractRBP, function: Callable, end: PyTree, w: PyTree) -> PyTree:
+    """`end`, with the derivatives of a resting state of `function(h, w)`."""
+
+    def move(h, _, inputs):
+        return jax.tree.map(lambda after, h: after.astype(h.dtype) - h, function(h, inputs[0]), h)
+
+    return adjoint.apply(lambda _: (jax.lax.stop_gradient(end), ()), move, (w, None), frozenset())[0]
 
 
 def _checked_step(step, loss, hyperparameters, state):

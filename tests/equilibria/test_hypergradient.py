@@ -184,6 +184,25 @@ def test_it_rests_under_the_last_batch_and_averages_over_more():
     assert len(set(many.gradient.tolist())) == 4
 
 
+def test_it_rests_under_another_step():
+    """The run is that of `noisy`; the derivatives at its end are those of the step without noise."""
+
+    def of_mean(w, state):
+        return {"h": 0.5 * state["h"] + w, "key": state["key"]}
+
+    state = {"h": jnp.zeros(()), "key": KEY}
+    found = onward.equilibria.hypergradient(
+        noisy, lambda s: s["h"] ** 2, 1.0, state, steps=3, adjoint=onward.NeumannRBP(2), at_rest=of_mean
+    )
+    plain = onward.equilibria.hypergradient(
+        noisy, lambda s: s["h"] ** 2, 1.0, state, steps=3, adjoint=onward.NeumannRBP(2)
+    )
+    h = found.state["h"]
+    np.testing.assert_allclose(h, plain.state["h"], rtol=1e-12)
+    np.testing.assert_allclose(found.gradient, 2 * h * (1 + 0.5 + 0.25), rtol=1e-12)
+    np.testing.assert_allclose(found.residual, abs(1 - 0.5 * h), rtol=1e-12)
+
+
 def test_it_compiles_once():
     traces = 0
 
@@ -204,12 +223,16 @@ def test_it_compiles_once():
     assert traces == before + 1  # the check of what it returns, which runs nothing
 
 
-def attempt(step=lambda w, h: 0.5 * h + w, loss=jnp.sum, w=1.0, h=None, steps=3):
+def attempt(
+    step=lambda w, h: 0.5 * h + w, loss=jnp.sum, w=1.0, h=None, steps=3, adjoint=ADJOINTS["neumann"], at_rest=None
+):
     h = jnp.zeros(2) if h is None else h
-    return onward.equilibria.hypergradient(step, loss, w, h, steps=steps, adjoint=onward.NeumannRBP(2))
+    return onward.equilibria.hypergradient(step, loss, w, h, steps=steps, adjoint=adjoint, at_rest=at_rest)
 
 
 BAD = {
+    "at-rest": ("at_rest is for an adjoint that stores only the end of the run, such as NeumannRBP, got FullBPTT", {
+        "at_rest": step, "adjoint": ADJOINTS["full"]}),
     "shape": (r"step must return a .* float64\[2\]; got float64\[4\]", {"step": lambda w, h: jnp.tile(h, 2)}),
     "dtype": (r"step must .* got float32\[2\]", {"step": lambda w, h: h.astype("float32")}),
     "rest": ("step must leave all but arrays", {"step": lambda w, h: (h[0], max), "h": (jnp.zeros(2), min),

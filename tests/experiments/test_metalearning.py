@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from problems import QUICK, assert_same
 
 import onward
@@ -19,7 +20,7 @@ from onward.support.extras import MissingExtra
 KEY = jr.key(4, impl=QUICK)
 RNG = np.random.default_rng(0)
 WEIGHTS = [{"W": RNG.normal(size=(5, 4)), "b": RNG.normal(size=4)}, {"W": RNG.normal(size=(4, 3)), "b": np.zeros(3)}]
-EXAMPLES = RNG.integers(0, 256, (12, 5), np.uint8), RNG.integers(0, 3, 12, np.int32)
+EXAMPLES = RNG.random((12, 5)), RNG.integers(0, 3, 12, np.int32)
 STEP = rates.Step(*map(jnp.asarray, (*EXAMPLES, np.arange(12, dtype=np.int32).reshape(3, 4))))
 LOSS = rates.EndLoss(STEP.images, STEP.labels)
 
@@ -40,8 +41,8 @@ def unrolled(hyperparameters, steps):
         for layer, name in places:
             momentum = jax.nn.sigmoid(hyperparameters.momenta[layer][name])
             rate = jnp.exp(hyperparameters.rates[layer][name])
-            speed[layer][name] = momentum * speed[layer][name] - rate * slope[layer][name]
-            weights[layer][name] = weights[layer][name] + speed[layer][name]
+            speed[layer][name] = momentum * speed[layer][name] - (1 - momentum) * slope[layer][name]
+            weights[layer][name] = weights[layer][name] + rate * speed[layer][name]
     return rates.mean_loss(weights, STEP.images, STEP.labels)
 
 
@@ -58,29 +59,47 @@ def test_unrolled_it_is_the_training_written_out():
 def test_a_network_begins_at_rest():
     begun = rates.begin(KEY)
     assert [layer["W"].shape for layer in begun.weights] == [(784, 50), (50, 50), (50, 50), (50, 10)]
-    assert jnp.std(begun.weights[0]["W"]) == pytest.approx(784**-0.5, rel=0.02)
+    numbers = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(begun.weights)])
+    assert jnp.std(numbers) == pytest.approx(np.exp(-3), rel=0.02)
     assert not any(leaf.any() for leaf in jax.tree.leaves((begun.speed, begun.taken)))
 
 
-def test_an_adjoint_at_rest_is_averaged_over_the_mini_batches_that_follow():
-    hyperparameters, key = rates.first_hyperparameters(start()), jr.key(4)
+def test_every_pass_over_the_examples_has_an_order_of_its_own():
+    batches = rates.shuffled(KEY, 12, steps=7, batch=4)  # three passes of three mini-batches
+    assert batches.shape == (9, 4)
+    passes = batches.reshape(3, 12)
+    assert all(sorted(one.tolist()) == list(range(12)) for one in passes)
+    assert len({tuple(one.tolist()) for one in passes}) == 3
 
-    def adjoint(key):  # whose start is drawn anew at each mini-batch
-        return onward.RBP(3, key=key)
 
-    found = rates.meta_gradient(STEP, LOSS, hyperparameters, start(), steps=5, adjoint=adjoint, key=key)
+def test_pixels_are_centred_over_all_images():
+    images = RNG.integers(0, 256, (6, 3), np.uint8)
+    np.testing.assert_allclose(rates.centred(images, 6).mean(0), 0, atol=1e-12)
+    assert_same(rates.centred(images, 2), jnp.asarray(images[:2] / 255 - images.mean(0) / 255))
+
+
+def test_an_adjoint_at_rest_sees_the_derivatives_of_a_step_on_all_examples():
+    hyperparameters = rates.first_hyperparameters(start())
+    found = rates.meta_gradient(
+        STEP, LOSS, hyperparameters, start(), steps=5, adjoint=lambda key: onward.NeumannRBP(3), key=KEY
+    )
     end, losses = rates.train(STEP, hyperparameters, start(), 5)
     assert losses.shape == (5,)
-    assert_same(found.value, LOSS(end))
+    assert_same((found.value, found.state), (LOSS(end), end))
 
-    def at(k):
-        moved = end._replace(taken=end.taken + k)
-        return onward.equilibria.hypergradient(
-            STEP, LOSS, hyperparameters, moved, steps=1, adjoint=adjoint(jr.fold_in(key, k))
-        ).gradient
+    flat, unravel = ravel_pytree((end.weights, end.speed))
+    point, as_hyperparameters = ravel_pytree(hyperparameters)
 
-    each = [at(k) for k in range(rates.AVERAGED)]
-    assert_same(found.gradient, jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *each))
+    def step(numbers, point):
+        state = rates.Training(*unravel(numbers), end.taken)
+        return ravel_pytree(rates.StepOnAll(LOSS.images, LOSS.labels)(as_hyperparameters(point), state)[:2])[0]
+
+    J, by_point = jax.jit(jax.jacrev(step, (0, 1)))(flat, point)
+    b = jax.grad(lambda numbers: LOSS(rates.Training(*unravel(numbers), end.taken)))(flat)
+    z = sum(jnp.linalg.matrix_power(J.T, k) @ b for k in range(4))
+    assert_same(ravel_pytree(found.gradient)[0], z @ by_point)
+    np.testing.assert_allclose(found.adjoint_residual, jnp.linalg.norm(b + J.T @ z - z) / jnp.linalg.norm(b), rtol=1e-9)
+    np.testing.assert_allclose(found.residual, jnp.linalg.norm(step(flat, point) - flat), rtol=1e-9)
 
 
 @pytest.mark.parametrize("adjoint", [onward.equilibria.FullBPTT(), onward.NeumannRBP(5)], ids=["BPTT", "Neumann-RBP"])
