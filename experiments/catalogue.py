@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-description = """The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms
-for Appendix B, with sigmoid units; with tanh units they are nobacktrack/fig1-tanh and so on. Of Nath's thesis (2019):
+description = """The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for
+Appendix B, with sigmoid units; with tanh units they are nobacktrack/fig1-tanh and so on. Of Nath's thesis (2019):
 fpp/fig4.1, 4.2, 4.3 (to 4.5), 4.6 (and 4.7) and 4.8, with a or b for CycleWorld, c for StochasticWorld (c-long with a
 hundred times the steps); fpp/section3.2a and b; fpp/table4.1 and table4.2, and scaled as table4.1-small and
 table4.2-small, which fetch their data. Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1), rbp/table-a1 and
-rbp/hyperparameters and hyperparameters-others (Figures 4 to 6) need MNIST in ONWARD_DATA; rbp/cora and rbp/pubmed (Figure 3, Tables 1 and A3)
-need Planetoid there. Of Kag & Saligrama (2021): fptt/add-100 and add-200 (Figure 1), fptt/copy and copy-200 (Figure
-5), fptt/fig2-100 and fig4-100, scaled; fptt/fig1, fig1-200, fig2, fig3a, fig3b, fig4, fig5a and fig5b at full size:
-many hours; fptt/pixel-mnist, permuted-mnist and cifar10 (Tables 3 and 6), table2, fptt/ptb-300 (Tables 4 and 9),
-table7 and table8, fptt/table5-characters and table5-words, and scaled with -small, which fetch their data. Of no paper:
-streams/forecast, online forecasts of four data sets; it needs the extra river."""
+rbp/hyperparameters and hyperparameters-others (Figures 4 to 6) need MNIST in ONWARD_DATA; rbp/cora and rbp/pubmed
+(Figure 3, Tables 1 and A3) need Planetoid there. Of Kag & Saligrama (2021): fptt/add-100 and add-200 (Figure 1),
+fptt/copy and copy-200 (Figure 5), fptt/fig2-100 and fig4-100, scaled; fptt/fig1, fig1-200, fig2, fig3a, fig3b, fig4,
+fig5a and fig5b at full size: many hours; fptt/pixel-mnist, permuted-mnist and cifar10 (Tables 3 and 6), table2,
+fptt/ptb-300 (Tables 4 and 9), table7 and table8, fptt/table5-characters and table5-words, and scaled with -small, which
+fetch their data. Of no paper: streams/forecast, online forecasts of four data sets; it needs the extra river."""
 
 names = (
     *(f"nobacktrack/fig{figure}{units}" for units in ("", "-tanh") for figure in range(1, 7)),
