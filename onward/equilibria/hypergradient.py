@@ -114,13 +114,9 @@ def hypergradient(
             f"at_rest is for an adjoint that stores only the end of the run, such as NeumannRBP, got "
             f"{type(adjoint).__name__}, which differentiates the run's own steps."
         )
-    for name, advance in {"step": step, **({} if at_rest is None else {"at_rest": at_rest})}.items():
-        after, value = eqx.filter_eval_shape(_checked_step, advance, loss, hyperparameters, state)
-        check_alike(_arrays(after), _arrays(state), what=name)
-        if not eqx.tree_equal(*(_rest(tree) for tree in (after, state))):
-            raise ValueError(
-                f"{name} must leave all but arrays in the state as it is, {_rest(state)}; got {_rest(after)}."
-            )
+    value = _checked("step", step, loss, hyperparameters, state)
+    if at_rest is not None:
+        _checked("at_rest", at_rest, loss, hyperparameters, state)
     if not (hasattr(value, "shape") and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)):
         raise ValueError(f"loss must return a floating-point scalar, got {describe(value)}.")
     return _run(step, loss, hyperparameters, state, steps, adjoint, at_rest)
@@ -180,8 +176,13 @@ def _resting(adjoint: AbstractRBP, function: Callable, end: PyTree, w: PyTree) -
     return adjoint.apply(lambda _: (jax.lax.stop_gradient(end), ()), move, (w, None), frozenset())[0]
 
 
-def _checked_step(step, loss, hyperparameters, state):
-    return step(hyperparameters, state), loss(state)
+def _checked(name, step, loss, hyperparameters, state):
+    """The shape of the loss. Raises `ValueError` unless the step of this name returns a state like the one given."""
+    after, value = eqx.filter_eval_shape(lambda w, h: (step(w, h), loss(h)), hyperparameters, state)
+    check_alike(_arrays(after), _arrays(state), what=name)
+    if not eqx.tree_equal(*(_rest(tree) for tree in (after, state))):
+        raise ValueError(f"{name} must leave all but arrays in the state as it is, {_rest(state)}; got {_rest(after)}.")
+    return value
 
 
 def _array(leaf):
