@@ -123,13 +123,13 @@ def _hyperparameters(settings, data, meta_steps: int, seeds: int, seed: int, par
 
         return Job(run, steps * COSTS.get(method, 1.0))
 
-    def place(steps: int, back: int, method: str, i: int) -> str:
+    def named(steps: int, back: int, method: str, i: int) -> str:
         # BPTT goes all the way back, whatever the others do.
         far = "" if method == BPTT else f", {back} back"
         return f"{steps} steps{far}, {method}, seed {i + 1}"
 
     names = {
-        (steps, back, method): [place(steps, back, method, i) for i in range(seeds)]
+        (steps, back, method): [named(steps, back, method, i) for i in range(seeds)]
         for steps, back in settings
         for method in METHODS
     }
