@@ -1,6 +1,7 @@
 """Tests run in float64 with strict promotion of dtypes, except those of what users run; doctests as a reader sees."""
 
 import gc
+import shutil
 
 import jax
 import jaxtyping
@@ -45,6 +46,19 @@ AS_IN_USE = {
 }
 
 
+MOST_BYTES = 2**31  # of compiled programs that are kept
+
+
+def pytest_configure(config):
+    """What is compiled is kept for the next run, and the processes of one run share it."""
+    folder = config.cache.mkdir("compiled")
+    if not hasattr(config, "workerinput") and sum(entry.stat().st_size for entry in folder.iterdir()) > MOST_BYTES:
+        shutil.rmtree(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def pytest_sessionstart():
     from onward.support.small_loops import request  # imported above, the library would escape the checks of its types
 
@@ -66,10 +80,14 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Doctests belong to the quick tier, `make check`; other tests are marked as `core` where they stand."""
+    """Doctests belong to the quick tier, `make check`; other tests are marked as `core` where they stand.
+
+    What empties JAX's caches comes last: all that runs after it in the same process is compiled again.
+    """
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker("core")
+    items.sort(key=lambda item: item.get_closest_marker("empties_caches") is not None)
 
 
 @pytest.fixture(autouse=True, scope="session")

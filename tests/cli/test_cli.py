@@ -181,7 +181,7 @@ def refused(capsys, options, *parts):
         (["--method", "nobacktrac"], ["'nobacktrac'", "did you mean nobacktrack?", "uoro"]),
         (["--method", "bptt"], ["'bptt'", "tbptt"]),
         (["--method", "xyz"], ["'xyz'", "choose from tbptt"]),
-        (["--cell", "LSTN"], ["'LSTN'", "did you mean lstm?"]),
+        (["--cell", "LSTN"], ["'LSTN'", "did you mean lstm or elstm?"]),
         (["--hiden-size", "3"], ["--hiden-size", "did you mean --hidden-size?"]),
         (["--prompt", "Ω"], ["--prompt holds 'Ω' at character 1"]),
         (["one-more.txt"], ["onward train does not know what to do with 'one-more.txt'"]),

@@ -147,7 +147,7 @@ WRONG = [
     (["compare", "--task", "text"], "--task text needs the path of a file; write it as text:FILE."),
     (["compare", "--task", "text:nowhere.txt"], "nowhere.txt does not exist; give the path of a UTF-8 text file."),
     (["compare", "--rate-factors", "1,0"], "--rate-factors must be different numbers above 0 with commas between"),
-    (["compare", "--cell", "gruu"], "unknown cell 'gruu'; did you mean gru?"),
+    (["compare", "--cell", "gruu"], "unknown cell 'gruu'; did you mean gru or mingru?"),
     (["compare", "--seeds", "0"], "--seeds must be a whole number of at least 1, got '0'."),
     (["reproduce", "nobacktrack/fig7"], "unknown figure 'nobacktrack/fig7'; did you mean nobacktrack/fig"),
     (["reproduce"], "say which figure to reproduce; there are nobacktrack/fig1, nobacktrack/fig2,"),

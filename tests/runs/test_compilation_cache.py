@@ -4,10 +4,12 @@ import os
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from onward.cli.compilation_cache import compilation_cache
 
 
+@pytest.mark.empties_caches
 def test_compiled_programs_are_kept_and_a_damaged_cache_heals(tmp_path, monkeypatch, recwarn):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 

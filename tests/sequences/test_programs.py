@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 
 from onward.support.program_digest import program_digest
 
@@ -12,6 +13,7 @@ def digest(function, *arguments):
     return program_digest(function, *arguments).hexdigest()
 
 
+@pytest.mark.empties_caches
 def test_what_is_computed_counts_and_not_what_of():
     def function(factor, table=(1.0, 2.0), seed=0, turns=3):
         noise = jr.key(seed)

@@ -668,6 +668,7 @@ class TestBadInput:
         with pytest.raises(UserError, match="is damaged, or is not a checkpoint"):
             fit(epochs=1, checkpoint=file)
 
+    @pytest.mark.empties_caches
     def test_a_checkpoint_of_another_program(self, tmp_path):
         table = np.array([1.0, 2.0])
 
