@@ -8,7 +8,7 @@ libraries where they are installed. On one thread of one core, but for the seque
 machine and about half an hour.
 """
 
-SECTIONS = ("steps", "memory", "peers", "live", "equilibria", "fpp", "sequences")
+SECTIONS = ("steps", "memory", "peers", "live", "equilibria", "fpp", "sequences", "variance")
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         parser.error(str(error))
 
     # JAX comes in only now that the threads are settled.
-    from benchmarks import equilibria, fpp, live, memory, peers, report, sequences, steps, targets
+    from benchmarks import equilibria, fpp, live, memory, peers, report, sequences, steps, targets, variance
     from benchmarks.contest import Effort
 
     effort = Effort.quick() if options.quick else Effort()
@@ -43,6 +43,7 @@ def main() -> None:
         "live": lambda: live.tables(effort),
         "fpp": lambda: fpp.tables(effort),
         "equilibria": lambda: equilibria.tables(effort, quick=options.quick),
+        "variance": lambda: variance.tables(effort, variance.QUICK_SETTINGS if options.quick else variance.SETTINGS),
         "sequences": lambda: sequences.tables(rounds=2) if options.quick else sequences.tables(),
     }
     tables = []

@@ -1,6 +1,7 @@
 """Derivatives of one step of a cell: dense, or as sparse as an affine-gated cell allows."""
 
 import itertools
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -27,7 +28,7 @@ def _affine_state_jacobian(cell, hidden, x):
     multiplied.
     """
     _, rows = linearize(cell, hidden, x)
-    direct, slopes = _own_unit(cell, hidden, x)
+    direct, slopes = unit_derivatives(cell, hidden, x)
     if cell.unit_wise:
         return jnp.block([[jnp.diag(leaf) for leaf in row] for row in zip(*map(jax.tree.leaves, direct), strict=True)])
     through = jax.tree.map(
@@ -45,14 +46,15 @@ def _affine_state_jacobian(cell, hidden, x):
     return jnp.block([list(row) for row in zip(*blocks, strict=True)])
 
 
-def _own_unit(cell, hidden, x):
+def unit_derivatives(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array) -> tuple[tuple[PyTree, ...], PyTree]:
+    """The derivatives of the gate and of the recurrent features with respect to the state of the same unit."""
     u = preactivations(cell, cell.features(hidden, x))
     return gate_by_state(cell, hidden, u), recurrent_by_state(cell, hidden)[1]
 
 
 def own_unit_jacobian(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array, rows: Rows) -> tuple[PyTree, ...]:
     """`∂hidden'/∂hidden` within each unit: for each component s', a hidden-shaped `∂hidden'_i/∂hidden_(s',i)`."""
-    direct, slopes = _own_unit(cell, hidden, x)
+    direct, slopes = unit_derivatives(cell, hidden, x)
     if cell.unit_wise:
         return direct
     diagonals = tuple(None if R is None else jnp.diagonal(R, axis1=1, axis2=2) for R in recurrent_weights(cell))
@@ -68,7 +70,12 @@ def own_unit_jacobian(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array, r
 
 def seen(cell: AbstractCell, hidden: PyTree) -> list[bool]:
     """Whether the output reads each component of the state. A loss has a derivative only with respect to those."""
-    jaxpr = jax.make_jaxpr(cell.output)(hidden).jaxpr
+    return reads_of(cell.output, hidden)
+
+
+def reads_of(function: Callable[[PyTree], Array], hidden: PyTree) -> list[bool]:
+    """Whether a function of the state reads each of its components. This is read from the function's program."""
+    jaxpr = jax.make_jaxpr(function)(hidden).jaxpr
     read = [*jaxpr.outvars, *(variable for equation in jaxpr.eqns for variable in equation.invars)]
     return [any(component is variable for variable in read) for component in jaxpr.invars]
 

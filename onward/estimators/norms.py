@@ -9,9 +9,13 @@ from jaxtyping import Array, Float, PyTree
 
 from ..support.smooth import root
 from ..support.trees import total
-from ..transforms.quasi_diagonal import QuasiDiagonal, to_blocks
+from ..transforms.quasi_diagonal import Block, QuasiDiagonal, to_blocks
 from ._reductions import Blocks, Copies, MixedRows, UnitRows
 
+NOT_COVERED = (
+    "metric must cover all trained parameters of the cell, got a part of them: let the Kalman step train the whole "
+    "cell, or do not pass its metric on."
+)
 CANCELLED = 1e-6  # a variance below this fraction of the newest row's own share is taken as lost to rounding
 
 
@@ -48,6 +52,12 @@ class AbstractNorms(eqx.Module):
     ) -> Lengths:
         """The lengths for a reduction of the pending rows of `layer`."""
 
+    @abstractmethod
+    def of_units(self, metric: list[Block]) -> list[Block] | None:
+        """The metric in which units are reduced, `NoBackTrack(per_unit=...)`, given that of their parameters: `J + Λ`.
+        `None` is the Euclidean one. Raises `ValueError` if these norms are for other reductions only.
+        """
+
 
 class EuclideanNorms(AbstractNorms):
     """The root of the sum of squares, for every vector: Algorithm 1."""
@@ -58,6 +68,9 @@ class EuclideanNorms(AbstractNorms):
     def lengths(self, form, v, w, pending, layer):
         rows, units = _row_lengths(form, pending)
         return Lengths(_norm(form, w), _norm(Copies(1), v), rows, units)
+
+    def of_units(self, metric):
+        return None
 
 
 class HalfInvariantNorms(AbstractNorms):
@@ -76,6 +89,9 @@ class HalfInvariantNorms(AbstractNorms):
 
     def lengths(self, form, v, w, pending, layer):
         return EuclideanNorms().lengths(form, v, *_whitened(form, w, pending, layer, self.metric), layer)
+
+    def of_units(self, metric):
+        return metric
 
 
 class InvariantNorms(AbstractNorms):
@@ -116,6 +132,11 @@ class InvariantNorms(AbstractNorms):
         units = jax.tree.map(lambda c: in_deviations(jnp.ones_like(c), c), variances[layer])
         return Lengths(w_norm, _norm(Copies(1), scaled), rows, units)
 
+    def of_units(self, metric):
+        raise ValueError(
+            "norms: InvariantNorms balances the vectors of NoBackTrack(rank=...); with per_unit use HalfInvariantNorms."
+        )
+
 
 def _norm(form: Copies | Blocks, layers: tuple[PyTree, ...]) -> Float[Array, " rank"]:
     return root(total(form.squared_norms(layer) for layer in layers if jax.tree.leaves(layer)))
@@ -134,9 +155,6 @@ def _whitened(form, w, pending, layer, metric):
         return w, pending
     learned = [len(w_l) if isinstance(w_l, tuple) else len(to_blocks(w_l)) for w_l in w]
     if [len(to_blocks(m.diagonal)) for m in metric] != learned:
-        raise ValueError(
-            "metric must cover all trained parameters of the cell, got a part of them: let the Kalman step train the "
-            "whole cell, or do not pass its metric on."
-        )
+        raise ValueError(NOT_COVERED)
     whitened = tuple(form.whiten(m, w_l) for m, w_l in zip(metric, w, strict=True))
     return whitened, pending.whiten(metric[layer])

@@ -72,7 +72,6 @@ EXACT = {
 RANDOM = {
     "uoro": onward.UORO(),
     "nobacktrack": onward.NoBackTrack(),
-    "blocks": onward.NoBackTrack(rank=2, blocks=True),
 }
 
 

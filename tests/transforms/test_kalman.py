@@ -177,7 +177,7 @@ CASES = [
     ("euclidean", "rank-1", "vanilla"),
     *(("half-invariant", "rank-1", cell) for cell in ("vanilla", "lstm", "gru", "equinox-gru")),
     ("half-invariant", "rank-2", "gru"),
-    ("half-invariant", "blocks-2", "stack-generic"),
+    ("half-invariant", "blocks-2", "stack"),
     *(("invariant", "rank-1", cell) for cell in ("vanilla", "lstm", "stack")),
     *(("invariant", form, "gru") for form in ("rank-2", "blocks-2")),
 ]
