@@ -28,8 +28,8 @@ def end_of_run(settings):
 
 
 # %%
-settings = {"log_rate": jnp.log(1e-4), "momentum": jnp.array(-2.0)}
-meta = optax.adam(0.3)
+settings = {"log_rate": jnp.log(1e-3), "momentum": jnp.array(-2.0)}
+meta = optax.adam(0.1)
 state = meta.init(settings)
 
 
@@ -42,12 +42,12 @@ def improve(settings, state):
 
 
 history = []
-for _ in range(30):
+for _ in range(25):
     now = float(jnp.exp(settings["log_rate"])), float(jax.nn.sigmoid(settings["momentum"]))
     settings, state, value = improve(settings, state)
     history.append((*now, float(value)))
 print("rate, momentum and the loss at the end of the run")
-for rate, momentum, value in history[::6]:
+for rate, momentum, value in history[::4]:
     print(f"{rate:10.5f} {momentum:10.2f} {value:10.4f}")
 
 # %%

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +71,6 @@ def scripts() -> list[Path]:
 
 
 def _write(script: Path, folder: Path) -> str:
-    start = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
     command = [sys.executable, "-m", "docs.site.example", str(script), str(folder)]
     try:
@@ -81,14 +79,14 @@ def _write(script: Path, folder: Path) -> str:
         return f"examples/{script.name} took more than {LIMIT} seconds."
     if run.returncode:
         return f"examples/{script.name} failed:\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
-    shown = json.loads(run.stdout.splitlines()[-1])
+    result = json.loads(run.stdout.splitlines()[-1])
     parts = []
-    for cell, (output, pictures) in zip(cells_of(script), shown, strict=True):
+    for cell, (output, pictures) in zip(cells_of(script), result["shown"], strict=True):
         parts.append(cell.source if cell.kind == "markdown" else f"```python\n{cell.source}\n```")
         if output.strip():
             parts.append(f"```text\n{output.rstrip()}\n```")
         parts += [f"![{words}]({name})" for name, words in pictures]
-    seconds = time.perf_counter() - start
-    parts.append(f"*`examples/{script.name}`, run in {seconds:.0f} seconds for this page, with everything included.*")
+    seconds = f"{result['seconds']:.0f} seconds of one processor"
+    parts.append(f"*`examples/{script.name}`, run for this page in {seconds}, compilation included.*")
     (folder / f"{script.stem}.md").write_text("\n\n".join(parts) + "\n")
     return ""
