@@ -68,6 +68,10 @@ class FPP(AbstractReplayEstimator):
     and Figure 3.1 have `s_(i−T)` and `o_(i−T+1)`, as here. Trained states carry information from before a slice into
     it.
 
+    The state of the cell is the variable. The thesis learns activations, s = tanh(·) (2.2), as
+    `onward.VanillaCell(preactivation_state=False)` has them; in its experiments they did better than the values before
+    tanh, which are the default state of that cell.
+
     The thesis leaves some points open. Here they are as follows:
 
     - The online state is the newest stored state, with its updates.
@@ -90,8 +94,9 @@ class FPP(AbstractReplayEstimator):
     - `updates`: M, the number of updates per chunk, at least 1; 4 in section 4.4 of the thesis.
     - `penalty`: λ, finite and at least 0, or a schedule of the number of steps; 1 in the thesis.
     - `state_rate`: the step size of the states, finite and at least 0, or a schedule of the number of steps. The thesis
-      does not give its value. At 1/λ a step replaces s_i by ŝ_i; above 2/λ the states diverge. If a schedule of
-      `penalty` or `state_rate` falls below 0, the numbers become NaN.
+      does not give its value. At 1/λ, the default, a step replaces s_i by ŝ_i; above 2/λ the states diverge. Smaller
+      rates were no better wherever we compared (`docs/results/fpp`). If a schedule of `penalty` or `state_rate` falls
+      below 0, the numbers become NaN.
     - `learn_states`: if false, λ = 0 and no state is changed. This is the ablation of the thesis: truncated
       backpropagation from random points of the past (section 4.3).
     - `prefixes`: if true, the first T − 1 steps after a reset are learned too, by shorter slices. Such a slice begins
@@ -136,7 +141,7 @@ class FPP(AbstractReplayEstimator):
         buffer: int,
         updates: int = 1,
         penalty: float | Float[Array, ""] | Callable = 1.0,
-        state_rate: float | Float[Array, ""] | Callable = 0.1,
+        state_rate: float | Float[Array, ""] | Callable = 1.0,
         *,
         learn_states: bool = True,
         prefixes: bool = False,

@@ -105,7 +105,7 @@ ESTIMATORS: dict[str, EstimatorEntry] = {
         lambda method: onward.FPP(method.horizon, method.buffer, method.updates, method.penalty, method.state_rate),
         size="horizon",
         others=("buffer", "updates", "penalty", "state_rate"),
-        settings={"horizon": 5, "buffer": 1000, "updates": 1, "penalty": 1.0, "state_rate": 0.1},
+        settings={"horizon": 5, "buffer": 1000, "updates": 1, "penalty": 1.0, "state_rate": 1.0},
         text={"hidden_size": 32, "window": 1, "rate": 1e-3},
         no_stream="fpp replays stretches of one stream and cannot follow events; choose another method.",
         no_audit="fpp replays its past and has no gradient of a stretch; audit another method.",

@@ -21,6 +21,7 @@ from .evaluate import evaluate as evaluate
 from .fit import Fitted as Fitted
 from .fit import fit as fit
 from .fit import reset_to_average as reset_to_average
+from .first_step import first_step as first_step
 from .in_memory import Sequences as Sequences
 from .objectives import AbstractObjective as AbstractObjective
 from .objectives import EveryStep as EveryStep
