@@ -40,6 +40,16 @@ def _in_the_same_time(found: dict[str, MethodResult]) -> str:
     return in_words({f"{name} ({reached[name]:,})": Bits(r, reached[name]) for name, r in found.items()})
 
 
+def _beside_compression(comparison: Comparison, found: dict[str, MethodResult]) -> str:
+    """Whether a method matches context tree weighting of the same characters, in words. The paper: none does."""
+    level = next((bits for name, bits in comparison.task.levels.items() if "tree" in name and "passes" in name), None)
+    if level is None:
+        return ""
+    better = [name for name, r in found.items() if Bits(r, r.characters).mean < level]
+    said = f"matched by {', '.join(better)}" if better else "matched by none, as the paper says"
+    return f" Context tree weighting of the same characters needs {level:.3f} over all of them, {said}."
+
+
 def _unstable(result: MethodResult, collapsed: float = math.inf) -> bool:
     """A seed is unstable if it diverged, was lost, or does worse in its last tenth than over its first 10,000
     characters, or than `collapsed`.
@@ -114,6 +124,7 @@ def judge_fig3(comparison: Comparison) -> Verdict:
     why = f"{'all stable' if stable else 'not all stable'}. Last tenths: {in_words(last)}. "
     why += f"Mean bits over the same first {read:,} characters: {in_words(mean)}. "
     why += f"In the same time (characters read by then): {_in_the_same_time(found)}."
+    why += _beside_compression(comparison, found)
     if stable and abs(behind) < PAR and np.ptp(ranks) < PAR:
         return Verdict("agrees", why)
     return Verdict("disagrees", f"stable as the paper says, but not on a par: {why}" if stable else why)
@@ -138,6 +149,7 @@ def judge_fig4(comparison: Comparison) -> Verdict:
     on_par = abs(last["RTRL"].mean - last[WINDOWED].mean) < PAR
     why = f"last tenths: {in_words(last)}. "
     why += f"Mean bits in the same time (characters read by then): {_in_the_same_time(found)}."
+    why += _beside_compression(comparison, found)
     if abs(ahead) < 2:
         return Verdict("not decided", f"{why} {WINDOWED} and the best rank are within two standard errors.")
     return Verdict("agrees" if ahead > 2 and on_par else "disagrees", why)

@@ -54,6 +54,9 @@ def music_task(length: int | None = None) -> SymbolTask:
         return SymbolTask("synthetic music", source.alphabet, source, levels | _compressed(source))
     piece = _sampled(source, length)
     levels |= _levels(piece, source.alphabet)
+    if passes > 1:
+        again = ctw_rate(np.tile(piece, passes), len(source.alphabet), CTW_DEPTH)
+        levels[f"context tree weighting, depth {CTW_DEPTH}, of {passes} passes"] = again
     return SymbolTask(f"synthetic music, {length:,} characters in a cycle", source.alphabet, Cycle(piece), levels)
 
 

@@ -113,6 +113,14 @@ def test_figure_3_holds_every_rank_against_kalman_rtrl_and_leaves_the_controls_o
     assert (lost.word, "1 of 3 of Kalman RTRL" in lost.why) == ("not decided", True)
 
 
+def test_networks_are_held_against_context_trees_of_the_same_passes():
+    levels = {"context tree weighting, depth 8": 1.4, "context tree weighting, depth 8, of 100 passes": 0.9}
+    alike = dict.fromkeys(KALMAN, 2.0)
+    assert "matched by none, as the paper says" in judged(verdicts.judge_fig3, levels, **alike, Kalman_RTRL=2.0).why
+    better = judged(verdicts.judge_fig3, levels, **alike, Kalman_RTRL=result("Kalman RTRL", 0.2, early=0.3)).why
+    assert "of the same characters needs 0.900 over all of them, matched by Kalman RTRL." in better
+
+
 def test_figure_4_needs_truncation_ahead_and_rtrl_as_good():
     ranks = dict.fromkeys(KALMAN, 2.0)
     truncated = {"windowed": result(verdicts.WINDOWED, 1.95)}
