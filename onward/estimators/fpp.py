@@ -69,8 +69,8 @@ class FPP(AbstractReplayEstimator):
     it.
 
     The state of the cell is the variable. The thesis learns activations, s = tanh(·) (2.2), as
-    `onward.VanillaCell(preactivation_state=False)` has them; in its experiments they did better than the values before
-    tanh, which are the default state of that cell.
+    `onward.VanillaCell(preactivation_state=False)` has them. To learn the values before tanh, the default state of that
+    cell, is another method; `docs/results/fpp` compares both.
 
     The thesis leaves some points open. Here they are as follows:
 

@@ -18,10 +18,10 @@ from .dynamic_evaluation import Adapted as Adapted
 from .dynamic_evaluation import dynamic_evaluation as dynamic_evaluation
 from .dynamic_evaluation import gradient_mean_squares as gradient_mean_squares
 from .evaluate import evaluate as evaluate
+from .first_step import first_step as first_step
 from .fit import Fitted as Fitted
 from .fit import fit as fit
 from .fit import reset_to_average as reset_to_average
-from .first_step import first_step as first_step
 from .in_memory import Sequences as Sequences
 from .objectives import AbstractObjective as AbstractObjective
 from .objectives import EveryStep as EveryStep
