@@ -46,8 +46,11 @@ def brackets_task(s: int = 1, k: int = 5, a: int = 10) -> SymbolTask:
     return SymbolTask(f"distant brackets, s = {s}, k = {k}, a = {a}", source.alphabet, source, levels)
 
 
-def music_task(length: int | None = None) -> SymbolTask:
-    """Synthetic music: endless, or a piece of `length` symbols that is repeated, as in the NoBackTrack paper."""
+def music_task(length: int | None = None, *, passes: int = 1) -> SymbolTask:
+    """Synthetic music: endless, or a piece of `length` symbols that is repeated, as in the NoBackTrack paper.
+
+    A method that reads the piece `passes` times is compared with context tree weighting over as many passes too.
+    """
     source = synthetic_music()
     levels = {"entropy rate of the music": source.entropy_rate}
     if length is None:
