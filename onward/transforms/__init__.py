@@ -12,6 +12,8 @@ from .fptt import adopt_average as adopt_average
 from .fptt import fptt as fptt
 from .fptt import fptt_exact as fptt_exact
 from .fptt import settle as settle
+from .fptt_filter import FPTTFilter as FPTTFilter
+from .fptt_filter import largest_fptt_rate as largest_fptt_rate
 from .in_proportion import in_proportion as in_proportion
 from .informed import Informed as Informed
 from .kalman import quasi_diagonal_kalman as quasi_diagonal_kalman

@@ -1,4 +1,4 @@
-"""FPTT's dynamic regulariser, which draws every update towards a running average of the parameters."""
+"""FPTT's dynamic regulariser: the filter of gradients behind what its paper calls a running average of the weights."""
 
 from collections.abc import Callable
 from functools import partial
@@ -50,6 +50,12 @@ def fptt(
     λ and W̄ need W', which is only known at the next call. They continue through windows, sequences and epochs. The
     recursion makes λ equal to the gradient at W' only if the optimiser solves the window's problem (and c = 1). After a
     single step, λ is a filter of the last steps. `fptt_exact` uses the gradient itself.
+
+    **W̄ is not an average over time.** With β = ½, `W̄ = W − λ₋/(2α)`, where λ₋ is the multiplier of the update before.
+    If W drifts steadily, W̄ is one step ahead of W. The regularised gradient is `g − λ + (c/2) λ₋`, so that with SGD
+    the regulariser is a linear filter of the gradients. `onward.transforms.FPTTFilter` has its gain, its noise, and
+    the momentum with the same two numbers; `onward.transforms.largest_fptt_rate` is its stability limit. Train with
+    that momentum too before you credit the average.
 
     **Proposition 1 is weaker than it reads.** It assumes that W converges. At a fixed α, W can converge only if the
     gradients of all windows vanish, and then plain gradient descent converges too. Otherwise all forms keep cycling.

@@ -593,3 +593,74 @@ class TestBadInput:
             exact.update(W, exact.init(W), W)
         with pytest.raises(ValueError, match=r"exactly one fptt or fptt_exact, it holds 0\.$"):
             settle(W, optax.sgd(0.1).init(W))
+
+
+class TestTheFilter:
+    """With SGD the running form is a linear filter of the gradients. W̄ needs no store: it is W − λ₋/(2α)."""
+
+    RATE = 0.4
+    SETTINGS = pytest.mark.parametrize(("alpha", "proximal"), [(0.5, 1.0), (0.8, 2.0), (2.0, 0.5), (0.05, 1.0)])
+
+    def answers(self, alpha, proximal, gradients):
+        """The filtered gradient G at each step, λ and W̄ before it, and W, by the optimiser itself."""
+        optimizer = optax.chain(fptt(alpha, proximal=proximal), optax.sgd(self.RATE))
+
+        def step(carry, g):
+            W, state = carry
+            multiplier, average = settle(W, state)
+            updates, state = optimizer.update(g, state, W)
+            return (W + updates, state), (-updates / self.RATE, multiplier, average, W)
+
+        W = jnp.array(0.7)
+        return jax.jit(lambda: jax.lax.scan(step, (W, optimizer.init(W)), jnp.asarray(gradients))[1])()
+
+    @SETTINGS
+    def test_the_average_is_the_weights_less_half_the_multiplier_before(self, alpha, proximal):
+        gradients = np.random.default_rng(0).normal(size=30)
+        filtered, multipliers, averages, weights = self.answers(alpha, proximal, gradients)
+        before = np.concatenate([[0.0], multipliers[:-1]])
+        assert_same(averages, weights - jnp.asarray(before) / (2 * alpha))
+        assert_same(filtered, jnp.asarray(gradients) - multipliers + proximal / 2 * before)
+
+    @SETTINGS
+    def test_gain_noise_and_what_becomes_of_alternation_are_those_of_its_impulse_response(self, alpha, proximal):
+        found = onward.transforms.FPTTFilter(alpha * self.RATE, proximal)
+        response = np.asarray(self.answers(alpha, proximal, np.eye(1, 3000)[0])[0])
+        signs = (-1.0) ** np.arange(3000)
+        np.testing.assert_allclose(found.gain, response.sum(), rtol=1e-10)
+        np.testing.assert_allclose(found.alternating, signs @ response, rtol=1e-10)
+        np.testing.assert_allclose(found.noise, response @ response, rtol=1e-10)
+        mu, factor = found.momentum
+        ball = factor * mu ** np.arange(3000)
+        np.testing.assert_allclose([ball.sum(), ball @ ball], [found.gain, found.noise], rtol=1e-10)
+
+    def test_in_a_steady_drift_the_average_is_one_step_ahead(self):
+        _, _, averages, weights = self.answers(0.5, 1.0, np.ones(400))
+        np.testing.assert_allclose(averages[-2], weights[-1], rtol=1e-10)
+
+    @pytest.mark.parametrize(("alpha", "proximal"), [(0.5, 1.0), (0.5, 2.0), (3.0, 2.0), (0.1, 0.0)])
+    def test_the_largest_stable_rate_for_every_proximal_factor(self, alpha, proximal):
+        limit = onward.transforms.largest_fptt_rate(alpha, proximal)
+
+        @jax.jit
+        def end(rate):
+            optimizer = optax.chain(fptt(alpha, proximal=proximal), optax.sgd(rate))
+
+            def step(carry, _):
+                W, state = carry
+                updates, state = optimizer.update(W, state, W)
+                return (W + updates, state), W
+
+            return jnp.abs(
+                jax.lax.scan(step, (jnp.array(1.0), optimizer.init(jnp.array(1.0))), None, 4000)[1][-20:]
+            ).max()
+
+        assert end(0.99 * limit) < 1e-6
+        assert end(1.01 * limit) > 1e3
+
+    @pytest.mark.usefixtures("as_in_use")
+    def test_a_filter_that_is_unstable_is_refused(self):
+        with pytest.raises(ValueError, match=r"strength must be above 0 and below 1\.25, got 1\.3"):
+            onward.transforms.FPTTFilter(1.3, 2.0)
+        with pytest.raises(ValueError, match="proximal must be from 0 to 2, got 3"):
+            onward.transforms.FPTTFilter(0.1, 3)
