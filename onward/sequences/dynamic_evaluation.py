@@ -85,8 +85,8 @@ def dynamic_evaluation(
         >>> squares = gradient_mean_squares(fitted.best, tracks, loss, window=5, key=jr.key(5))
         >>> text = Tracks(other, batch=1, steps=50)
         >>> fixed = onward.evaluate(fitted.best, text, onward.EveryStep(5), loss, key=jr.key(6))
-        >>> adapted = dynamic_evaluation(fitted.best, text, loss, squares=squares, rate=0.01, key=jr.key(6))
-        >>> adapted.loss < fixed
+        >>> adapted = dynamic_evaluation(fitted.best, text, loss, squares=squares, key=jr.key(6))
+        >>> adapted.loss < 1 < 3 < fixed
         True
     """
     steps = dynamic_rms(squares, rate, decay, epsilon)

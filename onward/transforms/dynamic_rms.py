@@ -76,9 +76,9 @@ def dynamic_rms(
         >>> optimizer, theta = dynamic_rms(jnp.array([0.25, 0.0625]), rate=0.1, decay=0.5), jnp.zeros(2)
         >>> state = optimizer.init(theta)
         >>> updates, state = optimizer.update(jnp.ones(2), state, theta)
-        >>> (theta + updates).round(3).tolist()                            # a fifth and two fifths, but for ε
+        >>> [round(float(each), 3) for each in theta + updates]            # a fifth and two fifths, but for ε
         [-0.2, -0.398]
-        >>> state.pull.round(3).tolist()
+        >>> [round(float(each), 3) for each in state.pull]
         [0.667, 0.333]
     """
     unless_traced(above_zero, "rate", rate)
