@@ -17,6 +17,8 @@ SHORT = 16
 def rollout(cell: AbstractCell, hidden: PyTree, xs: PyTree, *, reset: Bool[Array, " steps"] | None = None) -> PyTree:
     """The hidden states after each step of `xs`: a hidden-shaped tree with a leading axis of time.
 
+    For affine-gated cells the backward pass is ordered by hand: see `gated_states` in `onward/cells/cpu_tuning.py`.
+
     If `reset` is true at a step, a new sequence starts there, and the step starts from `cell.init_hidden()`. The states
     have derivatives of every order, forward and backward.
 

@@ -1,6 +1,7 @@
 """Methods by name: their syntax, their settings, and the jobs that use them.
 
-A method is written ESTIMATOR[-OPTIMIZER][:SIZE], such as `tbptt`, `tbptt:15` or `nobacktrack-kalman:2`.
+A method is written ESTIMATOR[-OPTIMIZER][:SIZE], such as `tbptt`, `tbptt:15` or `nobacktrack-kalman:2`. `build.py`
+makes the learner of it.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
-"""Safe access to the files of a folder: no write goes outside the folder, and no read waits for a pipe or a device."""
+"""Safe access to a folder: one process at a time holds it, no write leaves it, and no read waits for a pipe or a device.
+"""
 
 import contextlib
 import errno

@@ -1,4 +1,7 @@
-"""The quasi-diagonal Kalman preconditioner: steps scaled by a running outer product of the gradients."""
+"""The quasi-diagonal Kalman preconditioner: steps scaled by a running outer product of the gradients.
+
+The outer product, called the metric, the information or `J + Λ`, is stored and divided by in `quasi_diagonal.py`.
+"""
 
 from collections.abc import Callable
 from functools import partial
