@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ..model import Model
 from ..support.devices import on_all, outside_explicit_axes, shared_evenly
 from ..support.trees import select, time_first
-from ._fit_checks import check_evaluate_arguments
 from ._data_check import check_finite
+from ._fit_checks import check_evaluate_arguments
 from .data import AbstractData, shared_minibatch
 from .objectives import AbstractObjective, check_targets, target_range
 

@@ -27,9 +27,9 @@ from ..support.errors import UserError
 from ..support.program_digest import program_digest
 from ..support.trees import time_first
 from ..transforms.fptt import adopt_average
+from ._data_check import check_finite
 from ._fit_checkpoint import load_fit, save_fit
 from ._fit_checks import InfluenceWatch, check_fit_arguments, warn_of_cut_windows
-from ._data_check import check_finite
 from .callbacks import Callback, DivergenceWarning, Epoch, Progress
 from .data import AbstractData, Block, Minibatch, shared_minibatch
 from .objectives import AbstractObjective, check_targets, target_range

@@ -1,5 +1,4 @@
-"""Safe access to a folder: one process at a time holds it, no write leaves it, and no read waits for a pipe or a device.
-"""
+"""Safe access to a folder: one process at a time holds it, no write leaves it, no read waits for a pipe or a device."""
 
 import contextlib
 import errno
