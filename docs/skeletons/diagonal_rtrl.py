@@ -53,7 +53,7 @@ class DiagonalRTRL(AbstractForwardEstimator):
         influence = jax.tree.map(carried, state.influence, fresh)
         return unravel(after), DiagonalState(influence), lambda H: contracted(H, influence)
 
-    def over_window(self, cell, hidden, state, xs, reset, noise):
+    def over_window(self, cell, hidden, state, states, xs, reset, noise):
         """Several steps whose own gradient is taken otherwise: what is carried on after them, and how the derivative at
         their start becomes the gradient of what came before. `onward.estimators.ContinuedBPTT` asks for it.
         """

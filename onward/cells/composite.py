@@ -72,18 +72,13 @@ def numbered(cell: AbstractCell) -> AbstractCell:
 
 def walk(cell: AbstractCell, hidden: PyTree, x: PyTree, run: Callable[[int, PyTree, PyTree], PyTree]) -> PyTree:
     """One step of a cell, with `run(number, hidden, x)` in place of the steps of `layers_of(cell)`."""
-    return _walk(numbered(cell), hidden, x, run, alone)
 
+    def inside(cell, hidden, x):
+        if isinstance(cell, AbstractCompositeCell):
+            return cell.compose(hidden, x, inside, alone)
+        return run(cell.number, hidden, x)
 
-def _walk(cell, hidden, x, run, each):
-    if isinstance(cell, AbstractCompositeCell):
-        return cell.compose(hidden, x, lambda inner, hidden, x: _walk(inner, hidden, x, run, each), each)
-    return run(cell.number, hidden, x)
-
-
-def walk_steps(cell: AbstractCell, hidden: PyTree, xs: PyTree, run: Callable[[int, PyTree, PyTree], PyTree]) -> PyTree:
-    """The states after each step of `xs`, with `run(number, hidden, xs)` in place of the layers' rollouts."""
-    return _walk(numbered(cell), hidden, xs, run, jax.vmap)
+    return inside(numbered(cell), hidden, x)
 
 
 def states_of_layers(cell: AbstractCell, hidden: PyTree, x: PyTree) -> list[PyTree]:

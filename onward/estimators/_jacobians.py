@@ -52,15 +52,19 @@ def unit_derivatives(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array) ->
     return gate_by_state(cell, hidden, u), recurrent_by_state(cell, hidden)[1]
 
 
-def own_unit_jacobian(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array, rows: Rows) -> tuple[PyTree, ...]:
-    """`∂hidden'/∂hidden` within each unit: for each component s', a hidden-shaped `∂hidden'_i/∂hidden_(s',i)`."""
-    direct, slopes = unit_derivatives(cell, hidden, x)
+def own_unit_jacobian(
+    cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[tuple[Array, ...], ...], factors: tuple[PyTree, ...]
+) -> tuple[PyTree, ...]:
+    """`∂hidden'/∂hidden` within each unit: for each component s', a hidden-shaped `∂hidden'_i/∂hidden_(s',i)`. `u` are
+    the rows of `W z`, and `factors` the gate's derivatives with respect to them.
+    """
+    direct, slopes = gate_by_state(cell, hidden, u), recurrent_by_state(cell, hidden)[1]
     if cell.unit_wise:
         return direct
     diagonals = tuple(None if R is None else jnp.diagonal(R, axis1=1, axis2=2) for R in recurrent_weights(cell))
     through = jax.tree.map(
         lambda *factors: total(jnp.sum(D * w, 0) for D, w in zip(factors, diagonals, strict=True) if w is not None),
-        *rows.factors,
+        *factors,
     )
     return tuple(
         jax.tree.map(lambda E, T, slope=slope: E + T * slope, column, through)
@@ -104,8 +108,12 @@ def learned(cell: AbstractCell) -> PyTree:
 
 def learned_rows(cell: AbstractAffineGatedCell, rows: Rows) -> Rows:
     """The rows of the groups whose weights are trainable."""
-    learns = [not is_frozen(W) for W in cell.weights]
-    return Rows(tuple(itertools.compress(rows.factors, learns)), tuple(itertools.compress(rows.features, learns)))
+    return Rows(of_learned(cell, rows.factors), of_learned(cell, rows.features))
+
+
+def of_learned(cell: AbstractAffineGatedCell, groups: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+    """Those of one thing a group that belong to groups whose weights are trainable."""
+    return tuple(itertools.compress(groups, [not is_frozen(W) for W in cell.weights]))
 
 
 def cell_gradient(cell: AbstractCell, grads: PyTree) -> PyTree:

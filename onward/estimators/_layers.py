@@ -13,9 +13,9 @@ import jax.random as jr
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from ..cells import AbstractCell
-from ..cells.composite import is_layer, layers_of, states_of_layers, walk, walk_steps
+from ..cells.composite import is_layer, layers_of, states_of_layers, walk
 from ..cells.initial_state import Starting, learns_initial_state
-from ..cells.rollout import restarted, rollout
+from ..cells.rollout import restarted
 from ..support.freezing import learnable, thaw
 from ..support.trees import norm, zeros_like
 from ._jacobians import learned
@@ -140,28 +140,36 @@ def over_window(
     cell: AbstractCell,
     hidden: PyTree,
     state: LayersState,
+    states: PyTree,
     xs: PyTree,
     reset: Bool[Array, " steps"] | None,
     noise: Array | None,
 ) -> tuple[LayersState, Callable[[PyTree], PyTree]]:
     """Several steps, layer by layer, with the result of `AbstractForwardEstimator.over_window`."""
-    layers, noises = layers_of(cell), _split(estimator, state, noise)
-    inner, contracts = list(state.layers), {}
+    layers, noises, thawed = layers_of(cell), _split(estimator, state, noise), thaw(cell)
+    first = jax.tree.map(lambda leaf: leaf[0], xs)
+    before, inner, contracts = states_of_layers(thawed, hidden, first), list(state.layers), {}
 
-    def run(number, hidden, xs):
-        layer = layers[number]
+    def by_layer(states, x):
+        """The state after the step and the input of each layer."""
+        seen = {}
+
+        def run(number, after, x):
+            seen[number] = after, x
+            return after
+
+        walk(thawed, states, x, run)
+        return [seen[number] for number in range(len(layers))]
+
+    for number, (after, inputs) in enumerate(jax.vmap(by_layer)(states, xs)):
         if inner[number] is not None:
             inner[number], contracts[number] = estimator.over_window(
-                layer, hidden, inner[number], xs, reset, noises[number]
+                layers[number], before[number], inner[number], after, inputs, reset, noises[number]
             )
-        return rollout(thaw(layer), hidden, xs, reset=reset)
-
-    walk_steps(thaw(cell), hidden, xs, run)
-    first = jax.tree.map(lambda leaf: leaf[0], xs)
 
     def contract(H):
-        by_layer = states_of_layers(thaw(cell), H, first)
-        grads = {number: contracts[number](by_layer[number]) for number in contracts}
+        errors = states_of_layers(thawed, H, first)
+        grads = {number: contracts[number](errors[number]) for number in contracts}
         return _joined(cell, zeros_like(_maps(cell)[0]), grads)
 
     return LayersState(tuple(inner)), contract

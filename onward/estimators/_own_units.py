@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
-from ..cells.affine import linearize
-from ..cells.rollout import restarted, rollout
+from ..cells.affine import Rows, gate_factors, preactivations
+from ..cells.rollout import restarted
 from ..support.freezing import thaw
-from ..support.trees import like, select, total, zeros_like
-from ._jacobians import cell_gradient, learned, learned_rows, own_unit_jacobian, seen
+from ..support.trees import select, total, zeros_like
+from ._jacobians import cell_gradient, learned, learned_rows, of_learned, own_unit_jacobian, seen
 
 
 class OwnUnitState(eqx.Module):
@@ -33,8 +33,10 @@ def advance(
 ) -> tuple[PyTree, OwnUnitState, Callable[[PyTree], PyTree]]:
     """One step, `G' = J_own G + ∂f/∂θ`, with the result of `AbstractForwardEstimator.advance`."""
     thawed = thaw(cell)
-    after, rows = linearize(thawed, hidden, x)
-    own, rows = own_unit_jacobian(thawed, hidden, x, rows), learned_rows(cell, rows)
+    z = thawed.features(hidden, x)
+    u = preactivations(thawed, z)
+    after, factors = thawed.gate(hidden, u), gate_factors(thawed, hidden, u)
+    own, rows = own_unit_jacobian(thawed, hidden, u, factors), learned_rows(cell, Rows(factors, z))
 
     def carry(influence, fresh):
         columns = zip(own, jax.tree.leaves(influence), strict=True)
@@ -64,44 +66,70 @@ def contracted(
 
 
 def over_window(
-    cell: AbstractAffineGatedCell, hidden: PyTree, state: OwnUnitState, xs: PyTree, reset: Bool[Array, " steps"] | None
+    cell: AbstractAffineGatedCell,
+    hidden: PyTree,
+    state: OwnUnitState,
+    states: PyTree,
+    xs: PyTree,
+    reset: Bool[Array, " steps"] | None,
 ) -> tuple[OwnUnitState, Callable[[PyTree], PyTree]]:
     """Several steps at once, with the result of `AbstractForwardEstimator.over_window`.
 
-    With `L_t = J_S ... J_(t+1)`, a small matrix for each unit, `G_S = L_0 G_0 + Σ_t L_t D_t ⊗ z_t`. The sum is one
-    product over time.
+    With `L_t = J_S ... J_(t+1)`, a small matrix for each unit, `G_S = L_0 G_0 + Σ_t L_t D_t ⊗ z_t`. The influence is
+    read and written once a window, and the sum is one product over time.
     """
     thawed = thaw(cell)
-    states = rollout(thawed, hidden, xs, reset=reset)
     before = jax.tree.map(lambda h, after: jnp.concatenate([h[None], after[:-1]]), hidden, states)
     entering = state.influence
     if reset is not None:
         before = jax.vmap(lambda h, restart: restarted(thawed, h, restart))(before, reset)
         entering = select(reset.any(), zeros_like(entering), entering)
 
-    def derivatives(hidden, x):
-        _, rows = linearize(thawed, hidden, x)
-        own = own_unit_jacobian(thawed, hidden, x, rows)
-        columns = [jnp.stack(jax.tree.leaves(column)) for column in own]
-        factors = [jnp.stack(jax.tree.leaves(factor)) for factor in learned_rows(cell, rows).factors]
-        return jnp.stack(columns, axis=1), factors, learned_rows(cell, rows).features
+    z = jax.vmap(thawed.features)(before, xs)
+    u = jax.vmap(lambda z: preactivations(thawed, z))(z)
+    # Rows that see only the bias are the same at every step. XLA computes what the gate makes of them alone once for a
+    # loop, but not for a `jax.vmap`.
+    fixed = [not (group.sees_hidden or group.sees_input) for group in cell.groups]
+    first = [jax.tree.map(lambda leaf: leaf[0], u_g) for u_g in u]
 
-    J, factors, features = jax.vmap(derivatives)(before, xs)  # J: [steps, components, components, units]
-    if reset is not None:
-        J = jnp.where(like(reset, J), 0, J)
+    def derivatives(hidden, u):
+        u = tuple(own if is_fixed else u_g for own, u_g, is_fixed in zip(first, u, fixed, strict=True))
+        factors = gate_factors(thawed, hidden, u)
+        columns = own_unit_jacobian(thawed, hidden, u, factors)
+        # One array for each pair of components: XLA on CPU makes slow batched products of small matrices.
+        J = _transposed([jax.tree.leaves(column) for column in columns])
+        return J, [jax.tree.leaves(factor) for factor in of_learned(cell, factors)]
 
-    def earlier(later, J):
-        return jnp.einsum("abu,bcu->acu", later, J), later
+    def earlier(later, now):
+        hidden, u, restart = now
+        J, factors = derivatives(hidden, u)
+        if restart is not None:
+            J = select(restart, zeros_like(J), J)
+        rows = [[total(L * D for L, D in zip(row, by_row, strict=True)) for row in later] for by_row in factors]
+        return _product(later, J), rows
 
-    size = J.shape[1]
-    identity = jnp.broadcast_to(jnp.eye(size, dtype=J.dtype)[..., None], J.shape[1:])
-    whole, later = jax.lax.scan(earlier, identity, J, reverse=True)
+    components = range(len(jax.tree.leaves(hidden)))
+    ones = jnp.ones_like(jax.tree.leaves(hidden)[0])
+    identity = [[ones if a == b else 0 * ones for b in components] for a in components]
+    whole, rows = jax.lax.scan(earlier, identity, (before, u, reset), reverse=True)
 
-    def carried(influence, D, z):
-        fresh = jnp.einsum("tabu,tbru,tk->aruk", later, D, z)
-        old = jnp.stack(jax.tree.leaves(influence))
-        moved = jnp.einsum("abu,bruk->aruk", whole, old) + fresh
-        return jax.tree.unflatten(jax.tree.structure(influence), list(moved))
+    def carried(influence, rows, z):
+        old, new = jax.tree.leaves(influence), []
+        for by_step, window in zip(rows, whole, strict=True):
+            # Without the barrier XLA merges the transpose into the product, which then takes four times as long.
+            fresh = jax.lax.optimization_barrier(by_step.reshape(len(z), -1).T) @ z
+            moved = total(L[:, None] * G for L, G in zip(window, old, strict=True))
+            new.append(moved + fresh.reshape(moved.shape))
+        return jax.tree.unflatten(jax.tree.structure(influence), new)
 
-    after = OwnUnitState(tuple(map(carried, entering, factors, features)))
+    after = OwnUnitState(tuple(map(carried, entering, rows, of_learned(cell, z))))
     return after, lambda H: contracted(cell, state.influence, H)
+
+
+def _transposed(columns: list[list[Array]]) -> list[list[Array]]:
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _product(A: list[list[Array]], B: list[list[Array]]) -> list[list[Array]]:
+    """The product of two small matrices of arrays."""
+    return [[total(a * b for a, b in zip(row, column, strict=True)) for column in _transposed(B)] for row in A]

@@ -312,13 +312,15 @@ class AbstractForwardEstimator(AbstractEstimator):
         cell: AbstractCell,
         hidden: PyTree,
         state: PyTree,
+        states: PyTree,
         xs: PyTree,
         reset: Bool[Array, " steps"] | None,
         noise: Any,
     ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
         """Several steps at once: `(state', contract)`. `onward.estimators.ContinuedBPTT` uses it, and differentiates
-        the losses itself. `contract(∂loss/∂hidden)` is the part of the cell's gradient that goes through the influence
-        before the first step. `step_by_step` computes state' from `advance`.
+        the losses itself. `states` are the hidden states after each step. `contract(∂loss/∂hidden)` is the part of the
+        cell's gradient that goes through the influence before the first step. `step_by_step` computes state' from
+        `advance`.
         """
 
     def step_by_step(self, cell, hidden, state, xs, reset, noise) -> PyTree:
@@ -338,14 +340,15 @@ class AbstractForwardEstimator(AbstractEstimator):
         return jax.lax.scan(step, (hidden, state), (xs, reset, noise))[0][1]
 
     def across(
-        self, model: Model, hidden: PyTree, state: PyTree, chunk: Chunk
+        self, model: Model, hidden: PyTree, state: PyTree, states: PyTree, chunk: Chunk
     ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
         """`over_window` for the steps of a chunk; if nothing of the cell learns, there is nothing to carry."""
         parameters = learnable(model).cell
         if not jax.tree.leaves(learned(model.cell)):
             return state, lambda H: zeros_like(parameters)
         wide, before = in_one_precision(model, hidden)
-        state, contract = self.over_window(wide.cell, before, state, chunk.xs, chunk.reset, chunk.noise)
+        states = jax.tree.map(lambda leaf, h: leaf.astype(h.dtype), states, before)
+        state, contract = self.over_window(wide.cell, before, state, states, chunk.xs, chunk.reset, chunk.noise)
 
         def gradient(H):
             found = contract(like(H, before))

@@ -1,11 +1,16 @@
 """Backpropagation through time: exact within a chunk, truncated at its ends."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
 from ..cells.rollout import rollout
+from ..model import Model
 from .backward import AbstractBackwardEstimator, Unrolled
-from .base import weighted_loss
+from .base import Chunk, weighted_loss
 
 
 class BPTT(AbstractBackwardEstimator):
@@ -37,7 +42,21 @@ class BPTT(AbstractBackwardEstimator):
         return jnp.zeros(())
 
     def unroll(self, model, loss, hidden, state, chunk):
-        states = rollout(model.cell, hidden, chunk.xs, reset=chunk.reset)
-        predictions = jax.vmap(model.predict)(states)
-        losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, chunk.ys, chunk.weight)
+        states, predictions, losses = run(model, loss, hidden, chunk)
         return Unrolled(losses, jax.tree.map(lambda leaf: leaf[-1], states), state, predictions)
+
+
+class Run(NamedTuple):
+    """The states after each step of a chunk, and their predictions and losses."""
+
+    states: PyTree
+    predictions: PyTree
+    losses: Float[Array, " steps"]
+
+
+def run(model: Model, loss: Callable, hidden: PyTree, chunk: Chunk) -> Run:
+    """A chunk of one stream, from this hidden state."""
+    states = rollout(model.cell, hidden, chunk.xs, reset=chunk.reset)
+    predictions = jax.vmap(model.predict)(states)
+    losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, chunk.ys, chunk.weight)
+    return Run(states, predictions, losses)

@@ -1,5 +1,6 @@
 """Backpropagation through a window, continued beyond its edge by a forward estimator."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -10,10 +11,9 @@ from jaxtyping import Array, Bool, PyTree
 from ..model import Model
 from ..support.freezing import learnable, thaw
 from ..support.trees import mean_of_leading, select, zeros_like
-from ._padding import without_padding
-from .backward import Unrolled
+from ._padding import Readable, marked, without_padding
 from .base import AbstractEstimator, AbstractForwardEstimator, Chunk, Estimate, carries_influence
-from .bptt import BPTT
+from .bptt import Run, run
 
 
 class ContinuedBPTT(AbstractEstimator):
@@ -60,42 +60,48 @@ class ContinuedBPTT(AbstractEstimator):
         return ContinuedBPTT(carries_influence("edge", self.edge.informed(metric)))
 
     def estimate(self, model, loss, hidden, state, chunk):
-        def summed(parameters, hidden):
-            unrolled = BPTT().unroll_padded(thaw(eqx.combine(parameters, model)), loss, hidden, None, chunk)
-            return unrolled.losses.sum(), unrolled
+        hidden, chunk, padding = _readable(model, hidden, chunk)
 
-        (_, unrolled), (grads, H) = jax.value_and_grad(summed, (0, 1), has_aux=True)(learnable(model), hidden)
-        state, by_edge = self._across(model, hidden, state, chunk, H)
-        return _estimate(unrolled, state, grads, by_edge, chunk)
+        def summed(parameters, hidden):
+            found = run(thaw(eqx.combine(parameters, model)), loss, hidden, chunk)
+            return found.losses.sum(), found
+
+        (_, found), (grads, H) = jax.value_and_grad(summed, (0, 1), has_aux=True)(learnable(model), hidden)
+        state, by_edge = self._across(model, hidden, state, chunk, found.states, H)
+        return _estimate(found, state, grads, by_edge, chunk, padding)
 
     def mean_estimate(self, model, loss, hidden, state, chunk):
+        def readable(hidden, chunk) -> tuple[Any, ...]:
+            return tuple(_readable(model, hidden, chunk))
+
+        hidden, chunk, padding = jax.vmap(readable, in_axes=(0, 1), out_axes=(0, 1, 1))(hidden, chunk)
+
         def mean(parameters, hidden):
             learning = thaw(eqx.combine(parameters, model))
+            over_streams = jax.vmap(lambda h, c: run(learning, loss, h, c), in_axes=(0, 1), out_axes=1)
+            found = over_streams(hidden, chunk)
+            return found.losses.sum(0).mean(), found
 
-            def one(hidden, chunk):
-                return tuple(BPTT().unroll_padded(learning, loss, hidden, None, chunk))
-
-            over_streams: Any = jax.vmap(one, in_axes=(0, 1), out_axes=(1, 0, 0, 1, 0))
-            unrolled = Unrolled(*over_streams(hidden, chunk))
-            return unrolled.losses.sum(0).mean(), unrolled
-
-        (_, unrolled), (grads, H) = jax.value_and_grad(mean, (0, 1), has_aux=True)(learnable(model), hidden)
+        (_, found), (grads, H) = jax.value_and_grad(mean, (0, 1), has_aux=True)(learnable(model), hidden)
         streams = len(jax.tree.leaves(hidden)[0])
         H = jax.tree.map(lambda leaf: streams * leaf, H)  # of each stream's own loss
-        over_streams = jax.vmap(
-            lambda hidden, state, chunk, H: self._across(model, hidden, state, chunk, H), in_axes=(0, 0, 1, 0)
-        )
-        state, by_edge = over_streams(hidden, state, chunk, H)
-        return _estimate(unrolled, state, grads, mean_of_leading(by_edge), chunk)
+        across = jax.vmap(partial(self._across, model), in_axes=(0, 0, 1, 1, 0))
+        state, by_edge = across(hidden, state, chunk, found.states, H)
+        return _estimate(found, state, grads, mean_of_leading(by_edge), chunk, padding)
 
-    def _across(self, model, hidden, state, chunk, H):
+    def _across(self, model, hidden, state, chunk, states, H):
         """The edge's state after the window, and the gradient through the window's start."""
-        crosses = _loss_before_a_reset(chunk)
-        if chunk.weight is not None:
-            hidden, chunk, _ = without_padding(model.cell, hidden, chunk)
-        state, contract = self.edge.across(model, hidden, state, chunk)
+        state, contract = self.edge.across(model, hidden, state, states, chunk)
         grads = contract(H)
-        return state, select(crosses, grads, zeros_like(grads))  # the influence may be NaN, and its product with 0 too
+        # Where no loss depends on the past, the influence may be NaN, and so is its product with 0.
+        return state, select(_loss_before_a_reset(chunk), grads, zeros_like(grads))
+
+
+def _readable(model: Model, hidden: PyTree, chunk: Chunk) -> Readable:
+    """The chunk with the inputs of padding replaced."""
+    if chunk.weight is None:
+        return Readable(hidden, chunk, jnp.zeros(chunk.steps, bool))
+    return without_padding(model.cell, hidden, chunk)
 
 
 def _loss_before_a_reset(chunk: Chunk) -> Bool[Array, ""]:
@@ -104,6 +110,8 @@ def _loss_before_a_reset(chunk: Chunk) -> Bool[Array, ""]:
     return counts.any() if chunk.reset is None else (counts & (jnp.cumsum(chunk.reset) == 0)).any()
 
 
-def _estimate(unrolled: Unrolled, state: PyTree, grads: Model, by_edge: PyTree, chunk: Chunk) -> Estimate:
+def _estimate(found: Run, state: PyTree, grads: Model, by_edge: PyTree, chunk: Chunk, padding: Array) -> Estimate:
+    """The estimate of a chunk, for one stream or a batch."""
+    hidden = marked(padding[-1], jax.tree.map(lambda leaf: leaf[-1], found.states))
     grads = eqx.tree_at(lambda m: m.cell, grads, jax.tree.map(jnp.add, grads.cell, by_edge))
-    return Estimate(unrolled.losses, grads, unrolled.hidden, state, unrolled.predictions, chunk.active)
+    return Estimate(found.losses, grads, hidden, state, marked(padding, found.predictions), chunk.active)

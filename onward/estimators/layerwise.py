@@ -58,5 +58,5 @@ class Layerwise(AbstractForwardEstimator):
     def advance(self, cell, hidden, state, x, noise):
         return _layers.advance(self.estimator, cell, hidden, state, x, noise)
 
-    def over_window(self, cell, hidden, state, xs, reset, noise):
-        return _layers.over_window(self.estimator, cell, hidden, state, xs, reset, noise)
+    def over_window(self, cell, hidden, state, states, xs, reset, noise):
+        return _layers.over_window(self.estimator, cell, hidden, state, states, xs, reset, noise)

@@ -180,7 +180,7 @@ class NoBackTrack(AbstractForwardEstimator):
             )
         return self.begin(Window(cell, None), hidden, key=key, example=example)
 
-    def over_window(self, cell, hidden, state, xs, reset, noise):
+    def over_window(self, cell, hidden, state, states, xs, reset, noise):
         window = Window(cell, reset)
         _, after, _ = self.advance(window, hidden, restarted_by(reset, self, state), xs, noise[0])
         return after, lambda H: self._contract(window, state.v, state.w, state.pending.combine, H).cell

@@ -90,9 +90,9 @@ class RTRL(AbstractForwardEstimator):
 
         return after, RTRLState(influence), lambda H: _contracted(cell, influence, H)
 
-    def over_window(self, cell, hidden, state, xs, reset, noise):
+    def over_window(self, cell, hidden, state, states, xs, reset, noise):
         if _unit_wise(cell):
-            return _own_units.over_window(cell, hidden, state, xs, reset)
+            return _own_units.over_window(cell, hidden, state, states, xs, reset)
         after = self.step_by_step(cell, hidden, state, xs, reset, noise)
         if isinstance(state, _colours.ColouredState):
             return after, lambda H: _colours.contracted(state, H)

@@ -118,12 +118,12 @@ class SnAp(AbstractForwardEstimator):
             return _own_units.advance(cell, hidden, state, x)
         return _advance_masked(cell, hidden, state, x)
 
-    def over_window(self, cell, hidden, state, xs, reset, noise):
+    def over_window(self, cell, hidden, state, states, xs, reset, noise):
         if isinstance(state, _layers.LayersState):
-            return _layers.over_window(self, cell, hidden, state, xs, reset, noise)
+            return _layers.over_window(self, cell, hidden, state, states, xs, reset, noise)
         if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_units.OwnUnitState):
             if self.bound is None:
-                return _own_units.over_window(cell, hidden, state, xs, reset)
+                return _own_units.over_window(cell, hidden, state, states, xs, reset)
             after = self.step_by_step(cell, hidden, state, xs, reset, noise)
             return after, lambda H: _own_units.contracted(cell, state.influence, H)
         after = self.step_by_step(cell, hidden, state, xs, reset, noise)

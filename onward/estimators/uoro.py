@@ -70,7 +70,7 @@ class UORO(AbstractForwardEstimator):
     def begin_windows(self, cell, hidden, *, key, example):
         return self.begin(Window(cell, None), hidden, key=key, example=example)
 
-    def over_window(self, cell, hidden, state, xs, reset, noise):
+    def over_window(self, cell, hidden, state, states, xs, reset, noise):
         window = Window(cell, reset)
         _, after, _ = self.advance(window, hidden, restarted_by(reset, self, state), xs, noise[0])
         return after, lambda H: _contracted(window, state.v, state.w, H).cell

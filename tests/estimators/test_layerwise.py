@@ -198,6 +198,25 @@ def test_only_an_estimator_with_an_influence_is_taken(build, inner, what):
         build(inner)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_at_the_edges_of_windows_of_one_step_it_is_itself(name):
+    p, estimator = network(name), ContinuedBPTT(Layerwise(onward.RTRL()))
+
+    @jax.jit
+    def window(p, state, reset, weight):
+        return estimator.grad(p.model, loss, p.hidden, state, p.xs, p.ys, reset=reset, weight=weight)
+
+    state, hidden, grads = p.state(estimator), p.hidden, []
+    for t in range(STEPS):
+        step = p._replace(hidden=hidden, xs=p.xs[t : t + 1], ys=p.ys[t : t + 1])
+        e = window(step, state, jnp.asarray(RESET[t : t + 1]), jnp.asarray(WEIGHT[t : t + 1]))
+        hidden, state = e.hidden, e.state
+        grads.append(e.grads)
+    whole = compiled(Layerwise(onward.RTRL()))(p)
+    assert_same(jax.tree.map(lambda *g: sum(g), *grads), whole.grads)
+    assert_same(state, whole.state)
+
+
 @pytest.mark.parametrize("name", ["blocks", "embedded"])
 def test_second_derivatives_pass_through_layers_and_maps(name):
     """In a first step nothing is remembered, and the gradient is that of backpropagation, with all its derivatives."""
