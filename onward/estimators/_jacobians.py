@@ -52,12 +52,15 @@ def unit_derivatives(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array) ->
     return gate_by_state(cell, hidden, u), recurrent_by_state(cell, hidden)[1]
 
 
-def own_unit_jacobian(
+def own_unit_jacobian(cell: AbstractAffineGatedCell, hidden: PyTree, x: Array, rows: Rows) -> tuple[PyTree, ...]:
+    """`∂hidden'/∂hidden` within each unit: for each component s', a hidden-shaped `∂hidden'_i/∂hidden_(s',i)`."""
+    return own_unit_jacobian_at(cell, hidden, preactivations(cell, cell.features(hidden, x)), rows.factors)
+
+
+def own_unit_jacobian_at(
     cell: AbstractAffineGatedCell, hidden: PyTree, u: tuple[tuple[Array, ...], ...], factors: tuple[PyTree, ...]
 ) -> tuple[PyTree, ...]:
-    """`∂hidden'/∂hidden` within each unit: for each component s', a hidden-shaped `∂hidden'_i/∂hidden_(s',i)`. `u` are
-    the rows of `W z`, and `factors` the gate's derivatives with respect to them.
-    """
+    """The same, from the rows `u` of `W z` and the gate's derivatives with respect to them."""
     direct, slopes = gate_by_state(cell, hidden, u), recurrent_by_state(cell, hidden)[1]
     if cell.unit_wise:
         return direct

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
-from ..cells.affine import Rows, gate_factors, preactivations
+from ..cells.affine import gate_factors, linearize, preactivations
 from ..cells.rollout import restarted
 from ..support.freezing import thaw
 from ..support.trees import select, total, zeros_like
-from ._jacobians import cell_gradient, learned, learned_rows, of_learned, own_unit_jacobian, seen
+from ._jacobians import cell_gradient, learned, learned_rows, of_learned, own_unit_jacobian, own_unit_jacobian_at, seen
 
 
 class OwnUnitState(eqx.Module):
@@ -33,10 +33,8 @@ def advance(
 ) -> tuple[PyTree, OwnUnitState, Callable[[PyTree], PyTree]]:
     """One step, `G' = J_own G + ∂f/∂θ`, with the result of `AbstractForwardEstimator.advance`."""
     thawed = thaw(cell)
-    z = thawed.features(hidden, x)
-    u = preactivations(thawed, z)
-    after, factors = thawed.gate(hidden, u), gate_factors(thawed, hidden, u)
-    own, rows = own_unit_jacobian(thawed, hidden, u, factors), learned_rows(cell, Rows(factors, z))
+    after, rows = linearize(thawed, hidden, x)
+    own, rows = own_unit_jacobian(thawed, hidden, x, rows), learned_rows(cell, rows)
 
     def carry(influence, fresh):
         columns = zip(own, jax.tree.leaves(influence), strict=True)
@@ -95,7 +93,7 @@ def over_window(
     def derivatives(hidden, u):
         u = tuple(own if is_fixed else u_g for own, u_g, is_fixed in zip(first, u, fixed, strict=True))
         factors = gate_factors(thawed, hidden, u)
-        columns = own_unit_jacobian(thawed, hidden, u, factors)
+        columns = own_unit_jacobian_at(thawed, hidden, u, factors)
         # One array for each pair of components: XLA on CPU makes slow batched products of small matrices.
         J = _transposed([jax.tree.leaves(column) for column in columns])
         return J, [jax.tree.leaves(factor) for factor in of_learned(cell, factors)]
