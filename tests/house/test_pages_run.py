@@ -12,11 +12,7 @@ from docs.site.stage import ROOT
 
 PAGES = [
     path
-    for path in [
-        ROOT / "README.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-        *sorted((ROOT / "docs").glob("guides/*.md")),
-    ]
+    for path in [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("guides/*.md"))]
     if re.search(r"^```python$", path.read_text(), flags=re.M)
 ]
 
