@@ -68,8 +68,10 @@ def _state(folder: RunFolder, command: str) -> str:
         return "finished"
     try:
         folder.hold()
-    except (OSError, UserError):
+    except UserError:
         return "running"
+    except OSError:  # the folder may not be read
+        return "unknown"
     folder.close()
     return "stopped"
 
