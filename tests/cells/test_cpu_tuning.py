@@ -68,10 +68,14 @@ def test_it_is_the_plain_product_however_transformed(how):
 
 
 def of_sequences(how, product, length):
-    """`how` on sequences of so many steps in the place of vectors."""
-    W, z, WS, ZS = drawn()
-    steps = 2 + jnp.cos(jnp.arange(float(length)))[:, None]
-    return SEQUENCES[how](product, W, z * steps, WS, ZS[:, None] * steps)
+    """`how` on sequences of so many steps in the place of vectors, as one program."""
+
+    @jax.jit
+    def compute(W, z, WS, ZS):
+        steps = 2 + jnp.cos(jnp.arange(float(length)))[:, None]
+        return SEQUENCES[how](product, W, z * steps, WS, ZS[:, None] * steps)
+
+    return compute(*drawn())
 
 
 SEQUENCES = {how: TRANSFORMED[how] for how in TRANSFORMED if how not in ("many z, along another axis", "in a loop")} | {
