@@ -7,6 +7,7 @@ ESTIMATORS = {
     "tbptt": ("tbptt",),
     "sliding": ("tbptt",),
     "artbp": ("artbp",),
+    "continued": ("tbptt", "rtrl"),
     "rtrl": ("rtrl",),
     "snap": ("snap",),
     "uoro": ("uoro",),

@@ -82,6 +82,14 @@ ESTIMATORS: dict[str, EstimatorEntry] = {
         text={"cell": "lstm", "hidden_size": 64},
         comparison={"window": 15},
     ),
+    "continued": EstimatorEntry(
+        "backpropagation within windows, continued forward by RTRL",
+        lambda method: onward.estimators.ContinuedBPTT(onward.RTRL()),
+        size="window",
+        text={"cell": "mingru", "hidden_size": 128},
+        comparison={"window": 15},
+        no_stream="continued is rtrl where learning happens at every event, as in a stream; choose rtrl.",
+    ),
     "rtrl": EstimatorEntry("forward mode, exact", lambda method: onward.RTRL(), text={"hidden_size": 16}),
     "snap": EstimatorEntry(
         "forward mode, influences within a few steps",
