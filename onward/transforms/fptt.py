@@ -76,7 +76,7 @@ def fptt(
     - `beta`: β in (0, 1], the share of the new weights in W̄; ½ in the paper. The paper has another β, the trust q/K in
       the last target's term of a window's loss: `onward.Terminal` computes that one.
     - `proximal`: c, the factor of the proximal term, finite and at least 0; 1 in the paper. The authors' code has 1 for
-      images and 2 for words.
+      images and 2 for words and characters.
 
     Raises `ValueError` for a number out of range, a schedule that does not start above 0, or an update without
     parameters.
@@ -207,7 +207,7 @@ def adopt_average(params: PyTree, state: PyTree, *, keep_multiplier: bool = Fals
     """The parameters and the state after W ← W̄ and λ ← 0. The authors' published code does this at the end of every
     epoch; the paper does not say so.
 
-    With `keep_multiplier` λ is kept, as in the authors' code for word-level language modelling. `state` is as in
+    With `keep_multiplier` λ is kept, as in the authors' code for PTB-300 and for characters. `state` is as in
     `settle`, and so is the `ValueError`. Everything else in it stays, such as the optimiser's moments. For the carry of
     an `onward.Learner` use `onward.sequences.reset_to_average`.
 
