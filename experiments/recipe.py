@@ -88,6 +88,9 @@ class Recipe:
 class Findings(NamedTuple):
     """What a recipe found: the verdict, a table for people, pictures (a description for each file name), the numbers
     for `result.json`, and the contents of files still to be written.
+
+    Of FPTT, `verdict` is on the paper's claim, against BPTT, and `regulariser` on what the regulariser adds, against
+    the same windows without it.
     """
 
     verdict: Verdict
@@ -95,6 +98,7 @@ class Findings(NamedTuple):
     pictures: dict[str, str]
     numbers: dict[str, Any]
     files: dict[str, bytes]
+    regulariser: Verdict | None = None
 
 
 @dataclass(frozen=True)

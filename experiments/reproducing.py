@@ -104,11 +104,13 @@ def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: 
             raise KeyboardInterrupt(
                 f"stopped; the same command with --run {shlex.quote(str(folder))} goes on from what is kept."
             ) from None
+        smaller = options.scale != 1 or recipe.seeds < full.seeds or options.seconds is not None
         if methods is not None:
             found = found._replace(verdict=Verdict("not decided", f"only these were run: {'; '.join(methods)}."))
-        elif options.scale != 1 or recipe.seeds < full.seeds or options.seconds is not None:
-            why = f"this run is smaller than the figure. Of it: {found.verdict.word}; {found.verdict.why}"
-            found = found._replace(verdict=Verdict("not decided", why))
+        elif smaller:
+            found = found._replace(verdict=_of_less(found.verdict))
+        if smaller and found.regulariser is not None:
+            found = found._replace(regulariser=_of_less(found.regulariser))
         for name, content in found.files.items():
             write_atomically(folder / name, content)
         write_atomically(folder / "report.md", report(recipe, options, found).encode())
@@ -116,7 +118,14 @@ def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: 
         if methods is None:
             parts.drop()
     print(f"\n{recipe.claimant}: {recipe.claim}\nVerdict: {found.verdict.word}. {found.verdict.why}")
+    if found.regulariser is not None:
+        print(f"What the regulariser adds: {found.regulariser.word}. {found.regulariser.why}")
     return 0
+
+
+def _of_less(verdict: Verdict) -> Verdict:
+    """The verdict on a run that is smaller than the figure."""
+    return Verdict("not decided", f"this run is smaller than the figure. Of it: {verdict.word}; {verdict.why}")
 
 
 def _chosen(recipe: Recipe | Experiment, methods: str | None) -> tuple[str, ...] | None:
@@ -193,6 +202,7 @@ def _begin(folder: Path, parts: Parts) -> None:
 
 def report(recipe: Recipe | Experiment, options: Request, found: Findings) -> str:
     """The report for people: what was run, and what came out."""
+    adds = found.regulariser
     lines = [
         f"# {recipe.title}",
         "",
@@ -200,6 +210,7 @@ def report(recipe: Recipe | Experiment, options: Request, found: Findings) -> st
         "",
         f"**Verdict: {found.verdict.word}.** {found.verdict.why}",
         "",
+        *([] if adds is None else [f"**What the regulariser adds: {adds.word}.** {adds.why}", ""]),
         *(line for name, words in found.pictures.items() for line in (f"![{words}]({name})", "")),
         "```",
         found.table,
@@ -247,6 +258,7 @@ def _result(recipe: Recipe | Experiment, options: Request, found: Findings) -> b
         "claim": recipe.claim,
         "verdict": found.verdict.word,
         "why": found.verdict.why,
+        **({} if found.regulariser is None else {"regulariser": found.regulariser._asdict()}),
         "command": command(options),
         **machine(),
         **found.numbers,

@@ -1,5 +1,6 @@
 """The methods that FPTT is compared with on the same windows, and their trainings."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -266,7 +267,8 @@ def train(
 
     def progress(p: Progress):
         last = f", score {p.history[-1].score:.4g}" if p.history else ""
-        report((p.epoch + p.minibatch / p.minibatches) / epochs, f"loss {p.loss:.4g}{last}")
+        loss = "no symbol left" if math.isnan(p.loss) else f"loss {p.loss:.4g}"
+        report((p.epoch + p.minibatch / p.minibatches) / epochs, f"{loss}{last}")
 
     def note(carry: Carry, history) -> Carry | None:
         clock.append(time.perf_counter() - began)

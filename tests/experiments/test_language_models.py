@@ -58,9 +58,11 @@ def test_a_row_is_trained_measured_and_drawn_one_method_and_then_the_others(mode
         parts.begin()
         first = table.run(TEXT, 2, 1, 0, parts)
     assert first.verdict.why == f"not run: {methods[0]}; {methods[2]}."
+    assert first.regulariser.why == f"not run: {methods[2]}."
     with Parts(tmp_path / "run", settings, methods=methods[1:]) as parts:
         parts.begin()
         found = table.run(TEXT, 2, 1, 0, parts)
+    assert found.regulariser.word in ("agrees", "disagrees")
     rows = found.numbers["trainings"]
     assert [row["method"] for row in rows] == list(methods[1:])
     assert rows[0] == first.numbers["trainings"][0]
@@ -88,14 +90,20 @@ def test_a_training_ends_before_an_epoch_that_would_not(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("online", "plain", "word"),
-    [(1.2, 1.3, "agrees"), (1.0, 1.3, "agrees in part"), (1.2, 1.0, "disagrees"), (np.nan, 1.3, "not decided")],
+    ("online", "plain", "words"),
+    [
+        (1.2, 1.3, ("agrees", "agrees")),
+        (1.0, 1.3, ("agrees", "disagrees")),
+        (1.2, 1.0, ("disagrees", "agrees")),
+        (np.nan, 1.3, ("agrees", "not decided")),
+    ],
 )
-def test_the_verdict_on_a_row(online, plain, word):
+def test_the_two_verdicts_on_a_row(online, plain, words):
     methods = FEWER_CHARACTERS.methods
     rows = {name: np.full((1, 2), value) for name, value in zip(methods, (plain, online, 1.1), strict=True)}
     found = {name: Timed(Scores(row, np.full(1, 2), row[:, -1]), 1.0) for name, row in rows.items()}
-    assert Table(FEWER_CHARACTERS, {}, characters=True).judge(found).word == word
+    table = Table(FEWER_CHARACTERS, {}, characters=True)
+    assert (table.judge(found).word, table.regulariser(found).word) == words
 
 
 def test_the_recipes_are_in_the_catalogue_and_say_what_they_run():
