@@ -70,7 +70,7 @@ class FPP(AbstractReplayEstimator):
 
     The state of the cell is the variable. The thesis learns activations, s = tanh(·) (2.2), as
     `onward.VanillaCell(preactivation_state=False)` has them. To learn the values before tanh, the default state of that
-    cell, is another method, which does a little better in the CycleWorlds: see `docs/results/fpp`.
+    cell, is another method, which does a little better in the 10-CycleWorld: see `docs/results/fpp`.
 
     The thesis leaves some points open. Here they are as follows:
 
