@@ -51,6 +51,8 @@ def main() -> None:
         for table in measured[section]():
             tables.append(table)
             print(table, flush=True)
+            if options.record:  # what there is, if the rest is stopped
+                report.record(options.record, around, tables)
     promises = targets.table(tables)
     if promises.rows:
         tables.append(promises)
