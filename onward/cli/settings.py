@@ -51,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         method = self.method
         named = ("window", "horizon", "cut", "rank", "order")
         own = [f"{key} {value}" for key in named if (value := getattr(method, key)) is not None]
-        own += ["blocks"] * method.blocks
+        own += ["blocks"] * method.blocks + ["per unit"] * (method.per_unit is True)
         rate = f"{method.optimizer} {method.rate:g}{'/√t' * (method.optimizer == 'sgd')}"
         rate += f" (cell {method.cell_rate_factor * method.rate:g})" * (method.cell_rate_factor != 1)
         return f"{self.method_name} ({', '.join(own)}), {method.cell} with {method.hidden_size} units, {rate}"

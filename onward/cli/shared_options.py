@@ -32,7 +32,7 @@ Rank = Annotated[
         "N",
         "the method's",
         whole("--rank", 1, most=10**6),
-        help="Blocks of units of nobacktrack, by default one per unit; 1 is the rank-one form of its paper.",
+        help="Outer products per unit of nobacktrack; if the cell has no units, independent copies.",
     ),
 ]
 Seeds = Annotated[

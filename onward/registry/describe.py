@@ -15,6 +15,7 @@ def describe(method: Method, streams: int = 1) -> str:
     entry = ESTIMATORS[method.estimator]
     own = [name for name in (entry.size, *entry.others) if name is not None]
     words = ", ".join(f"{name.replace('_', ' ')} {_shown(getattr(method, name))}" for name in own)
+    words += " per unit" * (method.per_unit is True)
     network = f"{method.cell} cell with {method.hidden_size} units"
     side_by_side = f", {streams} streams side by side" * (streams > 1)
     return f"{method.estimator}{words and f' ({words})'}, {network}, {_step(method)}{side_by_side}"

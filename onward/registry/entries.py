@@ -20,12 +20,14 @@ class CellEntry:
 
     * `about`: a description for help texts;
     * `make`: returns the cell's constructor, called as `cell(input_size, hidden_size, key=...)`;
-    * `sigmoid`: whether comparisons give it sigmoid units and small weights, as in the NoBackTrack paper.
+    * `sigmoid`: whether comparisons give it sigmoid units and small weights, as in the NoBackTrack paper;
+    * `units`: whether each of its weights belongs to a unit, as in `onward.cells.AbstractAffineGatedCell`.
     """
 
     about: str
     make: Callable[[], Callable[..., "onward.AbstractCell"]]
     sigmoid: bool = False
+    units: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     * `clip`: the largest global norm of a gradient, `None` for no limit;
     * `window`: steps between two updates;
     * `horizon`, `cut`, `rank`, `blocks`, `order`: settings of some estimators, `None` or `False` for the others;
+    * `per_unit`: true if `rank` is the number of terms per unit of `nobacktrack`;
     * `buffer`, `updates`, `penalty`, `state_rate`: settings of `fpp`; `prior`: of `kalman`; `alpha`, `beta`: of `fptt`.
       For other methods they are unset, and left out of JSON.
     """
@@ -56,6 +57,7 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     prior: Positive | UnsetType | None = UNSET
     alpha: Natural | UnsetType = UNSET
     beta: Natural | UnsetType = UNSET
+    per_unit: bool | UnsetType = UNSET
 
     def __post_init__(self):
         for kind, name, known in (
@@ -85,8 +87,10 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def but(self, **changes: Any) -> "Method":
         """This method with some settings changed. If each unit has its own block, this stays so when `hidden_size`
-        changes.
+        changes. A cell without units gets the rank-one form of NoBackTrack instead of terms per unit.
         """
+        if self.per_unit is True and not CELLS[changes.get("cell", self.cell)].units:
+            changes = {"per_unit": UNSET, "rank": 1} | changes
         if self.blocks and self.rank == self.hidden_size and "rank" not in changes:
             changes["rank"] = changes.get("hidden_size", self.rank)
         return msgspec.structs.replace(self, **changes)

@@ -41,21 +41,29 @@ def _rmsprop(method: Any):
     return optax.rmsprop(1.0, decay=0.999)
 
 
+def _nobacktrack(method: Any):
+    if method.per_unit is True:
+        return onward.NoBackTrack(per_unit=method.rank)
+    return onward.NoBackTrack(rank=method.rank, blocks=method.blocks)
+
+
 CELLS: dict[str, CellEntry] = {
-    "vanilla": CellEntry("fully connected units", lambda: onward.VanillaCell, sigmoid=True),
-    "leaky": CellEntry("fully connected units with a fixed leak", lambda: onward.LeakyCell, sigmoid=True),
-    "lstm": CellEntry("long short-term memory", lambda: onward.LSTMCell),
-    "gru": CellEntry("gated recurrent units", lambda: onward.GRUCell),
+    "vanilla": CellEntry("fully connected units", lambda: onward.VanillaCell, sigmoid=True, units=True),
+    "leaky": CellEntry("fully connected units with a fixed leak", lambda: onward.LeakyCell, sigmoid=True, units=True),
+    "lstm": CellEntry("long short-term memory", lambda: onward.LSTMCell, units=True),
+    "gru": CellEntry("gated recurrent units", lambda: onward.GRUCell, units=True),
     "antisymmetric": CellEntry("a discretised stable differential equation", lambda: onward.AntisymmetricCell),
-    "lru": CellEntry("linear, with a complex decay per unit", lambda: onward.cells.LRUCell),
-    "rtu": CellEntry("linear, with a rotation per unit", lambda: onward.cells.RTUCell),
+    "lru": CellEntry("linear, with a complex decay per unit", lambda: onward.cells.LRUCell, units=True),
+    "rtu": CellEntry("linear, with a rotation per unit", lambda: onward.cells.RTUCell, units=True),
     "rtu-nonlinear": CellEntry(
-        "rtu with the activation inside the recurrence", lambda: partial(onward.cells.RTUCell, nonlinear=True)
+        "rtu with the activation inside the recurrence",
+        lambda: partial(onward.cells.RTUCell, nonlinear=True),
+        units=True,
     ),
-    "indrnn": CellEntry("one recurrent weight per unit", lambda: onward.cells.IndRNNCell),
-    "elstm": CellEntry("LSTM whose gates see the input and their own unit", lambda: onward.cells.ELSTMCell),
-    "mingru": CellEntry("GRU whose gate sees only the input", lambda: onward.cells.MinGRUCell),
-    "minlstm": CellEntry("LSTM whose two gates see only the input", lambda: onward.cells.MinLSTMCell),
+    "indrnn": CellEntry("one recurrent weight per unit", lambda: onward.cells.IndRNNCell, units=True),
+    "elstm": CellEntry("LSTM whose gates see the input and their own unit", lambda: onward.cells.ELSTMCell, units=True),
+    "mingru": CellEntry("GRU whose gate sees only the input", lambda: onward.cells.MinGRUCell, units=True),
+    "minlstm": CellEntry("LSTM whose two gates see only the input", lambda: onward.cells.MinLSTMCell, units=True),
 }
 
 ESTIMATORS: dict[str, EstimatorEntry] = {
@@ -103,9 +111,9 @@ ESTIMATORS: dict[str, EstimatorEntry] = {
     ),
     "nobacktrack": EstimatorEntry(
         "forward mode, unbiased",
-        lambda method: onward.NoBackTrack(rank=method.rank, blocks=method.blocks),
+        _nobacktrack,
         size="rank",
-        text={"cell_rate_factor": 0.3, "rank": 48, "blocks": True},
+        text={"rank": 2, "per_unit": True},
         comparison={"rank": 1},
     ),
     "fpp": EstimatorEntry(

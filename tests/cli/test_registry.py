@@ -18,6 +18,7 @@ from onward.cli.compare_options import CompareOptions
 from onward.cli.completion import bash, fish, zsh
 from onward.cli.options import ALSO, completions, parse_options
 from onward.cli.settings import chosen_method
+from onward.estimators._stages import without_units
 from onward.registry import build
 from onward.registry.describe import describe
 from onward.registry.methods import AUDIT, COMPARISON, STREAM, TEXT, Method, split_method
@@ -124,7 +125,21 @@ def test_what_is_given_twice_must_be_the_same():
     with pytest.raises(UserError, match="--method nobacktrack:2 has the rank 2 and --rank 3"):
         chosen_method(TEXT, "nobacktrack:2", rank=3)
     assert chosen_method(TEXT, "nobacktrack:48", hidden_size=16).rank == 48
-    assert chosen_method(TEXT, "nobacktrack", hidden_size=16).rank == 16
+    assert chosen_method(TEXT, "nobacktrack", hidden_size=16).rank == 2
+    blocks = msgspec.structs.replace(TEXT.method("nobacktrack"), rank=48, blocks=True, per_unit=msgspec.UNSET)
+    assert blocks.but(hidden_size=16).rank == 16
+
+
+def test_nobacktrack_has_terms_per_unit_where_the_cell_has_units():
+    for cell in CELLS:
+        method = chosen_method(TEXT, "nobacktrack", cell=cell)
+        built, units = build.build_learner(method).estimator, CELLS[cell].units
+        assert units == (without_units(CELLS[cell].make()(2, 2, key=jr.key(0))) is None)
+        if not units:
+            assert (built.rank, built.per_unit, method.per_unit) == (1, None, msgspec.UNSET)
+        else:
+            assert (built.rank, built.per_unit, method.per_unit) == (1, 2, True)
+            assert "2 per unit" in describe(method)
 
 
 def test_a_setting_that_a_method_needs_must_be_there():
