@@ -21,7 +21,7 @@ from onward.registry.build import build_task
 
 CELLS = {"GRU": onward.GRUCell, "LSTM": onward.LSTMCell, "leaky": onward.LeakyCell}
 SETTINGS = tuple((cell, units) for units in (48, 20, 128) for cell in CELLS)
-QUICK_SETTINGS = tuple((cell, 20) for cell in CELLS)
+QUICK_SETTINGS = (("GRU", 48), ("GRU", 128), ("LSTM", 48), ("leaky", 48), ("GRU", 20))
 
 TRAINING = 100_000  # characters of music learned before, by backpropagation in windows of 16 with Adam at 3e-3
 STRETCH = 80  # the characters after these, over which the gradient is summed
