@@ -18,8 +18,8 @@ def evaluate(options: EvaluateOptions) -> int:
     """Runs the command and returns its exit code."""
     if options.run is None or options.file is None:
         raise UserError("name a run and a text: onward evaluate RUN FILE.")
-    if options.learn and options.adapt:
-        raise UserError("--learn goes on as in training and --adapt by dynamic evaluation; give one of them.")
+    if options.learn and options.dynamic:
+        raise UserError("--learn goes on as in training and --dynamic by dynamic evaluation; give one of them.")
     text = text_file(options.file)
     found = survey(text, limit=options.characters)
     saved = saved_run(options.run)
@@ -48,7 +48,7 @@ def _evaluate(options: EvaluateOptions, saved: SavedRun, text: Text, found: Surv
             stream = blocks(text, settings.alphabet, size=settings.block, stop=total)
             key = jr.key(options.seed)
             read = evaluate_learning(run.learner, run.carry, size, stream, total=total, key=key, report=progress.update)
-        elif options.adapt:
+        elif options.dynamic:
             windows = BLOCK - BLOCK % WINDOW
             own, known = text_of_run(settings, options.run or saved.path)
             stop = min(known.characters, STATISTICS)
@@ -68,7 +68,7 @@ def _evaluate(options: EvaluateOptions, saved: SavedRun, text: Text, found: Surv
         say("onward: the network's predictions are no longer finite; the text cannot be evaluated.", to=sys.stderr)
         return 1
     how = "each learned once it was predicted" if options.learn else "the network fixed"
-    how = "adapting by dynamic evaluation" if options.adapt else how
+    how = "adapting by dynamic evaluation" if options.dynamic else how
     rows = [
         ("bits per character", f"{read.bits / total:.3f}   {how}"),
         ("", f"{read.closing_bits / (total - closing_start(total)):.3f}   over the last tenth"),

@@ -14,7 +14,7 @@ class EvaluateOptions:
 
     The network is that of the newest checkpoint of a run of onward train, finished or not. It starts with an empty
     memory, and its parameters stay fixed. With --learn it learns each character after predicting it, as in training.
-    With --adapt it adapts by dynamic evaluation: it predicts five characters, learns them, and is drawn back to where
+    With --dynamic it adapts by dynamic evaluation: it predicts five characters, learns them, and is drawn back to where
     training ended; the run's own text must still be there. The run itself is not changed.
     """
 
@@ -24,7 +24,7 @@ class EvaluateOptions:
     """A UTF-8 text; all its characters must be in the run's alphabet."""
     learn: bool = False
     """Learn each character after predicting it."""
-    adapt: bool = False
+    dynamic: bool = False
     """Adapt by dynamic evaluation after each five characters."""
     characters: Annotated[int | None, *option("N", "the whole text", whole("--characters", 2))] = None
     """Stop after this many characters."""

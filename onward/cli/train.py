@@ -43,7 +43,7 @@ def _adapt(options: TrainOptions, path: Path) -> int:
             raise UserError(f"--adapt takes the network and its settings from {path}; leave --{name} out.")
     if options.file is None:
         raise UserError(f"name the text to adapt to: onward train FILE --adapt {path}.")
-    asked = EvaluateOptions(path, options.file, adapt=True, characters=options.characters, seed=options.seed or 0)
+    asked = EvaluateOptions(path, options.file, dynamic=True, characters=options.characters, seed=options.seed or 0)
     return evaluate(asked)
 
 

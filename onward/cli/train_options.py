@@ -32,7 +32,7 @@ class TrainOptions:
     run: shared.Run[Path | None] = None
     resume: shared.Resume[Path | None] = None
     adapt: Annotated[Path | None, *option("RUN", "none", Path)] = None
-    """Begin no run: the network of this one predicts FILE and adapts to it, as in onward evaluate RUN FILE --adapt."""
+    """Start no run: this run's network predicts FILE and adapts to it, as in onward evaluate RUN FILE --dynamic."""
     alphabet: Annotated[Path | None, *option("FILE", "those of the text", Path)] = None
     """A UTF-8 file with all characters that may occur."""
     sample_length: Annotated[int | None, *shared.sample_length_option()] = None

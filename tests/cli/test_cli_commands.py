@@ -173,7 +173,7 @@ def test_evaluate_while_adapting_is_dynamic_evaluation(run, text, tmp_path, caps
     path.write_text(other := TEXT[100 : 100 + 400])
     before = contents(run)
     capsys.readouterr()
-    assert onward_command("evaluate", run, path, "--adapt") == 0
+    assert onward_command("evaluate", run, path, "--dynamic") == 0
     said = capsys.readouterr().out
     (bits,) = re.findall(r"bits per character +([\d.]+) +adapting by dynamic evaluation", said)
     assert onward_command("train", path, "--adapt", run) == 0
@@ -192,7 +192,7 @@ def test_evaluate_while_adapting_is_dynamic_evaluation(run, text, tmp_path, caps
     _, metrics = read(steps, other)
     assert float(bits) == pytest.approx(float(metrics.losses.mean()) / math.log(2), abs=6e-4)
     assert contents(run) == before
-    refused(capsys, ["evaluate", run, path, "--adapt", "--learn"], "give one of them")
+    refused(capsys, ["evaluate", run, path, "--dynamic", "--learn"], "give one of them")
     refused(capsys, ["train", path, "--adapt", run, "--cell", "gru"], "leave --cell out")
     refused(capsys, ["train", "--adapt", run], "name the text to adapt to")
 
