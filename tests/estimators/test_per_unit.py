@@ -292,7 +292,7 @@ def test_settings_that_do_not_go_together_are_refused(arguments):
         onward.NoBackTrack(**arguments)
 
 
-def test_the_gradient_has_derivatives_in_both_modes():
+def test_the_gradient_has_first_and_second_derivatives():
     """Those of finite differences, for fixed signs."""
     p, estimator = problem("vanilla", units=2, steps=STEPS), onward.NoBackTrack(per_unit=1)
     point, as_parameters = ravel_pytree(eqx.filter(p.model, eqx.is_inexact_array))
@@ -302,10 +302,15 @@ def test_the_gradient_has_derivatives_in_both_modes():
         model = eqx.combine(as_parameters(point + x * along), p.model)
         return jnp.sum(jnp.sin(ravel_pytree(p._replace(model=model).grad(estimator))[0]))
 
-    h = 1e-4
-    values = [jnp.array(x) for x in (h, -h, 2 * h, -2 * h)]
-    backward, forward, (a, b, c, d) = jax.jit(
-        lambda: (jax.grad(f)(0.0), jax.jvp(f, (0.0,), (1.0,))[1], [f(x) for x in values])
+    h = 1e-3
+    (backward, second), forward, values = jax.jit(
+        lambda: (
+            jax.jvp(jax.grad(f), (0.0,), (1.0,)),
+            jax.jvp(f, (0.0,), (1.0,))[1],
+            [f(jnp.array(x)) for x in (2 * h, h, 0.0, -h, -2 * h)],
+        )
     )()
-    np.testing.assert_allclose(backward, (8 * (a - b) - c + d) / (12 * h), rtol=1e-7)
+    a, b, c, d, e = values
     np.testing.assert_allclose(forward, backward, rtol=1e-10)
+    np.testing.assert_allclose(backward, (8 * (b - d) - a + e) / (12 * h), rtol=1e-7)
+    np.testing.assert_allclose(second, (-a + 16 * b - 30 * c + 16 * d - e) / (12 * h**2), rtol=1e-7)
