@@ -425,7 +425,7 @@ def test_what_is_known_of_the_time_that_is_forecast_must_not_be_too_large():
     [
         (["b", "a", "a"], [[1.0, 2.0, 3.0]], [1.0], "each feature must be named once"),
         (["a", "a"], [[1.0, 2.0]], [1.0], "each feature must be named once"),
-        (["a", "b"], [[1.0, "1.5"]], [1.0], "feature 'b' must be a finite number, got '1.5'; encode what is no"),
+        (["a", "b"], [[1.0, "1.5"]], [1.0], "feature 'b' must be a finite number, got '1.5'; encode other values"),
         (["a"], [[1.0], [2.0]], [1.0, float("nan")], "y must be a finite number, got nan"),
         (["a"], [[1.0]], np.array([2], "m8[s]"), r"y must hold numbers, got timedelta64\[s\]"),
         (["a"], [[1.0]], [[1.0, 2.0]], r"y must hold one number for each row, got an array of shape \(1, 2\)"),
