@@ -65,7 +65,7 @@ EXACT = {"bptt", "rtrl", "continued"}
 REPLAY = {"fpp"}
 
 # The parameters of these cells belong to no units, which these estimators need.
-WITHOUT_UNITS = {"antisymmetric", "equinox-lstm", "own", "narrow-weights", "narrow-state", "stack-generic"}
+WITHOUT_UNITS = {"antisymmetric", "equinox-lstm", "own", "narrow-weights", "narrow-state", "stack-generic", "blocks"}
 NEED_UNITS = {"nobacktrack-per-unit"}
 
 # Some tests are about what surrounds an estimator; one cell of each kind is enough for those.

@@ -176,9 +176,9 @@ def test_snap_1_finds_which_units_a_shared_number_acts_on():
     pair = units[:, :, None] + units[:, None, :] - 2 * units[:, :, None] * units[:, None, :]
     own = jnp.broadcast_to(units[:, :, None], (UNITS, *p.cell.input_weight.shape))
     masks = eqx.tree_at(
-        lambda c: (c.recurrent_weight, c.input_weight, c.bias),
+        lambda c: (c.recurrent_weight, c.input_weight, c.bias, c.gate_input_weight, c.gate_bias),
         eqx.filter(p.cell, eqx.is_inexact_array),
-        (pair, own, units),
+        (pair, own, units, own, units),
     )
     assert_same(gradient_of("antisymmetric", onward.SnAp(order=1)), jax.jit(masked_rtrl)(p, masks, **flags))
 

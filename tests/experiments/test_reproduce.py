@@ -140,10 +140,11 @@ def test_a_pilot_too_short_for_a_method_is_said_before_anything_is_written(figur
 
 
 def test_the_title_of_a_pilot_says_once_that_it_is_one():
-    recipe = reproduce.RECIPES["fpp/fig4.1c"].scaled(0.1, 6)
+    recipe = reproduce.RECIPES["fpp/fig4.1a"]
+    assert recipe.piloted is recipe
+    recipe = dataclasses.replace(recipe, pilot=0.5).scaled(0.1, 6)
     assert recipe.piloted.title == f"{recipe.title}: pilot"
-    assert recipe.piloted.budget == Budget(characters=10_000)
-    assert reproduce.RECIPES["fpp/fig4.1a"].piloted is reproduce.RECIPES["fpp/fig4.1a"]
+    assert recipe.piloted.budget == Budget(characters=recipe.budget.characters // 2)
 
 
 def _closing(method):
