@@ -181,9 +181,9 @@ class Learner(eqx.Module):
         """One chunk and one update. `xs` and `ys` are `[steps, ...]`, or `[steps, batch, ...]` with a batch;
         see `run`.
         """
-        update = programs_of(self)(_learner_programs.update, static_argnames=("predictions", "observe"))
+        update = programs_of(self)(_learner_programs.update, predictions=predictions, observe=observe)
         try:
-            return update(carry, xs, ys, reset, weight, predictions=predictions, observe=observe)
+            return update(carry, xs, ys, reset, weight)
         except Exception:
             check_arguments(carry, Carry, xs, ys)  # here, because at every call it would cost a tenth of a small step
             raise
@@ -230,7 +230,6 @@ class Learner(eqx.Module):
         check_targets(self.loss, carry, ys, weight)
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
         steps = shape[0] if shape else 0  # tracing reports what is wrong with xs
-        run = programs_of(self)(_learner_programs.run, static_argnames=("predictions", "observe", "stage"))
         taken, parts, at = self.estimator.taken(carry.estimator), [], 0
         stages = [(None, steps)] if taken is None else self.estimator.stages(taken, steps, self.chunk)
         for stage, here in stages:
@@ -238,7 +237,8 @@ class Learner(eqx.Module):
             if len(stages) > 1:
                 stream = jax.tree.map(lambda leaf, a=at, b=at + here: leaf[a:b], stream)
             count = np.int32(here // self.chunk)
-            carry, metrics = run(carry, *stream, count, predictions=predictions, observe=observe, stage=stage)
+            run = programs_of(self)(_learner_programs.run, predictions=predictions, observe=observe, stage=stage)
+            carry, metrics = run(carry, *stream, count)
             parts.append(metrics)
             at += here
         return carry, parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

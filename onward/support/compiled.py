@@ -21,19 +21,21 @@ class Programs:
     def __init__(self, owner: Any):
         self.owner, self._compiled = owner, {}
 
-    def __call__(self, function: Callable, **options) -> Any:
-        """The compiled function. `options` are those of `jax.jit`; they are used at the first call with a function or
-        one equal to it.
+    def __call__(self, function: Callable, **settings) -> Any:
+        """The compiled function of arrays, `function(owner, *arrays, **settings)`. Each combination of settings, which
+        can be hashed, is compiled for itself: as static arguments of one function they would cost time at every call.
         """
-        if function not in self._compiled:
+        place = (function, *settings.values())
+        compiled = self._compiled.get(place)
+        if compiled is None:
             owner = self.owner
 
-            def owned(*arguments, **named):
-                return function(owner, *arguments, **named)
+            def owned(*arrays):
+                return function(owner, *arrays, **settings)
 
             owned.__name__ = owned.__qualname__ = getattr(function, "__name__", type(function).__name__)
-            self._compiled[function] = jax.jit(owned, **options)
-        return self._compiled[function]
+            compiled = self._compiled[place] = jax.jit(owned)
+        return compiled
 
 
 def programs_of(module: eqx.Module) -> Programs:

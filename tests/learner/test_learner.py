@@ -76,8 +76,8 @@ def test_compiled_as_for_users_any_split_gives_the_same_bits():
 
     def piece(carry, at, size):
         stream = carry, xs[at : at + size], ys[at : at + size], None, None, np.int32(size)
-        run = programs_of(learner)(run_program, static_argnames=("predictions", "observe"))
-        return run.lower(*stream, predictions=False, observe=None).compile(compiler_options=AS_FOR_USERS)(*stream)
+        run = programs_of(learner)(run_program, predictions=False, observe=None)
+        return run.lower(*stream).compile(compiler_options=AS_FOR_USERS)(*stream)
 
     whole, metrics = piece(carry, 0, STEPS)
     first, one = piece(carry, 0, 1)
