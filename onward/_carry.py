@@ -35,6 +35,8 @@ class Carry(eqx.Module):
     optimizer: PyTree
     fresh: Bool[Array, "*batch"] | None = None
 
+    __getattribute__ = object.__getattribute__  # as in `onward.Learner`
+
     @property
     def model(self) -> Model:
         """The current model."""

@@ -103,10 +103,9 @@ class Learner(eqx.Module):
         self.chunk, self.batch = whole("chunk", chunk), None if batch is None else whole("batch", batch)
         self.has_aux = has_aux
 
-    def __getattribute__(self, name: str) -> Any:
-        # Equinox builds a module whenever a method is looked up, which costs much of a call of `update`: see
-        # `benchmarks/results/xla-on-cpu.md`, "Calls and flags".
-        return object.__getattribute__(self, name)
+    # Equinox's own looks up attributes in Python and builds a module for every method, which costs much of a call of
+    # `update`: see `benchmarks/results/xla-on-cpu.md`, "Calls and flags".
+    __getattribute__ = object.__getattribute__
 
     def init(
         self,

@@ -4,36 +4,11 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-import optimistix as optx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..support.arguments import above_zero, at_least_zero, number, whole
-from .solvers import relative_move
-
-
-class _Until(optx.AbstractFixedPointSolver):
-    """What both share: they end when one application of the map moves the state by less than `tolerance`."""
-
-    tolerance: eqx.AbstractVar[float]
-
-    @property
-    def rtol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.tolerance
-
-    @property
-    def atol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.tolerance
-
-    @property
-    def norm(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return optx.max_norm
-
-    def terminate(self, fn, y, args, options, state, tags):
-        return state.move < self.tolerance, optx.RESULTS.successful
-
-    def postprocess(self, fn, y, aux, args, options, state, tags, result):
-        return y, aux, {}
+from .solvers import AbstractUntilSettled, relative_move
 
 
 class _Past(NamedTuple):
@@ -52,7 +27,7 @@ def _nothing_yet(y: PyTree, memory: int) -> _Past:
     return _Past(jnp.array(0), jnp.array(jnp.inf, float), ring, ring, (none, none))
 
 
-class Anderson(_Until):
+class Anderson(AbstractUntilSettled):
     """Anderson acceleration (1965): the next state is the best combination of the last ones.
 
         h' = h + β r − Σ_i γ_i (Δh_i + β Δr_i),    γ = argmin ‖r − Σ_i γ_i Δr_i‖² + λ ‖ΔR‖² ‖γ‖²
@@ -89,6 +64,9 @@ class Anderson(_Until):
         self.mixing = number("mixing", mixing, lambda v: 0 < v <= 1, "a number above 0 and at most 1")
         self.damping = at_least_zero("damping", damping)
 
+    def moved(self, state: _Past) -> Float[Array, ""]:
+        return state.move
+
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> _Past:
         return _nothing_yet(y, self.memory)
 
@@ -110,7 +88,7 @@ class Anderson(_Until):
         return back(following), past, aux
 
 
-class Broyden(_Until):
+class Broyden(AbstractUntilSettled):
     """Broyden's method (1965) for the root of `r(h) = F(h) − h`, with an inverse Jacobian of low rank.
 
         h' = h − B r,    B ← B + (Δh − B Δr) Δhᵀ B / (Δhᵀ B Δr),    B = −I at first
@@ -137,6 +115,9 @@ class Broyden(_Until):
 
     def __init__(self, tolerance: float = 1e-6, *, memory: int = 20):
         self.tolerance, self.memory = above_zero("tolerance", tolerance), whole("memory", memory)
+
+    def moved(self, state: _Past) -> Float[Array, ""]:
+        return state.move
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> _Past:
         return _nothing_yet(y, self.memory)

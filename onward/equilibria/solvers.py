@@ -1,5 +1,8 @@
 """Two solvers that iterate a map: for a fixed number of steps, as in the papers, or until the state has settled."""
 
+from abc import abstractmethod
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -69,13 +72,14 @@ def relative_move(after: PyTree, before: PyTree) -> Float[Array, ""]:
     return largest(jax.tree.map(of, after, before))
 
 
-class UntilSettled(optx.AbstractFixedPointSolver):
-    """Plain iteration `h ← F(h)` until a step's `relative_move` is below `tolerance`: an Optimistix solver."""
+class AbstractUntilSettled(optx.AbstractFixedPointSolver):
+    """A solver that ends when one application of the map moves the state by less than `tolerance`."""
 
-    tolerance: float = eqx.field(static=True)
+    tolerance: eqx.AbstractVar[float]
 
-    def __init__(self, tolerance: float):
-        self.tolerance = tolerance
+    @abstractmethod
+    def moved(self, state: Any) -> Float[Array, ""]:
+        """The `relative_move` of the last application, from the solver's state."""
 
     @property
     def rtol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -89,15 +93,27 @@ class UntilSettled(optx.AbstractFixedPointSolver):
     def norm(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         return optx.max_norm
 
+    def terminate(self, fn, y, args, options, state, tags):
+        return self.moved(state) < self.tolerance, optx.RESULTS.successful
+
+    def postprocess(self, fn, y, aux, args, options, state, tags, result):
+        return y, aux, {}
+
+
+class UntilSettled(AbstractUntilSettled):
+    """Plain iteration `h ← F(h)` until a step's `relative_move` is below `tolerance`: an Optimistix solver."""
+
+    tolerance: float = eqx.field(static=True)
+
+    def __init__(self, tolerance: float):
+        self.tolerance = tolerance
+
+    def moved(self, state: Float[Array, ""]) -> Float[Array, ""]:
+        return state
+
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> Float[Array, ""]:
         return jnp.array(jnp.inf, float)
 
     def step(self, fn, y, args, options, state, tags):
         after, aux = fn(y, args)
         return after, relative_move(after, y), aux
-
-    def terminate(self, fn, y, args, options, state, tags):
-        return state < self.tolerance, optx.RESULTS.successful
-
-    def postprocess(self, fn, y, aux, args, options, state, tags, result):
-        return y, aux, {}
