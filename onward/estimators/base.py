@@ -135,6 +135,8 @@ class AbstractEstimator(eqx.Module):
     have defaults; an estimator overrides one if it can do better.
     """
 
+    __getattribute__ = object.__getattribute__  # as in `onward.Learner`
+
     def init(self, model: Model, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None = None) -> PyTree:
         """The state at the start of a stream. `example` is one `(x, y)` of the stream, for estimators whose buffers
         need its shape.
