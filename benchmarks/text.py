@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[-options.jobs :]
     hold_to_one_thread()
-    from onward.registry.methods import TEXT
+    from onward.registry.method_names import TEXT
 
     methods = options.methods.split(",") if options.methods else list(TEXT.known)
     around = describe() | {"command": " ".join(["python -m benchmarks.text", *sys.argv[1:]])}

@@ -10,7 +10,7 @@ import msgspec
 
 from onward.checkpoints.run_folder import UNREADABLE, check_unused
 from onward.support.errors import UserError
-from onward.support.folders import Folder, is_unused, read
+from onward.support.held_folder import Folder, is_unused, read
 
 T = TypeVar("T")
 

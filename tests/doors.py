@@ -1,4 +1,4 @@
-"""Which files are written through the door of `onward.support.folders`, and what must not change outside it."""
+"""Which files are written through the door of `onward.support.held_folder`, and what must not change outside it."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onward.support.folders import Folder
+from onward.support.held_folder import Folder
 
 KINDS = ("symbolic link", "dangling link", "hard link", "named pipe", "socket", "folder", "device")
 

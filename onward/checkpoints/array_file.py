@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 
 from ..support.errors import DamagedRun, UserError
 from ..support.files import write_atomically
-from ..support.folders import opened
+from ..support.held_folder import opened
 from ..support.raw_key import RawKey
 
 FORMAT, VERSION = "onward checkpoint", 1

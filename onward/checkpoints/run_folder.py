@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from ..support.errors import UserError
-from ..support.folders import Folder, is_unused, read
+from ..support.held_folder import Folder, is_unused, read
 
 S = TypeVar("S", bound=msgspec.Struct)
 F = TypeVar("F", bound="RunFolder")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..registry.methods import AUDIT, Method
+from ..registry.method_names import AUDIT, Method
 from ..support.errors import UserError
 from ..texts.text import Text, blocks, embedded_text, survey, text_file
 from .audit_options import AuditOptions

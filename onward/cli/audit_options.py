@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..registry.methods import AUDIT
+from ..registry.method_names import AUDIT
 from . import shared_options as shared
 from .options import option, whole
 

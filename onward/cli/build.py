@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 import onward
 
 from ..registry.build import text_model
-from ..registry.methods import Method
+from ..registry.method_names import Method
 from ..support.errors import UserError
 from .settings import Settings
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from ..checkpoints.run_folder import command_of
 from ..registry.citations import papers
-from ..registry.methods import split_method
+from ..registry.method_names import split_method
 from ..support.errors import UserError
 from .cite_options import CiteOptions
 from .run_overview import settings_of

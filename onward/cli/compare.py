@@ -17,10 +17,10 @@ from ..comparison.compare import compare as run_comparison
 from ..comparison.compare_report import comparison_table, described, result_from, save_comparison
 from ..comparison.parallel_runs import least_characters
 from ..registry.build import build_contestant, build_task
-from ..registry.methods import COMPARISON
+from ..registry.method_names import COMPARISON
 from ..support.devices import use_all_cores
 from ..support.errors import UserError
-from ..support.folders import read
+from ..support.held_folder import read
 from ..tasks.symbols import SymbolTask
 from .build import enough_memory
 from .compare_options import CompareOptions

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
 
-from ..registry.methods import COMPARISON
+from ..registry.method_names import COMPARISON
 from ..support.errors import UserError
 from . import shared_options as shared
 from .options import option, whole

@@ -18,7 +18,7 @@ from ..streams.folder import StreamFolder
 from ..streams.learning import restore
 from ..streams.outliers import LIMIT
 from ..support.errors import UserError
-from ..support.folders import read
+from ..support.held_folder import read
 from .export_options import ExportOptions
 from .saved_run import saved_run
 from .shown import say

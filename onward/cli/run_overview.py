@@ -10,7 +10,7 @@ import msgspec
 
 from ..checkpoints.run_folder import UNREADABLE, RunFolder, command_of
 from ..support.errors import UserError
-from ..support.folders import opened, read
+from ..support.held_folder import opened, read
 
 TAIL = 1 << 16  # bytes read at the end of a log
 

@@ -5,7 +5,7 @@ import os
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ..registry.methods import TEXT, Job, Method, Positive, split_method
+from ..registry.method_names import TEXT, Job, Method, Positive, split_method
 from ..registry.table import ESTIMATORS
 from ..support.errors import UserError
 from ..support.printable import in_utf_8

@@ -7,7 +7,7 @@ option was given, as when a run is resumed.
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from ..registry.methods import Job
+from ..registry.method_names import Job
 from ..registry.table import CELLS, ESTIMATORS, OPTIMIZERS, TASKS
 from ..registry.tasks import FORMS, parse_task
 from .options import duration, one_of, option, positive, whole

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..checkpoints.run_folder import check_unused, digest, new_folder
 from ..streams.folder import StreamFolder
 from ..support.errors import UserError
-from ..support.folders import read
+from ..support.held_folder import read
 from .shown import say
 from .stream_options import StreamOptions
 from .stream_settings import StreamSettings, check_header, new_stream_settings, open_source, stream_settings_again

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ..registry.methods import STREAM
+from ..registry.method_names import STREAM
 from ..support.errors import UserError
 from . import shared_options as shared
 from .options import one_of, option, positive, whole

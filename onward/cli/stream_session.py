@@ -23,7 +23,7 @@ from ..streams.standing import Quarantined, StreamStanding
 from ..streams.summary import StreamSummary
 from ..support.errors import DamagedRun, UserError
 from ..support.files import read_json_lines
-from ..support.folders import opened
+from ..support.held_folder import opened
 from ..support.interruption import Interruption
 from ..support.pictures import save_picture
 from ..support.printable import file_name

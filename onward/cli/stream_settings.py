@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from ..registry.methods import STREAM, Count, Method, Positive
+from ..registry.method_names import STREAM, Count, Method, Positive
 from ..streams.base import AbstractSource
 from ..streams.engine import usual_rate
 from ..streams.events import CSV, JSONL, Columns

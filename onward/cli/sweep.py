@@ -11,7 +11,7 @@ from ..comparison.sweep import grid, log_uniform
 from ..comparison.sweep import sweep as run_sweep
 from ..comparison.sweep_report import save_sweep, sweep_table
 from ..registry.build import build_contestant, build_task
-from ..registry.methods import COMPARISON
+from ..registry.method_names import COMPARISON
 from ..registry.tasks import usual_cell
 from ..support.devices import use_all_cores
 from ..support.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..checkpoints.run_folder import RunFolder, check_unused, digest, new_folder
 from ..support.errors import UserError
-from ..support.folders import read
+from ..support.held_folder import read
 from ..texts.text import Survey, Text
 from .evaluate import evaluate
 from .evaluate_options import EvaluateOptions

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..registry.methods import TEXT
+from ..registry.method_names import TEXT
 from . import shared_options as shared
 from .options import option, whole
 

@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 from .. import __version__
 from ..checkpoints.run_folder import UNREADABLE, RunFolder
 from ..support.errors import UserError
-from ..support.folders import Folder, read
+from ..support.held_folder import Folder, read
 from ..tasks.symbols import SymbolTask
 from .parallel_runs import Budget, Contestant, Fates
 

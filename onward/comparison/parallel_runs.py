@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -21,7 +20,7 @@ from ..model import Model
 from ..support.arguments import whole
 from ..support.devices import shared_evenly
 from ..support.program_digest import program_digest
-from ..support.trees import row_sums, select
+from ..support.trees import all_finite, row_sums, select
 from ..tasks.symbols import SymbolTask
 from ..transforms.informed import Informed, metric_of
 
@@ -259,8 +258,7 @@ class Program:
             bits = metrics.losses
         else:
             bits, right = row_sums(metrics.losses) / learner.batch, row_sums(right) / learner.batch
-        numbers = [leaf for leaf in jax.tree.leaves((carry, metrics.losses)) if eqx.is_inexact_array(leaf)]
-        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+        finite = all_finite((carry, metrics.losses))
         return _Lane(lane.values, select(finite, carry, lane.carry), source), bits, right, finite
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from ..cells import AbstractCell, EmbeddedCell, StackedCell
+from ..support.trees import all_finite
 from .base import Chunk
 
 
@@ -40,23 +41,17 @@ def without_padding(cell: AbstractCell, hidden: PyTree, chunk: Chunk) -> Readabl
     next_loss = jax.lax.cummin(jnp.where(counts, place, S), reverse=True)
     next_start = jnp.append(jax.lax.cummin(jnp.where(reset, place, S), reverse=True)[1:], S)
     last_start = jax.lax.cummax(jnp.where(reset, place, -1))
-    last_unreadable = jax.lax.cummax(jnp.where(unreadable, place, jnp.where(finite(hidden), -2, -1)))
+    last_unreadable = jax.lax.cummax(jnp.where(unreadable, place, jnp.where(all_finite(hidden), -2, -1)))
     padding = (last_unreadable >= last_start) & (next_loss >= next_start)
     chunk = Chunk(mended_inputs(cell, padding, chunk.xs), chunk.ys, chunk.reset, chunk.weight, chunk.noise)
     return Readable(mended(padding[0], hidden), chunk, padding)
-
-
-def finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether all floating-point numbers in a tree are finite."""
-    numbers = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in numbers], bool).all()
 
 
 def readable(cell: AbstractCell, x: PyTree) -> Bool[Array, ""]:
     """Whether the cell can read an input: finite numbers, or a known symbol."""
     if isinstance(cell, StackedCell):
         return readable(cell.layers[0], x)
-    return cell.knows(x) if isinstance(cell, EmbeddedCell) else finite(x)
+    return cell.knows(x) if isinstance(cell, EmbeddedCell) else all_finite(x)
 
 
 def mended_inputs(cell: AbstractCell, unused: Bool[Array, "*steps"], xs: PyTree) -> PyTree:

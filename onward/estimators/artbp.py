@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from ..cells.rollout import restarted
 from ..support.arguments import number, unless_traced
-from ._noise import Counter, uniform
+from ._random_bits import Counter, uniform
 from .backward import AbstractBackwardEstimator, Unrolled
 from .base import weighted_loss
 

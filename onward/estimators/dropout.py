@@ -8,7 +8,7 @@ from jaxtyping import Array, PyTree, UInt32
 from ..cells import EmbeddedCell
 from ..cells.rollout import rollout
 from ..support.arguments import number
-from ._noise import Counter
+from ._random_bits import Counter
 from .backward import AbstractBackwardEstimator, Unrolled
 from .base import weighted_loss
 

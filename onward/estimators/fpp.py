@@ -15,9 +15,9 @@ from ..cells import AbstractCell
 from ..cells.rollout import SHORT, restarted, rollout
 from ..support.arguments import at_least_zero, unless_traced, whole
 from ..support.raw_key import RawKey
-from ..support.trees import inner, select
-from ._noise import Counter, uniform
-from ._padding import finite, mended, mended_inputs, readable
+from ..support.trees import all_finite, inner, select
+from ._padding import mended, mended_inputs, readable
+from ._random_bits import Counter, uniform
 from ._ring import Ring
 from .base import length, weighted_loss
 from .fpp_schedules import AbstractSchedule, InStage, Stage
@@ -262,7 +262,7 @@ class FPP(AbstractReplayEstimator):
             weight, usable = jnp.ones(()), True
             if now.weight is not None:
                 weight = now.weight
-                usable = (weight != 0) | (readable(model.cell, now.xs) & finite(hidden))
+                usable = (weight != 0) | (readable(model.cell, now.xs) & all_finite(hidden))
             ring = ring.push(hidden, now.xs, now.ys, weight, start, usable)
             return (hidden, ring), (value, prediction)
 

@@ -14,10 +14,10 @@ from ..support.freezing import learnable, thaw
 from ..support.smooth import root
 from ..support.trees import inner, total
 from ..transforms.quasi_diagonal import QuasiDiagonal, to_blocks
-from . import _per_unit
+from . import _nobacktrack_per_unit
 from ._jacobians import balance, cell_gradient, learned, learned_rows, with_parameters
-from ._noise import Counter, signs, words_for
-from ._per_unit import PerUnitState
+from ._nobacktrack_per_unit import PerUnitState
+from ._random_bits import Counter, signs, words_for
 from ._reductions import Blocks, Copies, MixedRows, UnitRows, of_each_copy
 from ._stages import without_units
 from ._window import Window, restarted_by
@@ -121,7 +121,7 @@ class NoBackTrack(AbstractForwardEstimator):
         self._check(cell)
         if self.per_unit is not None:
             self.norms.of_units([])  # raises if they are for the other forms
-            return _per_unit.begin(cell, hidden, self.per_unit, key)
+            return _nobacktrack_per_unit.begin(cell, hidden, self.per_unit, key)
         states = _by_layer(cell, hidden)
         v = tuple(jax.tree.map(lambda h: jnp.zeros((self.rank, *h.shape), h.dtype), state) for state in states)
         w = tuple(self._form.start(learned(layer)) for layer in _layers(cell))
@@ -131,7 +131,7 @@ class NoBackTrack(AbstractForwardEstimator):
 
     def draw(self, state, steps):
         if isinstance(state, PerUnitState):
-            return state.counter.draw(steps, words_for(_per_unit.sign_template(state)))
+            return state.counter.draw(steps, words_for(_nobacktrack_per_unit.sign_template(state)))
         return state.counter.draw(steps, words_for(self._form.sign_template(state.v)))
 
     def restart(self, state):
@@ -142,7 +142,7 @@ class NoBackTrack(AbstractForwardEstimator):
 
     def influence_norm(self, state):
         if isinstance(state, PerUnitState):
-            return _per_unit.influence_norm(state)
+            return _nobacktrack_per_unit.influence_norm(state)
         v_norms = root(_squared_norms(state.v))
         w_norms = root(total(self._form.squared_norms(w) for w in state.w if jax.tree.leaves(w)))
         return jnp.sum(v_norms * w_norms) / (1 if self.blocks else self.rank)
@@ -155,7 +155,7 @@ class NoBackTrack(AbstractForwardEstimator):
 
     def advance(self, cell, hidden, state, x, noise):
         if isinstance(state, PerUnitState):
-            return _per_unit.advance(cell, hidden, state, x, noise, self._metric_of_units)
+            return _nobacktrack_per_unit.advance(cell, hidden, state, x, noise, self._metric_of_units)
         layers, states = _layers(cell), list(_by_layer(cell, hidden))
         v, w, pending, pullbacks = state.v, state.w, state.pending, []
         epsilon = signs(noise, self._form.sign_template(v))

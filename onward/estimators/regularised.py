@@ -14,7 +14,7 @@ from ..cells.rollout import rollout
 from ..readouts import MixtureOfSoftmaxes
 from ..support.arguments import at_least_zero, number
 from ..support.trees import total
-from ._noise import Counter
+from ._random_bits import Counter
 from .backward import AbstractBackwardEstimator, Unrolled
 from .base import weighted_loss
 

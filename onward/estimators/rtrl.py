@@ -13,7 +13,7 @@ from ..cells.affine import Rows, linearize
 from ..cells.composite import AbstractCompositeCell
 from ..support.freezing import thaw
 from ..support.trees import norm, zeros_like
-from . import _colours, _own_units
+from . import _colours, _own_unit_influence
 from ._jacobians import cell_gradient, learned, learned_rows, parameter_jacobian, state_jacobian
 from ._layers import unwrapped
 from .base import AbstractForwardEstimator, moving
@@ -55,7 +55,7 @@ class RTRL(AbstractForwardEstimator):
 
     def begin(self, cell, hidden, *, key, example):
         if _unit_wise(cell):
-            return _own_units.start(cell, hidden)
+            return _own_unit_influence.start(cell, hidden)
         if example is not None and not isinstance(unwrapped(cell), AbstractAffineGatedCell | AbstractCompositeCell):
             coloured = _colours.start(cell, hidden, example[0], None)
             if coloured is not None:
@@ -74,7 +74,7 @@ class RTRL(AbstractForwardEstimator):
 
     def advance(self, cell, hidden, state, x, noise):
         if _unit_wise(cell):
-            return _own_units.advance(cell, hidden, state, x)
+            return _own_unit_influence.advance(cell, hidden, state, x)
         if isinstance(state, _colours.ColouredState):
             return _colours.advance(cell, hidden, state, x)
         thawed = thaw(cell)
@@ -92,7 +92,7 @@ class RTRL(AbstractForwardEstimator):
 
     def over_window(self, cell, hidden, state, states, xs, reset, noise):
         if _unit_wise(cell):
-            return _own_units.over_window(cell, hidden, state, states, xs, reset)
+            return _own_unit_influence.over_window(cell, hidden, state, states, xs, reset)
         after = self.step_by_step(cell, hidden, state, xs, reset, noise)
         if isinstance(state, _colours.ColouredState):
             return after, lambda H: _colours.contracted(state, H)

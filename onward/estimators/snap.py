@@ -16,7 +16,7 @@ from ..support.arguments import above_zero, unless_traced, whole
 from ..support.dependence import dependence
 from ..support.freezing import learnable, thaw
 from ..support.trees import norm
-from . import _colours, _layers, _own_units
+from . import _colours, _layers, _own_unit_influence
 from ._jacobians import parameter_jacobian, state_jacobian, with_parameters
 from .base import AbstractForwardEstimator
 
@@ -83,7 +83,7 @@ class SnAp(AbstractForwardEstimator):
 
     def begin(self, cell, hidden, *, key, example):
         if self.order == 1 and isinstance(cell, AbstractAffineGatedCell):
-            return _own_units.start(cell, hidden)
+            return _own_unit_influence.start(cell, hidden)
         if self.order == 1 and isinstance(_layers.unwrapped(cell), AbstractCompositeCell):
             return _layers.start(self.begin_windows, cell, hidden, key=key, example=example)
         if example is None:
@@ -114,18 +114,18 @@ class SnAp(AbstractForwardEstimator):
             state = eqx.tree_at(lambda s: s.influence, state, jax.tree.map(self._limited, state.influence))
         if isinstance(state, _colours.ColouredState):
             return _colours.advance(cell, hidden, state, x)
-        if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_units.OwnUnitState):
-            return _own_units.advance(cell, hidden, state, x)
+        if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_unit_influence.OwnUnitState):
+            return _own_unit_influence.advance(cell, hidden, state, x)
         return _advance_masked(cell, hidden, state, x)
 
     def over_window(self, cell, hidden, state, states, xs, reset, noise):
         if isinstance(state, _layers.LayersState):
             return _layers.over_window(self, cell, hidden, state, states, xs, reset, noise)
-        if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_units.OwnUnitState):
+        if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_unit_influence.OwnUnitState):
             if self.bound is None:
-                return _own_units.over_window(cell, hidden, state, states, xs, reset)
+                return _own_unit_influence.over_window(cell, hidden, state, states, xs, reset)
             after = self.step_by_step(cell, hidden, state, xs, reset, noise)
-            return after, lambda H: _own_units.contracted(cell, state.influence, H)
+            return after, lambda H: _own_unit_influence.contracted(cell, state.influence, H)
         after = self.step_by_step(cell, hidden, state, xs, reset, noise)
         if isinstance(state, _colours.ColouredState):
             return after, lambda H: _colours.contracted(state, H)

@@ -9,7 +9,7 @@ from ..cells.affine import linearize
 from ..support.freezing import learnable, thaw
 from ..support.trees import inner, norm, zeros_like
 from ._jacobians import balance, cell_gradient, learned, learned_rows, with_parameters
-from ._noise import Counter, signs, words_for
+from ._random_bits import Counter, signs, words_for
 from ._window import Window, restarted_by
 from .base import AbstractForwardEstimator
 

@@ -88,7 +88,7 @@ def write_folder(folder: str | os.PathLike, card: "Card", files: dict[str, bytes
     import msgspec
 
     from ..support.files import write_atomically
-    from ..support.folders import Folder
+    from ..support.held_folder import Folder
 
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)

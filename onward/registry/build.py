@@ -24,7 +24,7 @@ from ..tasks.symbols import SymbolTask
 from ..texts.text import Text
 from ..transforms.informed import Informed, metric_of
 from .describe import describe
-from .methods import Method
+from .method_names import Method
 from .table import CELLS, ESTIMATORS, OPTIMIZERS, TASKS
 from .tasks import split_task
 

@@ -1,6 +1,6 @@
 """Describes a method in words, for tables, and to recognise a sweep when it is resumed."""
 
-from .methods import Method
+from .method_names import Method
 from .table import ESTIMATORS, OPTIMIZERS
 
 
@@ -8,7 +8,7 @@ def describe(method: Method, streams: int = 1) -> str:
     """The estimator with its settings, the network and the optimiser, on one line. A traced setting is written as
     "swept".
 
-    >>> from onward.registry.methods import COMPARISON
+    >>> from onward.registry.method_names import COMPARISON
     >>> describe(COMPARISON.method("snap-adam"))
     'snap (order 1), vanilla cell with 20 units, Adam 0.003, norm clipped at 1'
     """

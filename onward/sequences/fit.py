@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from ..checkpoints.array_file import stored
 from ..learner import Carry, Learner, Observe
@@ -25,7 +25,7 @@ from ..support.compiled import programs_of
 from ..support.devices import free_to_move, on_all, on_first, outside_explicit_axes, shared_evenly
 from ..support.errors import UserError
 from ..support.program_digest import program_digest
-from ..support.trees import time_first
+from ..support.trees import all_finite, time_first
 from ..transforms.fptt import adopt_average
 from ._data_check import check_finite
 from ._fit_checkpoint import load_fit, save_fit
@@ -359,13 +359,7 @@ class _Learn:
         return _State(carry, memory, state.best), found, _finite(carry)
 
 
-def _finite(carry: Carry) -> Bool[Array, ""]:
-    return _all_finite([leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)])
-
-
-@jax.jit
-def _all_finite(numbers: list[Array]) -> Bool[Array, ""]:
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+_finite = eqx.filter_jit(all_finite)  # called between epochs too
 
 
 def _mean(total: float, steps: int) -> float:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..support.errors import DamagedRun, UserError
-from ..support.folders import Folder
+from ..support.held_folder import Folder
 
 EMPTY = "0" * 32
 NEWEST = "SELECT key, state, digest, max(version) FROM states GROUP BY key"  # the column beside the maximum

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..checkpoints.run_folder import RunFolder
-from ..support.folders import opened
+from ..support.held_folder import opened
 
 
 class StreamFolder(RunFolder):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .errors import DamagedRun, UserError
 from .extras import needed
-from .folders import Folder, named, naming, opened
+from .held_folder import Folder, named, naming, opened
 
 
 def write_atomically(path: Path, data: bytes) -> None:

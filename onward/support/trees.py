@@ -74,6 +74,12 @@ def largest(tree: PyTree) -> Float[Array, ""]:
     return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)])
 
 
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether all floating-point numbers in a tree are finite. Training stops where they are not."""
+    numbers = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in numbers], bool).all()
+
+
 def row_sums(rows: Float[Array, "*rows columns"]) -> Float[Array, "*rows"]:
     """The sums over the last axis, computed as a product with ones.
 

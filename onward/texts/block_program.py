@@ -4,12 +4,12 @@ import math
 import time
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..learner import Carry, Learner
+from ..support.trees import all_finite
 
 
 class BlockResult(NamedTuple):
@@ -34,9 +34,7 @@ class BlockProgram:
             # One-hot vectors exist for one block only. The character before the first is -1: its vector is all zeros.
             xs = jax.nn.one_hot(characters[:-1], alphabet_size)
             carry, metrics = learner.run(carry, xs, characters[1:])
-            numbers = [leaf for leaf in jax.tree.leaves(carry) if eqx.is_inexact_array(leaf)]
-            finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
-            return carry, metrics.losses, learner.influence_norm(carry), finite
+            return carry, metrics.losses, learner.influence_norm(carry), all_finite(carry)
 
         self._step = jax.jit(step)
         self._compiled = {}

@@ -14,7 +14,7 @@ from onward.cli import main
 from onward.cli.compare_options import CompareOptions
 from onward.cli.options import parse_options
 from onward.registry.build import build_contestant, build_task
-from onward.registry.methods import COMPARISON
+from onward.registry.method_names import COMPARISON
 from onward.registry.table import CELLS
 
 METHODS = (

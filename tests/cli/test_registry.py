@@ -21,7 +21,7 @@ from onward.cli.settings import chosen_method
 from onward.estimators._stages import without_units
 from onward.registry import build
 from onward.registry.describe import describe
-from onward.registry.methods import AUDIT, COMPARISON, STREAM, TEXT, Method, split_method
+from onward.registry.method_names import AUDIT, COMPARISON, STREAM, TEXT, Method, split_method
 from onward.registry.table import CELLS, ESTIMATORS, OPTIMIZERS
 from onward.support.errors import UserError
 
@@ -45,7 +45,7 @@ def test_an_entry_in_the_table_is_all_that_a_new_name_needs():
         from onward.cli.app import options_of
         from onward.cli.options import completions
         from onward.registry.describe import describe
-        from onward.registry.methods import COMPARISON, STREAM
+        from onward.registry.method_names import COMPARISON, STREAM
         from onward.registry.tasks import parse_task, usual_cell
 
         for command in ("train", "compare", "sweep", "stream", "audit"):

@@ -20,7 +20,7 @@ from onward.cli.compilation_cache import compilation_cache
 from onward.comparison.sweep import Sweep, Trial, grid, log_uniform, sweep
 from onward.comparison.sweep_report import draw, rows, save_sweep, sweep_table
 from onward.registry.build import build_contestant
-from onward.registry.methods import COMPARISON
+from onward.registry.method_names import COMPARISON
 from onward.registry.table import ESTIMATORS, OPTIMIZERS
 from onward.support.errors import UserError
 from onward.tasks.prediction import cycle_world_task

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from problems import CELLS, UNIT_WISE_CELLS, loss, problem
 
 import onward
-from onward.estimators._noise import uniform
+from onward.estimators._random_bits import uniform
 from onward.support.freezing import learnable
 
 UNITS, STEPS, CHUNK, HORIZON, CUT = 2, 3, 2, 2, 0.4

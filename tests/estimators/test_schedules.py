@@ -12,7 +12,7 @@ from problems import QUICK, assert_identical, assert_same, loss, problem
 import onward
 from onward._updates import draw
 from onward.cells.rollout import SHORT
-from onward.estimators._noise import uniform
+from onward.estimators._random_bits import uniform
 from onward.estimators.fpp_schedules import AbstractSchedule, Decay, Random, Stage
 
 pytestmark = pytest.mark.usefixtures("promotion")

@@ -15,7 +15,7 @@ from onward.checkpoints.run_folder import RunFolder, new_folder
 from onward.streams._spill import Spill
 from onward.support.errors import UserError
 from onward.support.files import JsonLines, read_json_lines, write_atomically
-from onward.support.folders import Folder, opened
+from onward.support.held_folder import Folder, opened
 from tests.doors import KINDS, put, snapshot
 from tests.races import Settings, races
 
@@ -244,7 +244,7 @@ def is_text(node):
 
 def test_nothing_is_written_past_the_door():
     """But what is fetched from the net, into the user's cache folder."""
-    exempt = {"onward/support/folders.py", "experiments/data/datasets.py"}
+    exempt = {"onward/support/held_folder.py", "experiments/data/datasets.py"}
     found = {
         f"{path.relative_to(ROOT)}:{line}"
         for top in ("onward", "experiments")

@@ -16,7 +16,7 @@ from ..support.smooth import root
 from ..support.trees import row_sums, total
 from ..transforms.quasi_diagonal import Block
 from ._least_variance import reduction
-from ._noise import Counter, signs
+from ._random_bits import Counter, signs
 from ._stages import AbstractStage, Move, Tangents, Weights, stages_of, without_diagonal
 
 
