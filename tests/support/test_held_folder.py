@@ -253,4 +253,4 @@ def test_nothing_is_written_past_the_door():
         for line in written_past_the_door(path)
     }
     assert not found
-    assert [*written_past_the_door(ROOT / "onward" / "support" / "folders.py")]
+    assert [*written_past_the_door(ROOT / "onward" / "support" / "held_folder.py")]
