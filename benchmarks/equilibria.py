@@ -11,6 +11,7 @@ import numpy as np
 import optimistix as optx
 
 import onward
+from benchmarks import deq_layer
 from benchmarks.contest import Effort
 from benchmarks.report import Table
 from benchmarks.timing import Timed, against, short
@@ -28,9 +29,10 @@ EXAMPLES = 10_000
 
 
 def tables(effort: Effort, *, quick: bool) -> Iterator[Table]:
-    """A layer of each size, then the meta-gradient."""
+    """A layer of each size, a layer on a batch, then the meta-gradient."""
     for units in UNITS:
         yield _layer(units, effort)
+    yield deq_layer.table(effort)
     steps = QUICK_TRAINING_STEPS if quick else TRAINING_STEPS
     yield _meta(steps, effort)
 

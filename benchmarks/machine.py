@@ -35,7 +35,7 @@ def hold_to_one_thread(cpu: int | None = None) -> None:
 
 def describe() -> dict[str, str]:
     """What the figures depend on, in the order it should be read."""
-    packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "braintrace", "torch", "river", "deep-river")
+    packages = ("jax", "jaxlib", "equinox", "optax", "numpy", "braintrace", "torch", "torchdeq", "river", "deep-river")
     return {
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores, L2 cache {_cache_size()}",
         "threads": f"{_affinity()}; XLA_FLAGS={os.environ.get('XLA_FLAGS', '(not set)')}",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from benchmarks import sequences
+from benchmarks import deq_layer, sequences
 from benchmarks.report import Table
 from benchmarks.timing import Samples
 
@@ -59,6 +59,12 @@ def targets(tables: list[Table]) -> Iterator[Target]:
             yield Target(
                 f"A layer at rest: ÷ ImplicitAdjoint with normal CG at n = {units}", Samples(layer["ratio"]), 1
             )
+    peers = [_row(tables, deq_layer.TITLE, method=name) for name in (deq_layer.OPTIMISTIX, deq_layer.TORCHDEQ)]
+    if all(peers):
+        # Each peer's ratio is to our layer, timed just before it.
+        faster = min((Samples(tuple(peer["ratio"])) for peer in peers if peer), key=lambda ratio: ratio.median)
+        promise = "A DEQ layer, batch 64, n = 128: the faster of Optimistix and TorchDEQ ÷ ours"
+        yield Target(promise, faster, 1, at_least=True)
     meta = _row(tables, "A meta-gradient", method="Neumann-RBP, K = 50", steps=1000)
     if meta:
         promise = "Full BPTT ÷ Neumann-RBP (K = 50), 1000 training steps"

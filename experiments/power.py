@@ -3,13 +3,20 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from onward.comparison.compare import Comparison, MethodResult
 
 DRAWS = 200
+
+
+class Judged(Protocol):
+    """What has the `word` of a verdict."""
+
+    @property
+    def word(self) -> str: ...
 
 
 class Like(NamedTuple):
@@ -32,14 +39,26 @@ def power(judge: Callable, comparison: Comparison, claimed: Claimed, draws: int 
     Each draw replaces every method's seeds by others, at the method's best rate. A seed's curve is the claimed mean
     curve plus one normal number, whose standard deviation is that of the measured seeds over the last tenth.
     """
-    rng = np.random.default_rng(0)
     results = {r.name: r for r in comparison.best_of_each(whole=True)}
-    words: Counter[str] = Counter()
-    for _ in range(draws):
+
+    def draw(rng):
         drawn = (_drawn(r, results, claimed.methods.get(name, Like(name)), rng) for name, r in results.items())
-        words[judge(replace(comparison, results=tuple(drawn))).word] += 1
-    found = ", ".join(f"{word} in {100 * count / draws:.0f} %" for word, count in words.most_common())
-    return f"Power of this rule: if {claimed.words}, with the spread of these seeds, it says {found} of {draws} draws."
+        return judge(replace(comparison, results=tuple(drawn)))
+
+    return f"Power of this rule: if {claimed.words}, with the spread of these seeds, it says {chances(draw, draws)}."
+
+
+def chances(judged: Callable[[np.random.Generator], Judged], draws: int = DRAWS) -> str:
+    """How often each word comes out, where `judged` draws results and gives the verdict on them.
+
+    >>> class Said(NamedTuple):
+    ...     word: str
+    >>> chances(lambda rng: Said("agrees" if rng.random() < 0.5 else "disagrees"), draws=10)
+    'disagrees in 70 %, agrees in 30 % of 10 draws'
+    """
+    rng = np.random.default_rng(0)
+    words = Counter(judged(rng).word for _ in range(draws))
+    return ", ".join(f"{word} in {100 * n / draws:.0f} %" for word, n in words.most_common()) + f" of {draws} draws"
 
 
 def _drawn(result: MethodResult, results: Mapping[str, MethodResult], like: Like, rng) -> MethodResult:

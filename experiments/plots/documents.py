@@ -14,14 +14,14 @@ def draw_citations(
     *,
     every: int,
     epochs: int,
-    naive: float,
+    levels: Mapping[str, float],
     title: str,
 ) -> bytes:
     """Three panels, a line a method, as PNG: Figure 3 of Liao et al. 2018, with relative moves.
 
     `curves` holds each method's `loss` and `validation` accuracy in per cent, with a row a seed and a column for each
     measurement; and its `moves`, the relative length by which the propagation steps moved the states of each seed
-    before and after training. `naive` is the accuracy of always naming the most frequent class.
+    before and after training. `levels` are accuracies to draw as level lines.
     """
     with picture((15.0, 5.0), "png") as (figure, finished):
         left, middle, right = figure.subplots(1, 3)
@@ -44,7 +44,8 @@ def draw_citations(
             first = next(iter(moves.values()))
             steps = 1 + np.arange(first.shape[2])
             right.plot(steps, first[:, 0].mean(0), color="0.35", linestyle=(0, (4, 2)), label="before training")
-        middle.axhline(naive, color="0.35", linewidth=1, linestyle=LEVEL_STYLES[0], label="the most frequent class")
+        for (name, level), dashes in zip(levels.items(), LEVEL_STYLES, strict=False):
+            middle.axhline(level, color="0.35", linewidth=1, linestyle=dashes, label=name)
         left.set_ylabel("training loss, nats (lower is better)")
         middle.set_ylabel("right in validation, % (higher is better)")
         right.set_ylabel("move of a step, ‖h' − h‖/‖h'‖")
@@ -61,7 +62,8 @@ def draw_citations(
         right.set_ylim(top=4)
         middle.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower right")
         right.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper right")
-        seeds = len(next(iter(curves.values()))["loss"])
-        below = f"mean of {counted(seeds, 'seed')}, of those that have not diverged, shaded from the best to the worst"
+        counts = sorted({len(found["loss"]) for found in curves.values()})
+        seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+        below = f"mean of {seeds}, of those that have not diverged, shaded from the best to the worst"
         figure.suptitle(f"{title}\n{below}", x=0.01, ha="left", fontsize=11)
     return finished.getvalue()

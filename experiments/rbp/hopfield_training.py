@@ -39,13 +39,15 @@ class Setting(NamedTuple):
     """How memories are trained: Adam, one update a digit, in passes over all digits, each in an order of its own.
 
     * `adjoint`: of each update;
-    * `passes`: over the digits, at least 1;
+    * `passes`: over the digits, at least 1, and a multiple of `every`;
+    * `every`: passes between two checks, at least 1;
     * `scale`: the standard deviation of the initial weights;
     * `hidden_size`, `rate`: hidden neurons, and Adam's step size.
     """
 
     adjoint: Adjoint
     passes: int
+    every: int = 1
     scale: float = 1e-3
     hidden_size: int = 1024
     rate: float = 1e-3
@@ -66,13 +68,13 @@ class Check(eqx.Module):
 
 class Trained(eqx.Module):
     """Trainings, a row for each key. `losses` are `mean_i |x_i − I_i|` of the clean digit before each update; `end` is
-    the mean loss over all digits at the end. If asked for, `errors` are those of a check before each pass, and `last`
-    is the check at the end.
+    the mean loss over all digits at the end. If asked for, `errors` are those of a check before each `every` passes,
+    and `last` is the check at the end.
     """
 
     losses: Float[Array, "*trainings updates"]
     end: Float[Array, "*trainings"]
-    errors: Float[Array, "*trainings passes"] | None
+    errors: Float[Array, "*trainings checks"] | None
     last: Check | None
 
 
@@ -106,14 +108,18 @@ def train(digits: Digits, keys: Key[Array, " trainings"], setting: Setting, *, c
 
         def one_pass(carry, key):
             order_key, key = jr.split(key)
-            found = check(carry[0], check_key)
             order = jr.permutation(order_key, count)
-            carry, losses = jax.lax.scan(update, carry, (digits[order], jr.split(key, count)))
+            return jax.lax.scan(update, carry, (digits[order], jr.split(key, count)))
+
+        def passes(carry, keys):
+            found = check(carry[0], check_key)
+            carry, losses = jax.lax.scan(one_pass, carry, keys)
             return carry, (losses, None if found is None else found.errors)
 
         memory = HopfieldMemory(pixels, setting.hidden_size, key=memory_key, scale=setting.scale)
         carry = memory, optimizer.init(eqx.filter(memory, eqx.is_array))
-        carry, (losses, errors) = jax.lax.scan(one_pass, carry, jr.split(key, setting.passes))
+        pass_keys = jr.split(key, (setting.passes // setting.every, setting.every))
+        carry, (losses, errors) = jax.lax.scan(passes, carry, pass_keys)
         end = jnp.mean(jnp.abs(jax.vmap(carry[0].recall)(digits).output - digits))
         return Trained(losses.reshape(-1), end, errors, check(carry[0], check_key))
 

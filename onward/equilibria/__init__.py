@@ -5,6 +5,7 @@ from .acceleration import Broyden as Broyden
 from .adjoints import RBP as RBP
 from .adjoints import ConjugateGradientRBP as ConjugateGradientRBP
 from .adjoints import NeumannRBP as NeumannRBP
+from .corrections import states_on_the_way as states_on_the_way
 from .cuts import AbstractCut as AbstractCut
 from .cuts import PoissonCut as PoissonCut
 from .cuts import UniformCut as UniformCut
@@ -25,6 +26,8 @@ from .penalties import gershgorin_bound as gershgorin_bound
 from .penalties import gershgorin_penalty as gershgorin_penalty
 from .penalties import hutchinson_penalty as hutchinson_penalty
 from .penalties import smallest_eigenvalue as smallest_eigenvalue
+from .reversible import Reversible as Reversible
+from .reversible import ReversibleAdjoint as ReversibleAdjoint
 from .solve import Diagnostics as Diagnostics
 from .solve import Equilibrium as Equilibrium
 from .solve import EquilibriumWarning as EquilibriumWarning

@@ -16,9 +16,12 @@ from .solvers import FixedSteps
 
 
 class Recall(eqx.Module):
-    """The answer of a memory: its `output` in [0, 1], and the `residual` `‖F(h) − h‖₂` of the final state."""
+    """The answer of a memory: its `output` in [0, 1], the final `state` h of the free neurons, output neurons last, and
+    the `residual` `‖F(h) − h‖₂` of that state.
+    """
 
     output: Float[Array, " pixels"]
+    state: Float[Array, " free"]
     residual: Float[Array, ""]
 
 
@@ -123,7 +126,50 @@ class HopfieldMemory(eqx.Module):
         h = jnp.zeros_like(args[1])
         h = optx.fixed_point(self._step, solver, h, args, max_steps=solver.steps, adjoint=adjoint).value
         still, (W, drive) = jax.lax.stop_gradient((h, args))
-        return Recall(self.activation(self.gain * h[-self.pixels :]), norm(self._step(still, (W, drive)) - still))
+        return Recall(self.activation(self.gain * h[-self.pixels :]), h, norm(self._step(still, (W, drive)) - still))
+
+    def energy(
+        self,
+        pattern: Float[Array, " pixels"],
+        state: Float[Array, " free"],
+        *,
+        antiderivative: Callable | None = None,
+    ) -> Float[Array, ""]:
+        """The energy of a state of the free neurons, which falls along the motion until it rests:
+
+            E = −½ Σ_ij w_ij x_i x_j − Σ_i I_i x_i + Σ_i (h_i x_i − Φ(b h_i)/b) / a,    Φ' = φ,
+            dE/dt = −b Σ_i φ'(b h_i) (dh_i/dt)²
+
+        after Hopfield 1984, *Neurons with graded response have collective computational properties like those of
+        two-state neurons*. I includes what the clamped neurons send. In Euler steps it falls if `step_size` is small
+        enough.
+
+        **Arguments:** `pattern` as for `recall`; `state` as `recall` returns it; `antiderivative`: Φ, by default
+        `jax.nn.softplus`, that of the sigmoid.
+
+        Raises `ValueError` for another activation without its antiderivative, and for a state of another size.
+
+            >>> import jax, jax.numpy as jnp, onward
+            >>> memory = onward.equilibria.HopfieldMemory(3, 4, key=jax.random.key(0), scale=1.0, step_size=0.1)
+            >>> pattern = jnp.array([1.0, 0.0, 1.0])
+            >>> states = [memory.recall(pattern, steps=steps).state for steps in (1, 10, 100)]
+            >>> first, later, last = (memory.energy(pattern, state) for state in states)
+            >>> bool(first > later > last)
+            True
+        """
+        if antiderivative is None:
+            if self.activation is not jax.nn.sigmoid:
+                name = getattr(self.activation, "__name__", repr(self.activation))
+                raise ValueError(
+                    f"antiderivative must be given for the activation {name}: a function whose slope it is."
+                )
+            antiderivative = jax.nn.softplus
+        W, drive = self._drives(pattern)
+        if jnp.shape(state) != drive.shape:
+            raise ValueError(f"state must have the shape {drive.shape} of the free neurons, got {jnp.shape(state)}.")
+        x = self.activation(self.gain * state)
+        kept = jnp.sum(state * x - antiderivative(self.gain * state) / self.gain) / self.leak
+        return kept - x @ (W @ x) / 2 - drive @ x
 
     def _drives(self, pattern):
         """The inputs of the free neurons: W, which acts among them, and the constant input from outside."""

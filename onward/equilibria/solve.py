@@ -16,7 +16,7 @@ from ._announcing import announced
 from ._arguments import check_finite, check_state
 from .adjoints import NeumannRBP
 from .jacobian import check_alike, jacobian_norm, spectral_radius
-from .solvers import FixedSteps, UntilSettled, relative_move
+from .solvers import AbstractFixedSteps, UntilSettled, relative_move
 
 MAX_STEPS = 1000
 
@@ -78,7 +78,7 @@ def equilibrium(
     - `solver`: any Optimistix solver of fixed points or roots, by default plain iteration. `optimistix.Newton` takes
       few but expensive steps, `onward.equilibria.FixedSteps` takes a given number of steps.
     - `max_steps`: the greatest number of steps of the solver, at least 1. By default 1000, or the number of steps of
-      `onward.equilibria.FixedSteps`, which it must not be below.
+      `onward.equilibria.FixedSteps` and `Reversible`, which it must not be below.
     - `tolerance`: the state has settled if `max |F(h) − h| ≤ tolerance (1 + max |F(h)|)` in each of its arrays; above
       0. Without a `solver`, iteration continues to a tenth of the tolerance.
     - `key`: a random key. If given, `‖J‖` and the spectral radius of J are estimated (see
@@ -101,9 +101,9 @@ def equilibrium(
     """
     adjoint = NeumannRBP(steps=20) if adjoint is None else adjoint
     if max_steps is None:
-        max_steps = solver.steps if isinstance(solver, FixedSteps) else MAX_STEPS
+        max_steps = solver.steps if isinstance(solver, AbstractFixedSteps) else MAX_STEPS
     max_steps = whole("max_steps", max_steps)
-    if isinstance(solver, FixedSteps) and max_steps < solver.steps:
+    if isinstance(solver, AbstractFixedSteps) and max_steps < solver.steps:
         raise ValueError(f"max_steps must be at least the {solver.steps} that the solver takes, got {max_steps}.")
     tolerance = above_zero("tolerance", tolerance)
     if solver is None:

@@ -1,4 +1,4 @@
-"""Two solvers that iterate a map: for a fixed number of steps, as in the papers, or until the state has settled."""
+"""Solvers that iterate a map: for a fixed number of steps, as in the papers, or until the state has settled."""
 
 from abc import abstractmethod
 from typing import Any
@@ -13,7 +13,38 @@ from ..support.arguments import whole
 from ..support.trees import largest
 
 
-class FixedSteps(optx.AbstractFixedPointSolver):
+class AbstractFixedSteps(optx.AbstractFixedPointSolver):
+    """A solver that takes exactly `steps` steps, settled or not. The solve needs a `max_steps` of at least `steps`;
+    `onward.equilibrium` sees to that.
+    """
+
+    steps: eqx.AbstractVar[int]
+
+    @abstractmethod
+    def taken(self, state: Any) -> Int[Array, ""]:
+        """The number of steps so far, from the solver's state."""
+
+    # Optimistix requires these three of every solver; this solver has nothing to compare with them.
+    @property
+    def rtol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 0.0
+
+    @property
+    def atol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 0.0
+
+    @property
+    def norm(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return optx.max_norm
+
+    def terminate(self, fn, y, args, options, state, tags):
+        return self.taken(state) >= self.steps, optx.RESULTS.successful
+
+    def postprocess(self, fn, y, aux, args, options, state, tags, result):
+        return y, aux, {}
+
+
+class FixedSteps(AbstractFixedSteps):
     """Exactly `steps` plain iterations `h ← F(h)`, settled or not: an Optimistix solver.
 
     Unlike `optimistix.FixedPointIteration` with tolerances of 0, whose error is 0/0 once the state stands still, it can
@@ -33,18 +64,8 @@ class FixedSteps(optx.AbstractFixedPointSolver):
     def __init__(self, steps: int):
         self.steps = whole("steps", steps)
 
-    # Optimistix requires these three of every solver; this solver has nothing to compare with them.
-    @property
-    def rtol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return 0.0
-
-    @property
-    def atol(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return 0.0
-
-    @property
-    def norm(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return optx.max_norm
+    def taken(self, state: Int[Array, ""]) -> Int[Array, ""]:
+        return state
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> Int[Array, ""]:
         return jnp.array(0)
@@ -52,12 +73,6 @@ class FixedSteps(optx.AbstractFixedPointSolver):
     def step(self, fn, y, args, options, state, tags):
         y, aux = fn(y, args)
         return y, state + 1, aux
-
-    def terminate(self, fn, y, args, options, state, tags):
-        return state >= self.steps, optx.RESULTS.successful
-
-    def postprocess(self, fn, y, aux, args, options, state, tags, result):
-        return y, aux, {}
 
 
 def relative_move(after: PyTree, before: PyTree) -> Float[Array, ""]:

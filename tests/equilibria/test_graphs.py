@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from problems import assert_same
 
 import onward
 from onward.cells.affine import SideBySide
+from onward.equilibria import Graph, GraphNetwork
 
 NODES, UNITS = 7, 4
 EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 1], [4, 5]])  # node 6 stands alone
@@ -21,7 +23,7 @@ def graph() -> onward.equilibria.Graph:
 def network(scale: float = 0.4) -> onward.equilibria.GraphNetwork:
     cell_key, readout_key = jr.split(jr.key(3))
     cell = onward.GRUCell(UNITS, UNITS, key=cell_key, scale=scale)
-    return onward.equilibria.GraphNetwork(cell, eqx.nn.Linear(UNITS, 3, key=readout_key))
+    return onward.equilibria.GraphNetwork(cell, eqx.nn.Linear(UNITS, 3, key=readout_key), features_start=True)
 
 
 LABELS = np.arange(NODES, dtype=np.int32) % 3
@@ -53,6 +55,81 @@ def test_a_directed_edge_leads_one_way_and_a_double_one_counts_twice():
     directed = onward.equilibria.Graph(np.array([2, 0, 2]), np.array([1, 2, 1]), nodes=3)
     states = jnp.array([[1.0], [10.0], [100.0]])
     np.testing.assert_array_equal(directed.sum_of_neighbours(states).ravel(), [0, 200, 1])
+
+
+WEIGHTS = np.array([0.5, -1.0, 2.0, 0.1, 0.7, 3.0])
+
+
+def weighted(weights=WEIGHTS) -> Graph:
+    return Graph.undirected(EDGES, nodes=NODES, weights=weights)
+
+
+def adjacency(weights=None) -> np.ndarray:
+    """W[v, u] is the weight of the edge from u to v, or 1."""
+    W = np.zeros((NODES, NODES))
+    for (u, v), w in zip(EDGES, np.ones(len(EDGES)) if weights is None else weights, strict=True):
+        W[u, v] = W[v, u] = w
+    return W
+
+
+def test_means_and_weighted_sums_are_products_with_matrices():
+    A = adjacency()
+    means = A @ features() / np.maximum(A.sum(1, keepdims=True), 1)
+    np.testing.assert_allclose(graph().mean_of_neighbours(features()), means, rtol=1e-12, atol=1e-12)
+    assert (graph().mean_of_neighbours(features())[6] == 0).all()  # no edge leads there
+    found = weighted().weighted_sum_of_neighbours(features())
+    np.testing.assert_allclose(found, adjacency(WEIGHTS) @ features(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(weighted().sum_of_neighbours(features()), graph().sum_of_neighbours(features()))
+
+
+def remade(kind, units=UNITS, **options) -> GraphNetwork:
+    """A network of cells of a kind. The features enter at every step, unless they start it."""
+    cell_key, readout_key = jr.split(jr.key(3))
+    cell = kind(UNITS if options.get("features_start") else UNITS + units, units, key=cell_key, scale=0.4)
+    return GraphNetwork(cell, eqx.nn.Linear(units, 3, key=readout_key), **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "aggregate"),
+    [
+        (onward.VanillaCell, Graph.weighted_sum_of_neighbours),
+        (onward.LSTMCell, Graph.mean_of_neighbours),
+        (onward.cells.MinGRUCell, Graph.sum_of_neighbours),
+    ],
+)
+def test_features_enter_at_every_step_and_have_a_gradient_at_rest(kind, aggregate):
+    """Against a loop over nodes that reads the matrix of weights, unrolled by JAX."""
+    units = 3
+    net = remade(kind, units, aggregate=aggregate)
+    edges = adjacency(WEIGHTS if aggregate is Graph.weighted_sum_of_neighbours else None)
+    counts = np.maximum((edges != 0).sum(1), 1) if aggregate is Graph.mean_of_neighbours else np.ones(NODES)
+
+    def plain(cell, x, W):
+        h = jax.vmap(lambda _: cell.init_hidden())(x)
+
+        def step(h, _):
+            m = (edges_of(W) @ jax.vmap(cell.output)(h)) / counts[:, None]
+            return jax.vmap(cell)(h, jnp.concatenate([x, m], 1)), None
+
+        h, _ = jax.lax.scan(step, h, length=300)
+        return jnp.sum(jnp.sin(jax.vmap(cell.output)(h)))
+
+    def edges_of(W):
+        if aggregate is not Graph.weighted_sum_of_neighbours:
+            return edges
+        return jnp.zeros((NODES, NODES)).at[EDGES.T[0], EDGES.T[1]].set(W).at[EDGES.T[1], EDGES.T[0]].set(W)
+
+    def ours(cell, x, W):
+        found = eqx.tree_at(lambda n: n.cell, net, cell)(
+            weighted(W), x, steps=300, adjoint=onward.NeumannRBP(300, 1e-14)
+        )
+        return jnp.sum(jnp.sin(jax.vmap(cell.output)(found.states)))
+
+    point = net.cell, features(), jnp.asarray(WEIGHTS)
+    expected, slopes = jax.jit(jax.value_and_grad(plain, (0, 1, 2)))(*point)
+    found, gradient = jax.jit(jax.value_and_grad(ours, (0, 1, 2)))(*point)
+    assert_same((found, gradient), (expected, slopes))
+    assert jnp.abs(gradient[1]).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -102,7 +179,7 @@ def test_at_rest_every_adjoint_is_backpropagation_and_the_dense_solve():
         np.testing.assert_allclose(gradient(net, adjoint), unrolled, rtol=1e-10, atol=1e-10)
 
     def move(states):
-        return net.step(graph(), states.reshape(NODES, UNITS)).ravel()
+        return net.step(graph(), states.reshape(NODES, UNITS), features()).ravel()
 
     def of_states(states):
         return jax.vmap(onward.losses.softmax_cross_entropy)(
@@ -112,7 +189,7 @@ def test_at_rest_every_adjoint_is_backpropagation_and_the_dense_solve():
     rest = settled.states.ravel()
     J, b = jax.jacobian(move)(rest), jax.grad(of_states)(rest)
     z = jnp.linalg.solve(jnp.eye(len(b)) - J.T, b)
-    dense = eqx.filter_grad(lambda net: z @ net.step(graph(), settled.states).ravel())(net).cell
+    dense = eqx.filter_grad(lambda net: z @ net.step(graph(), settled.states, features()).ravel())(net).cell
     found = eqx.filter_grad(loss)(net, steps=200, adjoint=onward.NeumannRBP(steps=150)).cell
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(dense), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -159,9 +236,22 @@ def test_a_batch_of_features_is_each_of_them():
         (lambda: graph().sum_of_neighbours(features()[1:]), "states must be of the graph's 7 nodes, got 6"),
         (lambda: network()(graph(), features().at[2, 1].set(np.nan)), "features must be finite, got nan for 1 of 28"),
         (
-            lambda: onward.equilibria.GraphNetwork(onward.LSTMCell(4, 4, key=jr.key(0)), jnp.sum)(graph(), features()),
+            lambda: remade(onward.LSTMCell, features_start=True)(graph(), features()),
             "cell must have one vector for its hidden state, got .* of LSTMCell",
         ),
+        (
+            lambda: graph().weighted_sum_of_neighbours(features()),
+            "edges have no weights; give Graph one number per edge",
+        ),
+        (
+            lambda: remade(onward.GRUCell, aggregate=Graph.weighted_sum_of_neighbours)(graph(), features()),
+            "edges have no weights; give Graph one number per edge",
+        ),
+        (lambda: weighted(WEIGHTS[1:]), r"one floating-point number per edge, 6 of them, got float64 \(5,\)"),
+        (lambda: weighted(np.ones(6, int)), "one floating-point number per edge, 6 of them, got int"),
+        (lambda: weighted(np.where(WEIGHTS > 1, np.inf, 1.0)), "weights must be finite, got inf"),
+        (lambda: remade(onward.GRUCell)(graph(), features()[0]), r"must have the shape \[7, features\], got \(4,\)"),
+        (lambda: remade(onward.GRUCell)(graph(), features()[:, :3]), "8"),
         (lambda: network()(graph(), features(), steps=0), "steps must be an integer of at least 1"),
     ],
 )

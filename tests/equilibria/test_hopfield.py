@@ -61,6 +61,27 @@ def test_it_follows_the_equation(clamped, settings):
     assert found.residual > 1e-5
 
 
+@pytest.mark.parametrize("clamped", [True, False], ids=["clamped", "driven"])
+def test_the_energy_falls_as_its_slope_says(clamped):
+    pattern = jnp.asarray(PATTERN)
+    memory = make(clamped, SLOW | {"activation": jax.nn.sigmoid})
+    h = jr.normal(jr.key(2), (len(memory.weights),))
+
+    def energy(h):
+        return memory.energy(pattern, h)
+
+    slope = jax.grad(energy)(h)
+    W, drive = memory._drives(pattern)
+    b, motion = memory.gain, W @ jax.nn.sigmoid(memory.gain * h) + drive - h / memory.leak
+    x = jax.nn.sigmoid(b * h)
+    assert_same(slope, -b * x * (1 - x) * motion)
+
+    states = [memory.recall(pattern, steps=steps).state for steps in (1, 2, 4, 8, 16, 200)]
+    energies = [float(energy(h)) for h in (jnp.zeros_like(h), *states)]
+    assert energies == sorted(energies, reverse=True)
+    assert jnp.abs(jax.grad(energy)(states[-1])).max() < 1e-6
+
+
 @pytest.mark.parametrize("name", ["TBPTT", "RBP", "CG-RBP", "Neumann-RBP"])
 def test_at_rest_all_methods_of_the_recipe_agree(name):
     def slope(adjoint):
@@ -126,17 +147,22 @@ def losses(**ends):
 
 
 def test_verdicts():
-    assert judge_hopfield(losses(RBP=3.0), 5.0, 10.0).word == "agrees"
-    assert judge_hopfield(losses(RBP=3.0), 13.0, 10.0).word == "agrees in part"
-    behind = judge_hopfield(losses(RBP=2.0), 5.0, 10.0)
+    few, many = np.array([5.0, 6.0]), np.array([5.0, 13.0])
+    assert judge_hopfield(losses(RBP=3.0), few, 10.0).word == "agrees"
+    assert judge_hopfield(losses(RBP=3.0), many, 10.0).word == "agrees in part"
+    behind = judge_hopfield(losses(RBP=2.0), few, 10.0)
     assert behind.word == "agrees in part"
     assert "RBP ends with 2.00 times BPTT's loss, below where it began" in behind.why
-    assert judge_hopfield(losses(CG_RBP=2.0), 5.0, 10.0).word == "disagrees"
-    always = {"CG-RBP": [100.0] * 3, "Neumann-RBP": [100.0] * 3}
-    assert judge_table_a1(always | {"RBP": [1.0, 4.0, 99.0]}, small=0.0).word == "agrees"
-    assert judge_table_a1(always | {"RBP": [1.0, 4.0, 99.0]}, small=100.0).word == "agrees in part"
-    assert judge_table_a1(always | {"RBP": [100.0] * 3}, small=100.0).word == "agrees in part"
-    assert judge_table_a1({"RBP": [0.0] * 3, "CG-RBP": [90.0] * 3, "Neumann-RBP": [100.0] * 3}, 0.0).word == "disagrees"
+    assert "it says agrees in 100 % of 200 draws; with losses of 10 % more" in behind.why
+    assert judge_hopfield(losses(CG_RBP=2.0), few, 10.0).word == "disagrees"
+    always = {name: [100.0] * 3 for name in ("TBPTT", "CG-RBP", "Neumann-RBP")}
+    agrees = judge_table_a1(always | {"RBP": [1.0, 4.0, 99.0]}, 0.0, 100)
+    assert agrees.word == "agrees"
+    assert "agrees in 100 %" in agrees.why
+    assert "if RBP always succeeded, agrees in part in 100 %" in agrees.why
+    assert judge_table_a1(always | {"RBP": [1.0, 4.0, 99.0]}, 100.0, 100).word == "agrees in part"
+    assert judge_table_a1(always | {"RBP": [100.0] * 3}, 100.0, 100).word == "agrees in part"
+    assert judge_table_a1(always | {"RBP": [0.0] * 3, "CG-RBP": [90.0] * 3}, 0.0, 100).word == "disagrees"
 
 
 def attempt(pixels=3, hidden=2, **settings):
@@ -151,6 +177,11 @@ BAD = {
     "gain": ("gain must be a finite number .*, got nan", lambda: attempt(gain=float("nan"))),
     "step": ("step_size must be a finite number above 0, got 0.0", lambda: attempt(step_size=0.0)),
     "pattern": (r"pattern must have shape \(3,\), got \(4,\)", lambda: attempt().recall(jnp.zeros(4))),
+    "activation": (
+        "antiderivative must be given for softplus: a function whose slope is that activation",
+        lambda: attempt(activation=jax.nn.softplus).energy(jnp.zeros(3), jnp.zeros(5)),
+    ),
+    "state": (r"state must have the shape \(5,\) of the free", lambda: attempt().energy(jnp.zeros(3), jnp.zeros(4))),
     "steps": ("steps must be an integer of at least 1, got 0", lambda: attempt().recall(jnp.zeros(3), steps=0)),
 }
 

@@ -14,7 +14,7 @@ import onward
 from experiments.plots.hyperparameters import draw_metalearning, draw_paths
 from experiments.rbp import hyperparameter_training as rates
 from experiments.rbp import hyperparameters as rbp_rates
-from experiments.rbp.hyperparameters import Curves, judge_hyperparameters
+from experiments.rbp.hyperparameter_verdicts import Ends, judge
 from onward.support.extras import MissingExtra
 
 KEY = jr.key(4, impl=QUICK)
@@ -148,23 +148,31 @@ def test_without_scikit_learn_its_extra_is_named(monkeypatch):
         draw_paths({"a": paths()}, meta_steps=(20, 40), title="t")
 
 
-def some(*ends) -> Curves:
-    return Curves(
-        np.array([[1.0, end] for end in ends]), np.ones((len(ends), 4)), np.ones((len(ends), 2)), np.ones((1, 1, 1, 1))
-    )
+def some(*ends) -> Ends:
+    return Ends(np.ones(len(ends)), np.array(ends))
 
 
 def test_the_verdict():
-    good = {"BPTT": some(0.2), "TBPTT": some(0.5), "RBP": some(0.9), "Neumann-RBP": some(0.21)}
-    assert judge_hyperparameters({(2, 1): good}).word == "agrees"
-    assert judge_hyperparameters({(2, 1): good | {"TBPTT": some(0.1)}}).word == "agrees in part"
-    worse = good | {"Neumann-RBP": some(1.5)}
-    verdict = judge_hyperparameters({(2, 1): worse | {"RBP": some(np.nan)}})
+    good = {
+        "BPTT": some(0.2, 0.21, 0.19),
+        "TBPTT": some(0.5, 0.52, 0.51),
+        "RBP": some(0.9, 0.8, 0.85),
+        "Neumann-RBP": some(0.2, 0.22, 0.19),
+    }
+    agrees = judge({(2, 1): good})
+    assert agrees.word == "agrees"
+    assert "as BPTT does, with the spread of these seeds, it says agrees in" in agrees.why
+    assert "at twice BPTT's meta-loss, agrees in part in" in agrees.why
+    behind = judge({(2, 1): good | {"TBPTT": some(0.1, 0.11, 0.1)}})
+    assert behind.word == "agrees in part"
+    assert "'below TBPTT' fails" in behind.why
+    worse = good | {"Neumann-RBP": some(1.5, 1.6, 1.7), "RBP": some(0.9, 0.8, np.nan)}
+    verdict = judge({(2, 1): worse})
     assert verdict.word == "disagrees"
     assert "not finite on some seed: RBP" in verdict.why
-    survivors = good | {"Neumann-RBP": some(0.21, np.nan)}
-    assert judge_hyperparameters({(2, 1): survivors}).word == "disagrees"
-    assert judge_hyperparameters({(2, 1): good | {"BPTT": some(np.nan)}}).word == "agrees in part"
+    assert judge({(2, 1): good | {"Neumann-RBP": some(0.2, np.nan, 0.2)}}).word == "disagrees"
+    assert judge({(2, 1): good | {"RBP": some(*3 * [np.nan])}}).word == "agrees"
+    assert judge({(2, 1): {name: Ends(e.first[:1], e.last[:1]) for name, e in good.items()}}).word == "not decided"
 
 
 def test_its_picture():
