@@ -132,8 +132,11 @@ def _hyperparameters(settings, data, meta_steps: int, seeds: int, seed: int, par
         for steps, back in settings
         for method in METHODS
     }
-    jobs = {name: job(*setting, i) for setting, rows in names.items() for i, name in enumerate(rows)}
-    trained = run_all(costliest_first(jobs), parts)
+    # All methods finish one seed before the next, so that a stopped run has whole seeds.
+    jobs = {}
+    for i in range(seeds):
+        jobs |= costliest_first({rows[i]: job(*setting, i) for setting, rows in names.items()})
+    trained = run_all(jobs, parts)
 
     def of_setting(*setting) -> Curves:
         rows = [trained[name] for name in names[setting]]
