@@ -74,8 +74,9 @@ class _Table:
             for name, rows in found.items()
         }
         best = {name: _at_the_best(c["validation"], c["test"]) for name, c in curves.items()}
-        moves = {name: np.array([row["moves"] for row in rows], float) for name, rows in found.items() if name in ARMS}
-        moves.pop(BASELINE)
+        moves = {
+            name: np.array([row["moves"] for row in rows], float) for name, rows in found.items() if ARMS.get(name)
+        }
         lines = [
             f"{'method':29}{'seeds':>6}{'test, %':>16}{'the paper, %':>16}{'at the end':>16}{'validation':>16}"
             f"{'loss':>16}{'move':>9}{'residual':>10}"

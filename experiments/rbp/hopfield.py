@@ -227,7 +227,10 @@ def judge_table_a1(rates: Mapping[str, Sequence[float]], small: float, trials: i
     def drawn(rbp: Sequence[float]):
         def draw(rng: np.random.Generator) -> Verdict:
             theirs = {**PAPER, "RBP": rbp}
-            share = {name: 100 * rng.binomial(trials, np.array(row) / 100) / trials for name, row in theirs.items()}
+            share = {
+                name: (100 * rng.binomial(trials, np.array(row) / 100) / trials).tolist()
+                for name, row in theirs.items()
+            }
             return succeeds(share, share["RBP"][0])
 
         return chances(draw)

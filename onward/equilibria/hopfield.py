@@ -160,9 +160,7 @@ class HopfieldMemory(eqx.Module):
         if antiderivative is None:
             if self.activation is not jax.nn.sigmoid:
                 name = getattr(self.activation, "__name__", repr(self.activation))
-                raise ValueError(
-                    f"antiderivative must be given for the activation {name}: a function whose slope it is."
-                )
+                raise ValueError(f"antiderivative must be given for {name}: a function whose slope is that activation.")
             antiderivative = jax.nn.softplus
         W, drive = self._drives(pattern)
         if jnp.shape(state) != drive.shape:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
-from ..support.trees import total
+from ..support.trees import total, widest
 from ._announcing import announced
 from .jacobian import JacobianProducts, check_alike, describe, products, relative_residual, shapes
 
@@ -57,6 +57,14 @@ class AbstractRBP(optx.AbstractAdjoint):
 
     def solution(self, jacobian: JacobianProducts, b: PyTree) -> PyTree:
         """z from `solve`, with the derivatives of the exact solution."""
+
+        leaves = jax.tree.leaves(b)
+        if len(leaves) > 1:
+            # JAX cannot transpose the solve if only some leaves of b depend on what is differentiated, such as those of
+            # a state whose other part is updated without reading `args`. So all of them do.
+            wide = widest(leaf.dtype for leaf in leaves)
+            nothing = 0.0 * total(jnp.sum(leaf).astype(wide) for leaf in leaves)
+            b = jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), b)
 
         def left(z):
             return jax.tree.map(jnp.subtract, z, jacobian.transposed(z))

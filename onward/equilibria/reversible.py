@@ -169,17 +169,18 @@ def _backward(ends, cotangents, perturbed, problem, primal_fn, solver, settings,
 
     dz = jax.tree.map(lambda h, c: jnp.zeros_like(h) if c is None else c, z, cotangents[0])
     z, y, dz, dy, summed = jax.lax.fori_loop(0, steps, back, (z, y, dz, zeros_like(dz), zeros_like(numbers)))
-    if adjoint.warn_above < math.inf:
-        missed = jnp.maximum(relative_move(start, z), relative_move(start, y))
-        bad = ~(missed <= adjoint.warn_above)
-        text = (
-            "ReversibleAdjoint lost the states on the way back: it missed the start by more than warn_above = "
-            f"{adjoint.warn_above:g}, so the gradient is not that of the steps. Take fewer steps or a smaller mixing, "
-            "or use optimistix.RecursiveCheckpointAdjoint(checkpoints=20) or NeumannRBP."
-        )
-        dz = eqx.error_if(dz, bad, text) if adjoint.throw else announced(dz, bad, missed, text)
     by_fn, by_args = summed
-    return by_fn, add(dz, dy), by_args
+    found = by_fn, add(dz, dy), by_args
+    if adjoint.warn_above == math.inf:
+        return found
+    missed = jnp.maximum(relative_move(start, z), relative_move(start, y))
+    bad = ~(missed <= adjoint.warn_above)
+    text = (
+        "ReversibleAdjoint lost the states on the way back: it missed the start by more than warn_above = "
+        f"{adjoint.warn_above:g}, so the gradient is not that of the steps. Take fewer steps or a smaller mixing, or "
+        "use optimistix.RecursiveCheckpointAdjoint(checkpoints=20) or NeumannRBP."
+    )
+    return eqx.error_if(found, bad, text) if adjoint.throw else announced(found, bad, missed, text)
 
 
 _solved.def_fwd(_forward)
