@@ -23,11 +23,11 @@ OURS, OPTIMISTIX, TORCHDEQ = "onward, one state for the batch", "Optimistix: Imp
 TITLE = "A deep equilibrium layer"
 
 
-def table(effort: Effort) -> Table:
+def table(effort: Effort, *, batch: int = BATCH, units: int = UNITS) -> Table:
     """The value and the gradient of Σ h² along W and x, with the memory that each takes."""
     key, x_key = jr.split(jr.key(0))
-    W = jr.normal(key, (UNITS, UNITS))
-    W, x = NORM * W / jnp.linalg.norm(W, 2), jr.normal(x_key, (BATCH, UNITS))
+    W = jr.normal(key, (units, units))
+    W, x = NORM * W / jnp.linalg.norm(W, 2), jr.normal(x_key, (batch, units))
     adjoint = onward.NeumannRBP(100, TOLERANCE)
     programs = {
         OURS: jax.grad(lambda W, x: _squares(_rest(W, x, UntilSettled(TOLERANCE), adjoint)), (0, 1)),
@@ -43,7 +43,7 @@ def table(effort: Effort) -> Table:
         gradients.append(np.asarray(compiled(W, x)[0]))
         memory.append(compiled.memory_analysis().temp_size_in_bytes)
     remarks = [
-        f"h = tanh(W h + x) from 0, ‖W‖ = {NORM}, n = {UNITS}, a batch of {BATCH}, float32, one thread; solved forward "
+        f"h = tanh(W h + x) from 0, ‖W‖ = {NORM}, n = {units}, a batch of {batch}, float32, one thread; solved forward "
         f"and backward to {TOLERANCE:g}. Error: of the gradient of Σ h² along W, relative, against a dense solve in "
         "float64. Memory: what XLA plans for, or what torch's allocator holds, besides arguments and results.",
         "Optimistix's default solves each example with a dense linear solver; it has no tolerance backward.",
@@ -70,7 +70,7 @@ def table(effort: Effort) -> Table:
             {"method": name, "us": time.values, "ratio": ratio.values, "error": error, "temporary_bytes": bytes_}
         )
     headings = ("µs a call: median (least..most)", "forward and backward", "÷ the first", "error", "memory, KiB")
-    return Table(f"{TITLE}, n = {UNITS}, batch {BATCH}", headings, rows, tuple(remarks), figures)
+    return Table(f"{TITLE}, n = {units}, batch {batch}", headings, rows, tuple(remarks), figures)
 
 
 def _recurrent(h, args):
@@ -108,5 +108,5 @@ def _exact(W, x) -> np.ndarray:
     for _ in range(1000):
         h = np.tanh(h @ W.T + x)
     slope = 1 - h**2
-    z = np.stack([np.linalg.solve(np.eye(UNITS) - (s[:, None] * W).T, 2 * a) for s, a in zip(slope, h, strict=True)])
+    z = np.stack([np.linalg.solve(np.eye(len(W)) - (s[:, None] * W).T, 2 * a) for s, a in zip(slope, h, strict=True)])
     return (slope * z).T @ h

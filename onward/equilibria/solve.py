@@ -15,7 +15,7 @@ from ._announcing import EquilibriumWarning as EquilibriumWarning
 from ._announcing import announced
 from ._arguments import check_finite, check_state
 from .adjoints import NeumannRBP
-from .jacobian import check_alike, jacobian_norm, spectral_radius
+from .jacobian import check_alike, describe, jacobian_norm, spectral_radius
 from .solvers import AbstractFixedSteps, UntilSettled, relative_move
 
 MAX_STEPS = 1000
@@ -86,9 +86,9 @@ def equilibrium(
       above: the map then does not contract around the state. A norm of 1 or above alone is no fault.
     - `throw`: if true, raises an error instead of each warning.
 
-    Raises `ValueError` for a map whose output differs from its state in structure, shape or dtype, for a state that is
-    not floating-point, not finite or empty, and for a number out of range. With `throw`, raises `RuntimeError` at run
-    time if the state did not settle, or if the spectral radius is 1 or above.
+    Raises `ValueError` for a map whose output differs from its state in structure, shape or dtype, for a batch that the
+    map does not take, for a state that is not floating-point, not finite or empty, and for a number out of range. With
+    `throw`, raises `RuntimeError` at run time if the state did not settle, or if the spectral radius is 1 or above.
 
         >>> import jax, jax.numpy as jnp, onward
         >>> def recurrent(h, args):
@@ -148,4 +148,24 @@ def _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, th
 def _check(function, state, args):
     check_state(state)
     check_finite("state", state)
-    check_alike(eqx.filter_eval_shape(function, state, args), state)
+    try:
+        after = eqx.filter_eval_shape(function, state, args)
+    except (TypeError, ValueError) as error:
+        if not _maps_one(function, state, args):
+            raise
+        raise ValueError(
+            f"state: the map fails with {describe(state)}, but takes one row of it; for a batch use jax.vmap over "
+            "onward.equilibrium."
+        ) from error
+    check_alike(after, state)
+
+
+def _maps_one(function, state, args) -> bool:
+    """Whether the map takes the first row of a state."""
+    if not all(leaf.ndim for leaf in jax.tree.leaves(state)):
+        return False
+    try:
+        eqx.filter_eval_shape(function, jax.tree.map(lambda leaf: leaf[0], state), args)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -276,6 +276,8 @@ def test_penalties_where_the_krylov_space_ends_early():
 
 BAD = {
     "shape": (r"the map must return .* float64\[6\].* float64\[12\]", lambda: solve(lambda h, _: jnp.tile(h, 2))),
+    "batch": (r"state: the map fails with float64\[9, 6\], but takes one row of it; for a batch", lambda:
+        solve(state=jnp.zeros((9, UNITS)))),
     "dtype": (r"the map must .* float32\[6\]", lambda: solve(lambda h, _: h.astype("float32"))),
     "structure": (r"the map must .*\(float64\[6\],\)", lambda: solve(lambda h, _: (h,))),
     "integers": (r"state must be floating-point arrays, got int64\[6\]", lambda: solve(state=jnp.zeros(UNITS, int))),

@@ -11,6 +11,7 @@ import pytest
 import onward
 from benchmarks import (
     counts,
+    deq_layer,
     memory_child,
     methods,
     reference,
@@ -49,6 +50,13 @@ def test_the_plain_reference_is_the_same_algorithm():
     assert jnp.allclose(losses, metrics.losses, atol=1e-5)
     assert jnp.allclose(plain.cell, carry.model.cell.weights[0][0], atol=1e-5)
     assert jnp.allclose(plain.influence, carry.estimator.influence[0].reshape(plain.influence.shape), atol=1e-4)
+
+
+def test_a_layer_at_rest_has_the_same_gradient_by_everyone():
+    with jax.numpy_dtype_promotion("standard"):
+        table = deq_layer.table(Effort(repeats=2, milliseconds=1), batch=2, units=3)
+    assert len(table.figures) >= 3
+    assert all(row["error"] < 1e-4 and row["temporary_bytes"] > 0 and min(row["us"]) > 0 for row in table.figures)
 
 
 def test_counts_agree_with_the_arrays_they_count():
