@@ -25,6 +25,7 @@ from onward.support.files import write_atomically
 from onward.support.tables import counted
 
 from .forecasts import forecast
+from .forward import cue
 from .fpp import buffer_grid, tables
 from .fpp import figures as fpp_figures
 from .fptt import adding, adding_and_copying, cells, convergence, costs, images, language_models, words
@@ -51,6 +52,7 @@ RECIPES: dict[str, Recipe | Experiment] = (
     | words.RECIPES
     | language_models.RECIPES
     | forecast.RECIPES
+    | cue.RECIPES
 )
 
 

@@ -13,6 +13,7 @@ FURTHER_NAMES = (
     "onward.estimators.fpp_schedules.Random",
     "onward.support.freezing.freeze",
     "onward.tasks.adding.Adding",
+    "onward.tasks.cues.MemoryChain",
     "onward.tasks.worlds.CycleWorld",
 )
 LEARNER = "learner"

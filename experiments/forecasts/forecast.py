@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from onward.cells import ELSTMCell, LRUCell, MinGRUCell
 from onward.comparison.networks import clipped_rmsprop
-from onward.estimators import BPTT, NoBackTrack, SnAp
+from onward.estimators import BPTT, RTRL, NoBackTrack, SnAp
 from onward.streams.engine import usual_rate
 from onward.support.errors import UserError
 from onward.support.extras import needed
@@ -94,6 +95,10 @@ ARMS = {
     "onward stream, NoBackTrack": Arm(
         ONWARD, network(Network(NoBackTrack(rank=UNITS, blocks=True), clipped_adam, _rate))
     ),
+    **{
+        f"onward stream, RTRL on {name}": Arm(ONWARD, network(Network(RTRL(), clipped_adam, _rate, cell=cell)))
+        for name, cell in (("LRU", LRUCell), ("eLSTM", ELSTMCell), ("minGRU", MinGRUCell))
+    },
     "onward.river.Forecaster": Arm(ONWARD, iterated(recurrent)),
 }
 

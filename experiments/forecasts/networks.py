@@ -12,8 +12,9 @@ import jax.random as jr
 import numpy as np
 import optax
 
-from onward.cells import GRUCell
+from onward.cells import AbstractCell, GRUCell
 from onward.checkpoints.run_folder import digest
+from onward.comparison.networks import outputs_of
 from onward.estimators.base import AbstractEstimator
 from onward.model import Model
 from onward.streams import outliers
@@ -37,13 +38,15 @@ TARGET = "value"
 class Network(NamedTuple):
     """How a network learns at each row. `rate` gives the rate for a horizon, and `optimizer` is built from it.
 
-    The network reads the value alone. If `wide` is true it also reads the last change and the clock.
+    The network reads the value alone. If `wide` is true it also reads the last change and the clock. `cell` is called
+    with the numbers of inputs and units, and a key.
     """
 
     estimator: AbstractEstimator
     optimizer: Callable[[float], optax.GradientTransformation]
     rate: Callable[[int], float]
     wide: bool = True
+    cell: Callable[..., AbstractCell] = GRUCell
 
 
 def clipped_adam(rate: float) -> optax.GradientTransformation:
@@ -114,8 +117,8 @@ def _engine(settings: Network, inputs: int, horizon: int, seed: int) -> Engine:
 
     @eqx.filter_jit  # one program to compile instead of dozens
     def build(key):
-        cell = GRUCell(inputs, UNITS, key=key)
-        return Model(cell, zeros_like(eqx.nn.Linear(UNITS, 1, key=key)))
+        cell = settings.cell(inputs, UNITS, key=key)
+        return Model(cell, zeros_like(eqx.nn.Linear(outputs_of(cell), 1, key=key)))
 
     return Engine(
         build(model_key),

@@ -1,5 +1,6 @@
 """A picture of forecasters: errors over time relative to persistence's, a panel for each horizon."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from onward.support.pictures import COLOURS, picture
 
 GREY = "0.55"
+STYLES, DOTTED = ("-", "--"), (":", "-.")  # of a line of onward, and of another
 TICKS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.5)
 LOWEST, HIGHEST = 0.25, 1.5  # the axis ends here
 
@@ -29,11 +31,12 @@ def draw_forecasts(
     at = (np.concatenate([[0], ends[:-1]]) + ends) / 2
     with picture((13.0, 5.6), "png") as (figure, finished):
         for axes, (horizon, lines) in zip(figure.subplots(1, len(curves), sharex=True), curves.items(), strict=True):
-            colours = iter(COLOURS)
+            # Two lines may share a colour; the second one is dotted.
+            drawn = itertools.product((STYLES, DOTTED), COLOURS)
             for name, rows in lines.items():
-                colour, width = (GREY, 1.2) if name in grey else (next(colours), 1.5)
+                styles, colour, width = (STYLES, GREY, 1.2) if name in grey else (*next(drawn), 1.5)
                 axes.plot(
-                    at, rows.mean(0), "--" if name in dashed else "-", color=colour, linewidth=width,
+                    at, rows.mean(0), styles[name in dashed], color=colour, linewidth=width,
                     label=f"{overall[horizon][name]}  {name}",
                 )  # fmt: skip
                 axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)

@@ -68,13 +68,13 @@ def draw(estimator: AbstractForwardEstimator, state: LayersState, steps: int) ->
     return jnp.concatenate(words, axis=1) if words else None
 
 
-def _split(estimator, state, noise):
+def _split(of_layer, state, noise):
     """The words of each layer."""
     if noise is None:
         return [None] * len(state.layers)
     parts, start = [], 0
-    for inner in state.layers:
-        form = None if inner is None else jax.eval_shape(lambda inner=inner: estimator.draw(inner, 1))
+    for number, inner in enumerate(state.layers):
+        form = None if inner is None else jax.eval_shape(lambda inner=inner, n=number: of_layer(n).draw(inner, 1))
         size = 0 if form is None else form.shape[-1]
         parts.append(noise[..., start : start + size])
         start += size
@@ -92,17 +92,20 @@ def influence_norm(estimator: AbstractForwardEstimator, state: LayersState) -> A
 
 
 def advance(
-    estimator: AbstractForwardEstimator,
+    of_layer: Callable[[int], AbstractForwardEstimator],
     cell: AbstractCell,
     hidden: PyTree,
     state: LayersState,
     x: PyTree,
     noise: Array | None,
 ) -> tuple[PyTree, LayersState, Callable[[PyTree], PyTree]]:
-    """One step, with the result of `AbstractForwardEstimator.advance`."""
+    """One step, with the result of `AbstractForwardEstimator.advance`.
+
+    `of_layer(number)` is the estimator of a layer.
+    """
     starting, cell = cell, unwrapped(cell)
     reset = starting.reset if isinstance(starting, Starting) else None
-    layers, noises = layers_of(cell), _split(estimator, state, noise)
+    layers, noises = layers_of(cell), _split(of_layer, state, noise)
     inner, contracts, reached = list(state.layers), {}, {}
 
     def run(number, hidden, x):
@@ -110,7 +113,9 @@ def advance(
         reached[number] = thaw(layer), before
         if inner[number] is None:
             return thaw(layer)(before, x)
-        after, inner[number], contracts[number] = estimator.advance(layer, before, inner[number], x, noises[number])
+        after, inner[number], contracts[number] = of_layer(number).advance(
+            layer, before, inner[number], x, noises[number]
+        )
         return after
 
     after = walk(thaw(cell), hidden, x, run)
@@ -136,7 +141,7 @@ def advance(
 
 
 def over_window(
-    estimator: AbstractForwardEstimator,
+    of_layer: Callable[[int], AbstractForwardEstimator],
     cell: AbstractCell,
     hidden: PyTree,
     state: LayersState,
@@ -146,7 +151,7 @@ def over_window(
     noise: Array | None,
 ) -> tuple[LayersState, Callable[[PyTree], PyTree]]:
     """Several steps, layer by layer, with the result of `AbstractForwardEstimator.over_window`."""
-    layers, noises, thawed = layers_of(cell), _split(estimator, state, noise), thaw(cell)
+    layers, noises, thawed = layers_of(cell), _split(of_layer, state, noise), thaw(cell)
     first = jax.tree.map(lambda leaf: leaf[0], xs)
     before, inner, contracts = states_of_layers(thawed, hidden, first), list(state.layers), {}
 
@@ -163,7 +168,7 @@ def over_window(
 
     for number, (after, inputs) in enumerate(jax.vmap(by_layer)(states, xs)):
         if inner[number] is not None:
-            inner[number], contracts[number] = estimator.over_window(
+            inner[number], contracts[number] = of_layer(number).over_window(
                 layers[number], before[number], inner[number], after, inputs, reset, noises[number]
             )
 

@@ -1,7 +1,13 @@
 """Forward gradients in deep networks: each layer carries its own influence."""
 
+import equinox as eqx
+
+from ..cells.composite import layers_of
+from ..model import Model
+from ..transforms.quasi_diagonal import QuasiDiagonal
 from . import _layers
 from .base import AbstractForwardEstimator, carries_influence, moving
+from .norms import NOT_COVERED
 
 
 class Layerwise(AbstractForwardEstimator):
@@ -21,7 +27,8 @@ class Layerwise(AbstractForwardEstimator):
     2023 (*Online learning of long-range dependencies*, section 3), Irie et al. 2024 (section 3.3).
 
     **Arguments:** `estimator`, one that carries an influence forward, such as `onward.RTRL()` or `onward.SnAp()`.
-    Raises `ValueError` for any other.
+    Raises `ValueError` for any other. With `onward.quasi_diagonal_kalman`, the estimator of a layer gets the metric of
+    that layer.
 
         >>> import equinox as eqx, jax.numpy as jnp, jax.random as jr, onward, optax
         >>> layers = [onward.cells.LRUCell(3, 4, key=jr.key(0)), onward.cells.LRUCell(8, 4, key=jr.key(1))]
@@ -33,9 +40,28 @@ class Layerwise(AbstractForwardEstimator):
     """
 
     estimator: AbstractForwardEstimator
+    metric: QuasiDiagonal | None
 
     def __init__(self, estimator: AbstractForwardEstimator):
-        self.estimator = carries_influence("estimator", estimator)
+        self.estimator, self.metric = carries_influence("estimator", estimator), None
+
+    def informed(self, metric):
+        if metric is None or not isinstance(metric.diagonal, Model):
+            return self
+        return eqx.tree_at(lambda e: e.metric, self, metric, is_leaf=lambda leaf: leaf is None)
+
+    def _of_layer(self, number: int) -> AbstractForwardEstimator:
+        """The estimator of a layer, with the layer's part of the metric."""
+        if self.metric is None:
+            return self.estimator
+
+        def layer(model):
+            layers = layers_of(model.cell)
+            if number >= len(layers):
+                raise ValueError(NOT_COVERED)
+            return eqx.tree_at(lambda m: m.cell, model, layers[number])
+
+        return carries_influence("estimator", self.estimator.informed(self.metric.part(layer)))
 
     def begin(self, cell, hidden, *, key, example):
         def begin(layer, hidden, **others):
@@ -56,7 +82,7 @@ class Layerwise(AbstractForwardEstimator):
         return _layers.influence_norm(self.estimator, state)
 
     def advance(self, cell, hidden, state, x, noise):
-        return _layers.advance(self.estimator, cell, hidden, state, x, noise)
+        return _layers.advance(self._of_layer, cell, hidden, state, x, noise)
 
     def over_window(self, cell, hidden, state, states, xs, reset, noise):
-        return _layers.over_window(self.estimator, cell, hidden, state, states, xs, reset, noise)
+        return _layers.over_window(self._of_layer, cell, hidden, state, states, xs, reset, noise)

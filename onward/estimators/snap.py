@@ -109,7 +109,7 @@ class SnAp(AbstractForwardEstimator):
 
     def advance(self, cell, hidden, state, x, noise):
         if isinstance(state, _layers.LayersState):
-            return _layers.advance(self, cell, hidden, state, x, noise)
+            return _layers.advance(lambda number: self, cell, hidden, state, x, noise)
         if self.bound is not None:
             state = eqx.tree_at(lambda s: s.influence, state, jax.tree.map(self._limited, state.influence))
         if isinstance(state, _colours.ColouredState):
@@ -120,7 +120,7 @@ class SnAp(AbstractForwardEstimator):
 
     def over_window(self, cell, hidden, state, states, xs, reset, noise):
         if isinstance(state, _layers.LayersState):
-            return _layers.over_window(self, cell, hidden, state, states, xs, reset, noise)
+            return _layers.over_window(lambda number: self, cell, hidden, state, states, xs, reset, noise)
         if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_unit_influence.OwnUnitState):
             if self.bound is None:
                 return _own_unit_influence.over_window(cell, hidden, state, states, xs, reset)

@@ -164,8 +164,17 @@ TASKS: dict[str, TaskEntry] = {
         3,
         "leaky",
     ),
+    "cue": TaskEntry(
+        "which of two letters came before L others", "cue:L", lambda *numbers: onward.tasks.cue_task(*numbers), 1
+    ),
     "cycle-world": TaskEntry(
         "a 1 at every P-th step", "cycle-world:P", lambda *numbers: onward.tasks.cycle_world_task(*numbers), 1
+    ),
+    "memory-chain": TaskEntry(
+        "one of C letters that came before L others",
+        "memory-chain:L,C",
+        lambda *numbers: onward.tasks.memory_chain_task(*numbers),
+        2,
     ),
     "music": TaskEntry("synthetic music", "music", lambda: onward.tasks.music_task()),
     "shakespeare": TaskEntry(

@@ -15,6 +15,7 @@ from .anbn import anbn, independent_counts_rate
 from .automaton import Automaton
 from .brackets import distant_brackets
 from .compressors import ctw_rate, gzip_rate
+from .cues import MemoryChain
 from .music import synthetic_music
 from .symbols import Cycle, SymbolTask
 from .worlds import LAGS, CycleWorld, StochasticSymbols
@@ -91,6 +92,30 @@ def stochastic_world_task() -> SymbolTask:
     nats = {name: examples.world.cross_entropy(*known) for known, name in names.items()}
     levels = {f"{name} ({least:.4f} nats)": least / float(np.log(2)) for name, least in nats.items()}
     return SymbolTask("StochasticWorld", "01", examples, levels)
+
+
+def cue_task(wait: int = 64) -> SymbolTask:
+    """A delayed cue: one of two letters, `wait` letters of distraction, and a question for the first letter. Raises
+    `ValueError` as `MemoryChain` does.
+
+    >>> cue_task(62).levels
+    {'cue forgotten': 0.015625, 'best': 0.0}
+    """
+    return _chain(f"delayed cue, L = {wait}", "cue forgotten", MemoryChain(wait))
+
+
+def memory_chain_task(wait: int = 64, cues: int = 3) -> SymbolTask:
+    """A memory chain: `cues` letters, `wait` letters of distraction, and a question for one of the first letters.
+    Raises `ValueError` as `MemoryChain` does.
+
+    >>> memory_chain_task(60, cues=3).levels
+    {'cues forgotten': 0.015625, 'best': 0.0}
+    """
+    return _chain(f"memory chain, L = {wait}, {cues} cues", "cues forgotten", MemoryChain(wait, cues))
+
+
+def _chain(name: str, forgotten: str, chain: MemoryChain) -> SymbolTask:
+    return SymbolTask(name, chain.alphabet, chain, {forgotten: chain.chance, "best": chain.best_loss})
 
 
 def text_task(text: Text, *, characters: int | None = None) -> SymbolTask:

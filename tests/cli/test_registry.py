@@ -325,6 +325,7 @@ def test_fpp_learns_a_text_too(promotion):
 
 def test_a_task_is_known_again():
     """By the numbers of its source, and not by where that lies in memory."""
-    for word in ("anbn:1,3", "cycle-world:4", "stochastic-world"):
+    for word in ("anbn:1,3", "cycle-world:4", "stochastic-world", "cue:3", "memory-chain:3,2"):
         assert build.build_task(word).digest == build.build_task(word).digest
-    assert build.build_task("anbn:1,3").digest != build.build_task("anbn:1,4").digest
+    for word, other in (("anbn:1,3", "anbn:1,4"), ("cue:3", "cue:4"), ("memory-chain:3,1", "memory-chain:3,2")):
+        assert build.build_task(word).digest != build.build_task(other).digest

@@ -204,6 +204,45 @@ def test_norms_of_the_printed_form_say_which_cells_they_need():
         p.grad(onward.NoBackTrack(norms=onward.estimators.InvariantNorms()).informed(metric))
 
 
+@pytest.mark.parametrize("norms", ["half-invariant", "invariant"])
+def test_each_layer_is_balanced_by_its_own_part_of_the_metric(norms):
+    """The influence of a layer is the one of the layer alone, with that part of the metric and the same signs."""
+    p, metric, _ = case("stack", 3, 4)
+    inner = onward.NoBackTrack(norms=NORMS[norms])
+    whole = onward.estimators.Layerwise(inner)
+    noise = whole.draw(p.state(whole), p.steps)
+
+    @jax.jit
+    def state(p, metric, noise):
+        return p.estimate(whole.informed(metric), noise=noise).state.layers
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def alone(number, p, metric, noise):
+        def part(model):
+            return eqx.tree_at(lambda m: m.cell, model, model.cell.layers[number])
+
+        size = p.cell.layers[number].output(p.hidden[number]).size
+        model = onward.Model(p.cell.layers[number], lambda output: output[:2] if size > 1 else output)
+        layer = p._replace(model=model, hidden=p.hidden[number])
+        return layer.estimate(inner.informed(metric.part(part)), noise=noise).state
+
+    xs, start = p.xs, 0
+    found, plain = state(p, metric, noise), jax.jit(lambda p: p.estimate(whole, noise=noise).state.layers)(p)
+    for number, layer in enumerate(p.cell.layers):
+        words = inner.draw(found[number], 1).shape[-1]
+        expected = alone(number, p._replace(xs=xs), metric, noise[:, start : start + words])
+        assert_same((found[number].v, found[number].w), (expected.v, expected.w))
+        assert not np.allclose(found[number].w[0][0], plain[number].w[0][0], rtol=1e-3)
+        hidden, outputs, start = p.hidden[number], [], start + words
+        for x in xs:
+            hidden = layer(hidden, x)
+            outputs.append(layer.output(hidden))
+        xs = jnp.stack(outputs)
+    missing = eqx.tree_at(lambda m: m.diagonal.cell, metric, metric.diagonal.cell.layers[0])
+    with pytest.raises(ValueError, match="metric must cover all trained parameters of the cell"):
+        p.grad(whole.informed(missing))
+
+
 def test_a_learner_hands_the_metric_on_from_a_chain_where_it_is_told_where():
     p, kalman = problem("vanilla", units=3, steps=6), onward.quasi_diagonal_kalman()
     chained = optax.chain(optax.clip(1e3), kalman)
