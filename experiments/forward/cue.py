@@ -15,6 +15,7 @@ from jaxtyping import Float
 from onward.comparison.parallel_runs import Budget, Program
 from onward.support.tables import columns, counted
 from onward.tasks import cue_task
+from onward.tasks.cues import MemoryChain
 
 from ..parts import Parts
 from ..plots.cues import draw_cues
@@ -68,7 +69,7 @@ class Run(NamedTuple):
 def race(arm: Arm, wait: int, points: Sequence[Point], keys, trials: int) -> Run:
     """Runs an arm at every point with every key, side by side."""
     task = cue_task(wait)
-    steps, symbols = task.source.steps, len(task.alphabet)
+    steps, symbols = MemoryChain(wait).steps, len(task.alphabet)
 
     def make(point):
         return arm.contestant(wait, symbols, DECAYS, point["decays"], point["rate"])
@@ -104,7 +105,8 @@ class Cues:
                 found = parts.part(
                     f"{what}, L = {wait}, {len(keys)} seeds", lambda: _numbers(race(arm, wait, points, keys, trials))
                 )
-                return Run(*(np.array(found[field], float) for field in Run._fields))
+                *arrays, seconds = (found[field] for field in Run._fields)
+                return Run(*(np.array(array, float) for array in arrays), seconds)
 
             keys = jr.split(pilot_key, PILOT_SEEDS)
             pilots[name] = {wait: kept(f"pilot: {name}", wait, points, keys) for wait in self.waits}
