@@ -105,8 +105,8 @@ class Cues:
                 found = parts.part(
                     f"{what}, L = {wait}, {len(keys)} seeds", lambda: _numbers(race(arm, wait, points, keys, trials))
                 )
-                *arrays, seconds = (found[field] for field in Run._fields)
-                return Run(*(np.array(array, float) for array in arrays), seconds)
+                arrays = {field: np.array(found[field], float) for field in Run._fields if field != "seconds"}
+                return Run(**arrays, seconds=found["seconds"])
 
             keys = jr.split(pilot_key, PILOT_SEEDS)
             pilots[name] = {wait: kept(f"pilot: {name}", wait, points, keys) for wait in self.waits}
