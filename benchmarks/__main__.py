@@ -4,11 +4,11 @@ import argparse
 
 DESCRIPTION = """
 Time a learning step of every estimator against the forward pass, measure memory, and run the same task in other
-libraries where they are installed. On one thread of one core, but for the sequences, which take two; give it a quiet
-machine and about half an hour.
+libraries where they are installed. On one thread of one core, but for the sequences and the streams, which take two;
+give it a quiet machine and about half an hour.
 """
 
-SECTIONS = ("steps", "memory", "peers", "live", "equilibria", "fpp", "sequences", "variance")
+SECTIONS = ("steps", "memory", "peers", "live", "equilibria", "fpp", "sequences", "variance", "streams")
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         parser.error(str(error))
 
     # JAX comes in only now that the threads are settled.
-    from benchmarks import equilibria, fpp, live, memory, peers, report, sequences, steps, targets, variance
+    from benchmarks import equilibria, fpp, live, memory, peers, report, sequences, steps, streams, targets, variance
     from benchmarks.contest import Effort
 
     effort = Effort.quick() if options.quick else Effort()
@@ -44,6 +44,7 @@ def main() -> None:
         "fpp": lambda: fpp.tables(effort),
         "equilibria": lambda: equilibria.tables(effort, quick=options.quick),
         "variance": lambda: variance.tables(effort, variance.QUICK_SETTINGS if options.quick else variance.SETTINGS),
+        "streams": lambda: streams.tables(events=20_000, rounds=1) if options.quick else streams.tables(),
         "sequences": lambda: sequences.tables(rounds=2) if options.quick else sequences.tables(),
     }
     tables = []

@@ -41,6 +41,8 @@ AS_IN_USE = {
     "test_runs",
     "test_streams_engine",
     "test_streams_command",
+    "test_stream_worker",
+    "test_partitioned_command",
     "test_sweep",
     "test_text",
 }

@@ -14,6 +14,7 @@ from ..support.small_loops import request
 COMMANDS = {
     "train": "learn a text, character by character, in one pass",
     "stream": "learn from an endless stream of events, and survive a kill",
+    "publish": "put events into the Redis streams of a partitioned stream",
     "compare": "compare methods on one task, with the same time or data",
     "sweep": "run one method over a grid of its settings and many seeds",
     "reproduce": "run a paper's figure again and check the paper's claim",

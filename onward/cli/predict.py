@@ -5,6 +5,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from msgspec import UNSET
+
 from ..checkpoints.run_folder import digest
 from ..streams.folder import StreamFolder
 from ..support.errors import UserError
@@ -23,6 +25,11 @@ def predict(options: PredictOptions) -> int:
     if not folder.settings.is_file():
         raise UserError(f"{options.run} holds no run; name the folder of a run of onward stream.")
     learned = folder.read_settings(StreamSettings)
+    if learned.learning.partitions is not UNSET and learned.learning.partition is UNSET:
+        raise UserError(
+            f"{options.run} holds {learned.learning.partitions} partitions, each with a network of its own; name the "
+            f"folder of one, such as {options.run / 'partitions' / '0000'}."
+        )
     if not folder.saved():
         raise UserError(f"{options.run} holds no checkpoint yet; let onward stream write one.")
     asked = StreamOptions(input=options.input, follow=options.follow)

@@ -86,11 +86,16 @@ def _train(folder: RunFolder, settings: dict) -> tuple[str, str, str]:
 
 
 def _stream(folder: RunFolder, settings: dict) -> tuple[str, str, str]:
-    learning, last = settings["learning"], _last(folder.metrics)
+    learning = settings["learning"]
+    partitions = learning.get("partitions")
     target, source = learning["columns"]["target"], Path(settings["input"]).name
     what = f"{target} of {source} by {learning['method_name']}, {learning['horizon']} ahead"
-    ratio = 100 * last["mean_error"] / last["mean_persistence"] if last.get("mean_persistence") else None
-    return what, f"{last.get('events', 0):,} events", "-" if ratio is None else f"{ratio:.0f} % error"
+    what += f", in {partitions} partitions" if partitions and "partition" not in learning else ""
+    logs = [folder.metrics, *folder.path.glob("partitions/*/metrics.jsonl")]
+    last = [point for point in map(_last, logs) if point]
+    events = sum(point["events"] for point in last)
+    error, persistence = (sum(p["events"] * p[f"mean_{name}"] for p in last) for name in ("error", "persistence"))
+    return what, f"{events:,} events", f"{100 * error / persistence:.0f} % error" if persistence else "-"
 
 
 def _compare(folder: RunFolder, settings: dict) -> tuple[str, str, str]:

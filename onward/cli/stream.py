@@ -4,6 +4,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from msgspec import UNSET
+
 from ..checkpoints.run_folder import check_unused, digest, new_folder
 from ..streams.folder import StreamFolder
 from ..support.errors import UserError
@@ -26,6 +28,10 @@ def _start(options: StreamOptions) -> int:
         check_unused(options.run)
     settings = new_stream_settings(options)
     check_header(options, settings)
+    if settings.learning.partitions is not UNSET:
+        return _learn_partitions(
+            options, settings, lambda: StreamFolder.create(options.run or new_folder("stream"), settings)
+        )
     return _learn(options, settings, lambda: StreamFolder.create(options.run or new_folder("stream"), settings))
 
 
@@ -38,6 +44,8 @@ def _resume(options: StreamOptions, path: Path) -> int:
             say(read(folder.summary_text).decode(errors="replace"))
             say(f"The stream of the run in {path} has ended; there is nothing left to resume.")
             return 0
+        if settings.learning.partitions is not UNSET:
+            return _learn_partitions(options, settings, lambda: nullcontext(folder))
         if saved := folder.saved():
             from ..checkpoints.run_checkpoint import load_standing
             from ..streams.standing import StreamStanding
@@ -45,6 +53,21 @@ def _resume(options: StreamOptions, path: Path) -> int:
             # Settings that do not match the checkpoint may hold anything, so nothing is built from them.
             load_standing(saved[-1], settings=digest(settings.learning), standing=StreamStanding)
         return _learn(options, settings, lambda: nullcontext(folder))
+
+
+def _learn_partitions(
+    options: StreamOptions, settings: StreamSettings, take_folder: Callable[[], AbstractContextManager[StreamFolder]]
+) -> int:
+    from .partitioned_session import PartitionedSession
+
+    session = PartitionedSession(options, settings)
+    with take_folder() as folder:
+        try:
+            return session.run(folder)
+        except UserError:
+            if options.resume is None:
+                session.forget_if_blank(folder)
+            raise
 
 
 def _learn(

@@ -20,7 +20,8 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _delimiter(text: str) -> str:
+def parse_delimiter(text: str) -> str:
+    """A delimiter: one character, or the word tab."""
     character = {"tab": "\t", "\\t": "\t"}.get(text, text)
     if len(character) != 1 or not character.isascii() or character in '"\r\n':
         raise UserError(f"--delimiter must be one ASCII character or the word tab, got {text!r}.")
@@ -67,7 +68,7 @@ class StreamOptions:
     that does not exist yet."""
     format: Annotated[str | None, *option("NAME", "as the input is named, else csv", one_of("format", FORMATS))] = None
     """csv (with a header) or jsonl (one JSON object per line)."""
-    delimiter: Annotated[str | None, *option("CHARACTER", "as the header shows", _delimiter)] = None
+    delimiter: Annotated[str | None, *option("CHARACTER", "as the header shows", parse_delimiter)] = None
     """The delimiter of a CSV; if left out, it is found in the header: one of , ; | or tab."""
     decimal: Annotated[str | None, *option("MARK", ". and with ; also ,", one_of("decimal mark", MARKS))] = None
     """The decimal mark of a CSV's numbers."""
@@ -84,6 +85,15 @@ class StreamOptions:
     on another scale is left out."""
     keys_in_memory: Annotated[int | None, *option("N", "1000", whole("--keys-in-memory", 1, most=10**6))] = None
     """How many keys are kept in memory. The least recently used ones are on disk."""
+    partitions: Annotated[int | None, *option("P", "one process learns all", whole("--partitions", 1, most=1024))] = (
+        None
+    )
+    """Cut the keys into P partitions, each with a network of its own, for several workers. P stays as it is for the
+    life of a run. In Redis partition p is the stream NAME:p; onward publish fills them."""
+    workers: Annotated[int | None, *option("W", "as many as cores", whole("--workers", 1, most=1024))] = None
+    """How many processes learn the partitions. It may change with --resume and changes no result."""
+    lease: Annotated[float | None, *option("SECONDS", "30", positive("--lease"))] = None
+    """A worker that gives no sign of life for so long is replaced."""
     time: Annotated[str | None, *option("COLUMN", "none", str)] = None
     """The column with an event's time: ISO 8601 (2023-01-31 23:59), a compact date (20230131), or seconds or smaller
     units since 1970."""

@@ -45,11 +45,7 @@ class StreamSession:
 
     def __init__(self, settings: StreamSettings):
         self._settings, self._learning = settings, settings.learning
-        try:
-            with enough_memory(TOO_LARGE):
-                self._engine = build_engine(settings.learning)
-        except ValueError as error:
-            raise UserError(f"{error}") from None
+        self._engine = checked_engine(settings.learning)
 
     def run(
         self, folder: StreamFolder, source: AbstractSource, *, checkpoint_every: float, dead_letter_limit: int
@@ -78,7 +74,7 @@ class StreamSession:
                         report=progress.update,
                     )
         except KeyboardInterrupt:  # a second signal: events since the last checkpoint will be read again
-            say(f"Stopped. {_how_to_go_on(folder)}", to=sys.stderr)
+            say(f"Stopped. {how_to_go_on(folder)}", to=sys.stderr)
             return 128 + signal.SIGINT
         except DamagedRun:
             raise
@@ -86,7 +82,7 @@ class StreamSession:
             what = str(error)
             if isinstance(error, OSError):  # such as a full disk
                 what = f"{file_name(error.filename or folder.path)}: {error.strerror or error}."
-            safe = f" The last good state is safe. {_how_to_go_on(folder)}" * bool(folder.saved())
+            safe = f" The last good state is safe. {how_to_go_on(folder)}" * bool(folder.saved())
             raise UserError(f"{what}{safe}") from None
         speed = progress.lines / progress.seconds if progress.seconds else 0.0
         summary = self._summary(folder, state.standing, self._engine.model(state.carry), speed)
@@ -94,7 +90,7 @@ class StreamSession:
         table = summary.table(file_name(folder.path))
         if outcome is Outcome.INTERRUPTED:
             say(f"\n{table}")
-            say(f"Stopped after line {state.standing.lines:,}. {_how_to_go_on(folder)}", to=sys.stderr)
+            say(f"Stopped after line {state.standing.lines:,}. {how_to_go_on(folder)}", to=sys.stderr)
             return interruption.exit_code
         folder.write(folder.summary_text, table.encode())
         # Written last, because its presence means that the stream has ended.
@@ -134,6 +130,15 @@ class StreamSession:
             )
 
 
+def checked_engine(learning: Learning) -> Engine:
+    """As `build_engine`. Raises `UserError` if it does not fit into memory, or if the settings build no network."""
+    try:
+        with enough_memory(TOO_LARGE):
+            return build_engine(learning)
+    except ValueError as error:
+        raise UserError(f"{error}") from None
+
+
 def build_engine(learning: Learning, *, learns: bool = True) -> Engine:
     """The engine of these settings. Its network starts at the persistence forecast."""
     columns, method = learning.columns, learning.method
@@ -165,5 +170,6 @@ def nothing_learned(standing: StreamStanding, folder: StreamFolder) -> UserError
     return None
 
 
-def _how_to_go_on(folder: StreamFolder) -> str:
+def how_to_go_on(folder: StreamFolder) -> str:
+    """The command that resumes a run."""
     return f"Go on with: onward stream --resume {shlex.quote(str(folder.path))}"

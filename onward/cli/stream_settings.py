@@ -1,11 +1,13 @@
 """From options to the settings of a stream, with every check that needs no training, and to its source."""
 
+import os
 import re
 import secrets
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ..registry.method_names import STREAM, Count, Method, Positive
 from ..streams.base import AbstractSource
@@ -24,7 +26,11 @@ KEYS_IN_MEMORY = 1000
 
 
 class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that determines the numbers of a stream, apart from its events."""
+    """Everything that determines the numbers of a stream, apart from its events.
+
+    * `partitions`: into how many partitions the keys are cut; `partition`: which of them this is. A stream that is not
+      partitioned has neither, and they are left out of JSON; the run as a whole has no `partition`.
+    """
 
     columns: Columns
     horizon: Annotated[int, msgspec.Meta(ge=0, le=10**4)]
@@ -33,6 +39,8 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     method_name: str
     method: Method
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] | UnsetType = UNSET
+    partition: Annotated[int, msgspec.Meta(ge=0, lt=1024)] | UnsetType = UNSET
 
     def describe(self) -> str:
         """What is learned and how, in a line."""
@@ -47,13 +55,15 @@ class StreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """The contents of a stream's `settings.json`.
 
     * `input`, `follow`: where the events come from; this may change when the run is resumed;
-    * `group`: the run's own consumer group in Redis.
+    * `group`: the run's own consumer group in Redis;
+    * `workers`: how many processes learn its partitions; this may change too.
     """
 
     input: str
     follow: bool
     group: str
     learning: Learning
+    workers: Annotated[int, msgspec.Meta(ge=1)] | UnsetType = UNSET
 
 
 def new_stream_settings(options: StreamOptions) -> StreamSettings:
@@ -70,11 +80,13 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
         raise UserError(f"--horizon 0 predicts {options.target!r} of an event, so it cannot be among its --inputs.")
     if options.gap is not None and options.time is None:
         raise UserError("--gap needs --time, the column that tells when an event happened.")
+    if options.partitions is not None and options.key is None:
+        raise UserError("--partitions needs --key, the column that names a sequence.")
     if options.keys_in_memory is not None and options.key is None:
         raise UserError("--keys-in-memory needs --key, the column that names a sequence.")
     try:
         columns = Columns(
-            _format(options),
+            format_of(options),
             inputs,
             options.target,
             key=options.key,
@@ -101,7 +113,9 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
             method_name=name,
             method=method,
             seed=options.seed or 0,
+            partitions=UNSET if options.partitions is None else options.partitions,
         ),
+        workers=_workers(options, options.partitions),
     )
 
 
@@ -111,6 +125,9 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
     Raises `UserError` if any other option differs from the run's settings.
     """
     learning, columns = settings.learning, settings.learning.columns
+    if learning.partition is not UNSET:
+        raise UserError(f"{folder} is a partition of a run; name the folder of the whole run.")
+    partitions = None if learning.partitions is UNSET else learning.partitions
     stored = {
         "target": columns.target,
         "inputs": columns.inputs,
@@ -129,6 +146,7 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
         "delimiter": columns.format.delimiter if isinstance(columns.format, CSV) else None,
         "decimal": columns.format.decimal if isinstance(columns.format, CSV) else None,
         "fill": columns.fill,
+        "partitions": partitions,
     }
     for name, value in stored.items():
         given = getattr(options, name)
@@ -141,13 +159,31 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
         settings,
         input=_written_down(where),
         follow=settings.follow or options.follow,
+        workers=settings.workers if options.workers is None else _workers(options, partitions),
     )
+
+
+def _workers(options: StreamOptions, partitions: int | None) -> int | UnsetType:
+    """The number of workers. Raises `UserError` if the options do not go together."""
+    if partitions is None:
+        for name in ("workers", "lease"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name} needs --partitions, the number of parts into which the keys are cut.")
+        return UNSET
+    if options.workers is not None and options.workers > partitions:
+        raise UserError(f"--workers must be at most --partitions, {partitions}, got {options.workers}.")
+    return options.workers or min(partitions, os.cpu_count() or 1)
+
+
+def of_partition(learning: Learning, number: int) -> Learning:
+    """What determines the numbers of one partition."""
+    return msgspec.structs.replace(learning, partition=number)
 
 
 def predict_settings(settings: StreamSettings, options: StreamOptions) -> StreamSettings:
     """The settings for predicting another input with the model of a run, in a Redis group of its own."""
     learning = settings.learning
-    form = _format(options)
+    form = format_of(options)
     if options.input in (None, "-") or type(form) is type(learning.columns.format):
         form = learning.columns.format
     return StreamSettings(
@@ -165,7 +201,7 @@ def open_source(options: StreamOptions, settings: StreamSettings) -> AbstractSou
         if settings.follow:
             raise UserError(f"--follow is for files, and the input is {where}, which is followed anyway; leave it out.")
         return StandardInput(delimiters=columns.format.delimiters)
-    if _is_redis(where):  # the address in the options has the password
+    if is_redis(where):  # the address in the options has the password
         address = RedisAddress.parse(options.input or where)
         return RedisSource(address, settings.group, "onward", wait=settings.follow)
     path = _path(options, settings)
@@ -196,11 +232,12 @@ def _new_group() -> str:
     return f"onward-{secrets.token_hex(8)}"
 
 
-def _format(options: StreamOptions) -> CSV | JSONL:
+def format_of(options: StreamOptions) -> CSV | JSONL:
+    """The format of the input, as given or as its name tells. Raises `UserError` if options do not go together."""
     where = options.input or "-"
     path = Path(where)
     suffix = Path(path.stem).suffix if path.suffix in (".gz", ".bz2", ".xz", ".zst") else path.suffix
-    lines = _is_redis(where) or suffix in (".jsonl", ".json", ".ndjson") or is_table(path)
+    lines = is_redis(where) or suffix in (".jsonl", ".json", ".ndjson") or is_table(path)
     name = options.format or ("jsonl" if lines else "csv")
     if name == "csv" and lines and suffix not in (".jsonl", ".json", ".ndjson"):
         raise UserError("--format csv is for text; the entries of a Redis stream and the rows of a table are not CSV.")
@@ -213,12 +250,13 @@ def _format(options: StreamOptions) -> CSV | JSONL:
 
 def _written_down(where: str) -> str:
     """An input as it is saved: without a password, and independent of the current folder."""
-    if _is_redis(where):
+    if is_redis(where):
         return str(RedisAddress.parse(where))
     return where if where == "-" else in_utf_8(Path(where).absolute())
 
 
-def _is_redis(where: str) -> bool:
+def is_redis(where: str) -> bool:
+    """Whether an input is the address of a Redis stream."""
     return re.match(r"rediss?://", where) is not None
 
 

@@ -44,5 +44,13 @@ class RedisAddress(NamedTuple):
         password = unquote(password) if password else os.environ.get(PASSWORD)
         return cls(f"{scheme}{user}{host}/{database}", unquote(stream), password)
 
+    def of_partition(self, number: int) -> "RedisAddress":
+        """The address of a partition's stream, whose name is this stream's with a colon and the number.
+
+        >>> str(RedisAddress.parse("redis://localhost/0/loads").of_partition(3))
+        'redis://localhost/0/loads:3'
+        """
+        return self._replace(stream=f"{self.stream}:{number}")
+
     def __str__(self) -> str:
         return f"{self.server}/{quote(self.stream, safe=':')}"

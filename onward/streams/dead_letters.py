@@ -74,6 +74,10 @@ class DeadLetters:
                 f"--dead-letter-limit."
             )
 
+    def flush(self) -> None:
+        """Makes the lines visible to other processes."""
+        self._file.flush()
+
     def sync(self) -> int:
         """Puts everything appended so far on the disk. Returns the file's length in bytes."""
         return self._file.sync()

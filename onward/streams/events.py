@@ -5,7 +5,7 @@ event. Called with the text of a single line it gives one `Event`, ten times slo
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Literal, NamedTuple
 
@@ -129,6 +129,37 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         `clock` reads the times. Raises `UserError` if the header lacks a column.
         """
         return Parser(self, header, clock or Clock())
+
+    def key_reader(self, header: bytes | None) -> Callable[[bytes], str | None]:
+        """A function that gives the key of a line as the parser does, and faster; `None` if it finds none.
+
+        Raises `ValueError` if there is no key column, and `UserError` if the header lacks a column.
+        """
+        if self.key is None:
+            raise ValueError("key must name a column, got None.")
+        return key_reader(self.format, self.key, header, wanted=self.names)
+
+
+def key_reader(
+    form: CSV | JSONL, key: str, header: bytes | None, *, wanted: Sequence[str]
+) -> Callable[[bytes], str | None]:
+    """A function that gives the value of the column `key` in a line; `None` if it finds none.
+
+    `wanted` are the columns that find the delimiter of a CSV in its header. Raises `UserError` if it lacks one of them.
+
+    >>> read = key_reader(CSV(), "who", b"who,load", wanted=["who"])
+    >>> read(b"a,1"), read(b",1"), read(b"1")
+    ('a', None, None)
+    """
+    read = form.key_reader(key, wanted, header)
+
+    def key_of(text: bytes) -> str | None:
+        try:
+            return read(text.removeprefix(BOM))
+        except Malformed:
+            return None
+
+    return key_of
 
 
 class Parser:

@@ -27,11 +27,16 @@ class StreamFolder(RunFolder):
             ):
                 there.backup(here)
 
+    _logs = property(lambda self: (self.predictions, self.metrics, self.dead_letters, self.quarantine))
+
+    def recorded(self) -> bool:
+        """Whether the run has recorded anything."""
+        return bool(self.saved()) or self.states.exists() or any(map(_size, self._logs))
+
     def forget_if_blank(self) -> None:
         """Deletes a run that has recorded nothing, so that the user can correct the command and start it again."""
-        logs = (self.predictions, self.metrics, self.dead_letters, self.quarantine)
-        if not self.saved() and not self.states.exists() and not any(map(_size, logs)):
-            for path in (*logs, self.settings):
+        if not self.recorded():
+            for path in (*self._logs, self.settings):
                 self.remove(path)
             with contextlib.suppress(OSError):  # the folder holds something else
                 self.path.rmdir()

@@ -89,29 +89,10 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
         Raises `UserError` if the header lacks a column. The function raises it too if a line holds the header's names
         in another order.
         """
-        if header is None:
-            raise ValueError("a CSV must have a header, got None.")
         text_columns = [name for name in (roles.key, roles.time) if name is not None]
         wanted = {*roles.inputs, roles.target, *text_columns}
-        delimiter = self.seen(header, wanted)
+        delimiter, names = self._named(header, wanted)
         decimal = self.decimal or ("," if delimiter == ";" else ".")
-        cut = _splitter(delimiter)
-        try:
-            names = [name.strip() for name in cut(header.decode("utf-8-sig"))]
-        except (UnicodeDecodeError, Malformed) as error:
-            reason = f"the header, {quoted(header)}, is not a line of a CSV ({error}).{_way_out(header)}"
-            raise UserError(reason) from None
-        for name in sorted(wanted):
-            if name not in names:
-                if (quote := _other_quote(name, names)) is not None:
-                    raise UserError(
-                        f'the header quotes columns by {quote}, and only " is read as a quote: '
-                        f'csvformat -q "{quote}" FILE (of csvkit) writes them so.'
-                    )
-                known = [n if n.isprintable() else repr(n) for n in names]  # a name may hold a line break
-                raise UserError(unknown("column", name, known) + _way_out(header))
-            if names.count(name) > 1:
-                raise UserError(f"the header names column {name!r} {names.count(name)} times; once is right.")
         place = {name: names.index(name) for name in wanted}
         numeric = sorted({*roles.inputs} if roles.classes else {*roles.inputs, roles.target}, key=place.__getitem__)
         numbers_only = names == numeric and delimiter == ","
@@ -123,17 +104,7 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
         # A line of numbers is nearly a JSON array, and decoding it as one is far quicker than float().
         decode: Callable[[bytes | str], Any] = msgspec.json.Decoder(tuple[(float,) * len(numeric)]).decode
 
-        def split(text: bytes) -> list[str]:
-            if len(text) > LONGEST:
-                raise Malformed(too_long(text))
-            try:
-                line = text.decode()
-            except UnicodeDecodeError as error:
-                raise Malformed(f"is not a line of a CSV ({error})") from None
-            fields = line.split(delimiter) if '"' not in line else cut(line)
-            if len(fields) != len(names):
-                raise Malformed(f"has {len(fields)} fields where the header has {len(names)}")
-            return fields
+        split = _fields_of(delimiter, len(names))
 
         def read(text: bytes) -> Fields:
             fields = [] if numbers_only else split(text)
@@ -159,6 +130,48 @@ class CSV(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="csv"):
             )
 
         return read
+
+    def key_reader(self, key: str, wanted: Iterable[str], header: bytes | None) -> Callable[[bytes], str]:
+        """A function that reads a line's key alone, or raises `Malformed`. Raises `UserError` as `reader` does."""
+        delimiter, names = self._named(header, set(wanted))
+        split, place = _fields_of(delimiter, len(names)), names.index(key)
+        return lambda text: key_name(key, split(text)[place])
+
+    def field_reader(self, wanted: Iterable[str], header: bytes | None) -> Callable[[bytes], dict[str, str] | None]:
+        """A function that gives all fields of a line by their names; `None` if the line is no record."""
+        delimiter, names = self._named(header, set(wanted))
+        split = _fields_of(delimiter, len(names))
+
+        def read(text: bytes) -> dict[str, str] | None:
+            try:
+                return dict(zip(names, split(text.removeprefix(BOM)), strict=True))
+            except Malformed:
+                return None
+
+        return read
+
+    def _named(self, header: bytes | None, wanted: set[str]) -> tuple[str, list[str]]:
+        """The delimiter and the names in a header. Raises `UserError` if it lacks a column."""
+        if header is None:
+            raise ValueError("a CSV must have a header, got None.")
+        delimiter = self.seen(header, wanted)
+        try:
+            names = [name.strip() for name in _splitter(delimiter)(header.decode("utf-8-sig"))]
+        except (UnicodeDecodeError, Malformed) as error:
+            reason = f"the header, {quoted(header)}, is not a line of a CSV ({error}).{_way_out(header)}"
+            raise UserError(reason) from None
+        for name in sorted(wanted):
+            if name not in names:
+                if (quote := _other_quote(name, names)) is not None:
+                    raise UserError(
+                        f'the header quotes columns by {quote}, and only " is read as a quote: '
+                        f'csvformat -q "{quote}" FILE (of csvkit) writes them so.'
+                    )
+                known = [n if n.isprintable() else repr(n) for n in names]  # a name may hold a line break
+                raise UserError(unknown("column", name, known) + _way_out(header))
+            if names.count(name) > 1:
+                raise UserError(f"the header names column {name!r} {names.count(name)} times; once is right.")
+        return delimiter, names
 
 
 class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"):
@@ -224,11 +237,44 @@ class JSONL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="jsonl"
 
         return read
 
+    def key_reader(self, key: str, wanted: Iterable[str], header: bytes | None) -> Callable[[bytes], str]:
+        """A function that reads a line's key alone, or raises `Malformed`."""
+        row = msgspec.defstruct("Row", [("key", str | int)], rename={"key": key})
+        decode = msgspec.json.Decoder(row, strict=False).decode
+
+        def read(text: bytes) -> str:
+            try:
+                (value,) = msgspec.structs.astuple(decode(text))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                value = _object(text).get(key)
+            return key_name(key, value)
+
+        return read
+
 
 def _picker(places: Iterable[int]) -> Callable[[Sequence], Sequence]:
     """A function that picks these elements of a sequence."""
     first, *others = places
     return itemgetter(first, *others) if others else itemgetter(slice(first, first + 1))
+
+
+def _fields_of(delimiter: str, count: int) -> Callable[[bytes], list[str]]:
+    """A function that cuts a line into its fields. It raises `Malformed` if there are not `count` of them."""
+    cut = _splitter(delimiter)
+
+    def split(text: bytes) -> list[str]:
+        if len(text) > LONGEST:
+            raise Malformed(too_long(text))
+        try:
+            line = text.decode()
+        except UnicodeDecodeError as error:
+            raise Malformed(f"is not a line of a CSV ({error})") from None
+        fields = line.split(delimiter) if '"' not in line else cut(line)
+        if len(fields) != count:
+            raise Malformed(f"has {len(fields)} fields where the header has {count}")
+        return fields
+
+    return split
 
 
 def _splitter(delimiter: str) -> Callable[[str], list[str]]:

@@ -62,8 +62,7 @@ class Keys:
             self._spill.write(dict(zip(leaving, _packed(self._engine.take(carry, slots)), strict=False)))
         words = np.zeros((SWAP, 2), np.uint32)
         words[: len(missing)] = [_words(name) for name in missing]
-        saved = [self._spill.read(name) for name in missing]
-        rows = _unpacked(self._engine.fresh_rows(words), saved)
+        rows = _unpacked(self._engine.fresh_rows(words), self._spill.read(missing))
         self._slots.update(zip(missing, slots, strict=True))
         return self._engine.put(carry, slots, rows)
 

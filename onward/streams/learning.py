@@ -5,6 +5,7 @@ changes no result.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import NamedTuple
 
 import equinox as eqx
@@ -26,6 +27,7 @@ from .engine import BLOCK, Engine
 from .events import JSONL, Batch, Columns, Parser
 from .folder import StreamFolder
 from .keys import Keys
+from .partitions import Partition
 from .records import Learned, Records
 from .standing import Quarantined, StreamStanding
 
@@ -101,49 +103,134 @@ def learn_stream(
     source fails, after saving what came before. Also raises it if there are too many malformed lines. The newest
     checkpoint is then the last good state.
     """
-    standing = state.standing
-    with (
-        Spill(folder.states, version=standing.version, digest=standing.states) as spill,
-        Records(folder, standing, columns.classes, limit=dead_letter_limit) as records,
-    ):
-        if standing.position is not None:
-            source.seek(standing.position)
-        stream = _Stream(engine, columns, records, spill, state, learns=learns)
-        saved, saved_lines = time.perf_counter(), standing.lines
-
-        def save():
-            stream.save(folder, settings)
-            if stream.standing.position is not None:
-                source.commit(stream.standing.position)
-
-        began = time.perf_counter()
+    with Following(
+        engine,
+        columns,
+        source,
+        state,
+        folder=folder,
+        settings=settings,
+        checkpoint_every=checkpoint_every,
+        dead_letter_limit=dead_letter_limit,
+        report=report,
+        learns=learns,
+    ) as following:
         while not interrupted():
-            try:
-                lines = source.read(BLOCK, PATIENCE)
-            except UserError:
-                save()
-                raise
-            if lines is None:
-                stream.end()
-                save()
-                return Outcome.FINISHED, stream.state
-            if lines:
-                errors, persistence = stream.learn(lines)
-                now = time.perf_counter()
-                report(Report(stream.standing, len(lines), now - began, errors, persistence))
-            began = time.perf_counter()
-            if began - saved >= checkpoint_every and stream.standing.lines > saved_lines:
-                save()
-                saved, saved_lines = time.perf_counter(), stream.standing.lines
-        save()
-        return Outcome.INTERRUPTED, stream.state
+            if following.advance(PATIENCE):
+                return Outcome.FINISHED, following.state
+        following.save()
+        return Outcome.INTERRUPTED, following.state
+
+
+class Following:
+    """A stream that is followed step by step. Use it as a context manager.
+
+    Arguments are as in `learn_stream`. For one partition of a stream:
+
+    * `partition`: which one; an event of another partition's key counts as malformed;
+    * `fence`: the context inside which the folder is written, such as a `Fence`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        columns: Columns,
+        source: AbstractSource,
+        state: State,
+        *,
+        folder: StreamFolder,
+        settings: str,
+        checkpoint_every: float,
+        dead_letter_limit: int,
+        report: Callable[[Report], None],
+        learns: bool = True,
+        partition: Partition | None = None,
+        fence: AbstractContextManager = nullcontext(),  # noqa: B008
+    ):
+        self._source, self._folder, self._settings, self._fence = source, folder, settings, fence
+        self._checkpoint_every, self._report = checkpoint_every, report
+        with fence, ExitStack() as opened:
+            standing = state.standing
+            spill = opened.enter_context(
+                Spill(folder.states, version=standing.version, digest=standing.states, fence=fence)
+            )
+            records = opened.enter_context(Records(folder, standing, columns.classes, limit=dead_letter_limit))
+            if standing.position is not None:
+                source.seek(standing.position)
+            self._stream = _Stream(engine, columns, records, spill, state, learns, partition, fence)
+            self._open = opened.pop_all()
+        self._saved, self._saved_lines = time.perf_counter(), standing.lines
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> "Following":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._open.close()
+
+    @property
+    def state(self) -> State:
+        """The current state, whose arrays the next call of `advance` consumes."""
+        return self._stream.state
+
+    @property
+    def standing(self) -> StreamStanding:
+        """How far the stream is."""
+        return self._stream.standing
+
+    @property
+    def malformed(self) -> int:
+        """How many lines were malformed."""
+        return self._stream.malformed
+
+    def advance(self, patience: float) -> bool:
+        """Reads and learns the next lines, if some come within `patience` seconds, and saves if it is time to.
+
+        Returns whether the stream has ended, and is saved. Raises what `learn_stream` raises.
+        """
+        try:
+            lines = self._source.read(BLOCK, patience)
+        except UserError:
+            self.save()
+            raise
+        if lines is None:
+            self._stream.end()
+            self.save()
+            return True
+        if lines:
+            errors, persistence = self._stream.learn(lines)
+            now = time.perf_counter()
+            self._report(Report(self.standing, len(lines), now - self._began, errors, persistence))
+        self._began = time.perf_counter()
+        if self._began - self._saved >= self._checkpoint_every and self.standing.lines > self._saved_lines:
+            self.save()
+        return False
+
+    def save(self) -> None:
+        """Writes a checkpoint, and tells the source."""
+        with self._fence:
+            self._stream.save(self._folder, self._settings)
+        if self.standing.position is not None:
+            self._source.commit(self.standing.position)
+        self._saved, self._saved_lines = time.perf_counter(), self.standing.lines
 
 
 class _Stream:
     """The state of a stream and the steps that advance it."""
 
-    def __init__(self, engine: Engine, columns: Columns, records: Records, spill: Spill, state: State, *, learns: bool):
+    def __init__(
+        self,
+        engine: Engine,
+        columns: Columns,
+        records: Records,
+        spill: Spill,
+        state: State,
+        learns: bool,
+        partition: Partition | None,
+        fence: AbstractContextManager,
+    ):
         self._engine, self._columns, self._records, self._spill = engine, columns, records, spill
+        self._partition, self._fence = partition, fence
         self._carry, self._judged, self.standing = state
         self._judge = outliers.judge if learns else outliers.judge_alone
         self._keys = Keys(engine, spill, self.standing.keys)
@@ -154,29 +241,37 @@ class _Stream:
     def state(self) -> State:
         return State(self._carry, self._judged, self.standing)
 
+    @property
+    def malformed(self) -> int:
+        return self._records.dead_letters.count
+
     def learn(self, lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray]:
         """Predicts and learns the events in at most `BLOCK` lines. Returns the errors of prediction and persistence."""
         last = lines[-1]
         parser, lines = self._parsing(lines)
         batch = parser.parse_many(lines)
-        for line, reason in batch.rejected:
-            self._records.dead_letters.append(line, reason)
+        if self._partition is not None:
+            batch = self._partition.own(batch)
+        rejected = batch.rejected
         batch, scaled, settled, quarantined = self._screened(batch)
-        left_out, pauses, jumps_back = len(quarantined), 0, 0
-        standing, scores, errors = self.standing, self.standing.scores, []
+        left_out = len(quarantined)
+        standing, scores, errors, parts = self.standing, self.standing.scores, [], []
         names = [""] * len(batch.lines) if batch.keys is None else batch.keys
         for part in self._keys.parts(names):
             told = self._told(batch, scaled, batch.known & settled, names, part)
             keys = None if batch.keys is None else batch.keys[part]
             stamps = None if batch.stamps is None else batch.stamps[part]
             learned = Learned(batch.lines[part], keys, stamps, batch.y[part], batch.known[part], told)
-            pauses += int((told.jump > 0).sum())
-            jumps_back += int((told.jump < 0).sum())
-            scores, *compared = self._records.events(learned, scores)
-            errors.append(compared)
+            parts.append(learned)
             quarantined += _refusals(learned)
-        self._records.quarantine(sorted(quarantined, key=lambda entry: entry.line))
-        self._records.flush()
+        with self._fence, self._records.flushed():
+            for line, reason in rejected:
+                self._records.dead_letters.append(line, reason)
+            for learned in parts:
+                scores, *compared = self._records.events(learned, scores)
+                errors.append(compared)
+            self._records.quarantine(sorted(quarantined, key=lambda entry: entry.line))
+        jumps = np.concatenate([[0.0], *(learned.told.jump for learned in parts)])
         self.standing = msgspec.structs.replace(
             standing,
             lines=last.position.number,
@@ -185,8 +280,8 @@ class _Stream:
             events=standing.events + len(batch.lines),
             quarantined=standing.quarantined + left_out,
             refused=standing.refused + len(quarantined) - left_out,
-            pauses=standing.pauses + pauses,
-            jumps_back=standing.jumps_back + jumps_back,
+            pauses=standing.pauses + int((jumps > 0).sum()),
+            jumps_back=standing.jumps_back + int((jumps < 0).sum()),
             scores=scores,
         )
         wrong, naive = zip(*errors, strict=True) if errors else (((),), ((),))
@@ -194,7 +289,9 @@ class _Stream:
 
     def end(self) -> None:
         """Closes the current window."""
-        self.standing = msgspec.structs.replace(self.standing, scores=self._records.end(self.standing.scores))
+        with self._fence, self._records.flushed():
+            scores = self._records.end(self.standing.scores)
+        self.standing = msgspec.structs.replace(self.standing, scores=scores)
 
     def save(self, folder: StreamFolder, settings: str) -> None:
         """Writes a checkpoint, after everything that it relies on has reached the disk."""

@@ -1,7 +1,8 @@
 """The growing files in a stream's run folder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
@@ -101,9 +102,14 @@ class Records:
             self._metrics.append(point)
         return scores
 
-    def flush(self) -> None:
-        """Makes the predictions visible to other processes."""
-        self._predictions.flush()
+    @contextmanager
+    def flushed(self) -> Iterator[None]:
+        """A context for adding records. At its end other processes see them, and none is held back."""
+        try:
+            yield
+        finally:
+            for file in (self._predictions, self._metrics, self._quarantine, self.dead_letters):
+                file.flush()
 
     def sync(self, standing: StreamStanding) -> StreamStanding:
         """Puts everything on the disk. Returns the standing that relies on it."""

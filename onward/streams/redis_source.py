@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 import msgspec
 
@@ -44,17 +45,7 @@ class RedisSource(AbstractSource):
         self._denied = redis.AuthenticationError
         self._url, self._waits = address.server, wait
         self._stream, self._group, self._consumer = address.stream, group, consumer
-        # The client must not repeat a command by itself: newer entries would overtake those delivered to the first.
-        try:
-            self._client = redis.Redis.from_url(
-                address.server,
-                password=address.password,
-                retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
-                socket_timeout=2 * LONGEST_WAIT,
-                socket_connect_timeout=LONGEST_WAIT,
-            )
-        except ValueError as error:
-            raise UserError(f"{self._url!r} is not the address of a Redis server ({error}).") from None
+        self._client = connected(address)
         self._position = self._saved = (
             RedisPosition()
         )  # ids of the newest entry read, and of the newest in a checkpoint
@@ -66,9 +57,7 @@ class RedisSource(AbstractSource):
             if self._is_missing(error) and wait:
                 self._lose(error)
             elif isinstance(error, self._lost) and not isinstance(error, self._denied):
-                raise UserError(
-                    f"{self._url} cannot be reached ({error}); start Redis, or name another server."
-                ) from None
+                raise _out_of_reach(self._url, error) from None
             else:
                 raise self._refusal(error) from None
 
@@ -94,7 +83,7 @@ class RedisSource(AbstractSource):
         try:
             self._acknowledge(position)
             if self._about_group().get("last-delivered-id") != position.id.encode():  # otherwise its lag stays known
-                self._client.xgroup_setid(self._stream, self._group, position.id)
+                self._client.xgroup_setid(self._stream, self._group, position.id, self._entries_before(position))
         except self._wrong as error:
             raise self._refusal(error) from None
 
@@ -117,6 +106,16 @@ class RedisSource(AbstractSource):
 
     def close(self) -> None:
         self._client.close()
+
+    def forget_groups(self, start: str) -> None:
+        """Destroys the other consumer groups whose names begin with `start`, such as those of replaced workers."""
+        try:
+            names = [group["name"].decode(errors="replace") for group in self._client.xinfo_groups(self._stream)]
+            for name in names:
+                if name.startswith(start) and name != self._group:
+                    self._client.xgroup_destroy(self._stream, name)
+        except self._wrong as error:
+            self._lose(error)
 
     def _attempt(self, at_most: int, left: float) -> list[tuple[str, dict | None]] | None:
         """The next entries; an empty list if there are none, `None` if the server did not answer."""
@@ -154,6 +153,11 @@ class RedisSource(AbstractSource):
                 return
             self._client.xack(self._stream, self._group, *(entry["message_id"] for entry in pending))
 
+    def _entries_before(self, position: RedisPosition) -> int | None:
+        """How many entries the stream had up to this position; `None` if entries were removed or Redis is before 7."""
+        about = self._client.xinfo_stream(self._stream)
+        return position.number if about.get("entries-added") == about["length"] else None
+
     def _about_group(self) -> dict:
         groups = self._client.xinfo_groups(self._stream)
         return next((group for group in groups if group["name"] == self._group.encode()), {})
@@ -189,11 +193,59 @@ class RedisSource(AbstractSource):
                 f"{self._url} has no stream {self._stream!r}; name one that is there, or wait for it with --follow."
             )
         if isinstance(error, self._denied) or str(error).startswith(("NOAUTH", "HELLO must be called")):
-            return UserError(
-                f"{self._url} wants a password, or another one ({error}); write redis://:PASSWORD@HOST:PORT/DB/STREAM, "
-                f"or put it into the environment's {PASSWORD}."
-            )
+            return _wants_password(self._url, error)
         return UserError(f"{self._url} refuses to read the stream {self._stream!r} ({error}).")
+
+
+def connected(address: RedisAddress) -> Any:
+    """A client of the server. It connects with its first command.
+
+    Raises `UserError` if the address has another form, or if the extra is not installed.
+    """
+    redis = needed("redis", "redis")
+    # The client must not repeat a command by itself: newer entries would overtake those delivered to the first.
+    try:
+        return redis.Redis.from_url(
+            address.server,
+            password=address.password,
+            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+            socket_timeout=2 * LONGEST_WAIT,
+            socket_connect_timeout=LONGEST_WAIT,
+        )
+    except ValueError as error:
+        raise UserError(f"{address.server!r} is not the address of a Redis server ({error}).") from None
+
+
+def check_streams(address: RedisAddress, partitions: int, *, wait: bool) -> None:
+    """Raises `UserError` if the server does not answer, or unless `wait`, if a partition has no stream."""
+    redis, client = needed("redis", "redis"), connected(address)
+    try:
+        present = [bool(client.exists(address.of_partition(number).stream)) for number in range(partitions)]
+    except redis.AuthenticationError as error:
+        raise _wants_password(address.server, error) from None
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise _out_of_reach(address.server, error) from None
+    except redis.RedisError as error:
+        raise UserError(f"{address.server} refuses to tell its streams ({error}).") from None
+    finally:
+        client.close()
+    if not (wait or all(present)):
+        stream = address.of_partition(present.index(False)).stream
+        raise UserError(
+            f"{address.server} has no stream {stream!r}, the one of partition {present.index(False)} of {partitions}; "
+            f"fill it with onward publish, or wait for it with --follow."
+        )
+
+
+def _out_of_reach(server: str, error: Exception) -> UserError:
+    return UserError(f"{server} cannot be reached ({error}); start Redis, or name another server.")
+
+
+def _wants_password(server: str, error: Exception) -> UserError:
+    return UserError(
+        f"{server} wants a password, or another one ({error}); write redis://:PASSWORD@HOST:PORT/DB/STREAM, "
+        f"or put it into the environment's {PASSWORD}."
+    )
 
 
 def _entries_of(answer) -> list[tuple[str, dict | None]]:

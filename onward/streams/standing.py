@@ -28,6 +28,11 @@ class Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_error: float = 0.0
     window_persistence: float = 0.0
 
+    @property
+    def means(self) -> tuple[float, float] | tuple[None, None]:
+        """The mean error and the mean error of persistence; `None` if there are no events."""
+        return (self.error / self.events, self.persistence / self.events) if self.events else (None, None)
+
     def after(self, errors: np.ndarray, persistence: np.ndarray) -> tuple["Scores", list["Point"]]:
         """The scores after some more events, and the points of the windows that are now full."""
         scores, points, start = self, [], 0

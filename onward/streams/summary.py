@@ -1,9 +1,43 @@
 """The summary of a stream, as text and as a record."""
 
-import msgspec
+import math
+from collections.abc import Sequence
 
-from ..support.tables import labelled
-from .standing import StreamStanding
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ..support.tables import columns, labelled
+from .standing import Scores, StreamStanding
+from .worker_pool import PartitionStatus
+
+
+class PartitionSummary(msgspec.Struct, frozen=True):
+    """The result of one partition so far; fields as in `StreamSummary`."""
+
+    partition: int
+    lines: int
+    events: int
+    malformed: int
+    quarantined: int
+    refused: int
+    error: float | None
+    persistence: float | None
+
+    @classmethod
+    def of(cls, status: PartitionStatus) -> "PartitionSummary":
+        """The summary of a partition."""
+        standing = status.standing
+        error, persistence = standing.scores.means
+        return cls(
+            partition=status.partition,
+            lines=standing.events + standing.quarantined + status.malformed,
+            events=standing.events,
+            malformed=status.malformed,
+            quarantined=standing.quarantined,
+            refused=standing.refused,
+            error=error,
+            persistence=persistence,
+        )
 
 
 class StreamSummary(msgspec.Struct, frozen=True):
@@ -11,7 +45,9 @@ class StreamSummary(msgspec.Struct, frozen=True):
 
     `error` is the mean absolute error, or for classes the fraction of wrong ones, over the events that both the network
     and persistence have predicted; `None` if there are none. `lines_per_second` and `peak_memory` (in bytes) are those
-    of the process that ended the run; the former excludes compilation.
+    of the process that ended the run; the former excludes compilation. If the stream is partitioned, the former is of
+    all workers together and the latter of the largest, `lines` are those of the partitions, and `partitions` has their
+    results.
     """
 
     what: str
@@ -29,14 +65,12 @@ class StreamSummary(msgspec.Struct, frozen=True):
     lines_per_second: float
     peak_memory: int
     versions: dict[str, str]
+    partitions: tuple[PartitionSummary, ...] | UnsetType = UNSET
 
     @classmethod
     def of(cls, standing: StreamStanding, **rest) -> "StreamSummary":
         """The summary of a stream at this standing."""
-        scores = standing.scores
-        error, persistence = (
-            (scores.error / scores.events, scores.persistence / scores.events) if scores.events else (None, None)
-        )
+        error, persistence = standing.scores.means
         return cls(
             lines=standing.lines,
             events=standing.events,
@@ -65,11 +99,15 @@ class StreamSummary(msgspec.Struct, frozen=True):
         if self.pauses or self.jumps_back:
             back = "jump" if self.jumps_back == 1 else "jumps"
             rows.append(("begun anew", f"after {self.pauses:,} pauses and {self.jumps_back:,} {back} back in time"))
+        partitioned = isinstance(self.partitions, tuple)
+        each, files = ("", "predictions.jsonl, metrics.jsonl, curve.png, curve.svg, checkpoints")
+        if partitioned:
+            each, files = " of the largest worker", "curve.png, curve.svg; partitions/NNNN/predictions.jsonl and so on"
         rows += [
             ("speed", f"{self.lines_per_second:,.0f} lines/s, compilation excluded"),
-            ("peak memory", f"{self.peak_memory / 1e6:,.0f} MB, Python and the compiler included"),
-            ("model", f"{self.parameters:,} parameters"),
-            ("run folder", f"{folder} (predictions.jsonl, metrics.jsonl, curve.png, curve.svg, checkpoints)"),
+            ("peak memory", f"{self.peak_memory / 1e6:,.0f} MB{each}, Python and the compiler included"),
+            ("model", f"{self.parameters:,} parameters" + " in all partitions" * partitioned),
+            ("run folder", f"{folder} ({files})"),
             (
                 "predictions.jsonl",
                 "a line an event: prediction (made before the target was known), target, loss, key and time as read, "
@@ -77,4 +115,47 @@ class StreamSummary(msgspec.Struct, frozen=True):
             ),
         ]
         lines = [f"Read {self.lines:,} lines and learned {self.events:,} events.", ""]
-        return "\n".join([*lines, *labelled(rows)]) + "\n"
+        return (
+            "\n".join(
+                [
+                    *lines,
+                    *labelled(rows),
+                    *(_by_partition(self.partitions) if isinstance(self.partitions, tuple) else []),
+                ]
+            )
+            + "\n"
+        )
+
+
+def total(standings: Sequence[StreamStanding], malformed: int) -> StreamStanding:
+    """The counts and the running errors of all partitions together, of which `malformed` lines were no events."""
+    scores = Scores(
+        events=sum(standing.scores.events for standing in standings),
+        error=math.fsum(standing.scores.error for standing in standings),
+        persistence=math.fsum(standing.scores.persistence for standing in standings),
+    )
+    events, quarantined, refused, pauses, jumps_back = (
+        sum(getattr(standing, name) for standing in standings)
+        for name in ("events", "quarantined", "refused", "pauses", "jumps_back")
+    )
+    return StreamStanding(
+        lines=events + quarantined + malformed,
+        events=events,
+        quarantined=quarantined,
+        refused=refused,
+        pauses=pauses,
+        jumps_back=jumps_back,
+        scores=scores,
+    )
+
+
+def _by_partition(partitions: Sequence[PartitionSummary]) -> list[str]:
+    rows: list[tuple[str, ...]] = [("partition", "events", "left out", "error", "persistence", "of persistence's")]
+    for part in partitions:
+        left_out = part.malformed + part.quarantined
+        row = [str(part.partition), f"{part.events:,}", f"{left_out:,}", "-", "-", "-"]
+        if part.error is not None and part.persistence is not None:
+            ratio = f"{part.error / part.persistence:.0%}" if part.persistence else "-"
+            row[3:] = f"{part.error:.5g}", f"{part.persistence:.5g}", ratio
+        rows.append(tuple(row))
+    return ["", *columns(rows, left=1)]

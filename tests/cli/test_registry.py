@@ -25,7 +25,7 @@ from onward.registry.method_names import AUDIT, COMPARISON, STREAM, TEXT, Method
 from onward.registry.table import CELLS, ESTIMATORS, OPTIMIZERS
 from onward.support.errors import UserError
 
-WITH_EXAMPLES = ("stream", "sweep", "predict", "completion")  # whose lines cannot be wrapped
+WITH_EXAMPLES = ("stream", "publish", "sweep", "predict", "completion")  # whose lines cannot be wrapped
 JOBS = {"train": TEXT, "audit": AUDIT, "compare": COMPARISON, "sweep": COMPARISON, "stream": STREAM}
 
 

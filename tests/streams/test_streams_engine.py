@@ -445,4 +445,4 @@ def test_states_of_a_checkpoint_that_was_never_written_are_gone(tmp_path):
     with Spill(path, version=1) as spill:
         spill.commit()  # interrupted while idle: nothing was read or written
     with Spill(path, version=2) as spill:
-        assert spill.read("a") is None
+        assert spill.read(["a"]) == [None]

@@ -1,0 +1,175 @@
+"""`onward stream --partitions`: starts the workers, shows how far they are, and sums up what they learned."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import msgspec
+
+from .. import __version__
+from ..streams.folder import StreamFolder
+from ..streams.partition_picture import draw_partitions
+from ..streams.partitions import partition_folder
+from ..streams.redis_source import RedisAddress, check_streams
+from ..streams.summary import PartitionSummary, StreamSummary, total
+from ..streams.worker_pool import PartitionStatus, WorkerPool
+from ..support.errors import DamagedRun, UserError
+from ..support.interruption import Interruption
+from ..support.pictures import save_picture
+from ..support.printable import file_name, in_utf_8
+from .partitioned_progress import PartitionedProgress
+from .shown import say
+from .stream_options import StreamOptions
+from .stream_session import how_to_go_on
+from .stream_settings import StreamSettings, is_redis, of_partition
+from .stream_worker_job import Job
+
+LEASE = 30.0  # seconds
+LOOK = 0.05  # seconds between two looks at the workers
+
+
+class PartitionedSession:
+    """A stream whose partitions are learned by workers. Nothing is started or written yet.
+
+    Raises `UserError` if the workers could not read the input.
+    """
+
+    def __init__(self, options: StreamOptions, settings: StreamSettings):
+        self._options, self._settings, self._learning = options, settings, settings.learning
+        assert isinstance(settings.learning.partitions, int)
+        assert isinstance(settings.workers, int)
+        self._partitions, self._workers = settings.learning.partitions, settings.workers
+        self._input = options.input or settings.input
+        if is_redis(self._input):
+            check_streams(RedisAddress.parse(self._input), self._partitions, wait=settings.follow)
+        elif self._input == "-" or not (settings.follow or os.path.isfile(self._input)):
+            what = "standard input" if self._input == "-" else in_utf_8(self._input)
+            raise UserError(f"{what} cannot be read by several workers; name a file or a Redis stream.")
+
+    def run(self, folder: StreamFolder) -> int:
+        """Runs the workers and returns the exit code."""
+        learning, lease = self._learning, self._options.lease or LEASE
+        for number in range(self._partitions):
+            part = partition_folder(folder.path, number)
+            part.path.mkdir(parents=True, exist_ok=True)
+            if not part.settings.exists():
+                settings = msgspec.structs.replace(self._settings, learning=of_partition(learning, number))
+                part.write(part.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+        what = f"Predicting {learning.describe()}, in {self._partitions} partitions by {self._workers} workers"
+        say(f"{what}; run folder {folder.path}", to=sys.stderr)
+
+        def launch(number: int, epochs: Mapping[int, int]) -> subprocess.Popen:
+            return self._launch(folder, epochs)
+
+        try:
+            with (
+                Interruption() as interruption,
+                WorkerPool(
+                    folder.path, launch, partitions=self._partitions, workers=self._workers, lease=lease
+                ) as pool,
+                PartitionedProgress(pool, events=is_redis(self._input)) as progress,
+            ):
+                try:
+                    while not (pool.done or interruption.came()):
+                        pool.look()
+                        progress.update()
+                        time.sleep(LOOK)
+                    if not pool.done:
+                        pool.stop()
+                except UserError:
+                    with contextlib.suppress(UserError):
+                        pool.stop()
+                    raise
+        except KeyboardInterrupt:  # a second signal
+            say(f"Stopped. {how_to_go_on(folder)}", to=sys.stderr)
+            return 128 + signal.SIGINT
+        except DamagedRun:
+            raise
+        except (UserError, OSError) as error:
+            what = str(error)
+            if isinstance(error, OSError):  # such as a full disk
+                what = f"{file_name(error.filename or folder.path)}: {error.strerror or error}."
+            saved = any(partition_folder(folder.path, number).saved() for number in range(self._partitions))
+            safe = f" The last good states are safe. {how_to_go_on(folder)}" * saved
+            raise UserError(f"{what}{safe}") from None
+        summary = self._summary(pool.statuses, progress.rate)
+        self._draw(folder)
+        table = summary.table(file_name(folder.path))
+        if not pool.done:
+            say(f"\n{table}")
+            say(f"Stopped after {summary.events:,} events. {how_to_go_on(folder)}", to=sys.stderr)
+            return interruption.exit_code
+        folder.write(folder.summary_text, table.encode())
+        # Written last, because its presence means that the stream has ended.
+        folder.write(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        say(f"\n{table}")
+        if not summary.events and summary.lines:
+            raise UserError(
+                f"not one of {summary.lines:,} lines became an event; dead_letters.jsonl and quarantine.jsonl of the "
+                f"partitions tell why."
+            )
+        return 0
+
+    def _launch(self, folder: StreamFolder, epochs: Mapping[int, int]) -> subprocess.Popen:
+        """Starts a worker in a session of its own, so that Ctrl-C reaches this process alone."""
+        job = Job(
+            os.fsencode(folder.path.absolute()),
+            dict(epochs),
+            self._settings,
+            os.fsencode(self._input),
+            self._options.checkpoint_every,
+            self._options.dead_letter_limit,
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.stream_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(job) + b"\n")
+        process.stdin.flush()  # it stays open: its end tells the worker that this process is gone
+        return process
+
+    def _summary(self, statuses: Mapping[int, PartitionStatus], rate: float) -> StreamSummary:
+        learning = self._learning
+        parts = tuple(PartitionSummary.of(statuses[number]) for number in sorted(statuses))
+        malformed = sum(part.malformed for part in parts)
+        return StreamSummary.of(
+            total([status.standing for status in statuses.values()], malformed),
+            what=f"{learning.describe()}, in {self._partitions} partitions by {self._workers} workers",
+            malformed=malformed,
+            error_name="mean absolute error" if learning.columns.classes is None else "wrong classes",
+            parameters=sum(status.parameters for status in statuses.values()),
+            lines_per_second=rate,
+            peak_memory=max((status.peak_memory for status in statuses.values()), default=0),
+            versions={"onward": __version__}
+            | {name: version(name) for name in ("jax", "jaxlib", "equinox", "optax", "numpy")},
+            partitions=parts,
+        )
+
+    def _draw(self, folder: StreamFolder) -> None:
+        learning = self._learning
+        metrics = {n: partition_folder(folder.path, n).metrics for n in range(self._partitions)}
+        for kind in ("svg", "png"):
+            save_picture(
+                folder.picture(kind),
+                lambda kind=kind: draw_partitions(
+                    metrics,
+                    kind,
+                    title=f"Predicting {learning.columns.target!r} in {self._partitions} partitions",
+                    subtitle=f"{learning.describe()}, seed {learning.seed}",
+                ),
+            )
+
+    def forget_if_blank(self, folder: StreamFolder) -> None:
+        """Deletes a run of which no partition has recorded anything, so that the user can correct the command."""
+        if not any(partition_folder(folder.path, number).recorded() for number in range(self._partitions)):
+            shutil.rmtree(folder.path / "partitions", ignore_errors=True)
+            folder.forget_if_blank()
