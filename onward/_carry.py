@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree
 
 from .model import Model
 from .observing import Update
+from .support.devices import everywhere, placed
 from .support.freezing import thaw
 
 Observe = Callable[[Update], PyTree]
@@ -46,6 +48,14 @@ class Carry(eqx.Module):
     def learning(self) -> Model:
         """The model in the form that estimators take, in which frozen arrays are marked."""
         return eqx.combine(self.arrays, self.skeleton)
+
+
+def spread(carry: Carry, shared: NamedSharding) -> Carry:
+    """The carry with each stream's own part on that stream's device, and the rest on every device."""
+    of_streams = placed((carry.hidden, carry.estimator, carry.fresh), shared)
+    arrays, optimizer = placed((carry.arrays, carry.optimizer), everywhere(shared))
+    hidden, estimator, fresh = of_streams
+    return Carry(arrays, carry.skeleton, hidden, estimator, optimizer, fresh)
 
 
 class Metrics(NamedTuple):

@@ -129,8 +129,8 @@ def check_compared(loss, prediction, y, name: str) -> None:
 
 
 def check_targets(loss, carry, ys, weight) -> None:
-    """Raises `ValueError` for a target out of the range of `loss`. Steps of weight 0 are not checked; nor are traced
-    targets, whose values are not known.
+    """Raises `ValueError` for a target out of the range of `loss`. Steps of weight 0 are not checked; nor are targets
+    whose values are not known here, because they are traced or held by several processes.
     """
     ys = ys.y if isinstance(ys, TerminalTarget) else ys
     ys, mask = ys if isinstance(ys, Masked) else (ys, None)
@@ -153,7 +153,10 @@ def check_targets(loss, carry, ys, weight) -> None:
 
 
 def _known(array) -> bool:
-    return isinstance(array, np.ndarray | jax.Array) and not isinstance(array, Tracer)
+    if isinstance(array, Tracer):
+        return False
+    # No process sees all of an array that several hold together.
+    return isinstance(array, np.ndarray) or (isinstance(array, jax.Array) and array.is_fully_addressable)
 
 
 class _Same:

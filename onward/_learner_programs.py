@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from ._carry import Carry, Metrics, Observe
@@ -17,26 +19,36 @@ from ._learner_checks import (
     check_input,
     check_outcome,
 )
-from ._updates import apply_estimate, auxiliary_values, draw, scalar_loss, step, total_weight
+from ._updates import apply_estimate, auxiliary_values, draw, of_all_streams, scalar_loss, step, total_weight
 from .estimators.base import Chunk, Estimate, Said, weighted_loss
-from .support.devices import explicit_mesh, with_auto_axes
+from .support.devices import explicit_mesh, resharded, with_auto_axes
+from .support.streams_axis import of_each_device
 from .support.trees import mean_of_leading, select, zeros_like
 from .transforms.informed import metric_of
 
 
 def _on_any_mesh(batch_axis: int) -> Callable:
-    """Extends a function to meshes with Explicit axes. It takes a learner, a carry and arrays with the batch at this
-    axis, and returns a carry and results with the batch at the same axis.
+    """Extends a function to streams spread over devices, and to meshes with Explicit axes. It takes a learner, a carry
+    and arrays with the batch at this axis, and returns a carry and results with the batch at the same axis.
     """
 
     def extended(function: Callable) -> Callable:
-        def placed(learner, carry: Carry, xs, *rest, **options):
+        def placed(learner, carry: Carry, xs, *rest, shared: NamedSharding | None = None, **options):
             mesh = explicit_mesh((carry, xs))
-            if mesh is None:
+            if shared is None and mesh is None:
                 return function(learner, carry, xs, *rest, **options)
+            mine = learner
+            if shared is not None:
+                devices = shared.mesh.shape[shared.spec[0]]
+                if learner.batch is None or learner.batch % devices:
+                    raise ValueError(
+                        f"the {devices} devices that the streams are spread over must share the learner's batch "
+                        f"evenly, got batch={learner.batch}."
+                    )
+                mine = dataclasses.replace(learner, batch=learner.batch // devices)
 
             def parts(*arguments):
-                carry, results = function(learner, *arguments, **options)
+                carry, results = function(mine, *arguments, **options)
                 observed = getattr(results, "observed", None)
                 if observed is not None:
                     results = results._replace(observed=None)
@@ -46,9 +58,20 @@ def _on_any_mesh(batch_axis: int) -> Callable:
             first = next(iter(jax.tree.leaves(xs)), None)
             alone = learner.batch is None or first is None
             spec = () if alone else jax.typeof(first).sharding.spec[batch_axis : batch_axis + 1]
-            places = PartitionSpec(), PartitionSpec(*spec), PartitionSpec(*(None,) * batch_axis, *spec)
-            everywhere, of_streams, results = with_auto_axes(parts, mesh, places)(carry, xs, *rest)
-            (arrays, optimizer, observed), (hidden, estimator, fresh) = everywhere, of_streams
+            spec = spec if shared is None else shared.spec
+            whole, streams, stream = PartitionSpec(), PartitionSpec(*spec), PartitionSpec(*(None,) * batch_axis, *spec)
+            places = whole, streams, stream
+            if shared is None:
+                assert mesh is not None
+                there = with_auto_axes(parts, mesh, places)(carry, xs, *rest)
+            else:
+                of_streams: Any = streams
+                of_carry = Carry(whole, carry.skeleton, streams, streams, whole, of_streams)
+                # The last argument of `run` is the number of chunks.
+                given = [whole if eqx.is_array(each) and each.ndim == 0 else stream for each in rest]
+                each = of_each_device(parts, shared, (of_carry, stream, *given), places)
+                there = each(*resharded((carry, xs, *rest), (of_carry, stream, *given), mesh))
+            (arrays, optimizer, observed), (hidden, estimator, fresh), results = there
             if observed is not None:
                 results = results._replace(observed=observed)
             return Carry(arrays, carry.skeleton, hidden, estimator, optimizer, fresh), results
@@ -147,6 +170,7 @@ def learn(learner, carry, said, y, weight):
         grads = mean_of_leading(grads)
     active = jnp.array(True) if weight is None else jnp.any(weight != 0)
     estimate = Estimate(losses[None], grads, carry.hidden, carry.estimator, said.prediction, active)
+    estimate = of_all_streams(estimate)
 
     def here(there):
         if there is not carry:

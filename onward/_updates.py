@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import equinox as eqx
@@ -16,6 +17,7 @@ from .cells.affine import constants_at_zero
 from .estimators.base import Chunk, Estimate, Replay
 from .observing import Update
 from .support.freezing import learnable, thaw
+from .support.streams_axis import mean_over_devices, of_all_devices, shared_by_devices
 from .support.trees import select, zeros_like
 from .transforms.composition import update_of
 from .transforms.informed import metric_of
@@ -67,7 +69,7 @@ def step(
 
 def total_weight(weight: Float[Array, "steps *batch"] | None, steps: int) -> Float[Array, ""]:
     """The sum of the weights of a chunk, in the mean over the streams."""
-    return jnp.array(float(steps)) if weight is None else weight.sum(0).mean()
+    return jnp.array(float(steps)) if weight is None else mean_over_devices(weight.sum(0).mean())
 
 
 def auxiliary_values(learner, predictions: PyTree, ys: PyTree) -> PyTree:
@@ -82,12 +84,22 @@ def auxiliary_values(learner, predictions: PyTree, ys: PyTree) -> PyTree:
 def _estimate(learner, carry: Carry, chunk: Chunk) -> Estimate:
     estimator = learner.estimator.informed(metric_of(learner.optimizer, carry.optimizer))
     of = estimator.estimate if learner.batch is None else estimator.mean_estimate
-    return of(carry.learning, scalar_loss(learner), carry.hidden, carry.estimator, chunk)
+    return of_all_streams(of(carry.learning, scalar_loss(learner), carry.hidden, carry.estimator, chunk))
 
 
 def _replay(learner, carry: Carry, turn: Array, noise: PyTree) -> Replay:
     of = learner.estimator.replay if learner.batch is None else learner.estimator.mean_replay
-    return of(carry.learning, scalar_loss(learner), carry.estimator, turn, noise=noise)
+    return of_all_streams(of(carry.learning, scalar_loss(learner), carry.estimator, turn, noise=noise))
+
+
+def of_all_streams(given: Given) -> Given:
+    """The estimate of the streams of all devices that share them, from that of one device's own streams."""
+    if not shared_by_devices():
+        return given
+    active = given.active.astype(given.value.dtype)
+    grads, value, active = mean_over_devices((given.grads, given.value, active))
+    place = "objective" if isinstance(given, Estimate) else "value"
+    return replace(given, grads=grads, active=active > 0, **{place: value})
 
 
 def apply_estimate(
@@ -122,7 +134,7 @@ def apply_estimate(
                 value,
                 grads,
                 select(active, updates, zeros_like(updates)),
-                learner.influence_norm(after_chunk),
+                of_all_devices(learner.influence_norm(after_chunk)),
                 active,
             )
         )

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from . import _learner_programs
 from ._carry import Carry as Carry
 from ._carry import Metrics as Metrics
 from ._carry import Observe as Observe
+from ._carry import spread
 from ._checks import check_model, check_step, check_targets
 from ._learner_checks import (
     check_arguments,
@@ -29,7 +32,9 @@ from .estimators.base import AbstractEstimator, Said
 from .model import Model
 from .support.arguments import whole
 from .support.compiled import programs_of
+from .support.devices import placed
 from .support.freezing import freeze, learnable, thaw
+from .support.streams_axis import spread_along
 from .transforms.composition import check_fptt_first, update_of
 
 
@@ -52,9 +57,10 @@ class Learner(eqx.Module):
     - `loss`: `loss(prediction, y) -> scalar`, for one step of one stream. With `has_aux=True` it returns a pair: the
       scalar, and auxiliary values of any shapes, which are returned as `Metrics.auxiliary`.
     - `chunk`: S, the number of steps between updates, at least 1.
-    - `batch`: the number of streams; `None` for a single stream without a batch axis. If `xs`, `ys` and the other
-      inputs are sharded along the batch over several devices, each device learns from its own streams. On CPU, one
-      device per core is faster than threads (see `benchmarks/sequences.py`).
+    - `batch`: the number of streams; `None` for a single stream without a batch axis. If `xs` is sharded along the
+      batch over the devices of one process or of several, each device learns from its own streams, and one reduction an
+      update averages the gradients. On CPU, one device per core is faster than threads (see
+      `benchmarks/sequences.py`).
 
     A learner is a frozen module: make another one with `dataclasses.replace(learner, chunk=2)`. Two learners are equal
     if their settings are equal. Equal learners share their compiled programs, which are freed together with the last of
@@ -180,9 +186,10 @@ class Learner(eqx.Module):
         """One chunk and one update. `xs` and `ys` are `[steps, ...]`, or `[steps, batch, ...]` with a batch;
         see `run`.
         """
-        update = programs_of(self)(_learner_programs.update, predictions=predictions, observe=observe)
+        shared = None if self.batch is None else spread_along(xs, 1)
+        update = programs_of(self)(_learner_programs.update, predictions=predictions, observe=observe, shared=shared)
         try:
-            return update(carry, xs, ys, reset, weight)
+            return update(*_placed(shared, carry, xs, ys, reset, weight))
         except Exception:
             check_arguments(carry, Carry, xs, ys)  # here, because at every call it would cost a tenth of a small step
             raise
@@ -231,13 +238,16 @@ class Learner(eqx.Module):
         steps = shape[0] if shape else 0  # tracing reports what is wrong with xs
         taken, parts, at = self.estimator.taken(carry.estimator), [], 0
         stages = [(None, steps)] if taken is None else self.estimator.stages(taken, steps, self.chunk)
+        shared = None if self.batch is None else spread_along(xs, 1)
         for stage, here in stages:
             stream = xs, ys, reset, weight
             if len(stages) > 1:
                 stream = jax.tree.map(lambda leaf, a=at, b=at + here: leaf[a:b], stream)
             count = np.int32(here // self.chunk)
-            run = programs_of(self)(_learner_programs.run, predictions=predictions, observe=observe, stage=stage)
-            carry, metrics = run(carry, *stream, count)
+            run = programs_of(self)(
+                _learner_programs.run, predictions=predictions, observe=observe, stage=stage, shared=shared
+            )
+            carry, metrics = run(*_placed(shared, carry, *stream), count)
             parts.append(metrics)
             at += here
         return carry, parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -296,3 +306,13 @@ class Learner(eqx.Module):
         """The norm of the influence (the estimate of ∂hidden/∂θ) of each stream, so that you can watch for overflow."""
         norm = self.estimator.influence_norm
         return norm(carry.estimator) if self.batch is None else jax.vmap(norm, axis_size=self.batch)(carry.estimator)
+
+
+def _placed(shared: NamedSharding | None, carry: Carry, *streams: PyTree) -> tuple[PyTree, ...]:
+    """The arguments of a program on the devices that share the streams. While a program is traced they stay as they
+    are.
+    """
+    if shared is None or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((carry, streams))):
+        return carry, *streams
+    along = NamedSharding(shared.mesh, PartitionSpec(None, *shared.spec))
+    return spread(carry, shared), *placed(streams, along)

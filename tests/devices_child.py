@@ -1,7 +1,9 @@
 """A process with two devices that trains as `test_training` does, and saves what came out: `devices_child FOLDER`."""
 
 import os
+import re
 import sys
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
@@ -15,8 +17,11 @@ from conftest import COMPILE_QUICKLY
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import onward
+from onward import _learner_programs as programs
 from onward import sequences
+from onward._carry import spread
 from onward.losses import softmax_cross_entropy
+from onward.support.compiled import programs_of
 from onward.support.devices import shared_evenly
 from onward.support.small_loops import request
 
@@ -65,9 +70,22 @@ def main(folder: Path) -> None:
         chosen=chosen,
         sizes=[shared_evenly(count, "sequences").mesh.size for count in (1, 2, 3, 4)],
         places=[len(place.device_set) for place in places],
+        reductions=sorted(reductions().items()),
         **seen,
         **explicit,
     )
+
+
+def reductions() -> dict[str, int]:
+    """The operations between devices in the program of `Learner.run`, which has loops over chunks and over time."""
+    shared = shared_evenly(2, "streams")
+    model = onward.Model(onward.GRUCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
+    learner = onward.Learner(onward.BPTT(), optax.adam(0.1), loss=softmax_cross_entropy, chunk=3, batch=2)
+    run = programs_of(learner)(programs.run, predictions=False, observe=None, shared=shared)
+    xs, ys, weight = jnp.ones((6, 2, 3)), jnp.zeros((6, 2), jnp.int32), jnp.ones((6, 2))
+    given = spread(learner.init(model, key=jr.key(2)), shared), xs, ys, None, weight, np.int32(2)
+    text = run.lower(*given).compile().as_text()
+    return dict(Counter(re.findall(r" (all-[a-z-]+|reduce-scatter|collective-permute)\(", text)))
 
 
 def closed_loops(learner, carry, xs, ys, mesh) -> np.ndarray:

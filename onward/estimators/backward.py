@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree, UInt32
 
 from ..model import Model
 from ..support.freezing import learnable, thaw
+from ..support.streams_axis import of_first_device
 from ._padding import marked, without_padding
 from .base import AbstractEstimator, Chunk, Estimate
 
@@ -52,7 +53,7 @@ class AbstractBackwardEstimator(AbstractEstimator):
         return _differentiated(model, chunk, lambda model: drawn.unroll_padded(model, loss, hidden, state, chunk))
 
     def mean_estimate(self, model, loss, hidden, state, chunk):
-        drawn = self.drawn(thaw(model), None if chunk.noise is None else chunk.noise[:, 0])
+        drawn = self.drawn(thaw(model), None if chunk.noise is None else of_first_device(chunk.noise[:, 0]))
 
         def unroll(model):
             def one(hidden, state, chunk):

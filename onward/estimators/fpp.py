@@ -171,7 +171,8 @@ class FPP(AbstractReplayEstimator):
         known = self.schedule is not None and self.schedule.known(0) is not None
         if not known or isinstance(state.counter.steps, Tracer):
             return None
-        return int(np.ravel(state.counter.steps)[0])
+        steps = state.counter.steps  # of all streams alike; other processes may hold some of them
+        return int(np.ravel(steps.addressable_data(0) if isinstance(steps, jax.Array) else steps)[0])
 
     def stages(self, first, steps, chunk):
         found, last = [], first + steps

@@ -1,10 +1,15 @@
 """Checks the arguments of `fit` and `evaluate`, and warns of windows cut by updates and of a large influence."""
 
+import hashlib
 import warnings
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from .. import __version__
 from .._learner_checks import check_key
 from ..estimators.backward import AbstractBackwardEstimator
 from ..estimators.base import AbstractForwardEstimator
@@ -12,6 +17,8 @@ from ..learner import Carry, Learner
 from ..model import Model
 from ..observing import ALARMING_INFLUENCE
 from ..support.compiled import programs_of
+from ..support.devices import works_alone
+from ..support.processes import digest
 from .callbacks import Callback, InfluenceWarning
 from .data import AbstractData
 from .objectives import AbstractObjective
@@ -50,6 +57,29 @@ def _check_kind(name: str, thing: Any, kind: type, wanted: str) -> None:
         raise ValueError(f"{name} must be {wanted}, got the class {thing.__name__} itself.")
     if not isinstance(thing, kind):
         raise ValueError(f"{name} must be {wanted}, got one of {type(thing).__name__}.")
+
+
+def told_of(
+    learner, carry, data, key, *, checkpoint: str | PathLike[str] | None = None, **numbers
+) -> dict[str, object]:
+    """What all processes of a training must have alike, by name."""
+    if works_alone():
+        return {}
+    saved = None if checkpoint is None else Path(checkpoint)
+    return {
+        "version of onward": __version__,
+        "version of JAX": jax.__version__,
+        "batch": data.batch,
+        "number of steps": data.steps,
+        "number of minibatches": data.minibatches,
+        **numbers,
+        "chunk": learner.chunk,
+        "estimator": type(learner.estimator).__name__,
+        "state of the learner": digest(carry),
+        "key": digest(key),
+        "data": digest(data),
+        "checkpoint": hashlib.sha256(saved.read_bytes()).hexdigest()[:12] if saved and saved.is_file() else "none",
+    }
 
 
 def warn_of_cut_windows(learner: Learner, objective: AbstractObjective, steps: int) -> None:

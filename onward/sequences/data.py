@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from ..losses import Range
-from ..support.devices import held_along
+from ..support.devices import held_along, on_all
 
 
 class Minibatch(NamedTuple):
@@ -82,6 +82,14 @@ class AbstractSequences(AbstractData):
         order, most = self.order(key), most or self.minibatches
         for at in range(begin, self.minibatches, most):
             yield Block(self, order, at, min(most, self.minibatches - at))
+
+    def placed(self, shared: NamedSharding) -> "AbstractSequences":
+        """These data on the devices that share the minibatches; by default each holds a copy."""
+        return on_all(self, shared)
+
+    def whole(self) -> "AbstractSequences":
+        """These data as all processes hold them together, if only to trace a program: each array or its shape."""
+        return self
 
     def name(self, entry: PyTree, row: int, at: int) -> str:
         """A name, for messages, of the sequence in row `row` of minibatch `at` of a block's order."""

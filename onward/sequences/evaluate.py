@@ -7,10 +7,19 @@ from typing import overload
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..model import Model
-from ..support.devices import on_all, outside_explicit_axes, shared_evenly
+from ..support.devices import (
+    held_along,
+    held_here,
+    held_whole,
+    on_all,
+    outside_explicit_axes,
+    shared_by_processes,
+)
+from ..support.processes import naming_the_dead
 from ..support.trees import select, time_first
 from ._data_check import check_finite
 from ._fit_checks import check_evaluate_arguments
@@ -66,18 +75,20 @@ def evaluate(model, data, objective, measure, *, key):
     if not measures:
         raise ValueError("measure must be a function or a dictionary of some, got an empty dictionary.")
     check_evaluate_arguments(model, data, objective, measures.values(), key)
-    shared = shared_evenly(data.batch, "sequences")
-    model, data, key = on_all((model, data, key), shared)
+    shared = shared_by_processes(data.batch, "sequences")
+    model, data, key = held_here((model, data, key), shared)
     objective.check(data)
     for each in measures.values():
         check_targets(model, data, each)
     hidden = jax.tree.map(lambda h: jnp.broadcast_to(h, (data.batch, *h.shape)), model.cell.init_hidden())
     loop = on_all((hidden, {name: jnp.zeros(()) for name in measures}, jnp.zeros((), jnp.int32)), shared)
-    for block in data.blocks(key, 0, 0):
-        placed, order = on_all((block.data, block.order), shared)
-        begin, count = jnp.asarray(block.begin, jnp.int32), jnp.asarray(block.size, jnp.int32)
-        loop = _measure(model, placed, objective, dict(measures), loop, order, begin, count, shared)
-    _, totals, count = loop
+    everywhere, at_objective = on_all((model, objective), shared)
+    with naming_the_dead(None):
+        for block in data.blocks(key, 0, 0):
+            at_data, order = block.data.placed(shared), on_all(block.order, shared)
+            numbers = on_all((jnp.asarray(block.begin, jnp.int32), jnp.asarray(block.size, jnp.int32)), shared)
+            loop = _measure(everywhere, at_data, at_objective, dict(measures), loop, order, *numbers, shared)
+        totals, count = jax.tree.map(np.asarray, loop[1:])
     if not count:
         raise ValueError("data must hold at least one step that counts, got none.")
     means = {name: float(total) / float(count) for name, total in totals.items()}
@@ -105,18 +116,21 @@ def _measure(model, data, objective, measures, loop, order, begin, count, shared
             x, y, counted = inputs
             hidden = jax.vmap(model.cell)(hidden, x)
 
-            def summed(measure):
+            def counting(measure):
                 values = jax.vmap(lambda h, y: measure(model.predict(h), y))(hidden, y)
                 if jnp.shape(values) != counted.shape:
                     raise ValueError(f"measure must return one number, got the shape {jnp.shape(values)[1:]}.")
-                return jnp.sum(jnp.where(counted, values, 0))
+                return jnp.where(counted, values, 0)
 
-            return (hidden, {k: v + summed(measures[k]).astype(v.dtype) for k, v in totals.items()}), None
+            return (hidden, {k: v + counting(measures[k]).astype(v.dtype) for k, v in totals.items()}), None
 
         hidden, totals, steps = loop
         hidden = select(minibatch.fresh, fresh, hidden)
-        zeros = jax.tree.map(jnp.zeros_like, totals)
+        # Of each sequence, so that the devices need not add up anything within the loop over time.
+        zeros = held_along(jax.tree.map(lambda total: jnp.zeros(data.batch, total.dtype), totals), shared)
         (hidden, here), _ = jax.lax.scan(step, (hidden, zeros), (time_first(minibatch.xs), ys, counts))
-        return hidden, jax.tree.map(jnp.add, totals, here), steps + jnp.sum(counts, dtype=jnp.int32)
+        here, seen = held_whole((here, jnp.sum(counts, dtype=jnp.int32)), shared)
+        return hidden, jax.tree.map(lambda total, each: total + jnp.sum(each), totals, here), steps + seen
 
-    return jax.lax.fori_loop(0, count, one, loop)
+    hidden, *found = jax.lax.fori_loop(0, count, one, loop)
+    return held_along(hidden, shared), *held_whole(tuple(found), shared)

@@ -17,21 +17,32 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from .._carry import spread
 from ..checkpoints.array_file import stored
 from ..learner import Carry, Learner, Observe
 from ..model import Model
 from ..support.arguments import whole
 from ..support.compiled import programs_of
-from ..support.devices import free_to_move, on_all, on_first, outside_explicit_axes, shared_evenly
+from ..support.devices import (
+    free_to_move,
+    held_here,
+    held_whole,
+    on_all,
+    on_first,
+    outside_explicit_axes,
+    shared_by_processes,
+)
 from ..support.errors import UserError
+from ..support.processes import check_alike, naming_the_dead, of_first_process
 from ..support.program_digest import program_digest
+from ..support.streams_axis import spread_over
 from ..support.trees import all_finite, time_first
 from ..transforms.fptt import adopt_average
 from ._data_check import check_finite
 from ._fit_checkpoint import load_fit, save_fit
-from ._fit_checks import InfluenceWatch, check_fit_arguments, warn_of_cut_windows
+from ._fit_checks import InfluenceWatch, check_fit_arguments, told_of, warn_of_cut_windows
 from .callbacks import Callback, DivergenceWarning, Epoch, Progress
-from .data import AbstractData, Block, Minibatch, shared_minibatch
+from .data import AbstractData, AbstractSequences, Block, Minibatch, shared_minibatch
 from .objectives import AbstractObjective, check_targets, target_range
 from .progress_bar import progress_bar
 
@@ -127,13 +138,17 @@ def fit(
       with the same arguments (`epochs` may grow).
     - `block`: minibatches learned in one call of the compiled program. It does not change the results.
 
-    **Devices.** If there are several devices, each learns from its share of every minibatch. Each device holds the
-    parameters and the data. The number of devices used is the largest that divides the batch evenly, or one if
-    `jax.default_device` chooses one. On CPU, one device for each core is faster than threads: call
-    `jax.config.update("jax_num_cpu_devices", 2)` before anything is computed. The order of the data does not depend on
-    the number of devices. The last bits of the mean gradient do: a checkpoint goes on in the same bits only on the same
-    number of devices. The results are on the first device, but not bound to it: JAX moves them to the arrays that they
-    are combined with. A mesh set by `jax.set_mesh` is ignored.
+    **Devices.** If there are several devices, each learns from its share of every minibatch, and one reduction an
+    update averages the gradients. Each device holds the parameters and the data. The number of devices used is the
+    largest that divides the batch evenly, or one if `jax.default_device` chooses one. On CPU, one device for each core
+    is faster than threads: call `jax.config.update("jax_num_cpu_devices", 2)` before anything is computed. The order of
+    the data does not depend on the number of devices. The last bits of the mean gradient do: a checkpoint goes on in
+    the same bits only on the same number of devices. The results are on the first device, but not bound to it: JAX
+    moves them to the arrays that they are combined with. A mesh set by `jax.set_mesh` is ignored.
+
+    **Processes.** After `jax.distributed.initialize` all processes train together, each with as many devices. All must
+    call `fit` with the same arguments; a `Streamed` may be `sharded`. The bits are those of one process with as many
+    devices. The first process writes the checkpoint, and all must be able to read it.
 
     **Divergence.** If a loss, a number of the carry or a score is no longer finite although the data are, training ends
     with the last carry before that, and an `onward.sequences.DivergenceWarning` says so.
@@ -148,12 +163,14 @@ def fit(
     targets in memory outside the range of a loss of `onward.losses` or outside the classes of
     `onward.TerminalClasses`; and whenever `Learner.run` does.
 
-    Raises `UserError` if the checkpoint is damaged, cannot be written, or comes from another training. A training is
-    recognised by its key, the arrays of `data`, the shapes of the model, and every operation and number of the compiled
-    update, such as an optimiser's rate or a factor in the loss. A checkpoint by another version of JAX or onward may be
-    refused too. Values in the carry, such as a rate kept there by `optax.inject_hyperparams`, are not compared: those
-    in the checkpoint are used. Two changes are not noticed: other functions in `validate`, `scored`, `finish_epoch` and
-    `callbacks`, and other data of an `onward.sequences.Streamed` after its first minibatch.
+    Raises `UserError` if processes differ in their arguments or versions, and says which and in what; if another
+    process has ended, with the checkpoint to go on from; and if the checkpoint is damaged, cannot be written, or comes
+    from another training. A training is recognised by its key, the arrays of `data`, the shapes of the model, and every
+    operation and number of the compiled update, such as an optimiser's rate or a factor in the loss. A checkpoint by
+    another version of JAX or onward may be refused too. Values in the carry, such as a rate kept there by
+    `optax.inject_hyperparams`, are not compared: those in the checkpoint are used. Two changes are not noticed: other
+    functions in `validate`, `scored`, `finish_epoch` and `callbacks`, and other data of an `onward.sequences.Streamed`
+    after its first minibatch.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.tasks.adding import Adding
@@ -173,23 +190,63 @@ def fit(
     if learner.batch != data.batch:
         raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
     warn_of_cut_windows(learner, objective, data.steps)
-    watch, shared = InfluenceWatch(learner), shared_evenly(data.batch, "sequences")
-    carry, data, key = on_all((carry, data, key), shared)
+    with naming_the_dead(checkpoint):
+        check_alike(told_of(learner, carry, data, key, epochs=epochs, block=block, checkpoint=checkpoint))
+        return _trained(
+            learner,
+            carry,
+            data,
+            objective,
+            epochs,
+            key,
+            validate,
+            scored,
+            finish_epoch,
+            (*callbacks, *([progress_bar()] if progress and jax.process_index() == 0 else [])),
+            observe,
+            checkpoint,
+            checkpoint_every,
+            block,
+        )
+
+
+def _trained(
+    learner: Learner,
+    carry: Carry,
+    data: AbstractData,
+    objective: AbstractObjective,
+    epochs: int,
+    key: PRNGKeyArray,
+    validate,
+    scored,
+    finish_epoch,
+    callbacks: Sequence[Callback],
+    observe: Observe | None,
+    checkpoint: str | PathLike[str] | None,
+    checkpoint_every: float,
+    block: int,
+) -> Fitted:
+    watch, shared = InfluenceWatch(learner), shared_by_processes(data.batch, "sequences")
+    carry, data, key = held_here((carry, data, key), shared)
     objective.check(data)
     check_targets(carry.model, data, learner.loss)
-    callbacks = (*callbacks, *([progress_bar()] if progress else []))
     state, place = _State(carry, objective.init(data.steps), eqx.filter(carry.model, eqx.is_array)), _Place()
     saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, state, key)
     if saving is not None:
         state, place = saving.load(state, place)
-    saved = time.perf_counter()
+    saved, whole_data = time.perf_counter(), _OnDevices(data, shared)
 
     def ended() -> bool:
-        return bool(place.history) and any(c.until(place.history) for c in callbacks if c.until is not None)
+        return bool(place.history) and of_first_process(
+            any(c.until(place.history) for c in callbacks if c.until is not None)
+        )
 
     while place.epoch < epochs and not (place.minibatch == 0 and ended()):
         for part in data.blocks(jr.fold_in(key, place.epoch), place.epoch, place.minibatch, block):
-            after, (totals, steps, observed), finite = _learned(learner, objective, state, part, block, shared, observe)
+            there = whole_data.of(part)
+            after, (totals, steps, observed), finite = _learned(
+                learner, objective, state, there, block, shared, observe
+            )
             if not (finite and np.isfinite(totals).all()):
                 first = place.minibatch + int(np.argmin(np.isfinite(totals)) if finite else part.size - 1)
                 check_finite([part], objective, target_range(carry.model, learner.loss))
@@ -199,8 +256,8 @@ def fit(
             total, steps_so_far = float(sum(totals, start=place.total)), place.steps + int(steps.sum())
             place = place._replace(minibatch=place.minibatch + part.size, total=total, steps=steps_so_far)
             watch(state.carry, place.epoch, place.minibatch)
-            if saving is not None and time.perf_counter() - saved >= checkpoint_every:
-                saving.save(state, place)
+            if saving is not None and of_first_process(time.perf_counter() - saved >= checkpoint_every):
+                saving.save(on_first(state, shared), place)
                 saved = time.perf_counter()
             mean = _mean(float(totals.sum()), int(steps.sum()))
             told = Progress(place.epoch, place.minibatch, data.minibatches, mean, place.history, epochs, observed)
@@ -292,10 +349,19 @@ def _spread(state: _State, shared: NamedSharding) -> _State:
     """The state on all devices, with each stream's own part on that stream's device."""
     if shared.mesh.size == 1:
         return state
-    carry = state.carry
-    hidden, estimator, fresh = jax.device_put((carry.hidden, carry.estimator, carry.fresh), shared)
-    arrays, optimizer, memory, best = on_all((carry.arrays, carry.optimizer, state.memory, state.best), shared)
-    return _State(Carry(arrays, carry.skeleton, hidden, estimator, optimizer, fresh), memory, best)
+    return _State(spread(state.carry, shared), *on_all((state.memory, state.best), shared))
+
+
+class _OnDevices:
+    """Blocks of minibatches on the devices that share them. Data in memory are put there once."""
+
+    def __init__(self, data: AbstractData, shared: NamedSharding):
+        self._data, self._shared = data, shared
+        self._there = data.placed(shared) if isinstance(data, AbstractSequences) else None
+
+    def of(self, block: Block) -> Block:
+        there = self._there if block.data is self._data else block.data.placed(self._shared)
+        return block._replace(data=there, order=on_all(block.order, self._shared))
 
 
 def _learned(learner, objective, state: _State, part: Block, block: int, shared: NamedSharding, observe):
@@ -303,9 +369,9 @@ def _learned(learner, objective, state: _State, part: Block, block: int, shared:
 
     The findings are the sum of losses and the number of steps of each minibatch, and the diagnostics of each update.
     """
-    data, order = on_all((part.data, part.order), shared)
-    begin, count = jnp.asarray(part.begin, jnp.int32), jnp.asarray(part.size, jnp.int32)
-    leaves, structure = jax.tree.flatten((objective, data))
+    data, order = part.data, part.order
+    begin, count = on_all((jnp.asarray(part.begin, jnp.int32), jnp.asarray(part.size, jnp.int32)), shared)
+    leaves, structure = jax.tree.flatten((on_all(objective, shared), data))
     arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
     fixed = tuple(None if eqx.is_array(leaf) else (type(leaf), leaf) for leaf in leaves)
     learn = _Learn(structure, fixed, block, shared, observe)
@@ -343,7 +409,7 @@ class _Learn:
         def learned(i, carry, memory):
             entry = jax.tree.map(lambda leaf: leaf[begin + i], order)
             minibatch = shared_minibatch(data.minibatch(entry), self.shared)
-            return learn_minibatch(learner, objective, carry, memory, minibatch, data.steps, self.observe)
+            return learn_minibatch(learner, objective, carry, memory, minibatch, data.steps, self.observe, self.shared)
 
         def one(i, loop):
             carry, memory, found = loop
@@ -356,7 +422,8 @@ class _Learn:
             observed = jax.tree.map(lambda s: jnp.zeros((self.block, *s.shape), s.dtype), shapes)
             found = *found[:2], observed
         carry, memory, found = jax.lax.fori_loop(0, count, one, (state.carry, state.memory, found))
-        return _State(carry, memory, state.best), found, _finite(carry)
+        memory, found, finite = held_whole((memory, found, _finite(carry)), self.shared)
+        return _State(carry, memory, state.best), found, finite
 
 
 _finite = eqx.filter_jit(all_finite)  # called between epochs too
@@ -374,8 +441,9 @@ def learn_minibatch(
     minibatch: Minibatch,
     steps: int,
     observe: Observe | None = None,
+    shared: NamedSharding | None = None,
 ):
-    """Learns a minibatch in the learner's chunks.
+    """Learns a minibatch in the learner's chunks, spread over the devices of `shared`.
 
     Returns the carry, the objective's memory, the sum of the losses before learning, the number of steps in that sum,
     and the diagnostics of each update.
@@ -386,7 +454,12 @@ def learn_minibatch(
     reset = jnp.zeros(counts.shape, bool).at[0].set(minibatch.fresh)
     # Predictions are kept only if the objective remembers something about them.
     kept = bool(jax.tree.leaves(memory))
-    carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept, observe=observe)
+    several = shared if shared is not None and shared.mesh.size > 1 else None
+    with spread_over(several):
+        carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept, observe=observe)
+    if several is not None:
+        # Sums over the minibatch have the same bits whichever processes hold the devices.
+        minibatch, metrics, weight, counts = held_whole((minibatch, metrics, weight, counts), several)
     memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
     weight = weight.astype(metrics.losses.dtype)
     total = jnp.sum(jnp.where(counts, metrics.losses / weight, 0), dtype=float)
@@ -439,7 +512,7 @@ class _Saving:
             return learn_minibatch(learner, objective, state.carry, state.memory, minibatch, data.steps)
 
         part = next(data.blocks(key, 0, 0, 1))
-        digest = program_digest(first, state, part.data, part.order)
+        digest = program_digest(first, state, part.data.whole(), part.order)
         told = [data] if part.data is data else [data, part.data]
         for leaf in (*jax.tree.leaves(eqx.filter(told, eqx.is_array)), key):
             digest.update(stored(leaf).tobytes())
@@ -453,6 +526,8 @@ class _Saving:
         return state, _Place(epoch, minibatch, total, steps, history)
 
     def save(self, state: _State, place: _Place) -> None:
+        if jax.process_index():  # the first process writes for all
+            return
         try:
             save_fit(self._path, state, tuple(place), self._settings)
         except OSError as error:

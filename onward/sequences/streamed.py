@@ -8,9 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
 from ..support.arguments import whole
+from ..support.devices import on_all
 from ..support.trees import described
 from ..targets import Masked
 from ._padding import padded, padded_targets
@@ -27,6 +29,28 @@ class Fetched(AbstractSequences):
     batch: int = eqx.field(static=True)
     steps: int = eqx.field(static=True)
     minibatches: int = eqx.field(static=True)
+    sharded: bool = eqx.field(static=True)
+
+    def placed(self, shared):
+        if not self.sharded or shared.is_fully_addressable:
+            return on_all(self, shared)
+        place = NamedSharding(shared.mesh, PartitionSpec(None, *shared.spec))
+
+        def together(leaf):
+            return jax.make_array_from_process_local_data(place, np.asarray(leaf), self._shape(leaf))
+
+        xs, ys, lengths = jax.tree.map(together, self.held[:3])
+        held, first = Minibatch(xs, ys, lengths, on_all(self.held.fresh, shared)), on_all(self.first, shared)
+        return eqx.tree_at(lambda data: (data.held, data.first), self, (held, first))
+
+    def whole(self):
+        if not self.sharded:
+            return self
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(self._shape(leaf), leaf.dtype), self.held[:3])
+        return eqx.tree_at(lambda data: data.held[:3], self, shapes)
+
+    def _shape(self, leaf) -> tuple[int, ...]:
+        return (self.minibatches, self.batch, *leaf.shape[2:])
 
     def order(self, key):
         return jnp.arange(self.minibatches, dtype=jnp.int32)
@@ -50,6 +74,8 @@ class Streamed(AbstractData):
     - `batch`: sequences in a minibatch, at least 1; it must equal the learner's batch.
     - `steps`: the greatest length of a sequence, at least 1.
     - `minibatches`: minibatches in an epoch, at least 1. If the source gives more, they are not read.
+    - `sharded`: with several processes, whether `source` gives this process's share of each minibatch alone. Of p
+      processes, process k gives the sequences from k·batch/p on. Otherwise each process must give whole minibatches.
 
     `onward.fit` holds `block` minibatches in memory, `onward.evaluate` 16. A training that goes on from a checkpoint
     calls `source` for the interrupted epoch and skips the minibatches that it has learned. It ends in the same bits if
@@ -72,15 +98,29 @@ class Streamed(AbstractData):
     batch: int = eqx.field(static=True)
     steps: int = eqx.field(static=True)
     minibatches: int = eqx.field(static=True)
+    sharded: bool = eqx.field(static=True)
 
-    def __init__(self, source: Callable[[int], Iterable[Any]], *, batch: int, steps: int, minibatches: int):
+    def __init__(
+        self,
+        source: Callable[[int], Iterable[Any]],
+        *,
+        batch: int,
+        steps: int,
+        minibatches: int,
+        sharded: bool = False,
+    ):
         if not callable(source):
             raise ValueError(
                 f"source must be a function from an epoch's number to its minibatches, got {type(source).__name__}; of "
                 "an iterable that can be read again and again make lambda epoch: iterable."
             )
         self.source, self.batch, self.steps = source, whole("batch", batch), whole("steps", steps)
-        self.minibatches = whole("minibatches", minibatches)
+        self.minibatches, self.sharded = whole("minibatches", minibatches), sharded
+
+    @property
+    def _rows(self) -> int:
+        """The sequences of a minibatch that the source gives."""
+        return self.batch // jax.process_count() if self.sharded else self.batch
 
     def blocks(self, key, epoch, begin, most=None) -> Iterator[Block]:
         most = most or HELD
@@ -103,6 +143,7 @@ class Streamed(AbstractData):
                 batch=self.batch,
                 steps=self.steps,
                 minibatches=most,
+                sharded=self.sharded,
             )
             yield Block(fetched, fetched.order(key), 0, size)
 
@@ -110,7 +151,7 @@ class Streamed(AbstractData):
         pass
 
     def _minibatch(self, given: Any, at: int) -> tuple[PyTree, PyTree, PyTree]:
-        """Inputs, targets and lengths as NumPy arrays, padded to the batch and the steps."""
+        """Inputs, targets and lengths as NumPy arrays, padded to the rows and the steps."""
         if not isinstance(given, list | tuple) or len(given) not in (2, 3):
             raise ValueError(f"minibatch {at} must be (xs, ys) or (xs, ys, lengths), got {type(given).__name__}.")
         xs, ys, lengths = (*given, None)[:3]
@@ -119,9 +160,9 @@ class Streamed(AbstractData):
             ys = padded_targets(ys, lengths)
         xs, ys = np.asarray(xs), jax.tree.map(np.asarray, ys)
         rows, steps = (*xs.shape, 0, 0)[:2]
-        if not (xs.ndim >= 2 and 1 <= rows <= self.batch and 1 <= steps <= self.steps):
+        if not (xs.ndim >= 2 and 1 <= rows <= self._rows and 1 <= steps <= self.steps):
             raise ValueError(
-                f"xs of minibatch {at} must have the shape [{self.batch}, {self.steps}, ...] or fewer sequences and "
+                f"xs of minibatch {at} must have the shape [{self._rows}, {self.steps}, ...] or fewer sequences and "
                 f"steps, got {xs.shape}."
             )
         lengths = np.full(rows, steps) if lengths is None else np.asarray(lengths)
@@ -134,7 +175,7 @@ class Streamed(AbstractData):
                 raise ValueError(f"ys of minibatch {at} must be for its {rows} sequences, got {described(leaf)}.")
 
         def full(leaf: np.ndarray) -> np.ndarray:
-            more = [(0, self.batch - rows)] + [(0, 0)] * (leaf.ndim - 1)
+            more = [(0, self._rows - rows)] + [(0, 0)] * (leaf.ndim - 1)
             if leaf.ndim > 1 and leaf.shape[1] == steps:  # one target for each step
                 more[1] = (0, self.steps - steps)
             return np.pad(leaf, more)

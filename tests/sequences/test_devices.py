@@ -48,6 +48,11 @@ def test_what_the_devices_do_not_divide_is_left_to_one(found):
     assert found["sizes"].tolist() == [1, 2, 1, 2]
 
 
+def test_gradients_are_added_up_once_an_update_and_never_in_a_step_of_time(found):
+    # Each device adds up a share of all numbers, and all gather the sums.
+    assert found["reductions"].tolist() == [["all-gather", "1"], ["all-to-all", "1"]]
+
+
 def test_killed_inside_an_epoch_it_goes_on_in_the_same_bits(found):
     arrays = [found[name].ravel() for name in found.files if name.startswith("arr_")]
     np.testing.assert_array_equal(found["resumed"], np.concatenate(arrays))

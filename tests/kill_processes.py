@@ -1,0 +1,69 @@
+"""Kills one of two processes of a training ten times, and checks what the other does and what comes out.
+
+`python -m tests.kill_processes [KILLS]`: each time, one process is killed at a random moment with SIGKILL. The other
+must end within 60 seconds with a sentence. Then both begin again. In the end the numbers must be those of two processes
+that were never killed, and of four.
+"""
+
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tests.processes import ended, started
+
+EPOCHS = "200"
+
+
+def written(folder: Path) -> int:
+    """When the checkpoint was written last; 0 if there is none."""
+    path = folder / "checkpoint.npz"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def main(kills: int) -> int:
+    work, draw, slowest = Path(tempfile.mkdtemp()), random.Random(0), 0.0
+    whole, killed, other = work / "whole", work / "killed", work / "other"
+    for folder in (whole, killed, other):
+        folder.mkdir()
+    for code, said in ended(started(whole, 2, EPOCHS=EPOCHS)):
+        assert code == 0, said
+    for number in range(kills):
+        before = written(killed)
+        processes = started(killed, 2, EPOCHS=EPOCHS)
+        victim = draw.randrange(2)
+        while written(killed) == before and processes[0].poll() is None:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.3))
+        processes[victim].kill()
+        died = time.monotonic()
+        code, said = ended(processes)[1 - victim]
+        seconds = time.monotonic() - died
+        slowest = max(slowest, seconds)
+        told = [line for line in said.splitlines() if "another process" in line]
+        print(
+            f"kill {number + 1}: process {victim}; the other ended {seconds:.1f} s later with {code}: {told}",
+            flush=True,
+        )
+        if not (code == 2 and len(told) == 1 and seconds < 60):
+            return 1
+        if number == kills // 2:
+            shutil.copy(killed / "checkpoint.npz", other / "checkpoint.npz")
+    for code, said in ended(started(killed, 2, EPOCHS=EPOCHS)):
+        assert code == 0, said
+    for code, said in ended(started(other, 4, EPOCHS=EPOCHS)):
+        assert code == 0, said
+    found, expected, of_four = (np.load(folder / "found-0.npz") for folder in (killed, whole, other))
+    same = all(np.array_equal(found[name], expected[name]) for name in expected.files)
+    far = float(np.max(np.abs(of_four["adding"] - expected["adding"])))
+    print(f"{kills} kills, the other ended within {slowest:.1f} s; same bits as without a kill: {same};")
+    print(f"a checkpoint of two processes went on with four, and ended {far:.1e} from them.")
+    return 0 if same and far < 1e-4 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 10))
