@@ -26,9 +26,14 @@ def _mixing(mixing: float) -> float:
     return number("mixing", mixing, lambda v: 0 < v <= 1, "a number above 0 and at most 1")
 
 
+def _times(scale: float | Array, tree):
+    """`scale` times a tree, whose leaves keep their dtypes."""
+    return jax.tree.map(lambda leaf: jnp.asarray(scale, leaf.dtype) * leaf, tree)
+
+
 def _add(a, b, scale: float | Array = 1.0):
     """`a + scale b` over two trees."""
-    return jax.tree.map(lambda p, q: p + scale * q, a, b)
+    return jax.tree.map(jnp.add, a, _times(scale, b))
 
 
 class NeumannRBP(AbstractRBP):
@@ -147,7 +152,7 @@ class ConjugateGradientRBP(AbstractRBP):
         # Scaled to size 1, so that the squares of the numbers neither overflow nor vanish.
         scale = largest(b)
         divisor = jnp.where(scale == 0, jnp.ones_like(scale), scale)
-        right = forward(jax.tree.map(lambda leaf: leaf / divisor, b))
+        right = forward(jax.tree.map(lambda leaf: leaf / divisor.astype(leaf.dtype), b))
         size = inner(right, right)
 
         def unfinished(carry):
@@ -165,7 +170,7 @@ class ConjugateGradientRBP(AbstractRBP):
 
         _, z, _, _, rr = jax.lax.while_loop(unfinished, step, (0, zeros_like(b), right, right, size))
         residual = root(rr / jnp.where(size == 0, jnp.ones_like(size), size))
-        return jax.tree.map(lambda leaf: scale * leaf, z), residual
+        return _times(scale, z), residual
 
 
 class RBP(AbstractRBP):

@@ -62,8 +62,7 @@ class AbstractRBP(optx.AbstractAdjoint):
         if len(leaves) > 1:
             # JAX cannot transpose the solve if only some leaves of b depend on what is differentiated, such as those of
             # a state whose other part is updated without reading `args`. So all of them do.
-            wide = widest(leaf.dtype for leaf in leaves)
-            nothing = 0.0 * total(jnp.sum(leaf).astype(wide) for leaf in leaves)
+            nothing = 0.0 * _sum(leaves)
             b = jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), b)
 
         def left(z):
@@ -115,7 +114,7 @@ def _settle_tangents(primals, tangents, *, adjoint, primal_fn, rewrite_fn):
 
     def unknown(leaf):
         # The solver's statistics have no derivative. In forward mode this gives NaN; in reverse mode it raises.
-        return jnp.nan * total(jnp.sum(d) for d in jax.tree.leaves(dstate)).astype(leaf.dtype) * jnp.ones_like(leaf)
+        return jnp.nan * _sum(dstate).astype(leaf.dtype) * jnp.ones_like(leaf)
 
     return (state, rest), (dstate, jax.tree.map(lambda x: unknown(x) if eqx.is_inexact_array(x) else None, rest))
 
@@ -148,6 +147,13 @@ def _report_backward(state, cotangents, perturbed, inputs_and_adjoint, primal_fn
 
 _settle_and_report.def_fwd(_report_forward)
 _settle_and_report.def_bwd(_report_backward)
+
+
+def _sum(tree: PyTree) -> Float[Array, ""]:
+    """The sum of all numbers, whose dtypes may differ."""
+    leaves = jax.tree.leaves(tree)
+    wide = widest(leaf.dtype for leaf in leaves)
+    return total(jnp.sum(leaf).astype(wide) for leaf in leaves)
 
 
 def _jacobian(rewrite_fn, state, inputs) -> JacobianProducts:

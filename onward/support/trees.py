@@ -71,7 +71,8 @@ def inner(a: PyTree, b: PyTree) -> Float[Array, ""]:
 
 def largest(tree: PyTree) -> Float[Array, ""]:
     """The largest absolute value in a tree; NaN if the tree holds a NaN."""
-    return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)])
+    sizes = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.maximum, [size.astype(widest(s.dtype for s in sizes)) for size in sizes])
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

@@ -11,6 +11,8 @@ from problems import assert_same
 from onward.equilibria import (
     RBP,
     ConjugateGradientRBP,
+    FixedSteps,
+    FullBPTT,
     NeumannRBP,
     RandomlyTruncatedBPTT,
     UniformCut,
@@ -69,6 +71,31 @@ def test_every_derivative_is_that_of_the_implicit_function_theorem(name):
     ours, plain = jax.jit(lambda: (derivatives(ADJOINTS[name]), derivatives(optx.ImplicitAdjoint())))()
     assert jnp.abs(plain["reverse over reverse"]).max() > 1e-2
     assert_same(ours, plain, relative=1e-9)
+
+
+def in_two_parts(h, point):
+    """A map of a state of two parts and two dtypes. The second part reads no argument but by the first."""
+    slow, quick = h["slow"], h["quick"]
+    return {
+        "slow": jnp.tanh(point[1:] @ slow + point[0] + 0.2 * quick.astype(float)),
+        "quick": 0.5 * jnp.sin(slow).astype("float32"),
+    }
+
+
+@pytest.mark.parametrize("name", ADJOINTS)
+def test_a_state_of_several_dtypes_has_a_gradient_even_if_a_part_reads_no_argument(name):
+    start = {"slow": jnp.zeros(UNITS), "quick": jnp.zeros(UNITS, "float32")}
+    solver = FixedSteps(60)
+
+    def at_rest(point, adjoint):
+        found = optx.fixed_point(in_two_parts, solver, start, point, adjoint=adjoint, max_steps=60)
+        return jnp.sum(found.value["slow"] ** 2)
+
+    adjoint = ADJOINTS[name]
+    if isinstance(adjoint, ConjugateGradientRBP):
+        adjoint = ConjugateGradientRBP(steps=20, damping=0.0, probe=adjoint.probe)
+    found, plain = (jax.grad(at_rest)(POINT, each) for each in (adjoint, FullBPTT()))
+    np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)  # one part has 24 bits
 
 
 def test_a_residual_is_differentiated_too():
