@@ -49,7 +49,7 @@ class Rule:
             if all(_mean(_differences(best[ours], best[name])) > 0 for ours in (NEUMANN, TRUNCATED))
         ]
         why = ", ".join(f"{name} {shown(values)} %" for name, values in best.items())
-        why = f"Right on the test half: {why}. Seed by seed, Neumann-RBP is {shown(apart)} % above TBPTT; on par means "
+        why = f"Right on the test half: {why}. Neumann-RBP minus TBPTT, seed by seed: {shown(apart)} %; on par means "
         why += f"within ±{self.margin:.1f} %. "
         behind = [name for name in others if name not in ahead]
         why += f"Not both are ahead of {' and '.join(behind)}." if behind else "Both are ahead of all others."
