@@ -16,6 +16,10 @@ from ..support.trees import total, widest
 from ._announcing import announced
 from .jacobian import JacobianProducts, check_alike, describe, products, relative_residual, shapes
 
+NO_SECOND_REVERSE = (
+    "a resting state found inside jax.lax.scan has no second derivative by reverse mode over reverse mode, because JAX "
+    "keeps only its first derivative there. Use forward over reverse (jax.jvp of jax.grad), or find it in a Python loop."
+)
 MINIMISERS = optx.AbstractMinimiser, optx.AbstractLeastSquaresSolver
 
 
@@ -39,7 +43,8 @@ class AbstractRBP(optx.AbstractAdjoint):
     Forward mode solves `(I − J) dh* = ∂F/∂w dw` in the same way. Second and higher derivatives differentiate the
     equations and not the steps that solve them: each order solves its own system with `solve`, and is as accurate as
     that solution. An adjoint with a `probe` has no forward mode of its own, because the probe reports on a backward
-    pass; forward over reverse works.
+    pass; forward over reverse works. Inside `jax.lax.scan`, reverse over reverse raises `RuntimeError`, because JAX keeps
+    only the first derivative of a rule there; forward over reverse works.
 
     A system that was not solved is never silent. Every iteration knows some residual at no further cost. If this
     residual, relative to b, is above `warn_above` or not a number, there is an `onward.equilibria.EquilibriumWarning`,
@@ -101,7 +106,9 @@ class AbstractRBP(optx.AbstractAdjoint):
 
 @eqx.filter_custom_jvp
 def _settle(inputs, *, adjoint, primal_fn, rewrite_fn):
-    return jax.tree.map(jnp.asarray, primal_fn((*inputs, partial(eqxi.while_loop, kind="lax"))))
+    state, rest = jax.tree.map(jnp.asarray, primal_fn((*inputs, partial(eqxi.while_loop, kind="lax"))))
+    # A scan keeps only the first derivative of the rule below, and a second one in reverse mode then meets this loop.
+    return eqxi.nondifferentiable_backward(state, msg=NO_SECOND_REVERSE, symbolic=True), rest
 
 
 @_settle.def_jvp

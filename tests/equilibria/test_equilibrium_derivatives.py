@@ -8,6 +8,7 @@ import optimistix as optx
 import pytest
 from problems import assert_same
 
+import onward
 from onward.equilibria import (
     RBP,
     ConjugateGradientRBP,
@@ -135,3 +136,19 @@ def test_how_a_solve_went_has_no_derivative():
 def test_a_solver_that_minimises_is_refused(solver):
     with pytest.raises(ValueError, match="got a solver that minimises"):
         resting(NeumannRBP(steps=5), solver)(POINT)
+
+
+def test_inside_a_scan_reverse_over_reverse_is_refused_in_a_sentence_and_forward_over_reverse_is_exact():
+    def loss(w):
+        def step(total, x):
+            h = onward.equilibrium(lambda h, a: jnp.tanh(a[0] * h + a[1]), jnp.zeros(2), (w, x)).state
+            return total + jnp.sum(h), None
+
+        return jax.lax.scan(step, jnp.array(0.0), jnp.array([0.5, 1.0]))[0]
+
+    w, e = jnp.array(0.35), 1e-5
+    slope = jax.jit(jax.grad(loss))
+    _, second = jax.jvp(slope, (w,), (jnp.ones_like(w),))
+    assert float(second) == pytest.approx(float(slope(w + e) - slope(w - e)) / (2 * e), rel=1e-6)
+    with pytest.raises(RuntimeError, match="no second derivative by reverse mode over reverse"):
+        jax.grad(jax.grad(loss))(w)
