@@ -43,8 +43,8 @@ class AbstractRBP(optx.AbstractAdjoint):
     Forward mode solves `(I − J) dh* = ∂F/∂w dw` in the same way. Second and higher derivatives differentiate the
     equations and not the steps that solve them: each order solves its own system with `solve`, and is as accurate as
     that solution. An adjoint with a `probe` has no forward mode of its own, because the probe reports on a backward
-    pass; forward over reverse works. Inside `jax.lax.scan`, reverse over reverse raises `RuntimeError`, because JAX keeps
-    only the first derivative of a rule there; forward over reverse works.
+    pass; forward over reverse works. Inside `jax.lax.scan`, reverse over reverse raises `RuntimeError`, because JAX
+    keeps only the first derivative of a rule there; forward over reverse works.
 
     A system that was not solved is never silent. Every iteration knows some residual at no further cost. If this
     residual, relative to b, is above `warn_above` or not a number, there is an `onward.equilibria.EquilibriumWarning`,
