@@ -18,7 +18,7 @@ from .jacobian import JacobianProducts, check_alike, describe, products, relativ
 
 NO_SECOND_REVERSE = (
     "a resting state found inside jax.lax.scan has no second derivative by reverse mode over reverse mode, because JAX "
-    "keeps only its first derivative there. Use forward over reverse (jax.jvp of jax.grad), or find it in a Python loop."
+    "keeps only its first derivative there. Use forward over reverse (jax.jvp of jax.grad), or a Python loop."
 )
 MINIMISERS = optx.AbstractMinimiser, optx.AbstractLeastSquaresSolver
 
