@@ -36,7 +36,7 @@ OPTIONS = [
     "--units",
     "8",
     "--lease",
-    "20",
+    "600",
 ]
 
 
@@ -168,7 +168,7 @@ def main(source: str, kills: int, lines: int, keys: int, partitions: int, seed: 
                 work / name, where, partitions=partitions, lines=lines, endless=source == "redis", every=every
             )
 
-        alone = run("alone")
+        alone, pace = run("alone"), 1.0  # seconds between two kills, at most
         for workers in WORKERS:
             each = alone if workers == WORKERS[0] else run(f"by-{workers}")
             began = time.monotonic()
@@ -177,6 +177,7 @@ def main(source: str, kills: int, lines: int, keys: int, partitions: int, seed: 
             seconds = time.monotonic() - began
             different = each.differences(alone) + ["not every event once"] * (not each.each_once())
             wrong += bool(different)
+            pace = seconds / 10
             print(f"{source}, {workers} workers: {seconds:.1f} s, differs in {different[:5]}", flush=True)
             if each is not alone:
                 shutil.rmtree(each.folder)
@@ -185,7 +186,7 @@ def main(source: str, kills: int, lines: int, keys: int, partitions: int, seed: 
             killed, landed = run(f"killed-{done}"), {"workers": 0, "command": 0}
             killed.start(draw.choice(WORKERS))
             while done < kills and killed.process.poll() is None and killed.seen() < lines:
-                time.sleep(draw.uniform(0, 6))
+                time.sleep(draw.uniform(0, pace))
                 found = killed.workers()
                 if draw.random() < 0.25:
                     killed.kill_command()
