@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -75,25 +75,56 @@ def place(partition: int | None, worker: int) -> str:
     return f"worker {worker}" if partition is None else f"partition {partition}, worker {worker}"
 
 
-class _Worker:
-    """A worker and its newest process. Messages of that process arrive in `inbox`."""
+class _Process:
+    """A process of a worker, and what it says.
 
-    def __init__(self, number: int, partitions: list[int]):
-        self.number, self.partitions = number, partitions
-        self.deaths = 0  # in a row, without progress
-        self.done = False
+    * `silent`: for how many seconds it has said nothing; `heard`: whether it has ever said anything.
+    """
 
-    def attach(self, process: subprocess.Popen) -> None:
-        self.process, self.inbox, self.silent, self.heard = process, queue.SimpleQueue(), 0.0, False
-        self._reader = threading.Thread(target=_read, args=(process, self.inbox), daemon=True)
+    def __init__(self, worker: int, process: subprocess.Popen):
+        self.worker, self.process, self.silent, self.heard = worker, process, 0.0, False
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    def messages(self) -> Iterator[Message]:
+        """What it has said since the last call."""
+        while not self._inbox.empty():
+            self.silent, self.heard = 0.0, True
+            yield self._inbox.get()
+
     def ended(self) -> int | None:
-        """The exit code once the process has ended and everything that it said is in the inbox."""
+        """The exit code, once the process has ended and `messages` will give all that it said."""
         code = self.process.poll()
         if code is not None:
             self._reader.join()
         return code
+
+    def kill(self) -> None:
+        """Ends the process at once, also if it is stopped."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+
+    def _read(self) -> None:
+        decode = msgspec.json.Decoder(Message).decode
+        for line in self.process.stdout or ():
+            with contextlib.suppress(msgspec.DecodeError):  # cut short by a kill
+                self._inbox.put(decode(line))
+
+
+class _Worker:
+    """A worker: its partitions, and its newest process, which is `None` before the first one starts."""
+
+    def __init__(self, number: int, partitions: list[int]):
+        self.number, self.partitions = number, partitions
+        self.process: _Process | None = None
+        self.deaths = 0  # in a row, without progress
+        self.done = False
 
 
 class WorkerPool:
@@ -113,7 +144,7 @@ class WorkerPool:
         self.statuses: dict[int, PartitionStatus] = {}
         self._workers = [_Worker(n, [*range(n, partitions, workers)]) for n in range(workers)]
         self._worker_of = {number: worker for worker in self._workers for number in worker.partitions}
-        self._replaced: list[subprocess.Popen] = []
+        self._replaced: list[_Process] = []
         self._looked = time.monotonic()
 
     def __enter__(self) -> "WorkerPool":
@@ -126,14 +157,8 @@ class WorkerPool:
         return self
 
     def __exit__(self, *exception) -> None:
-        started = [worker.process for worker in self._workers if hasattr(worker, "process")]
-        for process in [*started, *self._replaced]:
+        for process in [*self._running(), *self._replaced]:
             process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    if pipe is not None:
-                        pipe.close()
 
     def worker_of(self, partition: int) -> int:
         """The number of a partition's worker."""
@@ -149,63 +174,74 @@ class WorkerPool:
 
         Raises `UserError` if a worker cannot go on.
         """
-        self._replaced = [process for process in self._replaced if process.poll() is None]
         # The clock also runs while this process is stopped, and then nobody could be heard.
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, BEAT), now
         for worker in self._workers:
-            if worker.done:
+            process = worker.process
+            if worker.done or process is None:
                 continue
-            worker.silent += passed
-            code = worker.ended()
-            self._take_in(worker)
+            process.silent += passed
+            code = process.ended()
+            self._take_in(worker, process)
             if code == 0:
                 worker.done = True
             elif code is not None:
-                self._replace(worker, f"died ({_cause(code)})")
-            elif worker.silent > (lease := self._lease if worker.heard else max(self._lease, START)):
-                self._replace(worker, f"was not heard of for {lease:g} s")
+                self._replace(worker, process, f"died ({_cause(code)})")
+            elif process.silent > (lease := self._lease if process.heard else max(self._lease, START)):
+                self._replace(worker, process, f"was not heard of for {lease:g} s")
+        for process in self._replaced:
+            ended = process.ended() is not None
+            for message in process.messages():
+                if isinstance(message, Remark):
+                    _log(process, message)
+            if ended:
+                process.kill()  # closes its pipes
+                self._replaced.remove(process)
+                break  # the list has changed; the others come with the next look
 
     def stop(self) -> None:
         """Asks all workers to save and end, and waits until they have. One that stays silent is killed.
 
         Raises `UserError` if one of them could not save.
         """
-        for worker in self._workers:
-            worker.process.terminate()
-            worker.silent = 0.0
+        waiting = self._running()
+        for process in waiting:
+            process.process.terminate()
+            process.silent = 0.0
         failures: list[UserError] = []
-        waiting = self._workers
         while waiting:
             time.sleep(POLL)
-            left = [worker for worker in waiting if worker.ended() is None]
-            for worker in waiting:
-                worker.silent += POLL
+            left = [process for process in waiting if process.ended() is None]
+            for process in waiting:
+                process.silent += POLL
                 try:
-                    self._take_in(worker)
+                    self._take_in(self._workers[process.worker], process)
                 except UserError as error:
                     failures.append(error)
-                if worker.silent > self._lease:
-                    worker.process.kill()
+                if process.silent > self._lease:
+                    process.process.kill()
             waiting = left
         for failure in failures:
             raise failure
 
-    def _take_in(self, worker: _Worker) -> None:
-        while not worker.inbox.empty():
-            worker.silent, worker.heard = 0.0, True
-            match worker.inbox.get():
+    def _running(self) -> list[_Process]:
+        return [worker.process for worker in self._workers if worker.process is not None]
+
+    def _take_in(self, worker: _Worker, process: _Process) -> None:
+        for message in process.messages():
+            match message:
                 case PartitionStatus() as status:
                     before = self.statuses.get(status.partition)
                     if before is None or status.standing.version > before.standing.version:
                         worker.deaths = 0
                     self.statuses[status.partition] = status
-                case Remark(partition=partition, text=text):
-                    log.warning("%s: %s", place(partition, worker.number), text)
+                case Remark():
+                    _log(process, message)
                 case Failure(partition=partition, sentence=sentence):
                     raise UserError(f"{place(partition, worker.number)}: {sentence}")
 
-    def _replace(self, worker: _Worker, why: str) -> None:
+    def _replace(self, worker: _Worker, old: _Process, why: str) -> None:
         worker.deaths += 1
         if worker.deaths > ATTEMPTS:
             raise UserError(f"worker {worker.number} {why}, for the {worker.deaths}th time without getting on.")
@@ -213,13 +249,11 @@ class WorkerPool:
             "worker %d %s; a new one goes on with partitions %s from their checkpoints.",
             worker.number, why, ", ".join(map(str, worker.partitions)),
         )  # fmt: skip
-        old = worker.process
         self._replaced.append(old)
         try:
             self._start(worker, patience=KILL_AFTER)
         except StillWriting:  # it was stopped inside a write, and would hold the lock for ever
             old.kill()
-            old.wait()
             self._start(worker, patience=self._lease)
 
     def _start(self, worker: _Worker, patience: float) -> None:
@@ -227,15 +261,11 @@ class WorkerPool:
             number: take_over(partition_folder(self._run, number).path, patience=patience)
             for number in worker.partitions
         }
-        worker.attach(self._launch(worker.number, epochs))
+        worker.process = _Process(worker.number, self._launch(worker.number, epochs))
 
 
-def _read(process: subprocess.Popen, inbox: queue.SimpleQueue) -> None:
-    """Puts the messages of a process into the inbox, until it has ended."""
-    decode = msgspec.json.Decoder(Message).decode
-    for line in process.stdout or ():
-        with contextlib.suppress(msgspec.DecodeError):  # cut short by a kill
-            inbox.put(decode(line))
+def _log(process: _Process, remark: Remark) -> None:
+    log.warning("%s: %s", place(remark.partition, process.worker), remark.text)
 
 
 def _cause(code: int) -> str:

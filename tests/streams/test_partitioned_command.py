@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     kill_stream.write_events(folder / "events.csv", LINES, keys=KEYS, seed=1, period=LINES // 2)
     assert (
-        stream("--input", folder / "events.csv", *WORDS, "--partitions", P, "--workers", 2, "--run", folder / "run")
+        stream("--input", folder / "events.csv", *WORDS, "--partitions", P, "--workers", 1, "--run", folder / "run")
         == 0
     )
     return folder / "run"
@@ -104,17 +104,20 @@ def test_kills_and_a_worker_that_was_stopped_for_long_change_no_bit(finished, tm
         os.kill(slow, signal.SIGCONT)
         wait(lambda: slow not in run.workers())  # it has noticed, and ended
         assert kill_partitions.contents(run) == written
+        killed = run.process
         run.kill_command()
         write(2)
         run.start(1)
         wait(lambda: caught_up(2))
         assert epochs(run) == [3] * P
         run.process.send_signal(signal.SIGTERM)
-        said = run.process.communicate()[1]
+        before, said = killed.communicate()[1], run.process.communicate()[1]
     finally:
         run.process.kill()
     assert run.process.returncode == 143
     assert "partition 0, worker 0: goes on after line " in said
+    assert "worker 0 was not heard of for 3 s; a new one goes on with partitions 0, 1, 2" in before
+    assert "another worker has begun epoch 2. It ends here, and has written nothing since." in before
     for number in range(P):
         ours, theirs = (partition_folder(path, number).path for path in (run.folder, finished))
         # A file that has an end closes its last window.

@@ -79,10 +79,19 @@ def test_a_worker_that_is_stopped_is_replaced_and_not_killed(tmp_path, caplog):
         assert len(script.started) == 1
         slow.send_signal(signal.SIGSTOP)
         until(workers, lambda: workers.done)
-        assert slow.poll() is None
+        assert slow.poll() is None  # not killed
         assert (partition_folder(tmp_path, 0).path / "epoch").read_text() == "2\n"
     assert slow.returncode == -signal.SIGKILL  # at the end of all
     assert "worker 0 was not heard of for 0.6 s" in caplog.text
+
+
+def test_what_a_replaced_worker_says_when_it_goes_on_is_passed_on(tmp_path, caplog):
+    noticing = "import time\n" + saying(Beat(), "time.sleep(1.2)\n") + saying(Remark(0, "is over."))
+    script = Script(noticing, BEATING)
+    with pool(tmp_path, script, lease=0.5) as workers:
+        until(workers, lambda: "partition 0, worker 0: is over." in caplog.messages)
+        until(workers, lambda: not workers._replaced)
+    assert [process.returncode for *_, process in script.started] == [0, -signal.SIGKILL]
 
 
 def test_a_worker_that_is_stopped_inside_a_write_is_killed(tmp_path):
@@ -126,7 +135,7 @@ def test_stopping_lets_workers_save_and_tell_so(tmp_path):
         f"signal.signal(signal.SIGTERM, end)\n{BEATING}"
     )
     with pool(tmp_path, Script(saving)) as workers:
-        until(workers, lambda: not workers._workers[0].inbox.empty())
+        until(workers, lambda: workers._workers[0].process.heard)
         workers.stop()
         assert workers.statuses == {0: status(0, 9)}
         assert not workers.done
