@@ -44,9 +44,11 @@ def reproduce(
     folder: Path | None,
     methods: str | None,
     seconds: float | None,
+    part: tuple[int, int] | None = None,
+    gather: bool = False,
 ) -> int:
     """Runs the experiment of this name and returns the exit code of the command."""
     from .reproducing import Request
     from .reproducing import reproduce as run  # it loads JAX
 
-    return run(Request(name, scale, seeds, seed, folder, methods, seconds))
+    return run(Request(name, scale, seeds, seed, folder, methods, seconds, part, gather))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .parts import Parts
+from .parts import Parts, Unfinished
 
 SILENCE = 20.0  # seconds between two lines of progress
 
@@ -29,8 +29,12 @@ class Job(NamedTuple):
 def run_all(jobs: Mapping[str, Job], parts: Parts) -> dict[str, Any]:
     """The result of each job, by name. Jobs begin in their order, and must not share anything that they change.
 
-    If a job fails, or on Ctrl-C, the others end at their next report. What was finished stays in `parts`.
+    If a job fails, or on Ctrl-C, the others end at their next report. What was finished stays in `parts`. Raises
+    `Unfinished` if other processes share the jobs and theirs are not finished, when this process's share is.
     """
+    mine = parts.mine(jobs)
+    missing = [name for name in jobs if name not in mine]
+    jobs = {name: job for name, job in jobs.items() if name in mine}
     kept = {name for name in jobs if name in parts}
     begun = {name for name in jobs if parts.unfinished(name).exists()} - kept
     progress = _Progress({name: job.cost for name, job in jobs.items()}, kept, begun)
@@ -43,6 +47,9 @@ def run_all(jobs: Mapping[str, Job], parts: Parts) -> dict[str, Any]:
         try:
             with jax.default_device(device):
                 found = parts.part(name, lambda: job.run(lambda done, words: progress.tell(name, done, words)))
+        except Unfinished:  # another process works on it
+            missing.append(name)
+            return None
         finally:
             devices.put(device)
         progress.tell(name, 1.0, "done")
@@ -55,6 +62,8 @@ def run_all(jobs: Mapping[str, Job], parts: Parts) -> dict[str, Any]:
     finally:
         progress.stop()
         pool.shutdown(cancel_futures=True)
+    if missing:
+        raise Unfinished(missing)
     return {name: found[name] for name in jobs}
 
 

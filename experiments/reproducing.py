@@ -31,7 +31,7 @@ from .fpp import figures as fpp_figures
 from .fptt import adding, adding_and_copying, cells, convergence, costs, images, language_models, words
 from .measures import at_edges
 from .nobacktrack import figures as nobacktrack_figures
-from .parts import Parts
+from .parts import Parts, Unfinished
 from .rbp import documents, hopfield, hyperparameters
 from .recipe import Experiment, Findings, Recipe, Verdict, chosen_methods, verdict_of
 
@@ -62,7 +62,8 @@ class Request(NamedTuple):
     * `figure`: its name; `scale`: times its full length; `seeds`: runs of each method, `None` for the figure's own;
     * `seed`: decides all that is random; `run`: the folder of the report, `None` for a new one under runs/;
     * `methods`: some of its methods, with commas between them, `None` for all; `seconds`: the time of each training,
-      `None` for no limit.
+      `None` for no limit;
+    * `part`: `(3, 16)` for the third of sixteen shares of its parts alone; `gather`: the report of finished parts.
     """
 
     figure: str
@@ -72,6 +73,8 @@ class Request(NamedTuple):
     run: Path | None = None
     methods: str | None = None
     seconds: float | None = None
+    part: tuple[int, int] | None = None
+    gather: bool = False
 
 
 def reproduce(options: Request) -> int:
@@ -95,17 +98,30 @@ def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: 
     if options.seconds is not None and not (isinstance(recipe, Experiment) and recipe.methods):
         raise UserError(f"{recipe.name} has no trainings with a time of their own; --scale makes it shorter.")
     methods = _chosen(recipe, options.methods)
+    share = (0, 1) if options.gather else options.part
+    if share is not None and isinstance(recipe, Experiment) and not recipe.in_parts:
+        raise UserError(f"{recipe.name} runs as a whole: it has no parts to share or to gather.")
+    if options.gather and not (folder / "parts").is_dir():
+        raise UserError(f"{folder} holds no parts of an experiment to gather; name the folder of its parts.")
     use_all_cores()
-    with compilation_cache(), Parts(folder, settings, methods=methods, seconds=options.seconds) as parts:
+    with compilation_cache(), Parts(folder, settings, methods=methods, seconds=options.seconds, share=share) as parts:
         try:
             if isinstance(recipe, Recipe):
                 found = _compare(recipe, options, folder, parts)
             else:
                 found = _experiment(recipe, options.seed, folder, parts)
+        except Unfinished as unfinished:
+            print(f"Not finished: {'; '.join(unfinished.names)}. What is finished is kept in {folder}.")
+            return 0
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"stopped; the same command with --run {shlex.quote(str(folder))} goes on from what is kept."
             ) from None
+        if options.part is not None:
+            print(
+                f"All parts are finished. The same command with --gather instead of --part writes the report: {folder}"
+            )
+            return 0
         smaller = options.scale != 1 or recipe.seeds < full.seeds or options.seconds is not None
         if methods is not None:
             found = found._replace(verdict=Verdict("not decided", f"only these were run: {'; '.join(methods)}."))
@@ -117,7 +133,7 @@ def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: 
             write_atomically(folder / name, content)
         write_atomically(folder / "report.md", report(recipe, options, found).encode())
         write_atomically(folder / "result.json", _result(recipe, options, found))
-        if methods is None:
+        if methods is None and share is None:
             parts.drop()
     print(f"\n{recipe.claimant}: {recipe.claim}\nVerdict: {found.verdict.word}. {found.verdict.why}")
     if found.regulariser is not None:
@@ -154,13 +170,19 @@ def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Fi
     _begin(folder, parts)
 
     def compared(recipe: Recipe, folder: Path, rate_factors, before: str = "") -> Comparison:
+        missing = []
+
         def kept(race: Race) -> list[MethodResult]:
             rates = " ".join(f"{factor:g}" for factor in race.rate_factors)
             part = f"{before}{race.name}, rates {rates}, {recipe.seeds} seeds"
-            found = parts.part(part, lambda: [described(each) for each in race.run()], digest=race.digest())
+            try:
+                found = parts.part(part, lambda: [described(each) for each in race.run()], digest=race.digest())
+            except Unfinished as unfinished:
+                missing.extend(unfinished.names)
+                return []
             return [result_from(each) for each in found]
 
-        return run(
+        comparison = run(
             contestants(recipe),
             task,
             recipe.budget,
@@ -170,7 +192,11 @@ def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Fi
             rate_factors=rate_factors,
             title=recipe.title,
             kept=kept,
+            save=options.part is None,
         )
+        if missing:
+            raise Unfinished(missing)
+        return comparison
 
     if recipe.pilot is None:
         comparison, more, edges = compared(recipe, folder, recipe.rate_factors), {}, []

@@ -32,6 +32,7 @@ AS_IN_USE = {
     "test_cli_compare",
     "test_cli_export",
     "test_cli_hostile",
+    "test_cli_parts",
     "test_exports",
     "test_fuzz",
     "test_pages_run",

@@ -242,6 +242,7 @@ RECIPES = {
             seeds=3,
             data=_tasks,
             run=Forecasts(ARMS).run,
+            in_parts=False,
         ),
     )
 }

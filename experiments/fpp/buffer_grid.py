@@ -56,12 +56,16 @@ class _Grid:
     buffers: tuple[int, ...] = BUFFERS
 
     def run(self, task: SymbolTask, steps: int, seeds: int, seed: int, parts: Parts) -> Findings:
-        cells: Cells = {}
-        for horizon, buffer in product(self.horizons, self.buffers):
-            name = f"T = {horizon}, N = {buffer}, {seeds} seeds"
-            found = parts.part(name, lambda T=horizon, N=buffer: self._best(task, T, N, steps, seeds, seed))
-            cells[buffer, horizon] = Cell(found["rate"], np.array(found["closing_bits"], float))
-            print(f"{name}: {_shown(cells[buffer, horizon])} bits", file=sys.stderr)
+        names = {f"T = {T}, N = {N}, {seeds} seeds": (T, N) for T, N in product(self.horizons, self.buffers)}
+
+        def cell(found) -> Cell:
+            return Cell(found["rate"], np.array(found["closing_bits"], float))
+
+        found = parts.all(
+            {name: lambda T=T, N=N: self._best(task, T, N, steps, seeds, seed) for name, (T, N) in names.items()},
+            lambda name, found: print(f"{name}: {_shown(cell(found))} bits", file=sys.stderr),
+        )
+        cells: Cells = {(N, T): cell(found[name]) for name, (T, N) in names.items()}
         picture = draw_lines(
             {f"a buffer of {buffer:,}": {T: cells[buffer, T].sound for T in self.horizons} for buffer in self.buffers},
             levels=task.levels,

@@ -105,16 +105,18 @@ class Contest:
 
     def findings(self, seeds: int, seed: int, parts: Parts) -> Findings:
         """Runs all trainings and returns the findings."""
-        found, numbers = {}, []
-        for name, method in self.methods.items():
-            part = f"{name}, rates {' '.join(f'{rate:g}' for rate in self.rates)}, {seeds} seeds"
-            runs = parts.part(part, lambda m=method: self._trained(m, seeds, seed))
-            found[name] = self._best(runs)
-            numbers.append({"method": name, "rate": found[name].rate, **runs})
-            ends = _closing(next(iter(found[name].online.values())))
-            print(
-                f"{name}: {mean_and_error(ends, 2)} at {found[name].rate:g}, {runs['seconds']:.0f} s", file=sys.stderr
-            )
+        rates = " ".join(f"{rate:g}" for rate in self.rates)
+        names = {f"{name}, rates {rates}, {seeds} seeds": name for name in self.methods}
+
+        def told(part: str, runs) -> None:
+            best = self._best(runs)
+            ends = mean_and_error(_closing(next(iter(best.online.values()))), 2)
+            print(f"{names[part]}: {ends} at {best.rate:g}, {runs['seconds']:.0f} s", file=sys.stderr)
+
+        makers = {part: lambda m=self.methods[name]: self._trained(m, seeds, seed) for part, name in names.items()}
+        trained = {names[part]: runs for part, runs in parts.all(makers, told).items()}
+        found = {name: self._best(runs) for name, runs in trained.items()}
+        numbers = [{"method": name, "rate": found[name].rate, **runs} for name, runs in trained.items()]
         first = next(iter(found[next(iter(found))].online))
         picture = draw_scores(
             {name: of.online[first] for name, of in found.items()},

@@ -1,5 +1,6 @@
 """What an iteration of BPTT and of FPTT costs, in time and in memory: Table 7 of Kag & Saligrama 2021."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,12 +43,15 @@ def _load() -> dict[str, Callable[[], Problem]]:
 
 
 def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed: int, parts: Parts) -> Findings:
-    found = {}
-    for task, make_problem in problems.items():
+    def measured(make_problem: Callable[[], Problem]) -> dict[str, Any]:
         problem = make_problem()
         arms = {name: arm for name, arm in problem.arms((ALPHA,)).items() if name != AUXILIARY}
-        costs = parts.part(task, lambda arms=arms, p=problem: measure(arms, p, iterations, jr.key(seed)))
-        found[task] = {_without_alpha(name): costs[name] for name in arms}
+        costs = measure(arms, problem, iterations, jr.key(seed))
+        return {name: costs[name] for name in arms}
+
+    makers = {task: lambda make=make_problem: measured(make) for task, make_problem in problems.items()}
+    costs = parts.all(makers, lambda task, found: print(f"{task}: measured", file=sys.stderr))
+    found = {task: {_without_alpha(name): cost for name, cost in of_task.items()} for task, of_task in costs.items()}
     heads = f"{'s an iteration':>22}{'÷ BPTT':>9}{'the paper':>11}{'MiB':>10}{'÷ BPTT':>9}"
     lines = [f"{'task':18}{'method':14}{heads}"]
     for task, costs in found.items():

@@ -285,6 +285,7 @@ RECIPES = {
             seeds=3,
             data=_digits,
             run=_hopfield,
+            in_parts=False,
         ),
         Experiment(
             name="rbp/table-a1",
@@ -296,6 +297,7 @@ RECIPES = {
             seeds=100,
             data=_digits,
             run=_table_a1,
+            in_parts=False,
         ),
     )
 }

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ F = TypeVar("F", bound="RunFolder")
 
 # The exceptions of msgspec for a file that is damaged or not JSON.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+WAIT = 30.0  # seconds for another process to begin a run that several work on
 
 # The setting that identifies each command's runs. All these commands but sweep have --resume.
 MARKS = {"text_digest": "train", "learning": "stream", "rate_factors": "compare", "points": "sweep"}
@@ -45,8 +48,8 @@ class RunFolder(Folder):
     """
 
     @classmethod
-    def create(cls: type[F], path: Path, settings: msgspec.Struct) -> F:
-        """A new run with these settings.
+    def create(cls: type[F], path: Path, settings: msgspec.Struct, *, wait: float = 0.0) -> F:
+        """A new run with these settings, after waiting at most `wait` seconds for another process.
 
         Raises `UserError` if the folder is not empty, is used by another process, or cannot be written.
         """
@@ -54,7 +57,7 @@ class RunFolder(Folder):
         folder = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            folder.hold()
+            folder.hold(wait=wait)
             check_unused(path)  # now that no other process can begin a run here
             folder.remove_unfinished(path)
             folder.write(folder.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
@@ -67,18 +70,34 @@ class RunFolder(Folder):
         return folder
 
     @classmethod
-    def open(cls: type[F], path: Path) -> F:
-        """An existing run.
+    def join(cls: type[F], path: Path, settings: msgspec.Struct, check: Callable[[], None]) -> F:
+        """The run that several processes work on: a new one with these settings, or the existing one after `check`."""
+        folder = cls(path)
+        if not folder.settings.is_file():
+            try:
+                folder = cls.create(path, settings, wait=WAIT)
+                folder.share()
+                return folder
+            except UserError:
+                if not folder.settings.is_file():
+                    raise  # another process has not begun it in this moment
+        check()
+        return cls.open(path, shared=True, wait=WAIT)
+
+    @classmethod
+    def open(cls: type[F], path: Path, *, shared: bool = False, wait: float = 0.0) -> F:
+        """An existing run, held as `Folder.hold` says.
 
         Raises `UserError` if there is none, if another process uses it, or if it holds a link, a pipe or a device.
         """
         folder = cls(path)
         if not folder.settings.exists():
             raise UserError(f"{path} holds no run to resume; name the folder of a run, or start one with --run.")
-        folder.hold()
+        folder.hold(shared=shared, wait=wait)
         try:
             folder.check_ordinary()
-            folder.remove_unfinished(path)
+            if not shared:
+                folder.remove_unfinished(path)
         except BaseException:
             folder.close()
             raise

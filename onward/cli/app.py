@@ -100,12 +100,13 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
     Both modules are imported only now, the options first, so that help and error messages come at once.
     """
+    from .metrics import metrics_of
     from .options import parse_options
 
     options = parse_options(options_of(name), arguments, program=f"onward {name}")
     command = f"{name}_" if iskeyword(name) else name
     request()  # set before the command imports JAX, because XLA reads it when JAX first computes
-    with time_limit(getattr(options, "total_time", None)):
+    with time_limit(getattr(options, "total_time", None)), metrics_of(name, options):
         return getattr(import_module(f".{command}", __package__), command)(options)
 
 

@@ -1,7 +1,7 @@
 """`onward compare`: methods side by side, in a table and a picture."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import quote
@@ -11,7 +11,7 @@ import jax.random as jr
 import msgspec
 
 from .. import __version__
-from ..checkpoints.run_folder import UNREADABLE, RunFolder, check_unused, new_folder
+from ..checkpoints.run_folder import UNREADABLE, RunFolder, check_unused, command_of, new_folder
 from ..comparison.compare import Budget, Comparison, Contestant, MethodResult, Race
 from ..comparison.compare import compare as run_comparison
 from ..comparison.compare_report import comparison_table, described, result_from, save_comparison
@@ -21,6 +21,7 @@ from ..registry.method_names import COMPARISON
 from ..support.devices import use_all_cores
 from ..support.errors import UserError
 from ..support.held_folder import read
+from ..support.tables import counted
 from ..tasks.symbols import SymbolTask
 from .build import enough_memory
 from .compare_options import CompareOptions
@@ -32,6 +33,8 @@ from .shown import say
 
 def compare(options: CompareOptions) -> int:
     """Runs the command and returns its exit code."""
+    if options.part is not None or options.gather:
+        return _share(options)
     if options.resume is None:
         if options.run is not None:
             check_unused(options.run)
@@ -46,6 +49,32 @@ def compare(options: CompareOptions) -> int:
             say(f"{_said(folder)}\nThe comparison in {folder.path} is finished; there is nothing left to resume.")
             return 0
         return _compare(settings, lambda whole: _the_same(folder, settings, whole), file=settings.file)
+
+
+def _share(options: CompareOptions) -> int:
+    """A share of the methods, or all that is finished, in a folder on which several processes work."""
+    path = options.run
+    assert path is not None  # the options were checked together
+    if options.gather and command_of(path) != "compare":
+        raise UserError(f"{path} holds no comparison to gather; name the folder of its parts.")
+    settings = new_compare_settings(options)
+
+    def join(whole: CompareSettings) -> RunFolder:
+        def check() -> None:
+            there = RunFolder(path).read_settings(CompareSettings)
+            check_as_before(options, there, path)
+            _the_same(RunFolder(path), there, whole)
+
+        return RunFolder.join(path, whole, check)
+
+    number, shares = options.part or (1, 1)
+    if shares > len(settings.methods):
+        raise UserError(
+            f"--part {options.part}: {shares} parts are more than the {len(settings.methods)} methods of this "
+            "comparison; take fewer."
+        )
+    mine = () if options.gather else settings.methods[number - 1 :: shares]
+    return _compare(settings, join, mine=mine)
 
 
 def _said(folder: RunFolder) -> str:
@@ -67,7 +96,9 @@ def _compare(
     take: Callable[[CompareSettings], AbstractContextManager[RunFolder]],
     *,
     file: str | None = None,
+    mine: Sequence[str] | None = None,
 ) -> int:
+    """Compares all methods. If `mine` is given, it computes only these, and of the others takes what is finished."""
     use_all_cores()
     budget = Budget(settings.seconds, settings.characters)
     with compilation_cache():
@@ -81,6 +112,7 @@ def _compare(
         of_task = {"stream": task.digest, "descriptions": descriptions}
         versions = {"onward": __version__, "jax": jax.__version__}
         with take(msgspec.structs.replace(settings, **of_task, **versions)) as folder:
+            share = _Share(folder, settings.methods if mine is None else mine)
             try:
                 comparison = run(
                     contestants,
@@ -90,24 +122,49 @@ def _compare(
                     seeds=settings.seeds,
                     rate_factors=settings.rate_factors,
                     folder=folder.path,
-                    kept=lambda race: _kept(folder, race),
+                    kept=share.kept,
+                    save=not mine,
                 )
             except KeyboardInterrupt as stop:
                 again = f"onward compare --resume {shlex.quote(str(folder.path))}"
                 raise type(stop)(f"stopped; what is finished is kept. Go on with: {again}") from None
-            folder.write(folder.summary, msgspec.json.encode(_summary(comparison)) + b"\n")
+            if mine:
+                done = [name for name in mine if name not in share.missing]
+                say(f"{counted(len(done), 'method')} of {len(mine)} finished, in {folder.path}.")
+            if share.missing:
+                say(f"Not finished: {', '.join(share.missing)}.")
+            elif mine is None or not mine:
+                folder.write(folder.summary, msgspec.json.encode(_summary(comparison)) + b"\n")
     return 0
 
 
-def _kept(folder: RunFolder, race: Race) -> list[MethodResult]:
-    """The results of a method: read from the folder if they are kept there, else computed and kept."""
-    path = folder.path / "parts" / f"{quote(race.name, safe=':')}.json"
-    if not path.exists():
-        folder.write(path, msgspec.json.encode([described(result) for result in race.run()]) + b"\n")
-    try:
-        return [result_from(each) for each in msgspec.json.decode(read(path))]
-    except (*UNREADABLE, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it to run this method again.") from None
+class _Share:
+    """The methods that this process computes, and what is kept in the folder of all methods.
+
+    * `missing`: the methods without results, as far as they were asked for.
+    """
+
+    def __init__(self, folder: RunFolder, mine: Sequence[str]):
+        self._folder, self._mine, self.missing = folder, mine, []
+
+    def kept(self, race: Race) -> list[MethodResult]:
+        """The results of a method: read from the folder if they are kept there, else computed if they are this
+        process's, and kept.
+        """
+        folder = self._folder
+        path = folder.path / "parts" / f"{quote(race.name, safe=':')}.json"
+        if not path.exists() and race.name in self._mine:
+            with folder.claim(path.with_suffix(".claim")) as other:
+                if not other and not path.exists():
+                    found = [described(result) for result in race.run()]
+                    folder.write(path, msgspec.json.encode(found) + b"\n")
+        if not path.exists():
+            self.missing.append(race.name)
+            return []
+        try:
+            return [result_from(each) for each in msgspec.json.decode(read(path))]
+        except (*UNREADABLE, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete it to run this method again.") from None
 
 
 def _summary(comparison: Comparison) -> dict[str, float | int | str | None]:
@@ -145,15 +202,19 @@ def run(
     rate_factors: tuple[float, ...] | Mapping[str, tuple[float, ...]] = (1.0,),
     title: str | None = None,
     kept: Callable[[Race], list[MethodResult]] = lambda race: race.run(),
+    save: bool = True,
 ) -> Comparison:
-    """Compares with a live line, and saves the results whenever a method is finished; `kept` is as in `compare`."""
+    """Compares with a live line, and unless `save` is false saves the results whenever a method is finished; `kept` is
+    as in `compare`.
+    """
     results: list[MethodResult] = []
     too_large = "the comparison does not fit into memory; choose smaller networks, ranks or windows, or fewer seeds."
     with _made(folder), ComparisonProgress(list(contestants)) as progress, enough_memory(too_large):
 
         def finished(result: MethodResult) -> None:
             results.append(result)
-            save_comparison(Comparison(task, budget, seeds, tuple(results)), folder, title=title)
+            if save:
+                save_comparison(Comparison(task, budget, seeds, tuple(results)), folder, title=title)
 
         comparison = run_comparison(
             contestants,
@@ -166,7 +227,8 @@ def run(
             finished=finished,
             kept=kept,
         )
-    say(f"\n{comparison_table(comparison, title)}\nPicture, table and curves: {folder}")
+    if save and comparison.results:
+        say(f"\n{comparison_table(comparison, title)}\nPicture, table and curves: {folder}")
     return comparison
 
 

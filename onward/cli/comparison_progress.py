@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from .metrics import tell
+
 
 class ComparisonProgress:
     """Which method runs, how far it is, its current bits per character, and the time left for it.
@@ -46,6 +48,7 @@ class ComparisonProgress:
             return self.begin(name)
         if name != self._name:
             self._name, self._began, self._from, self._quarter = name, time.perf_counter(), part, 0
+        tell(round(1e4 * part), {"bits": bits, "done": part}, of=name)
         line = f"{self._numbered(name)}: {part:.0%}, {bits:.3f} bits/character"
         if part > self._from:
             left = round((time.perf_counter() - self._began) * (1 - part) / (part - self._from))

@@ -9,6 +9,7 @@ from rich.table import Column
 
 from ..observing import ALARMING_INFLUENCE
 from ..texts.learn import Report
+from .metrics import tell
 from .shown import say
 
 WINDOW = 10_000  # characters over which "now" averages
@@ -50,6 +51,8 @@ class ProgressLine:
         while sum(block.characters for block in self._recent) - self._recent[0].characters >= WINDOW:
             self._recent.popleft()
         line = self._line(at)
+        numbers = {"bits": report.bits / report.characters, "characters a second": report.characters / report.seconds}
+        tell(at, numbers | {"influence norm": report.influence_norm})
         if self._console.is_terminal:
             self._bar.update(self._task, completed=at, description=line)
         elif 10 * at // self._total > self._tenth:

@@ -19,4 +19,6 @@ def reproduce(options: ReproduceOptions) -> int:
         folder=options.run,
         methods=options.methods,
         seconds=options.budget,
+        part=options.part,
+        gather=options.gather,
     )

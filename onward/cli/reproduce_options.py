@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
 from ..support.errors import UserError
+from . import shared_options as shared
 from .options import duration, one_of, option, positive, whole
+from .part_options import Part, PartOption, check_together
 
 GROUP = "onward.experiments"
 
@@ -41,11 +43,15 @@ class Catalogue(Protocol):
         folder: Path | None,
         methods: str | None,
         seconds: float | None,
+        part: tuple[int, int] | None,
+        gather: bool,
     ) -> int:
         """Runs the experiment and returns the exit code.
 
         If `seeds` or `folder` is `None`, the experiment chooses it. `methods` names some of its methods, with commas
         between them, and `seconds` is the time that each training may take; `None` is for all, and for no limit.
+        `part` is the share of the experiment's parts that this process computes, `(3, 16)` for the third of sixteen;
+        `gather` asks for the report of the parts that are finished.
         """
         ...
 
@@ -82,8 +88,14 @@ class ReproduceOptions:
     """Time of each training, 90s, 10m or 2h: no epoch begins that would end later."""
     run: Annotated[Path | None, *option("FOLDER", "a new one under runs/", Path)] = None
     """The folder for the report. Finished parts are kept here, and a stopped experiment continues from them."""
+    part: PartOption[Part | None] = None
+    gather: bool = False
+    """Write the report from the parts that are finished, or name those that are missing."""
+    tensorboard: shared.TensorBoard[Path | None] = None
+    prometheus: shared.Prometheus[int | None] = None
 
     def __post_init__(self):
+        check_together(self.part, self.gather, None, self.run)
         names = [name for catalogue in catalogues() for name in catalogue.names]
         if self.figure is None:
             raise UserError(f"say which figure to reproduce; there are {', '.join(names)}." if names else f"{MISSING}.")

@@ -130,4 +130,19 @@ def method_option(job: Job) -> tuple:
     )
 
 
+TensorBoard = Annotated[
+    T,
+    *option(
+        "FOLDER", "none", Path, help="Write the numbers of the run here as events of TensorBoard (onward[metrics])."
+    ),
+]
+Prometheus = Annotated[
+    T,
+    *option(
+        "PORT",
+        "none",
+        whole("--prometheus", 1, most=65535),
+        help="Serve the numbers of the run to Prometheus at this port of 127.0.0.1 (onward[metrics]).",
+    ),
+]
 Seed = Annotated[T, *seed_option()]

@@ -110,5 +110,7 @@ class StreamOptions:
     resume: shared.Resume[Path | None] = None
     checkpoint_every: shared.CheckpointEvery[float] = 30.0
     total_time: shared.TotalTime[float | None] = None
+    tensorboard: shared.TensorBoard[Path | None] = None
+    prometheus: shared.Prometheus[int | None] = None
     dead_letter_limit: Annotated[int, *option("N", "1000", whole("--dead-letter-limit", 0))] = 1000
     """Stop if more than this many of the latest 10,000 lines are malformed."""

@@ -10,6 +10,7 @@ from rich.live import Live
 from ..streams.base import AbstractSource, RedisPosition
 from ..streams.learning import Report
 from ..streams.standing import StreamStanding
+from .metrics import tell
 from .shown import say
 
 WINDOW = 10_000  # events over which "now" averages
@@ -55,6 +56,13 @@ class StreamProgress:
         while self._recent_lines - self._recent[0][0] >= WINDOW:
             self._recent_lines -= self._recent.popleft()[0]
         self._standing = report.standing
+        if report.lines:
+            numbers = {"lines a second": report.lines / report.seconds}
+            if len(errors):
+                numbers |= {"error": float(errors.mean()), "persistence": float(persistence.mean())}
+            if self._source.lag is not None:
+                numbers["lag"] = float(self._source.lag)
+            tell(report.standing.lines, numbers)
         now = time.monotonic()
         if now - self._shown >= (BETWEEN if self._console.is_terminal else self.between_lines):
             self._shown = now

@@ -9,6 +9,7 @@ from ..registry.method_names import COMPARISON
 from ..support.errors import UserError
 from . import shared_options as shared
 from .options import one_of, option, whole
+from .part_options import Part, PartOption, RayOption, check_together
 
 HIDDEN_SIZE = 20
 TASK = "cycle-world"
@@ -110,7 +111,8 @@ class SweepOptions:
         onward sweep rate=0.1:100:7 horizon=2,5 --method fpp --cell lstm \
             --hidden-size 8 --run runs/fpp
 
-    To resume a sweep that was stopped, give the same command with the same --run. A text is read once.
+    To resume a sweep that was stopped, give the same command with the same --run; it may have more values or seeds. A
+    text is read once.
     """
 
     INSTEAD: ClassVar = {"--rate": "write the settings to sweep before the options: onward sweep rate=0.1,1"}
@@ -128,9 +130,19 @@ class SweepOptions:
     """Draw this many points from the ranges LOW:HIGH, log-uniformly."""
     cell: Annotated[str | None, *shared.cell_option(shared.USUAL_CELL)] = None
     hidden_size: Annotated[int, *shared.hidden_size_option("20")] = HIDDEN_SIZE
-    lanes: Annotated[int | None, *option("N", "what fits into memory", whole("--lanes", 1))] = None
-    """How many runs at most side by side; results are saved after each such part."""
+    lanes: Annotated[int | None, *option("N", "256", whole("--lanes", 1))] = None
+    """How many runs at most form a unit of work, side by side as far as memory allows; each unit is saved when it is
+    finished."""
     streams: shared.Streams[int] = 1
     seed: shared.Seed[int] = 0
     run: shared.Run[Path | None] = None
+    part: PartOption[Part | None] = None
+    gather: bool = False
+    """Draw table and picture from the parts that are finished, and name those that are missing."""
+    ray: RayOption[str | None] = None
     total_time: shared.TotalTime[float | None] = None
+    tensorboard: shared.TensorBoard[Path | None] = None
+    prometheus: shared.Prometheus[int | None] = None
+
+    def __post_init__(self):
+        check_together(self.part, self.gather, self.ray, self.run)

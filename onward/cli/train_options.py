@@ -40,3 +40,5 @@ class TrainOptions:
     temperature: Annotated[float | None, *shared.temperature_option()] = None
     checkpoint_every: shared.CheckpointEvery[float] = 30.0
     total_time: shared.TotalTime[float | None] = None
+    tensorboard: shared.TensorBoard[Path | None] = None
+    prometheus: shared.Prometheus[int | None] = None

@@ -1,36 +1,19 @@
 """Reports of a sweep: a table of the best points, a picture of sensitivity, and every run as a JSON line."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..support.files import write_atomically
 from ..support.pictures import COLOURS, heading, picture, save_picture
-from ..support.strict_json import encoded
 from ..support.tables import WIDTH, columns, counted, mean_and_error, wrapped
 from .compare_report import draw_levels, levels
-from .sweep import Structure, Sweep, Trial, structure_of
+from .sweep import Structure, Sweep, Trial, structure_of, write_results
+from .sweep import rows as rows
 
 SHOWN = 10  # points in the table
-
-
-def rows(sweep: Sweep) -> Iterator[dict]:
-    """A flat record for each run: its settings, its seed, bits over the last tenth and over the whole run, and whether
-    it diverged or was lost.
-    """
-    for trial in sweep.trials:
-        for seed in range(sweep.seeds):
-            broken = bool(trial.diverged[seed])
-            yield {
-                **trial.settings,
-                "seed": seed,
-                "bits": None if broken else float(trial.closing[seed]),
-                "mean_bits": None if broken else float(trial.whole[seed]),
-                "diverged": int(trial.diverged[seed]),
-                "lost": bool(trial.lost[seed]),
-            }
 
 
 def sweep_table(sweep: Sweep, title: str | None = None) -> str:
@@ -41,6 +24,8 @@ def sweep_table(sweep: Sweep, title: str | None = None) -> str:
         size += f": all of the text, once, and not {sweep.budget}"
     lines = [*([title] if title else []), wrapped(f"{sweep.task.name}: {size}.")]
     lines += ["Bits per character, mean ± standard error over the sound seeds; lower is better.", ""]
+    if not sweep.trials:
+        return "\n".join([*lines, *map(wrapped, ["No point is finished.", *_missing(sweep)])]) + "\n"
     ranked = sorted(sweep.trials, key=lambda trial: trial.order)
     lines += _ranking(ranked[:SHOWN])
     if len(ranked) > SHOWN:
@@ -73,7 +58,10 @@ def _ranking(trials: Sequence[Trial]) -> list[str]:
 
 def _remarks(sweep: Sweep) -> list[str]:
     """Remarks to read before the numbers."""
-    remarks = []
+    remarks = _missing(sweep)
+    for reason in dict.fromkeys(trial.failed for trial in sweep.trials if trial.failed):
+        count = sum(trial.failed == reason for trial in sweep.trials)
+        remarks.append(f"Of {counted(len(sweep.trials), 'point')} {count} failed: {reason}")
     broken = sum(int(np.sum(trial.diverged > 0)) for trial in sweep.trials)
     lost = sum(int(np.sum(trial.lost)) for trial in sweep.trials)
     if broken or lost:
@@ -89,6 +77,12 @@ def _remarks(sweep: Sweep) -> list[str]:
             end = "least" if best == values[0] else "largest"
             remarks.append(f"The best {name}, {_shown(best)}, is the {end} tried: what lies beyond may be better.")
     return remarks
+
+
+def _missing(sweep: Sweep) -> list[str]:
+    if not sweep.missing:
+        return []
+    return [f"Not finished: {', '.join(sweep.missing)}. Points of these parts are left out."]
 
 
 def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
@@ -144,8 +138,10 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
 
 def save_sweep(sweep: Sweep, folder: Path, *, title: str | None = None) -> None:
     """Writes results.jsonl, table.txt, sensitivity.png and sensitivity.svg of a sweep to `folder`."""
-    write_atomically(folder / "results.jsonl", b"".join(encoded(row) + b"\n" for row in rows(sweep)))
+    write_results(sweep, folder)
     write_atomically(folder / "table.txt", sweep_table(sweep, title).encode())
+    if not sweep.trials:
+        return
     for kind in ("png", "svg"):
         save_picture(folder / f"sensitivity.{kind}", lambda kind=kind: draw(sweep, kind, title=title))
 

@@ -5,7 +5,9 @@ import errno
 import fcntl
 import os
 import secrets
+import socket
 import stat
+import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -105,21 +107,62 @@ class Folder:
         for left in path.glob(TEMPORARY):
             self.remove(left)
 
-    def hold(self) -> None:
-        """Locks the folder for this process until `close`. Raises `UserError` if another process holds it.
+    def hold(self, *, shared: bool = False, wait: float = 0.0) -> None:
+        """Locks the folder for this process until `close`, after waiting at most `wait` seconds. Raises `UserError` if
+        another process holds it. Several processes may hold it as `shared`.
 
         The kernel releases the folder if the process ends in any way, so a kill leaves nothing to clean up.
         """
+        end = time.monotonic() + wait
         while self._descriptor is None:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                _lock(descriptor, self.path)
+                while not _locked(descriptor, shared):
+                    if time.monotonic() >= end:
+                        raise UserError(f"{self.path} is in use by another process; wait for it, or stop it first.")
+                    time.sleep(0.05)
                 # Otherwise the folder was removed and created again in the meantime.
                 if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
                     self._descriptor = descriptor
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
+
+    def share(self) -> None:
+        """Lets other processes hold the folder too, if they share it."""
+        if self._descriptor is not None:
+            _locked(self._descriptor, shared=True)
+
+    @contextlib.contextmanager
+    def claim(self, path: Path) -> Iterator[str]:
+        """A context in which a piece of work belongs to this process. Its value is "", or who has claimed it already.
+
+        The claim is a lock on a file, which says who holds it and goes when the work is done. If a process is killed,
+        the kernel releases its claims.
+        """
+        while True:
+            file = self.append(path)
+            try:
+                mine = _locked(file.fileno(), shared=False)
+                # Otherwise the work was done, and its claim removed, in the meantime.
+                current = path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            except BaseException:
+                file.close()
+                raise
+            if not mine or current:
+                break
+            file.close()
+        with file:
+            if not mine:
+                yield path.read_text(errors="replace").strip() or "another process"
+                return
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            file.flush()
+            try:
+                yield ""
+            finally:
+                self.remove(path)
 
     def close(self) -> None:
         """Releases the folder if it is held."""
@@ -196,13 +239,15 @@ def named(error: OSError, path: Path) -> OSError:
     return OSError(error.errno, error.strerror, str(path))
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _locked(descriptor: int, shared: bool) -> bool:
+    """Whether this process now has the lock; false if another one holds it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{path} is in use by another process; wait for it, or stop it first.") from None
+        return False
     except OSError:
         pass  # the file system has no locks: the user must take care
+    return True
 
 
 def _check(path: Path, inner: int, *, shared: bool = True) -> None:

@@ -17,7 +17,7 @@ from onward.cli.shown import Lasting, is_gone
 from onward.cli.stream_options import StreamOptions
 from onward.cli.stream_settings import new_stream_settings
 from onward.cli.train_options import TrainOptions
-from onward.comparison._sweep_folder import SweepFolder, SweepSettings
+from onward.comparison.sweep_folder import SweepFolder, SweepSettings
 from onward.support.errors import UserError
 from tests.doors import put, snapshot
 
@@ -36,7 +36,7 @@ FILES = {
         *("parts/program-000/part-0000.json", "sensitivity.png", "sensitivity.svg"),
     ),
 }
-SWEEP = SweepSettings("task", "0", 10, 1, [0], 32, ["rtrl"], [{"rate": 0.1}], "1", "1")
+SWEEP = SweepSettings("task", "0", 10, 1, [0], 32, [{"rate": 0.1}], "1", "1")
 
 
 def settings_of(command, folder):
@@ -53,7 +53,7 @@ def settings_of(command, folder):
 
 def resume(command, run):
     if command == "sweep":
-        with SweepFolder.take(run, SWEEP):
+        with SweepFolder.take(run, SWEEP, lambda before: list(before)):
             return 0
     return main([command, "--resume", str(run)])
 

@@ -17,7 +17,8 @@ import pytest
 import onward
 from onward.cli import main
 from onward.cli.compilation_cache import compilation_cache
-from onward.comparison.sweep import Sweep, Trial, grid, log_uniform, sweep
+from onward.comparison.sweep import Sweep, SweepWork, Trial, grid, log_uniform, share, sweep
+from onward.comparison.sweep_plan import key_of, planned
 from onward.comparison.sweep_report import draw, rows, save_sweep, sweep_table
 from onward.registry.build import build_contestant
 from onward.registry.method_names import COMPARISON
@@ -93,7 +94,7 @@ def test_every_run_is_a_flat_line_of_json(finished):
     found, folder, _ = finished
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert len(lines) == len(POINTS) * 2
-    assert list(lines[0]) == ["rate", "push", "seed", "bits", "mean_bits", "diverged", "lost"]
+    assert list(lines[0]) == ["rate", "push", "seed", "bits", "mean_bits", "diverged", "lost", "failed"]
     assert lines == list(rows(found))
     assert all((line["bits"] is None) == (line["diverged"] > 0) for line in lines)
 
@@ -116,7 +117,8 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_bits(finished, tmp_path):
     [
         ({"characters": 500}, "holds another sweep, its characters being 400 there and 500 here; name another folder"),
         ({"key": jr.key(1)}, "holds another sweep, its key being not the same"),
-        ({"seeds": 3}, "holds another sweep, its seeds being 2 there and 3 here"),
+        ({"seeds": 1}, "holds another sweep, its seeds being 2 there and 1 here"),
+        ({"points": POINTS[1:]}, "holds another sweep, its points being not the same"),
     ],
 )
 def test_a_folder_of_another_sweep_is_left_alone(finished, change, sentence):
@@ -139,8 +141,8 @@ def test_a_sweep_goes_on_at_the_right_points_on_another_number_of_devices(tmp_pa
         if part_done > 0.6:  # in the second of two parts
             raise KeyboardInterrupt
 
-    few = {"points": POINTS[:5], "lanes": 6}
-    monkeypatch.setattr(jax, "device_count", lambda: 2)  # the cut is made for two, into 6 and 4 runs; else into 5 and 5
+    few = {"points": POINTS[:5], "lanes": 5}
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)  # 5 runs are then padded to 6 lanes
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, report=stopped, **few)
     monkeypatch.undo()
@@ -148,6 +150,77 @@ def test_a_sweep_goes_on_at_the_right_points_on_another_number_of_devices(tmp_pa
     for one, other in zip(resumed.trials, whole.trials, strict=True):
         np.testing.assert_allclose(one.closing, other.closing, rtol=1e-4)
         np.testing.assert_array_equal(one.diverged, other.diverged)
+
+
+def test_parts_and_later_points_and_seeds_make_the_table_of_one_process(finished, tmp_path):
+    """Two shares of some points, then the other points and another seed in a third call; each unit is computed once."""
+    shared, few = tmp_path / "shared", {"points": POINTS[:4], "seeds": 1, "lanes": 2}
+    first = run(shared, part=(1, 2), **few)
+    assert first.missing == ("program-000/part-0001",)
+    assert [trial.settings for trial in first.trials] == POINTS[:2]
+    assert "Not finished: program-000/part-0001." in sweep_table(first)
+    assert not run(shared, part=(2, 2), **few).missing
+    before = {path: path.read_bytes() for path in shared.rglob("part-*.json")}
+    assert len(before) == 2
+    whole = run(shared, seeds=2, lanes=4)
+    assert before.items() <= {path: path.read_bytes() for path in shared.rglob("part-*.json")}.items()
+    machines = [json.loads(line)["unit"] for line in (shared / "parts" / "machines.jsonl").read_text().splitlines()]
+    assert machines == [
+        unit.name
+        for unit in SweepWork.begin(make, POINTS, WHEEL, characters=400, key=jr.key(0), seeds=2, folder=shared).units
+    ]
+    assert [json.loads(line) for line in (shared / "results.jsonl").read_text().splitlines()] == list(rows(whole))
+    for one, other in zip(whole.trials, finished[0].trials, strict=True):
+        assert one.settings == other.settings
+        np.testing.assert_allclose(one.closing, other.closing, rtol=1e-4)
+
+
+def test_a_unit_that_fails_is_a_row_with_its_reason_and_is_tried_again(tmp_path):
+    broken = [True]
+
+    def fragile(rate, push, size):
+        if broken and size == 3 and not isinstance(rate, float):
+            raise RuntimeError("the third size\nis too much")
+        return make(rate, push)
+
+    points = grid(rate=(0.01, 0.1), push=(0.0,), size=(2, 3))
+    found = run(tmp_path, method=fragile, points=points)
+    assert [trial.failed for trial in found.trials] == ["", "RuntimeError: the third size"] * 2
+    assert found.best.settings["size"] == 2
+    assert "Of 4 points 2 failed: RuntimeError: the third size" in sweep_table(found)
+    assert [row["failed"] is None for row in rows(found)] == [True, True, False, False] * 2
+    assert all(row["bits"] is None for row in rows(found) if row["failed"])
+    broken.clear()
+    again = run(tmp_path, method=fragile, points=points)
+    assert not any(trial.failed for trial in again.trials)
+    assert again.trials[0].closing.tolist() == found.trials[0].closing.tolist()
+
+
+def test_the_plan_depends_on_the_points_alone_and_covers_each_run_once():
+    points = grid(rate=(0.1, 0.2, 0.3), size=(2, 5))
+    programs = planned(points, ["a"] * 6, seeds=3, lanes=4)
+    units = [unit for number, program in enumerate(programs) for unit in program.units(number)]
+    assert [len(unit.runs) for unit in units] == [3, 3, 3] * 2
+    assert sorted(key_of(run) for unit in units for run in unit.runs) == sorted(
+        key_of((point, seed)) for point in points for seed in range(3)
+    )
+    more = planned([*points, {"rate": 0.4, "size": 5}], ["a"] * 7, seeds=3, lanes=4, before=programs)
+    assert more[0] == programs[0]
+    assert more[1].units(1)[:3] == programs[1].units(1)
+    assert list(more[1].units(1)[3].runs) == [({"rate": 0.4, "size": 5}, seed) for seed in range(3)]
+    shares = [share(units, (i, 4)) for i in (1, 2, 3, 4)]
+    assert sorted(unit.name for each in shares for unit in each) == [unit.name for unit in units]
+    for part, sentence in (((0, 4), "from 1 to 4, got 0"), ((7, 7), "7 parts are more than the 6 units")):
+        with pytest.raises(ValueError, match=sentence):
+            share(units, part)
+
+
+def test_keys_and_drawn_points_do_not_depend_on_how_many_there_are():
+    key = jr.key(3)
+    np.testing.assert_array_equal(jr.key_data(jr.split(key, 9))[:4], jr.key_data(jr.split(key, 4)))
+    assert log_uniform(9, key=key, rate=(0.1, 1.0), size=(1.0, 2.0))[:4] == log_uniform(
+        4, key=key, rate=(0.1, 1.0), size=(1.0, 2.0)
+    )
 
 
 def test_parts_of_other_runs_are_named(finished, tmp_path):

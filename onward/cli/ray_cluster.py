@@ -1,0 +1,103 @@
+"""Units of work on a Ray cluster: as many at a time as it has room for, and those of a lost worker again elsewhere."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import msgspec
+
+from ..support.errors import UserError
+from ..support.extras import needed
+from .part_options import LOCAL, check_address
+from .ray_worker import Answer, Job, Telling, compute
+
+LOOK = 0.5  # seconds between two looks at the progress
+
+
+def on_ray(
+    address: str,
+    command: str,
+    settings: bytes,
+    units: Mapping[str, bytes],
+    keep: Callable[[str, Answer], None],
+    report: Callable[[float, float], None],
+) -> None:
+    """Computes units of work on the cluster at `address`, or on one that is started here for `auto`.
+
+    * `command`, `settings`: what the workers do, as data; see `onward.cli.ray_worker`;
+    * `units`: what each unit is, as data, by name;
+    * `keep`: called with the answer of each unit as soon as it is there;
+    * `report`: receives the finished fraction of all units, and a mean number to show, such as bits.
+
+    If a worker dies, Ray runs its unit again. On Ctrl-C what is finished has been kept.
+    """
+    if not units:
+        return
+    with cluster(address) as ray:
+        telling = ray.remote(num_cpus=0)(Telling).remote()
+        job = msgspec.json.encode(Job.here(command, settings.decode(), jax.local_device_count()))
+        run = ray.remote(num_cpus=1, max_retries=-1)(compute)
+        waiting = {run.options(name=name).remote(job, name, unit, telling): name for name, unit in units.items()}
+        try:
+            while waiting:
+                ready, _ = ray.wait(list(waiting), timeout=LOOK)
+                for each in ready:
+                    name = waiting.pop(each)
+                    keep(name, msgspec.json.decode(ray.get(each), type=Answer))
+                told = ray.get(telling.told.remote())
+                done = sum(told[name][0] for name in waiting.values() if name in told)
+                shown = [number for _, number in told.values()]
+                report((len(units) - len(waiting) + done) / len(units), sum(shown) / max(len(shown), 1))
+        except KeyboardInterrupt:
+            for each in waiting:
+                ray.cancel(each, force=True)
+            raise
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Any]:
+    """A context with Ray, connected to a cluster. One that was started here ends with the context.
+
+    A cluster of its own listens on this machine's loopback alone, and takes only those who have its token, which lies
+    in a file that nobody else can read. Raises `UserError` if nothing answers at the address, and `MissingExtra`
+    without Ray.
+    """
+    check_address(address)
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="onward-ray-") as private:  # its mode is 0700
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        if address == LOCAL:
+            token = Path(private) / "token"
+            descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            os.write(descriptor, os.urandom(32).hex().encode())
+            os.close(descriptor)
+            os.environ |= {
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token),
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise it would listen on every interface
+            }
+        ray = needed("ray", "ray")
+        try:
+            if address == LOCAL:
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                    _node_ip_address="127.0.0.1",
+                )
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"--ray {address}: {str(error).splitlines()[0]}") from None
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+            for name in os.environ.keys() - before.keys():
+                if name.startswith("RAY_"):
+                    del os.environ[name]

@@ -1,0 +1,145 @@
+"""Shares of a sweep, a comparison and an experiment: together they find what one process finds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.jobs import Job, run_all
+from experiments.parts import Parts, Unfinished
+from onward.cli import main
+from onward.cli.part_options import part_of
+from onward.support.errors import UserError
+from onward.support.machine import memory_limit
+
+SWEEP = ["sweep", "rate=0.1,1,10", "--characters", "100", "--hidden-size", "2", "--seeds", "1", "--lanes", "1", "--run"]
+COMPARE = ["compare", "--methods", "rtrl,tbptt:2", "--task", "cycle-world", "--budget", "100c", "--hidden-size", "2"]
+COMPARE += ["--seeds", "1", "--run"]
+
+
+def test_parts_of_a_sweep_make_the_table_of_one_process(tmp_path, capsys):
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert main([*SWEEP, str(whole)]) == 0
+    assert main([*SWEEP, str(shared), "--part", "1/2"]) == 0
+    assert "Part 1/2: 2 of 2 units finished" in capsys.readouterr().out
+    assert main([*SWEEP, str(shared), "--gather"]) == 0
+    assert "Not finished: program-000/part-0001." in capsys.readouterr().out
+    assert main([*SWEEP, str(shared), "--part", "2/2"]) == 0
+    assert main([*SWEEP, str(shared), "--gather"]) == 0
+    for name in ("table.txt", "results.jsonl", "sensitivity.svg"):
+        assert (shared / name).read_bytes() == (whole / name).read_bytes()
+    assert main([*SWEEP, str(shared), "--gather", "--seed", "1"]) == 2
+    assert "holds another sweep, its key being not the same" in capsys.readouterr().err
+    assert not [*shared.rglob("*.claim")]
+
+
+def test_a_unit_that_another_process_computes_is_left_to_it(tmp_path, capsys):
+    from onward.support.held_folder import Folder
+
+    path = tmp_path / "parts" / "program-000" / "part-0000.claim"
+    assert main([*SWEEP, str(tmp_path), "--part", "1/3"]) == 0
+    (tmp_path / "parts" / "program-000" / "part-0000.json").unlink()
+    with Folder(tmp_path).claim(path) as other:
+        assert other == ""
+        assert main([*SWEEP, str(tmp_path), "--part", "1/3"]) == 0
+    assert "Other processes work on program-000/part-0000." in capsys.readouterr().out
+
+
+def test_results_are_read_by_pandas_and_polars(tmp_path):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    assert main([*SWEEP, str(tmp_path / "run")]) == 0
+    path = tmp_path / "run" / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert pandas.read_json(path, lines=True, precise_float=True)["bits"].tolist() == [row["bits"] for row in rows]
+    assert polars.read_ndjson(path)["bits"].to_list() == [row["bits"] for row in rows]
+
+
+def test_parts_of_a_comparison_are_its_methods(tmp_path, capsys):
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert main([*COMPARE, str(whole)]) == 0
+    assert main([*COMPARE, str(shared), "--part", "1/2"]) == 0
+    assert not (shared / "table.txt").exists()
+    assert main([*COMPARE, str(shared), "--gather"]) == 0
+    assert "Not finished: tbptt:2." in capsys.readouterr().out
+    assert main([*COMPARE, str(shared), "--part", "2/2"]) == 0
+    assert main([*COMPARE, str(shared), "--gather"]) == 0
+    bits = [json.loads((folder / "summary.json").read_text())["bits"] for folder in (whole, shared)]
+    assert bits[0] == bits[1]
+    assert main([*COMPARE, str(shared), "--gather", "--seed", "1"]) == 2
+    assert "seed" in capsys.readouterr().err
+
+
+def test_jobs_of_an_experiment_are_shared_and_listed_without_running_them(tmp_path):
+    made = []
+
+    def job(name):
+        return Job(lambda report: made.append(name) or {"name": name}, 1.0)
+
+    def shared(share):
+        with Parts(tmp_path / "run", {"figure": "a test"}, share=share) as parts:
+            parts.begin()
+            return run_all({name: job(name) for name in "abcd"}, parts)
+
+    with pytest.raises(Unfinished) as listed:
+        shared((0, 1))
+    assert (listed.value.names, made) == (("a", "b", "c", "d"), [])
+    with pytest.raises(Unfinished) as others:
+        shared((1, 3))
+    assert others.value.names == ("b", "c")
+    assert sorted(made) == ["a", "d"]
+    with pytest.raises(Unfinished):
+        shared((2, 3))
+    assert shared((3, 3)) == {name: {"name": name} for name in "abcd"}
+    assert sorted(made) == ["a", "b", "c", "d"]
+    assert shared((0, 1)) == shared(None)
+
+
+WRONG = [
+    (["sweep", "--part", "3"], "--part is written NUMBER/PARTS, such as 3/16, or slurm, got '3'."),
+    (
+        ["sweep", "--part", "17/16", "--run", "r"],
+        "--part must name one of the parts from 1 to their number, got '17/16'",
+    ),
+    (["sweep", "--part", "1/2"], "--part needs the folder that all parts share; name it with --run."),
+    (["sweep", "--gather", "--part", "1/2", "--run", "r"], "--part and --gather exclude each other; give one of them."),
+    (["sweep", "--gather", "--run", "r"], "r holds no sweep to gather; name the folder of its parts."),
+    (["sweep", "--part", "slurm", "--run", "r"], "--part slurm needs a job array, but SLURM_ARRAY_TASK_ID is not set"),
+    (["sweep", "rate=1,2", "--part", "1/3", "--run", "r"], "--part 1/3: 3 parts are more than the 1 units of work"),
+    (["sweep", "--ray", "nowhere"], "--ray must be HOST:PORT, ray://HOST:PORT or auto, got 'nowhere'."),
+    (["sweep", "--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: nothing answers there"),
+    (
+        ["compare", "--methods", "rtrl", "--part", "1/2", "--run", "r"],
+        "--part 1/2: 2 parts are more than the 1 methods",
+    ),
+    (["reproduce", "rbp/hopfield", "--part", "1/2", "--run", "r"], "rbp/hopfield runs as a whole: it has no parts"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_what_is_wrong_is_said_in_one_sentence(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"onward: {sentence}")
+    assert said.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_tasks_of_an_array_are_counted_from_one_in_their_steps():
+    array = {"SLURM_ARRAY_TASK_ID": "14", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_STEP": "2"}
+    assert part_of("slurm", array | {"SLURM_ARRAY_TASK_COUNT": "5"}) == (3, 5)
+    with pytest.raises(UserError, match="SLURM_ARRAY_TASK_COUNT must be a whole number, got 'x'"):
+        part_of("slurm", array | {"SLURM_ARRAY_TASK_COUNT": "x"})
+
+
+@pytest.mark.parametrize(("line", "inner"), [("0::/job", ""), ("5:cpu,memory:/job", "memory/")])
+def test_a_limit_of_a_control_group_is_the_memory_there_is(tmp_path, line, inner):
+    groups, name = tmp_path / "groups", "memory.limit_in_bytes" if inner else "memory.max"
+    groups.write_text(f"{line}\n1:name=systemd:/\n")
+    (tmp_path / inner / "job").mkdir(parents=True)
+    assert memory_limit(tmp_path, groups) == memory_limit(tmp_path, Path("/nowhere"))
+    (tmp_path / inner / name).write_text("max\n")
+    (tmp_path / inner / "job" / name).write_text("1000\n")
+    assert memory_limit(tmp_path, groups) == 1000
+    shutil.rmtree(tmp_path / inner / "job")
