@@ -87,7 +87,7 @@ class Recipe:
 
 class Findings(NamedTuple):
     """What a recipe found: the verdict, a table for people, pictures (a description for each file name), the numbers
-    for `result.json`, and the contents of files still to be written.
+    for `result.json`, and how each picture is drawn. It is drawn last: a picture is not worth a run.
 
     Of FPTT, `verdict` is on the paper's claim, against BPTT, and `regulariser` on what the regulariser adds, against
     the same windows without it.
@@ -97,7 +97,7 @@ class Findings(NamedTuple):
     table: str
     pictures: dict[str, str]
     numbers: dict[str, Any]
-    files: dict[str, bytes]
+    files: dict[str, Callable[[], bytes]]
     regulariser: Verdict | None = None
 
 

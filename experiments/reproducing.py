@@ -22,6 +22,7 @@ from onward.comparison.compare_report import comparison_table, described, result
 from onward.support.devices import use_all_cores
 from onward.support.errors import UserError
 from onward.support.files import write_atomically
+from onward.support.pictures import save_picture
 from onward.support.tables import counted
 
 from .forecasts import forecast
@@ -129,9 +130,10 @@ def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: 
             found = found._replace(verdict=_of_less(found.verdict))
         if smaller and found.regulariser is not None:
             found = found._replace(regulariser=_of_less(found.regulariser))
-        for name, content in found.files.items():
-            write_atomically(folder / name, content)
-        write_atomically(folder / "report.md", report(recipe, options, found).encode())
+        for name, draw in found.files.items():
+            save_picture(folder / name, draw)
+        drawn = {name: words for name, words in found.pictures.items() if (folder / name).is_file()}
+        write_atomically(folder / "report.md", report(recipe, options, found._replace(pictures=drawn)).encode())
         write_atomically(folder / "result.json", _result(recipe, options, found))
         if methods is None and share is None:
             parts.drop()

@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,7 +108,7 @@ class Outcome(NamedTuple):
     """The result on one task: how each forecaster stands, by horizon and name, and the picture."""
 
     standings: dict[int, dict[str, Standing]]
-    picture: bytes
+    picture: Callable[[], bytes]
 
 
 def forecast_all(task: SeriesTask, arms: Mapping[str, Arm], seeds: Sequence[int], horizons: Sequence[int]) -> Outcome:
@@ -129,7 +130,8 @@ def forecast_all(task: SeriesTask, arms: Mapping[str, Arm], seeds: Sequence[int]
             curves[h][name] = windowed(errors[..., first:], naive[h][:, first:], edges - first)
         found = ", ".join(f"{_shown(standings[h][name].relative)} at {h}" for h in horizons)
         print(f"{task.name}, {name}: {time.perf_counter() - began:.0f} s, {found}", file=sys.stderr)
-    picture = draw_forecasts(
+    picture = partial(
+        draw_forecasts,
         curves,
         {h: {name: _shown(s.relative.mean(keepdims=True)) for name, s in standings[h].items()} for h in horizons},
         edges[1:],

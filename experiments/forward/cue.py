@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,7 +119,8 @@ class Cues:
         kinds: dict[str, dict[str, dict[int, np.ndarray]]] = {}
         for name, of in runs.items():
             kinds.setdefault(self.arms[name].kind, {})[name] = {wait: run.right for wait, run in of.items()}
-        picture = draw_cues(
+        picture = partial(
+            draw_cues,
             kinds,
             solved=SOLVED,
             title=f"A cue, L letters of distraction, a question for the cue: {trials:,} trials, one setting a method",

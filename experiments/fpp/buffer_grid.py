@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -66,7 +67,8 @@ class _Grid:
             lambda name, found: print(f"{name}: {_shown(cell(found))} bits", file=sys.stderr),
         )
         cells: Cells = {(N, T): cell(found[name]) for name, (T, N) in names.items()}
-        picture = draw_lines(
+        picture = partial(
+            draw_lines,
             {f"a buffer of {buffer:,}": {T: cells[buffer, T].sound for T in self.horizons} for buffer in self.buffers},
             levels=task.levels,
             axis="T, transitions of a slice",

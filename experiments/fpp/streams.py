@@ -118,7 +118,8 @@ class Contest:
         found = {name: self._best(runs) for name, runs in trained.items()}
         numbers = [{"method": name, "rate": found[name].rate, **runs} for name, runs in trained.items()]
         first = next(iter(found[next(iter(found))].online))
-        picture = draw_scores(
+        picture = partial(
+            draw_scores,
             {name: of.online[first] for name, of in found.items()},
             every=1,
             levels=self.levels,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import jax.random as jr
@@ -63,7 +64,7 @@ class _Updates:
             form: {label: scores[name].scores for label, name in row.items() if name in scores}
             for form, row in rows.items()
         }
-        drawn = draw_panels(panels, **self.figure.drawing(seeds, f"{_listed(self.numbers)} (1 is BPTT)"))
+        drawn = partial(draw_panels, panels, **self.figure.drawing(seeds, f"{_listed(self.numbers)} (1 is BPTT)"))
         verdict = verdict_of(lambda: self.judge(scores), found, self.methods)
         return self.figure.findings(found, verdict, seeds, drawn)
 

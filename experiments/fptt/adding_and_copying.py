@@ -94,7 +94,8 @@ class Figure:
         found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
         scores = {name: timed.scores for name, timed in found.items()}
         verdict = verdict_of(lambda: self.judge(scores), found, self.methods)
-        drawn = draw_scores(
+        drawn = partial(
+            draw_scores,
             {name: timed.scores.scores for name, timed in found.items()},
             **self.drawing(seeds, str(UPDATES)),
             bold=(PLAIN, ONLINE, running(0.01), running(0.01, UNDRAGGED)),
@@ -154,7 +155,9 @@ class Figure:
             f"{counted(seeds, 'seed')}",
         }
 
-    def findings(self, found: Mapping[str, Timed], verdict: Verdict, seeds: int, drawn: bytes) -> Findings:
+    def findings(
+        self, found: Mapping[str, Timed], verdict: Verdict, seeds: int, drawn: Callable[[], bytes]
+    ) -> Findings:
         """The findings of the trainings, with their picture."""
         scores = {name: timed.scores for name, timed in found.items()}
         waited = [level for level in (self.near, self.learned) if level is not None]

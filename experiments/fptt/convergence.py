@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -113,7 +114,7 @@ class _Convergence:
                 "every": self.figure.every,
                 "trainings": [{"method": name, "seeds": rows} for name, rows in found.items()],
             },
-            {"curve.png": _draw(curves, self.figure, seeds)},
+            {"curve.png": partial(_draw, curves, self.figure, seeds)},
         )
 
     def judge(self, shrunk: Mapping[tuple[str, str], float]) -> Verdict:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -73,7 +74,7 @@ def _run(problems: Mapping[str, Callable[[], Problem]], iterations: int, _, seed
         "\n".join(lines),
         {"costs.png": "what an iteration takes of BPTT's time, and of its memory with that of the optimiser"},
         {"costs": found, "paper_hours": HOURS},
-        {"costs.png": draw(found)},
+        {"costs.png": partial(draw, found)},
     )
 
 

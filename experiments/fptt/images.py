@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax.random as jr
@@ -74,7 +75,8 @@ class Table:
         """The findings of the trainings of a `network`. The methods in `bold` stand out in the picture."""
         seeds, epochs = next(iter(found.values())).scores.scores.shape
         errors = {name: 100 * timed.scores.scores for name, timed in found.items()}
-        picture = draw_scores(
+        picture = partial(
+            draw_scores,
             errors,
             every=1,
             levels={"the most frequent class": 100 * task.naive_error},

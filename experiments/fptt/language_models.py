@@ -241,7 +241,8 @@ class Table:
         curves = {name: self.shown(timed.scores.scores) for name, timed in found.items()}
         naive = self.shown(math.log(task.naive_perplexity(task.valid)))
         of = f"batch {self.model.batch}, T = {self.model.steps}, K = {UPDATES}"
-        picture = draw_scores(
+        picture = partial(
+            draw_scores,
             curves,
             every=1,
             levels={"who knows how frequent symbols are": naive},

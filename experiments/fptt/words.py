@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -66,7 +67,8 @@ class _Table:
         arms = {name: arms[name] for name in self.methods}
         found = compare(problem, arms, epochs=epochs, keys=keys, until=lambda history: False, parts=parts)
         curves = {name: np.exp(timed.scores.scores) for name, timed in found.items()}
-        picture = draw_scores(
+        picture = partial(
+            draw_scores,
             curves,
             every=1,
             levels={"who knows how frequent words are": task.naive_perplexity(task.valid)},

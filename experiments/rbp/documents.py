@@ -99,7 +99,8 @@ class _Table:
             "Residual: of the adjoint solve there, ‖b + Jᵀz − z‖/‖b‖, the median: above 1 it is worse than z = 0.",
         ]
         rest = curves.pop(AT_REST)
-        picture = draw_citations(
+        picture = partial(
+            draw_citations,
             curves,
             moves,
             every=EVERY,

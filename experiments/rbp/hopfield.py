@@ -3,6 +3,7 @@ Back-Propagation*.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -88,9 +89,9 @@ def _hopfield(digits: Digits, passes: int, seeds: int, seed: int, parts: Parts) 
     rows |= {name: np.round(rows[0]["recalled"]) for name, rows in found.items()}
     updates = every * len(digits)
     title = f"A Hopfield memory of ten digits, {STEPS_BACK} steps back"
-    curves = draw_curves(losses, errors, shown=unlike, updates=updates, title=title)
+    curves = partial(draw_curves, losses, errors, shown=unlike, updates=updates, title=title)
     title = f"What is recalled after {passes * len(digits):,} updates (first seed, rounded)"
-    files = {"curve.png": curves, "recalled.png": draw_recalled(rows, side=SIDE, title=title)}
+    files = {"curve.png": curves, "recalled.png": partial(draw_recalled, rows, side=SIDE, title=title)}
     lines = [
         f"{'method':26} {f'loss, last {updates} updates':>24} {'pixels recalled wrong':>24} {'largest residual':>18}",
         *(
@@ -190,7 +191,7 @@ def _table_a1(digits: Digits, passes: int, seeds: int, seed: int, parts: Parts) 
     rates = {name: [succeeded(f"{name}, K = {K}") for K in TABLE_STEPS] for name in PAPER}
     small = succeeded(small_name)
     title = "Trainings whose final loss is below half of the first"
-    picture = draw_successes(rates, PAPER, steps=TABLE_STEPS, title=f"{title}, of {seeds}")
+    picture = partial(draw_successes, rates, PAPER, steps=TABLE_STEPS, title=f"{title}, of {seeds}")
     lines = [f"{'K':>4}  " + "".join(f"{name:^30}" for name in rates)]
     lines += [f"{'':4}  " + f"{'here   paper   loss left':^30}" * len(rates)]
     for i, K in enumerate(TABLE_STEPS):

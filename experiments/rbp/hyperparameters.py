@@ -145,7 +145,7 @@ def _hyperparameters(settings, data, meta_steps: int, seeds: int, seed: int, par
     found = {(steps, back): {method: of_setting(steps, back, method) for method in METHODS} for steps, back in settings}
     title = "Rates and momenta of an MNIST network, learned by the gradient of its training's end"
     panels = {f"{steps} training steps, {back} back": curves for (steps, back), curves in found.items()}
-    picture = draw_metalearning(panels, title=title)
+    picture = partial(draw_metalearning, panels, title=title)
     lines = [
         f"{'steps, back':14}{'method':14}{'meta-loss, first':>20}{'last':>20}{'last training':>20}"
         f"{'residual':>12}{'finite':>10}"
@@ -184,17 +184,16 @@ def _hyperparameters(settings, data, meta_steps: int, seeds: int, seed: int, par
     verdict = judge(
         {key: {name: Ends(c.meta[:, 0], c.meta[:, -1]) for name, c in curves.items()} for key, curves in found.items()}
     )
-    files = {"curve.png": picture}
-    try:
-        files["paths.png"] = draw_paths(
-            {name: found[settings[0]][name].paths[0] for name in DRAWN},
-            meta_steps=SNAPSHOTS,
-            title=f"Where {settings[0][0]} training steps lead the network's weights (first seed)",
-        )
-        pictures["paths.png"] = "the network's weights while it is trained, in two dimensions by t-SNE"
-    except MissingExtra as missing:
-        print(f"paths.png is left out: {missing}", file=sys.stderr)
-    return Findings(verdict, "\n".join(lines), pictures, {"curves": numbers}, files)
+    pictures["paths.png"] = "the network's weights while it is trained, in two dimensions by t-SNE"
+    paths = partial(
+        draw_paths,
+        {name: found[settings[0]][name].paths[0] for name in DRAWN},
+        meta_steps=SNAPSHOTS,
+        title=f"Where {settings[0][0]} training steps lead the network's weights (first seed)",
+    )
+    return Findings(
+        verdict, "\n".join(lines), pictures, {"curves": numbers}, {"curve.png": picture, "paths.png": paths}
+    )
 
 
 def _examples():

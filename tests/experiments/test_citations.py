@@ -172,7 +172,7 @@ def test_the_best_in_validation_is_tested_and_the_verdict_reads_off_the_order():
     agrees = findings({NEUMANN: 0.6, "TBPTT": 0.6})
     assert agrees.verdict.word == "agrees"
     np.testing.assert_allclose(np.mean(agrees.numbers["test_percent"][NEUMANN]), 60)
-    assert agrees.files["curve.png"].startswith(b"\x89PNG")
+    assert agrees.files["curve.png"]().startswith(b"\x89PNG")
     assert agrees.verdict.why.startswith("Logistic regression trained to rest is right on 55.0 % of the test half")
     assert "above it are TBPTT, Neumann-RBP." in agrees.verdict.why
     assert "they are not at rest" in agrees.verdict.why

@@ -88,7 +88,7 @@ def test_the_recipe_runs_scaled_down(tmp_path):
     findings = Cues(ARMS, waits=(1,), rates=(0.03,)).run(None, 20, 2, 0, parts)
     assert findings.verdict.word == "not decided"
     assert json.dumps(findings.numbers)
-    assert findings.files["cues.png"].startswith(b"\x89PNG")
+    assert findings.files["cues.png"]().startswith(b"\x89PNG")
     assert arm.name in findings.table
 
 

@@ -161,7 +161,7 @@ def test_numbers_of_updates_are_told_and_drawn(monkeypatch, parts):
     found = Updates(small(10), (1, 2, 10)).run(None, 2000, 2, 0, parts)
     methods = ["BPTT, K = 1", *(f"{form}, K = {k}" for k in (2, 10) for form in ("FPTT", "FPTT exact", "OGD"))]
     assert [training["method"] for training in found.numbers["trainings"]] == methods
-    assert found.files["curve.png"].startswith(b"\x89PNG")
+    assert found.files["curve.png"]().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_how_far_parameters_are_from_their_average_is_measured_and_drawn(parts):
         assert min(row["gap"] + row["gradient"]) > 0
     methods = [training["method"] for training in found.numbers["trainings"]]
     assert methods == [running(0.01), exact(0.01), "OGD", "BPTT"]
-    assert found.files["curve.png"].startswith(b"\x89PNG")
+    assert found.files["curve.png"]().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_words_are_learned_measured_and_drawn(parts):
     assert [row["method"] for row in rows] == [running(1.0, 2.0), running(0.5, 2.0)]
     assert np.shape(rows[0]["validation"]) == (1, 2)
     assert 1 < rows[0]["test"][0] < 10
-    assert found.files["curve.png"].startswith(b"\x89PNG")
+    assert found.files["curve.png"]().startswith(b"\x89PNG")
 
 
 def test_words_are_learned_with_the_factor_of_the_papers_algorithm_too(monkeypatch, parts):

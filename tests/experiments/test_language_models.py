@@ -73,7 +73,7 @@ def test_a_row_is_trained_measured_and_drawn_one_method_and_then_the_others(mode
     np.testing.assert_allclose(rows[0]["test"][0], rows[0]["test_by_epoch"][0][best], rtol=1e-6)
     top = np.log2(5) if table.characters else 5
     assert 0.8 * top < rows[0]["test"][0] < 1.5 * top
-    assert found.files["curve.png"].startswith(b"\x89PNG")
+    assert found.files["curve.png"]().startswith(b"\x89PNG")
 
 
 def test_a_training_ends_before_an_epoch_that_would_not(monkeypatch, tmp_path):

@@ -206,7 +206,7 @@ class TestTheGrid:
         found = Grid(CYCLE_WORLD, (1e-2,), (1, 10), (100,)).run(cycle_world_task(4), 400, 2, 0, parts)
         assert [cell["horizon"] for cell in found.numbers["cells"]] == [1, 10]
         assert all(np.isfinite(cell["closing_bits"]).all() for cell in found.numbers["cells"])
-        assert found.files["grid.png"].startswith(b"\x89PNG")
+        assert found.files["grid.png"]().startswith(b"\x89PNG")
         assert "T = 1, N = 100, 2 seeds" in parts
 
 
@@ -258,7 +258,7 @@ class TestTables:
         assert found.verdict.word == "not decided"  # two rates are both edges
         assert "Power of this rule" in found.verdict.why
         assert "59.670" in found.table
-        assert found.files["curve.png"].startswith(b"\x89PNG")
+        assert found.files["curve.png"]().startswith(b"\x89PNG")
         assert f"{kept[2]}, rates 0.001 0.01, 2 seeds" in parts
 
     def test_words_are_read_in_order_and_begin_again_at_the_end(self):

@@ -32,7 +32,9 @@ def tiny(monkeypatch):
 
     def run(data, length, seeds, seed, parts):
         numbers = {"asked": [data, length, seeds, seed]}
-        return Findings(Verdict("agrees", "so."), "a table", {"curve.png": "a line"}, numbers, {"curve.png": PNG})
+        return Findings(
+            Verdict("agrees", "so."), "a table", {"curve.png": "a line"}, numbers, {"curve.png": lambda: PNG}
+        )
 
     full = reproduce.RECIPES["rbp/hopfield"]
     monkeypatch.setitem(
@@ -54,6 +56,21 @@ def test_an_experiment_leaves_a_report_numbers_and_pictures(tmp_path, capsys):
     assert "![a line](curve.png)" in report
     assert "- command: `onward reproduce rbp/hopfield`" in report
     assert json.loads((folder / "result.json").read_text())["asked"] == ["data", 20, 3, 0]
+
+
+def test_a_picture_that_fails_costs_one_sentence(tmp_path, monkeypatch, caplog):
+    def run(data, length, seeds, seed, parts):
+        def draw():
+            raise ValueError("no letters for $_$")
+
+        return Findings(Verdict("agrees", "so."), "a table", {"curve.png": "a line"}, {}, {"curve.png": draw})
+
+    full = reproduce.RECIPES["rbp/hopfield"]
+    monkeypatch.setitem(reproduce.RECIPES, "rbp/hopfield", dataclasses.replace(full, data=lambda: "data", run=run))
+    assert main(["reproduce", "rbp/hopfield", "--run", str(tmp_path / "run")]) == 0
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["report.md", "result.json"]
+    assert "![a line]" not in (tmp_path / "run" / "report.md").read_text()
+    assert "curve.png was not written (no letters for $_$); everything else was." in caplog.text
 
 
 @pytest.mark.usefixtures("tiny")
