@@ -22,12 +22,13 @@ class Carry(eqx.Module):
     * `arrays`: the model's arrays; a frozen array is wrapped in an `onward.support.freezing.Frozen`. `model` is the
       whole model;
     * `hidden`: the hidden state, with the batch of streams as its leading axis if there is one;
-    * `estimator`, `optimizer`: their states; the estimator's has the batch as its leading axis. A random key is stored
-      as its numbers;
+    * `estimator`, `optimizer`: their states; the estimator's has the batch as its leading axis. Their random keys are
+      stored as numbers;
     * `fresh`: whether a stream has not begun yet; `None` unless the model's initial state is trained.
 
-    NumPy can hold every leaf. No two leaves of a carry from `Learner.init` share memory with each other or with the
-    model, so a fresh carry can be donated to a compiled function. `onward.checkpoints` saves and loads carries.
+    NumPy can hold every leaf, unless the model itself holds a typed random key. No two leaves of a carry from
+    `Learner.init` share memory with each other or with the model, so a fresh carry can be donated to a compiled
+    function. `onward.checkpoints` saves and loads carries.
     """
 
     arrays: PyTree

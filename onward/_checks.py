@@ -11,6 +11,7 @@ from jax.core import Tracer
 from .cells.initial_state import learns_initial_state
 from .losses import WITH_RANGE, Masked, Range, TerminalTarget, range_of
 from .model import Model
+from .support.errors import reason_of
 from .support.freezing import learnable, thaw
 
 AS_TWO_REAL_ARRAYS = (
@@ -189,9 +190,21 @@ def predicted(model: Model, hidden):
 def _shapes(name, complaint, thing, function, *arguments):
     try:
         return jax.eval_shape(function, *arguments)
-    except (AttributeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{name}: {complaint} {described(thing)}: {reason}") from error
+    except OutcomeError:
+        raise
+    except Exception as error:  # a cell, a readout and a loss may be any code
+        raise ValueError(f"{name}: {complaint} {described(thing)}: {reason_of(error)}") from error
+
+
+class OutcomeError(ValueError):
+    """A function of the user's returned what it must not return."""
+
+
+def check_arrays(sentence: str, tree) -> None:
+    """Raises `ValueError` with this sentence unless all leaves of a tree are arrays or numbers."""
+    for leaf in jax.tree.leaves(tree):
+        if not eqx.is_array_like(leaf):
+            raise OutcomeError(f"{sentence}, got {type(leaf).__name__}.")
 
 
 def described(tree) -> str:

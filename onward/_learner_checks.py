@@ -8,8 +8,9 @@ import numpy as np
 import optax
 
 from ._checks import check_compared, check_read, described, one_step
+from .support.errors import reason_of
 from .support.freezing import learnable
-from .support.raw_key import RawKey
+from .support.raw_key import RawKey, as_numbers
 
 
 def check_loss(loss) -> None:
@@ -26,6 +27,19 @@ def check_optimizer(optimizer) -> None:
         )
 
 
+def started(optimizer, parameters):
+    """An optimiser's state at the start, with random keys as numbers. Raises `ValueError` if the optimiser does not take
+    these parameters.
+    """
+    try:
+        return as_numbers(optimizer.init(parameters))
+    except Exception as error:  # an optimiser may be any code
+        raise ValueError(
+            "optimizer cannot be used: its init does not take the model's trainable arrays, with None where nothing is "
+            f"trained: {reason_of(error).rstrip('.')}."
+        ) from error
+
+
 def check_update(update, state, parameters) -> None:
     """Raises `ValueError` unless an optimiser's `update` accepts what a learner passes it. Only shapes are computed."""
 
@@ -36,7 +50,7 @@ def check_update(update, state, parameters) -> None:
     try:
         updates, after = jax.eval_shape(trial, state, parameters)
     except Exception as error:  # an optimiser may be any code
-        reason = str(error).strip().splitlines()[0]
+        reason = reason_of(error)
         if "value_fn" in reason:
             reason = (
                 "it searches along a line for a lower value of one objective, and each chunk of a stream is an "
@@ -64,9 +78,26 @@ def check_key(key) -> None:
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if typed and shape != ():
         raise ValueError(f"key must be one random key, got {shape} of them; jax.vmap goes over several.")
-    if not typed and not (dtype == jnp.uint32 and len(shape) == 1):
+    if not typed and not (dtype == jnp.uint32 and shape == jax.eval_shape(_words).shape):
         got = repr(key) if dtype is None else f"an array {dtype}{list(shape)}"
         raise ValueError(f"key must be a random key such as jax.random.key(0), got {got}.")
+
+
+def _words():
+    return jax.random.key_data(jax.random.key(0))
+
+
+def check_observe(observe) -> None:
+    """Raises `ValueError` unless `observe` is a function that can be hashed: its program is kept for the next call."""
+    try:
+        sound = callable(observe) and isinstance(hash(observe), int)
+    except TypeError:
+        sound = False
+    if not sound:
+        raise ValueError(
+            "observe must be a function of an onward.observing.Update that can be hashed, got "
+            f"{type(observe).__name__}."
+        )
 
 
 def check_arguments(carry, kind: type, xs, ys) -> None:
@@ -92,7 +123,8 @@ def check_carry(carry, optimizer, batch) -> None:
             f"carry must be from this learner's init: for batch={batch} its hidden state is {described(wanted)}, got "
             f"{described(carry.hidden)}."
         )
-    if not _alike(carry.optimizer, jax.eval_shape(optimizer.init, learnable(carry.arrays))):
+    fresh = jax.eval_shape(lambda parameters: as_numbers(optimizer.init(parameters)), learnable(carry.arrays))
+    if not _alike(carry.optimizer, fresh):
         raise ValueError("carry holds the state of another optimizer than this learner's; begin with learner.init.")
 
 

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._carry import Carry, Metrics, Observe
+from ._checks import OutcomeError, check_arrays
 from .cells.affine import constants_at_zero
 from .estimators.base import Chunk, Estimate, Replay
 from .observing import Update
 from .support.freezing import learnable, thaw
 from .support.streams_axis import mean_over_devices, of_all_devices, shared_by_devices
-from .support.trees import select, zeros_like
+from .support.trees import described, select, zeros_like
 from .transforms.composition import update_of
 from .transforms.informed import metric_of
 
@@ -128,7 +129,9 @@ def apply_estimate(
         updates = constants_at_zero(updates)
         # An optimiser with a memory changes the parameters even if the gradient is zero.
         moved = select(active, (eqx.apply_updates(arrays, updates), after), moving)
-        return moved, observe and observe(
+        if observe is None:
+            return moved, None
+        seen = observe(
             Update(
                 thaw(eqx.combine(arrays, carry.skeleton)),
                 value,
@@ -138,6 +141,8 @@ def apply_estimate(
                 active,
             )
         )
+        check_arrays("observe must return a tree of arrays", seen)
+        return moved, seen
 
     moving, grads, active = (carry.arrays, carry.optimizer), given.grads, given.active
     if active.ndim == 0:
@@ -169,9 +174,18 @@ def apply_estimate(
 
 
 class _Scalar(eqx.Module):
-    """A loss without its auxiliary values."""
+    """A loss without its auxiliary values. Raises `ValueError` unless it returns a pair."""
 
     loss: Callable
 
     def __call__(self, prediction, y):
-        return self.loss(prediction, y)[0]
+        outcome = self.loss(prediction, y)
+        if not (isinstance(outcome, tuple) and len(outcome) == 2):
+            got = f"{len(outcome)} values" if isinstance(outcome, tuple) else described(outcome)
+            raise OutcomeError(
+                "loss must return a pair, a scalar and auxiliary values, because the learner has has_aux=True; got "
+                f"{got}."
+            )
+        value, auxiliary = outcome
+        check_arrays("loss must return auxiliary values that are arrays", auxiliary)
+        return value

@@ -23,8 +23,10 @@ from ._learner_checks import (
     check_arguments,
     check_key,
     check_loss,
+    check_observe,
     check_optimizer,
     check_update,
+    started,
 )
 from ._updates import scalar_loss
 from .cells.initial_state import learns_initial_state
@@ -165,7 +167,7 @@ class Learner(eqx.Module):
 
         hidden, state = start(key) if self.batch is None else jax.vmap(start)(jr.split(key, self.batch))
         fresh = jnp.ones(() if self.batch is None else self.batch, bool) if learns_initial_state(model.cell) else None
-        optimizer = self.optimizer.init(learnable(arrays))
+        optimizer = started(self.optimizer, learnable(arrays))
         check_update(update_of(self.optimizer), optimizer, learnable(arrays))
         check_fptt_first(self.optimizer, optimizer, learnable(arrays))
         carry = Carry(arrays, skeleton, hidden, state, optimizer, fresh)
@@ -186,6 +188,8 @@ class Learner(eqx.Module):
         """One chunk and one update. `xs` and `ys` are `[steps, ...]`, or `[steps, batch, ...]` with a batch;
         see `run`.
         """
+        if observe is not None:
+            check_observe(observe)
         shared = None if self.batch is None else spread_along(xs, 1)
         update = programs_of(self)(_learner_programs.update, predictions=predictions, observe=observe, shared=shared)
         try:
@@ -234,6 +238,8 @@ class Learner(eqx.Module):
         """
         check_arguments(carry, Carry, xs, ys)
         check_targets(self.loss, carry, ys, weight)
+        if observe is not None:
+            check_observe(observe)
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
         steps = shape[0] if shape else 0  # tracing reports what is wrong with xs
         taken, parts, at = self.estimator.taken(carry.estimator), [], 0

@@ -10,6 +10,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
+from .errors import reason_of
+
 
 class Frozen(eqx.Module):
     """An array that does not learn, in its place in the model."""
@@ -28,7 +30,7 @@ def freeze(tree: PyTree, filter_spec: PyTree) -> PyTree:
     except (TypeError, ValueError) as error:
         raise ValueError(
             "filter_spec must be true or false, or a function of a leaf, for each leaf or subtree of the model, as in "
-            f"eqx.filter: {str(error).splitlines()[0]}"
+            f"eqx.filter: {reason_of(error)}"
         ) from error
     rest = jax.tree.map(lambda leaf: Frozen(leaf) if eqx.is_inexact_array(leaf) else leaf, rest)
     return eqx.combine(learning, rest, is_leaf=is_frozen)

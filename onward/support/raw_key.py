@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Key, PRNGKeyArray, UInt32
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree, UInt32
 
 
 class RawKey(eqx.Module):
@@ -34,3 +34,22 @@ class RawKey(eqx.Module):
     def typed(self) -> PRNGKeyArray:
         """The key as a typed key of JAX."""
         return jr.wrap_key_data(self.data, impl=self.impl)
+
+
+def as_numbers(tree: PyTree) -> PyTree:
+    """The tree with every typed key of JAX as a `RawKey`."""
+
+    def numbers(leaf):
+        is_key = eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return RawKey.of(leaf) if is_key else leaf
+
+    return jax.tree.map(numbers, tree)
+
+
+def as_keys(tree: PyTree) -> PyTree:
+    """The tree with every `RawKey` as a typed key."""
+    return jax.tree.map(lambda node: node.typed if _is_raw(node) else node, tree, is_leaf=_is_raw)
+
+
+def _is_raw(node: Any) -> bool:
+    return isinstance(node, RawKey)

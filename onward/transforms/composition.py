@@ -11,6 +11,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from ..support.raw_key import as_keys, as_numbers
 from .fptt import FPTTExactState, FPTTState
 
 SHIFT = 2.0
@@ -18,15 +19,16 @@ SHIFT = 2.0
 
 def update_of(optimizer: Any) -> Callable[..., tuple[Any, Any]]:
     """The optimiser's `update`, which you can call with `value=`, `grad_fn=` and `weight=` whether or not it takes
-    them.
+    them. In the state that it takes and returns, random keys are their numbers.
     """
     parameters = inspect.signature(optimizer.update).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return optimizer.update
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     names = {parameter.name for parameter in parameters}
 
     def update(updates, state, params, **extra):
-        return optimizer.update(updates, state, params, **{name: extra[name] for name in extra.keys() & names})
+        extra = extra if takes_any else {name: extra[name] for name in extra.keys() & names}
+        updates, state = optimizer.update(updates, as_keys(state), params, **extra)
+        return updates, as_numbers(state)
 
     return update
 

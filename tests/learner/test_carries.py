@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from problems import assert_identical, loss
+from problems import assert_identical, assert_same, loss
 
 import onward
 
@@ -44,6 +44,17 @@ def test_equinox_and_numpy_hold_every_carry(tmp_path, estimator, key):
     np.savez(tmp_path / "carry.npz", *jax.tree.leaves(carry))
     with np.load(tmp_path / "carry.npz") as file:
         assert_identical(jax.tree.unflatten(jax.tree.structure(carry), [jnp.asarray(file[n]) for n in file]), carry)
+
+
+def test_an_optimisers_own_key_is_held_as_its_numbers_too(tmp_path):
+    optimizer = optax.chain(optax.add_noise(0.1, 0.5, jr.key(5)), optax.sgd(0.1))
+    learner, fresh = start(onward.RTRL(), optimizer)
+    carry, metrics = learner.run(fresh, XS[:1], YS[:1], observe=lambda update: (update.gradient, update.update))
+    eqx.tree_serialise_leaves(tmp_path / "carry.eqx", carry)
+    loaded = eqx.tree_deserialise_leaves(tmp_path / "carry.eqx", fresh)
+    assert_identical(learner.run(loaded, XS[1:], YS[1:])[0], learner.run(fresh, XS, YS)[0])
+    gradient, update = jax.tree.map(lambda leaf: leaf[0], metrics.observed)
+    assert_same(update, optimizer.update(gradient, optimizer.init(gradient))[0], relative=1e-6)
 
 
 def test_a_loaded_carry_goes_on_to_the_same_bits(tmp_path):

@@ -189,7 +189,20 @@ def carry_of(batch=None, **changes):
     return adam(batch=batch, **changes).init(model(), key=jr.key(2))
 
 
+def told(loss):
+    return adam(loss=loss, has_aux=True).run(carry_of(), XS, YS)
+
+
+def fails(prediction, y):
+    raise AssertionError
+
+
+def shy(parameters):
+    raise TypeError("no shape for None")
+
+
 XS, YS = np.ones((5, 3), "float32"), np.ones((5, 2), "float32")
+SHY = optax.GradientTransformation(shy, shy)
 
 
 @pytest.mark.usefixtures("promotion")
@@ -213,6 +226,20 @@ XS, YS = np.ones((5, 3), "float32"), np.ones((5, 2), "float32")
         ("xs must hold numbers.*U1", lambda: adam().run(carry_of(), np.array(["a"] * 5), YS)),
         ("ys must hold numbers.*object", lambda: adam().update(carry_of(), XS, np.array([None] * 5))),
         ("ys must hold numbers.*datetime", lambda: adam().update(carry_of(), XS, np.zeros(5, "datetime64[D]"))),
+        (r"key must be a random key.*uint32\[3\]", lambda: adam().init(model(), key=jnp.zeros(3, "uint32"))),
+        (
+            "optimizer cannot be used: its init.*no shape",
+            lambda: carry_of(optimizer=SHY),
+        ),
+        ("observe must be a function.*got int", lambda: adam().run(carry_of(), XS, YS, observe=3)),
+        ("observe must be a function.*got list", lambda: adam().update(carry_of(), XS, YS, observe=[max])),
+        ("observe must return.*got str", lambda: adam().run(carry_of(), XS, YS, observe=lambda update: "norms")),
+        (r"loss must return a pair.*got float\d\d \(\)", lambda: told(lambda p, y: jnp.sum(p - y))),
+        (r"loss must return a pair.*got float\d\d \(2,\)", lambda: told(lambda p, y: p - y)),
+        ("loss must return a pair.*got 3 values", lambda: told(lambda p, y: (jnp.sum(p), p, y))),
+        ("loss must return auxiliary.*got str", lambda: told(lambda p, y: (jnp.sum(p), {"name": "mse"}))),
+        ("ys: the loss cannot compare.*KeyError: 'b'", lambda: told(lambda p, y: {"a": p}["b"])),
+        ("ys: the loss cannot compare.*: AssertionError", lambda: told(fails)),
     ],
 )
 def test_what_is_no_part_of_a_learner(match, call):
