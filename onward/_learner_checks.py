@@ -28,7 +28,7 @@ def check_optimizer(optimizer) -> None:
 
 
 def started(optimizer, parameters):
-    """An optimiser's state at the start, with random keys as numbers. Raises `ValueError` if the optimiser does not take
+    """The state of an optimiser at the start, with random keys as numbers. Raises `ValueError` if it does not take
     these parameters.
     """
     try:
