@@ -17,7 +17,7 @@ import pytest
 from onward.cli import main
 from onward.cli.settings import BLOCK, Settings, new_settings
 from onward.cli.train_options import TrainOptions
-from onward.registry import build, methods
+from onward.registry import build, method_names
 from onward.registry.table import CELLS
 from onward.texts.block_program import BlockProgram
 from tests import kill_train
@@ -117,18 +117,18 @@ def test_without_options_it_is_the_whole_embedded_text():
     settings, text, found = new_settings(TrainOptions())
     assert text.name == "the embedded Shakespeare"
     assert settings.characters == found.characters > 1_000_000
-    assert settings.method == methods.TEXT.methods["tbptt"]
+    assert settings.method == method_names.TEXT.methods["tbptt"]
     assert (settings.seed, settings.prompt) == (0, "\n")
 
 
 def test_the_window_of_sliding_is_its_horizon():
     settings, _, _ = new_settings(TrainOptions(method="sliding", window=5, characters=100))
-    assert (settings.method.horizon, settings.method.window) == (5, methods.TEXT.methods["sliding"].window)
+    assert (settings.method.horizon, settings.method.window) == (5, method_names.TEXT.methods["sliding"].window)
 
 
 @pytest.mark.parametrize(
     ("method", "cell"),
-    [(name, method.cell) for name, method in methods.TEXT.methods.items()]
+    [(name, method.cell) for name, method in method_names.TEXT.methods.items()]
     + [("tbptt", name) for name in CELLS if name != "lstm"],
 )
 def test_every_method_and_every_cell_make_a_program(method, cell):
