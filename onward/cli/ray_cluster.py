@@ -15,19 +15,21 @@ from ..support.extras import needed
 from .part_options import LOCAL, check_address
 from .ray_worker import Answer, Job, Telling, compute
 
+MEMORY = 100 * 2**20  # bytes of the object store of a cluster of our own; what is sent is small
 LOOK = 0.5  # seconds between two looks at the progress
 
 
 def on_ray(
-    address: str,
+    ray: Any,
     command: str,
     settings: bytes,
     units: Mapping[str, bytes],
     keep: Callable[[str, Answer], None],
     report: Callable[[float, float], None],
 ) -> None:
-    """Computes units of work on the cluster at `address`, or on one that is started here for `auto`.
+    """Computes units of work on a cluster.
 
+    * `ray`: Ray, connected to it by `cluster`;
     * `command`, `settings`: what the workers do, as data; see `onward.cli.ray_worker`;
     * `units`: what each unit is, as data, by name;
     * `keep`: called with the answer of each unit as soon as it is there;
@@ -35,36 +37,33 @@ def on_ray(
 
     If a worker dies, Ray runs its unit again. On Ctrl-C what is finished has been kept.
     """
-    if not units:
-        return
-    with cluster(address) as ray:
-        telling = ray.remote(num_cpus=0)(Telling).remote()
-        job = msgspec.json.encode(Job.here(command, settings.decode(), jax.local_device_count()))
-        run = ray.remote(num_cpus=1, max_retries=-1)(compute)
-        waiting = {run.options(name=name).remote(job, name, unit, telling): name for name, unit in units.items()}
-        try:
-            while waiting:
-                ready, _ = ray.wait(list(waiting), timeout=LOOK)
-                for each in ready:
-                    name = waiting.pop(each)
-                    keep(name, msgspec.json.decode(ray.get(each), type=Answer))
-                told = ray.get(telling.told.remote())
-                done = sum(told[name][0] for name in waiting.values() if name in told)
-                shown = [number for _, number in told.values()]
-                report((len(units) - len(waiting) + done) / len(units), sum(shown) / max(len(shown), 1))
-        except KeyboardInterrupt:
-            for each in waiting:
-                ray.cancel(each, force=True)
-            raise
+    telling = ray.remote(num_cpus=0)(Telling).remote()
+    job = msgspec.json.encode(Job.here(command, settings.decode(), jax.local_device_count()))
+    run = ray.remote(num_cpus=1, max_retries=-1)(compute)
+    waiting = {run.options(name=name).remote(job, name, unit, telling): name for name, unit in units.items()}
+    try:
+        while waiting:
+            ready, _ = ray.wait(list(waiting), timeout=LOOK)
+            for each in ready:
+                name = waiting.pop(each)
+                keep(name, msgspec.json.decode(ray.get(each), type=Answer))
+            told = ray.get(telling.told.remote())
+            done = len(units) - len(waiting) + sum(told[name][0] for name in waiting.values() if name in told)
+            if done:
+                report(done / len(units), sum(number for _, number in told.values()) / max(len(told), 1))
+    except KeyboardInterrupt:
+        for each in waiting:
+            ray.cancel(each, force=True)
+        raise
 
 
 @contextmanager
 def cluster(address: str) -> Iterator[Any]:
     """A context with Ray, connected to a cluster. One that was started here ends with the context.
 
-    A cluster of its own listens on this machine's loopback alone, and takes only those who have its token, which lies
-    in a file that nobody else can read. Raises `UserError` if nothing answers at the address, and `MissingExtra`
-    without Ray.
+    Enter it before JAX computes: Ray starts its processes by forks. A cluster of its own listens on this machine's
+    loopback alone, and takes only those who have its token, which lies in a file that nobody else can read. Raises
+    `UserError` if nothing answers at the address, and `MissingExtra` without Ray.
     """
     check_address(address)
     before = dict(os.environ)
@@ -86,6 +85,7 @@ def cluster(address: str) -> Iterator[Any]:
                 ray.init(
                     address="local",
                     include_dashboard=False,
+                    object_store_memory=MEMORY,
                     log_to_driver=False,
                     logging_level="error",
                     _node_ip_address="127.0.0.1",

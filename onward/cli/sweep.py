@@ -24,7 +24,7 @@ from .build import enough_memory
 from .compare import check_chunks
 from .comparison_progress import ComparisonProgress
 from .compilation_cache import compilation_cache
-from .part_options import Part, check_address
+from .part_options import Part
 from .shown import say
 from .sweep_options import Range, SweepOptions, settings_over
 
@@ -33,8 +33,15 @@ def sweep(options: SweepOptions) -> int:
     """Runs the command and returns its exit code."""
     if options.run is not None and command_of(options.run) != "sweep":
         check_unused(options.run)
-    if options.ray is not None:
-        check_address(options.ray)
+    if options.ray is None:
+        return _sweep(options, None)
+    from .ray_cluster import cluster
+
+    with cluster(options.ray) as ray:
+        return _sweep(options, ray)
+
+
+def _sweep(options: SweepOptions, ray: Any) -> int:
     use_all_cores()
     arguments = _arguments(options)
     try:
@@ -63,10 +70,10 @@ def sweep(options: SweepOptions) -> int:
             def report(done: float, bits: float) -> None:
                 progress.update(runs, done, bits)
 
-            if options.ray is None:
+            if ray is None:
                 work.run_all(units, report)
             else:
-                _on_ray(options, work, report)
+                _on_ray(ray, options, work, report)
             found = work.collect()
     except KeyboardInterrupt as stop:
         raise type(stop)(f"stopped; {again}.") from None
@@ -112,7 +119,7 @@ def _arguments(options: SweepOptions) -> dict[str, Any]:
     }
 
 
-def _on_ray(options: SweepOptions, work: SweepWork, report: Callable[[float, float], None]) -> None:
+def _on_ray(ray: Any, options: SweepOptions, work: SweepWork, report: Callable[[float, float], None]) -> None:
     from ..comparison.sweep_folder import decoded_unit
     from .ray_cluster import on_ray
     from .ray_worker import Answer
@@ -125,7 +132,7 @@ def _on_ray(options: SweepOptions, work: SweepWork, report: Callable[[float, flo
 
     units = {name: msgspec.json.encode(unit) for name, unit in waiting.items()}
     sent = dataclasses.replace(options, run=None, ray=None)
-    on_ray(str(options.ray), "sweep", msgspec.json.encode(sent), units, keep, report)
+    on_ray(ray, "sweep", msgspec.json.encode(sent), units, keep, report)
 
 
 def units_of(settings: bytes) -> Callable[[bytes, Callable[[float, float], None]], bytes]:

@@ -1,0 +1,21 @@
+"""A sweep on a Ray cluster of its own: the numbers of one process, also if a worker is killed; skipped without Ray."""
+
+import subprocess
+
+import pytest
+
+from tests.kill_ray import LOOPBACK, SAME, command, killed
+
+pytest.importorskip("ray", reason="the extra onward[ray] is not installed")
+
+
+def test_a_cluster_of_its_own_finds_what_one_process_finds_though_a_worker_is_killed(tmp_path):
+    subprocess.run([*command(6, 40_000), tmp_path / "alone"], check=True, stdout=subprocess.DEVNULL)
+    found = killed(tmp_path / "ray", 6, 1, characters=40_000)
+    assert found["code"] == 0
+    assert found["killed"] == 1
+    for name in SAME:
+        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert found["listening"] <= LOOPBACK  # whoever reaches this machine cannot reach the cluster
+    assert found["listening"]
+    assert found["token"] == 0o600
