@@ -13,7 +13,8 @@ fptt/copy and copy-200 (Figure 5), fptt/fig2-100 and fig4-100, scaled; fptt/fig1
 fig5a and fig5b at full size: many hours; fptt/pixel-mnist, permuted-mnist and cifar10 (Tables 3 and 6), table2,
 fptt/ptb-300 (Tables 4 and 9), table7 and table8, fptt/table5-characters and table5-words, and scaled with -small, which
 fetch their data. Of no paper: streams/forecast, online forecasts of four data sets, which needs the extra river;
-forward/cue, a cue beyond the window."""
+forward/cue, a cue beyond the window; forward/text, a text read once, and forward/enwik8, ten million characters, which
+fetches its data."""
 
 names = (
     *(f"nobacktrack/fig{figure}{units}" for units in ("", "-tanh") for figure in range(1, 7)),
@@ -31,7 +32,7 @@ names = (
     *(f"fptt/{figure}" for figure in ("ptb-300", "table8")),
     *(f"fptt/table5-{text}{size}" for size in ("", "-small") for text in ("characters", "words")),
     "streams/forecast",
-    "forward/cue",
+    *(f"forward/{name}" for name in ("cue", "text", "enwik8")),
 )
 
 

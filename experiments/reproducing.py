@@ -26,7 +26,7 @@ from onward.support.pictures import save_picture
 from onward.support.tables import counted
 
 from .forecasts import forecast
-from .forward import cue
+from .forward import cue, text
 from .fpp import buffer_grid, tables
 from .fpp import figures as fpp_figures
 from .fptt import adding, adding_and_copying, cells, convergence, costs, images, language_models, words
@@ -54,6 +54,7 @@ RECIPES: dict[str, Recipe | Experiment] = (
     | language_models.RECIPES
     | forecast.RECIPES
     | cue.RECIPES
+    | text.RECIPES
 )
 
 
