@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +111,8 @@ class Readings:
             )
             for name in arms
         }
-        picture = draw_readings(
+        picture = partial(
+            draw_readings,
             {name: (r.bits, r.speed) for name, r in readings.items()},
             block=self.block,
             points=POINTS,

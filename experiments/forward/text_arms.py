@@ -1,7 +1,7 @@
 """The networks of `forward/text`, and how each learns."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ LSTM_UNITS, UNITS = 128, 104
 DECAYS = (0.3, 0.99)  # how much of its state a unit of the block keeps at the start, for a zero input
 LAST = 4  # the block reads so many latest characters
 
-Rate = float | Callable[[Array], Array]
+Rate = float | Callable[[Any], Any]
 
 
 class DelayCell(AbstractCell):

@@ -76,7 +76,7 @@ def test_the_recipe_runs_scaled_down(tmp_path):
     assert np.all(bits[:, 1] < 0.5 * bits[:, 0])
     assert found["whole"] == pytest.approx(bits.mean(1), abs=1e-3)
     assert found["parameters"] == sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda: block(3, key=jr.key(0)))))
-    assert findings.files["bits.png"].startswith(b"\x89PNG")
+    assert findings.files["bits.png"]().startswith(b"\x89PNG")
     assert json.dumps(findings.numbers)
     assert "(320)" in findings.table
     assert findings.verdict.why.startswith(f"not run: {TRUNCATION};")
