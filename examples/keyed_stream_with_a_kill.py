@@ -1,8 +1,9 @@
 # %% [markdown]
 # # A stream by key, with a kill in the middle
 #
-# `onward stream` learns from an endless file of events, with a hidden state for each machine. We kill it with signal 9
-# at a random moment, resume, and compare its predictions with those of a run that nobody disturbed: the same bits.
+# `onward stream` learns from an endless file of events, with a hidden state for each machine, and forecasts each load
+# 24 events of its machine ahead. We kill it with signal 9 at a random moment, resume, and compare its predictions with
+# those of a run that nobody disturbed: the same bits.
 
 # %%
 import json
@@ -20,7 +21,7 @@ with open("events.csv", "w") as file:
         file.write(f"m{machine},{10 * machine + math.sin(t / 9 + machine) + 0.3 * math.sin(t / 2):.6f}\n")
 
 onward = [sys.executable, "-m", "onward", "stream"]
-settings = ["--target", "load", "--key", "machine", "--checkpoint-every", "1"]
+settings = ["--target", "load", "--key", "machine", "--horizon", "24", "--checkpoint-every", "1"]
 
 
 def start(*arguments):
@@ -57,7 +58,12 @@ print("the predictions are the same, byte for byte:", same)
 assert same
 
 # %% [markdown]
-# Each line is one event:
+# Each line is one event. The newest forecast of each machine stands in its last line:
 
 # %%
-print(json.dumps(json.loads(written.read_text().splitlines()[-1]), indent=1))
+newest = {line["key"]: line for line in map(json.loads, written.open())}
+for machine, line in newest.items():
+    ahead = 24 + int(line["line"] - 2) // 3  # the machine's event that is forecast
+    t = 3 * ahead + int(machine[1:])
+    truth = 10 * int(machine[1:]) + math.sin(t / 9 + int(machine[1:])) + 0.3 * math.sin(t / 2)
+    print(f"{machine}: 24 events ahead {line['forecast']:.2f}; it will be {truth:.2f}, and is now {line['target']:.2f}")

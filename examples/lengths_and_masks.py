@@ -17,25 +17,16 @@ rng = np.random.default_rng(0)
 lengths = rng.integers(200, 800, size=40)
 xs = [rng.normal(size=(n, 1)).astype(np.float32) for n in lengths]
 ys = [np.convolve(x[:, 0], 0.8 ** np.arange(30))[: len(x), None].astype(np.float32) for x in xs]  # a leaky sum
-steps = max(lengths)
-
-
-def padded(sequences):
-    """The sequences with zeros up to the longest one; `lengths` says where each ends."""
-    return np.stack([np.pad(each, ((0, steps - len(each)), (0, 0))) for each in sequences])
-
-
-seen = rng.random((len(xs), steps)) < 0.1  # one target in ten is known
+seen = [rng.random(len(x)) < 0.1 for x in xs]  # one target in ten is known
 
 # %% [markdown]
-# Padding and unknown targets never enter a loss.
+# Lists are padded to the longest sequence. Padding and unknown targets never enter a loss.
 
 # %%
-known = onward.Masked(padded(ys)[:32], mask=seen[:32])
-training = onward.Sequences(padded(xs)[:32], known, batch=8, lengths=lengths[:32])
-test = onward.Sequences(padded(xs)[32:], padded(ys)[32:], batch=8, lengths=lengths[32:])
+training = onward.Sequences(xs[:32], onward.Masked(ys[:32], mask=seen[:32]), batch=8)
+test = onward.Sequences(xs[32:], ys[32:], batch=8)
 
-window, loss = onward.window_length(steps, updates=30), onward.losses.squared_error
+window, loss = onward.window_length(max(lengths), updates=30), onward.losses.squared_error
 key_cell, key_readout, key = jax.random.split(jax.random.key(0), 3)
 model = onward.Model(onward.LSTMCell(1, 24, key=key_cell), eqx.nn.Linear(24, 1, key=key_readout))
 optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(5e-3))

@@ -16,7 +16,8 @@ class Masked(NamedTuple):
 
     Pass it as `ys`. A task of `onward.sequences.Drawn` returns one without the axis of sequences.
 
-    * `ys`: `[sequences, steps, ...]`; a target that does not count may hold anything, such as −1 for a label, or NaN;
+    * `ys`: `[sequences, steps, ...]`; or a list of targets of the sequences' own lengths, and `mask` then too. A target
+      that does not count may hold anything, such as −1 for a label, or NaN;
     * `mask`: bool, true for targets that count: `[sequences, steps]`, or of the shape of `ys`, with one entry per
       output. With one entry per output, a step counts if any of its outputs counts. `squared_error` and
       `sigmoid_cross_entropy` sum over the outputs that count; a loss or measure of your own receives an `onward.Masked`

@@ -226,7 +226,8 @@ def _readout(tensors, units: int) -> eqx.nn.Linear:
     if prefix is None or set(tensors) - {f"{prefix}weight", f"{prefix}bias"}:
         raise ValueError(
             "the readout must be one torch.nn.Linear, a weight with or without a bias, got "
-            f"{', '.join(sorted(tensors)[:8]) or 'no tensors'} beside the recurrent ones."
+            f"{', '.join(sorted(tensors)[:8]) or 'no tensors'} beside the recurrent ones; pass only the recurrent "
+            "tensors and those of one Linear, and build other layers in Equinox."
         )
     weight, bias = tensors[f"{prefix}weight"], tensors.get(f"{prefix}bias")
     if weight.ndim != 2 or weight.shape[1] != units or weight.shape[0] == 0:

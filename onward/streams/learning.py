@@ -154,7 +154,9 @@ class Following:
             spill = opened.enter_context(
                 Spill(folder.states, version=standing.version, digest=standing.states, fence=fence)
             )
-            records = opened.enter_context(Records(folder, standing, columns.classes, limit=dead_letter_limit))
+            records = opened.enter_context(
+                Records(folder, standing, columns.classes, horizon=engine.horizon, limit=dead_letter_limit)
+            )
             if standing.position is not None:
                 source.seek(standing.position)
             self._stream = _Stream(engine, columns, records, spill, state, learns, partition, fence)

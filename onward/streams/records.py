@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from ..support.files import JsonLines
 from ._carry import Told
@@ -33,12 +34,24 @@ class Learned(NamedTuple):
 class Records:
     """Predictions, metrics, dead letters and quarantine. Use it as a context manager.
 
-    Each file is cut back to its length in `standing`. `classes` are the names of a categorical target's values. Raises
-    `UserError` if a file is shorter than `standing` says.
+    * `standing`: how far the run is; each file is cut back to its length there;
+    * `classes`: the names of a categorical target's values;
+    * `horizon`: how many events ahead is forecast; 0 for none;
+    * `limit`: how many of the latest 10,000 lines may be malformed.
+
+    Raises `UserError` if a file is shorter than `standing` says.
     """
 
-    def __init__(self, folder: StreamFolder, standing: StreamStanding, classes: Sequence[str] | None, *, limit: int):
-        self._classes = classes
+    def __init__(
+        self,
+        folder: StreamFolder,
+        standing: StreamStanding,
+        classes: Sequence[str] | None,
+        *,
+        horizon: int,
+        limit: int,
+    ):
+        self._classes, self._horizon = classes, horizon
         self._predictions = JsonLines(folder.predictions, length=standing.predictions_bytes)
         self._metrics = JsonLines(folder.metrics, length=standing.metrics_bytes)
         self._quarantine = JsonLines(folder.quarantine, length=standing.quarantine_bytes)
@@ -83,10 +96,10 @@ class Records:
                     shown[i] if predicted else None,
                     targets[i] if known else None,
                     _short(losses[i]) if predicted and known else None,
-                    None if learned.keys is None else learned.keys[i],
-                    None if learned.stamps is None else learned.stamps[i],
-                    ahead[i] if forecasted else None,
-                    _short(likely[i]) if likely is not None and predicted else None,
+                    UNSET if learned.keys is None else learned.keys[i],
+                    UNSET if learned.stamps is None else learned.stamps[i],
+                    (ahead[i] if forecasted else None) if self._horizon else UNSET,
+                    UNSET if likely is None else _short(likely[i]) if predicted else None,
                 )
             )
         scored = told.predicted & told.persisted & learned.known

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from ._spill import EMPTY
 from .base import Position
@@ -104,7 +105,7 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, header=None, position=None, compact=None, scores=Scores(), **none)
 
 
-class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class Prediction(msgspec.Struct, frozen=True, gc=False):
     """A line of predictions.jsonl: one event.
 
     * `line`: the event's line in the stream; the first, if it has several;
@@ -114,22 +115,22 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     * `loss`: the loss of the prediction: the squared error, in the target's unit squared, or −log of the true class's
       probability, in nats;
     * `key`, `time`: as they were read, if the stream has these columns;
-    * `forecast`: the forecast of the target `horizon` events later; left out if the horizon is 0;
-    * `probability`: the probability of the predicted class.
+    * `forecast`: the forecast of the target `horizon` events later, if the horizon is not 0;
+    * `probability`: the probability of the predicted class, if the target is a class.
 
-    A field is `null` if it has no value: a prediction for a key's first `horizon` events, or a target that is not
-    known. Numeric targets are learned and forecast from the ninth event on, because absurd numbers cannot be told from
-    ordinary ones before.
+    All lines of a run have the same fields. A field is `null` if the event has no value for it: a prediction for a
+    key's first `horizon` events, or a target that is not known. Numeric targets are learned and forecast from the
+    ninth event on, because absurd numbers cannot be told from ordinary ones before.
     """
 
     line: int
     prediction: float | str | None
     target: float | str | None
     loss: float | None
-    key: str | None = None
-    time: str | int | float | None = None
-    forecast: float | str | None = None
-    probability: float | None = None
+    key: str | UnsetType | None = UNSET
+    time: str | int | float | UnsetType | None = UNSET
+    forecast: float | str | UnsetType | None = UNSET
+    probability: float | UnsetType | None = UNSET
 
 
 class Quarantined(msgspec.Struct, frozen=True):

@@ -309,7 +309,7 @@ def harmed(tensors, name, array):
         ("rnn.bias_ih_l0", np.zeros((48, 1), np.float32), r"bias_ih_l0 .* \[48\], got \[48, 1\]"),
         ("readout.weight", np.zeros((3, 17), np.float32), r"readout.weight .* \[outputs, 16\], got \[3, 17\]"),
         ("readout.bias", np.zeros(4, np.float32), r"readout.bias must have the shape \[3\], got \[4\]"),
-        ("other.weight", np.zeros((3, 16), np.float32), "the readout must be one torch.nn.Linear.*other.weight"),
+        ("other.weight", np.zeros((3, 16), np.float32), "must be one torch.nn.Linear.*other.weight.*layers in Equinox"),
         ("rnn.weight_ih_l0_reverse", np.zeros((48, 5), np.float32), "bidirectional"),
         ("rnn.weight_hr_l0", np.zeros((48, 5), np.float32), "proj_size"),
         ("readout.bias", np.zeros(3, np.int8), "readout.bias must be float32 or float64, got int8"),

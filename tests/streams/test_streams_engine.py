@@ -1,6 +1,7 @@
 """The engine of streams learns as the learner does, however events are cut, whoever is in memory, whatever comes."""
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -364,6 +365,15 @@ def follow_numbers(engine, folder, ys):
     (folder / "numbers.csv").write_text("a,y,who\n" + "".join(f"{i % 7},{y},u\n" for i, y in enumerate(ys)))
     run = StreamFolder.create(folder / "run", Settings())
     return run, follow(engine, run, folder / "numbers.csv")[1]
+
+
+def test_every_prediction_has_the_same_fields(few, tmp_path):
+    """A reader finds `forecast` in every line, `null` where there is none, and no field that the run does not use."""
+    run, _ = follow_numbers(few, tmp_path, range(20))
+    lines = [json.loads(line) for line in run.predictions.read_text().splitlines()]
+    assert [line["line"] for line in lines] == [*range(2, 22)]
+    assert {tuple(line) for line in lines} == {("line", "prediction", "target", "loss", "key", "forecast")}
+    assert [line["forecast"] is None for line in lines] == [True] * 8 + [False] * 12
 
 
 def test_an_interruption_saves_and_too_many_malformed_lines_stop(few, uninterrupted, csv, tmp_path):
