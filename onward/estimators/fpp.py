@@ -14,8 +14,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 from ..cells import AbstractCell
 from ..cells.rollout import SHORT, restarted, rollout
 from ..support.arguments import at_least_zero, unless_traced, whole
+from ..support.freezing import thaw
 from ..support.raw_key import RawKey
 from ..support.trees import all_finite, inner, select
+from ..targets import Masked
 from ._padding import mended, mended_inputs, readable
 from ._random_bits import Counter, uniform
 from ._ring import Ring
@@ -235,7 +237,10 @@ class FPP(AbstractReplayEstimator):
     def start(self, model, hidden, *, key, example):
         if example is None:
             raise ValueError("example must be given, one (x, y) of the stream: FPP stores steps of that shape.")
-        ring = Ring.begin(self._lengths, self.buffer, hidden, *example, prefixes=self.prefixes)
+        everywhere = jnp.array(True)
+        x, y = example[0], mended(everywhere, _of_what_counts(example[1]))
+        x = mended_inputs(thaw(model).cell, everywhere, x)
+        ring = Ring.begin(self._lengths, self.buffer, hidden, x, y, prefixes=self.prefixes)
         counter = Counter.start(key)
         return FPPState(ring, counter, _at(self.penalty, counter.steps), _at(self.state_rate, counter.steps))
 
@@ -260,11 +265,13 @@ class FPP(AbstractReplayEstimator):
             prediction = model.predict(hidden)
             value = weighted_loss(loss, prediction, now.ys, now.weight)
             start = jnp.array(False) if now.reset is None else now.reset
-            weight, usable = jnp.ones(()), True
+            weight, usable, x, y = jnp.ones(()), True, now.xs, _of_what_counts(now.ys)
             if now.weight is not None:
                 weight = now.weight
-                usable = (weight != 0) | (readable(model.cell, now.xs) & all_finite(hidden))
-            ring = ring.push(hidden, now.xs, now.ys, weight, start, usable)
+                usable = (weight != 0) | (readable(model.cell, x) & all_finite(hidden))
+                # What no loss uses is not kept, so that it does not look like a training that diverged.
+                x, y = mended_inputs(model.cell, ~usable, x), mended(weight == 0, y)
+            ring = ring.push(hidden, x, y, weight, start, usable)
             return (hidden, ring), (value, prediction)
 
         (_, ring), (losses, predictions) = scan_steps(step, (hidden, state.ring), chunk)
@@ -377,6 +384,13 @@ def _checked(name, setting):
     start: Any = setting(jnp.zeros((), jnp.int32)) if callable(setting) else setting
     unless_traced(at_least_zero, name, start)
     return setting
+
+
+def _of_what_counts(y):
+    """A target of one step, with 0 for the outputs that do not count."""
+    if not (isinstance(y, Masked) and eqx.is_array_like(y.ys) and jnp.shape(y.ys) == jnp.shape(y.mask)):
+        return y
+    return Masked(jnp.where(y.mask, y.ys, jnp.zeros_like(y.ys)), y.mask)
 
 
 def _check_entries(ring: Ring, xs, ys) -> None:

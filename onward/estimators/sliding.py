@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ..cells.initial_state import learns_initial_state
 from ..cells.rollout import SHORT, restarted
 from ..support.arguments import whole
+from ..support.freezing import thaw
 from ..support.trees import select
 from ._padding import mended, mended_inputs
 from .base import length, weighted_loss
@@ -81,7 +82,8 @@ class SlidingBPTT(AbstractPosingEstimator):
             return jnp.broadcast_to(leaf, (self.horizon, *jnp.shape(leaf)))
 
         # Filled with the example and not with zeros, because even unused entries must be differentiable.
-        xs = jax.tree.map(lambda leaf: repeat(jnp.asarray(leaf)), example[0])
+        x = mended_inputs(thaw(model).cell, jnp.array(True), example[0])
+        xs = jax.tree.map(lambda leaf: repeat(jnp.asarray(leaf)), x)
         fresh = jnp.zeros(self.horizon, bool) if learns_initial_state(model.cell) else None
         window = Window(jax.tree.map(repeat, hidden), xs, jnp.ones(self.horizon, bool), fresh)
         return SlidingState(window, jnp.array(False))

@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from problems import AS_FOR_USERS, INPUTS, assert_identical, assert_same, loss
+from problems import AS_FOR_USERS, INPUTS, assert_identical, assert_same, loss, problem
 
 import onward
 from onward._learner_programs import run as run_program
@@ -156,6 +156,14 @@ def test_masked_steps_leave_parameters_and_optimiser_alone(name):
     still, metrics = learner.run(moving, xs[4:8, 0], ys[4:8, 0] * jnp.nan, weight=jnp.zeros(4, "float32"))
     assert_identical((still.arrays, still.optimizer), (moving.arrays, moving.optimizer))
     assert_identical(metrics.losses, jnp.zeros(4, "float32"))
+
+
+@pytest.mark.parametrize("estimator", [onward.SlidingBPTT(horizon=2), onward.FPP(horizon=1, buffer=3)])
+def test_an_example_may_be_padding(estimator):
+    p = problem("gru", units=2, steps=2)
+    learner = onward.Learner(estimator, optax.sgd(0.1), loss=loss)
+    carry = learner.init(p.model, key=jr.key(0), example=(p.xs[0] * jnp.nan, p.ys[0] * jnp.nan))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(carry))
 
 
 def test_a_rate_schedule_counts_updates():

@@ -353,6 +353,17 @@ class TestMasksOfOutputs:
         score = onward.evaluate(found.best, data, onward.EveryStep(STEPS), loss, key=KEY)
         assert score == pytest.approx(onward.evaluate(found.best, plain, every, by_hand, key=KEY))
 
+    def test_an_estimator_that_stores_targets_keeps_none_that_does_not_count(self):
+        """A number in the carry that is not finite would end the training."""
+        xs, ys, mask = self.masked()
+        targets = onward.Masked(np.where(mask, ys, np.nan), mask)
+        data = onward.Sequences(xs, targets, batch=BATCH, lengths=np.array(LENGTHS))
+        learner = onward.Learner(onward.FPP(horizon=1, buffer=3), OPTIMIZER, loss=squared_error, batch=BATCH)
+        every = onward.EveryStep(1)
+        carry = learner.init(model(), key=KEY, example=onward.sequences.first_step(data, every))
+        fitted = onward.fit(learner, carry, data, every, epochs=1, key=KEY, progress=False)
+        assert fitted.diverged_at is None
+
     def test_a_learner_takes_them_step_by_step(self):
         learner = onward.Learner(onward.RTRL(), optax.sgd(0.1), loss=squared_error)
         ys, mask = np.array([[1.0, np.nan], [np.nan, np.nan]]), np.array([[True, False], [False, False]])
