@@ -7,7 +7,7 @@ Appendix B, with sigmoid units; with tanh units they are nobacktrack/fig1-tanh a
 fpp/fig4.1, 4.2, 4.3 (to 4.5), 4.6 (and 4.7) and 4.8, with a or b for CycleWorld, c for StochasticWorld (c-long with a
 hundred times the steps); fpp/section3.2a and b; fpp/table4.1 and table4.2, and scaled as table4.1-small and
 table4.2-small, which fetch their data. Of Liao et al. (2018): rbp/hopfield (Figures 1, 2 and A1), rbp/table-a1 and
-rbp/hyperparameters and hyperparameters-others (Figures 4 to 6) need MNIST in ONWARD_DATA; rbp/cora and rbp/pubmed
+rbp/hyperparameters, -100 and -others (Figures 4 to 6) need MNIST in ONWARD_DATA; rbp/cora and rbp/pubmed
 (Figure 3, Tables 1 and A3) need Planetoid there. Of Kag & Saligrama (2021): fptt/add-100 and add-200 (Figure 1),
 fptt/copy and copy-200 (Figure 5), fptt/fig2-100 and fig4-100, scaled; fptt/fig1, fig1-200, fig2, fig3a, fig3b, fig4,
 fig5a and fig5b at full size: many hours; fptt/pixel-mnist, permuted-mnist and cifar10 (Tables 3 and 6), table2,
@@ -23,7 +23,10 @@ names = (
     *(f"fpp/fig4.{figure}c{steps}" for steps in ("", "-long") for figure in (1, 3, 6)),
     *(f"fpp/{name}" for name in ("section3.2a", "section3.2b", "fig4.8a", "fig4.8b", "fig4.8c")),
     *(f"fpp/table4.{table}{size}" for size in ("", "-small") for table in (1, 2)),
-    *(f"rbp/{figure}" for figure in ("hopfield", "table-a1", "hyperparameters", "hyperparameters-others")),
+    *(
+        f"rbp/{figure}"
+        for figure in ("hopfield", "table-a1", "hyperparameters", "hyperparameters-100", "hyperparameters-others")
+    ),
     *(f"rbp/{figure}" for figure in ("cora", "pubmed")),
     *(f"fptt/{figure}" for figure in ("add-100", "add-200", "copy", "copy-200", "fig5a", "fig5b")),
     *(f"fptt/{figure}" for figure in ("fig1", "fig1-200", "fig2", "fig2-100", "fig3a", "fig3b")),
