@@ -23,10 +23,8 @@ names = (
     *(f"fpp/fig4.{figure}c{steps}" for steps in ("", "-long") for figure in (1, 3, 6)),
     *(f"fpp/{name}" for name in ("section3.2a", "section3.2b", "fig4.8a", "fig4.8b", "fig4.8c")),
     *(f"fpp/table4.{table}{size}" for size in ("", "-small") for table in (1, 2)),
-    *(
-        f"rbp/{figure}"
-        for figure in ("hopfield", "table-a1", "hyperparameters", "hyperparameters-100", "hyperparameters-others")
-    ),
+    *(f"rbp/{figure}" for figure in ("hopfield", "table-a1")),
+    *(f"rbp/hyperparameters{panels}" for panels in ("", "-100", "-others")),
     *(f"rbp/{figure}" for figure in ("cora", "pubmed")),
     *(f"fptt/{figure}" for figure in ("add-100", "add-200", "copy", "copy-200", "fig5a", "fig5b")),
     *(f"fptt/{figure}" for figure in ("fig1", "fig1-200", "fig2", "fig2-100", "fig3a", "fig3b")),
