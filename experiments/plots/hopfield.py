@@ -13,7 +13,7 @@ def draw_curves(
 ) -> bytes:
     """Training loss and wrong pixels of the recalled digits, in two panels, against updates, a line a method, as PNG.
 
-    `losses` and `errors` have a row for each seed and a column for each pass of `updates` updates. `shown` is the per
+    `losses` and `errors` have a row for each seed and a column for every `updates` updates. `shown` is the per
     cent of wrong pixels in the digits that the memories are shown.
     """
     from matplotlib.figure import Figure
@@ -30,13 +30,13 @@ def draw_curves(
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
-        axes.set_xlabel("updates, one digit each")
+        axes.set_xlabel("updates, all ten digits each")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(which="major", color="0.92", linewidth=0.6)
     right.axhline(shown, color="0.35", linewidth=1, linestyle=(0, (6, 2)), label=f"the digits as shown: {shown:.3g}")
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=8.5, title="mean of the seeds at the end")
-    left.set_title("learning: mean |x − I| of the clean digit (lower is better)", loc="left", fontsize=10)
+    left.set_title("learning: mean |h − I| of the clean digits (lower is better)", loc="left", fontsize=10)
     right.set_title(
         "recall: % of pixels unlike the clean digit, half of its ink removed (lower is better)", loc="left", fontsize=10
     )

@@ -12,7 +12,7 @@ import optax
 import optimistix as optx
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from onward.equilibria import RBP, ConjugateGradientRBP, FullBPTT, HopfieldMemory, NeumannRBP, TruncatedBPTT
+from onward.equilibria import RBP, ConjugateGradientRBP, FullBPTT, HopfieldMemory, NeumannRBP, Recall, TruncatedBPTT
 
 from ..data.digits import corrupt
 
@@ -36,13 +36,18 @@ def adjoints(steps: int) -> dict[str, Adjoint]:
 
 
 class Setting(NamedTuple):
-    """How memories are trained: Adam, one update a digit, in passes over all digits, each in an order of its own.
+    """How memories are trained: by Adam, in passes over all digits.
+
+    As in the authors' script, a pass is one update on all digits, with the loss `|h_i − I_i|` of the output neurons'
+    states. Otherwise a pass has one update a digit, in an order of its own, with the loss `|x_i − I_i|`. A loss is the
+    mean over output neurons and digits.
 
     * `adjoint`: of each update;
     * `passes`: over the digits, at least 1, and a multiple of `every`;
     * `every`: passes between two checks, at least 1;
     * `scale`: the standard deviation of the initial weights;
-    * `hidden_size`, `rate`: hidden neurons, and Adam's step size.
+    * `hidden_size`, `rate`: hidden neurons, and Adam's step size;
+    * `as_script`: which of the two.
     """
 
     adjoint: Adjoint
@@ -51,10 +56,15 @@ class Setting(NamedTuple):
     scale: float = 1e-3
     hidden_size: int = 1024
     rate: float = 1e-3
+    as_script: bool = False
+
+    def answer(self, found: Recall) -> Float[Array, " pixels"]:
+        """What the loss compares with a digit."""
+        return found.state[-len(found.output) :] if self.as_script else found.output
 
 
 class Check(eqx.Module):
-    """A memory's answers to corrupted digits.
+    """A memory's answers to corrupted digits, those that the loss compares.
 
     `errors` is the fraction of pixels where the rounded answer differs from the clean digit. `shown` and `recalled` are
     the digits. `residual` is the largest of these recalls.
@@ -67,9 +77,8 @@ class Check(eqx.Module):
 
 
 class Trained(eqx.Module):
-    """Trainings, a row for each key. `losses` are `mean_i |x_i − I_i|` of the clean digit before each update; `end` is
-    the mean loss over all digits at the end. If asked for, `errors` are those of a check before each `every` passes,
-    and `last` is the check at the end.
+    """Trainings, a row for each key. `losses` are those before each update; `end` is the mean loss over all digits at
+    the end. If asked for, `errors` are those of a check before each `every` passes, and `last` is the check at the end.
     """
 
     losses: Float[Array, "*trainings updates"]
@@ -85,13 +94,15 @@ def train(digits: Digits, keys: Key[Array, " trainings"], setting: Setting, *, c
     optimizer = optax.adam(setting.rate)
     count, pixels = digits.shape
 
-    def loss(memory, digit, key):
-        answer = memory.recall(digit, adjoint=setting.adjoint(key)).output
-        return jnp.mean(jnp.abs(answer - digit))
+    def loss(memory, digits, keys):
+        def one(digit, key):
+            return jnp.abs(setting.answer(memory.recall(digit, adjoint=setting.adjoint(key))) - digit)
 
-    def update(carry, digit_and_key):
+        return jnp.mean(jax.vmap(one)(digits, keys))
+
+    def update(carry, digits_and_keys):
         memory, state = carry
-        value, gradient = jax.value_and_grad(loss)(memory, *digit_and_key)
+        value, gradient = jax.value_and_grad(loss)(memory, *digits_and_keys)
         updates, state = optimizer.update(gradient, state)
         return (eqx.apply_updates(memory, updates), state), value
 
@@ -99,17 +110,19 @@ def train(digits: Digits, keys: Key[Array, " trainings"], setting: Setting, *, c
         if not checked:
             return None
         shown = jax.vmap(lambda digit, key: corrupt(digit, key=key))(digits, jr.split(key, count))
-        recalled = jax.vmap(memory.recall)(shown)
-        errors = jnp.mean((recalled.output >= 0.5) != (digits >= 0.5), dtype=digits.dtype)
-        return Check(errors, shown, recalled.output, recalled.residual.max())
+        found = jax.vmap(memory.recall)(shown)
+        recalled = jax.vmap(setting.answer)(found)
+        errors = jnp.mean((recalled >= 0.5) != (digits >= 0.5), dtype=digits.dtype)
+        return Check(errors, shown, recalled, found.residual.max())
 
     def one(key):
         memory_key, check_key, key = jr.split(key, 3)
 
         def one_pass(carry, key):
             order_key, key = jr.split(key)
-            order = jr.permutation(order_key, count)
-            return jax.lax.scan(update, carry, (digits[order], jr.split(key, count)))
+            order = jnp.arange(count) if setting.as_script else jr.permutation(order_key, count)
+            together = (1, count) if setting.as_script else (count, 1)
+            return jax.lax.scan(update, carry, (digits[order].reshape(*together, pixels), jr.split(key, together)))
 
         def passes(carry, keys):
             found = check(carry[0], check_key)
@@ -120,7 +133,7 @@ def train(digits: Digits, keys: Key[Array, " trainings"], setting: Setting, *, c
         carry = memory, optimizer.init(eqx.filter(memory, eqx.is_array))
         pass_keys = jr.split(key, (setting.passes // setting.every, setting.every))
         carry, (losses, errors) = jax.lax.scan(passes, carry, pass_keys)
-        end = jnp.mean(jnp.abs(jax.vmap(carry[0].recall)(digits).output - digits))
+        end = jnp.mean(jnp.abs(jax.vmap(lambda digit: setting.answer(carry[0].recall(digit)))(digits) - digits))
         return Trained(losses.reshape(-1), end, errors, check(carry[0], check_key))
 
     # One after the other. Side by side, a step would read the weights of all of them from memory.

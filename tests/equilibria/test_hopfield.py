@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from problems import QUICK, assert_same
 
@@ -136,11 +137,33 @@ def test_corruption_removes_its_part_of_the_ink():
         corrupt(image, 1.5, key=KEY)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
+def test_as_in_the_script_an_update_is_one_of_all_digits_on_their_states():
+    digits = jnp.asarray(np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0]]))
+    setting = Setting(adjoints(5)["Neumann-RBP"], 3, scale=0.1, hidden_size=3, as_script=True)
+    found = train(digits, jr.split(jr.key(0), 1), setting, checked=True)
+    assert (found.losses.shape, found.errors.shape) == ((1, 3), (1, 3))
+    memory = onward.equilibria.HopfieldMemory(4, 3, key=jr.split(jr.split(jr.key(0), 1)[0], 3)[0], scale=0.1)
+
+    def loss(memory):
+        return jnp.mean(jnp.abs(jax.vmap(lambda digit: memory.recall(digit).state[-4:])(digits) - digits))
+
+    optimizer, memory_losses = optax.adam(1e-3), []
+    state = optimizer.init(memory)
+    for _ in range(3):
+        value, slope = jax.value_and_grad(loss)(memory)
+        memory_losses.append(float(value))
+        updates, state = optimizer.update(slope, state)
+        memory = optax.apply_updates(memory, updates)
+    # Neumann's series has 5 terms there and 20 here, of a map that contracts by far.
+    np.testing.assert_allclose(found.losses[0], memory_losses, rtol=1e-6)
+
+
 def losses(**ends):
     """A falling curve of two seeds for each method, ending at this many times BPTT's."""
     bptt = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
     found = {name: bptt * np.array([1, 1, 1.0]) for name in ("BPTT", "TBPTT", "RBP", "CG-RBP", "Neumann-RBP")}
-    found |= {f"{name}, small weights": bptt.copy() for name in ("RBP", "Neumann-RBP")}
+    found |= {f"{name}, large weights": bptt.copy() for name in ("RBP", "Neumann-RBP")}
     for name, times in ends.items():
         found[name.replace("_", "-")][:, -1] *= times
     return found
