@@ -148,7 +148,7 @@ def chosen_methods(text: str, names: Sequence[str]) -> tuple[str, ...]:
 
     Raises `UserError` for an unknown name, naming the nearest, and for a name that comes twice.
 
-        >>> chosen_methods("bptt,fptt, c=2, alpha = 0.5", ("OGD", "BPTT", "FPTT, α = 0.5", "FPTT, c = 2, α = 0.5"))
+        >>> chosen_methods("bptt,fptt, c=2, alpha = 0.5", ("TBPTT", "BPTT", "FPTT, α = 0.5", "FPTT, c = 2, α = 0.5"))
         ('BPTT', 'FPTT, c = 2, α = 0.5')
     """
     known, words, found = {_plain(name): name for name in names}, text.split(","), []

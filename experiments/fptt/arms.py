@@ -29,7 +29,7 @@ from onward.transforms.fptt import fptt, fptt_exact
 from ..jobs import Job, Report, costliest_first, run_all
 from ..parts import Parts
 
-PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "OGD"
+PLAIN, AUXILIARY, ONLINE = "BPTT", "BPTT, all losses", "TBPTT"
 
 
 class Arm(NamedTuple):
@@ -98,7 +98,7 @@ class Problem(NamedTuple):
 
         * BPTT makes one update a sequence, once with the loss at the end alone, once with the losses of all windows. If
           there is a target at every step, these two are the same, and the second is left out.
-        * OGD makes one update a window.
+        * TBPTT, which the paper calls OGD, makes one update a window and carries the state on.
         * FPTT uses the same windows: the running form with each α and proximal factor of `with_proximal`, and both
           forms with the factor 1 of the paper's algorithm.
         """
@@ -161,6 +161,25 @@ def below(ours: np.ndarray, theirs: np.ndarray) -> bool:
         return bool(ours[0] < theirs[0])
     variances = [values.var(ddof=1) / values.size for values in (ours, theirs)]
     return bool(theirs.mean() - ours.mean() > 2 * np.sqrt(sum(variances)))
+
+
+def ahead(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """The word of a verdict on "ours is lower": agrees or disagrees beyond the spread, else not decided."""
+    return "agrees" if below(ours, theirs) else "disagrees" if below(theirs, ours) else "not decided"
+
+
+def power(paper: Mapping[str, float], names: tuple[str, str], ours: np.ndarray, theirs: np.ndarray) -> str:
+    """What `ahead` would say of scores drawn around the paper's own of these two, with the spread of our seeds."""
+    if not all(name in paper for name in names):
+        return "The paper has no number for both."
+    if ours.size == 1:
+        return "With one seed, the spread and so the power of this rule are not known."
+    rng, draws = np.random.default_rng(0), 2000
+    pairs = zip(names, (ours, theirs), strict=True)
+    drawn = [rng.normal(paper[name], v.std(ddof=1), (draws, v.size)) for name, v in pairs]
+    agrees = sum(below(*pair) for pair in zip(*drawn, strict=True))
+    share = 100 * agrees / draws
+    return f"Of scores drawn around the paper's, with our spread, this rule says agrees in {share:.0f} %."
 
 
 def standing(ours: np.ndarray, others: Mapping[str, np.ndarray]) -> str:

@@ -32,7 +32,7 @@ NORMS = {"gap": "‖W − W̄‖", "gradient": "‖gradient‖"}
 
 @dataclass(frozen=True)
 class _Convergence:
-    """Figure 4: the distance of W from W̄ and the norm of the gradient while FPTT learns; the norm for OGD and BPTT
+    """Figure 4: the distance of W from W̄ and the norm of the gradient while FPTT learns; the norm for TBPTT and BPTT
     too.
     """
 
@@ -103,9 +103,10 @@ class _Convergence:
         if lost:
             lines.append(f"Seeds diverged: {', '.join(lost)}.")
         if set(lost) & {running(ALPHA), ONLINE, PLAIN}:  # the verdict quotes these numbers
-            verdict = Verdict("not decided", f"seeds diverged: {', '.join(lost)}.")
+            verdict = adds = Verdict("not decided", f"seeds diverged: {', '.join(lost)}.")
         else:
-            verdict = self.judge({key: values.mean() for key, values in shrunk.items()})
+            means = {key: values.mean() for key, values in shrunk.items()}
+            verdict, adds = self.judge(means), self.regulariser(means)
         return Findings(
             verdict,
             "\n".join(lines),
@@ -115,6 +116,7 @@ class _Convergence:
                 "trainings": [{"method": name, "seeds": rows} for name, rows in found.items()],
             },
             {"curve.png": partial(_draw, curves, self.figure, seeds)},
+            adds,
         )
 
     def judge(self, shrunk: Mapping[tuple[str, str], float]) -> Verdict:
@@ -123,9 +125,20 @@ class _Convergence:
         why = f"at the end ‖W − W̄‖ is {100 * parts['gap']:.0f} % of its greatest, the gradient's norm "
         why += f"{100 * parts['gradient']:.0f} % of its own (running form), and "
         without = [f"{100 * float(shrunk[name, 'gradient']):.0f} %" for name in (ONLINE, PLAIN)]
-        why += f"{without[0]} of its own by OGD, the windows without the regulariser, {without[1]} by BPTT."
+        why += f"{without[0]} of its own by {ONLINE}, the windows without the regulariser, {without[1]} by BPTT."
         small = sum(value < 0.1 for value in parts.values())
         return Verdict(("disagrees", "agrees in part", "agrees")[small], why)
+
+    def regulariser(self, shrunk: Mapping[tuple[str, str], float]) -> Verdict:
+        """What the regulariser adds to its windows: agrees if the gradient's norm falls below a tenth of its maximum
+        with it and not without, and disagrees the other way round.
+        """
+        ours, theirs = (float(shrunk[name, "gradient"]) for name in (running(ALPHA), ONLINE))
+        why = f"at the end the gradient's norm is {100 * ours:.0f} % of its greatest with the regulariser, and "
+        why += f"{100 * theirs:.0f} % without."
+        if (ours < 0.1) == (theirs < 0.1):
+            return Verdict("not decided", why)
+        return Verdict("agrees" if ours < 0.1 else "disagrees", why)
 
 
 @jax.jit

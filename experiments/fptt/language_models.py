@@ -31,7 +31,7 @@ from ..data.words import WordTask, penn_treebank, penn_treebank_characters
 from ..parts import Parts
 from ..plots.scores import draw_scores
 from ..recipe import Experiment, Findings, Verdict, verdict_of
-from .arms import ONLINE, PLAIN, Arm, Problem, Timed, below, compare, running, standing
+from .arms import ONLINE, PLAIN, Arm, Problem, Timed, ahead, compare, power, running, standing
 
 UPDATES, PROXIMAL = 10, 2.0  # c = 2 as in the authors' script for characters and words
 CLIP, DECAY = 0.25, 1.2e-6
@@ -310,7 +310,7 @@ class Table:
         )
         shown = f"FPTT {mean_and_error(mine, digits)}, {other} {mean_and_error(theirs, digits)}"
         why = f"{self.score} of the test text: {shown}. {standing(mine, {other: theirs})}"
-        return Verdict("agrees" if below(mine, theirs) else "disagrees", why)
+        return Verdict(ahead(mine, theirs), f"{why} {power(self.paper, (ours, other), mine, theirs)}")
 
 
 def _experiment(name: str, model: LanguageModel, *, characters: bool, length: int, notes: str) -> Experiment:
@@ -336,7 +336,7 @@ NOTES = (
     "The readout is tied to the embedding. Batch {batch}; lengths of sequences are drawn around T = {steps}, and the "
     f"rate is in proportion; K = {UPDATES} windows, each with masks of its own. Clip {CLIP:g}, weight decay {DECAY:g}. "
     f"α = {{alpha:g}} is out of the paper's grid, c = {PROXIMAL:g} as in the authors' script; W and λ are not reset. "
-    "OGD is the same windows without the regulariser, which the field calls truncated backpropagation. "
+    "TBPTT is the same windows without the regulariser; the paper calls it OGD. "
 )
 DYNAMIC = (
     f"Dynamic evaluation is that of Krause et al. (2018): windows of {ADAPTED} words, η = 0.002, λ = 0.075, with the "

@@ -60,7 +60,7 @@ class TestArms:
 
     def test_methods_differ_in_their_windows_and_updates_alone(self):
         methods = problem().arms((0.5,))
-        assert list(methods) == ["BPTT", "BPTT, all losses", "OGD", "FPTT, α = 0.5", "FPTT exact, α = 0.5"]
+        assert list(methods) == ["BPTT", "BPTT, all losses", "TBPTT", "FPTT, α = 0.5", "FPTT exact, α = 0.5"]
         assert [arm.learner.chunk for arm in methods.values()] == [6, 6, 2, 2, 2]
         assert [arm.objective.window for arm in methods.values()] == [6, 2, 2, 2, 2]
         assert [running(0.5), exact(0.5)] == list(methods)[3:]
@@ -69,7 +69,7 @@ class TestArms:
         data = onward.sequences.Drawn(Copying(10), batch=BATCH, minibatches=2)
         loss, updates = softmax_cross_entropy, 3
         copying = Problem(data, data, loss, loss, onward.EveryStep, updates, lambda updates: OPTIMIZER, model)
-        assert list(copying.arms(())) == ["BPTT", "OGD"]
+        assert list(copying.arms(())) == ["BPTT", "TBPTT"]
         minibatch = data.minibatch(data.order(jr.key(0))[0])
         weights = [
             onward.EveryStep(window).assign(None, minibatch.ys, minibatch.lengths, data.steps)[1]
@@ -84,13 +84,13 @@ class TestArms:
             )
 
         first = found(lambda history: len(history) == 2)
-        assert list(first) == ["BPTT", "BPTT, all losses", "OGD"]
-        scores, epochs, final = first["OGD"].scores
+        assert list(first) == ["BPTT", "BPTT, all losses", "TBPTT"]
+        scores, epochs, final = first["TBPTT"].scores
         assert epochs.tolist() == [2, 2]
         np.testing.assert_array_equal(scores[:, 2:], scores[:, [1, 1]])
         assert len(np.unique(scores[:, :2])) == 4
         assert np.isnan(final).all()
-        np.testing.assert_array_equal(found(never)["OGD"].scores.scores, scores)
+        np.testing.assert_array_equal(found(never)["TBPTT"].scores.scores, scores)
 
     def test_stopped_in_a_training_it_goes_on_from_there_to_the_same_scores(self, parts, tmp_path):
         ours, name, ended = running(0.1), f"{running(0.1)}, seed 0", []
@@ -127,14 +127,14 @@ class TestArms:
         assert not parts.unfinished(name).exists()
 
     def test_a_checkpoint_of_another_training_is_refused(self, parts):
-        arms = {"OGD": problem().arms(())["OGD"]}
+        arms = {"TBPTT": problem().arms(())["TBPTT"]}
 
         def compared(seed):
             return compare(problem(), arms, epochs=1, keys=jr.split(jr.key(seed), 1), until=never, parts=parts)
 
         compared(0)
-        path = parts.unfinished("OGD, seed 0")
-        arm = arms["OGD"]
+        path = parts.unfinished("TBPTT, seed 0")
+        arm = arms["TBPTT"]
         train(arm, problem(), 1, jr.split(jr.key(1), 1)[0], never, lambda done, words: None, path)
         path.with_suffix(".json").unlink()
         with pytest.raises(UserError, match=r"belongs to a run with other settings; .* or delete it\."):
@@ -145,24 +145,24 @@ class TestArms:
             return eqx.tree_at(lambda m: m.readout.bias, model(key), jnp.full(1, jnp.nan))
 
         keys = jr.split(jr.key(0), 1)
-        arms = {"OGD": problem(broken).arms(())["OGD"]}
+        arms = {"TBPTT": problem(broken).arms(())["TBPTT"]}
         found = compare(problem(broken), arms, epochs=2, keys=keys, until=never, parts=parts)
-        assert np.isnan(found["OGD"].scores.scores).all()
-        assert found["OGD"].scores.reached(1.0).tolist() == [0]
+        assert np.isnan(found["TBPTT"].scores.scores).all()
+        assert found["TBPTT"].scores.reached(1.0).tolist() == [0]
 
 
 def test_what_an_iteration_costs_is_measured():
     """Windows take less for their steps; the regulariser remembers two numbers more of each parameter."""
     data = onward.sequences.Drawn(Adding(200), batch=BATCH, minibatches=2)
     long = problem()._replace(data=data, test=data, updates=20)
-    arms = {name: arm for name, arm in long.arms((0.1,)).items() if name in ("BPTT", "OGD", running(0.1))}
+    arms = {name: arm for name, arm in long.arms((0.1,)).items() if name in ("BPTT", "TBPTT", running(0.1))}
     costs = measure(arms, long, 2, jr.key(0))
     for cost in costs.values():
         assert 0 < cost["least"] <= cost["seconds"] <= cost["most"]
     besides = {name: cost["bytes"] - cost["kept_bytes"] for name, cost in costs.items()}
-    assert 0 < besides["OGD"] < besides["BPTT"] / 2
+    assert 0 < besides["TBPTT"] < besides["BPTT"] / 2
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(model(jr.key(0)), eqx.is_inexact_array)))
-    more = costs[running(0.1)]["kept_bytes"] - costs["OGD"]["kept_bytes"]
+    more = costs[running(0.1)]["kept_bytes"] - costs["TBPTT"]["kept_bytes"]
     assert 2 * parameters < more < 2 * parameters + 100
 
 
