@@ -246,9 +246,7 @@ def test_an_exact_form_that_diverged_is_named_and_the_running_one_judged():
     found = Convergence(small(10)).findings(rows | {exact(0.01): lost}, 2, 2)
     assert found.verdict.word == "agrees"
     assert found.table.endswith(f"Seeds diverged: {exact(0.01)}.")
-    found = Convergence(small(10)).findings(
-        rows | {"TBPTT": lost}, 2, 2
-    )
+    found = Convergence(small(10)).findings(rows | {"TBPTT": lost}, 2, 2)
     assert (found.verdict.word, found.verdict.why) == ("not decided", "seeds diverged: TBPTT.")
 
 
