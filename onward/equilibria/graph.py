@@ -19,6 +19,8 @@ class Graph(eqx.Module):
     - `nodes`: the number of nodes, at least 1.
     - `weights`: one number per edge, in the order of the edges, or `None`. Only sums that are called weighted use them.
 
+    `degrees` holds the number of edges that lead to each node.
+
     Raises `ValueError` with the argument's name for an edge to a node that does not exist, and for weights of another
     number of edges, that are not floating-point, or that are not finite.
 
@@ -31,6 +33,7 @@ class Graph(eqx.Module):
     senders: Int32[Array, " edges"]
     receivers: Int32[Array, " edges"]
     weights: Float[Array, " edges"] | None
+    degrees: Int32[Array, " nodes"]
     nodes: int = eqx.field(static=True)
 
     def __init__(
@@ -59,6 +62,7 @@ class Graph(eqx.Module):
         # Sorted by receiver, so that the sums are written in order.
         order = np.argsort(ends["receivers"], kind="stable")
         self.senders, self.receivers = (jnp.asarray(values[order], jnp.int32) for values in ends.values())
+        self.degrees = jnp.asarray(np.bincount(ends["receivers"].astype(int), minlength=self.nodes), jnp.int32)
         self.weights = None if weights is None else _checked(weights, len(order))[order]
 
     @classmethod
@@ -85,9 +89,7 @@ class Graph(eqx.Module):
         """The sum of the neighbours' states, divided by the number of edges that lead to the node; 0 if there are none.
         Otherwise as `sum_of_neighbours`.
         """
-        # Of no gradient. Outside a loop the compiler computes it once.
-        counts = self._summed(jnp.ones((len(self.receivers), 1), states.dtype))
-        return self._summed(self._sent(states)) / jnp.maximum(counts, 1)
+        return self.sum_of_neighbours(states) / jnp.maximum(self.degrees, 1).astype(states.dtype)[:, None]
 
     def weighted_sum_of_neighbours(self, states: Float[Array, "_nodes units"]) -> Float[Array, "_nodes units"]:
         """`m_v = Σ_(u → v) w_uv h_u` with the weights w of the edges, also differentiable along them. Otherwise as

@@ -52,7 +52,7 @@ def test_messages_are_the_product_with_the_adjacency_matrix():
 
 
 def test_a_directed_edge_leads_one_way_and_a_double_one_counts_twice():
-    directed = onward.equilibria.Graph(np.array([2, 0, 2]), np.array([1, 2, 1]), nodes=3)
+    directed = onward.equilibria.Graph(np.array([2, 0, 2], "uint64"), np.array([1, 2, 1], "uint64"), nodes=3)
     states = jnp.array([[1.0], [10.0], [100.0]])
     np.testing.assert_array_equal(directed.sum_of_neighbours(states).ravel(), [0, 200, 1])
 
