@@ -54,6 +54,8 @@ MOST_BYTES = 2**31  # of compiled programs that are kept
 
 def pytest_configure(config):
     """What is compiled is kept for the next run, and the processes of one run share it."""
+    if getattr(config, "cache", None) is None:  # pytest -p no:cacheprovider
+        return
     folder = config.cache.mkdir("compiled")
     if not hasattr(config, "workerinput") and sum(entry.stat().st_size for entry in folder.iterdir()) > MOST_BYTES:
         shutil.rmtree(folder)
