@@ -174,9 +174,11 @@ def draw(tables: list[Table], path: Path) -> None:
         return
     from matplotlib.figure import Figure
 
+    from onward.support.pictures import COLOURS
+
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for name, colour in ((FPTT, "#1f77b4"), (WHOLE, "#d95f02")):
+    for name, colour in zip((FPTT, WHOLE), COLOURS, strict=False):
         points = [
             (row["steps"], median(run["peak"] for run in row["runs"]) / MiB) for row in figures if row["method"] == name
         ]

@@ -45,7 +45,9 @@ def power(judge: Callable, comparison: Comparison, claimed: Claimed, draws: int 
         drawn = (_drawn(r, results, claimed.methods.get(name, Like(name)), rng) for name, r in results.items())
         return judge(replace(comparison, results=tuple(drawn)))
 
-    return f"Power of this rule: if {claimed.words}, with the spread of these seeds, it says {chances(draw, draws)}."
+    return (
+        f"Power of this rule: if {claimed.words}, with the spread of these seeds, it would say {chances(draw, draws)}."
+    )
 
 
 def chances(judged: Callable[[np.random.Generator], Judged], draws: int = DRAWS) -> str:

@@ -146,7 +146,9 @@ def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: 
 
 def _of_less(verdict: Verdict) -> Verdict:
     """The verdict on a run that is smaller than the figure."""
-    return Verdict("not decided", f"this run is smaller than the figure. Of it: {verdict.word}; {verdict.why}")
+    return Verdict(
+        "not decided", f"this run is smaller than the figure. By itself it says: {verdict.word}; {verdict.why}"
+    )
 
 
 def _chosen(recipe: Recipe | Experiment, methods: str | None) -> tuple[str, ...] | None:

@@ -13,9 +13,11 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from onward.support.pictures import COLOURS
+
 from .gallery import cells_of
 
-# One look for all pictures: wide enough for a page, readable on a phone, in colours that colour-blind readers can tell.
+# One look for all pictures of the gallery: wide enough for a page, readable on a phone.
 STYLE = {
     "figure.figsize": (7, 3.6),
     "font.size": 11,
@@ -26,7 +28,6 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def run(script: Path, folder: Path) -> list[tuple[str, list[tuple[str, str]]]]:

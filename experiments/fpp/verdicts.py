@@ -72,7 +72,7 @@ def gains_more(first: tuple[str, str], second: tuple[str, str]) -> Statement:
         before, after = second
         means[after] = max(means[after], means[before] - (means[first[0]] - means[first[1]]) / 2)
 
-    words = f"{first[1]} is rid of a larger part of the bits of {first[0]} than {second[1]} of those of {second[0]}"
+    words = f"from {first[0]} to {first[1]} a larger share of the bits goes than from {second[0]} to {second[1]}"
     return Statement(words + _when(True), (*first, *second), holds, drawn, whole=True)
 
 
@@ -113,12 +113,12 @@ def judged_by(*statements: Statement):
         }
         held = [s.words for s in statements if s.holds(bits[s.whole], comparison.task.levels)]
         broken = [s.words for s in statements if s.words not in held]
-        parts = [f"{what}: {'; '.join(some)}" for what, some in (("it is so", held), ("it is not so", broken)) if some]
+        parts = [f"{what}: {'; '.join(some)}" for what, some in (("holds", held), ("does not hold", broken)) if some]
         edges = at_edges(comparison, used.values())
         right = {name: 100 * float(r.closing_right.mean()) for name, r in used.items()}
         shown = {f"{name} (right in {right[name]:.2f} %)": last for name, last in bits[False].items()}
-        parts.append(f"whole runs, each method at the rate that is best for them: {in_words(bits[True])}")
-        parts.append(f"last tenths at these rates: {in_words(shown)}")
+        parts.append(f"bits over the whole run, each method at its best rate for that: {in_words(bits[True])}")
+        parts.append(f"bits over the last tenth, at these rates: {in_words(shown)}")
         if edges:
             parts.insert(0, f"the best rate is at an edge of the search for {', '.join(edges)}")
         word = "agrees" if not broken else "agrees in part" if held else "disagrees"
@@ -138,7 +138,7 @@ def claim_of(*statements: Statement):
             if all(name in means for name in statement.names):
                 statement.drawn(means, comparison.task.levels)
         like = {name: Like(name, means[name] - measured[name]) for name in measured if means[name] != measured[name]}
-        return Claimed("every statement holds by what would just count", like)
+        return Claimed("every statement held by the least margin that counts", like)
 
     return claimed
 

@@ -85,7 +85,7 @@ def claim_fig1(comparison: Comparison) -> Claimed:
     """Every rank collapses to the frequencies of symbols, half of its seeds above their entropy."""
     fall = comparison.task.levels[ORDER_0] - Bits(_found(comparison)["RTRL"]).mean
     ranks = [name for name in _found(comparison) if name.startswith("NoBackTrack")]
-    return Claimed("every rank ends at the order-0 entropy", {name: Like("RTRL", fall) for name in ranks})
+    return Claimed("every rank ended at the order-0 entropy", {name: Like("RTRL", fall) for name in ranks})
 
 
 def judge_fig2(comparison: Comparison) -> Verdict:
@@ -107,7 +107,7 @@ def judge_fig2(comparison: Comparison) -> Verdict:
 def claim_fig2(comparison: Comparison) -> Claimed:
     """All ranks have RTRL's curve."""
     ranks = [name for name in _found(comparison) if name.startswith("NoBackTrack")]
-    return Claimed("every rank has RTRL's curve", {name: Like("RTRL") for name in ranks})
+    return Claimed("every rank had RTRL's curve", {name: Like("RTRL") for name in ranks})
 
 
 def judge_fig3(comparison: Comparison) -> Verdict:
@@ -133,7 +133,7 @@ def judge_fig3(comparison: Comparison) -> Verdict:
 def claim_fig3(comparison: Comparison) -> Claimed:
     """All ranks have the curve of Kalman RTRL."""
     ranks = [name for name in _found(comparison) if "NoBackTrack" in name]
-    return Claimed("every rank has the curve of Kalman RTRL", {name: Like("Kalman RTRL") for name in ranks})
+    return Claimed("every rank had the curve of Kalman RTRL", {name: Like("Kalman RTRL") for name in ranks})
 
 
 def judge_fig4(comparison: Comparison) -> Verdict:
@@ -176,10 +176,10 @@ def judge_fig5(comparison: Comparison) -> Verdict:
     below = [name for name in ranks if last[name].mean < level - 2 * last[name].error]
     close = [name for name in below if last[name].mean < (level + entropy) / 2]
     stays = last[WINDOWED].mean > level - 2 * last[WINDOWED].error
-    why = f"last tenths, independent counts costing {level:.4f} and the entropy rate being {entropy:.4f}: "
+    why = f"bits over the last tenth (independent counts cost {level:.4f}, the entropy rate is {entropy:.4f}): "
     why += f"{in_words(last)}. "
-    why += "Above independent counts ended " + ", ".join(
-        f"{np.sum(found[name].closing > level)} of {comparison.seeds} seeds of {name}" for name in ranks
+    why += "Seeds that ended above independent counts: " + ", ".join(
+        f"{np.sum(found[name].closing > level)} of {comparison.seeds} of {name}" for name in ranks
     )
     filtered = last[f"Kalman {WINDOWED}"]
     if filtered.mean < level - 2 * filtered.error:
@@ -224,7 +224,7 @@ def judge_fig6(comparison: Comparison) -> Verdict:
 def claim_fig6(comparison: Comparison) -> Claimed:
     """All methods have the curve of RTRL."""
     others = [name for name in _found(comparison) if CONTROL not in name]
-    return Claimed("all methods have RTRL's curve", {name: Like("RTRL") for name in others})
+    return Claimed("all methods had RTRL's curve", {name: Like("RTRL") for name in others})
 
 
 def judge_norms(comparison: Comparison) -> Verdict:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..support.files import read_json_lines
-from ..support.pictures import heading, picture, without_leftovers
+from ..support.pictures import COLOURS, heading, picture, without_leftovers
 from .standing import Point
 
 POINTS = 200  # of a partition's line
@@ -37,7 +37,7 @@ def draw_partitions(metrics: Mapping[int, Path], kind: str, *, title: str, subti
             colour = f"C{rank}" if len(curves) <= NAMED else str(0.25 + 0.5 * rank / len(curves))
             label = f"partition {number}: {whole:.0%}" if len(curves) <= NAMED else None
             axes.plot(ends[last], ratio, color=colour, linewidth=1.2, label=label)
-        axes.axhline(1, color="#d95f02", linewidth=1.2, linestyle="--", label="persistence")
+        axes.axhline(1, color=COLOURS[1], linewidth=1.2, linestyle="--", label="persistence")
         axes.xaxis.set_major_formatter(lambda events, _: f"{events:,.0f}")
         axes.set_xlabel("events of the partition (each predicted before it is learned)")
         axes.set_ylabel("error over the latest events, as a fraction of persistence's")

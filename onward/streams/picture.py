@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..support.files import read_json_lines
-from ..support.pictures import heading, picture, without_leftovers
+from ..support.pictures import COLOURS, heading, picture, without_leftovers
 from .standing import Point
 
 POINTS = 400  # a page cannot show more
@@ -26,8 +26,8 @@ def draw_errors(metrics: Path, kind: str, *, title: str, subtitle: str, classes:
     with picture((8.0, 4.8), kind) as (figure, finished):
         axes = figure.add_subplot()
         for name, windows, mean, colour in (
-            ("persistence", [p.persistence for p in points], points[-1].mean_persistence, "#d95f02"),
-            ("onward", [p.error for p in points], points[-1].mean_error, "#1f77b4"),
+            ("persistence", [p.persistence for p in points], points[-1].mean_persistence, COLOURS[1]),
+            ("onward", [p.error for p in points], points[-1].mean_error, COLOURS[0]),
         ):
             sums = np.cumsum(widths * np.array(windows))[last]
             counts = np.cumsum(widths)[last]

@@ -1,10 +1,10 @@
-"""Shared by all pictures: a figure to draw on, its colours and line styles, and its letters."""
+"""The style of all pictures: a figure to draw on, its size, colours and line styles, and its letters."""
 
 import io
 import logging
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,14 @@ import numpy as np
 from .files import write_atomically
 from .printable import file_name, printable
 
-COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e", "#a6761d", "#444444")
+# Those of Okabe and Ito, which readers with any kind of colour vision tell apart; brown for their yellow, too light for
+# lines.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a4a12", "#444444")
+FAINT = {"color": "0.92", "linewidth": 0.6}  # lines of a grid
 # Levels are told apart from each other by their dashes and colours, and from the methods by both.
 LEVEL_STYLES = ((0, (8, 3)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (3, 2)), (0, (8, 2, 1, 2, 1, 2)))
 LEVEL_COLOURS = ("#000000", "#8c564b", "#17829e", "#b8860b", "#666666")
+DPI = 150
 LETTERS_PER_INCH = 7  # of a title
 FONT = "DejaVu Sans"  # it comes with the drawing library
 
@@ -26,9 +30,11 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def picture(size: tuple[float, float], kind: str) -> Iterator[tuple[Any, io.BytesIO]]:
+def picture(
+    size: tuple[float, float], kind: str, metadata: Mapping[str, str] | None = None
+) -> Iterator[tuple[Any, io.BytesIO]]:
     """A context that gives a figure to draw on and, after it ends, the picture's bytes. `size` is in inches; `kind` is
-    png or svg.
+    png or svg; `metadata` is kept in the file.
     """
     # Imported here: the drawing library is slow to load and not needed to learn.
     import matplotlib
@@ -46,7 +52,17 @@ def picture(size: tuple[float, float], kind: str) -> Iterator[tuple[Any, io.Byte
         figure = Figure(figsize=size, layout="constrained")
         yield figure, finished
         # Without a date the same run draws the same file.
-        figure.savefig(finished, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        undated = {"Date": None} if kind == "svg" else {}
+        figure.savefig(finished, format=kind, dpi=DPI, metadata={**undated, **(metadata or {})})
+
+
+def figure_size(*, columns: int, rows: int) -> tuple[float, float]:
+    """The size in inches of a figure of panels whose letters can be read on a page, where it is shrunk to its width.
+
+    >>> figure_size(columns=2, rows=3)
+    (9.0, 7.5)
+    """
+    return 4.5 * columns, 2.5 * rows
 
 
 def save_picture(path: Path, draw: Callable[[], bytes | None]) -> None:

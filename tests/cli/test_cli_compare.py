@@ -52,7 +52,7 @@ def test_reproduce_names_its_scale_and_says_what_it_found(tmp_path, capsys):
     assert main([*command, "--run", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "The paper: " in said
-    assert "Verdict: not decided. this run is smaller than the figure. Of it:" in said
+    assert "Verdict: not decided. this run is smaller than the figure. By itself it says:" in said
     report = (folder / "report.md").read_text()
     title = "# NoBackTrack Appendix B: which norms are stable, on aⁿbⁿ, sigmoid units"
     assert report.splitlines()[0] == f"{title}, SCALED to 0.03 % of its length, 2 of its 10 seeds"

@@ -84,7 +84,7 @@ def test_at_one_step_neither_should_do_well():
     assert verdict(*results, *POOR).word == "agrees"
     found = verdict(*results, result("FPP(1)", 0.02), POOR[1])
     assert found.word == "agrees in part"
-    assert "it is not so: FPP(1) poor." in found.why
+    assert "does not hold: FPP(1) poor." in found.why
 
 
 def test_seeds_that_are_missing_leave_it_open():
@@ -121,7 +121,7 @@ class TestStatements:
         assert self.verdict(ahead("a", "b")).word == "agrees"
         found = self.verdict(ahead("a", "b"), on_a_par("b", "a"))
         assert found.word == "agrees in part"
-        assert found.why.startswith("it is so: a ahead of b. it is not so: b as good as a. whole runs,")
+        assert found.why.startswith("holds: a ahead of b. does not hold: b as good as a. bits over the whole run,")
         assert "a (right in 50.00 %) 0.010" in found.why
         assert self.verdict(ahead("b", "a"), on_a_par("b", "a")).word == "disagrees"
 

@@ -90,9 +90,12 @@ def test_a_smaller_run_decides_nothing(tmp_path, capsys):
     folder = tmp_path / "run"
     words = ["--scale", "0.1", "--seeds", "2", "--seed", "5", "--run", str(folder)]
     assert main(["reproduce", "rbp/hopfield", *words]) == 0
-    assert "Verdict: not decided. this run is smaller than the figure. Of it: agrees; so." in capsys.readouterr().out
+    assert (
+        "Verdict: not decided. this run is smaller than the figure. By itself it says: agrees; so."
+        in capsys.readouterr().out
+    )
     title = (folder / "report.md").read_text().splitlines()[0]
-    assert title.endswith("ten digits, SCALED to 2 of its 20 passes, 2 of its 3 seeds")
+    assert title.endswith("ten digits, SCALED to 2 of its 20 updates, 2 of its 3 seeds")
     assert json.loads((folder / "result.json").read_text())["asked"] == ["data", 2, 2, 5]
 
 

@@ -164,3 +164,34 @@ def _task() -> SymbolTask:
     from onward.registry.build import build_task
 
     return build_task("anbn:1,3", characters=100)
+
+
+# What a reader with one kind of cone missing sees of linear RGB: Viénot, Brettel & Mollon 1999, for red and green.
+SIGHT = {
+    "all cones": np.eye(3),
+    "no red cones": np.array([[0.1124, 0.8876, 0.0], [0.1124, 0.8876, 0.0], [0.0040, -0.0040, 1.0]]),
+    "no green cones": np.array([[0.2927, 0.7073, 0.0], [0.2927, 0.7073, 0.0], [-0.0223, 0.0223, 1.0]]),
+}
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_the_colours_of_methods_are_told_apart_by_every_reader(sight):
+    """The first six. Colours of equal lightness, such as those of traffic lights, would be one without green cones."""
+    seen = [_as_lab(SIGHT[sight] @ _linear(colour)) for colour in pictures.COLOURS[:6]]
+    apart = min(np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i])
+    assert apart > 15
+    traffic = [_as_lab(SIGHT["no green cones"] @ _linear(colour)) for colour in ("#c0392b", "#6b7a1e")]
+    assert np.linalg.norm(traffic[0] - traffic[1]) < 15  # what the rule refuses
+
+
+def _linear(colour):
+    """sRGB, undone."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def _as_lab(linear):
+    """CIE L*a*b* with the white of D65, in which a distance of 2 is just seen."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(np.clip(to_xyz @ linear / (0.9505, 1.0, 1.089), 1e-6, None))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
