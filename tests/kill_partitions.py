@@ -177,7 +177,7 @@ def main(source: str, kills: int, lines: int, keys: int, partitions: int, seed: 
             seconds = time.monotonic() - began
             different = each.differences(alone) + ["not every event once"] * (not each.each_once())
             wrong += bool(different)
-            pace = seconds / 10
+            pace = seconds / 4
             print(f"{source}, {workers} workers: {seconds:.1f} s, differs in {different[:5]}", flush=True)
             if each is not alone:
                 shutil.rmtree(each.folder)

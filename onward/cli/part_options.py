@@ -83,7 +83,7 @@ RayOption = Annotated[
         "ADDRESS",
         "this process",
         str,
-        help="Give the units of work to the Ray cluster at HOST:PORT; auto starts one on this machine.",
+        help="Give the work to the Ray cluster at HOST:PORT; auto starts one on this machine.",
     ),
 ]
 

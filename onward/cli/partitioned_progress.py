@@ -9,6 +9,7 @@ from rich.live import Live
 
 from ..streams.standing import Scores
 from ..streams.worker_pool import PartitionStatus, WorkerPool
+from .metrics import tell
 from .shown import say
 
 WINDOW = 10.0  # seconds over which "now" averages
@@ -28,6 +29,7 @@ class PartitionedProgress:
     def __init__(self, pool: WorkerPool, *, events: bool, between_lines: float = 30.0):
         self._pool, self._events, self.between_lines = pool, events, between_lines
         self._past: deque[tuple[float, dict[int, PartitionStatus]]] = deque()
+        self._told: dict[int, PartitionStatus] = {}  # the statuses handed on to other tools
         self._console = Console(file=sys.stderr, highlight=False)
         self._live = Live("starting the workers ...", console=self._console, auto_refresh=False)
         self._shown = time.monotonic()
@@ -55,6 +57,10 @@ class PartitionedProgress:
     def update(self) -> None:
         """Shows how far the partitions are, if it is time to."""
         now, statuses = time.monotonic(), self._pool.statuses
+        for number, status in statuses.items():
+            if self._told.get(number) is not status:
+                self._told[number] = status
+                _tell(status)
         if self._first is None and _lines(statuses):
             self._first = now, _lines(statuses)
         if now - self._shown < (BETWEEN if self._console.is_terminal else self.between_lines) or not statuses:
@@ -100,6 +106,17 @@ class PartitionedProgress:
             said.append(f"{sum(lags):,} events behind" if self._events else f"{max(lags):,} bytes behind")
         put_aside = sum(standing.quarantined + standing.refused for standing in standings)
         return ", ".join(said) + f", {put_aside:,} quarantined" * (put_aside > 0)
+
+
+def _tell(status: PartitionStatus) -> None:
+    """Hands a partition's numbers on, if an option asks for it."""
+    scores = status.standing.scores
+    numbers = {"lines": float(_lines({0: status}))}
+    if scores.events:
+        numbers |= {"error": scores.error / scores.events, "persistence": scores.persistence / scores.events}
+    if status.lag is not None:
+        numbers["lag"] = float(status.lag)
+    tell(status.standing.events, numbers, f"partition {status.partition}")
 
 
 def _lines(statuses: dict[int, PartitionStatus]) -> int:

@@ -8,28 +8,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
+from contextlib import ExitStack
+from importlib.util import find_spec
+from typing import Any
 
 import msgspec
 
-from .. import __version__
 from ..streams.folder import StreamFolder
 from ..streams.partition_picture import draw_partitions
 from ..streams.partitions import partition_folder
 from ..streams.redis_source import RedisAddress, check_streams
 from ..streams.summary import PartitionSummary, StreamSummary, total
-from ..streams.worker_pool import PartitionStatus, WorkerPool
+from ..streams.worker_pool import Launch, PartitionStatus, Process, WorkerPool
 from ..support.errors import DamagedRun, UserError
+from ..support.extras import needed
 from ..support.interruption import Interruption
 from ..support.pictures import save_picture
 from ..support.printable import file_name, in_utf_8
+from .part_options import check_address
 from .partitioned_progress import PartitionedProgress
+from .ray_process import RayProcess
 from .shown import say
 from .stream_options import StreamOptions
 from .stream_session import how_to_go_on
 from .stream_settings import StreamSettings, is_redis, of_partition
-from .stream_worker_job import Job
+from .stream_worker_job import Job, versions
 
+WORKER = "onward.cli.stream_worker"  # the module of a worker
 LEASE = 30.0  # seconds
 LOOK = 0.05  # seconds between two looks at the workers
 
@@ -46,6 +51,10 @@ class PartitionedSession:
         assert isinstance(settings.workers, int)
         self._partitions, self._workers = settings.learning.partitions, settings.workers
         self._input = options.input or settings.input
+        if options.ray is not None:
+            check_address(options.ray)
+            if find_spec("ray") is None:  # it must not be imported before its variables are set
+                needed("ray", "ray")
         if is_redis(self._input):
             check_streams(RedisAddress.parse(self._input), self._partitions, wait=settings.follow)
         elif self._input == "-" or not (settings.follow or os.path.isfile(self._input)):
@@ -64,17 +73,14 @@ class PartitionedSession:
         what = f"Predicting {learning.describe()}, in {self._partitions} partitions by {self._workers} workers"
         say(f"{what}; run folder {folder.path}", to=sys.stderr)
 
-        def launch(number: int, epochs: Mapping[int, int]) -> subprocess.Popen:
-            return self._launch(folder, epochs)
-
         try:
-            with (
-                Interruption() as interruption,
-                WorkerPool(
-                    folder.path, launch, partitions=self._partitions, workers=self._workers, lease=lease
-                ) as pool,
-                PartitionedProgress(pool, events=is_redis(self._input)) as progress,
-            ):
+            with ExitStack() as opened:
+                interruption = opened.enter_context(Interruption())
+                launch = self._launcher(folder, self._cluster(opened))
+                pool = opened.enter_context(
+                    WorkerPool(folder.path, launch, partitions=self._partitions, workers=self._workers, lease=lease)
+                )
+                progress = opened.enter_context(PartitionedProgress(pool, events=is_redis(self._input)))
                 try:
                     while not (pool.done or interruption.came()):
                         pool.look()
@@ -116,26 +122,32 @@ class PartitionedSession:
             )
         return 0
 
-    def _launch(self, folder: StreamFolder, epochs: Mapping[int, int]) -> subprocess.Popen:
-        """Starts a worker in a session of its own, so that Ctrl-C reaches this process alone."""
-        job = Job(
-            os.fsencode(folder.path.absolute()),
-            dict(epochs),
-            self._settings,
-            os.fsencode(self._input),
-            self._options.checkpoint_every,
-            self._options.dead_letter_limit,
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.stream_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(job) + b"\n")
-        process.stdin.flush()  # it stays open: its end tells the worker that this process is gone
-        return process
+    def _cluster(self, opened: ExitStack) -> Any:
+        """Ray, connected to the cluster that `--ray` names; `None` without it."""
+        if self._options.ray is None:
+            return None
+        from .ray_cluster import cluster
+
+        return opened.enter_context(cluster(self._options.ray))
+
+    def _launcher(self, folder: StreamFolder, ray: Any) -> Launch:
+        """A function that starts a worker, on this machine or on the cluster."""
+        redis = is_redis(self._input)
+
+        def launch(number: int, epochs: Mapping[int, int]) -> Process:
+            job = Job(
+                run=os.fsencode(folder.path.absolute()),
+                epochs=dict(epochs),
+                settings=self._settings,
+                input=os.fsencode(RedisAddress.parse(self._input).whole if redis else os.path.abspath(self._input)),
+                versions=versions(),
+                checkpoint_every=self._options.checkpoint_every,
+                dead_letter_limit=self._options.dead_letter_limit,
+            )
+            line = msgspec.json.encode(job) + b"\n"
+            return _started(line) if ray is None else RayProcess(ray, WORKER, line)
+
+        return launch
 
     def _summary(self, statuses: Mapping[int, PartitionStatus], rate: float) -> StreamSummary:
         learning = self._learning
@@ -149,8 +161,7 @@ class PartitionedSession:
             parameters=sum(status.parameters for status in statuses.values()),
             lines_per_second=rate,
             peak_memory=max((status.peak_memory for status in statuses.values()), default=0),
-            versions={"onward": __version__}
-            | {name: version(name) for name in ("jax", "jaxlib", "equinox", "optax", "numpy")},
+            versions=versions(),
             partitions=parts,
         )
 
@@ -173,3 +184,14 @@ class PartitionedSession:
         if not any(partition_folder(folder.path, number).recorded() for number in range(self._partitions)):
             shutil.rmtree(folder.path / "partitions", ignore_errors=True)
             folder.forget_if_blank()
+
+
+def _started(job: bytes) -> subprocess.Popen:
+    """A worker on this machine, in a session of its own, so that Ctrl-C reaches this process alone."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin is not None
+    process.stdin.write(job)
+    process.stdin.flush()  # it stays open: its end tells the worker that this process is gone
+    return process

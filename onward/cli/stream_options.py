@@ -9,6 +9,7 @@ from ..registry.method_names import STREAM
 from ..support.errors import UserError
 from . import shared_options as shared
 from .options import one_of, option, positive, whole
+from .part_options import RayOption
 
 FORMATS, MARKS = ("csv", "jsonl"), (".", ",")
 
@@ -92,6 +93,7 @@ class StreamOptions:
     life of a run. In Redis partition p is the stream NAME:p; onward publish fills them."""
     workers: Annotated[int | None, *option("W", "as many as cores", whole("--workers", 1, most=1024))] = None
     """How many processes learn the partitions. It may change with --resume and changes no result."""
+    ray: RayOption[str | None] = None
     lease: Annotated[float | None, *option("SECONDS", "30", positive("--lease"))] = None
     """A worker that gives no sign of life for so long is replaced."""
     time: Annotated[str | None, *option("COLUMN", "none", str)] = None

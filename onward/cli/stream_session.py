@@ -4,13 +4,11 @@ import math
 import shlex
 import signal
 import sys
-from importlib.metadata import version
 
 import equinox as eqx
 import jax.random as jr
 import msgspec
 
-from .. import __version__
 from ..checkpoints.run_folder import digest
 from ..registry.build import build_estimator, build_optimizer, stream_model
 from ..streams.base import AbstractSource
@@ -33,6 +31,7 @@ from .build import count_parameters, enough_memory
 from .shown import say
 from .stream_progress import StreamProgress
 from .stream_settings import Learning, StreamSettings
+from .stream_worker_job import versions
 
 TOO_LARGE = (
     "the network and the memories of its keys do not fit into memory; choose a smaller --hidden-size or fewer "
@@ -111,8 +110,7 @@ class StreamSession:
             parameters=count_parameters(model),
             lines_per_second=speed,
             peak_memory=peak_memory(),
-            versions={"onward": __version__}
-            | {name: version(name) for name in ("jax", "jaxlib", "equinox", "optax", "numpy")},
+            versions=versions(),
         )
 
     def _draw(self, folder: StreamFolder) -> None:

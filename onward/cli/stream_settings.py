@@ -166,7 +166,7 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
 def _workers(options: StreamOptions, partitions: int | None) -> int | UnsetType:
     """The number of workers. Raises `UserError` if the options do not go together."""
     if partitions is None:
-        for name in ("workers", "lease"):
+        for name in ("workers", "lease", "ray"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name} needs --partitions, the number of parts into which the keys are cut.")
         return UNSET

@@ -6,6 +6,7 @@ to standard output.
 
 import logging
 import os
+import platform
 import select
 import sys
 import threading
@@ -35,7 +36,7 @@ from .compilation_cache import compilation_cache
 from .stream_options import StreamOptions
 from .stream_session import TOO_LARGE, checked_engine
 from .stream_settings import Learning, StreamSettings, is_redis, of_partition, open_source
-from .stream_worker_job import Job
+from .stream_worker_job import Job, versions
 
 FENCED = 3  # the exit code of a worker that was replaced
 
@@ -245,6 +246,10 @@ class _Told(logging.Handler):
         self._told(Remark(self._partition(), record.getMessage()))
 
 
+def _shown(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
 def main() -> int:
     """Does the job that standard input tells, and returns the exit code."""
     request()
@@ -258,6 +263,10 @@ def main() -> int:
     logging.getLogger("onward").addHandler(_Told(line.tell, partition))
     try:
         job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
+        if job.versions != versions():
+            raise UserError(
+                f"{platform.node()} has {_shown(versions())}, and the run was started by {_shown(job.versions)}."
+            )
         with compilation_cache(), Interruption() as interruption:
             worker = StreamWorker(job, checked_engine(job.settings.learning), line.tell)
             with worker:

@@ -52,5 +52,18 @@ class RedisAddress(NamedTuple):
         """
         return self._replace(stream=f"{self.stream}:{number}")
 
+    @property
+    def whole(self) -> str:
+        """The address with its password, for another process.
+
+        >>> RedisAddress.parse("redis://:a%40b@localhost/0/loads").whole
+        'redis://:a%40b@localhost/0/loads'
+        """
+        if self.password is None:
+            return str(self)
+        scheme, _, rest = str(self).partition("//")
+        user, _, host = rest.rpartition("@")
+        return f"{scheme}//{user}:{quote(self.password, safe='')}@{host}"
+
     def __str__(self) -> str:
         return f"{self.server}/{quote(self.stream, safe=':')}"

@@ -1,8 +1,9 @@
 """Fencing: only the worker that took a partition over last can write in its folder.
 
-The folder holds an epoch, a number that every take-over raises. A worker writes inside its `Fence`, which locks the
-folder and compares the epoch. A worker that was stopped for long and then goes on finds a higher epoch, and writes
-nothing. The lock belongs to the operating system, so it ends with the process that holds it.
+The folder has a file `epoch`, to which every take-over adds a line; the epoch is the number of lines. A worker writes
+inside its `Fence`, which locks that file and compares the epoch. A worker that was stopped for long and then goes on
+finds a later epoch, and writes nothing. The lock belongs to the operating system, so it ends with the process that
+holds it. It is the lock of a file, not of the folder, so that it holds between machines too.
 """
 
 import contextlib
@@ -12,12 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO
 
-from ..support.errors import DamagedRun, UserError
+from ..support.errors import UserError
 from ..support.held_folder import Folder
 
 POLL = 0.02  # seconds between two attempts to lock a folder
-FLAGS = os.O_RDONLY | os.O_DIRECTORY
+LINE = "{:07d}\n"
+WIDTH = len(LINE.format(0))
 
 
 class Fenced(Exception):
@@ -50,15 +53,15 @@ class Fence(AbstractContextManager):
 
     def __init__(self, folder: Path, epoch: int):
         self.epoch, self._folder = epoch, folder
-        self._descriptor = os.open(folder, FLAGS)
+        self._file = _opened(folder)
         self._depth = 0
 
     def __enter__(self) -> "Fence":
         if not self._depth:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            current = _epoch(self._folder, self._descriptor)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            current = _epoch(self._file)
             if current != self.epoch:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                fcntl.flock(self._file, fcntl.LOCK_UN)
                 raise Fenced(f"epoch {self.epoch} of {self._folder} is over: another worker has begun epoch {current}.")
         self._depth += 1
         return self
@@ -66,11 +69,11 @@ class Fence(AbstractContextManager):
     def __exit__(self, *exception) -> None:
         self._depth -= 1
         if not self._depth:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Closes the folder."""
-        os.close(self._descriptor)
+        """Closes the file."""
+        self._file.close()
 
 
 def take_over(folder: Path, *, patience: float = 10.0) -> int:
@@ -80,20 +83,21 @@ def take_over(folder: Path, *, patience: float = 10.0) -> int:
     `UserError` if the file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, patience) as descriptor:
-        epoch = 1 + _epoch(folder, descriptor)
-        Folder(folder).write(folder / "epoch", f"{epoch}\n".encode())
+    with _locked(folder, patience) as file:
+        epoch = 1 + _epoch(file)
+        file.write(LINE.format(epoch).encode())
+        file.flush()
+        os.fsync(file.fileno())
     return epoch
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, patience: float) -> Iterator[int]:
-    descriptor = os.open(folder, FLAGS)
-    try:
+def _locked(folder: Path, patience: float) -> Iterator[BinaryIO]:
+    with _opened(folder) as file:
         deadline = time.monotonic() + patience
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
@@ -107,20 +111,13 @@ def _locked(folder: Path, patience: float) -> Iterator[int]:
                     f"another folder."
                 ) from None
             time.sleep(POLL)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        yield file
 
 
-def _epoch(folder: Path, descriptor: int) -> int:
-    """The epoch of a folder; 0 before the first one."""
-    try:
-        file = os.open("epoch", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
-    except FileNotFoundError:
-        return 0
-    try:
-        return int(os.read(file, 32))
-    except ValueError:
-        raise DamagedRun(f"{folder / 'epoch'} does not hold a number; put back the file as it was.") from None
-    finally:
-        os.close(file)
+def _opened(folder: Path) -> BinaryIO:
+    return Folder(folder).append(folder / "epoch")
+
+
+def _epoch(file: BinaryIO) -> int:
+    """The number of lines. One that a power failure cut short does not count, and nobody has begun its epoch."""
+    return os.fstat(file.fileno()).st_size // WIDTH

@@ -4,11 +4,11 @@ import contextlib
 import logging
 import queue
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -63,7 +63,30 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
 
 
 Message = Beat | PartitionStatus | Remark | Failure
-Launch = Callable[[int, Mapping[int, int]], subprocess.Popen]
+
+
+@runtime_checkable
+class Process(Protocol):
+    """What is used of a worker's process, such as a `subprocess.Popen`, wherever it runs."""
+
+    stdin: Any
+    stdout: Any
+
+    def poll(self) -> int | None:
+        """The exit code; `None` while it runs."""
+        ...
+
+    def terminate(self) -> None:
+        """Asks it to save and end."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+    def wait(self) -> Any:
+        """Waits for its end."""
+
+
+Launch = Callable[[int, Mapping[int, int]], Process]
 
 
 def place(partition: int | None, worker: int) -> str:
@@ -81,7 +104,7 @@ class _Process:
     * `silent`: for how many seconds it has said nothing; `heard`: whether it has ever said anything.
     """
 
-    def __init__(self, worker: int, process: subprocess.Popen):
+    def __init__(self, worker: int, process: Process):
         self.worker, self.process, self.silent, self.heard = worker, process, 0.0, False
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -1,13 +1,12 @@
 """Fencing: whoever was replaced writes nothing, and a replacement waits for a write that is going on."""
 
-import os
 import subprocess
 import sys
 
 import pytest
 
 from onward.streams.fencing import Fence, Fenced, StillWriting, take_over
-from onward.support.errors import DamagedRun
+from onward.support.errors import UserError
 
 
 def test_only_the_last_to_take_over_may_write(tmp_path):
@@ -59,8 +58,21 @@ def test_a_process_that_is_killed_inside_a_write_releases_the_folder(tmp_path):
     assert take_over(tmp_path, patience=5.0) == 2
 
 
-def test_an_epoch_that_is_no_number_is_refused(tmp_path):
-    (tmp_path / "epoch").write_text("soon")
-    with pytest.raises(DamagedRun, match="does not hold a number"):
-        take_over(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["epoch"]
+def test_a_take_over_that_a_power_failure_cut_short_is_none(tmp_path):
+    fence = Fence(tmp_path, take_over(tmp_path))
+    with open(tmp_path / "epoch", "a") as file:
+        file.write("0000")
+    with fence:
+        pass
+    assert take_over(tmp_path) == 2
+    with pytest.raises(Fenced):
+        fence.__enter__()
+    fence.close()
+
+
+def test_a_link_in_place_of_the_epoch_is_refused(tmp_path):
+    (tmp_path / "partition").mkdir()
+    (tmp_path / "partition" / "epoch").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a symbolic link"):
+        take_over(tmp_path / "partition")
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,9 +1,11 @@
 """`onward stream --partitions` as a user meets it: killed and stopped processes, what is shown, and what is refused."""
 
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 import kill_partitions
@@ -34,7 +36,7 @@ WORDS = [
 ]
 
 
-def wait(condition, seconds=90.0):
+def wait(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end
@@ -43,7 +45,7 @@ def wait(condition, seconds=90.0):
 
 
 def epochs(run):
-    return [int((partition_folder(run.folder, n).path / "epoch").read_text()) for n in range(P)]
+    return [len((partition_folder(run.folder, n).path / "epoch").read_text().splitlines()) for n in range(P)]
 
 
 def stream(*words):
@@ -167,6 +169,8 @@ def test_one_partition_predicts_and_the_run_as_a_whole_says_so(finished, tmp_pat
         ("--key who --partitions 4 --input -", "standard input cannot be read by several workers"),
         ("--key who --partitions 4 --input {pipe}", "pipe cannot be read by several workers"),
         ("--key who --partitions 4 --input redis://127.0.0.1:1/0/events", "redis://127.0.0.1:1/0 cannot be reached"),
+        ("--key who --ray auto", "--ray needs --partitions"),
+        ("--key who --partitions 4 --ray 127.0.0.1:1", "--ray 127.0.0.1:1: nothing answers there"),
         ("--resume {finished} --partitions 4", "has --partitions 3, so it cannot go on with --partitions 4"),
         ("--resume {part}", "is a partition of a run; name the folder of the whole run"),
     ],
@@ -183,6 +187,41 @@ def test_what_is_refused_leaves_nothing_behind(words, said, finished, tmp_path, 
     assert said in error
     assert error.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == ["events.csv", "pipe"]
+
+
+def workers_below(pid):
+    """The process numbers of workers that the process `pid` or one of its descendants has started."""
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in table.splitlines()]
+    below, found = {str(pid)}, []
+    while new := [row for row in rows if row[1] in below and row[0] not in below]:
+        below |= {row[0] for row in new}
+        found += [int(row[0]) for row in new if "onward.cli.stream_worker" in row[2]]
+    return found
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_workers_on_a_cluster_learn_the_same_bits_also_when_one_is_killed(finished, tmp_path):
+    run = kill_partitions.PartitionedRun(
+        tmp_path / "run",
+        ["--input", str(finished.parent / "events.csv"), "--ray", "auto"],
+        partitions=P,
+        lines=LINES,
+        endless=False,
+        every=0.0,
+        options=WORDS,
+    )
+    run.start(2)
+    try:
+        os.kill(wait(lambda: workers_below(run.process.pid), 240)[0], signal.SIGKILL)
+        said = run.finish()
+    finally:
+        run.process.kill()
+    assert "died (SIGKILL); a new one goes on with partitions" in said
+    assert sorted(epochs(run)) != [1] * P
+    for number in range(P):
+        ours, theirs = (partition_folder(path, number).path for path in (run.folder, finished))
+        assert kill_stream.differences(ours, theirs) == []
 
 
 def test_the_progress_shows_all_and_each(tmp_path, capsys):

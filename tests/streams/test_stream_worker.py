@@ -15,7 +15,7 @@ from onward.cli.stream_options import StreamOptions
 from onward.cli.stream_session import checked_engine
 from onward.cli.stream_settings import new_stream_settings, of_partition
 from onward.cli.stream_worker import StreamWorker
-from onward.cli.stream_worker_job import Job
+from onward.cli.stream_worker_job import Job, versions
 from onward.streams.fencing import Fenced, take_over
 from onward.streams.folder import StreamFolder
 from onward.streams.partitions import partition_folder, partition_of
@@ -44,7 +44,7 @@ def create(run, events):
 
 def job(run, settings, partitions, **changes):
     epochs = {number: take_over(partition_folder(run, number).path) for number in partitions}
-    plan = Job(os.fsencode(run), epochs, settings, os.fsencode(settings.input), 1e9, 1000)
+    plan = Job(os.fsencode(run), epochs, settings, os.fsencode(settings.input), versions(), 1e9, 1000)
     return msgspec.structs.replace(plan, **changes)
 
 

@@ -80,7 +80,7 @@ def test_a_worker_that_is_stopped_is_replaced_and_not_killed(tmp_path, caplog):
         slow.send_signal(signal.SIGSTOP)
         until(workers, lambda: workers.done)
         assert slow.poll() is None  # not killed
-        assert (partition_folder(tmp_path, 0).path / "epoch").read_text() == "2\n"
+        assert (partition_folder(tmp_path, 0).path / "epoch").read_text() == "0000001\n0000002\n"
     assert slow.returncode == -signal.SIGKILL  # at the end of all
     assert "worker 0 was not heard of for 0.6 s" in caplog.text
 
@@ -97,7 +97,7 @@ def test_what_a_replaced_worker_says_when_it_goes_on_is_passed_on(tmp_path, capl
 def test_a_worker_that_is_stopped_inside_a_write_is_killed(tmp_path):
     inside = (
         "import fcntl, os, sys, time\n"
-        f"lock = os.open({str(partition_folder(tmp_path, 1).path)!r}, os.O_RDONLY)\n"
+        f"lock = open({str(partition_folder(tmp_path, 1).path / 'epoch')!r}, 'ab')\n"
         f"fcntl.flock(lock, fcntl.LOCK_EX)\n{saying(Beat(), 'time.sleep(60)')}"
     )
     script = Script(inside, saying(status(1)))
