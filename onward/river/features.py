@@ -118,11 +118,19 @@ def frame_of(X) -> nw.DataFrame:
     one name.
     """
     try:
-        return into_frame(X)
+        frame = into_frame(X)
     except DuplicateError:
         raise ValueError("each feature must be named once; X has two columns of one name.") from None
     except TypeError:
         raise ValueError(f"X must be a data frame, of pandas, polars or pyarrow, got {type(X).__name__}.") from None
+    if not isinstance(frame, nw.DataFrame):
+        raise ValueError(f"X must be a data frame that is computed, got a {type(X).__name__}; call collect() first.")
+    return frame
+
+
+def row_count(X) -> int:
+    """The number of rows of a data frame. Raises `ValueError` for what is none."""
+    return len(X) if hasattr(X, "__len__") else len(frame_of(X))
 
 
 def column_names(X) -> Iterable[Hashable]:

@@ -34,7 +34,7 @@ from ..support.arguments import number, whole
 from ..support.errors import UserError
 from ..support.program_digest import traced_digest
 from ..support.trees import largest
-from .features import Features, column_names, in_order, number_or_nan
+from .features import Features, column_names, in_order, number_or_nan, row_count
 from .growth import grown
 
 DEFAULT_ESTIMATOR = onward.SnAp(order=1)
@@ -295,9 +295,10 @@ class Recurrent:
 
     def _learn_frame(self, X, targets: np.ndarray) -> None:
         """Learns the rows of `X`; `targets[i]` belongs to row i."""
-        if len(X) != len(targets):
-            raise ValueError(f"y must be as long as X, {len(X)} rows, got {len(targets)}.")
-        if len(X):
+        count = row_count(X)
+        if count != len(targets):
+            raise ValueError(f"y must be as long as X, {count} rows, got {len(targets)}.")
+        if count:
             features = self._known_to(column_names(X))
             rows = features.of_frame(X)
             events = float32_rows(np.hstack([rows, np.zeros((len(rows), len(features.spare))), targets]))
@@ -309,7 +310,7 @@ class Recurrent:
 
     def _predict_frame(self, X) -> np.ndarray:
         """The prediction of each row, `[rows, outputs]`, float64."""
-        if not len(X):
+        if not row_count(X):
             return np.zeros((0, self.outputs))
         assert self._live is not None
         self._settle()

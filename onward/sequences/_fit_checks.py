@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..estimators.base import AbstractForwardEstimator
 from ..learner import Carry, Learner
 from ..model import Model
 from ..observing import ALARMING_INFLUENCE
+from ..support.arguments import number
 from ..support.compiled import programs_of
 from ..support.devices import works_alone
 from ..support.processes import digest
@@ -35,6 +37,40 @@ def check_fit_arguments(learner, carry, data, objective, key, callbacks) -> None
     check_key(key)
     for callback in callbacks:
         _check_kind("each of callbacks", callback, Callback, "an onward.sequences.Callback")
+
+
+def check_functions(**functions) -> None:
+    """Raises `ValueError`, naming the argument, unless each is a function or `None`."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} must be a function, got {function!r}.")
+
+
+def check_checkpoint(checkpoint, every) -> None:
+    """Raises `ValueError` unless the checkpoint is a path or `None`, and the seconds between two are at least 0."""
+    if checkpoint is not None and not isinstance(checkpoint, str | PathLike):
+        raise ValueError(f"checkpoint must be the path of a file, got {checkpoint!r}.")
+    number("checkpoint_every", every, lambda seconds: seconds >= 0, "a number of seconds of at least 0")
+
+
+def score_and_metrics(found) -> tuple[float, dict[str, float]]:
+    """The score and the metrics in what `validate` returned. Raises `ValueError` unless it holds a number."""
+    metrics = found if isinstance(found, Mapping) else {"": found}
+    if not metrics:
+        raise ValueError("validate must return a number or a dictionary that holds one, got an empty dictionary.")
+    try:
+        numbers = {name: float(value) for name, value in metrics.items()}
+    except (TypeError, ValueError):
+        raise ValueError(f"validate must return a number or a dictionary of numbers, got {found!r}.") from None
+    return next(iter(numbers.values())), numbers if isinstance(found, Mapping) else {}
+
+
+def check_returned(name: str, found, like, wanted: str) -> None:
+    """Raises `ValueError`, naming the function, unless it returned a tree of the structure of `like`."""
+    if jax.tree.structure(found) != jax.tree.structure(like):
+        kind = type(found).__name__
+        other = f"another {kind}" if isinstance(found, type(like)) else kind
+        raise ValueError(f"{name} must return {wanted}, got {other}.")
 
 
 def check_evaluate_arguments(model, data, objective, measures, key) -> None:

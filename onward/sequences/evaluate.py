@@ -118,8 +118,13 @@ def _measure(model, data, objective, measures, loop, order, begin, count, shared
 
             def counting(measure):
                 values = jax.vmap(lambda h, y: measure(model.predict(h), y))(hidden, y)
-                if jnp.shape(values) != counted.shape:
-                    raise ValueError(f"measure must return one number, got the shape {jnp.shape(values)[1:]}.")
+                if not isinstance(values, jax.Array):
+                    raise ValueError(
+                        f"measure must return one number, got a {type(values).__name__}; of a loss with auxiliary "
+                        "values take the first of the pair."
+                    )
+                if values.shape != counted.shape:
+                    raise ValueError(f"measure must return one number, got the shape {values.shape[1:]}.")
                 return jnp.where(counted, values, 0)
 
             return (hidden, {k: v + counting(measures[k]).astype(v.dtype) for k, v in totals.items()}), None

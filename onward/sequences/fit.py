@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._carry import spread
+from .._learner_checks import check_observe
 from ..checkpoints.array_file import stored
 from ..learner import Carry, Learner, Observe
 from ..model import Model
@@ -40,7 +41,16 @@ from ..support.trees import all_finite, time_first
 from ..transforms.fptt import adopt_average
 from ._data_check import check_finite
 from ._fit_checkpoint import load_fit, save_fit
-from ._fit_checks import InfluenceWatch, check_fit_arguments, told_of, warn_of_cut_windows
+from ._fit_checks import (
+    InfluenceWatch,
+    check_checkpoint,
+    check_fit_arguments,
+    check_functions,
+    check_returned,
+    score_and_metrics,
+    told_of,
+    warn_of_cut_windows,
+)
 from .callbacks import Callback, DivergenceWarning, Epoch, Progress
 from .data import AbstractData, AbstractSequences, Block, Minibatch, shared_minibatch
 from .objectives import AbstractObjective, check_targets, target_range
@@ -187,6 +197,10 @@ def fit(
     """
     epochs, block = whole("epochs", epochs), whole("block", block)
     check_fit_arguments(learner, carry, data, objective, key, callbacks)
+    check_functions(validate=validate, scored=scored, finish_epoch=finish_epoch)
+    check_checkpoint(checkpoint, checkpoint_every)
+    if observe is not None:
+        check_observe(observe)
     if learner.batch != data.batch:
         raise ValueError(f"the learner's batch must be the data's {data.batch}, got {learner.batch}.")
     warn_of_cut_windows(learner, objective, data.steps)
@@ -280,11 +294,12 @@ def _end_epoch(
     """The state for the next epoch, and true. If a number is not finite, the state before it, and false."""
     carry = state.carry
     if finish_epoch is not None:
-        carry = _as_before(finish_epoch(carry), carry)
+        carry = _as_before("finish_epoch", finish_epoch(carry), carry)
         if not _finite(carry):
             return state, place, False
     candidate = scored(carry)
-    score, metrics = (None, {}) if validate is None else _told(validate(candidate))
+    check_returned("scored", candidate, carry.model, "a model like the learner's")
+    score, metrics = (None, {}) if validate is None else score_and_metrics(validate(candidate))
     if score is not None and not math.isfinite(score):
         return state, place, False
     earlier = [epoch.score for epoch in place.history if epoch.score is not None]
@@ -294,7 +309,7 @@ def _end_epoch(
     for callback in callbacks:
         changed = None if callback.at_epoch_end is None else callback.at_epoch_end(carry, history)
         if changed is not None:
-            carry = _as_before(changed, carry)
+            carry = _as_before("at_epoch_end", changed, carry)
             if not _finite(carry):
                 return finished, place._replace(history=history), False
     return (
@@ -302,16 +317,6 @@ def _end_epoch(
         _Place(place.epoch + 1, history=history),
         True,
     )
-
-
-def _told(found: float | Mapping[str, float]) -> tuple[float, dict[str, float]]:
-    """The score and the metrics in the result of `validate`."""
-    if not isinstance(found, Mapping):
-        return float(found), {}
-    if not found:
-        raise ValueError("validate must return a number or a dictionary that holds one, got an empty dictionary.")
-    metrics = {name: float(value) for name, value in found.items()}
-    return next(iter(metrics.values())), metrics
 
 
 def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
@@ -338,10 +343,11 @@ def reset_to_average(carry: Carry, *, keep_multiplier: bool = False) -> Carry:
     return eqx.tree_at(lambda c: (c.arrays, c.optimizer), carry, ended)
 
 
-def _as_before(new: Carry, old: Carry) -> Carry:
-    """The carry with Python numbers made arrays. A rate set to a Python number would recompile everything, and would be
-    missing in the checkpoint.
+def _as_before(name: str, new: Carry, old: Carry) -> Carry:
+    """The carry that a user's function returned, with Python numbers made arrays. A rate set to a Python number would
+    recompile everything, and would be missing in the checkpoint.
     """
+    check_returned(name, new, old, "a carry like the one it was given")
     return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), new, old)
 
 

@@ -1,5 +1,6 @@
 """Data outside memory: minibatches from an iterator, such as a data loader."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -109,7 +110,7 @@ class Streamed(AbstractData):
         minibatches: int,
         sharded: bool = False,
     ):
-        if not callable(source):
+        if not _takes_an_epoch(source):
             raise ValueError(
                 f"source must be a function from an epoch's number to its minibatches, got {type(source).__name__}; of "
                 "an iterable that can be read again and again make lambda epoch: iterable."
@@ -194,3 +195,16 @@ def _stacked(minibatches: list[tuple], first: int) -> tuple[PyTree, PyTree, PyTr
                 f"minibatches must be alike, got {shapes[0]} in minibatch {first} and {shape} in minibatch {first + i}."
             )
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *minibatches)
+
+
+def _takes_an_epoch(source) -> bool:
+    """Whether `source` can be called with one argument, as far as its signature shows."""
+    if not callable(source):
+        return False
+    try:
+        inspect.signature(source).bind(0)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True

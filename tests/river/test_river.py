@@ -437,6 +437,12 @@ def test_a_bad_frame_is_named(columns, rows, y, match):
         online.Regressor(**SETTINGS).learn_many(pd.DataFrame(rows, columns=columns), y)
 
 
+def test_a_frame_that_is_not_computed_yet_is_refused():
+    pl = pytest.importorskip("polars")
+    with pytest.raises(ValueError, match=r"X must be a data frame that is computed, got a LazyFrame; call collect"):
+        online.Regressor(**SETTINGS).learn_many(pl.LazyFrame({"a": [1.0]}), [1.0])
+
+
 def test_a_feature_named_twice_is_refused():
     with pytest.raises(ValueError, match="each feature must be named once, got 'a' twice"):
         online.Regressor(**SETTINGS, features=("a", "b", "a")).learn_one({"a": 1.0, "b": 1.0}, 1.0)

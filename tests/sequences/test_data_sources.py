@@ -311,6 +311,8 @@ class TestStreamed:
     def test_what_is_no_source(self):
         with pytest.raises(ValueError, match="source must be a function from an epoch's number"):
             self.streamed([1, 2])
+        with pytest.raises(ValueError, match=r"source must be a function .*got function"):
+            self.streamed(lambda: iter([]))
         with pytest.raises(
             ValueError, match="source must give 4 minibatches an epoch, got 3 in epoch 0, counting from"
         ):

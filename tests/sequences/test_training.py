@@ -617,6 +617,12 @@ class TestBadInput:
             ("objective", 3, "objective must be .*, got one of int."),
             ("callbacks", [print], "each of callbacks must be an onward.sequences.Callback, got one of builtin"),
             ("key", 0, r"key must be a random key such as jax.random.key\(0\), got 0"),
+            ("validate", 3, "validate must be a function, got 3"),
+            ("scored", "average", "scored must be a function, got 'average'"),
+            ("finish_epoch", [], r"finish_epoch must be a function, got \[\]"),
+            ("observe", [print], "observe must be a function of .* that can be hashed, got list"),
+            ("checkpoint", 3, "checkpoint must be the path of a file, got 3"),
+            ("checkpoint_every", "1m", "checkpoint_every must be a number of seconds of at least 0, got '1m'"),
         ]
         for name, wrong, sentence in cases:
             with pytest.raises(ValueError, match=sentence):
@@ -629,6 +635,24 @@ class TestBadInput:
         ]:
             with pytest.raises(ValueError, match=sentence):
                 onward.evaluate(**{**asked, "key": KEY, name: wrong})
+
+    @pytest.mark.parametrize(
+        ("argument", "sentence"),
+        [
+            ({"validate": lambda model: None}, "validate must return a number or a dictionary of numbers, got None"),
+            (
+                {"validate": lambda model: {"a": jnp.ones(2)}},
+                "validate must return a number or a dictionary of",
+            ),
+            ({"scored": lambda carry: carry}, "scored must return a model like the learner's, got Carry"),
+            ({"finish_epoch": lambda carry: None}, "finish_epoch must return a carry like the one .*, got NoneType"),
+            ({"at_epoch_end": lambda carry, _: carry.model}, "at_epoch_end must return a carry like .*, got Model"),
+            ({"observe": lambda update: "norms"}, "observe must return a tree of arrays, got str"),
+        ],
+    )
+    def test_what_a_function_must_not_return(self, argument, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            fit(epochs=1, **argument)
 
     def test_a_chunk_that_cuts_the_windows_is_warned_of(self):
         def warned(estimator, chunk, objective, steps=12):
@@ -807,6 +831,8 @@ class TestEvaluate:
 
         with pytest.raises(ValueError, match=r"measure must return one number, got the shape \(2,\)\."):
             evaluate(lambda prediction, y: prediction)
+        with pytest.raises(ValueError, match="measure must return one number, got a tuple; of a loss with auxiliary"):
+            evaluate(lambda prediction, y: (0.0, prediction))
         with pytest.raises(ValueError, match=r"ys must be a class for each sequence, the shape \(5,\), got \(5, 5\)"):
             evaluate(lambda prediction, y: 0.0, ys=steps)
         with pytest.raises(ValueError, match=r"ys must be classes, integers from 0, got int32 \(5,\) a step"):
