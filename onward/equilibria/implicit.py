@@ -67,7 +67,7 @@ class AbstractRBP(optx.AbstractAdjoint):
         if len(leaves) > 1:
             # JAX cannot transpose the solve if only some leaves of b depend on what is differentiated, such as those of
             # a state whose other part is updated without reading `args`. So all of them do.
-            nothing = 0.0 * _sum(leaves)
+            nothing = _sum([0 * leaf for leaf in leaves])
             b = jax.tree.map(lambda leaf: leaf + nothing.astype(leaf.dtype), b)
 
         def left(z):

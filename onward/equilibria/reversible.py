@@ -85,8 +85,8 @@ class ReversibleAdjoint(optx.AbstractAdjoint):
     The backward pass takes every step back and differentiates it. The gradient is that of
     `onward.equilibria.FullBPTT`, except for rounding, which grows: taking back a contraction is an expansion. Each step
     loses at least `log₂ 1/(1 − β)` bits of a number, and more in directions in which F contracts fast. In float64, for
-    a tanh network with ‖W‖ = 0.7, the gradient was off by 1e-12 after 15 steps with β = 1/2 and by 2e-10 after 20. After
-    10,000 steps T it was off by 2e-12 with β T = 5, and by 4e-10 with β T = 10. A solve that settles to 1e-6 has
+    a tanh network with ‖W‖ = 0.7, the gradient was off by 1e-12 after 15 steps with β = 1/2 and by 2e-10 after 20;
+    after T = 10,000 steps it was off by 2e-12 with β T = 5 and by 4e-10 with β T = 10. A solve that settles to 1e-6 has
     forgotten its start, and no arithmetic of fixed length brings it back. For such a solve use
     `optimistix.RecursiveCheckpointAdjoint(checkpoints=20)`, which stores 20 states however many steps there are and is
     exact, or an adjoint of the resting state such as `onward.NeumannRBP`.
