@@ -260,7 +260,7 @@ def adding(steps: int, alphas: tuple[float, ...], **arguments) -> Figure:
     return Figure(
         make_problem=partial(adding_problem, steps),
         alphas=alphas,
-        naive={"who always says 1": Adding(steps).naive_error},
+        naive={"always saying 1": Adding(steps).naive_error},
         learned=0.01,
         solved=0.005,
         score="mean squared error",
@@ -274,7 +274,7 @@ def _copying(delay: int, alphas: tuple[float, ...], *, rate: float = RATE, **arg
     return Figure(
         make_problem=partial(_problem, Copying(delay), loss, loss, EveryStep, 10, rate=rate),
         alphas=alphas,
-        naive={"who remembers nothing": naive},
+        naive={"remembering nothing": naive},
         learned=naive / 2,
         solved=naive / 20,
         score="mean cross-entropy in nats a step",

@@ -245,7 +245,7 @@ class Table:
             draw_scores,
             curves,
             every=1,
-            levels={"who knows how frequent symbols are": naive},
+            levels={"knowing only how frequent symbols are": naive},
             score=f"{self.score} of the validation text (lower is better)",
             title=f"Penn Treebank: {self.model.name}, {of}; mean of {counted(seeds, 'seed')}",
             bold=tuple(found),

@@ -71,7 +71,7 @@ class _Table:
             draw_scores,
             curves,
             every=1,
-            levels={"who knows how frequent words are": task.naive_perplexity(task.valid)},
+            levels={"knowing only how frequent words are": task.naive_perplexity(task.valid)},
             score="perplexity of the validation words (lower is better)",
             title=f"Penn Treebank, T = {self.size.steps}: LSTM-{self.size.units}, batch {self.size.batch}, "
             f"K = {self.size.updates}; mean of {counted(seeds, 'seed')}",

@@ -17,14 +17,14 @@ def draw_citations(
     levels: Mapping[str, float],
     title: str,
 ) -> bytes:
-    """Three panels, a line a method, as PNG: Figure 3 of Liao et al. 2018, with relative moves.
+    """Three panels and their legend, a line a method, as PNG: Figure 3 of Liao et al. 2018, with relative moves.
 
     `curves` holds each method's `loss` and `validation` accuracy in per cent, with a row a seed and a column for each
     measurement; and its `moves`, the relative length by which the propagation steps moved the states of each seed
     before and after training. `levels` are accuracies to draw as level lines.
     """
-    with picture((15.0, 5.0), "png") as (figure, finished):
-        left, middle, right = figure.subplots(1, 3)
+    with picture((10.0, 7.6), "png") as (figure, finished):
+        (left, middle), (right, names) = figure.subplots(2, 2)
         for i, (name, found) in enumerate(curves.items()):
             style = {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.6}
             ends = np.minimum(every * np.arange(found["loss"].shape[1]), epochs)
@@ -55,13 +55,16 @@ def draw_citations(
         for axes in (left, right):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "2578" else "")
         for axes in (left, middle, right):
             axes.grid(which="major", color="0.92", linewidth=0.6)
-        # Room for the legends, away from the lines.
-        middle.set_ylim(bottom=-5)
-        right.set_ylim(top=4)
-        middle.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower right")
-        right.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper right")
+        middle.set_ylim(bottom=0)
+        names.axis("off")
+        lines = {}
+        for axes in (middle, right):
+            handles, labels = axes.get_legend_handles_labels()
+            lines |= dict(zip(labels, handles, strict=True))
+        names.legend(lines.values(), lines, frameon=False, fontsize=10, loc="center left", handlelength=3)
         counts = sorted({len(found["loss"]) for found in curves.values()})
         seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
         below = f"mean of {seeds}, of those that have not diverged, shaded from the best to the worst"

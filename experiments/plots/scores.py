@@ -23,7 +23,7 @@ def draw_scores(
     """A line a method, as PNG. The axis of scores is logarithmic unless switched off.
 
     A method's scores have a row for each seed and a column for each measurement, in units of `axis`. `levels` are drawn
-    across; the methods in `bold` stand out.
+    across; the methods in `bold` stand out, and the others are pale behind them.
     """
     if bold and max(len(rows) for rows in methods.values()) > 1:
         title += ", thick lines shaded from the best to the worst"
@@ -68,7 +68,8 @@ def _draw_lines(
         # After the last colour they start again, dashed.
         style, colour = "-" if i < len(COLOURS) else "--", COLOURS[i % len(COLOURS)]
         marker = "o" if len(at) <= FEW else None
-        axes.plot(at, rows.mean(0), style, color=colour, marker=marker, linewidth=2.4 if wide else 1.2, label=method)
+        look = {"linewidth": 2.4} if wide else {"linewidth": 1.2, "alpha": 0.45 if bold else 1.0, "zorder": 1.5}
+        axes.plot(at, rows.mean(0), style, color=colour, marker=marker, label=method, **look)
         if wide:
             axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)
     for (name, level), style in zip(levels.items(), LEVEL_STYLES, strict=False):

@@ -16,6 +16,7 @@ from ..tasks.symbols import SymbolTask
 from .compare import Comparison, MethodResult
 
 LEGEND = 34  # letters in a line of the legend, so that it leaves room for the curves
+MANY_SEEDS = 10  # of more, the best and the worst say little, and their shades hide the other methods
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> byte
         axes.grid(which="major", color="0.92", linewidth=0.6)
         axes.set_axisbelow(True)
         title = title or f"{comparison.task.name}: {comparison.budget} for each method"
-        heading(axes, title, f"mean of {counted(comparison.seeds, 'seed')}, shaded from the best to the worst")
+        shaded = "± its standard error" if comparison.seeds > MANY_SEEDS else "from the best to the worst"
+        heading(axes, title, f"mean of {counted(comparison.seeds, 'seed')}, shaded {shaded}")
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9, handlelength=4)
     return finished.getvalue()
 
@@ -183,7 +185,11 @@ def _draw_result(axes, result: MethodResult, colour: str, style: str) -> None:
     if result.sound.any():
         windows = result.windows[result.sound]
         label += f": {result.closing[result.sound].mean():.3f} in its last tenth"
-        axes.fill_between(result.ends, windows.min(0), windows.max(0), color=colour, alpha=0.15, linewidth=0)
+        low, high = windows.min(0), windows.max(0)
+        if len(result.sound) > MANY_SEEDS:
+            error = windows.std(0, ddof=1) / np.sqrt(len(windows)) if len(windows) > 1 else 0.0
+            low, high = windows.mean(0) - error, windows.mean(0) + error
+        axes.fill_between(result.ends, low, high, color=colour, alpha=0.15, linewidth=0)
         line = axes.plot(result.ends, windows.mean(0), style, color=colour, linewidth=1.6)[0]
     else:
         line = axes.plot([], [], style, color=colour)[0]

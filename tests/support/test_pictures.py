@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onward.comparison.compare import Budget, Comparison, MethodResult
-from onward.comparison.compare_report import _span, draw
+from onward.comparison.compare_report import _draw_result, _span, draw
 from onward.streams.picture import draw_errors
 from onward.support import pictures
 from onward.support.files import JsonLines
@@ -195,3 +195,32 @@ def _as_lab(linear):
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     x, y, z = np.cbrt(np.clip(to_xyz @ linear / (0.9505, 1.0, 1.089), 1e-6, None))
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize(("seeds", "low", "high"), [(3, 1.0, 3.0), (30, 1.85, 2.15)])
+def test_shades_of_few_seeds_are_their_range_and_of_many_the_standard_error(seeds, low, high):
+    """The best and the worst of thirty seeds cover the whole picture, and hide the other methods."""
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    rows, none = np.repeat(np.resize([1.0, 2.0, 3.0], seeds)[:, None], 4, axis=1), np.zeros(seeds)
+    result = MethodResult(
+        whole=rows.mean(1),
+        closing=rows[:, -1],
+        diverged=none.astype(int),
+        lost=none.astype(bool),
+        right=none,
+        closing_right=none,
+        name="a",
+        description="a",
+        rate_factor=1.0,
+        characters=40,
+        seconds=1.0,
+        compile_seconds=1.0,
+        ends=np.arange(10, 50, 10),
+        windows=rows,
+        means=rows,
+    )
+    _draw_result(axes, result, "black", "-")
+    shade = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (shade.min(), shade.max()) == pytest.approx((low, high), abs=0.01)
