@@ -224,7 +224,9 @@ def test_workers_on_a_cluster_learn_the_same_bits_also_when_one_is_killed(finish
         assert kill_stream.differences(ours, theirs) == []
 
 
-def test_the_progress_shows_all_and_each(tmp_path, capsys):
+def test_the_progress_shows_all_and_each_and_tells_each_status_once(tmp_path, capsys, monkeypatch):
+    told = []
+    monkeypatch.setattr("onward.cli.partitioned_progress.tell", lambda *words: told.append(words))
     pool = WorkerPool(tmp_path, lambda number, epochs: None, partitions=2, workers=2, lease=1.0)  # pyright: ignore
     statuses = pool.statuses
     with PartitionedProgress(pool, events=True, between_lines=0.0) as progress:
@@ -240,6 +242,12 @@ def test_the_progress_shows_all_and_each(tmp_path, capsys):
             "  partition 0, worker 0: 11 lines, error 1, persistence 4, 3 events behind",
             "  partition 1, worker 1: 11 lines, error 2, persistence 4, 4 events behind",
         ]
+        progress.update()
+        assert capsys.readouterr().err.startswith("22 lines, 0/s, error 1.5, ")
+    assert told == [
+        (10, {"lines": 11.0, "error": 1.0, "persistence": 4.0, "lag": 3.0}, "partition 0"),
+        (10, {"lines": 11.0, "error": 2.0, "persistence": 4.0, "lag": 4.0}, "partition 1"),
+    ]
 
 
 # Redis
