@@ -25,6 +25,7 @@ from ..support.extras import needed
 from ..support.interruption import Interruption
 from ..support.pictures import save_picture
 from ..support.printable import file_name, in_utf_8
+from ..support.tables import counted
 from .part_options import check_address
 from .partitioned_progress import PartitionedProgress
 from .ray_process import RayProcess
@@ -70,8 +71,7 @@ class PartitionedSession:
             if not part.settings.exists():
                 settings = msgspec.structs.replace(self._settings, learning=of_partition(learning, number))
                 part.write(part.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
-        what = f"Predicting {learning.describe()}, in {self._partitions} partitions by {self._workers} workers"
-        say(f"{what}; run folder {folder.path}", to=sys.stderr)
+        say(f"Predicting {self._describe()}; run folder {folder.path}", to=sys.stderr)
 
         try:
             with ExitStack() as opened:
@@ -149,13 +149,17 @@ class PartitionedSession:
 
         return launch
 
+    def _describe(self) -> str:
+        shared = f"{counted(self._partitions, 'partition')} by {counted(self._workers, 'worker')}"
+        return f"{self._learning.describe()}, in {shared}"
+
     def _summary(self, statuses: Mapping[int, PartitionStatus], rate: float) -> StreamSummary:
         learning = self._learning
         parts = tuple(PartitionSummary.of(statuses[number]) for number in sorted(statuses))
         malformed = sum(part.malformed for part in parts)
         return StreamSummary.of(
             total([status.standing for status in statuses.values()], malformed),
-            what=f"{learning.describe()}, in {self._partitions} partitions by {self._workers} workers",
+            what=self._describe(),
             malformed=malformed,
             error_name="mean absolute error" if learning.columns.classes is None else "wrong classes",
             parameters=sum(status.parameters for status in statuses.values()),

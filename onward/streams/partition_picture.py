@@ -40,7 +40,7 @@ def draw_partitions(metrics: Mapping[int, Path], kind: str, *, title: str, subti
         axes.axhline(1, color=COLOURS[1], linewidth=1.2, linestyle="--", label="persistence")
         axes.xaxis.set_major_formatter(lambda events, _: f"{events:,.0f}")
         axes.set_xlabel("events of the partition (each predicted before it is learned)")
-        axes.set_ylabel("error over the latest events, as a fraction of persistence's")
+        axes.set_ylabel("latest errors, as a fraction of persistence's")
         axes.set_ylim(0, 1.35 * highest)  # room for the legend
         axes.grid(color="0.92", linewidth=0.6)
         axes.set_axisbelow(True)
