@@ -1,8 +1,9 @@
 """Kills one of two processes of a training ten times, and checks what the other does and what comes out.
 
 `python -m tests.kill_processes [KILLS]`: each time, one process is killed at a random moment with SIGKILL. The other
-must end within 60 seconds with a sentence. Then both begin again. In the end the numbers must be those of two processes
-that were never killed, and of four.
+must end within 60 seconds with a sentence; if it was process 0 that died, JAX says the sentence. Then both begin
+again. The numbers must in the end be those of two processes that were never killed. Four processes go on from a
+checkpoint, too.
 """
 
 import random
@@ -16,7 +17,9 @@ import numpy as np
 
 from tests.processes import ended, started
 
-EPOCHS = "200"
+SENTENCES = ("another process of this training has ended", "another task died")
+EPOCHS = "40"
+PATIENCE = 900.0  # seconds for a training that nobody kills
 
 
 def written(folder: Path) -> int:
@@ -30,7 +33,7 @@ def main(kills: int) -> int:
     whole, killed, other = work / "whole", work / "killed", work / "other"
     for folder in (whole, killed, other):
         folder.mkdir()
-    for code, said in ended(started(whole, 2, EPOCHS=EPOCHS)):
+    for code, said in ended(started(whole, 2, EPOCHS=EPOCHS), PATIENCE):
         assert code == 0, said
     for number in range(kills):
         before = written(killed)
@@ -44,18 +47,18 @@ def main(kills: int) -> int:
         code, said = ended(processes)[1 - victim]
         seconds = time.monotonic() - died
         slowest = max(slowest, seconds)
-        told = [line for line in said.splitlines() if "another process" in line]
+        told = [line for line in said.splitlines() if any(sentence in line for sentence in SENTENCES)]
         print(
-            f"kill {number + 1}: process {victim}; the other ended {seconds:.1f} s later with {code}: {told}",
+            f"kill {number + 1}: process {victim}; the other ended {seconds:.1f} s later with {code}: {told[:1]}",
             flush=True,
         )
-        if not (code == 2 and len(told) == 1 and seconds < 60):
+        if not (code and told and seconds < 60):
             return 1
         if number == kills // 2:
             shutil.copy(killed / "checkpoint.npz", other / "checkpoint.npz")
-    for code, said in ended(started(killed, 2, EPOCHS=EPOCHS)):
+    for code, said in ended(started(killed, 2, EPOCHS=EPOCHS), PATIENCE):
         assert code == 0, said
-    for code, said in ended(started(other, 4, EPOCHS=EPOCHS)):
+    for code, said in ended(started(other, 4, EPOCHS=EPOCHS), PATIENCE):
         assert code == 0, said
     found, expected, of_four = (np.load(folder / "found-0.npz") for folder in (killed, whole, other))
     same = all(np.array_equal(found[name], expected[name]) for name in expected.files)

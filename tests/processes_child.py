@@ -135,6 +135,22 @@ def disagreement(folder: Path) -> str:
     return "nothing"
 
 
+def others(folder: Path) -> dict[str, np.ndarray]:
+    """What the other trainings find."""
+    mesh = jax.make_mesh((jax.device_count(),), ("streams",), (jax.sharding.AxisType.Auto,))
+    explicit = jax.make_mesh((jax.device_count(),), ("streams",))
+    return {
+        "text": numbers((fitted := text()).carry),
+        "text_history": np.array([epoch.loss for epoch in fitted.history]),
+        "sharded": numbers((fitted := sharded(whole=False)).carry),
+        "sharded_history": np.array([epoch.loss for epoch in fitted.history]),
+        "whole": numbers(sharded(whole=True).carry),
+        "streams": numbers(streams(onward.SnAp(order=1), mesh)),
+        "streams_explicit": numbers(streams(onward.SnAp(order=1), explicit)),
+        "disagreement": np.array(disagreement(folder)),
+    }
+
+
 def numbers(tree) -> np.ndarray:
     return np.concatenate(
         [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array))]
@@ -166,20 +182,12 @@ def main(folder: Path, processes: int, index: int, port: int, devices: int) -> N
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(2)
-    mesh = jax.make_mesh((jax.device_count(),), ("streams",), (jax.sharding.AxisType.Auto,))
-    explicit = jax.make_mesh((jax.device_count(),), ("streams",))
     found = {
         "adding": numbers((added.carry, added.best)),
         "history": np.array([[epoch.loss, epoch.score] for epoch in added.history]),
-        "text": numbers((fitted := text()).carry),
-        "text_history": np.array([epoch.loss for epoch in fitted.history]),
-        "sharded": numbers((fitted := sharded(whole=False)).carry),
-        "sharded_history": np.array([epoch.loss for epoch in fitted.history]),
-        "whole": numbers(sharded(whole=True).carry),
-        "streams": numbers(streams(onward.SnAp(order=1), mesh)),
-        "streams_explicit": numbers(streams(onward.SnAp(order=1), explicit)),
-        "disagreement": np.array(disagreement(folder)),
     }
+    if "EPOCHS" not in os.environ:
+        found |= others(folder)
     np.savez(folder / f"found-{index}.npz", **found)
 
 

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import jax
@@ -30,16 +31,27 @@ from .comparison_progress import ComparisonProgress
 from .compilation_cache import compilation_cache
 from .shown import say
 
+TOO_LARGE = "the comparison does not fit into memory; choose smaller networks, ranks or windows, or fewer seeds."
+
 
 def compare(options: CompareOptions) -> int:
     """Runs the command and returns its exit code."""
+    if options.ray is None:
+        return _begin(options, None)
+    from .ray_cluster import cluster
+
+    with cluster(options.ray) as ray:
+        return _begin(options, ray)
+
+
+def _begin(options: CompareOptions, ray: Any) -> int:
     if options.part is not None or options.gather:
         return _share(options)
     if options.resume is None:
         if options.run is not None:
             check_unused(options.run)
         settings = new_compare_settings(options)
-        return _compare(settings, lambda whole: RunFolder.create(options.run or new_folder("compare"), whole))
+        return _compare(settings, lambda whole: RunFolder.create(options.run or new_folder("compare"), whole), ray=ray)
     if options.run is not None:
         raise UserError("--run starts a new run and --resume goes on with an old one; give one of them.")
     with RunFolder.open(options.resume) as folder:
@@ -48,7 +60,7 @@ def compare(options: CompareOptions) -> int:
         if folder.summary.exists():
             say(f"{_said(folder)}\nThe comparison in {folder.path} is finished; there is nothing left to resume.")
             return 0
-        return _compare(settings, lambda whole: _the_same(folder, settings, whole), file=settings.file)
+        return _compare(settings, lambda whole: _the_same(folder, settings, whole), file=settings.file, ray=ray)
 
 
 def _share(options: CompareOptions) -> int:
@@ -97,23 +109,25 @@ def _compare(
     *,
     file: str | None = None,
     mine: Sequence[str] | None = None,
+    ray: Any = None,
 ) -> int:
-    """Compares all methods. If `mine` is given, it computes only these, and of the others takes what is finished."""
+    """Compares all methods, on Ray's cluster if there is one. If `mine` is given, it computes only these, and of the
+    others takes what is finished.
+    """
     use_all_cores()
     budget = Budget(settings.seconds, settings.characters)
     with compilation_cache():
-        task = build_task(settings.task, characters=settings.characters, file=file)
-        contestants = {}
-        for word in settings.methods:
-            method = COMPARISON.method(word).but(cell=settings.cell, hidden_size=settings.hidden_size)
-            contestants[word] = build_contestant(method, len(task.alphabet), streams=settings.streams)
+        task, contestants = _built(settings, file)
         check_chunks(task, budget, contestants, option=f"--budget {budget}")
         descriptions = tuple(contestant.description for contestant in contestants.values())
         of_task = {"stream": task.digest, "descriptions": descriptions}
         versions = {"onward": __version__, "jax": jax.__version__}
-        with take(msgspec.structs.replace(settings, **of_task, **versions)) as folder:
+        settings = msgspec.structs.replace(settings, **of_task, **versions)
+        with take(settings) as folder:
             share = _Share(folder, settings.methods if mine is None else mine)
             try:
+                if ray is not None:
+                    _on_ray(ray, settings, share)
                 comparison = run(
                     contestants,
                     task,
@@ -128,43 +142,117 @@ def _compare(
             except KeyboardInterrupt as stop:
                 again = f"onward compare --resume {shlex.quote(str(folder.path))}"
                 raise type(stop)(f"stopped; what is finished is kept. Go on with: {again}") from None
+            if share.failed and not comparison.results:
+                raise UserError(f"every method failed; the first: {next(iter(share.failed.values()))}")
             if mine:
-                done = [name for name in mine if name not in share.missing]
-                say(f"{counted(len(done), 'method')} of {len(mine)} finished, in {folder.path}.")
+                done = [name for name in mine if name not in (*share.missing, *share.failed)]
+                say(f"{len(done)} of {counted(len(mine), 'method')} finished, in {folder.path}.")
+            for name, reason in share.failed.items():
+                say(f"{name} failed: {reason}")
             if share.missing:
                 say(f"Not finished: {', '.join(share.missing)}.")
-            elif mine is None or not mine:
+            elif not mine and not share.failed:
                 folder.write(folder.summary, msgspec.json.encode(_summary(comparison)) + b"\n")
-    return 0
+    return 1 if share.failed else 0
+
+
+def _built(settings: CompareSettings, file: str | None) -> tuple[SymbolTask, dict[str, Contestant]]:
+    """The task, and the methods by name."""
+    task = build_task(settings.task, characters=settings.characters, file=file)
+    contestants = {}
+    for word in settings.methods:
+        method = COMPARISON.method(word).but(cell=settings.cell, hidden_size=settings.hidden_size)
+        contestants[word] = build_contestant(method, len(task.alphabet), streams=settings.streams)
+    return task, contestants
 
 
 class _Share:
     """The methods that this process computes, and what is kept in the folder of all methods.
 
-    * `missing`: the methods without results, as far as they were asked for.
+    * `missing`: the methods without results, as far as they were asked for; `failed`: why a method failed.
     """
 
     def __init__(self, folder: RunFolder, mine: Sequence[str]):
-        self._folder, self._mine, self.missing = folder, mine, []
+        self._folder, self._mine = folder, mine
+        self.missing: list[str] = []
+        self.failed: dict[str, str] = {}
+
+    def path(self, name: str) -> Path:
+        """The file of a method's results."""
+        return self._folder.path / "parts" / f"{quote(name, safe=':')}.json"
+
+    def keep(self, name: str, found: bytes) -> None:
+        """Keeps the results of a method, as JSON."""
+        self._folder.write(self.path(name), found)
 
     def kept(self, race: Race) -> list[MethodResult]:
         """The results of a method: read from the folder if they are kept there, else computed if they are this
         process's, and kept.
         """
-        folder = self._folder
-        path = folder.path / "parts" / f"{quote(race.name, safe=':')}.json"
-        if not path.exists() and race.name in self._mine:
-            with folder.claim(path.with_suffix(".claim")) as other:
+        path = self.path(race.name)
+        if not path.exists() and race.name in self._mine and race.name not in self.failed:
+            with self._folder.claim(path.with_suffix(".claim")) as other:
                 if not other and not path.exists():
-                    found = [described(result) for result in race.run()]
-                    folder.write(path, msgspec.json.encode(found) + b"\n")
+                    try:
+                        with enough_memory(TOO_LARGE):
+                            found = _encoded(race.run())
+                    except Exception as error:  # of any kind: the other methods go on
+                        shown = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                        self.failed[race.name] = f"{shown}{error}".splitlines()[0]
+                    else:
+                        self.keep(race.name, found)
         if not path.exists():
-            self.missing.append(race.name)
+            self.missing += [race.name] * (race.name not in self.failed)
             return []
         try:
             return [result_from(each) for each in msgspec.json.decode(read(path))]
         except (*UNREADABLE, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it to run this method again.") from None
+
+
+def _encoded(results: Sequence[MethodResult]) -> bytes:
+    return msgspec.json.encode([described(result) for result in results]) + b"\n"
+
+
+def _on_ray(ray: Any, settings: CompareSettings, share: _Share) -> None:
+    """Computes the methods that are not finished, a unit of work each."""
+    from .ray_cluster import on_ray
+    from .ray_worker import Answer
+
+    def keep(name: str, answer: Answer) -> None:
+        if answer.failed:
+            share.failed[name] = answer.failed
+        else:
+            share.keep(name, answer.found.encode())
+
+    waiting = [name for name in settings.methods if not share.path(name).exists()]
+    with ComparisonProgress(["all methods"]) as progress:
+        units = {name: name.encode() for name in waiting}
+        sent = msgspec.json.encode(settings)
+        on_ray(ray, "compare", sent, units, keep, lambda done, bits: progress.update("all methods", done, bits))
+
+
+def units_of(settings: bytes) -> Callable[[bytes, Callable[[float, float], None]], bytes]:
+    """Computes methods of the comparison with these settings, for `onward.cli.ray_worker`."""
+    comparing = msgspec.json.decode(settings, type=CompareSettings)
+    task, contestants = _built(comparing, comparing.file)
+    if task.digest != comparing.stream:
+        raise ValueError(f"the task {comparing.task} is another one on this machine than where the comparison began.")
+
+    def compute(name: bytes, report: Callable[[float, float], None]) -> bytes:
+        word = name.decode()
+        comparison = run_comparison(
+            {word: contestants[word]},
+            task,
+            budget=Budget(comparing.seconds, comparing.characters),
+            key=jr.key(comparing.seed),
+            seeds=comparing.seeds,
+            rate_factors=comparing.rate_factors,
+            report=lambda name, done, bits: report(done, bits),
+        )
+        return _encoded(comparison.results)
+
+    return compute
 
 
 def _summary(comparison: Comparison) -> dict[str, float | int | str | None]:
@@ -208,8 +296,7 @@ def run(
     as in `compare`.
     """
     results: list[MethodResult] = []
-    too_large = "the comparison does not fit into memory; choose smaller networks, ranks or windows, or fewer seeds."
-    with _made(folder), ComparisonProgress(list(contestants)) as progress, enough_memory(too_large):
+    with _made(folder), ComparisonProgress(list(contestants)) as progress, enough_memory(TOO_LARGE):
 
         def finished(result: MethodResult) -> None:
             results.append(result)

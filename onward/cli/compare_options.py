@@ -9,7 +9,7 @@ from ..registry.method_names import COMPARISON
 from ..support.errors import UserError
 from . import shared_options as shared
 from .options import option, whole
-from .part_options import Part, PartOption, check_together
+from .part_options import Part, PartOption, RayOption, check_together
 
 UNITS = {"s": ("seconds", 1), "m": ("seconds", 60), "h": ("seconds", 3600), "c": ("characters", 1)}
 METHODS = ("nobacktrack-kalman", "tbptt:15", "rtrl")
@@ -98,11 +98,12 @@ class CompareOptions:
     part: PartOption[Part | None] = None
     gather: bool = False
     """Draw table and picture from the methods that are finished, and name those that are missing."""
+    ray: RayOption[str | None] = None
     total_time: shared.TotalTime[float | None] = None
     tensorboard: shared.TensorBoard[Path | None] = None
     prometheus: shared.Prometheus[int | None] = None
 
     def __post_init__(self):
-        check_together(self.part, self.gather, None, self.run)
+        check_together(self.part, self.gather, self.ray, self.run)
         if self.resume is not None and (self.part or self.gather):
             raise UserError("--part and --gather name their folder with --run; leave --resume out.")

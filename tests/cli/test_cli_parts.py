@@ -4,12 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from experiments.jobs import Job, run_all
 from experiments.parts import Parts, Unfinished
-from onward.cli import main
+from onward.cli import compare, main, sweep
+from onward.cli.options import parse_options
 from onward.cli.part_options import part_of
+from onward.cli.sweep_options import SweepOptions
+from onward.comparison import Race
 from onward.support.errors import UserError
 from onward.support.machine import memory_limit
 
@@ -68,6 +72,42 @@ def test_parts_of_a_comparison_are_its_methods(tmp_path, capsys):
     assert bits[0] == bits[1]
     assert main([*COMPARE, str(shared), "--gather", "--seed", "1"]) == 2
     assert "seed" in capsys.readouterr().err
+
+
+def test_a_method_that_fails_has_a_reason_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    run = Race.run
+
+    def fragile(race):
+        if race.name == "rtrl":
+            raise RuntimeError("no such luck\nat all")
+        return run(race)
+
+    monkeypatch.setattr(Race, "run", fragile)
+    assert main([*COMPARE, str(tmp_path / "run")]) == 1
+    assert "rtrl failed: RuntimeError: no such luck\n" in capsys.readouterr().out
+    assert "tbptt:2" in (tmp_path / "run" / "table.txt").read_text()
+    monkeypatch.undo()
+    assert main(["compare", "--resume", str(tmp_path / "run")]) == 0
+
+
+def test_a_worker_computes_from_data_what_the_command_computes(tmp_path):
+    """Nothing but bytes goes in and comes out."""
+    assert main([*COMPARE, str(tmp_path / "compare")]) == 0
+    settings = (tmp_path / "compare" / "settings.json").read_bytes()
+    told = []
+    found = compare.units_of(settings)(b"rtrl", lambda done, bits: told.append(done))
+    timed = {"seconds", "compile_seconds"}
+    kept = json.loads((tmp_path / "compare" / "parts" / "rtrl.json").read_bytes())
+    for one, other in zip(json.loads(found), kept, strict=True):
+        assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
+    assert told[-1] == 1
+    assert main([*SWEEP, str(tmp_path / "sweep")]) == 0
+    options = parse_options(SweepOptions, SWEEP[1:-1], program="onward sweep")
+    parts = tmp_path / "sweep" / "parts"
+    (unit,) = json.loads((parts / "plan.json").read_bytes())
+    data = {"program": 0, "number": 1, "runs": unit["runs"][1:2], "lanes": 1}
+    found = sweep.units_of(msgspec.json.encode(options))(msgspec.json.encode([*data.values()]), lambda done, bits: None)
+    assert found == (parts / "program-000" / "part-0001.json").read_bytes()
 
 
 def test_jobs_of_an_experiment_are_shared_and_listed_without_running_them(tmp_path):
