@@ -134,9 +134,10 @@ class Cues:
                 "points": [point._asdict() for point in points],
                 "decays": list(DECAYS),
                 "pilots": {
-                    name: {L: _numbers(run) | {"curve": None} for L, run in of.items()} for name, of in pilots.items()
+                    name: {L: _numbers(run, 4) | {"curve": None, "ends": None} for L, run in of.items()}
+                    for name, of in pilots.items()
                 },
-                "runs": {name: {L: _numbers(run) for L, run in of.items()} for name, of in runs.items()},
+                "runs": {name: {L: _numbers(run, 4) for L, run in of.items()} for name, of in runs.items()},
                 "chosen": {name: point._asdict() for name, point in chosen.items()},
             },
             {"cues.png": picture},
@@ -161,7 +162,7 @@ class Cues:
         for name, of in runs.items():
             cells = [f"{run.solved:2} of {seeds}  {100 * run.right.mean():3.0f} %" for run in of.values()]
             farthest = of[self.waits[-1]]
-            first, share = _first_solved(farthest)
+            first, share = _learned(farthest)
             rows.append(
                 (
                     name,
@@ -173,7 +174,7 @@ class Cues:
             )
         return [
             f"Seeds that solve the task (at least {100 * SOLVED:g} % of the answers in the last tenth are right), and",
-            "the right answers of all seeds together; chance is 50 %. Trials and seconds: until the loss is below",
+            "the right answers of all seeds together; chance is 50 %. Trials and seconds: until the loss stays below",
             f"{LEARNED} bits an answer at the longest distance, in the median of the solved seeds. Seconds are",
             "those of all seeds side by side; for a method that solves no seed, those of the whole run.",
             "",
@@ -225,15 +226,16 @@ def _at_chance(run: Run) -> bool:
     return bool(run.right.mean() <= 0.5 + max(2 * error, 0.01))
 
 
-def _first_solved(run: Run) -> tuple[float | None, float]:
-    """The trials after which the curve is below `LEARNED`, the median of the solved lanes, and their share of all."""
-    firsts = []
-    for right, curve in zip(run.right, run.curve, strict=True):
-        if right >= SOLVED and (curve < LEARNED).any():
-            firsts.append(run.ends[np.argmax(curve < LEARNED)])
-    if not firsts:
+def _learned(run: Run) -> tuple[float | None, float]:
+    """The trials after which the curve stays below `LEARNED`, the median of the solved lanes, and their share of all.
+
+    No trials and a share of 1 if no lane is solved.
+    """
+    above = [np.flatnonzero(curve >= LEARNED) for curve in run.curve[run.right >= SOLVED]]
+    if not above:
         return None, 1.0
-    return float(np.median(firsts)), float(np.median(firsts) / run.ends[-1])
+    trials = float(np.median([run.ends[points[-1]] if points.size else 0.0 for points in above]))
+    return trials, trials / float(run.ends[-1])
 
 
 def _listed(of: Mapping[int, Run], seeds: int) -> str:
@@ -248,8 +250,8 @@ def _words(point: Point) -> str:
     return f"{_ring(DECAYS[point.decays])}, {point.rate:g}"
 
 
-def _numbers(run: Run) -> dict[str, Any]:
-    return {name: np.asarray(value).tolist() for name, value in run._asdict().items()}
+def _numbers(run: Run, digits: int = 16) -> dict[str, Any]:
+    return {name: np.round(np.asarray(value), digits).tolist() for name, value in run._asdict().items()}
 
 
 RECIPES = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.forward.cue import DECAYS, PILOT_SEEDS, RECIPES, SOLVED, Cues, Run, _best, race
+from experiments.forward.cue import DECAYS, PILOT_SEEDS, RECIPES, SOLVED, Cues, Run, _best, _learned, race
 from experiments.forward.cue_arms import ARMS, CELLS, Point
 from experiments.parts import Parts
 from onward.comparison.networks import one_hot_model
@@ -56,6 +56,14 @@ def test_the_point_with_the_most_right_answers_at_all_distances_is_chosen():
 
     assert _best(pilots([0.5, 0.6, 0.9], [0.5, 0.9, 0.7])) == 2
     assert _best(pilots([0.5, 0.9, 0.9], [0.5, 0.9, 0.7])) == 1
+
+
+def test_a_curve_has_learned_once_it_stays_low():
+    """It also begins low, where no question has been asked yet."""
+    curve = np.array([[0.1, 1.0, 0.9, 0.0], [0.1, 1.0, 0.1, 0.0], [0.1, 1.0, 1.0, 1.0]])
+    found = Run(np.array([1.0, 1.0, 0.5]), 1 - curve[:, -1], curve, np.array([1.0, 10.0, 20.0, 40.0]), 3.0)
+    assert _learned(found) == (15.0, 15 / 40)
+    assert _learned(found.part(slice(2, 3))) == (None, 1.0)
 
 
 @pytest.mark.parametrize("cell", CELLS)
