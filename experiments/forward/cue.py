@@ -234,7 +234,7 @@ def _learned(run: Run) -> tuple[float | None, float]:
     above = [np.flatnonzero(curve >= LEARNED) for curve in run.curve[run.right >= SOLVED]]
     if not above:
         return None, 1.0
-    trials = float(np.median([run.ends[points[-1]] if points.size else 0.0 for points in above]))
+    trials = float(np.median(np.array([float(run.ends[points[-1]]) if points.size else 0.0 for points in above])))
     return trials, trials / float(run.ends[-1])
 
 
@@ -251,7 +251,8 @@ def _words(point: Point) -> str:
 
 
 def _numbers(run: Run, digits: int = 16) -> dict[str, Any]:
-    return {name: np.round(np.asarray(value), digits).tolist() for name, value in run._asdict().items()}
+    arrays = {name: np.asarray(value, float) for name, value in run._asdict().items()}
+    return {name: array.round(digits).tolist() for name, array in arrays.items()}
 
 
 RECIPES = {
