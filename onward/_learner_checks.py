@@ -118,7 +118,7 @@ def check_carry(carry, optimizer, batch) -> None:
     lead = () if batch is None else (batch,)
     start = model.cell.init_hidden()
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), start)
-    if not _alike(carry.hidden, wanted):
+    if not _alike(carry.hidden, wanted) or _other_dtype(carry.hidden, wanted):
         raise ValueError(
             f"carry must be from this learner's init: for batch={batch} its hidden state is {described(wanted)}, got "
             f"{described(carry.hidden)}."
@@ -126,6 +126,11 @@ def check_carry(carry, optimizer, batch) -> None:
     fresh = jax.eval_shape(lambda parameters: as_numbers(optimizer.init(parameters)), learnable(carry.arrays))
     if not _alike(carry.optimizer, fresh):
         raise ValueError("carry holds the state of another optimizer than this learner's; begin with learner.init.")
+    if other := _other_dtype(carry.optimizer, fresh):
+        raise ValueError(
+            f"carry holds the state of an optimizer of another dtype than this learner's, {other}; begin with "
+            "learner.init."
+        )
 
 
 def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
@@ -167,6 +172,24 @@ def _alike(tree, other) -> bool:
     """Whether two trees have the same structure, and arrays of the same shapes."""
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(each)] for each in (tree, other)]
     return jax.tree.structure(tree) == jax.tree.structure(other) and shapes[0] == shapes[1]
+
+
+def _other_dtype(tree, other) -> str:
+    """The first difference between the dtypes of two trees of the same structure, in words; empty if there is none. A
+    Python number has no dtype.
+    """
+    for leaf, wanted in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
+        if getattr(leaf, "dtype", wanted.dtype) != wanted.dtype:
+            return f"{leaf.dtype} instead of {wanted.dtype}"
+    return ""
+
+
+def check_gradient(grads, parameters) -> None:
+    """Raises `ValueError` unless the gradient of an earlier prediction is shaped like the parameters that learn now."""
+    if not _alike(grads, parameters):
+        raise ValueError(
+            "said is a prediction of another model than the carry's, or of one in which other arrays are trained."
+        )
 
 
 def check_input(model, hidden, batch, x, reset) -> None:

@@ -16,12 +16,14 @@ from ._chunks import over_chunks
 from ._learner_checks import (
     check_carry,
     check_estimator_state,
+    check_gradient,
     check_input,
     check_outcome,
 )
 from ._updates import apply_estimate, auxiliary_values, draw, of_all_streams, scalar_loss, step, total_weight
 from .estimators.base import Chunk, Estimate, Said, weighted_loss
 from .support.devices import explicit_mesh, resharded, with_auto_axes
+from .support.freezing import learnable
 from .support.streams_axis import of_each_device
 from .support.trees import mean_of_leading, select, zeros_like
 from .transforms.informed import metric_of
@@ -168,6 +170,7 @@ def learn(learner, carry, said, y, weight):
     else:
         losses, grads = jax.vmap(one)(said, y, weight)
         grads = mean_of_leading(grads)
+    check_gradient(grads, learnable(carry.arrays))
     active = jnp.array(True) if weight is None else jnp.any(weight != 0)
     estimate = Estimate(losses[None], grads, carry.hidden, carry.estimator, said.prediction, active)
     estimate = of_all_streams(estimate)

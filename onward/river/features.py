@@ -118,14 +118,11 @@ def frame_of(X) -> nw.DataFrame:
     one name.
     """
     try:
-        frame = into_frame(X)
+        return into_frame(X)
     except DuplicateError:
         raise ValueError("each feature must be named once; X has two columns of one name.") from None
     except TypeError:
         raise ValueError(f"X must be a data frame, of pandas, polars or pyarrow, got {type(X).__name__}.") from None
-    if not isinstance(frame, nw.DataFrame):
-        raise ValueError(f"X must be a data frame that is computed, got a {type(X).__name__}; call collect() first.")
-    return frame
 
 
 def row_count(X) -> int:

@@ -202,6 +202,7 @@ def shy(parameters):
 
 
 XS, YS = np.ones((5, 3), "float32"), np.ones((5, 2), "float32")
+HALF = optax.adam(0.1, mu_dtype=jnp.bfloat16)
 SHY = optax.GradientTransformation(shy, shy)
 
 
@@ -218,6 +219,10 @@ SHY = optax.GradientTransformation(shy, shy)
         (r"key must be a random key.*float\d\d\[2\]", lambda: adam().init(model(), key=jnp.ones(2))),
         ("key must be one random key.*3", lambda: adam().init(model(), key=jr.split(jr.key(0), 3))),
         ("another optimizer", lambda: adam(optimizer=optax.sgd(0.1)).run(carry_of(), XS, YS)),
+        (
+            "optimizer of another dtype.*float32 instead of bfloat16",
+            lambda: adam(optimizer=HALF).run(carry_of(), XS, YS),
+        ),
         ("another estimator.*UORO", lambda: adam(estimator=onward.UORO()).run(carry_of(), XS, YS)),
         ("another estimator.*BPTT", lambda: adam(estimator=onward.BPTT()).update(carry_of(), XS, YS)),
         (r"carry.*batch=None.*\[4\], got float32\[2, 4\]", lambda: adam().run(carry_of(batch=2), XS, YS)),

@@ -98,6 +98,9 @@ def test_what_a_closed_loop_cannot_be_made_of_is_refused():
     learner, carry, xs, ys = made(onward.RTRL())
     _, said = learner.predict(carry, xs[0])
     back, start, *_ = made(onward.BPTT())
+    larger = learner.init(problem("gru", units=2, steps=STEPS).model, key=jr.key(1))
+    readout_alone = eqx.tree_at(lambda m: m.cell, jax.tree.map(lambda leaf: True, carry.model), False)
+    frozen = learner.init(carry.model, key=jr.key(1), filter_spec=readout_alone)
     exact, fresh, *_ = made(onward.RTRL(), optimizer=onward.fptt_exact(optax.sgd(RATE), 0.1))
     for match, call in (
         ("must carry its influence forward.*BPTT", lambda: back.predict(start, xs[0])),
@@ -108,6 +111,8 @@ def test_what_a_closed_loop_cannot_be_made_of_is_refused():
         ("weight must be floating of shape", lambda: learner.learn(carry, said, ys[0], weight=jnp.ones(2))),
         ("reset must be bool", lambda: learner.predict(carry, xs[0], reset=jnp.array(1))),
         ("carry must be a carry", lambda: learner.predict(said, xs[0])),
+        ("said is a prediction of another model", lambda: learner.learn(larger, said, ys[0])),
+        ("or of one in which other arrays", lambda: learner.learn(frozen, said, ys[0])),
     ):
         with pytest.raises(ValueError, match=match):
             call()
