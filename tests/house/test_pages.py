@@ -58,6 +58,16 @@ def test_links_lead_somewhere_and_pictures_have_words(path):
             assert anchor in anchors(to), f"{target} has no such heading; there are {sorted(anchors(to))}"
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/guides/devices.md"])
+def test_platforms_that_nobody_ran_are_marked(page):
+    """Each paragraph or row that tells how to install for a GPU or macOS says whether we ran it."""
+    lines = [
+        part for part in re.split(r"\n\n|\n(?=\|)", (ROOT / page).read_text()) if re.search(r"jax\[cuda|macOS", part)
+    ]
+    assert lines
+    assert [line for line in lines if "not run by us" not in line and "Neither was run by us" not in line] == []
+
+
 def test_links_move_with_the_pages():
     results = ROOT / "docs/results/rbp/README.md"
     there = moved_links("[a](../../../benchmarks/results/live.md#x) [b](hopfield/report.md)", results)
