@@ -74,7 +74,7 @@ def test_the_power_of_a_rule_is_what_it_says_of_its_own_claim():
     comparison = Comparison(TASK, Budget(characters=10), 3, (*results, result("Kalman RTRL", 1.5)))
     assert verdicts.judge_fig3(comparison).word == "disagrees"
     said = power(verdicts.judge_fig3, comparison, verdicts.claim_fig3(comparison))
-    assert "if every rank has the curve of Kalman RTRL" in said
+    assert "if every rank had the curve of Kalman RTRL" in said
     assert "agrees in 100 % of 200 draws" in said
     unchanged = power(verdicts.judge_fig3, comparison, Claimed("nothing else holds", {}))
     assert "disagrees in 100 % of 200 draws" in unchanged
