@@ -243,7 +243,10 @@ class Learner(eqx.Module):
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))
         steps = shape[0] if shape else 0  # tracing reports what is wrong with xs
         taken, parts, at = self.estimator.taken(carry.estimator), [], 0
-        stages = [(None, steps)] if taken is None else self.estimator.stages(taken, steps, self.chunk)
+        stages = [(None, steps)]
+        # A stream that cannot be cut goes to the program whole, which reports what is wrong with it.
+        if taken is not None and steps and _all_as_long(steps, (xs, ys, reset, weight)):
+            stages = self.estimator.stages(taken, steps, self.chunk)
         shared = None if self.batch is None else spread_along(xs, 1)
         for stage, here in stages:
             stream = xs, ys, reset, weight
@@ -312,6 +315,11 @@ class Learner(eqx.Module):
         """The norm of the influence (the estimate of ∂hidden/∂θ) of each stream, so that you can watch for overflow."""
         norm = self.estimator.influence_norm
         return norm(carry.estimator) if self.batch is None else jax.vmap(norm, axis_size=self.batch)(carry.estimator)
+
+
+def _all_as_long(steps: int, stream: PyTree) -> bool:
+    """Whether each leaf of a stream has `steps` as its leading axis."""
+    return all(np.shape(leaf)[:1] == (steps,) for leaf in jax.tree.leaves(stream))
 
 
 def _placed(shared: NamedSharding | None, carry: Carry, *streams: PyTree) -> tuple[PyTree, ...]:

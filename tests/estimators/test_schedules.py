@@ -215,3 +215,25 @@ def test_a_stage_costs_what_it_asks_for():
 def test_what_is_wrong_is_named(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+XS, YS = np.ones((12, 3)), np.ones((12, 2))
+
+
+@pytest.mark.usefixtures("as_in_use")
+@pytest.mark.parametrize(
+    ("stream", "sentence"),
+    [
+        ({"xs": XS[:0], "ys": YS[:0]}, "xs must hold at least one step, got none"),
+        ({"ys": YS[:2]}, "ys must have as many steps as xs, 12 in its leading axis, got 2"),
+        ({"reset": [True] * 12}, r"reset must have the shape \[steps, ...\], got \(\)"),
+    ],
+)
+def test_a_stream_that_stages_cannot_cut_is_refused_in_a_sentence(stream, sentence):
+    cell = onward.VanillaCell(3, 2, key=jr.key(0))
+    learner = onward.Learner(
+        onward.FPP(3, 5, schedule=Decay(steps=10)), optax.sgd(0.1), loss=onward.losses.squared_error
+    )
+    carry = learner.init(onward.Model(cell, lambda h: h), key=jr.key(1), example=(XS[0], YS[0]))
+    with pytest.raises(ValueError, match=sentence):
+        learner.run(carry, **{"xs": XS, "ys": YS, **stream})
