@@ -11,7 +11,7 @@ import jax
 import jax.random as jr
 import numpy as np
 
-from onward.sequences.fit import learn_minibatch
+from onward.sequences.minibatches import learn_minibatch
 from onward.support.pictures import COLOURS, picture
 
 from ..data.images import pixel_mnist, sequential_cifar10

@@ -4,10 +4,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,32 +14,23 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
-from .._carry import spread
 from .._learner_checks import check_observe
-from ..checkpoints.array_file import stored
 from ..learner import Carry, Learner, Observe
 from ..model import Model
 from ..support.arguments import whole
-from ..support.compiled import programs_of
 from ..support.devices import (
     free_to_move,
     held_here,
-    held_whole,
-    on_all,
     on_first,
     outside_explicit_axes,
     shared_by_processes,
 )
-from ..support.errors import UserError
 from ..support.processes import check_alike, naming_the_dead, of_first_process
-from ..support.program_digest import program_digest
-from ..support.streams_axis import spread_over
-from ..support.trees import all_finite, time_first
 from ..transforms.fptt import adopt_average
 from ._data_check import check_finite
-from ._fit_checkpoint import load_fit, save_fit
+from ._fit_checkpoint import Place, Saving
 from ._fit_checks import (
     InfluenceWatch,
     check_checkpoint,
@@ -52,7 +42,8 @@ from ._fit_checks import (
     warn_of_cut_windows,
 )
 from .callbacks import Callback, DivergenceWarning, Epoch, Progress
-from .data import AbstractData, AbstractSequences, Block, Minibatch, shared_minibatch
+from .data import AbstractData
+from .minibatches import OnDevices, TrainingState, carry_is_finite, learn_block
 from .objectives import AbstractObjective, check_targets, target_range
 from .progress_bar import progress_bar
 
@@ -72,26 +63,6 @@ class Fitted(NamedTuple):
     best: Model
     history: tuple[Epoch, ...]
     diverged_at: tuple[int, int] | None = None
-
-
-class _State(eqx.Module):
-    """The state of a training: the learner's carry, the objective's memory, and the arrays of the best model."""
-
-    carry: Carry
-    memory: PyTree
-    best: PyTree
-
-
-class _Place(NamedTuple):
-    """How far a training is: the epoch, the number of minibatches learned in it, the sum of their losses, the number of
-    steps in that sum, and the finished epochs.
-    """
-
-    epoch: int = 0
-    minibatch: int = 0
-    total: float = 0.0
-    steps: int = 0
-    history: tuple[Epoch, ...] = ()
 
 
 @outside_explicit_axes()
@@ -244,11 +215,11 @@ def _trained(
     carry, data, key = held_here((carry, data, key), shared)
     objective.check(data)
     check_targets(carry.model, data, learner.loss)
-    state, place = _State(carry, objective.init(data.steps), eqx.filter(carry.model, eqx.is_array)), _Place()
-    saving = None if checkpoint is None else _Saving(Path(checkpoint), learner, data, objective, state, key)
+    state, place = TrainingState(carry, objective.init(data.steps), eqx.filter(carry.model, eqx.is_array)), Place()
+    saving = None if checkpoint is None else Saving(Path(checkpoint), learner, data, objective, state, key)
     if saving is not None:
         state, place = saving.load(state, place)
-    saved, whole_data = time.perf_counter(), _OnDevices(data, shared)
+    saved, whole_data = time.perf_counter(), OnDevices(data, shared)
 
     def ended() -> bool:
         return bool(place.history) and of_first_process(
@@ -258,7 +229,7 @@ def _trained(
     while place.epoch < epochs and not (place.minibatch == 0 and ended()):
         for part in data.blocks(jr.fold_in(key, place.epoch), place.epoch, place.minibatch, block):
             there = whole_data.of(part)
-            after, (totals, steps, observed), finite = _learned(
+            after, (totals, steps, observed), finite = learn_block(
                 learner, objective, state, there, block, shared, observe
             )
             if not (finite and np.isfinite(totals).all()):
@@ -289,13 +260,13 @@ def _trained(
 
 
 def _end_epoch(
-    state: _State, place: _Place, objective, finish_epoch, validate, scored, callbacks
-) -> tuple[_State, _Place, bool]:
+    state: TrainingState, place: Place, objective, finish_epoch, validate, scored, callbacks
+) -> tuple[TrainingState, Place, bool]:
     """The state for the next epoch, and true. If a number is not finite, the state before it, and false."""
     carry = state.carry
     if finish_epoch is not None:
         carry = _as_before("finish_epoch", finish_epoch(carry), carry)
-        if not _finite(carry):
+        if not carry_is_finite(carry):
             return state, place, False
     candidate = scored(carry)
     check_returned("scored", candidate, carry.model, "a model like the learner's")
@@ -304,17 +275,17 @@ def _end_epoch(
         return state, place, False
     earlier = [epoch.score for epoch in place.history if epoch.score is not None]
     better = score is None or score < min(earlier, default=math.inf)
-    finished = _State(carry, state.memory, eqx.filter(candidate, eqx.is_array) if better else state.best)
+    finished = TrainingState(carry, state.memory, eqx.filter(candidate, eqx.is_array) if better else state.best)
     history = (*place.history, Epoch(_mean(place.total, place.steps), score, metrics))
     for callback in callbacks:
         changed = None if callback.at_epoch_end is None else callback.at_epoch_end(carry, history)
         if changed is not None:
             carry = _as_before("at_epoch_end", changed, carry)
-            if not _finite(carry):
+            if not carry_is_finite(carry):
                 return finished, place._replace(history=history), False
     return (
-        _State(carry, objective.next_epoch(state.memory), finished.best),
-        _Place(place.epoch + 1, history=history),
+        TrainingState(carry, objective.next_epoch(state.memory), finished.best),
+        Place(place.epoch + 1, history=history),
         True,
     )
 
@@ -351,141 +322,11 @@ def _as_before(name: str, new: Carry, old: Carry) -> Carry:
     return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), new, old)
 
 
-def _spread(state: _State, shared: NamedSharding) -> _State:
-    """The state on all devices, with each stream's own part on that stream's device."""
-    if shared.mesh.size == 1:
-        return state
-    return _State(spread(state.carry, shared), *on_all((state.memory, state.best), shared))
-
-
-class _OnDevices:
-    """Blocks of minibatches on the devices that share them. Data in memory are put there once."""
-
-    def __init__(self, data: AbstractData, shared: NamedSharding):
-        self._data, self._shared = data, shared
-        self._there = data.placed(shared) if isinstance(data, AbstractSequences) else None
-
-    def of(self, block: Block) -> Block:
-        there = self._there if block.data is self._data else block.data.placed(self._shared)
-        return block._replace(data=there, order=on_all(block.order, self._shared))
-
-
-def _learned(learner, objective, state: _State, part: Block, block: int, shared: NamedSharding, observe):
-    """Learns a block of minibatches. Returns the state, the findings, and whether the carry is finite.
-
-    The findings are the sum of losses and the number of steps of each minibatch, and the diagnostics of each update.
-    """
-    data, order = part.data, part.order
-    begin, count = on_all((jnp.asarray(part.begin, jnp.int32), jnp.asarray(part.size, jnp.int32)), shared)
-    leaves, structure = jax.tree.flatten((on_all(objective, shared), data))
-    arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
-    fixed = tuple(None if eqx.is_array(leaf) else (type(leaf), leaf) for leaf in leaves)
-    learn = _Learn(structure, fixed, block, shared, observe)
-    after, (totals, steps, observed), finite = programs_of(learner)(learn)(
-        arrays, _spread(state, shared), order, begin, count
-    )
-    observed = jax.tree.map(lambda leaf: np.asarray(leaf)[: part.size].reshape(-1, *leaf.shape[2:]), observed)
-    return after, (np.asarray(totals, np.float64)[: part.size], np.asarray(steps)[: part.size], observed), finite
-
-
-@dataclass(frozen=True)
-class _Learn:
-    """Learns `count` of at most `block` minibatches, from `begin` on. Returns the state, the findings (see `_learned`),
-    and whether the carry is finite.
-
-    `fixed` and `structure` are an objective and data without their arrays. Equal ones share one program, which leaves
-    memory with the learner. The arrays come as a list: JAX keeps the structure of arguments in memory, and with it any
-    function of the user's inside the structure.
-
-    The state is not donated, because the old one is kept if a number is not finite. `begin` and `count` are arrays,
-    unknown to the compiler. So one program serves all blocks, and gives the same bits however the minibatches are cut
-    into blocks.
-    """
-
-    structure: Any
-    fixed: tuple[tuple[type, Any] | None, ...]
-    block: int
-    shared: NamedSharding
-    observe: Observe | None
-
-    def __call__(self, learner: Learner, arrays, state: _State, order, begin, count):
-        leaves = [array if each is None else each[1] for array, each in zip(arrays, self.fixed, strict=True)]
-        objective, data = jax.tree.unflatten(self.structure, leaves)
-
-        def learned(i, carry, memory):
-            entry = jax.tree.map(lambda leaf: leaf[begin + i], order)
-            minibatch = shared_minibatch(data.minibatch(entry), self.shared)
-            return learn_minibatch(learner, objective, carry, memory, minibatch, data.steps, self.observe, self.shared)
-
-        def one(i, loop):
-            carry, memory, found = loop
-            carry, memory, *here = learned(i, carry, memory)
-            return carry, memory, jax.tree.map(lambda every, one: every.at[i].set(one), found, tuple(here))
-
-        found = jnp.zeros(self.block), jnp.zeros(self.block, jnp.int32), None
-        if self.observe is not None:
-            shapes = jax.eval_shape(learned, 0, state.carry, state.memory)[-1]
-            observed = jax.tree.map(lambda s: jnp.zeros((self.block, *s.shape), s.dtype), shapes)
-            found = *found[:2], observed
-        carry, memory, found = jax.lax.fori_loop(0, count, one, (state.carry, state.memory, found))
-        memory, found, finite = held_whole((memory, found, _finite(carry)), self.shared)
-        return _State(carry, memory, state.best), found, finite
-
-
-_finite = eqx.filter_jit(all_finite)  # called between epochs too
-
-
 def _mean(total: float, steps: int) -> float:
     return total / steps if steps else math.nan
 
 
-def learn_minibatch(
-    learner: Learner,
-    objective: AbstractObjective,
-    carry,
-    memory,
-    minibatch: Minibatch,
-    steps: int,
-    observe: Observe | None = None,
-    shared: NamedSharding | None = None,
-):
-    """Learns a minibatch in the learner's chunks, spread over the devices of `shared`.
-
-    Returns the carry, the objective's memory, the sum of the losses before learning, the number of steps in that sum,
-    and the diagnostics of each update.
-    """
-    ys, weight = objective.assign(memory, minibatch.ys, minibatch.lengths, steps)
-    xs = _without_padding(time_first(minibatch.xs), minibatch.lengths)
-    _, counts = objective.score(minibatch.ys, minibatch.lengths, steps)
-    reset = jnp.zeros(counts.shape, bool).at[0].set(minibatch.fresh)
-    # Predictions are kept only if the objective remembers something about them.
-    kept = bool(jax.tree.leaves(memory))
-    several = shared if shared is not None and shared.mesh.size > 1 else None
-    with spread_over(several):
-        carry, metrics = learner.run(carry, xs, ys, reset=reset, weight=weight, predictions=kept, observe=observe)
-    if several is not None:
-        # Sums over the minibatch have the same bits whichever processes hold the devices.
-        minibatch, metrics, weight, counts = held_whole((minibatch, metrics, weight, counts), several)
-    memory = objective.remember(memory, minibatch.ys, minibatch.lengths, metrics.predictions)
-    weight = weight.astype(metrics.losses.dtype)
-    total = jnp.sum(jnp.where(counts, metrics.losses / weight, 0), dtype=float)
-    return carry, memory, total, jnp.sum(counts, dtype=jnp.int32), metrics.observed
-
-
-def _without_padding(xs: PyTree, lengths: Int[Array, " batch"]) -> PyTree:
-    """`xs` with zeros beyond each sequence's end.
-
-    The gradient there is zero times a step's derivative, so that NaN in the padding would make it NaN.
-    """
-
-    def cut(leaf):
-        there = jnp.arange(len(leaf), dtype=jnp.int32)[:, None] < lengths
-        return jnp.where(there.reshape(*there.shape, *[1] * (leaf.ndim - 2)), leaf, jnp.zeros_like(leaf))
-
-    return jax.tree.map(cut, xs)
-
-
-def _diverged(state: _State, place: _Place, minibatch: int, shared: NamedSharding) -> Fitted:
+def _diverged(state: TrainingState, place: Place, minibatch: int, shared: NamedSharding) -> Fitted:
     best = "the model at the start" if not place.history else "the best of the epochs before"
     warnings.warn(
         f"training diverged: at minibatch {minibatch} of epoch {place.epoch}, counting from 0, a number was no longer "
@@ -496,57 +337,8 @@ def _diverged(state: _State, place: _Place, minibatch: int, shared: NamedShardin
     return _fitted(state, place, shared, (place.epoch, minibatch))
 
 
-def _fitted(state: _State, place: _Place, shared: NamedSharding, diverged_at=None) -> Fitted:
+def _fitted(state: TrainingState, place: Place, shared: NamedSharding, diverged_at=None) -> Fitted:
     if shared.mesh.size > 1:
         state = free_to_move(state)
     best = eqx.combine(state.best, eqx.filter(state.carry.model, eqx.is_array, inverse=True))
     return Fitted(state.carry, best, place.history, diverged_at)
-
-
-class _Saving:
-    """A checkpoint file, and the digest that identifies its training."""
-
-    def __init__(self, path: Path, learner: Learner, data: AbstractData, objective, state: _State, key):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _cannot_hold(path, error) from None
-        self._path = path
-
-        def first(state: _State, data, order):
-            minibatch = data.minibatch(jax.tree.map(lambda leaf: leaf[0], order))
-            return learn_minibatch(learner, objective, state.carry, state.memory, minibatch, data.steps)
-
-        part = next(data.blocks(key, 0, 0, 1))
-        digest = program_digest(first, state, part.data.whole(), part.order)
-        told = [data] if part.data is data else [data, part.data]
-        for leaf in (*jax.tree.leaves(eqx.filter(told, eqx.is_array)), key):
-            digest.update(stored(leaf).tobytes())
-        self._settings = digest.hexdigest()
-
-    def load(self, state: _State, place: _Place) -> tuple[_State, _Place]:
-        if not self._path.exists():
-            return state, place
-        state, (epoch, minibatch, total, steps, history) = load_fit(self._path, state, self._settings)
-        history = tuple(Epoch(_or_nan(loss), score, _each_or_nan(metrics)) for loss, score, metrics in history)
-        return state, _Place(epoch, minibatch, total, steps, history)
-
-    def save(self, state: _State, place: _Place) -> None:
-        if jax.process_index():  # the first process writes for all
-            return
-        try:
-            save_fit(self._path, state, tuple(place), self._settings)
-        except OSError as error:
-            raise _cannot_hold(self._path, error) from None
-
-
-def _or_nan(number: float | None) -> float:
-    return math.nan if number is None else number
-
-
-def _each_or_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: _or_nan(value) for name, value in metrics.items()}
-
-
-def _cannot_hold(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path} cannot hold a checkpoint ({error.strerror}); name another file.")
