@@ -33,15 +33,15 @@ def main(folder: Path) -> None:
     jax.config.update("jax_enable_x64", True)
     from tests.sequences.test_training import KEY, OBJECTIVE, data, fit, weights_score  # it computes
 
-    fitting = import_module(f"{sequences.__name__}.fit")  # the name in the package is the function
-    learn_one, devices, traced = fitting.learn_minibatch, [], []
+    minibatches = import_module(f"{sequences.__name__}.minibatches")
+    learn_one, devices, traced = minibatches.learn_minibatch, [], []
 
     def looked_at(learner, objective, carry, memory, minibatch, *rest):
         jax.debug.inspect_array_sharding(minibatch.xs, callback=lambda found: devices.append(len(found.device_set)))
         traced.append(minibatch)
         return learn_one(learner, objective, carry, memory, minibatch, *rest)
 
-    fitting.learn_minibatch = looked_at
+    minibatches.learn_minibatch = looked_at
     whole = fit(block=1, validate=weights_score)
 
     def kill(progress):
