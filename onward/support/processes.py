@@ -1,5 +1,6 @@
 """Several processes that `jax.distributed.initialize` has joined: whether they agree, and what happens if one dies."""
 
+import ctypes
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,6 @@ from .errors import UserError
 
 SIGNS = ("gloo", "coordination", "heartbeat")  # words of errors that come from another process's end
 FACTS = 8192  # bytes in which the facts of one process are exchanged
-
-
-_LEFT: list[object] = []  # kept, because their destructors wait
 
 
 class LostProcess(UserError):
@@ -87,8 +85,10 @@ def _leave() -> None:
     """Leaves the processes without waiting for the one that has ended.
 
     At the end of Python, JAX otherwise waits for all of them, until the heartbeat of the lost one is overdue: 100
-    seconds by default. JAX 0.10 has no public name for this.
+    seconds by default. The objects are never destroyed, because their destructors wait too, and because a client
+    aborts this process when it finds its service gone. JAX 0.10 has no public name for this.
     """
     state = distributed.global_state
-    _LEFT.extend([state.preemption_sync_manager, state.client, state.service])
+    for left in (state.preemption_sync_manager, state.client, state.service):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
     state.preemption_sync_manager = state.client = state.service = None
