@@ -1,10 +1,11 @@
 """From options to the settings of a comparison, which are saved in its folder."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from ..registry.method_names import Count, Positive
 from ..registry.tasks import split_task, usual_cell
 from ..support.errors import UserError
 from ..support.printable import in_utf_8
@@ -27,14 +28,14 @@ class CompareSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     methods: tuple[str, ...]
     task: str
     file: str | None
-    seconds: float | None
-    characters: int | None
-    seeds: int
-    rate_factors: tuple[float, ...]
+    seconds: Positive | None
+    characters: Annotated[int, msgspec.Meta(ge=1)] | None
+    seeds: Count
+    rate_factors: tuple[Positive, ...]
     cell: str
-    hidden_size: int
-    streams: int
-    seed: int
+    hidden_size: Count
+    streams: Count
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     stream: str = ""
     descriptions: tuple[str, ...] = ()
     onward: str = ""

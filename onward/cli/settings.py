@@ -1,6 +1,7 @@
 """From options to the full settings of a run, with every check that needs no training."""
 
 import os
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -31,13 +32,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     text: str | None
     text_digest: str
-    characters: int
+    characters: Annotated[int, msgspec.Meta(ge=1)]
     alphabet: str
     method_name: str
     method: Method
-    seed: int
-    block: int
-    sample_length: int
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+    block: Annotated[int, msgspec.Meta(ge=1, le=10**7)]
+    sample_length: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
     prompt: str
     temperature: Positive | UnsetType = UNSET
 

@@ -90,6 +90,26 @@ def test_a_reader_of_a_strangers_run_does_not_wait(tmp_path, capsys):
         capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        *(("train", name, 0) for name in ("characters", "block")),
+        *(("train", name, -1) for name in ("seed", "sample_length")),
+        *(("compare", name, 0) for name in ("characters", "seconds", "seeds", "hidden_size", "streams")),
+        *(("stream", name, 0) for name in ("keys_in_memory", "partitions")),
+    ],
+)
+def test_a_saved_number_out_of_its_range_is_refused_in_a_sentence(command, name, value, tmp_path, capsys):
+    """A block of no characters, or no seed at all, was a traceback."""
+    RunFolder.create(tmp_path / "run", settings_of(command, tmp_path)).close()
+    settings = tmp_path / "run" / "settings.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {name: value}))
+    assert main([command, "--resume", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert name in said
+    assert len(said.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("settings", [b"[" * 100_000, b'{"text_digest":' * 100_000, b"\xff", b"3"])
 def test_settings_nested_deep_are_refused_in_a_sentence(settings, tmp_path, capsys):
     (tmp_path / "run" / "parts").mkdir(parents=True)
