@@ -7,7 +7,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def test_ten_lines_work_when_pasted(capsys):
-    (block,) = _blocks("onward.NoBackTrack")
+    (block,) = _blocks("onward.RTRL")
     assert block.count(" * 500") == 1
     before, after = _numbers(block.replace(" * 500", " * 100"), capsys)  # less to read
     assert after < 0.1 < before
