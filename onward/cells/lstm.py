@@ -24,7 +24,8 @@ class LSTMCell(AbstractAffineGatedCell):
         c' = sigmoid(f) ⊙ c + sigmoid(i) ⊙ tanh(g),    h' = sigmoid(o) ⊙ tanh(c').
 
     The rows of W are those of i, f, g and o, in this order, for every unit. The influence of a weight has the same two
-    parts as the state, on h and on c; `onward/estimators/_own_unit_influence.py` carries it for `onward.SnAp`.
+    parts as the state, on h and on c. `onward/estimators/rtrl.py` carries the whole of it, and
+    `onward/estimators/_own_unit_influence.py` a unit's own part, for `onward.SnAp`.
 
     **Arguments:** `input_size`, `hidden_size`, `scale`, `dtype` and `key` as for `onward.VanillaCell`; `forget_bias` is
     added to the forget gate's bias at the start, so that the memory is kept before training.

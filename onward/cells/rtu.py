@@ -22,7 +22,7 @@ class RTUCell(AbstractUnitWiseCell):
 
     The linear unit applies its activation σ to its output, `σ([h₁, h₂])`. The nonlinear unit applies it inside the
     recurrence, `h' = σ(r R(ϑ) h + ...)`, and its output is `[h₁, h₂]`. Each unit has its own trainable ν and φ. The
-    paper has no bias b; it starts at 0.
+    paper has no bias b; ours starts at 0.
 
     **Arguments:** `input_size`, `hidden_size`, `decays`, `max_phase`, `key` and `dtype` as for `LRUCell`; `activation`:
     σ, one number to one number; `nonlinear`: whether σ is inside the recurrence. W starts normal with variance

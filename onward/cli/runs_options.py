@@ -17,9 +17,9 @@ def _paths(words: list[str]) -> tuple[Path, ...]:
 class RunsOptions:
     """List runs, the newest first: what each learns, when it began, how far it is, and how well it does.
 
-    Resume a stopped run with its own command and --resume. Bits are per character: over the last tenth of a finished
-    run, and over everything read so far of any other. A stream's error is in per cent of persistence's error, which is
-    that of predicting the last value.
+    Resume a stopped run with its own command and --resume. Bits are per character: of a finished run over its last
+    tenth, of an unfinished text run over everything read so far. A stream's error is in per cent of persistence's
+    error, which is that of predicting the last value.
     """
 
     runs: Annotated[

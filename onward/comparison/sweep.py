@@ -172,9 +172,9 @@ def sweep(
     - `report`: called with the finished fraction of the sweep, and mean bits over the latest block.
 
     Raises `ValueError` for a setting or an argument that is wrong, and names it. Raises
-    `onward.support.errors.UserError` if the folder holds anything but this sweep: one with other points, with another
-    task, with a `make` that computes something else under the same description, or with another version of onward or
-    JAX.
+    `onward.support.errors.UserError` if the folder holds anything but this sweep: one with points or seeds that this
+    call lacks, with another task, with a `make` that computes something else under the same description, or with
+    another version of onward or JAX.
 
         >>> import equinox as eqx, jax.random as jr, numpy as np, onward, optax
         >>> from onward.tasks.prediction import cycle_world_task

@@ -1,4 +1,7 @@
-"""Estimators that backpropagate: the gradient is the derivative of the losses of the current chunk."""
+"""Estimators that backpropagate: the gradient is the derivative of the losses of the current chunk.
+
+The backward pass of a cell, whose order is written by hand for CPUs, is in `onward/cells/cpu_tuning.py`.
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable

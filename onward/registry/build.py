@@ -1,6 +1,6 @@
 """From names to objects: the only place where a string becomes a cell, an estimator, an optimiser or a task.
 
-`methods.py` reads the string of a method, such as `tbptt:15`; here it becomes a learner.
+`method_names.py` reads the string of a method, such as `tbptt:15`; here it becomes a learner.
 """
 
 from typing import Any

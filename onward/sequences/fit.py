@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,7 @@ from ._fit_checks import (
     warn_of_cut_windows,
 )
 from .callbacks import Callback, DivergenceWarning, Epoch, Progress
-from .data import AbstractData
+from .data import AbstractData, Block
 from .minibatches import OnDevices, TrainingState, carry_is_finite, learn_block
 from .objectives import AbstractObjective, check_targets, target_range
 from .progress_bar import progress_bar
@@ -229,13 +230,12 @@ def _trained(
     while place.epoch < epochs and not (place.minibatch == 0 and ended()):
         for part in data.blocks(jr.fold_in(key, place.epoch), place.epoch, place.minibatch, block):
             there = whole_data.of(part)
-            after, (totals, steps, observed), finite = learn_block(
-                learner, objective, state, there, block, shared, observe
-            )
+            learn = partial(learn_block, learner, objective, state, block=block, shared=shared, observe=observe)
+            after, (totals, steps, observed), finite = learn(part=there)
             if not (finite and np.isfinite(totals).all()):
-                first = place.minibatch + int(np.argmin(np.isfinite(totals)) if finite else part.size - 1)
                 check_finite([part], objective, target_range(carry.model, learner.loss))
-                return _diverged(on_first(state, shared), place, first, shared)
+                state, good = _last_good(learn, state, there)
+                return _diverged(on_first(state, shared), place, place.minibatch + good, shared)
             state = after
             # Added one by one, so that the sum is the same however the minibatches are cut into blocks.
             total, steps_so_far = float(sum(totals, start=place.total)), place.steps + int(steps.sum())
@@ -257,6 +257,22 @@ def _trained(
         if saving is not None:
             saving.save(state, place)
     return _fitted(state, place, shared)
+
+
+def _last_good(learn: Callable, state: TrainingState, part: Block) -> tuple[TrainingState, int]:
+    """The last state of a block whose numbers are all finite, and how many of its minibatches were learned by then.
+
+    The search halves the block. It runs the program that is compiled already, on fewer minibatches.
+    """
+    good, bad = 0, part.size
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        after, (totals, *_), finite = learn(part=part._replace(size=middle))
+        if finite and np.isfinite(totals).all():
+            good, state = middle, after
+        else:
+            bad = middle
+    return state, good
 
 
 def _end_epoch(

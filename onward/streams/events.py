@@ -166,7 +166,8 @@ class Parser:
     """Parses lines into events. A bad line never raises, except if the columns of a CSV change places.
 
     A line that repeats the header is passed over, however it is quoted; each file of a rotated log begins with one. A
-    byte order mark is not part of a line. `clock` learns from earlier times how times are written.
+    byte order mark is not part of a line. `clock` reads times, and decides at the first large number
+    whether times are compact dates.
     """
 
     def __init__(self, columns: Columns, header: bytes | None, clock: Clock):

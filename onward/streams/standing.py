@@ -120,7 +120,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
 
     All lines of a run have the same fields. A field is `null` if the event has no value for it: a prediction for a
     key's first `horizon` events, or a target that is not known. Numeric targets are learned and forecast from the
-    ninth event on, because absurd numbers cannot be told from ordinary ones before.
+    ninth event of the stream on, over all keys: before that, absurd numbers cannot be told from ordinary ones.
     """
 
     line: int

@@ -380,9 +380,9 @@ class TestFit:
             return onward.Learner(onward.BPTT(), optax.sgd(rate), loss=terminal_cross_entropy, chunk=STEPS, batch=BATCH)
 
         objective = onward.TerminalClasses(STEPS, CLASSES)
-        for updates, place, history in ((2, (0, 2), 0), (4, (1, 1), 1)):
+        for updates, place, history, block in ((2, (0, 2), 0, 1), (2, (0, 2), 0, 16), (4, (1, 1), 1, 2)):
             ours = unlearnable(updates)
-            arguments = {"key": KEY, "block": 1, "progress": False}
+            arguments = {"key": KEY, "block": block, "progress": False}
             with pytest.warns(DivergenceWarning, match=f"minibatch {place[1]} of epoch {place[0]}, counting from 0"):
                 found = onward.fit(ours, ours.init(model(), key=KEY), data(), objective, epochs=3, **arguments)
             assert found.diverged_at == place
