@@ -40,7 +40,7 @@ class MemoryChain(AbstractExamples):
         >>> chain = MemoryChain(wait=3, cues=2)
         >>> _, (xs, ys) = chain.sample(chain.start(key=jr.key(0)), 12)
         >>> "".join(chain.alphabet[x] for x in xs), "".join(chain.alphabet[y] for y in ys)
-        ('bbyxy2baxxx2', '.....b.....a')
+        ('bbyxx1bayxy2', '.....b.....a')
     """
 
     wait: int  # not static, so that a task's digest covers both

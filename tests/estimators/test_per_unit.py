@@ -14,7 +14,7 @@ from problems import INPUTS, assert_identical, assert_same, loss, naive_gradient
 from test_unbiased import influences, relu_cell
 
 import onward
-from onward.estimators import _per_unit
+from onward.estimators import _nobacktrack_per_unit
 from onward.estimators._least_variance import reduction
 from onward.transforms import QuasiDiagonal
 
@@ -60,7 +60,7 @@ def all_noise(estimator, p):
     gradient. All other steps have one sign for each product that a step adds.
     """
     state, first = p.state(estimator), 1 if p.steps == SHORT else 1 + estimator.per_unit
-    bits = sum(leaf.size for leaf in _per_unit.sign_template(state))
+    bits = sum(leaf.size for leaf in _nobacktrack_per_unit.sign_template(state))
     assert 0 < bits * (p.steps - 1 - first) <= 12, "signs that cannot be counted out"
     outcomes = patterns(bits * (p.steps - 1 - first))
     words = [outcomes >> jnp.uint32(bits * t) & jnp.uint32(2**bits - 1) for t in range(p.steps - 1 - first)]
