@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... of each method")
     parser.add_argument("--methods", metavar="A,B", help="some of the methods; all if left out")
-    parser.add_argument("--steps", type=int, help="characters to read; the whole text if left out")
+    parser.add_argument("--characters", type=int, help="how many are read; the whole text if left out")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each on a core of its own")
     parser.add_argument("--record", metavar="NAME", help="write benchmarks/results/NAME.md and NAME.json")
     options = parser.parse_args()
@@ -35,7 +35,7 @@ def main() -> None:
 
     def job(method_and_seed):
         core = free.pop()
-        run = train(*method_and_seed, options.steps, core)
+        run = train(*method_and_seed, options.characters, core)
         free.append(core)
         print(run, flush=True)
         return run
@@ -48,12 +48,12 @@ def main() -> None:
         print("Recorded: " + ", ".join(str(path) for path in record(options.record, around, [table])))
 
 
-def train(method: str, seed: int, steps: int | None, core: int) -> dict:
+def train(method: str, seed: int, characters: int | None, core: int) -> dict:
     """One run of the command line in a process of its own, on one core; its summary, or how it failed."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "run"
         command = [sys.executable, "-m", "onward", "train", "--method", method, "--seed", str(seed)]
-        command += ["--run", str(folder)] + (["--steps", str(steps)] if steps else [])
+        command += ["--run", str(folder)] + (["--characters", str(characters)] if characters else [])
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             os.sched_setaffinity(process.pid, {core})
             said = process.communicate()[1]
