@@ -190,9 +190,12 @@ class Learner(eqx.Module):
         """
         if observe is not None:
             check_observe(observe)
-        shared = None if self.batch is None else spread_along(xs, 1)
-        update = programs_of(self)(_learner_programs.update, predictions=predictions, observe=observe, shared=shared)
+        programs, shared = programs_of(self), None if self.batch is None else spread_along(xs, 1)
         try:
+            if shared is None:  # the way of small steps, in which every microsecond counts
+                update = programs(_learner_programs.update, predictions=predictions, observe=observe)
+                return update(carry, xs, ys, reset, weight)
+            update = programs(_learner_programs.update, predictions=predictions, observe=observe, shared=shared)
             return update(*_placed(shared, carry, xs, ys, reset, weight))
         except Exception:
             check_arguments(carry, Carry, xs, ys)  # here, because at every call it would cost a tenth of a small step
