@@ -133,14 +133,7 @@ class PartitionedRun:
 
 def fill_redis(address: str, events: Path, partitions: int) -> None:
     """Publishes a file, once the server answers."""
-    import redis
-
-    client = redis.Redis.from_url(address)
-    for _ in range(100):
-        with contextlib.suppress(redis.ConnectionError):
-            client.ping()
-            break
-        time.sleep(0.05)
+    kill_stream.answering(address)
     words = ["publish", "--input", str(events), "--key", "who", "--partitions", str(partitions)]
     subprocess.run([sys.executable, "-m", "onward", *words, "--redis", f"{address}/0/events"], check=True)
 

@@ -100,8 +100,8 @@ def redis_server(folder: Path) -> Iterator[str]:
         server.wait()
 
 
-def fill_redis(address: str, events: Path) -> None:
-    """Puts the lines of a file into the stream `events`, once the server answers."""
+def answering(address: str):
+    """A client of a server that has been started, once it answers."""
     import redis
 
     client = redis.Redis.from_url(address)
@@ -110,6 +110,12 @@ def fill_redis(address: str, events: Path) -> None:
             client.ping()
             break
         time.sleep(0.05)
+    return client
+
+
+def fill_redis(address: str, events: Path) -> None:
+    """Puts the lines of a file into the stream `events`, once the server answers."""
+    client = answering(address)
     with open(events) as file:
         header = next(file).strip().split(",")
         for line in file:

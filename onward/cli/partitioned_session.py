@@ -20,7 +20,7 @@ from ..streams.partitions import partition_folder
 from ..streams.redis_source import RedisAddress, check_streams
 from ..streams.summary import PartitionSummary, StreamSummary, total
 from ..streams.worker_pool import Launch, PartitionStatus, Process, WorkerPool
-from ..support.errors import DamagedRun, UserError
+from ..support.errors import UserError
 from ..support.extras import needed
 from ..support.interruption import Interruption
 from ..support.pictures import save_picture
@@ -30,8 +30,8 @@ from .part_options import check_address
 from .partitioned_progress import PartitionedProgress
 from .ray_process import RayProcess
 from .shown import say
+from .stream_endings import how_to_go_on, telling_what_is_safe, write_summary
 from .stream_options import StreamOptions
-from .stream_session import how_to_go_on
 from .stream_settings import StreamSettings, is_redis, of_partition
 from .stream_worker_job import Job, versions
 
@@ -73,8 +73,11 @@ class PartitionedSession:
                 part.write(part.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
         say(f"Predicting {self._describe()}; run folder {folder.path}", to=sys.stderr)
 
+        def saved() -> bool:
+            return any(partition_folder(folder.path, number).saved() for number in range(self._partitions))
+
         try:
-            with ExitStack() as opened:
+            with telling_what_is_safe(folder, "The last good states are safe.", saved), ExitStack() as opened:
                 interruption = opened.enter_context(Interruption())
                 launch = self._launcher(folder, self._cluster(opened))
                 pool = opened.enter_context(
@@ -95,15 +98,6 @@ class PartitionedSession:
         except KeyboardInterrupt:  # a second signal
             say(f"Stopped. {how_to_go_on(folder)}", to=sys.stderr)
             return 128 + signal.SIGINT
-        except DamagedRun:
-            raise
-        except (UserError, OSError) as error:
-            what = str(error)
-            if isinstance(error, OSError):  # such as a full disk
-                what = f"{file_name(error.filename or folder.path)}: {error.strerror or error}."
-            saved = any(partition_folder(folder.path, number).saved() for number in range(self._partitions))
-            safe = f" The last good states are safe. {how_to_go_on(folder)}" * saved
-            raise UserError(f"{what}{safe}") from None
         summary = self._summary(pool.statuses, progress.rate)
         self._draw(folder)
         table = summary.table(file_name(folder.path))
@@ -111,9 +105,7 @@ class PartitionedSession:
             say(f"\n{table}")
             say(f"Stopped after {summary.events:,} events. {how_to_go_on(folder)}", to=sys.stderr)
             return interruption.exit_code
-        folder.write(folder.summary_text, table.encode())
-        # Written last, because its presence means that the stream has ended.
-        folder.write(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        write_summary(folder, summary, table)
         say(f"\n{table}")
         if not summary.events and summary.lines:
             raise UserError(

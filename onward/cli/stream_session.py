@@ -1,13 +1,11 @@
 """One process of `onward stream`, from its first event to the summary."""
 
 import math
-import shlex
 import signal
 import sys
 
 import equinox as eqx
 import jax.random as jr
-import msgspec
 
 from ..checkpoints.run_folder import digest
 from ..registry.build import build_estimator, build_optimizer, stream_model
@@ -19,7 +17,7 @@ from ..streams.learning import learn_stream, restore
 from ..streams.picture import draw_errors
 from ..streams.standing import Quarantined, StreamStanding
 from ..streams.summary import StreamSummary
-from ..support.errors import DamagedRun, UserError
+from ..support.errors import UserError
 from ..support.files import read_json_lines
 from ..support.held_folder import opened
 from ..support.interruption import Interruption
@@ -29,6 +27,7 @@ from ..texts.learn import Outcome
 from ..texts.summary import peak_memory
 from .build import count_parameters, enough_memory
 from .shown import say
+from .stream_endings import how_to_go_on, telling_what_is_safe, write_summary
 from .stream_progress import StreamProgress
 from .stream_settings import Learning, StreamSettings
 from .stream_worker_job import versions
@@ -58,7 +57,8 @@ class StreamSession:
         if state.standing.lines:
             say(f"Going on after line {state.standing.lines:,}.", to=sys.stderr)
         try:
-            with enough_memory(TOO_LARGE):
+            safe = telling_what_is_safe(folder, "The last good state is safe.", lambda: bool(folder.saved()))
+            with safe, enough_memory(TOO_LARGE):
                 with Interruption() as interruption, StreamProgress(source) as progress:
                     outcome, state = learn_stream(
                         self._engine,
@@ -75,14 +75,6 @@ class StreamSession:
         except KeyboardInterrupt:  # a second signal: events since the last checkpoint will be read again
             say(f"Stopped. {how_to_go_on(folder)}", to=sys.stderr)
             return 128 + signal.SIGINT
-        except DamagedRun:
-            raise
-        except (UserError, OSError) as error:
-            what = str(error)
-            if isinstance(error, OSError):  # such as a full disk
-                what = f"{file_name(error.filename or folder.path)}: {error.strerror or error}."
-            safe = f" The last good state is safe. {how_to_go_on(folder)}" * bool(folder.saved())
-            raise UserError(f"{what}{safe}") from None
         speed = progress.lines / progress.seconds if progress.seconds else 0.0
         summary = self._summary(folder, state.standing, self._engine.model(state.carry), speed)
         self._draw(folder)
@@ -91,9 +83,7 @@ class StreamSession:
             say(f"\n{table}")
             say(f"Stopped after line {state.standing.lines:,}. {how_to_go_on(folder)}", to=sys.stderr)
             return interruption.exit_code
-        folder.write(folder.summary_text, table.encode())
-        # Written last, because its presence means that the stream has ended.
-        folder.write(folder.summary, msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n")
+        write_summary(folder, summary, table)
         say(f"\n{table}")
         if (failure := nothing_learned(state.standing, folder)) is not None:
             raise failure
@@ -166,8 +156,3 @@ def nothing_learned(standing: StreamStanding, folder: StreamFolder) -> UserError
         for entry in read_json_lines(path, kind) if standing.events == 0 else ():
             return UserError(f"not one of {standing.lines:,} lines became an event: line {entry.line} {entry.reason}.")
     return None
-
-
-def how_to_go_on(folder: StreamFolder) -> str:
-    """The command that resumes a run."""
-    return f"Go on with: onward stream --resume {shlex.quote(str(folder.path))}"
