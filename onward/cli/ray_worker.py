@@ -5,6 +5,7 @@ A worker needs onward, in the same version, and the files that a task names. Not
 
 import functools
 import platform
+import time
 from collections.abc import Callable
 from importlib import import_module
 
@@ -12,6 +13,8 @@ import jax
 import msgspec
 
 from .. import __version__
+
+SILENCE = 0.5  # seconds between two messages of a unit on how far it is; a message costs the worker time
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,9 +62,13 @@ class Telling:
 
 def compute(job: bytes, name: str, unit: bytes, telling) -> bytes:
     """The `Answer` of one unit."""
+    last = -SILENCE
 
     def report(done: float, number: float) -> None:
-        telling.tell.remote(name, done, number)
+        nonlocal last
+        if (now := time.monotonic()) - last >= SILENCE:
+            last = now
+            telling.tell.remote(name, done, number)
 
     machine = platform.node()
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.jobs import Job, run_all
 from experiments.parts import Parts, Unfinished
-from onward.cli import compare, main, sweep
+from onward.cli import compare, main, ray_worker, sweep
 from onward.cli.options import parse_options
 from onward.cli.part_options import part_of
 from onward.cli.sweep_options import SweepOptions
@@ -108,6 +108,32 @@ def test_a_worker_computes_from_data_what_the_command_computes(tmp_path):
     data = {"program": 0, "number": 1, "runs": unit["runs"][1:2], "lanes": 1}
     found = sweep.units_of(msgspec.json.encode(options))(msgspec.json.encode([*data.values()]), lambda done, bits: None)
     assert found == (parts / "program-000" / "part-0001.json").read_bytes()
+
+
+def test_a_worker_tells_its_progress_now_and_then_and_why_a_unit_failed(monkeypatch):
+    class Telling:
+        def __init__(self):
+            self.tell, self.told = self, []
+
+        def remote(self, *words):
+            self.told.append(words)
+
+    def unit(data, report):
+        for i in range(1000):
+            report(i / 1000, 1.0)
+        raise RuntimeError("no such luck\nat all")
+
+    def answered(job):
+        found = ray_worker.compute(msgspec.json.encode(job), "a", b"", telling)
+        return msgspec.json.decode(found, type=ray_worker.Answer)
+
+    telling, job = Telling(), ray_worker.Job.here("sweep", "{}", 1)
+    assert "has onward" in answered(msgspec.structs.replace(job, onward="0")).failed
+    monkeypatch.setattr(ray_worker, "_unit_of", lambda job: unit)
+    answer = answered(job)
+    assert (answer.found, answer.failed) == ("", "RuntimeError: no such luck")
+    assert telling.told[0] == ("a", 0.0, 1.0)
+    assert len(telling.told) < 20  # a message for each report would cost the worker more than its unit
 
 
 def test_jobs_of_an_experiment_are_shared_and_listed_without_running_them(tmp_path):
