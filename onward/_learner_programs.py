@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,16 +29,27 @@ from .support.trees import mean_of_leading, select, zeros_like
 from .transforms.informed import metric_of
 
 
+class How(NamedTuple):
+    """What is fixed when a program is compiled: whether it returns predictions, what it observes, the stage of the
+    estimator, and the devices that share the streams.
+    """
+
+    predictions: bool = False
+    observe: Observe | None = None
+    stage: int | None = None
+    shared: NamedSharding | None = None
+
+
 def _on_any_mesh(batch_axis: int) -> Callable:
-    """Extends a function to streams spread over devices, and to meshes with Explicit axes. It takes a learner, a carry
-    and arrays with the batch at this axis, and returns a carry and results with the batch at the same axis.
+    """Extends a function to streams spread over devices, and to meshes with Explicit axes. It takes a learner, `How`, a
+    carry and arrays with the batch at this axis, and returns a carry and results with the batch at the same axis.
     """
 
     def extended(function: Callable) -> Callable:
-        def placed(learner, carry: Carry, xs, *rest, shared: NamedSharding | None = None, **options):
-            mesh = explicit_mesh((carry, xs))
+        def placed(learner, how: How, carry: Carry, xs, *rest):
+            mesh, shared = explicit_mesh((carry, xs)), how.shared
             if shared is None and mesh is None:
-                return function(learner, carry, xs, *rest, **options)
+                return function(learner, how, carry, xs, *rest)
             mine = learner
             if shared is not None:
                 devices = shared.mesh.shape[shared.spec[0]]
@@ -50,7 +61,7 @@ def _on_any_mesh(batch_axis: int) -> Callable:
                 mine = dataclasses.replace(learner, batch=learner.batch // devices)
 
             def parts(*arguments):
-                carry, results = function(mine, *arguments, **options)
+                carry, results = function(mine, how, *arguments)
                 observed = getattr(results, "observed", None)
                 if observed is not None:
                     results = results._replace(observed=None)
@@ -85,10 +96,10 @@ def _on_any_mesh(batch_axis: int) -> Callable:
 
 
 @_on_any_mesh(1)
-def update(learner, carry, xs, ys, reset, weight, *, predictions: bool, observe: Observe | None):
+def update(learner, how: How, carry, xs, ys, reset, weight):
     steps = _check(learner, carry, xs, ys, reset, weight)
     stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, draw(learner, carry, steps))
-    return step(learner, carry, stream, predictions, observe)
+    return step(learner, carry, stream, how.predictions, how.observe)
 
 
 def _resets(carry: Carry, reset, steps: int):
@@ -102,39 +113,33 @@ def _resets(carry: Carry, reset, steps: int):
 
 
 @_on_any_mesh(1)
-def run(
-    learner,
-    carry,
-    xs,
-    ys,
-    reset,
-    weight,
-    count,
-    *,
-    predictions: bool,
-    observe: Observe | None,
-    stage: int | None = None,
-):
-    if stage is not None:
-        learner = dataclasses.replace(learner, estimator=learner.estimator.in_stage(stage))
+def run(learner, how: How, carry, xs, ys, reset, weight, count):
+    if how.stage is not None:
+        learner = dataclasses.replace(learner, estimator=learner.estimator.in_stage(how.stage))
     steps = _check(learner, carry, xs, ys, reset, weight)
     whole = steps - steps % learner.chunk
     stream = Chunk(xs, ys, _resets(carry, reset, steps), weight, draw(learner, carry, steps))
     parts = []
     if whole:
         carry, chunks = over_chunks(
-            lambda carry, chunk: step(learner, carry, chunk, predictions, observe), carry, stream, learner.chunk, count
+            lambda carry, chunk: step(learner, carry, chunk, how.predictions, how.observe),
+            carry,
+            stream,
+            learner.chunk,
+            count,
         )
         given = whole // learner.chunk
         parts.append(jax.tree.map(lambda leaf: leaf[:given].reshape(-1, *leaf.shape[2:]), chunks))
     if whole < steps:
-        carry, rest = step(learner, carry, jax.tree.map(lambda leaf: leaf[whole:], stream), predictions, observe)
+        carry, rest = step(
+            learner, carry, jax.tree.map(lambda leaf: leaf[whole:], stream), how.predictions, how.observe
+        )
         parts.append(rest)
     return carry, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 @_on_any_mesh(0)
-def predict(learner, carry, x, reset):
+def predict(learner, how: How, carry, x, reset):
     model, estimator = carry.learning, learner.estimator.informed(metric_of(learner.optimizer, carry.optimizer))
     check_carry(carry, learner.optimizer, learner.batch)
     check_input(carry.model, carry.hidden, learner.batch, x, reset)
@@ -155,7 +160,7 @@ def _leading(tree: PyTree) -> PyTree:
 
 
 @_on_any_mesh(0)
-def learn(learner, carry, said, y, weight):
+def learn(learner, how: How, carry, said, y, weight):
     check_carry(carry, learner.optimizer, learner.batch)
     check_outcome(scalar_loss(learner), learner.batch, said.prediction, y, weight)
 

@@ -28,6 +28,7 @@ from ._learner_checks import (
     check_update,
     started,
 )
+from ._learner_programs import How
 from ._updates import scalar_loss
 from .cells.initial_state import learns_initial_state
 from .estimators.base import AbstractEstimator, Said
@@ -191,11 +192,10 @@ class Learner(eqx.Module):
         if observe is not None:
             check_observe(observe)
         programs, shared = programs_of(self), None if self.batch is None else spread_along(xs, 1)
+        update = programs[_learner_programs.update, How(predictions, observe, None, shared)]
         try:
             if shared is None:  # the way of small steps, in which every microsecond counts
-                update = programs(_learner_programs.update, predictions=predictions, observe=observe)
                 return update(carry, xs, ys, reset, weight)
-            update = programs(_learner_programs.update, predictions=predictions, observe=observe, shared=shared)
             return update(*_placed(shared, carry, xs, ys, reset, weight))
         except Exception:
             check_arguments(carry, Carry, xs, ys)  # here, because at every call it would cost a tenth of a small step
@@ -256,9 +256,7 @@ class Learner(eqx.Module):
             if len(stages) > 1:
                 stream = jax.tree.map(lambda leaf, a=at, b=at + here: leaf[a:b], stream)
             count = np.int32(here // self.chunk)
-            run = programs_of(self)(
-                _learner_programs.run, predictions=predictions, observe=observe, stage=stage, shared=shared
-            )
+            run = programs_of(self)[_learner_programs.run, How(predictions, observe, stage, shared)]
             carry, metrics = run(*_placed(shared, carry, *stream), count)
             parts.append(metrics)
             at += here
@@ -288,7 +286,7 @@ class Learner(eqx.Module):
             True
         """
         try:
-            return programs_of(self)(_learner_programs.predict)(carry, x, reset)
+            return programs_of(self)[_learner_programs.predict, How()](carry, x, reset)
         except Exception:
             check_arguments(carry, Carry, x, None)
             raise
@@ -309,7 +307,7 @@ class Learner(eqx.Module):
         if not isinstance(said, Said):
             raise ValueError(f"said must be what learner.predict returned, got {type(said).__name__}.")
         try:
-            return programs_of(self)(_learner_programs.learn)(carry, said, y, weight)
+            return programs_of(self)[_learner_programs.learn, How()](carry, said, y, weight)
         except Exception:
             check_arguments(carry, Carry, y, None)
             raise

@@ -81,7 +81,7 @@ def reductions() -> dict[str, int]:
     shared = shared_evenly(2, "streams")
     model = onward.Model(onward.GRUCell(3, 4, key=jr.key(0)), eqx.nn.Linear(4, 2, key=jr.key(1)))
     learner = onward.Learner(onward.BPTT(), optax.adam(0.1), loss=softmax_cross_entropy, chunk=3, batch=2)
-    run = programs_of(learner)(programs.run, predictions=False, observe=None, shared=shared)
+    run = programs_of(learner)[programs.run, programs.How(shared=shared)]
     xs, ys, weight = jnp.ones((6, 2, 3)), jnp.zeros((6, 2), jnp.int32), jnp.ones((6, 2))
     given = spread(learner.init(model, key=jr.key(2)), shared), xs, ys, None, weight, np.int32(2)
     text = run.lower(*given).compile().as_text()

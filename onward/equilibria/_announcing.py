@@ -46,17 +46,31 @@ def announced(tree: T, bad: Bool[Array, ""], number: Float[Array, ""], text: str
             say(bad, number)
         return tree
     said = _once_a_call(say)(bad, number)
-    # The callback is a part of what computes the tree, so that no transformation of the program drops it.
-    return jax.tree.map(lambda leaf: jax.lax.optimization_barrier((leaf, said))[0], tree)
+    # `said` is 0, which the compiler cannot know: so nothing drops the call from what computes the tree.
+    return jax.tree.map(lambda leaf: jnp.where(said == 0, leaf, jnp.zeros_like(leaf)), tree)
 
 
 def _once_a_call(say: Callable) -> Callable[[Array, Array], Array]:
-    """`say` as part of a compiled program. It is called once for a whole batch, if any of the flags is true."""
+    """`say` as part of a compiled program. It is called once for a whole batch, if any of the flags is true.
+
+    It is called as a pure function. With a debugging callback in it, a program is started by Python, at ten times the
+    cost of a small one: see `benchmarks/results/xla-on-cpu.md`, "Calls and flags".
+    """
+    nothing = jax.ShapeDtypeStruct((), jnp.int32)
+
+    def called(bad, number):
+        say(bad, number)
+        return np.int32(0)
 
     @custom_vmap
     def once(bad, number):
-        jax.lax.cond(jnp.any(bad), lambda *found: jax.debug.callback(say, *found), lambda *_: None, bad, number)
-        return jnp.zeros(())
+        return jax.lax.cond(
+            jnp.any(bad),
+            lambda *found: jax.pure_callback(called, nothing, *found),
+            lambda *_: jnp.int32(0),
+            bad,
+            number,
+        )
 
     @once.def_vmap
     def _of_many(size, batched, *found):
@@ -66,4 +80,13 @@ def _once_a_call(say: Callable) -> Callable[[Array, Array], Array]:
         ]
         return once(*every), False
 
-    return once
+    @jax.custom_jvp
+    def constant(bad, number):
+        return once(bad, number)
+
+    @constant.defjvp
+    def _derivative(found, _):
+        said = constant(*found)
+        return said, np.zeros((), jax.dtypes.float0)
+
+    return constant

@@ -118,11 +118,12 @@ def equilibrium(
         f"the state did not settle: after at most {max_steps} steps, one more would move it by more than tolerance = "
         f"{tolerance:g} allows. Its `diagnostics` say how far; start nearer, allow more steps, or use another solver."
     )
-    h = announced(found.state, ~diagnostics.settled, diagnostics.residual, text)
+    # The diagnostics are a part of what is announced, because a program may return nothing else.
+    found = announced(found, ~diagnostics.settled, diagnostics.residual, text)
     if diagnostics.spectral_radius is not None:
         radius = diagnostics.spectral_radius
-        h = announced(h, ~(radius < 1), radius, TOO_LARGE)  # NaN counts too
-    return Equilibrium(h, diagnostics)
+        found = announced(found, ~(radius < 1), radius, TOO_LARGE)  # NaN counts too
+    return found
 
 
 @eqx.filter_jit

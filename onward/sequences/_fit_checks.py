@@ -153,7 +153,7 @@ class InfluenceWatch:
         """Checks the carry after a number of minibatches of an epoch."""
         if not self._watching:
             return
-        largest = float(programs_of(self._learner)(_largest_influence)(carry))
+        largest = float(programs_of(self._learner)[_largest_influence,](carry))
         if largest > ALARMING_INFLUENCE:
             self._watching = False
             warnings.warn(

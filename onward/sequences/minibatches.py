@@ -51,7 +51,7 @@ def learn_block(learner, objective, state: TrainingState, part: Block, block: in
     arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
     fixed = tuple(None if eqx.is_array(leaf) else (type(leaf), leaf) for leaf in leaves)
     learn = _LearnBlock(structure, fixed, block, shared, observe)
-    after, (totals, steps, observed), finite = programs_of(learner)(learn)(
+    after, (totals, steps, observed), finite = programs_of(learner)[learn,](
         arrays, _spread(state, shared), order, begin, count
     )
     observed = jax.tree.map(lambda leaf: np.asarray(leaf)[: part.size].reshape(-1, *leaf.shape[2:]), observed)

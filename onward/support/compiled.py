@@ -11,30 +11,32 @@ _OF: "dict[int, Programs]" = {}  # by the id of a living module
 _EQUAL: "weakref.WeakValueDictionary[Any, Programs]" = weakref.WeakValueDictionary()  # by the module's value
 
 
-class Programs:
-    """`programs(function)` is `function(owner, ...)`, compiled, and the same object at every call.
+class Programs(dict):
+    """`programs[function, *settings]` is `function(owner, *settings, ...)`, compiled, and the same object every time.
+
+    Each combination of settings, which can be hashed, is compiled for itself: as static arguments of one function they
+    would cost time at every call. The programs are a dictionary's entries, because a call of Python would, too.
 
     JAX keeps compiled code as long as the compiled function lives, and keeps static arguments for ever. So the owner is
     not an argument here: each owner's functions are compiled for it alone, and leave memory with it.
     """
 
+    __slots__ = "__weakref__", "owner"
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
     def __init__(self, owner: Any):
-        self.owner, self._compiled = owner, {}
+        super().__init__()
+        self.owner = owner
 
-    def __call__(self, function: Callable, **settings) -> Any:
-        """The compiled function of arrays, `function(owner, *arrays, **settings)`. Each combination of settings, which
-        can be hashed, is compiled for itself: as static arguments of one function they would cost time at every call.
-        """
-        place = (function, *settings.values())
-        compiled = self._compiled.get(place)
-        if compiled is None:
-            owner = self.owner
+    def __missing__(self, place: tuple) -> Callable:
+        function, *settings = place
+        owner = self.owner
 
-            def owned(*arrays):
-                return function(owner, *arrays, **settings)
+        def owned(*arrays):
+            return function(owner, *settings, *arrays)
 
-            owned.__name__ = owned.__qualname__ = getattr(function, "__name__", type(function).__name__)
-            compiled = self._compiled[place] = jax.jit(owned)
+        owned.__name__ = owned.__qualname__ = getattr(function, "__name__", type(function).__name__)
+        compiled = self[place] = jax.jit(owned)
         return compiled
 
 

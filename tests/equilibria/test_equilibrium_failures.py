@@ -153,3 +153,12 @@ def test_a_batch_is_one_program_and_warns_once():
     texts = [str(entry.message) for entry in said]
     assert len(texts) == len(set(texts)) <= 2  # the states, and their gradient
     assert all(1 <= entry.message.failed < entry.message.solves == 64 for entry in said)
+
+
+def test_a_watched_program_is_started_without_python():
+    """A debugging callback would make each call of a small program ten times as long, also if nothing fails."""
+    W = matrix(0.5)
+    loss = jax.grad(lambda x: equilibria.equilibrium(lambda h, x: jnp.tanh(W @ h + x), x, x).state.sum())
+    program = str(jax.make_jaxpr(loss)(jnp.ones(UNITS)))
+    assert "pure_callback" in program
+    assert "debug_callback" not in program and "io_callback" not in program

@@ -15,6 +15,7 @@ import pytest
 from problems import AS_FOR_USERS, INPUTS, assert_identical, assert_same, loss, problem
 
 import onward
+from onward._learner_programs import How
 from onward._learner_programs import run as run_program
 from onward.support.compiled import programs_of
 
@@ -76,7 +77,7 @@ def test_compiled_as_for_users_any_split_gives_the_same_bits():
 
     def piece(carry, at, size):
         stream = carry, xs[at : at + size], ys[at : at + size], None, None, np.int32(size)
-        run = programs_of(learner)(run_program, predictions=False, observe=None)
+        run = programs_of(learner)[run_program, How()]
         return run.lower(*stream).compile(compiler_options=AS_FOR_USERS)(*stream)
 
     whole, metrics = piece(carry, 0, STEPS)
