@@ -161,4 +161,5 @@ def test_a_watched_program_is_started_without_python():
     loss = jax.grad(lambda x: equilibria.equilibrium(lambda h, x: jnp.tanh(W @ h + x), x, x).state.sum())
     program = str(jax.make_jaxpr(loss)(jnp.ones(UNITS)))
     assert "pure_callback" in program
-    assert "debug_callback" not in program and "io_callback" not in program
+    assert "debug_callback" not in program
+    assert "io_callback" not in program
