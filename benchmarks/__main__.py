@@ -8,7 +8,7 @@ libraries where they are installed. On one thread of one core, but for the seque
 give it a quiet machine and about half an hour.
 """
 
-SECTIONS = ("steps", "memory", "peers", "live", "equilibria", "fpp", "sequences", "variance", "streams")
+SECTIONS = ("steps", "memory", "peers", "online", "live", "equilibria", "fpp", "sequences", "variance", "streams")
 
 
 def main() -> None:
@@ -30,7 +30,20 @@ def main() -> None:
         parser.error(str(error))
 
     # JAX comes in only now that the threads are settled.
-    from benchmarks import equilibria, fpp, live, memory, peers, report, sequences, steps, streams, targets, variance
+    from benchmarks import (
+        equilibria,
+        fpp,
+        live,
+        memory,
+        online_cells,
+        peers,
+        report,
+        sequences,
+        steps,
+        streams,
+        targets,
+        variance,
+    )
     from benchmarks.contest import Effort
 
     effort = Effort.quick() if options.quick else Effort()
@@ -40,6 +53,7 @@ def main() -> None:
         "steps": lambda: steps.tables(effort, steps.QUICK_SETTINGS if options.quick else steps.SETTINGS),
         "memory": lambda: memory.tables(memory.LENGTHS[:2], 1) if options.quick else memory.tables(),
         "peers": lambda: peers.tables(effort),
+        "online": lambda: online_cells.tables(effort, online_cells.SETTINGS[:: 1 + options.quick]),
         "live": lambda: live.tables(effort),
         "fpp": lambda: fpp.tables(effort),
         "equilibria": lambda: equilibria.tables(effort, quick=options.quick),

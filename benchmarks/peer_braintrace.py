@@ -1,10 +1,12 @@
-"""BrainTrace on the benchmark's task, in its `multi-step` mode and as its documentation says to use it."""
+"""BrainTrace on the benchmark's task, as its documentation says to use it: in `multi-step` mode, and online."""
 
 import brainstate
 import braintrace
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from benchmarks import online_cells
 from benchmarks.contest import Candidate, Effort
 from benchmarks.counts import Sizes, uoro
 from benchmarks.methods import steps_for
@@ -17,6 +19,40 @@ REMARKS = (
     "its D-RTRL keeps the diagonal of the recurrent Jacobian, as SnAp(1) does. Its documentation drives UORO in "
     "windows of two steps or more; fed single steps it runs too. Windows of 16 update 16 times less often.",
 )
+
+ONLINE_REMARKS = (
+    "its `LRUCell` and `GRUCell` as they come, a batch of one, with `D_RTRL` in its default mode (`single-step`), a "
+    "gradient and an update of plain gradient descent at every step, its `jit` around its `for_loop`.",
+    "the output map of its LRU takes the place of our linear readout; its GRU applies the reset gate before the "
+    "product, ours after it, as cuDNN does.",
+)
+RECURRENT = {"nu_log", "theta_log", "gamma_log", "B_re", "B_im", "Wz", "Wr", "Wh"}  # what its gradient is compared for
+
+
+class LRUNet(brainstate.nn.Module):
+    """Its LRU, whose output map gives the logits."""
+
+    def __init__(self, units: int):
+        super().__init__()
+        self.cell = braintrace.nn.LRUCell(SYMBOLS, units)
+
+    def update(self, x):
+        return self.cell(x)
+
+
+class GRUNet(brainstate.nn.Module):
+    """Its GRU and a linear readout."""
+
+    def __init__(self, units: int):
+        super().__init__()
+        self.cell = braintrace.nn.GRUCell(SYMBOLS, units)
+        self.readout = braintrace.nn.Linear(units, SYMBOLS)
+
+    def update(self, x):
+        return self.readout(self.cell(x))
+
+
+ONLINE = {"LRU": LRUNet, "GRU": GRUNet}
 
 
 class Net(brainstate.nn.Module):
@@ -42,20 +78,22 @@ def candidates(setting: Setting, effort: Effort) -> list[Candidate]:
 def _candidate(name: str, algorithm, window: int, setting: Setting, effort: Effort) -> Candidate:
     # Guessed to be as slow as our UORO times four, to choose a number of steps only.
     steps = max(32, steps_for(uoro(Sizes.of(setting)), 1, effort.milliseconds) // 4 // 16 * 16)
-    scan = _Training(algorithm, window, setting, steps)
-    loop = _Training(algorithm, window, setting, effort.loop_calls // window * window)
+
+    def training(steps: int) -> _Training:
+        return _Training(Net(setting.units), algorithm, window, setting, steps, vjp_method="multi-step")
+
+    brainstate.random.seed(0)
+    scan, loop = training(steps), training(effort.loop_calls // window * window)
     return Candidate(name, scan.in_one_scan(), loop.from_python(), every=window)
 
 
 class _Training:
     """A compiled learner with its own states, which every repeat starts from anew."""
 
-    def __init__(self, algorithm, window: int, setting: Setting, steps: int):
+    def __init__(self, net, algorithm, window: int, setting: Setting, steps: int, **options):
         xs, ys = setting.stream(steps)
         xs = xs[:, None]  # BrainTrace's batch of one
-        brainstate.random.seed(0)
-        net = Net(setting.units)
-        self.learner = braintrace.compile(net, algorithm, xs[0], batch_size=1, vjp_method="multi-step")
+        self.learner = braintrace.compile(net, algorithm, xs[0], batch_size=1, **options)
         self.parameters = self.learner.param_states
         self.states = list(self.learner.states().values())
         self.start = [state.value for state in self.states]
@@ -84,16 +122,54 @@ class _Training:
         for state, value in zip(self.states, self.start, strict=True):
             state.value = value
 
+    def gradient(self):
+        """The sum of the gradients of all steps, without an update."""
+        grads = brainstate.transform.for_loop(lambda x, y: self._gradient(x, y)[0], self.xs, self.ys)
+        return jax.tree.map(lambda leaf: leaf.sum(0), grads)
+
     def _step(self, x, y):
         """One gradient, one update."""
+        grads, value = self._gradient(x, y)
+        for path, state in self.parameters.items():
+            state.value = jax.tree.map(lambda p, g: p - RATE * g, state.value, grads[path])
+        return value
 
+    def _gradient(self, x, y):
         def objective():
             if self.window == 1:
                 return loss(self.learner(x)[0], y)
             predictions = self.learner(braintrace.MultiStepData(x))
             return jnp.sum(jax.vmap(loss)(predictions[:, 0], y))
 
-        grads, value = brainstate.transform.grad(objective, self.parameters, return_value=True)()
-        for path, state in self.parameters.items():
-            state.value = jax.tree.map(lambda p, g: p - RATE * g, state.value, grads[path])
-        return value
+        return brainstate.transform.grad(objective, self.parameters, return_value=True)()
+
+
+def online(setting: Setting, effort: Effort) -> dict[str, Timed]:
+    """Its own cell, with an update at every step."""
+    brainstate.random.seed(0)
+    steps = online_cells.steps_of(setting, effort)
+    training = _Training(ONLINE[setting.cell](setting.units), braintrace.D_RTRL, 1, setting, steps)
+    return {f"BrainTrace D-RTRL, its {setting.cell}": training.in_one_scan()}
+
+
+def online_gradient(setting: Setting) -> online_cells.Gradient:
+    """Its gradient against backpropagation through the same network."""
+
+    def both(steps: int, names: set[str]):
+        """The two gradients of the weights with these names."""
+        brainstate.random.seed(0)
+        net = ONLINE[setting.cell](setting.units)
+        found = _Training(net, braintrace.D_RTRL, 1, setting, steps).gradient()
+        brainstate.nn.init_all_states(net, batch_size=1)
+        xs, ys = setting.stream(steps)
+
+        def summed():
+            predictions = brainstate.transform.for_loop(net.update, xs[:, None])
+            return jnp.sum(jax.vmap(loss)(predictions[:, 0], ys))
+
+        exact = brainstate.transform.grad(summed, net.states(brainstate.ParamState))()
+        pairs = [(grads[path] for grads in (found, exact)) for path in exact if names & set(path)]
+        return tuple(np.concatenate([online_cells.flat(leaf) for leaf in each]) for each in zip(*pairs, strict=True))
+
+    reset = both(2, {"Wr"}) if setting.cell == "GRU" else None
+    return online_cells.Gradient.of(*both(online_cells.STRETCH, RECURRENT), reset)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from benchmarks import deq_layer, sequences
+from benchmarks import deq_layer, online_cells, sequences
 from benchmarks.report import Table
 from benchmarks.timing import Samples
 
@@ -53,6 +53,15 @@ def targets(tables: list[Table]) -> Iterator[Target]:
             promise = f"BrainTrace's UORO (window 1 or 2, the faster) ÷ NoBackTrack, rank 1, at n = {units}"
             ratios = [_slower(t, ours) for t in theirs if t]
             yield Target(promise, min(ratios, key=lambda ratio: ratio.median), 4, at_least=True)
+    for t in tables:
+        for row in t.figures if t.title.startswith(online_cells.TITLE) else ():
+            if row["method"].startswith("BrainTrace"):
+                promise = f"{row['method']} ÷ ours at n = {row['units']}"
+                yield Target(promise, Samples(tuple(row["ratio"])), 3, at_least=True)
+        for row in t.figures if t.title == online_cells.UNIT_WISE else ():
+            of = f"{row['cell']}, n = {row['units']}"
+            yield Target(f"RTRL ÷ forward pass: {of}", Samples(tuple(row["rtrl"])), 3)
+            yield Target(f"A window of {online_cells.WINDOW} with RTRL ÷ alone: {of}", Samples(tuple(row["edge"])), 1.6)
     for units in (20, 128):
         layer = _row(tables, "A layer at rest", method="NeumannRBP(20)", units=units)
         if layer:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 import onward
 from benchmarks.timing import Timed
+from onward.comparison.networks import outputs_of
 
 SYMBOLS = 30
 
@@ -20,6 +21,15 @@ SYMBOLS = 30
 RATE = 1e-5
 
 loss = onward.losses.softmax_cross_entropy
+
+CELLS = {
+    "vanilla": onward.VanillaCell,
+    "LSTM": onward.LSTMCell,
+    "GRU": onward.GRUCell,
+    "LRU": onward.cells.LRUCell,
+    "RTU": onward.cells.RTUCell,
+    "minGRU": onward.cells.MinGRUCell,
+}
 
 
 @dataclass(frozen=True)
@@ -36,9 +46,8 @@ class Setting:
     def model(self) -> onward.Model:
         """One-hot input, the cell, a softmax readout; float32 whatever JAX's default is."""
         cell_key, readout_key = jr.split(jr.key(0))
-        cells = {"vanilla": onward.VanillaCell, "LSTM": onward.LSTMCell}
-        cell = cells[self.cell](SYMBOLS, self.units, dtype=jnp.float32, key=cell_key)
-        return onward.Model(cell, eqx.nn.Linear(self.units, SYMBOLS, dtype=jnp.float32, key=readout_key))
+        cell = CELLS[self.cell](SYMBOLS, self.units, dtype=jnp.float32, key=cell_key)
+        return onward.Model(cell, eqx.nn.Linear(outputs_of(cell), SYMBOLS, dtype=jnp.float32, key=readout_key))
 
     def stream(self, steps: int) -> tuple[Float[Array, "steps *batch symbols"], Int[Array, "steps *batch"]]:
         """Random symbols, one-hot, and the symbol after each."""

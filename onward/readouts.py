@@ -1,4 +1,4 @@
-"""Readouts of language models: one tied to the embedding, and a mixture of softmaxes."""
+"""Readouts: of normalised features, one tied to the embedding, and a mixture of softmaxes."""
 
 from typing import Any
 
@@ -11,6 +11,31 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .cells import AbstractCell, EmbeddedCell
 from .cells.cpu_tuning import rows_of_product
 from .support.arguments import whole
+
+
+class NormalisedReadout(eqx.Module):
+    """A linear map of the normalised output: `W (o − mean(o)) / sqrt(var(o) + 1e-5) + b`.
+
+    Use it above a stack of `onward.cells.Block`, whose skip connections add up.
+
+    **Arguments:** `input_size`, the size of the cell's output o, at least 2; `output_size`, the size of the prediction,
+    at least 1; `key`; `dtype`. Raises `ValueError` for a size out of range.
+
+        >>> import jax.numpy as jnp, jax.random as jr, onward
+        >>> onward.readouts.NormalisedReadout(4, 2, key=jr.key(0))(jnp.arange(4.0)).shape
+        (2,)
+    """
+
+    norm: eqx.nn.LayerNorm
+    linear: eqx.nn.Linear
+
+    def __init__(self, input_size: int, output_size: int, *, key: PRNGKeyArray, dtype=None):
+        size = whole("input_size", input_size, 2)
+        self.norm = eqx.nn.LayerNorm(size, use_weight=False, use_bias=False)
+        self.linear = eqx.nn.Linear(size, whole("output_size", output_size), dtype=dtype, key=key)
+
+    def __call__(self, output: Float[Array, " size"]) -> Float[Array, " predictions"]:
+        return affine(self.linear, self.norm(output))
 
 
 class TiedReadout(eqx.Module):

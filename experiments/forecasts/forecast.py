@@ -1,7 +1,6 @@
 """Series forecast while they are learned: `onward stream` against persistence, River's models and TBPTT(1)."""
 
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from onward.support.extras import needed
 from onward.support.tables import columns, counted, mean_and_error
 
 from ..data.series import SeriesTask, ett_hourly, ett_quarter_hourly, exchange_rates, weather
+from ..parts import Parts
 from ..plots.forecasts import draw_forecasts
 from ..recipe import Experiment, Findings
 from .forecasters import (
@@ -93,9 +93,7 @@ ARMS = {
     "TBPTT(1), Adam": Arm("TBPTT(1)", network(Network(BPTT(), clipped_adam, _rate))),
     "onward stream, as it comes": Arm(ONWARD, network(Network(SnAp(order=1), clipped_adam, usual_rate, wide=False))),
     "onward stream, SnAp": Arm(ONWARD, network(Network(SnAp(order=1), clipped_adam, _rate))),
-    "onward stream, NoBackTrack": Arm(
-        ONWARD, network(Network(NoBackTrack(rank=UNITS, blocks=True), clipped_adam, _rate))
-    ),
+    "onward stream, NoBackTrack": Arm(ONWARD, network(Network(NoBackTrack(per_unit=2), clipped_adam, _rate))),
     **{
         f"onward stream, RTRL on {name}": Arm(ONWARD, network(Network(RTRL(), clipped_adam, _rate, cell=cell)))
         for name, cell in (("LRU", LRUCell), ("eLSTM", ELSTMCell), ("minGRU", MinGRUCell))
@@ -111,25 +109,62 @@ class Outcome(NamedTuple):
     picture: Callable[[], bytes]
 
 
-def forecast_all(task: SeriesTask, arms: Mapping[str, Arm], seeds: Sequence[int], horizons: Sequence[int]) -> Outcome:
-    """Forecasts the task with every arm at every horizon. Persistence is among the arms."""
+class _Rows(NamedTuple):
+    """What of a task's rows counts.
+
+    * `start`: the first row that enters a mean; `edges`: of the picture's windows;
+    * `last`, `naive`: persistence's forecasts and their absolute errors, by horizon.
+    """
+
+    start: int
+    edges: np.ndarray
+    last: dict[int, np.ndarray]
+    naive: dict[int, np.ndarray]
+
+
+def _rows(task: SeriesTask, horizons: Sequence[int]) -> _Rows:
     rows, first = task.values.shape[1], max(horizons)
-    start, edges = warm_up(rows, first), np.linspace(first, rows, min(WINDOWS, rows // 20) + 1).astype(int)
-    last = {h: said[0] for h, said in persistence(task, horizons, seeds).items()}
-    naive = {h: np.abs(last[h] - task.values) for h in horizons}
+    last = {h: said[0] for h, said in persistence(task, horizons, [0]).items()}
+    return _Rows(
+        warm_up(rows, first),
+        np.linspace(first, rows, min(WINDOWS, rows // 20) + 1).astype(int),
+        last,
+        {h: np.abs(last[h] - task.values) for h in horizons},
+    )
+
+
+def measured(
+    task: SeriesTask, forecaster: Forecaster, seeds: Sequence[int], horizons: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The errors of one forecaster on one task, for each horizon."""
+    start, edges, last, naive = _rows(task, horizons)
+    said, first, found = forecaster(task, horizons, seeds), max(horizons), []
+    for h in horizons:
+        errors, silent = absolute_errors(said[h], task.values, last[h])
+        counted = errors[..., start:]
+        found.append(
+            {
+                "relative": relative(counted, naive[h][:, start:]).tolist(),
+                "errors": counted.mean((0, 2)).tolist(),
+                "silent": int(silent[..., start:].sum()),
+                "curve": windowed(errors[..., first:], naive[h][:, first:], edges - first).tolist(),
+            }
+        )
+    return found
+
+
+def outcome(
+    task: SeriesTask, arms: Mapping[str, Arm], found: Mapping[str, list[dict[str, Any]]], horizons: Sequence[int]
+) -> Outcome:
+    """The standings and the picture of one task, from what was `measured` of each arm. Persistence is one of them."""
+    start, edges, _, naive = _rows(task, horizons)
     standings = {h: {PERSISTENCE: Standing(PERSISTENCE, np.ones(1), naive[h][:, start:].mean(1), 0)} for h in horizons}
     curves: dict[int, dict[str, np.ndarray]] = {h: {} for h in horizons}
     for name, arm in arms.items():
-        began = time.perf_counter()
-        said = arm.forecaster(task, horizons, seeds)
-        for h in horizons:
-            errors, silent = absolute_errors(said[h], task.values, last[h])
-            counted = errors[..., start:]
-            error = relative(counted, naive[h][:, start:])
-            standings[h][name] = Standing(arm.group, error, counted.mean((0, 2)), int(silent[..., start:].sum()))
-            curves[h][name] = windowed(errors[..., first:], naive[h][:, first:], edges - first)
-        found = ", ".join(f"{_shown(standings[h][name].relative)} at {h}" for h in horizons)
-        print(f"{task.name}, {name}: {time.perf_counter() - began:.0f} s, {found}", file=sys.stderr)
+        for h, each in zip(horizons, found[name], strict=True):
+            numbers = _numbers_of(each["relative"]), _numbers_of(each["errors"])
+            standings[h][name] = Standing(arm.group, *numbers, each["silent"])
+            curves[h][name] = _numbers_of(each["curve"])
     picture = partial(
         draw_forecasts,
         curves,
@@ -150,13 +185,25 @@ class Forecasts:
     arms: Mapping[str, Arm]
     horizons: tuple[int, ...] = HORIZONS
 
-    def run(self, tasks: Sequence[SeriesTask], length: int, seeds: int, seed: int, _parts) -> Findings:
+    def run(self, tasks: Sequence[SeriesTask], length: int, seeds: int, seed: int, parts: Parts) -> Findings:
         if length < FEWEST:
             raise UserError(
                 f"streams/forecast needs at least {FEWEST} rows of each series, got {length}; scale it less."
             )
         tasks = [task.first(length) for task in tasks]
-        found = {task.name: forecast_all(task, self.arms, range(seed, seed + seeds), self.horizons) for task in tasks}
+        every = range(seed, seed + seeds)
+        makers = {
+            f"{task.name}, {name}": partial(measured, task, arm.forecaster, every, self.horizons)
+            for task in tasks
+            for name, arm in self.arms.items()
+        }
+        kept = parts.all(makers, self._say)
+        found = {
+            task.name: outcome(
+                task, self.arms, {name: kept[f"{task.name}, {name}"] for name in self.arms}, self.horizons
+            )
+            for task in tasks
+        }
         cells = {(name, h): outcome.standings[h] for name, outcome in found.items() for h in self.horizons}
         lines = [
             f"Mean absolute error as a part of persistence's, after the first {100 * WARM_UP:g} % of each series; mean "
@@ -182,6 +229,11 @@ class Forecasts:
         }
         return Findings(judge(cells), "\n".join(lines), pictures, numbers, files)
 
+    def _say(self, part: str, found: list[dict[str, Any]]) -> None:
+        pairs = zip(self.horizons, found, strict=True)
+        said = (f"{_shown(_numbers_of(each['relative']))} at {h}" for h, each in pairs)
+        print(f"{part}: {', '.join(said)}", file=sys.stderr)
+
 
 def _table(task: SeriesTask, outcome: Outcome) -> list[str]:
     horizons, one = [*outcome.standings], len(task.values) == 1
@@ -198,6 +250,11 @@ def _table(task: SeriesTask, outcome: Outcome) -> list[str]:
         if silent := sum(outcome.standings[h][name].silent for h in horizons):
             lines.append(f"  {name}: the last value stands in for {silent} forecasts.")
     return lines
+
+
+def _numbers_of(values: Sequence[Any]) -> np.ndarray:
+    """The numbers of a part, in which `None` stands for one that is not finite."""
+    return np.array(values, float)
 
 
 def _shown(relative: np.ndarray) -> str:
@@ -244,7 +301,6 @@ RECIPES = {
             seeds=3,
             data=_tasks,
             run=Forecasts(ARMS).run,
-            in_parts=False,
         ),
     )
 }

@@ -24,13 +24,13 @@ from ..data.enwik8 import first_bytes
 from ..parts import Parts
 from ..plots.texts import draw_readings
 from ..recipe import Experiment, Findings, Verdict, verdict_of
-from .text_arms import ARMS, LAST, LSTM_UNITS, TRUNCATION, UNITS, WINDOW, Arm
+from .text_arms import ARMS, LSTM_UNITS, RECENT, TRUNCATION, UNITS, WINDOW, Arm
 
 BLOCK = 1000 * WINDOW  # characters of an arm's turn
 POINTS = 50  # of a curve
 
 NOTES = Path(__file__).with_suffix(".md").read_text().rstrip()
-NOTES = NOTES.format(window=WINDOW, block=BLOCK, lstm=LSTM_UNITS, units=UNITS, last=LAST)
+NOTES = NOTES.format(window=WINDOW, block=BLOCK, lstm=LSTM_UNITS, units=UNITS, last=RECENT)
 
 
 class Source(NamedTuple):

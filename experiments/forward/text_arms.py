@@ -7,47 +7,20 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from onward.cells import AbstractCell, Block, EncodedCell, GatedMap, LSTMCell, MinGRUCell
-from onward.cells.stacked import StackedCell
+from onward.cells import LSTMCell
 from onward.estimators import BPTT, RTRL, AbstractEstimator, ContinuedBPTT, Layerwise, SnAp
 from onward.learner import Learner
 from onward.losses import softmax_cross_entropy
 from onward.model import Model
+from onward.readouts import NormalisedReadout
+from onward.registry.blocks import RECENT, mingru_block
 
 WINDOW = 16
 LSTM_UNITS, UNITS = 128, 104
-DECAYS = (0.3, 0.99)  # how much of its state a unit of the block keeps at the start, for a zero input
-LAST = 4  # the block reads so many latest characters
 
 Rate = float | Callable[[Any], Any]
-
-
-class DelayCell(AbstractCell):
-    """The latest inputs, the newest first. It has no parameters: `hidden' = [x, hidden without its last row]`."""
-
-    length: int = eqx.field(static=True)
-    size: int = eqx.field(static=True)
-
-    def __call__(self, hidden: Float[Array, "length size"], x: Float[Array, " size"]) -> Float[Array, "length size"]:
-        return jnp.concatenate([x[None], hidden[:-1]])
-
-    def init_hidden(self) -> Float[Array, "length size"]:
-        return jnp.zeros((self.length, self.size))
-
-    def output(self, hidden: Float[Array, "length size"]) -> Float[Array, " numbers"]:
-        return hidden.reshape(-1)
-
-
-class NormalisedReadout(eqx.Module):
-    """A linear map of normalised features."""
-
-    norm: eqx.nn.LayerNorm
-    linear: eqx.nn.Linear
-
-    def __call__(self, output: Float[Array, " size"]) -> Float[Array, " symbols"]:
-        return self.linear(self.norm(output))
 
 
 def lstm(symbols: int, *, key: PRNGKeyArray) -> Model:
@@ -57,17 +30,9 @@ def lstm(symbols: int, *, key: PRNGKeyArray) -> Model:
 
 
 def block(symbols: int, *, key: PRNGKeyArray) -> Model:
-    """The latest characters, a linear map of them, one block of a minGRU, and a normalised readout."""
-    map_key, cell_key, mix_key, readout_key = jr.split(key, 4)
-    encode = eqx.nn.Linear(LAST * symbols, UNITS, key=map_key)
-    # One number in each of the `LAST` parts of the input is 1: these weights give features of variance 1.
-    weight = jr.normal(map_key, (UNITS, LAST * symbols)) / LAST**0.5
-    encode = eqx.tree_at(lambda linear: linear.weight, encode, weight)
-    cell = MinGRUCell(UNITS, UNITS, decays=DECAYS, key=cell_key)
-    inner = Block(UNITS, cell, GatedMap(UNITS, UNITS, key=mix_key))
-    norm = eqx.nn.LayerNorm(UNITS, use_weight=False, use_bias=False)
-    readout = NormalisedReadout(norm, eqx.nn.Linear(UNITS, symbols, key=readout_key))
-    return Model(StackedCell([DelayCell(LAST, symbols), EncodedCell(encode, inner)]), readout)
+    """The network of `onward train --method layerwise`: one block of a minGRU, and a normalised readout."""
+    *_, readout_key = jr.split(key, 4)  # the cell's are the three before
+    return Model(mingru_block(symbols, UNITS, key=key), NormalisedReadout(UNITS, symbols, key=readout_key))
 
 
 class Arm(NamedTuple):
@@ -96,7 +61,7 @@ def falling(rate: float, updates: int) -> Rate:
 TRUNCATION = f"LSTM, TBPTT({WINDOW})"
 FALLING = falling(7e-3, 4000), "0.007/sqrt(1 + t/4000)"
 SLOWER = falling(2e-3, 2000), "0.002/sqrt(1 + t/2000)"
-BLOCK_WORDS = f"the latest {LAST} characters, a block of a minGRU with {UNITS} units"
+BLOCK_WORDS = f"the latest {RECENT} characters, a block of a minGRU with {UNITS} units"
 
 ARMS = {
     TRUNCATION: Arm(lstm, BPTT(), 5e-3, f"LSTM-{LSTM_UNITS}, Adam 0.005: `onward train` as it comes"),

@@ -23,6 +23,7 @@ from .min_lstm import MinLSTMCell as MinLSTMCell
 from .mixing import GatedMap as GatedMap
 from .mixing import OutputGate as OutputGate
 from .mixing import PerceptronMap as PerceptronMap
+from .recent import RecentInputs as RecentInputs
 from .rollout import rollout as rollout
 from .rtu import RTUCell as RTUCell
 from .stacked import StackedCell as StackedCell

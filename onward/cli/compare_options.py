@@ -69,8 +69,9 @@ class CompareOptions:
     """Let methods learn the same task with the same network for the same budget, and draw their learning curves.
 
     A method is ESTIMATOR[-OPTIMIZER][:SIZE]: tbptt:15 or artbp:15 (windows of 15), sliding:8 (looking back 8 steps),
-    rtrl, snap:1 (order 1), uoro, nobacktrack:2 (rank 2), fpp:5 (horizon 5). It may end in -kalman, -adam, -rmsprop or
-    -fptt (FPTT's regulariser before Adam); else the optimiser is gradient descent at 1/√t.
+    rtrl, snap:1 (order 1), uoro, nobacktrack:2 (two terms for each unit), lowrank:2 (rank 2), fpp:5 (horizon 5). It may
+    end in -kalman, -adam, -falling (Adam, at a rate that falls), -rmsprop or -fptt (FPTT's regulariser before Adam);
+    else the optimiser is gradient descent at 1/√t.
 
     A text is read once, as compressors read it. Ctrl-C stops; --resume goes on with the methods that are not finished.
     """

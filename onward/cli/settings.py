@@ -117,7 +117,7 @@ def chosen_method(
     method, (estimator, _, size) = job.method(word), split_method(word)
     if rank is not None and method.rank is None:
         raise UserError(
-            f"--rank is for nobacktrack, and the method is {word}; leave it out or choose --method nobacktrack."
+            f"--rank is for nobacktrack and lowrank, and the method is {word}; leave it out or choose another method."
         )
     named = ESTIMATORS[estimator].size
     window_name = "window" if method.horizon is None else "horizon"

@@ -32,7 +32,7 @@ Rank = Annotated[
         "N",
         "the method's",
         whole("--rank", 1, most=10**6),
-        help="Outer products per unit of nobacktrack; if the cell has no units, independent copies.",
+        help="Terms for each unit of nobacktrack; the rank of lowrank.",
     ),
 ]
 Seeds = Annotated[

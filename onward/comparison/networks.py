@@ -15,16 +15,16 @@ from ..transforms.kalman import quasi_diagonal_kalman
 INITIAL_SCALE = 0.1  # the initial scale of plain and leaky cells and of readouts
 
 
-def one_hot_model(cell: Callable, symbols: int, units: int) -> Callable:
-    """A function that builds a model of symbols from a key: `cell(symbols, units, key=...)` and a linear readout that
-    starts small.
+def one_hot_model(cell: Callable, symbols: int, units: int, *, readout: Callable = eqx.nn.Linear) -> Callable:
+    """A function that builds a model of symbols from a key: `cell(symbols, units, key=...)` and
+    `readout(outputs, symbols, key=...)`, which starts small.
     """
 
     def make(key):
         cell_key, readout_key = jr.split(key)
         recurrent = cell(symbols, units, key=cell_key)
-        readout = eqx.nn.Linear(outputs_of(recurrent), symbols, key=readout_key)
-        return Model(recurrent, jax.tree.map(lambda leaf: INITIAL_SCALE * leaf, readout))
+        reads = readout(outputs_of(recurrent), symbols, key=readout_key)
+        return Model(recurrent, jax.tree.map(lambda leaf: INITIAL_SCALE * leaf, reads))
 
     return make
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell, AbstractCell, StackedCell
 from ..cells.affine import Rows, linearize
+from ..cells.composite import layers_of
 from ..cells.initial_state import Starting
 from ..model import Model
 from ..support.arguments import whole
@@ -16,6 +17,7 @@ from ..support.trees import inner, total
 from ..transforms.quasi_diagonal import QuasiDiagonal, to_blocks
 from . import _nobacktrack_per_unit
 from ._jacobians import balance, cell_gradient, learned, learned_rows, with_parameters
+from ._layers import unwrapped
 from ._nobacktrack_per_unit import PerUnitState
 from ._random_bits import Counter, signs, words_for
 from ._reductions import Blocks, Copies, MixedRows, UnitRows, of_each_copy
@@ -70,8 +72,9 @@ class NoBackTrack(AbstractForwardEstimator):
     least variance of all that are unbiased (Benzing, Gauy, Mujika, Martinsson & Steger 2019, *Optimal Kronecker-sum
     approximation of real time recurrent learning*, here for each unit). Memory is `(1 + r) |θ| + r·units·state`, and a
     step takes r forward derivatives of the cell per unit. In a unit-wise cell nothing is left to estimate, and the
-    gradient is exact. Layers of a `StackedCell` and the vectors of an `EmbeddedCell` have units too; the influence on
-    later layers is part of the sum.
+    gradient is exact. Layers of a `StackedCell`, the vectors of an `EmbeddedCell` and an affine-gated cell inside an
+    `AdaptedCell` have units too; the influence on later layers is part of the sum. The maps of `onward.cells.Block` and
+    `EncodedCell` have none: there, wrap it as `Layerwise(NoBackTrack(per_unit=r))`.
 
     **Arguments:**
 
@@ -198,7 +201,7 @@ class NoBackTrack(AbstractForwardEstimator):
         if self.per_unit is not None and (other := without_units(cell)):
             raise ValueError(
                 f"cell: the parameters of {other} belong to no units, so there are no terms for each unit; "
-                "take NoBackTrack(rank=1), a higher rank, or an affine-gated cell such as onward.GRUCell."
+                f"{_instead(cell)}"
             )
         if self.blocks:
             for layer in _layers(cell):
@@ -206,7 +209,7 @@ class NoBackTrack(AbstractForwardEstimator):
                     name = type(layer.cell if isinstance(layer, Starting) else layer).__name__
                     raise ValueError(
                         f"cell: blocks of the parameters of {name} gain nothing over averaged copies and cost more; "
-                        "take NoBackTrack(rank=...), or per_unit, which finds the units of wrapped cells."
+                        f"{_instead(cell)}"
                     )
 
     @property
@@ -265,6 +268,16 @@ def _no_rows(layer, hidden, signs):
         return UnitRows(Rows(factors, tuple(jnp.zeros(W.shape[2], W.dtype) for W in weights)), signs)
     copies = jax.tree.leaves(signs)[0].shape[0]
     return MixedRows(jax.tree.map(lambda leaf: jnp.zeros((copies, *leaf.shape), leaf.dtype), learnable(layer)), signs)
+
+
+def _instead(cell: AbstractCell) -> str:
+    """What to take for a cell that a form of NoBackTrack refuses."""
+    layers = layers_of(unwrapped(cell))
+    if without_units(cell) is None:
+        return "take NoBackTrack(per_unit=...), or NoBackTrack(rank=...)."
+    if all(without_units(layer) is None for layer in layers):
+        return "take onward.estimators.Layerwise(onward.NoBackTrack(per_unit=...)), or NoBackTrack(rank=...)."
+    return "take NoBackTrack(rank=...), or an affine-gated cell such as onward.GRUCell."
 
 
 def _layers(cell: AbstractCell) -> tuple[AbstractCell, ...]:

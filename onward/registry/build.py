@@ -75,14 +75,16 @@ def build_learner(method: Method, *, streams: int | None = None) -> onward.Learn
 def text_model(method: Method, symbols: int, *, key: PRNGKeyArray) -> onward.Model:
     """The network of `onward train`: from one-hot symbols through the cell to logits of symbols."""
     cell_key, readout_key = jr.split(key)
-    cell = CELLS[method.cell].make()(symbols, method.hidden_size, key=cell_key)
-    return onward.Model(cell, eqx.nn.Linear(outputs_of(cell), symbols, key=readout_key))
+    entry = CELLS[method.cell]
+    cell = entry.make()(symbols, method.hidden_size, key=cell_key)
+    return onward.Model(cell, entry.readout()(outputs_of(cell), symbols, key=readout_key))
 
 
 def stream_model(method: Method, inputs: int, outputs: int, *, key: PRNGKeyArray) -> onward.Model:
     """The network of `onward stream`. Its readout is zero, so that it starts at the persistence forecast."""
-    cell = CELLS[method.cell].make()(inputs, method.hidden_size, key=key)
-    return onward.Model(cell, zeros_like(eqx.nn.Linear(outputs_of(cell), outputs, key=key)))
+    entry = CELLS[method.cell]
+    cell = entry.make()(inputs, method.hidden_size, key=key)
+    return onward.Model(cell, zeros_like(entry.readout()(outputs_of(cell), outputs, key=key)))
 
 
 def build_contestant(method: Method, symbols: int, *, streams: int = 1) -> Contestant:
@@ -93,7 +95,8 @@ def build_contestant(method: Method, symbols: int, *, streams: int = 1) -> Conte
     entry = CELLS[method.cell]
     cell = small(entry.make()) if entry.sigmoid else entry.make()
     learner = build_learner(method, streams=None if streams == 1 else streams)
-    return Contestant(learner, one_hot_model(cell, symbols, method.hidden_size), describe(method, streams))
+    model = one_hot_model(cell, symbols, method.hidden_size, readout=entry.readout())
+    return Contestant(learner, model, describe(method, streams))
 
 
 def build_task(word: str, *, characters: int | None = None, file: str | None = None) -> SymbolTask:

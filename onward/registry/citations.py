@@ -8,13 +8,21 @@ ESTIMATORS = {
     "sliding": ("tbptt",),
     "artbp": ("artbp",),
     "continued": ("tbptt", "rtrl"),
+    "layerwise": ("tbptt", "layerwise"),
     "rtrl": ("rtrl",),
     "snap": ("snap",),
     "uoro": ("uoro",),
-    "nobacktrack": ("nobacktrack",),
+    "nobacktrack": ("nobacktrack", "optimal"),
+    "lowrank": ("nobacktrack",),
     "fpp": ("fpp",),
 }
-OPTIMIZERS = {"kalman": ("nobacktrack",), "adam": ("adam",), "rmsprop": ("rmsprop",), "fptt": ("fptt", "adam")}
+OPTIMIZERS = {
+    "kalman": ("nobacktrack",),
+    "adam": ("adam",),
+    "falling": ("adam",),
+    "rmsprop": ("rmsprop",),
+    "fptt": ("fptt", "adam"),
+}
 CELLS = {
     "lstm": ("lstm",),
     "gru": ("gru",),
@@ -26,6 +34,7 @@ CELLS = {
     "elstm": ("elstm",),
     "mingru": ("minimal",),
     "minlstm": ("minimal",),
+    "mingru-block": ("minimal", "lru"),
 }
 FIGURES = {"nobacktrack": ("nobacktrack",), "fptt": ("fptt",), "rbp": ("rbp",), "fpp": ("fpp",)}
 
@@ -81,6 +90,19 @@ PAPERS = {
   author = {Menick, Jacob and Elsen, Erich and Evci, Utku and Osindero, Simon and Simonyan, Karen and Graves, Alex},
   booktitle = {International Conference on Learning Representations},
   year = {2021},
+}""",
+    "layerwise": """@inproceedings{zucchet2023layerwise,
+  title = {Online learning of long-range dependencies},
+  author = {Zucchet, Nicolas and Meier, Robert and Schug, Simon and Mujika, Asier and Sacramento, Jo{\\~a}o},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2023},
+}""",
+    "optimal": """@inproceedings{benzing2019optimal,
+  title = {Optimal {K}ronecker-sum approximation of real time recurrent learning},
+  author = {Benzing, Frederik and Gauy, Marcelo Matheus and Mujika, Asier and Martinsson, Anders
+            and Steger, Angelika},
+  booktitle = {International Conference on Machine Learning},
+  year = {2019},
 }""",
     "tbptt": """@article{williams1990tbptt,
   title = {An efficient gradient-based algorithm for on-line training of recurrent network trajectories},

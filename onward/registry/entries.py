@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]
 
 
+def _linear():
+    import equinox as eqx
+
+    return eqx.nn.Linear
+
+
 @dataclass(frozen=True)
 class CellEntry:
     """A cell.
@@ -21,13 +27,17 @@ class CellEntry:
     * `about`: a description for help texts;
     * `make`: returns the cell's constructor, called as `cell(input_size, hidden_size, key=...)`;
     * `sigmoid`: whether comparisons give it sigmoid units and small weights, as in the NoBackTrack paper;
-    * `units`: whether each of its weights belongs to a unit, as in `onward.cells.AbstractAffineGatedCell`.
+    * `units`: whether each of its weights belongs to a unit, as in `onward.cells.AbstractAffineGatedCell`;
+    * `fewest`: the fewest units;
+    * `readout`: returns the constructor of its readout, called as `readout(input_size, output_size, key=...)`.
     """
 
     about: str
     make: Callable[[], Callable[..., "onward.AbstractCell"]]
     sigmoid: bool = False
     units: bool = False
+    fewest: int = 1
+    readout: Callable[[], Callable[..., Any]] = _linear
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     * `clip`: the largest global norm of a gradient, `None` for no limit;
     * `window`: steps between two updates;
     * `horizon`, `cut`, `rank`, `blocks`, `order`: settings of some estimators, `None` or `False` for the others;
-    * `per_unit`: true if `rank` is the number of terms per unit of `nobacktrack`;
+    * `per_unit`: true for `nobacktrack`, whose `rank` is the number of its terms for each unit. Runs from before have
+      neither this nor units: their `rank` counts blocks or averaged copies;
     * `buffer`, `updates`, `penalty`, `state_rate`: settings of `fpp`; `prior`: of `kalman`; `alpha`, `beta`: of `fptt`.
       For other methods they are unset, and left out of JSON.
     """
@@ -67,6 +68,15 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         ):
             if name not in known:
                 raise ValueError(unknown(kind, name, tuple(known)))
+        cell = CELLS[self.cell]
+        if self.per_unit is True and not cell.units:
+            with_units = ", ".join(name for name, entry in CELLS.items() if entry.units)
+            raise ValueError(
+                f"nobacktrack has terms for each unit, and weights of {self.cell} belong to no unit; choose another "
+                f"method, such as lowrank or snap, or a cell of units: {with_units}."
+            )
+        if self.hidden_size < cell.fewest:
+            raise ValueError(f"{self.cell} needs a --hidden-size of at least {cell.fewest}, got {self.hidden_size}.")
         for name, value in self.settings.items():
             missing = value is None and name not in ("decay", "prior")
             if missing or value is UNSET or isinstance(value, bool):
@@ -87,13 +97,14 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def but(self, **changes: Any) -> "Method":
         """This method with some settings changed. If each unit has its own block, this stays so when `hidden_size`
-        changes. A cell without units gets the rank-one form of NoBackTrack instead of terms per unit.
+        changes. Raises `UserError` for settings that do not go together.
         """
-        if self.per_unit is True and not CELLS[changes.get("cell", self.cell)].units:
-            changes = {"per_unit": UNSET, "rank": 1} | changes
         if self.blocks and self.rank == self.hidden_size and "rank" not in changes:
             changes["rank"] = changes.get("hidden_size", self.rank)
-        return msgspec.structs.replace(self, **changes)
+        try:
+            return msgspec.structs.replace(self, **changes)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
 class MethodName(NamedTuple):
@@ -189,7 +200,7 @@ EACH_TEXT = {"cell": "gru", "hidden_size": 48, "window": 16, "rate": 5e-3}
 EACH_COMPARISON = {"cell": "vanilla", "hidden_size": 20, "optimizer": "sgd", "rate": 1.0, "clip": None}
 
 # One event at a time, at a rate that depends on the horizon.
-EACH_STREAM = {"cell": "gru", "hidden_size": 16, "window": 1}
+EACH_STREAM = {"cell": "gru", "hidden_size": 16, "window": 1, "optimizer": "adam"}
 
 # `onward train`
 TEXT = Job(

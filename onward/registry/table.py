@@ -13,6 +13,8 @@ import onward
 from ..texts.text import Text, text_file
 from .entries import CellEntry, EstimatorEntry, OptimizerEntry, TaskEntry
 
+FALLING = 2000  # updates after which the falling rate is 0.71 of what it was
+
 
 def _descent(method: Any):
     import optax
@@ -41,10 +43,28 @@ def _rmsprop(method: Any):
     return optax.rmsprop(1.0, decay=0.999)
 
 
+def _falling(method: Any):
+    import optax
+
+    return optax.adam(lambda count: (1 + count / FALLING) ** -0.5)
+
+
 def _nobacktrack(method: Any):
     if method.per_unit is True:
         return onward.NoBackTrack(per_unit=method.rank)
     return onward.NoBackTrack(rank=method.rank, blocks=method.blocks)
+
+
+def _layerwise(method: Any):
+    estimators = onward.estimators
+    each_layer = estimators.Layerwise(onward.RTRL())
+    return each_layer if method.window == 1 else estimators.ContinuedBPTT(each_layer)
+
+
+def _mingru_block():
+    from .blocks import mingru_block
+
+    return mingru_block
 
 
 CELLS: dict[str, CellEntry] = {
@@ -64,6 +84,12 @@ CELLS: dict[str, CellEntry] = {
     "elstm": CellEntry("LSTM whose gates see the input and their own unit", lambda: onward.cells.ELSTMCell, units=True),
     "mingru": CellEntry("GRU whose gate sees only the input", lambda: onward.cells.MinGRUCell, units=True),
     "minlstm": CellEntry("LSTM whose two gates see only the input", lambda: onward.cells.MinLSTMCell, units=True),
+    "mingru-block": CellEntry(
+        "a mingru between learned maps, with a skip connection, which reads the latest 4 inputs",
+        _mingru_block,
+        fewest=2,
+        readout=lambda: onward.readouts.NormalisedReadout,
+    ),
 }
 
 ESTIMATORS: dict[str, EstimatorEntry] = {
@@ -98,6 +124,13 @@ ESTIMATORS: dict[str, EstimatorEntry] = {
         comparison={"window": 15},
         no_stream="continued is rtrl where learning happens at every event, as in a stream; choose rtrl.",
     ),
+    "layerwise": EstimatorEntry(
+        "backpropagation within windows, continued forward by RTRL within each layer",
+        _layerwise,
+        size="window",
+        text={"cell": "mingru-block", "hidden_size": 104, "optimizer": "falling", "rate": 2e-3},
+        comparison={"window": 15},
+    ),
     "rtrl": EstimatorEntry("forward mode, exact", lambda method: onward.RTRL(), text={"hidden_size": 16}),
     "snap": EstimatorEntry(
         "forward mode, influences within a few steps",
@@ -110,11 +143,17 @@ ESTIMATORS: dict[str, EstimatorEntry] = {
         "forward mode, unbiased", lambda method: onward.UORO(), text={"window": 32, "cell_rate_factor": 0.1}
     ),
     "nobacktrack": EstimatorEntry(
-        "forward mode, unbiased",
+        "forward mode, unbiased, a few terms for each unit",
         _nobacktrack,
         size="rank",
-        text={"rank": 2, "per_unit": True},
-        comparison={"rank": 1},
+        settings={"rank": 2, "per_unit": True},
+    ),
+    "lowrank": EstimatorEntry(
+        "NoBackTrack's first form, of low rank: unbiased, for any cell",
+        lambda method: onward.NoBackTrack(rank=method.rank),
+        size="rank",
+        settings={"rank": 1},
+        text={"window": 32, "cell_rate_factor": 0.1},
     ),
     "fpp": EstimatorEntry(
         "replay of short stretches with trained states",
@@ -143,6 +182,12 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         "quasi-diagonal Kalman, γ = {decay}{prior}{clip}{times}",
     ),
     "adam": OptimizerEntry("Adam", _adam, {"rate": 3e-3, "clip": 1.0}, "Adam {rate}{clip}"),
+    "falling": OptimizerEntry(
+        f"Adam at a rate that falls, by 1/√(1 + t/{FALLING}) after t updates",
+        _falling,
+        {"rate": 2e-3, "clip": 1.0},
+        f"Adam {{rate}}/√(1 + t/{FALLING}){{clip}}",
+    ),
     "rmsprop": OptimizerEntry("RMSProp", _rmsprop, {"rate": 1e-3, "clip": 1.0}, "RMSProp {rate} (decay 0.999){clip}"),
     "fptt": OptimizerEntry(
         "FPTT's regulariser before Adam",

@@ -130,16 +130,60 @@ def test_what_is_given_twice_must_be_the_same():
     assert blocks.but(hidden_size=16).rank == 16
 
 
-def test_nobacktrack_has_terms_per_unit_where_the_cell_has_units():
-    for cell in CELLS:
-        method = chosen_method(TEXT, "nobacktrack", cell=cell)
-        built, units = build.build_learner(method).estimator, CELLS[cell].units
-        assert units == (without_units(CELLS[cell].make()(2, 2, key=jr.key(0))) is None)
-        if not units:
-            assert (built.rank, built.per_unit, method.per_unit) == (1, None, msgspec.UNSET)
+JOB_IDS = ["text", "comparison", "stream", "audit"]
+
+
+@pytest.mark.parametrize("job", [TEXT, COMPARISON, STREAM, AUDIT], ids=JOB_IDS)
+def test_nobacktrack_means_the_same_in_every_job(job):
+    """A number after the colon, or 2, terms for each unit; `lowrank` is the form for any cell."""
+    for word, terms in (("nobacktrack", 2), ("nobacktrack:3", 3), ("nobacktrack-kalman:3", 3)):
+        built = build.build_learner(job.method(word)).estimator
+        assert (built.rank, built.per_unit, built.blocks) == (1, terms, False)
+        assert f"rank {terms} per unit" in describe(job.method(word))
+    for word, rank in (("lowrank", 1), ("lowrank-adam:3", 3)):
+        built = build.build_learner(job.method(word).but(cell="antisymmetric")).estimator
+        assert (built.rank, built.per_unit, built.blocks) == (rank, None, False)
+        assert "per unit" not in describe(job.method(word))
+
+
+def test_nobacktrack_refuses_a_cell_without_units():
+    for cell, entry in CELLS.items():
+        assert entry.units == (without_units(entry.make()(2, 2, key=jr.key(0))) is None)
+        if entry.units:
+            assert chosen_method(TEXT, "nobacktrack", cell=cell).per_unit is True
         else:
-            assert (built.rank, built.per_unit, method.per_unit) == (1, 2, True)
-            assert "2 per unit" in describe(method)
+            with pytest.raises(UserError, match=f"weights of {cell} belong to no unit; .* lowrank or snap"):
+                chosen_method(TEXT, "nobacktrack:3", cell=cell)
+            build.build_learner(chosen_method(TEXT, "lowrank:3", cell=cell))
+
+
+def test_layerwise_is_a_window_continued_within_each_layer():
+    for job, window in ((TEXT, 16), (COMPARISON, 15)):
+        method = job.method("layerwise")
+        learner = build.build_learner(method)
+        assert isinstance(learner.estimator, onward.estimators.ContinuedBPTT)
+        assert learner.estimator.edge == onward.estimators.Layerwise(onward.RTRL())
+        assert (learner.chunk, job.method("layerwise:8").window) == (window, 8)
+    assert build.build_learner(STREAM.method("layerwise")).estimator == onward.estimators.Layerwise(onward.RTRL())
+    assert (TEXT.method("layerwise").cell, TEXT.method("layerwise").optimizer) == ("mingru-block", "falling")
+    assert {method.optimizer for method in STREAM.methods.values()} == {"adam"}
+
+
+def test_a_falling_rate_falls():
+    step = build.build_optimizer(TEXT.method("tbptt-falling").but(clip=None))
+    W, sizes = jnp.zeros(1), []
+    state = step.init(W)
+    for count in (0, 6000):
+        state = jax.tree.map(lambda leaf, n=count: leaf + n if leaf.dtype == jnp.int32 else leaf, state)
+        updates, state = step.update(jnp.ones(1), state, W)
+        sizes.append(float(abs(updates[0])))
+    assert sizes[0] == pytest.approx(2e-3, rel=1e-5)
+    assert sizes[1] < 0.51 * sizes[0]
+
+
+def test_a_cell_with_too_few_units_is_refused():
+    with pytest.raises(UserError, match="mingru-block needs a --hidden-size of at least 2, got 1"):
+        chosen_method(TEXT, "layerwise", hidden_size=1)
 
 
 def test_a_setting_that_a_method_needs_must_be_there():

@@ -14,7 +14,8 @@ from problems import INPUTS, assert_identical, assert_same, loss, naive_gradient
 from test_unbiased import influences, relu_cell
 
 import onward
-from onward.estimators import _nobacktrack_per_unit
+from onward.cells import Block, EncodedCell, GatedMap, LRUCell, MinGRUCell
+from onward.estimators import Layerwise, _nobacktrack_per_unit
 from onward.estimators._least_variance import reduction
 from onward.transforms import QuasiDiagonal
 
@@ -272,6 +273,39 @@ def test_a_cell_whose_parameters_belong_to_no_units_is_refused():
             p = problem(cell, units=2, steps=4)
             with pytest.raises(ValueError, match=rf"parameters of {name} .* NoBackTrack\(rank"):
                 p.state(estimator)
+
+
+LAYERED = {
+    "blocks": "blocks",
+    "encoded": lambda n, key: EncodedCell(eqx.nn.Linear(INPUTS, 3, key=key), onward.GRUCell(3, n, key=key, scale=2.0)),
+    "block": lambda n, key: Block(INPUTS, LRUCell(INPUTS, n, key=key), GatedMap(2 * n, INPUTS, key=key)),
+    "stack-of-blocks": lambda n, key: onward.StackedCell(
+        [Block(INPUTS, MinGRUCell(INPUTS, n, key=key), GatedMap(n, INPUTS, key=key))]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_what_is_said_for_maps_between_layers_works(name):
+    """Their parameters belong to no units; within each layer the form is that of the layer alone."""
+    p, estimator = problem(LAYERED[name], units=2, steps=3), onward.NoBackTrack(per_unit=1)
+    for refused in (estimator, onward.NoBackTrack(rank=2, blocks=True)):
+        with pytest.raises(
+            ValueError, match=r"take onward\.estimators\.Layerwise\(onward\.NoBackTrack\(per_unit=\.\.\.\)\)"
+        ):
+            p.state(refused)
+    found = jax.jit(lambda p: p.grad(Layerwise(estimator)))(p)
+    if name == "encoded":
+        assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(found))
+    else:  # unit-wise cells, in which nothing is left to estimate
+        assert_same(found, jax.jit(lambda p: p.grad(Layerwise(onward.RTRL())))(p))
+
+
+def test_what_is_said_for_blocks_of_a_wrapped_cell_works():
+    p = problem(adapted, units=2, steps=3)
+    with pytest.raises(ValueError, match=r"take NoBackTrack\(per_unit=\.\.\.\), or NoBackTrack\(rank=\.\.\.\)"):
+        p.state(onward.NoBackTrack(rank=2, blocks=True))
+    p.state(onward.NoBackTrack(per_unit=1))
 
 
 def test_a_window_is_refused():

@@ -294,6 +294,18 @@ class TestCommand:
         assert len(more["horizons"][0]["forecasters"]["stream"]["errors"]) == 2
 
     @pytest.mark.usefixtures("small")
+    def test_two_parts_of_it_are_the_whole(self, tmp_path, capsys):
+        """Each process forecasts its share; a third gathers them into the report of one process."""
+        words = ["reproduce", "streams/forecast", "--scale", "0.7", "--seeds", "1", "--run"]
+        assert main([*words, str(tmp_path / "whole")]) == 0
+        for part in ("1/2", "2/2"):
+            assert main([*words, str(tmp_path / "shared"), "--part", part]) == 0
+        assert main([*words, str(tmp_path / "shared"), "--gather"]) == 0
+        capsys.readouterr()
+        whole, shared = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "shared"))
+        assert whole["tasks"] == shared["tasks"]
+
+    @pytest.mark.usefixtures("small")
     def test_too_few_rows_are_refused(self, tmp_path, capsys):
         assert main(["reproduce", "streams/forecast", "--scale", "0.5", "--run", str(tmp_path / "run")]) == 2
         assert "needs at least 200 rows of each series, got 150; scale it less." in capsys.readouterr().err

@@ -12,7 +12,7 @@ from experiments.data import datasets
 from experiments.data.enwik8 import ENWIK8
 from experiments.forward import text
 from experiments.forward.text import Reading, Readings, Source, judge
-from experiments.forward.text_arms import ARMS, LAST, TRUNCATION, WINDOW, block
+from experiments.forward.text_arms import ARMS, RECENT, TRUNCATION, WINDOW, block
 from experiments.parts import Parts
 
 OURS = f"minGRU block, TBPTT({WINDOW}) + RTRL"
@@ -51,7 +51,7 @@ def test_the_block_reads_its_latest_characters(promotion):
     for symbol in (0, 1, 2):
         hidden = model.cell(hidden, jax.nn.one_hot(symbol, 3))
     latest, inner = hidden
-    assert latest.shape == (LAST, 3)
+    assert latest.shape == (RECENT, 3)
     assert jnp.array_equal(jnp.argmax(latest[:3], 1), jnp.array([2, 1, 0]))
     assert jnp.all(latest[3] == 0)
     assert model.predict((latest, inner)).shape == (3,)

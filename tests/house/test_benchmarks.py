@@ -14,6 +14,7 @@ from benchmarks import (
     deq_layer,
     memory_child,
     methods,
+    online_cells,
     reference,
     report,
     sequences,
@@ -57,6 +58,22 @@ def test_a_layer_at_rest_has_the_same_gradient_by_everyone():
         table = deq_layer.table(Effort(repeats=2, milliseconds=1), batch=2, units=3)
     assert len(table.figures) >= 3
     assert all(row["error"] < 1e-4 and row["temporary_bytes"] > 0 and min(row["us"]) > 0 for row in table.figures)
+
+
+def test_online_cells_are_timed_beside_their_gradients():
+    """Without BrainTrace a sentence says how it is installed. Ours are right where nothing needs to be remembered."""
+    effort = Effort(repeats=2, milliseconds=0.01)
+    settings = [Setting(cell, 3) for cell in ("LRU", "GRU")]
+    *found, unit_wise = online_cells.tables(effort, settings, settings[:1])
+    assert min(unit_wise.figures[0]["rtrl"]) > 0 < min(unit_wise.figures[0]["edge"])
+    assert len(targets.table([unit_wise]).rows) == 2
+    for table, is_gru in zip(found, (False, True), strict=True):
+        ours, backward, *_ = table.figures
+        assert min(ours["us"]) > 0 < min(backward["ratio"])
+        assert ours["gradient"]["cosine"] > 0.9
+        assert ours["gradient"]["reset" if is_gru else "error"] < 1e-5
+        if online_cells.installed("braintrace") is None:
+            assert online_cells.MISSING in table.remarks
 
 
 def test_counts_agree_with_the_arrays_they_count():

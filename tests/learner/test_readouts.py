@@ -1,4 +1,4 @@
-"""Readouts of language models: as written down, with both derivatives, and tied under every kind of estimator."""
+"""Readouts: as written down, with both derivatives, and tied under every kind of estimator."""
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ from problems import assert_same
 
 import onward
 from onward.losses import softmax_cross_entropy
-from onward.readouts import MixtureOfSoftmaxes, TiedReadout
+from onward.readouts import MixtureOfSoftmaxes, NormalisedReadout, TiedReadout
 
 SYMBOLS, SIZE, UNITS, STEPS = 5, 3, 2, 4
 
@@ -35,6 +35,16 @@ def probabilities(readout, o):
     latent = jnp.tanh(readout.latent.weight @ o + readout.latent.bias).reshape(3, SIZE)
     each = jnp.stack([jax.nn.softmax(readout.decoder.weight @ l + readout.decoder.bias) for l in latent])
     return jax.nn.softmax(readout.prior.weight @ o) @ each
+
+
+def test_a_normalised_readout_reads_features_of_variance_one():
+    readout, o = NormalisedReadout(4, 2, key=jr.key(0)), jnp.array([1.0, -2.0, 0.5, 3.0])
+    features = (o - o.mean()) / jnp.sqrt(o.var() + 1e-5)
+    assert_same(readout(o), readout.linear.weight @ features + readout.linear.bias)
+    assert [leaf.shape for leaf in jax.tree.leaves(eqx.filter(readout, eqx.is_array))] == [(2, 4), (2,)]
+    for sizes, name in (((1, 2), "input_size"), ((4, 0), "output_size")):
+        with pytest.raises(ValueError, match=name):
+            NormalisedReadout(*sizes, key=jr.key(0))
 
 
 def test_a_mixture_of_softmaxes_is_the_sum_of_products_with_both_derivatives():

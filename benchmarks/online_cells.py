@@ -1,0 +1,164 @@
+"""Online learning: our LRU and GRU beside BrainTrace's own, and what exact gradients of unit-wise cells cost."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.random as jr
+import numpy as np
+
+import onward
+from benchmarks.contest import Effort
+from benchmarks.machine import installed
+from benchmarks.report import Table
+from benchmarks.task import Setting, forward_pass, learner_for, loss
+from benchmarks.timing import Samples, Timed, Timing, against, short
+
+SETTINGS = tuple(Setting(cell, units) for cell in ("LRU", "GRU") for units in (20, 128))
+UNIT_WISE_SETTINGS = tuple(Setting(cell, units) for cell in ("LRU", "RTU", "minGRU") for units in (20, 128))
+WINDOW = 16
+ESTIMATORS = {"LRU": ("RTRL", onward.RTRL()), "GRU": ("SnAp(1)", onward.SnAp(order=1))}
+STRETCH = 20  # steps from rest, over which a gradient is summed
+TITLE, UNIT_WISE = "Online cells", "Unit-wise cells: RTRL, and windows with an edge"
+BPTT, CONTINUED = onward.BPTT(), onward.estimators.ContinuedBPTT(onward.RTRL())
+HEADINGS = ("method", "µs a step: median (least..most)", "÷ ours", "cosine", "error", "error of the reset gate")
+MISSING = (
+    "braintrace is not installed, so only ours is timed; `pip install '.[bench]'` brings it, and its version 0.2.8 "
+    "needs Python 3.12."
+)
+
+
+class Gradient(NamedTuple):
+    """A gradient of the recurrent cell over some steps, against the exact one, by backpropagation of the same network.
+
+    * `cosine`, `error`: of a stretch from rest; the error is relative to the norm of the exact gradient;
+    * `reset`: the relative error for the weights of a GRU's reset gate in two steps from rest, which no approximation
+      of a memory need miss: their influence on the first step is zero. `None` for another cell.
+    """
+
+    cosine: float
+    error: float
+    reset: float | None
+
+    @classmethod
+    def of(cls, found: np.ndarray, exact: np.ndarray, reset: tuple[np.ndarray, np.ndarray] | None) -> "Gradient":
+        cosine = found @ exact / (np.linalg.norm(found) * np.linalg.norm(exact))
+        return cls(float(cosine), relative(found, exact), None if reset is None else relative(*reset))
+
+    def cells(self) -> tuple[str, ...]:
+        """As text."""
+        shown = "" if self.reset is None else f"{self.reset:.1e}"
+        return f"{self.cosine:.4f}", f"{self.error:.1e}", shown
+
+
+def relative(found: np.ndarray, exact: np.ndarray) -> float:
+    """The norm of the difference, relative to that of the exact gradient."""
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+
+def flat(tree) -> np.ndarray:
+    """The numbers of a gradient."""
+    return np.concatenate([np.asarray(leaf, np.float64).reshape(-1) for leaf in jax.tree.leaves(tree)])
+
+
+def tables(effort: Effort, settings=SETTINGS, unit_wise=UNIT_WISE_SETTINGS) -> Iterator[Table]:
+    """One table for each cell and number of units beside BrainTrace's; then one of the unit-wise cells."""
+    for setting in settings:
+        name, estimator = ESTIMATORS[setting.cell]
+        scan = timed(estimator, setting, effort)
+        rivals, remarks = {"BPTT, chunk 1 = TBPTT(1)": timed(BPTT, setting, effort)}, [MISSING]
+        gradients = [gradient(estimator, setting), None]
+        if found := installed("braintrace"):
+            from benchmarks import peer_braintrace as peer
+
+            rivals |= peer.online(setting, effort)
+            gradients += [peer.online_gradient(setting)] * (len(rivals) - 1)
+            remarks = [f"braintrace {found}: {remark}" for remark in peer.ONLINE_REMARKS]
+        base, timings = against(scan, list(rivals.values()), effort.repeats)
+        times = [Timing(base, Samples((1.0,))), *(timing for timing in timings if timing is not None)]
+        named = list(zip((f"onward {name}", *rivals), times, gradients, strict=True))
+        yield Table(
+            f"{TITLE}: {setting}",
+            HEADINGS,
+            [(name, *_times(timing), *(g.cells() if g else ("",) * 3)) for name, timing, g in named],
+            (
+                f"cosine and error: of the cell's gradient over {STRETCH} steps from rest, against backpropagation "
+                "through the same network; of the reset gate: over two steps from rest, where its influence on the "
+                "first state is zero and nothing needs to be remembered",
+                *remarks,
+            ),
+            [
+                {
+                    "method": name,
+                    "cell": setting.cell,
+                    "units": setting.units,
+                    "us": timing.time.values,
+                    "ratio": timing.ratio.values,
+                    "gradient": g and g._asdict(),
+                }
+                for name, timing, g in named
+            ],
+        )
+    if unit_wise:
+        yield unit_wise_table(effort, unit_wise)
+
+
+def unit_wise_table(effort: Effort, settings) -> Table:
+    """RTRL against the forward pass, and a window that RTRL continues against the same window alone."""
+    rows, figures = [], []
+    for setting in settings:
+        forward, _ = forward_pass(setting, steps_of(setting, effort), 1)
+        alone = timed(BPTT, setting, effort, WINDOW)
+        rtrl = against(forward, [timed(onward.RTRL(), setting, effort)], effort.repeats)[1][0]
+        edge = against(alone, [timed(CONTINUED, setting, effort, WINDOW)], effort.repeats)[1][0]
+        assert rtrl is not None
+        assert edge is not None
+        rows.append((f"{setting.cell}, n = {setting.units}", *map(str, (rtrl.time, rtrl.ratio, edge.time, edge.ratio))))
+        figures.append({"cell": setting.cell, "units": setting.units, "rtrl": rtrl.ratio.values})
+        figures[-1] |= {"rtrl_us": rtrl.time.values, "edge": edge.ratio.values, "edge_us": edge.time.values}
+    headings = (
+        "cell",
+        "RTRL, µs a step",
+        "÷ forward pass",
+        f"window of {WINDOW} with RTRL, µs a step",
+        "÷ window alone",
+    )
+    remarks = (
+        "one stream, in a scan; RTRL with an update at every step, the windows with one at each end, and every ratio "
+        "to what was timed just before it",
+    )
+    return Table(UNIT_WISE, headings, rows, remarks, figures)
+
+
+def _times(timing: Timing) -> tuple[str, str]:
+    return str(timing.time), short(timing.ratio.median) if len(timing.ratio.values) == 1 else str(timing.ratio)
+
+
+def steps_of(setting: Setting, effort: Effort) -> int:
+    """How many steps to time at once."""
+    return max(64, int(effort.milliseconds * (40 if setting.units < 64 else 8)) // 16 * 16)
+
+
+def timed(estimator: onward.estimators.AbstractEstimator, setting: Setting, effort: Effort, chunk: int = 1) -> Timed:
+    """Ours, in one compiled run with an update every `chunk` steps."""
+    xs, ys = setting.stream(steps_of(setting, effort))
+    learner = learner_for(estimator, chunk, setting)
+    carry = learner.init(setting.model(), key=jr.key(1), example=(xs[0], ys[0]))
+    return Timed(partial(learner.run, carry, xs, ys), len(xs))
+
+
+def gradient(estimator: onward.estimators.AbstractEstimator, setting: Setting) -> Gradient:
+    """Ours against backpropagation."""
+    model = setting.model()
+    hidden = model.cell.init_hidden()
+
+    def of(estimator, steps):
+        xs, ys = setting.stream(steps)
+        state = estimator.init(model, hidden, key=jr.key(0), example=(xs[0], ys[0]))
+        return jax.jit(lambda: estimator.grad(model, loss, hidden, state, xs, ys).grads.cell)()
+
+    reset = None
+    if setting.cell == "GRU":
+        reset = tuple(np.asarray(of(each, 2).weights[0][0], np.float64).reshape(-1) for each in (estimator, BPTT))
+    return Gradient.of(flat(of(estimator, STRETCH)), flat(of(BPTT, STRETCH)), reset)
