@@ -33,8 +33,8 @@ class Gradient(NamedTuple):
     """A gradient of the recurrent cell over some steps, against the exact one, by backpropagation of the same network.
 
     * `cosine`, `error`: of a stretch from rest; the error is relative to the norm of the exact gradient;
-    * `reset`: the relative error for the weights of a GRU's reset gate in two steps from rest, which no approximation
-      of a memory need miss: their influence on the first step is zero. `None` for another cell.
+    * `reset`: the relative error for the weights of a GRU's reset gate, of a single step that begins in another state
+      and remembers nothing. `None` for another cell.
     """
 
     cosine: float
@@ -84,8 +84,8 @@ def tables(effort: Effort, settings=SETTINGS, unit_wise=UNIT_WISE_SETTINGS) -> I
             [(name, *_times(timing), *(g.cells() if g else ("",) * 3)) for name, timing, g in named],
             (
                 f"cosine and error: of the cell's gradient over {STRETCH} steps from rest, against backpropagation "
-                "through the same network; of the reset gate: over two steps from rest, where its influence on the "
-                "first state is zero and nothing needs to be remembered",
+                f"through the same network; of the reset gate: of one step after {STRETCH} others, all of whose "
+                "influence is forgotten",
                 *remarks,
             ),
             [
@@ -150,15 +150,15 @@ def timed(estimator: onward.estimators.AbstractEstimator, setting: Setting, effo
 
 def gradient(estimator: onward.estimators.AbstractEstimator, setting: Setting) -> Gradient:
     """Ours against backpropagation."""
-    model = setting.model()
-    hidden = model.cell.init_hidden()
+    model, (xs, ys) = setting.model(), setting.stream(STRETCH + 1)
 
-    def of(estimator, steps):
-        xs, ys = setting.stream(steps)
+    def of(estimator, hidden, steps):
         state = estimator.init(model, hidden, key=jr.key(0), example=(xs[0], ys[0]))
-        return jax.jit(lambda: estimator.grad(model, loss, hidden, state, xs, ys).grads.cell)()
+        return jax.jit(lambda h: estimator.grad(model, loss, h, state, xs[steps], ys[steps]))(hidden)
 
+    rest, first, last = model.cell.init_hidden(), slice(STRETCH), slice(STRETCH, None)
+    found, exact = (of(each, rest, first) for each in (estimator, BPTT))
     reset = None
     if setting.cell == "GRU":
-        reset = tuple(np.asarray(of(each, 2).weights[0][0], np.float64).reshape(-1) for each in (estimator, BPTT))
-    return Gradient.of(flat(of(estimator, STRETCH)), flat(of(BPTT, STRETCH)), reset)
+        reset = tuple(flat(of(each, exact.hidden, last).grads.cell.weights[0][0]) for each in (estimator, BPTT))
+    return Gradient.of(flat(found.grads.cell), flat(exact.grads.cell), reset)

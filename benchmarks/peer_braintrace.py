@@ -4,7 +4,6 @@ import brainstate
 import braintrace
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks import online_cells
 from benchmarks.contest import Candidate, Effort
@@ -96,6 +95,7 @@ class _Training:
         self.learner = braintrace.compile(net, algorithm, xs[0], batch_size=1, **options)
         self.parameters = self.learner.param_states
         self.states = list(self.learner.states().values())
+        self.hidden = net.states(brainstate.HiddenState)
         self.start = [state.value for state in self.states]
         self.steps, self.window = steps, window
         if window > 1:
@@ -104,7 +104,7 @@ class _Training:
 
     def in_one_scan(self) -> Timed:
         run = brainstate.transform.jit(lambda xs, ys: brainstate.transform.for_loop(self._step, xs, ys))
-        return Timed(lambda: run(self.xs, self.ys), self.steps, self._restart)
+        return Timed(lambda: run(self.xs, self.ys), self.steps, self.restart)
 
     def from_python(self) -> Timed:
         one = brainstate.transform.jit(self._step)
@@ -116,15 +116,18 @@ class _Training:
                 value = one(x, y)
             return value, [state.value for state in self.states]
 
-        return Timed(loop, self.steps, self._restart)
+        return Timed(loop, self.steps, self.restart)
 
-    def _restart(self):
+    def restart(self, hidden=None):
+        """Puts back all states, then those of the network in `hidden`, by their paths."""
         for state, value in zip(self.states, self.start, strict=True):
             state.value = value
+        for path, value in (hidden or {}).items():
+            self.hidden[path].value = value
 
-    def gradient(self):
-        """The sum of the gradients of all steps, without an update."""
-        grads = brainstate.transform.for_loop(lambda x, y: self._gradient(x, y)[0], self.xs, self.ys)
+    def gradient(self, xs, ys):
+        """The sum of the gradients of these steps, without an update."""
+        grads = brainstate.transform.for_loop(lambda x, y: self._gradient(x, y)[0], xs, ys)
         return jax.tree.map(lambda leaf: leaf.sum(0), grads)
 
     def _step(self, x, y):
@@ -155,21 +158,30 @@ def online(setting: Setting, effort: Effort) -> dict[str, Timed]:
 def online_gradient(setting: Setting) -> online_cells.Gradient:
     """Its gradient against backpropagation through the same network."""
 
-    def both(steps: int, names: set[str]):
-        """The two gradients of the weights with these names."""
-        brainstate.random.seed(0)
-        net = ONLINE[setting.cell](setting.units)
-        found = _Training(net, braintrace.D_RTRL, 1, setting, steps).gradient()
-        brainstate.nn.init_all_states(net, batch_size=1)
-        xs, ys = setting.stream(steps)
+    brainstate.random.seed(0)
+    net = ONLINE[setting.cell](setting.units)
+    training = _Training(net, braintrace.D_RTRL, 1, setting, online_cells.STRETCH + 1)
+    rest = {path: state.value for path, state in training.hidden.items()}
+
+    def both(steps: slice, names: set[str], start):
+        """The two gradients of the weights with these names, and the state in which the stretch ends."""
+        xs, ys = training.xs[steps], training.ys[steps]
 
         def summed():
-            predictions = brainstate.transform.for_loop(net.update, xs[:, None])
+            predictions = brainstate.transform.for_loop(net.update, xs)
             return jnp.sum(jax.vmap(loss)(predictions[:, 0], ys))
 
-        exact = brainstate.transform.grad(summed, net.states(brainstate.ParamState))()
-        pairs = [(grads[path] for grads in (found, exact)) for path in exact if names & set(path)]
-        return tuple(np.concatenate([online_cells.flat(leaf) for leaf in each]) for each in zip(*pairs, strict=True))
+        training.restart(start)
+        found = training.gradient(xs, ys)
+        training.restart(start)
+        exact = brainstate.transform.grad(summed, training.parameters)()
+        end = {path: state.value for path, state in training.hidden.items()}
+        pairs = [
+            (online_cells.flat(found[path]), online_cells.flat(exact[path])) for path in exact if names & set(path)
+        ]
+        return tuple(map(np.concatenate, zip(*pairs, strict=True))), end
 
-    reset = both(2, {"Wr"}) if setting.cell == "GRU" else None
-    return online_cells.Gradient.of(*both(online_cells.STRETCH, RECURRENT), reset)
+    stretch, end = both(slice(online_cells.STRETCH), RECURRENT, rest)
+    last = slice(online_cells.STRETCH, None)
+    reset = both(last, {"Wr"}, end)[0] if setting.cell == "GRU" else None
+    return online_cells.Gradient.of(*stretch, reset)

@@ -31,7 +31,7 @@ class RecentInputs(AbstractCell):
     def __init__(self, length: int, size: int, *, dtype=None):
         self.length, self.size, self.dtype = whole("length", length), whole("size", size), dtype
 
-    def __call__(self, hidden: Float[Array, "length size"], x: Float[Array, " size"]) -> Float[Array, "length size"]:
+    def __call__(self, hidden: Float[Array, "length size"], x: Float[Array, " numbers"]) -> Float[Array, "length size"]:
         if jnp.shape(x) != (self.size,):
             raise ValueError(f"x must be a vector of size {self.size}, got the shape {jnp.shape(x)}.")
         return jnp.concatenate([x[None], hidden[:-1]])

@@ -187,7 +187,7 @@ def papers(
     """The BibTeX entries of the papers behind these names of the registry, each once. `figure` is a figure's name, such
     as `fptt/fig1`.
 
-    >>> len(papers(estimators=["nobacktrack"], optimizers=["kalman"], cells=["vanilla"]))
+    >>> len(papers(estimators=["lowrank"], optimizers=["kalman"], cells=["vanilla"]))
     1
     """
     named = [*(ESTIMATORS.get(name, ()) for name in estimators), *(OPTIMIZERS.get(name, ()) for name in optimizers)]

@@ -34,7 +34,7 @@ PAPERS = {
         "text_digest": "",
         "method": method("tbptt", "fptt", "gru"),
     },
-    "ollivier2015nobacktrack": {"learning": {"method": method("nobacktrack", "kalman", "vanilla")}},
+    "ollivier2015nobacktrack benzing2019optimal": {"learning": {"method": method("nobacktrack", "kalman", "vanilla")}},
     "williams1989rtrl menick2021snap ollivier2015nobacktrack": {
         "rate_factors": [1],
         "methods": ["rtrl", "snap-kalman:1"],

@@ -169,16 +169,16 @@ def test_layerwise_is_a_window_continued_within_each_layer():
     assert {method.optimizer for method in STREAM.methods.values()} == {"adam"}
 
 
-def test_a_falling_rate_falls():
-    step = build.build_optimizer(TEXT.method("tbptt-falling").but(clip=None))
-    W, sizes = jnp.zeros(1), []
-    state = step.init(W)
-    for count in (0, 6000):
-        state = jax.tree.map(lambda leaf, n=count: leaf + n if leaf.dtype == jnp.int32 else leaf, state)
-        updates, state = step.update(jnp.ones(1), state, W)
-        sizes.append(float(abs(updates[0])))
-    assert sizes[0] == pytest.approx(2e-3, rel=1e-5)
-    assert sizes[1] < 0.51 * sizes[0]
+def test_a_falling_rate_falls(promotion):
+    """After 6,000 updates it is half of Adam's: 1/√(1 + 6000/2000)."""
+    falling = TEXT.method("tbptt-falling")
+    for count, part in ((0, 1.0), (6000, 0.5)):
+        sizes = []
+        for method in (falling, TEXT.method("tbptt-adam").but(rate=falling.rate)):
+            step, W = build.build_optimizer(method), jnp.zeros(1)
+            state = jax.tree.map(lambda n, count=count: n + count if n.dtype == jnp.int32 else n, step.init(W))
+            sizes.append(float(step.update(jnp.ones(1), state, W)[0][0]))
+        assert sizes[0] == pytest.approx(part * sizes[1], rel=1e-6)
 
 
 def test_a_cell_with_too_few_units_is_refused():
