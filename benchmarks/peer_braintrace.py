@@ -176,10 +176,8 @@ def online_gradient(setting: Setting) -> online_cells.Gradient:
         training.restart(start)
         exact = brainstate.transform.grad(summed, training.parameters)()
         end = {path: state.value for path, state in training.hidden.items()}
-        pairs = [
-            (online_cells.flat(found[path]), online_cells.flat(exact[path])) for path in exact if names & set(path)
-        ]
-        return tuple(map(np.concatenate, zip(*pairs, strict=True))), end
+        chosen = [path for path in exact if names & set(path)]
+        return [online_cells.flat([grads[path] for path in chosen]) for grads in (found, exact)], end
 
     stretch, end = both(slice(online_cells.STRETCH), RECURRENT, rest)
     last = slice(online_cells.STRETCH, None)
