@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.random as jr
-import numpy as np
 
 import onward
 from benchmarks.contest import Effort
 from benchmarks.machine import installed
+from benchmarks.online_gradients import STRETCH, Gradient, flat, steps_of
 from benchmarks.report import Table
 from benchmarks.task import Setting, forward_pass, learner_for, loss
 from benchmarks.timing import Samples, Timed, Timing, against, short
@@ -19,7 +18,6 @@ SETTINGS = tuple(Setting(cell, units) for cell in ("LRU", "GRU") for units in (2
 UNIT_WISE_SETTINGS = tuple(Setting(cell, units) for cell in ("LRU", "RTU", "minGRU") for units in (20, 128))
 WINDOW = 16
 ESTIMATORS = {"LRU": ("RTRL", onward.RTRL()), "GRU": ("SnAp(1)", onward.SnAp(order=1))}
-STRETCH = 20  # steps from rest, over which a gradient is summed
 TITLE, UNIT_WISE = "Online cells", "Unit-wise cells: RTRL, and windows with an edge"
 BPTT, CONTINUED = onward.BPTT(), onward.estimators.ContinuedBPTT(onward.RTRL())
 HEADINGS = ("method", "µs a step: median (least..most)", "÷ ours", "cosine", "error", "error of the reset gate")
@@ -27,39 +25,6 @@ MISSING = (
     "braintrace is not installed, so only ours is timed; `pip install '.[bench]'` brings it, and its version 0.2.8 "
     "needs Python 3.12."
 )
-
-
-class Gradient(NamedTuple):
-    """A gradient of the recurrent cell over some steps, against the exact one, by backpropagation of the same network.
-
-    * `cosine`, `error`: of a stretch from rest; the error is relative to the norm of the exact gradient;
-    * `reset`: the relative error for the weights of a GRU's reset gate, of a single step that begins in another state
-      and remembers nothing. `None` for another cell.
-    """
-
-    cosine: float
-    error: float
-    reset: float | None
-
-    @classmethod
-    def of(cls, found: np.ndarray, exact: np.ndarray, reset: tuple[np.ndarray, np.ndarray] | None) -> "Gradient":
-        cosine = found @ exact / (np.linalg.norm(found) * np.linalg.norm(exact))
-        return cls(float(cosine), relative(found, exact), None if reset is None else relative(*reset))
-
-    def cells(self) -> tuple[str, ...]:
-        """As text."""
-        shown = "" if self.reset is None else f"{self.reset:.1e}"
-        return f"{self.cosine:.4f}", f"{self.error:.1e}", shown
-
-
-def relative(found: np.ndarray, exact: np.ndarray) -> float:
-    """The norm of the difference, relative to that of the exact gradient."""
-    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
-
-
-def flat(tree) -> np.ndarray:
-    """The numbers of a gradient."""
-    return np.concatenate([np.asarray(leaf, np.float64).reshape(-1) for leaf in jax.tree.leaves(tree)])
 
 
 def tables(effort: Effort, settings=SETTINGS, unit_wise=UNIT_WISE_SETTINGS) -> Iterator[Table]:
@@ -133,11 +98,6 @@ def unit_wise_table(effort: Effort, settings) -> Table:
 
 def _times(timing: Timing) -> tuple[str, str]:
     return str(timing.time), short(timing.ratio.median) if len(timing.ratio.values) == 1 else str(timing.ratio)
-
-
-def steps_of(setting: Setting, effort: Effort) -> int:
-    """How many steps to time at once."""
-    return max(64, int(effort.milliseconds * (40 if setting.units < 64 else 8)) // 16 * 16)
 
 
 def timed(estimator: onward.estimators.AbstractEstimator, setting: Setting, effort: Effort, chunk: int = 1) -> Timed:

@@ -5,10 +5,10 @@ import braintrace
 import jax
 import jax.numpy as jnp
 
-from benchmarks import online_cells
 from benchmarks.contest import Candidate, Effort
 from benchmarks.counts import Sizes, uoro
 from benchmarks.methods import steps_for
+from benchmarks.online_gradients import STRETCH, Gradient, flat, steps_of
 from benchmarks.task import RATE, SYMBOLS, Setting, loss
 from benchmarks.timing import Timed
 
@@ -150,17 +150,17 @@ class _Training:
 def online(setting: Setting, effort: Effort) -> dict[str, Timed]:
     """Its own cell, with an update at every step."""
     brainstate.random.seed(0)
-    steps = online_cells.steps_of(setting, effort)
+    steps = steps_of(setting, effort)
     training = _Training(ONLINE[setting.cell](setting.units), braintrace.D_RTRL, 1, setting, steps)
     return {f"BrainTrace D-RTRL, its {setting.cell}": training.in_one_scan()}
 
 
-def online_gradient(setting: Setting) -> online_cells.Gradient:
+def online_gradient(setting: Setting) -> Gradient:
     """Its gradient against backpropagation through the same network."""
 
     brainstate.random.seed(0)
     net = ONLINE[setting.cell](setting.units)
-    training = _Training(net, braintrace.D_RTRL, 1, setting, online_cells.STRETCH + 1)
+    training = _Training(net, braintrace.D_RTRL, 1, setting, STRETCH + 1)
     rest = {path: state.value for path, state in training.hidden.items()}
 
     def both(steps: slice, names: set[str], start):
@@ -177,9 +177,9 @@ def online_gradient(setting: Setting) -> online_cells.Gradient:
         exact = brainstate.transform.grad(summed, training.parameters)()
         end = {path: state.value for path, state in training.hidden.items()}
         chosen = [path for path in exact if names & set(path)]
-        return [online_cells.flat([grads[path] for path in chosen]) for grads in (found, exact)], end
+        return [flat([grads[path] for path in chosen]) for grads in (found, exact)], end
 
-    stretch, end = both(slice(online_cells.STRETCH), RECURRENT, rest)
-    last = slice(online_cells.STRETCH, None)
+    stretch, end = both(slice(STRETCH), RECURRENT, rest)
+    last = slice(STRETCH, None)
     reset = both(last, {"Wr"}, end)[0] if setting.cell == "GRU" else None
-    return online_cells.Gradient.of(*stretch, reset)
+    return Gradient.of(*stretch, reset)
