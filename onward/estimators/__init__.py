@@ -18,6 +18,7 @@ from .norms import AbstractNorms as AbstractNorms
 from .norms import EuclideanNorms as EuclideanNorms
 from .norms import HalfInvariantNorms as HalfInvariantNorms
 from .norms import InvariantNorms as InvariantNorms
+from .online_artbp import OnlineARTBP as OnlineARTBP
 from .posing import AbstractPosingEstimator as AbstractPosingEstimator
 from .posing import AbstractReplayEstimator as AbstractReplayEstimator
 from .regularised import RegularisedBPTT as RegularisedBPTT

@@ -17,8 +17,8 @@ class ARTBP(AbstractBackwardEstimator):
         δ_s = ∂loss_s/∂h_s + [not cut] (1 − c)⁻¹ (∂h_(s+1)/∂h_s)ᵀ δ_(s+1).
 
     The mean over the cuts is the gradient of the whole chunk; the local term is never scaled. The end of the chunk is
-    always a cut. On a stream longer than the chunk, the estimate therefore has the bias of TBPTT with that length, as
-    has every method with bounded memory.
+    always a cut. On a stream longer than the chunk, the estimate therefore has the bias of TBPTT with that length. In
+    `onward.estimators.OnlineARTBP` segments run on across chunks, as in the paper.
 
     **Arguments:** `cut`, the probability c, at least 0 and below 1. Raises `ValueError` otherwise. A traced `cut`, such
     as a swept one, is not checked.
@@ -34,7 +34,7 @@ class ARTBP(AbstractBackwardEstimator):
     cut: float | Float[Array, ""]
 
     def __init__(self, cut: float | Float[Array, ""]):
-        unless_traced(_check_cut, "cut", cut)
+        unless_traced(check_cut, "cut", cut)
         self.cut = cut
 
     def start(self, model, hidden, *, key, example):
@@ -53,7 +53,7 @@ class ARTBP(AbstractBackwardEstimator):
 
         def step(hidden, inputs):
             now, factor = inputs
-            hidden = jax.tree.map(lambda h: _scale_cotangent(h, factor.astype(h.dtype)), hidden)
+            hidden = jax.tree.map(lambda h: scale_cotangent(h, factor.astype(h.dtype)), hidden)
             hidden = model.cell(restarted(model.cell, hidden, now.reset), now.xs)
             prediction = model.predict(hidden)
             return hidden, (weighted_loss(loss, prediction, now.ys, now.weight), prediction)
@@ -63,16 +63,17 @@ class ARTBP(AbstractBackwardEstimator):
         return Unrolled(jnp.asarray(losses), last, state, predictions)
 
 
-def _check_cut(name, value):
+def check_cut(name: str, value) -> None:
+    """Raises `ValueError`, naming the argument, unless it is a probability of at least 0 and below 1."""
     number(name, value, lambda cut: 0 <= cut < 1, "a probability of at least 0 and below 1")
 
 
 # Not a custom_jvp: the derivative of a gradient must see the identity that the forward pass computes, and the factor in
 # the backward pass alone.
 @jax.custom_vjp
-def _scale_cotangent(h: Float[Array, "..."], factor: Float[Array, ""]) -> Float[Array, "..."]:
+def scale_cotangent(h: Float[Array, "..."], factor: Float[Array, ""]) -> Float[Array, "..."]:
     """The identity of `h`. In the backward pass, the cotangent is multiplied by `factor`."""
     return h
 
 
-_scale_cotangent.defvjp(lambda h, factor: (h, factor), lambda factor, cotangent: (factor * cotangent, None))
+scale_cotangent.defvjp(lambda h, factor: (h, factor), lambda factor, cotangent: (factor * cotangent, None))

@@ -19,6 +19,7 @@ ESTIMATORS = {
     "bptt": onward.BPTT(),
     "sliding": onward.SlidingBPTT(horizon=3),
     "artbp": onward.ARTBP(cut=0.3),
+    "online-artbp": onward.estimators.OnlineARTBP(cut=0.3, memory=2),
     "dropout": onward.DropoutBPTT(rate=0.3),
     "rtrl": onward.RTRL(),
     "uoro": onward.UORO(),
@@ -53,16 +54,19 @@ CELLS = [
 ]
 
 # Backward through the chunk: where it is cut changes the gradient, by definition.
-BOUND_TO_THEIR_CHUNK = {"bptt", "artbp", "dropout", "fpp"}
+BOUND_TO_THEIR_CHUNK = {"bptt", "artbp", "online-artbp", "dropout", "fpp"}
 
 # These carry no influence forward.
-GO_BACKWARD = {"bptt", "sliding", "artbp", "dropout", "fpp"}
+GO_BACKWARD = {"bptt", "sliding", "artbp", "online-artbp", "dropout", "fpp"}
 
 # Their gradient over a whole sequence is that of a plain loop.
 EXACT = {"bptt", "rtrl", "continued"}
 
 # These learn from what they have drawn of the past, with a penalty that is no loss of a step.
 REPLAY = {"fpp"}
+
+# These learn a step when its segment ends, which may be in a later chunk.
+LATER = {"online-artbp"}
 
 # The parameters of these cells belong to no units, which these estimators need.
 WITHOUT_UNITS = {"antisymmetric", "equinox-lstm", "own", "narrow-weights", "narrow-state", "stack-generic", "blocks"}
@@ -132,8 +136,8 @@ def subject(request, cell):
 @pytest.fixture
 def of_its_steps(subject):
     """Skips the estimators whose gradient is not that of the chunk's own losses."""
-    if subject.name in REPLAY:
-        pytest.skip("learns from slices of the past")
+    if subject.name in REPLAY | LATER:
+        pytest.skip("learns from slices or segments of the past")
 
 
 @functools.cache
@@ -197,7 +201,7 @@ def test_the_gradient_is_the_exact_one_where_that_is_promised(subject):
         assert_same(estimate.losses, losses)
     if subject.name in EXACT:
         assert_same(estimate.grads, grads, relative=1e-6 if subject.cell.startswith("narrow") else 1e-10)
-    elif subject.name not in {"dropout", *REPLAY}:
+    elif subject.name not in {"dropout", *REPLAY, *LATER}:
         assert_same(estimate.grads.readout, grads.readout)
 
 
@@ -365,7 +369,7 @@ def test_the_norm_of_an_influence_grows_from_zero(subject):
     assert (after > 0) == (subject.name not in GO_BACKWARD)
 
 
-@pytest.mark.parametrize("name", ["sliding", "fpp"])
+@pytest.mark.parametrize("name", ["sliding", "online-artbp", "fpp"])
 def test_padding_stays_out_of_later_calls_without_flags(name):
     """What is stored of it is not to be read once a sequence has started anew."""
     p = problem("gru", units=2, steps=6)
