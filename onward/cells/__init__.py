@@ -14,6 +14,7 @@ from .encoded import EncodedCell as EncodedCell
 from .gru import GRUCell as GRUCell
 from .indrnn import IndRNNCell as IndRNNCell
 from .leaky import LeakyCell as LeakyCell
+from .learned_leak import LearnedLeakCell as LearnedLeakCell
 from .lru import ComplexState as ComplexState
 from .lru import LRUCell as LRUCell
 from .lstm import LSTMCell as LSTMCell

@@ -16,8 +16,9 @@ class LeakyCell(AbstractAffineGatedCell):
     """Leaky cell, `h' = α ⊙ h + W [σ(h), x, 1]`, with a fixed `α` in [0, 1] for each unit; its output is `σ(h)`.
 
     This is equation (37) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*. The
-    leak α is drawn once, uniformly in [0, 1], and is not trained. With `preactivation_state=False` the cell is the
-    usual leaky integrator of activations, `h' = α ⊙ h + (1 − α) ⊙ σ(W [h, x, 1])`, and its output is `h`.
+    leak α is drawn once, uniformly in [0, 1], and is not trained; `onward.cells.LearnedLeakCell` trains it. With
+    `preactivation_state=False` the cell is the usual leaky integrator of activations,
+    `h' = α ⊙ h + (1 − α) ⊙ σ(W [h, x, 1])`, and its output is `h`.
 
     The cell is a step of length 1 of a continuous system, equation (47). With a `time_step` δt below 1 it is a step of
     length δt:
