@@ -53,9 +53,16 @@ def fptt(
 
     **W̄ is not an average over time.** With β = ½, `W̄ = W − λ₋/(2α)`, where λ₋ is the multiplier of the update before.
     If W drifts steadily, W̄ is one step ahead of W. The regularised gradient is `g − λ + (c/2) λ₋`, so that with SGD
-    the regulariser is a linear filter of the gradients. `onward.transforms.FPTTFilter` has its gain, its noise, and
-    the momentum with the same two numbers; `onward.transforms.largest_fptt_rate` is its stability limit. Train with
-    that momentum too before you credit the average.
+    the regulariser is a linear filter of the gradients. With a = α η for a rate η, and no momentum:
+
+        gain, of a gradient that stays the same:    1 / (1 + (2 − c) a)
+        noise, of independent gradients, c = 1:     (5 + 7a + 6a²) / ((1 + a)² (5 − 3a))
+        noise, of independent gradients, c = 2:     (5 + 6a) / ((1 + 2a) (5 − 4a))
+        stable for a given stream of gradients:     a < 5/(2 + c)
+        stable on a quadratic of curvature 1:       η < 10 / (5 + 2 (2 + c) α)
+
+    `onward.transforms.FPTTFilter` has these numbers for any c, and with SGD's momentum, and the momentum and rate with
+    the same gain and noise. Train with that momentum too before you credit the average.
 
     **Proposition 1 is weaker than it reads.** It assumes that W converges. At a fixed α, W can converge only if the
     gradients of all windows vanish, and then plain gradient descent converges too. Otherwise all forms keep cycling.
