@@ -11,6 +11,7 @@ from ._checks import check_compared, check_read, described, one_step
 from .support.errors import reason_of
 from .support.freezing import learnable
 from .support.raw_key import RawKey, as_numbers
+from .support.trees import leading
 
 
 def check_loss(loss) -> None:
@@ -45,7 +46,8 @@ def check_update(update, state, parameters) -> None:
 
     def trial(state, parameters):
         number = jnp.zeros(())
-        return update(parameters, state, parameters, value=number, grad_fn=lambda parameters: parameters, weight=number)
+        more = {"grad_fn": lambda parameters: parameters, "gradients_of": lambda factors: leading(parameters)}
+        return update(parameters, state, parameters, value=number, weight=number, **more)
 
     try:
         updates, after = jax.eval_shape(trial, state, parameters)
@@ -58,7 +60,7 @@ def check_update(update, state, parameters) -> None:
             )
         raise ValueError(
             f"optimizer cannot be used by a learner, which gives its update the gradient, the state, the parameters, "
-            f"value=, grad_fn= and weight=: {reason.rstrip('.')}."
+            f"value=, grad_fn=, weight= and gradients_of=: {reason.rstrip('.')}."
         ) from error
     if any(map(_compares_gradients, jax.tree.leaves(state, is_leaf=_compares_gradients))):
         raise ValueError(

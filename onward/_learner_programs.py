@@ -20,12 +20,21 @@ from ._learner_checks import (
     check_input,
     check_outcome,
 )
-from ._updates import apply_estimate, auxiliary_values, draw, of_all_streams, scalar_loss, step, total_weight
+from ._updates import (
+    apply_estimate,
+    auxiliary_values,
+    draw,
+    gradients_of_prediction,
+    of_all_streams,
+    scalar_loss,
+    step,
+    total_weight,
+)
 from .estimators.base import Chunk, Estimate, Said, weighted_loss
 from .support.devices import explicit_mesh, resharded, with_auto_axes
 from .support.freezing import learnable
 from .support.streams_axis import of_each_device
-from .support.trees import mean_of_leading, select, zeros_like
+from .support.trees import leading, mean_of_leading, select, zeros_like
 from .transforms.informed import metric_of
 
 
@@ -143,7 +152,7 @@ def predict(learner, how: How, carry, x, reset):
     model, estimator = carry.learning, learner.estimator.informed(metric_of(learner.optimizer, carry.optimizer))
     check_carry(carry, learner.optimizer, learner.batch)
     check_input(carry.model, carry.hidden, learner.batch, x, reset)
-    reset, noise = jax.tree.map(lambda leaf: leaf[0], (_resets(carry, _leading(reset), 1), draw(learner, carry, 1)))
+    reset, noise = jax.tree.map(lambda leaf: leaf[0], (_resets(carry, leading(reset), 1), draw(learner, carry, 1)))
 
     def one(hidden, state, x, reset, noise) -> tuple[PyTree, PyTree, Said]:
         return estimator.say(model, hidden, state, x, reset, noise)
@@ -152,11 +161,6 @@ def predict(learner, how: How, carry, x, reset):
     hidden, state, said = each(carry.hidden, carry.estimator, x, reset, noise)
     fresh = None if carry.fresh is None else jnp.zeros_like(carry.fresh)
     return Carry(carry.arrays, carry.skeleton, hidden, state, carry.optimizer, fresh), said
-
-
-def _leading(tree: PyTree) -> PyTree:
-    """The tree of one step, with a leading axis of time."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
 
 
 @_on_any_mesh(0)
@@ -188,11 +192,19 @@ def learn(learner, how: How, carry, said, y, weight):
             )
         return estimate
 
-    leading = None if weight is None else jnp.asarray(weight)[None]
-    carry, _, _ = apply_estimate(learner, carry, here, total_weight(leading, 1))
+    def gradients_of(factors):
+        if learner.batch is not None:
+            raise ValueError(
+                "optimizer needs gradients of single predictions, as extended_kalman does: the learner must have no "
+                f"batch, got batch={learner.batch}."
+            )
+        return gradients_of_prediction(said, factors, weight)
+
+    weights = None if weight is None else jnp.asarray(weight)[None]
+    carry, _, _ = apply_estimate(learner, carry, here, total_weight(weights, 1), gradients_of=gradients_of)
     auxiliary = None
     if learner.has_aux:
-        auxiliary = auxiliary_values(learner, _leading(said.prediction), _leading(y))
+        auxiliary = auxiliary_values(learner, leading(said.prediction), leading(y))
         auxiliary = jax.tree.map(lambda leaf: leaf[0], auxiliary)
     return carry, Metrics(losses, auxiliary=auxiliary)
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from ._carry import Carry, Metrics, Observe
 from ._checks import OutcomeError, check_arrays
 from .cells.affine import constants_at_zero
-from .estimators.base import Chunk, Estimate, Replay
+from .estimators.base import Chunk, Estimate, Replay, Said, carries_influence
 from .observing import Update
 from .support.freezing import learnable, thaw
 from .support.streams_axis import mean_over_devices, of_all_devices, shared_by_devices
@@ -49,7 +49,7 @@ def step(
     """Learns one chunk, with all the updates that the estimator asks for."""
     weight = total_weight(chunk.weight, chunk.steps)
     carry, estimate, observed = apply_estimate(
-        learner, carry, lambda carry: _estimate(learner, carry, chunk), weight, observe
+        learner, carry, lambda carry: _estimate(learner, carry, chunk), weight, observe, along(learner, carry, chunk)
     )
     if learner.estimator.replays:
         turns = 1 + learner.estimator.replays
@@ -88,6 +88,33 @@ def _estimate(learner, carry: Carry, chunk: Chunk) -> Estimate:
     return of_all_streams(of(carry.learning, scalar_loss(learner), carry.hidden, carry.estimator, chunk))
 
 
+def along(learner, carry: Carry, chunk: Chunk) -> Callable[[Callable], PyTree]:
+    """The function `gradients_of` that an optimiser may call: see `onward.Learner`."""
+
+    def gradients_of(factors: Callable) -> PyTree:
+        if learner.batch is not None or chunk.steps != 1:
+            raise ValueError(
+                "optimizer needs gradients of single predictions, as extended_kalman does: the learner must have "
+                f"chunk=1 and no batch, got a chunk of {chunk.steps} and batch={learner.batch}."
+            )
+        now = jax.tree.map(lambda leaf: leaf[0], chunk)
+        estimator = carries_influence(
+            "estimator", learner.estimator.informed(metric_of(learner.optimizer, carry.optimizer))
+        )
+        said = estimator.say(carry.learning, carry.hidden, carry.estimator, now.xs, now.reset, now.noise)[2]
+        return gradients_of_prediction(said, factors, now.weight)
+
+    return gradients_of
+
+
+def gradients_of_prediction(said: Said, factors: Callable, weight: Float[Array, ""] | None) -> PyTree:
+    """The gradients for several derivatives of the loss with respect to a prediction, along a leading axis."""
+    rows = jax.vmap(said.pullback)(factors(said.prediction))
+    if weight is None:
+        return rows
+    return jax.tree.map(lambda g: jnp.where(weight != 0, weight.astype(g.dtype) * g, 0), rows)
+
+
 def _replay(learner, carry: Carry, turn: Array, noise: PyTree) -> Replay:
     of = learner.estimator.replay if learner.batch is None else learner.estimator.mean_replay
     return of_all_streams(of(carry.learning, scalar_loss(learner), carry.estimator, turn, noise=noise))
@@ -104,7 +131,12 @@ def of_all_streams(given: Given) -> Given:
 
 
 def apply_estimate(
-    learner, carry: Carry, estimate: Callable[[Carry], Given], weight: Array, observe: Observe | None = None
+    learner,
+    carry: Carry,
+    estimate: Callable[[Carry], Given],
+    weight: Array,
+    observe: Observe | None = None,
+    gradients_of: Callable[[Callable], PyTree] | None = None,
 ) -> tuple[Carry, Given, PyTree]:
     """Estimates gradients at the carry and applies each of them in turn. Also returns what is observed at each
     update.
@@ -124,7 +156,7 @@ def apply_estimate(
         arrays, optimizer = moving
         # What an optimiser does not ask for, such as the gradient at other parameters, is not computed.
         updates, after = update_of(learner.optimizer)(
-            grads, optimizer, learnable(arrays), value=value, grad_fn=grad_fn, weight=weight
+            grads, optimizer, learnable(arrays), value=value, grad_fn=grad_fn, weight=weight, gradients_of=gradients_of
         )
         updates = constants_at_zero(updates)
         # An optimiser with a memory changes the parameters even if the gradient is zero.

@@ -54,9 +54,12 @@ class Learner(eqx.Module):
       chunk.
     - `optimizer`: any Optax gradient transformation, with any schedule. The learner passes it `value`, the number whose
       gradient it receives (for `optax.contrib.reduce_on_plateau` or `optax.polyak_sgd`), `grad_fn`, the same gradient
-      as a function of the parameters (for `onward.fptt_exact`), and `weight`, the sum of the chunk's weights, in the
-      mean over the streams (for `onward.transforms.in_proportion`). A line search such as that of `optax.lbfgs` is
-      refused: it compares values of one objective, but each chunk of a stream is a different objective.
+      as a function of the parameters (for `onward.fptt_exact`), `weight`, the sum of the chunk's weights, in the mean
+      over the streams (for `onward.transforms.in_proportion`), and `gradients_of` (for
+      `onward.transforms.extended_kalman`). This takes a function from the prediction of a chunk of one step to several
+      derivatives of a loss, `[K, outputs]`, and gives the K gradients of the estimator for them. A line search such as
+      that of `optax.lbfgs` is refused: it compares values of one objective, but each chunk of a stream is a different
+      objective.
     - `loss`: `loss(prediction, y) -> scalar`, for one step of one stream. With `has_aux=True` it returns a pair: the
       scalar, and auxiliary values of any shapes, which are returned as `Metrics.auxiliary`.
     - `chunk`: S, the number of steps between updates, at least 1.

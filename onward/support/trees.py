@@ -35,6 +35,11 @@ def zeros_like(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
+def leading(tree: PyTree) -> PyTree:
+    """The tree with a leading axis of size 1."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
+
+
 def time_first(tree: PyTree) -> PyTree:
     """The tree with its two leading axes, batch and time, exchanged."""
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), tree)

@@ -4,8 +4,13 @@ from .dynamic_rms import DynamicRMSState as DynamicRMSState
 from .dynamic_rms import MeanSquaresState as MeanSquaresState
 from .dynamic_rms import dynamic_rms as dynamic_rms
 from .dynamic_rms import mean_squares as mean_squares
+from .extended_kalman import ExtendedKalmanState as ExtendedKalmanState
+from .extended_kalman import extended_kalman as extended_kalman
 from .feature_rms import FeatureRMSState as FeatureRMSState
 from .feature_rms import scale_by_feature_rms as scale_by_feature_rms
+from .fisher import AbstractFisher as AbstractFisher
+from .fisher import SoftmaxFisher as SoftmaxFisher
+from .fisher import SquaredErrorFisher as SquaredErrorFisher
 from .fptt import FPTTExactState as FPTTExactState
 from .fptt import FPTTState as FPTTState
 from .fptt import adopt_average as adopt_average
@@ -15,6 +20,8 @@ from .fptt import settle as settle
 from .fptt_filter import FPTTFilter as FPTTFilter
 from .fptt_filter import largest_fptt_rate as largest_fptt_rate
 from .in_proportion import in_proportion as in_proportion
+from .information import DiagonalMatrix as DiagonalMatrix
+from .information import FullMatrix as FullMatrix
 from .informed import Informed as Informed
 from .kalman import quasi_diagonal_kalman as quasi_diagonal_kalman
 from .quasi_diagonal import QuasiDiagonal as QuasiDiagonal

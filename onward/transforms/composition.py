@@ -12,14 +12,15 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ..support.raw_key import as_keys, as_numbers
+from ..support.trees import leading
 from .fptt import FPTTExactState, FPTTState
 
 SHIFT = 2.0
 
 
 def update_of(optimizer: Any) -> Callable[..., tuple[Any, Any]]:
-    """The optimiser's `update`, which you can call with `value=`, `grad_fn=` and `weight=` whether or not it takes
-    them. In the state that it takes and returns, random keys are their numbers.
+    """The optimiser's `update`, which you can call with `value=`, `grad_fn=`, `weight=` and `gradients_of=` whether
+    or not it takes them. In the state that it takes and returns, random keys are their numbers.
     """
     parameters = inspect.signature(optimizer.update).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -50,8 +51,8 @@ def check_fptt_first(optimizer: Any, state: PyTree, parameters: PyTree) -> None:
         shifted = plain
 
         def update(gradient, state):
-            one = jnp.ones(())
-            return update_of(optimizer)(gradient, state, start, value=one, grad_fn=lambda there: there, weight=one)
+            one, more = jnp.ones(()), {"grad_fn": lambda there: there, "gradients_of": lambda factors: leading(start)}
+            return update_of(optimizer)(gradient, state, start, value=one, weight=one, **more)
 
         for _ in range(2):
             plain, shifted = _with_multiplier(plain, plain, 0.0), _with_multiplier(shifted, plain, SHIFT)

@@ -80,7 +80,7 @@ def quasi_diagonal_kalman(
     unless_traced(above_zero, "rate", rate)
 
     def init(params: PyTree) -> Any:
-        Lambda = _hidden_size(params) if prior is None else prior
+        Lambda = hidden_size(params) if prior is None else prior
         return KalmanState(jnp.zeros((), jnp.int32), QuasiDiagonal.start(params, Lambda))
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[Any, Any]:
@@ -92,7 +92,8 @@ def quasi_diagonal_kalman(
     return Informed(optax.GradientTransformation(init, update), lambda state: state.information)
 
 
-def _hidden_size(parameters: PyTree) -> int:
+def hidden_size(parameters: PyTree) -> int:
+    """The size of the hidden state of a model. Raises `ValueError` for other parameters, or a part of a cell."""
     if not isinstance(parameters, Model):
         raise ValueError(
             f"prior must be a number unless the parameters are an onward.Model, got {type(parameters).__name__}: "

@@ -96,6 +96,16 @@ class QuasiDiagonal(eqx.Module):
         squares = jax.tree.map(jnp.square, g)
         return QuasiDiagonal(add(self.diagonal, squares), add(self.bias_row, rows), self.prior)
 
+    def decay_and_add_all(self, rows: PyTree, decay: Float[Array, ""]) -> "QuasiDiagonal":
+        """`S ← (1 − decay) S + Σ_k g_k g_kᵀ`, where g_k is the k-th entry along the leading axis of `rows`."""
+        empty = jax.tree.map(jnp.zeros_like, self)
+        each = jax.vmap(lambda g: empty.decay_and_add(g, decay))(rows)
+
+        def add(S, fresh):
+            return jax.tree.map(lambda s, f: (1 - decay.astype(s.dtype)) * s + f.sum(0), S, fresh)
+
+        return QuasiDiagonal(add(self.diagonal, each.diagonal), add(self.bias_row, each.bias_row), self.prior)
+
     def part(self, where) -> "QuasiDiagonal":
         """The matrix on the part of the parameters that `where` selects from their tree."""
         return QuasiDiagonal(where(self.diagonal), where(self.bias_row), self.prior)
