@@ -30,11 +30,13 @@ from .arms import (
     arm_names,
     below,
     compare,
+    control,
     exact,
     layer,
     lstm_cell,
     running,
 )
+from .matched import matched_adam
 
 UNITS, BATCH, UPDATES = 48, 48, 10
 ALPHAS = (0.5, 0.1, 0.05, 0.01, 0.001)  # the paper's grid for images; for adding the paper names 0.01 alone
@@ -58,7 +60,8 @@ class Figure:
     * `near`: a further score to wait for, if coming near to the naive score is part of the claim;
     * `units`, `batch`: of the network, and sequences in a minibatch; `without`: methods to leave out;
     * `every`, `tested`: iterations between two scores, and sequences of a score;
-    * `terminal`: whether a sequence has one target, at its end.
+    * `terminal`: whether a sequence has one target, at its end;
+    * `controls`: α and the proximal factor of each control; see `Problem.controls`.
     """
 
     make_problem: Callable[["Figure"], Problem]
@@ -75,6 +78,7 @@ class Figure:
     every: int = EVERY
     tested: int = TESTED
     terminal: bool = False
+    controls: tuple[tuple[float, float], ...] = ()
 
     @property
     def problem(self) -> Problem:
@@ -82,19 +86,24 @@ class Figure:
         return self.make_problem(self)
 
     @property
-    def methods(self) -> tuple[str, ...]:
-        """The names of the methods."""
+    def judged(self) -> tuple[str, ...]:
+        """The names of the methods that the verdicts need."""
         names = arm_names(self.alphas, self.with_proximal, auxiliary=self.terminal)
         return tuple(name for name in names if name not in self.without)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the methods."""
+        return (*self.judged, *starmap(control, self.controls))
+
     def run(self, _, iterations: int, seeds: int, seed: int, parts: Parts) -> Findings:
         keys, epochs, problem = jr.split(jr.key(seed), seeds), self.epochs(iterations), self.problem
-        arms = problem.arms(self.alphas, self.with_proximal)
+        arms = problem.arms(self.alphas, self.with_proximal) | problem.controls(self.controls)
         arms = {name: arms[name] for name in self.methods}
         found = compare(problem, arms, epochs=epochs, keys=keys, until=self.until, parts=parts)
         scores = {name: timed.scores for name, timed in found.items()}
-        verdict = verdict_of(lambda: self.judge(scores), found, self.methods)
-        adds = verdict_of(lambda: self.regulariser(scores), found, self.methods)
+        verdict = verdict_of(lambda: self.judge(scores), found, self.judged)
+        adds = verdict_of(lambda: self.regulariser(scores), found, self.judged)
         drawn = partial(
             draw_scores,
             {name: timed.scores.scores for name, timed in found.items()},
@@ -139,6 +148,11 @@ class Figure:
             best = self._best(found, level)
             words.append(in_time(found[best], found[ONLINE], level))
             why += self._times(found, best, level)
+        why += "".join(
+            f"With a {name} it is {self.reached_in_words(found[name], self.learned)}. "
+            for name in starmap(control, self.controls)
+            if name in found
+        )
         if set(words) == {"not decided"}:
             return Verdict("not decided", why + "With and without the regulariser it is the same, within the spread.")
         word = words[0] if len({*words}) == 1 or words[0] == "agrees" else "agrees in part" if "agrees" in words else ""
@@ -246,6 +260,7 @@ def _problem(task, measure, loss, objective, outputs: int, figure: Figure, rate:
         objective=objective,
         updates=UPDATES,
         optimizer=lambda updates: optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(rate)),
+        matched=lambda *settings: optax.chain(optax.clip_by_global_norm(CLIP), matched_adam(rate, *settings)),
         make_model=layer(lstm_cell, task.sample(jr.key(0))[0].shape[1], figure.units, outputs),
     )
 
@@ -284,7 +299,12 @@ def _copying(delay: int, alphas: tuple[float, ...], *, rate: float = RATE, **arg
 
 
 ADDING = {
-    steps: adding(steps, ALPHAS, with_proximal=tuple((alpha, UNDRAGGED) for alpha in (0.5, 0.1, 0.01)))
+    steps: adding(
+        steps,
+        ALPHAS,
+        with_proximal=tuple((alpha, UNDRAGGED) for alpha in (0.5, 0.1, 0.01)),
+        controls=((0.5, 1.0), (0.5, UNDRAGGED)),
+    )
     for steps in (100, 200)
 }
 COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[1:])}
@@ -315,6 +335,10 @@ UNDRAGGED_NOTE = (
     "With c = 2 the proximal term is twice the paper's, as in the authors' code for words: so the running form does "
     "not drag on a steady gradient (see `onward.fptt`). It was added after the others. "
 )
+CONTROL_NOTE = (
+    "A control has the windows alone; the momentum of each weight and the factor of its gradient have the gain and the "
+    "noise of FPTT's regulariser before Adam. "
+)
 
 
 def _adding_recipe(steps: int, length: int) -> Experiment:
@@ -322,9 +346,10 @@ def _adding_recipe(steps: int, length: int) -> Experiment:
         name=f"fptt/add-{steps}",
         title=f"FPTT Figure 1{SCALED}, T = {steps}: the adding problem",
         claim="FPTT learns to add where BPTT stays near the error of always saying 1 (0.167, T = 500).",
-        notes=f"{SETTINGS}{UNDRAGGED_NOTE}The paper's figure has LSTM-128, batch 128, T = 500, α = 0.01. Window q of K "
-        "weighs q/K; with all losses, BPTT has those of all windows in its one update. The authors' own script for "
-        "this task has no regulariser at all, leaves out the last window, and weighs window q by q − 1 + 1/K.",
+        notes=f"{SETTINGS}{UNDRAGGED_NOTE}{CONTROL_NOTE}The paper's figure has LSTM-128, batch 128, T = 500, α = 0.01. "
+        "Window q of K weighs q/K; with all losses, BPTT has those of all windows in its one update. The authors' own "
+        "script for this task has no regulariser at all, leaves out the last window, and weighs window q by "
+        "q − 1 + 1/K.",
         length=length,
         seeds=3,
         data=lambda: None,

@@ -64,6 +64,11 @@ def exact(alpha: float) -> str:
     return f"FPTT exact, α = {alpha:g}"
 
 
+def control(alpha: float, proximal: float = 1.0) -> str:
+    """The name of the control of FPTT's running form: its windows, with a momentum of the same gain and noise."""
+    return f"momentum like {running(alpha, proximal)}"
+
+
 class Problem(NamedTuple):
     """The task that methods are compared on.
 
@@ -71,6 +76,8 @@ class Problem(NamedTuple):
     * `loss`: the learner's loss; `objective`: built from the number of steps of a window;
     * `updates`: K, the updates a sequence;
     * `optimizer`: built from the number of updates a minibatch. It follows the regulariser and includes the clip;
+    * `matched`: built from α and c: the optimiser whose momentum and rate have the gain and the noise of FPTT's
+      regulariser before `optimizer`; see `matched.py`. `None` if there is none;
     * `make_model`: builds a model from a key;
     * `estimator`: computes the gradient of a window;
     * `at_epoch_end`: see `onward.sequences.Callback`; `scored`: see `onward.fit`;
@@ -92,6 +99,7 @@ class Problem(NamedTuple):
     final: AbstractSequences | None = None
     watch_final: bool = False
     adapted: Callable[[Model, PRNGKeyArray], float] | None = None
+    matched: Callable[[float, float], optax.GradientTransformation] | None = None
 
     def arms(self, alphas: Sequence[float], with_proximal: Sequence[tuple[float, float]] = ()) -> dict[str, Arm]:
         """The methods on this problem, by name.
@@ -125,6 +133,18 @@ class Problem(NamedTuple):
             **{running(alpha): in_running_form(alpha) for alpha in alphas},
             **{exact(alpha): Arm(exact_learner, by_window, {"alpha": alpha}, cost=2.0) for alpha in alphas},
         }
+
+    def controls(self, settings: Sequence[tuple[float, float]]) -> dict[str, Arm]:
+        """The control of FPTT's running form at each α and proximal factor, by name."""
+        if self.matched is None:
+            return {}
+        window = window_length(self.data.steps, self.updates)
+
+        def arm(optimizer: optax.GradientTransformation) -> Arm:
+            learner = Learner(self.estimator, optimizer, loss=self.loss, chunk=window, batch=self.data.batch)
+            return Arm(learner, self.objective(window))
+
+        return {control(*pair): arm(self.matched(*pair)) for pair in settings}
 
 
 def arm_names(

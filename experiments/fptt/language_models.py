@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -108,6 +109,7 @@ class LanguageModel:
         def scored(words):
             return Tracks(words, batch=min(SCORED, len(words) // 2), steps=self.steps, classes=symbols)
 
+        averages: dict[str, Any] = {"scored": averaged} if self.averages else {}
         return Problem(
             data=train,
             test=scored(task.valid),
@@ -119,7 +121,7 @@ class LanguageModel:
             make_model=eqx.filter_jit(partial(self.make, symbols)),
             estimator=self.regulariser,
             at_epoch_end=non_monotone_trigger().at_epoch_end if self.averages else None,
-            **({"scored": averaged} if self.averages else {}),
+            **averages,
             final=scored(task.test),
             watch_final=True,
             adapted=None if self.decay is None else partial(self.adapted, task),

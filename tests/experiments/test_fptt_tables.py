@@ -162,7 +162,8 @@ def test_words_are_learned_with_the_factor_of_the_papers_algorithm_too(monkeypat
     monkeypatch.setattr("experiments.fptt.words.compare", stop)
     with pytest.raises(KeyboardInterrupt):
         LANGUAGE["fptt/ptb-300"].run(WORDS, 1, 1, 0, parts)
-    assert asked == ["BPTT", "TBPTT", running(0.5, 2.0), running(0.5), exact(0.5)]
+    controls = [f"momentum like {running(0.5, 2.0)}", f"momentum like {running(0.5)}"]
+    assert asked == ["BPTT", "TBPTT", running(0.5, 2.0), running(0.5), exact(0.5), *controls]
 
 
 def test_the_rate_is_halved_where_the_validation_stalls():
