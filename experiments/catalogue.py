@@ -18,7 +18,7 @@ fetches its data."""
 
 names = (
     *(f"nobacktrack/fig{figure}{units}" for units in ("", "-tanh") for figure in range(1, 7)),
-    *(f"nobacktrack/norms{units}" for units in ("", "-tanh")),
+    *(f"nobacktrack/{figure}{units}" for units in ("", "-tanh") for figure in ("fig5-vanilla", "norms")),
     *(f"fpp/fig4.{figure}{world}" for world in "ab" for figure in (1, 2, 3, 6)),
     *(f"fpp/fig4.{figure}c{steps}" for steps in ("", "-long") for figure in (1, 3, 6)),
     *(f"fpp/{name}" for name in ("section3.2a", "section3.2b", "fig4.8a", "fig4.8b", "fig4.8c")),

@@ -1,5 +1,6 @@
 """Fixed point propagation: its gradients against autodiff, its ring by enumeration, its updates by a plain loop."""
 
+import dataclasses
 import functools
 import re
 from typing import Any
@@ -423,20 +424,32 @@ def test_a_chunk_of_cells_that_no_other_test_here_has(cell):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(estimate.grads))
 
 
+DECAY, RANDOM = (kind(20) for kind in (onward.estimators.fpp_schedules.Decay, onward.estimators.fpp_schedules.Random))
 FORMS = {
     "in turn": ("lstm", {"updates": 3}),
     "parallel": ("lstm", {"updates": 3, "parallel": True}),
     "one update": ("vanilla", {}),
-    "prefixes": ("vanilla", {"prefixes": True}),
-    "random": ("vanilla", {"schedule": onward.estimators.fpp_schedules.Random(20)}),
+    "in turn, prefixes": ("vanilla", {"updates": 3, "prefixes": True}),
+    "parallel, prefixes": ("vanilla", {"updates": 3, "prefixes": True, "parallel": True}),
+    "states not learned": ("vanilla", {"updates": 3, "learn_states": False}),
+    "random": ("vanilla", {"schedule": RANDOM}),
+    "random, parallel": ("lstm", {"schedule": RANDOM, "parallel": True}),
+    "decay": ("vanilla", {"schedule": DECAY}),
+    "decay, parallel": ("vanilla", {"schedule": DECAY, "parallel": True}),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_step_copies_no_buffer(form):
-    """The compiled loop writes into the buffers where they are: a step costs the same for any number of states."""
+    """The compiled loop writes into the buffers where they are: a step costs the same for any number of states.
+
+    Decay's second stage is looked at as its own program, which is the one that runs.
+    """
     cell, settings = FORMS[form]
-    learner, carry, xs, ys = small(onward.FPP(2, N := 50_000, **settings), optimizer=optax.sgd(0.1), cell=cell)
+    estimator = onward.FPP(2, N := 50_000, **settings)
+    learner, carry, xs, ys = small(estimator, optimizer=optax.sgd(0.1), cell=cell)
+    if settings.get("schedule") is DECAY:
+        learner = dataclasses.replace(learner, estimator=estimator.in_stage(1))
     run = jax.jit(lambda *stream: learner.run(*stream), donate_argnums=0)
     compiled = run.lower(carry, xs, ys).compile(compiler_options=AS_FOR_USERS)
     assert compiled.memory_analysis().temp_size_in_bytes < N

@@ -147,3 +147,42 @@ def test_figure_6_wants_all_alike_and_worse_than_context_trees(spread, word):
     assert verdicts.judge_fig6(comparison).word == word
     better = [dataclasses.replace(r, closing=r.closing - 1.0) for r in results]
     assert verdicts.judge_fig6(Comparison(source, Budget(characters=10), 3, tuple(better))).word == "disagrees"
+
+
+ANBN = {"independent counts": 0.2857, "entropy rate": 0.1429}
+STAYS = {"windowed": result(verdicts.WINDOWED, 0.31), "filtered": result(f"Kalman {verdicts.WINDOWED}", 0.3)}
+
+
+def test_figure_5_wants_rtrl_ahead_of_all_with_the_better_of_its_steps():
+    ranks = dict.fromkeys(("Kalman_NoBackTrack_rank_1", "Kalman_NoBackTrack_rank_10"), 0.18)
+    found = judged(verdicts.judge_fig5, ANBN, **ranks, **STAYS, RTRL=0.3, Kalman_RTRL=0.15)
+    assert (found.word, "Kalman RTRL is ahead of all" in found.why) == ("agrees", True)
+    found = judged(verdicts.judge_fig5, ANBN, **ranks, **STAYS, RTRL=0.2, Kalman_RTRL=0.19)
+    assert (found.word, f"clearly ahead of {verdicts.WINDOWED};" in found.why) == ("agrees in part", True)
+    low = STAYS | {"windowed": result(verdicts.WINDOWED, 0.2)}
+    assert judged(verdicts.judge_fig5, ANBN, **ranks, **low, RTRL=0.15, Kalman_RTRL=0.15).word == "disagrees"
+
+
+def test_figure_5_says_whether_the_curve_of_truncation_goes_up():
+    ranks = dict.fromkeys(("Kalman_NoBackTrack_rank_1", "Kalman_NoBackTrack_rank_10"), 0.18)
+
+    def why(curve):
+        windowed = dataclasses.replace(STAYS["windowed"], windows=np.array(curve) + SPREAD[:, None])
+        return judged(verdicts.judge_fig5, ANBN, **ranks, **STAYS | {"windowed": windowed}, RTRL=0.15).why
+
+    assert "goes up at the end, +0.020 ± 0.000 from its lowest tenth, number 2, to its last" in why([0.5, 0.3, 0.32])
+    assert "does not clearly go up, +0.000" in why([0.5, 0.32, 0.31])
+
+
+@pytest.mark.parametrize(("best", "word"), [(0.3, "agrees"), (0.27, "agrees in part"), (0.2, "disagrees")])
+def test_a_network_without_a_leak_is_judged_by_its_best_method(best, word):
+    found = judged(verdicts.judge_vanilla, ANBN, RTRL=0.31, Kalman_RTRL=best, control=LOST)
+    assert (found.word, "1 of TBPTT(1), RMSProp" in found.why) == (word, True)
+
+
+def test_the_network_without_a_leak_has_the_methods_of_figure_5():
+    one, other = (RECIPES[f"nobacktrack/{name}-tanh"] for name in ("fig5", "fig5-vanilla"))
+    arms = [recipe.contestants(4, recipe.budget) for recipe in (one, other)]
+    assert [*arms[0]] == [*arms[1]]
+    cells = [type(next(iter(each.values())).make_model(jr.key(0)).cell).__name__ for each in arms]
+    assert cells == ["LeakyCell", "VanillaCell"]
