@@ -1,4 +1,4 @@
-"""A process with two devices that trains as `test_training` does, and saves what came out: `devices_child FOLDER`."""
+"""A process with two devices that trains as `test_fit` does, and saves what came out: `devices_child FOLDER`."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     request()
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_enable_x64", True)
-    from tests.sequences.test_training import KEY, OBJECTIVE, data, fit, weights_score  # it computes
+    from training import KEY, OBJECTIVE, data, fit, weights_score  # it computes
 
     minibatches = import_module(f"{sequences.__name__}.minibatches")
     learn_one, devices, traced = minibatches.learn_minibatch, [], []

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from onward.losses import softmax_cross_entropy, squared_error, terminal_squared_error
+from onward.sequences import EveryStep, Terminal, window_length
 from onward.sequences.drawn import Drawn
-from onward.sequences.objectives import EveryStep, Terminal, window_length
 from onward.support.tables import counted, mean_and_error
 from onward.tasks.adding import Adding
 from onward.tasks.copying import Copying

@@ -19,11 +19,11 @@ from onward.cells import AbstractCell, LSTMCell
 from onward.estimators import BPTT, AbstractEstimator
 from onward.learner import Carry, Learner
 from onward.model import Model
+from onward.sequences import AbstractObjective, EveryStep, window_length
 from onward.sequences.callbacks import Callback, Epoch, Progress
 from onward.sequences.data import AbstractSequences
 from onward.sequences.evaluate import evaluate
 from onward.sequences.fit import fit
-from onward.sequences.objectives import AbstractObjective, EveryStep, window_length
 from onward.transforms.fptt import fptt, fptt_exact
 
 from ..jobs import Job, Report, costliest_first, run_all

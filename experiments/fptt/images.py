@@ -11,8 +11,8 @@ import optax
 
 from onward.cells import AbstractCell
 from onward.losses import misclassified, terminal_cross_entropy
+from onward.sequences import TerminalClasses
 from onward.sequences.in_memory import Sequences
-from onward.sequences.objectives import TerminalClasses
 from onward.support.tables import counted, mean_and_error
 
 from ..data.images import ImageTask, permuted_mnist, pixel_mnist, sequential_cifar10

@@ -19,9 +19,9 @@ from onward.learner import Learner
 from onward.losses import softmax_cross_entropy
 from onward.model import Model
 from onward.readouts import MixtureOfSoftmaxes, TiedReadout
+from onward.sequences import EveryStep, window_length
 from onward.sequences.averaged import averaged, non_monotone_trigger
 from onward.sequences.dynamic_evaluation import dynamic_evaluation, gradient_mean_squares
-from onward.sequences.objectives import EveryStep, window_length
 from onward.sequences.tracks import DrawnSteps, Tracks
 from onward.support.tables import counted, mean_and_error
 from onward.transforms.fptt import fptt

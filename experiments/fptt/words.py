@@ -15,7 +15,7 @@ from onward.estimators import DropoutBPTT
 from onward.learner import Carry
 from onward.losses import softmax_cross_entropy
 from onward.model import Model
-from onward.sequences.objectives import EveryStep
+from onward.sequences import EveryStep
 from onward.sequences.tracks import Tracks
 from onward.support.tables import counted, mean_and_error
 

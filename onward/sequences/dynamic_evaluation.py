@@ -13,8 +13,8 @@ from ..model import Model
 from ..support.arguments import whole
 from ..transforms.dynamic_rms import dynamic_rms, mean_squares
 from .data import AbstractData
+from .every_step import EveryStep
 from .fit import fit
-from .objectives import EveryStep
 
 
 class Adapted(NamedTuple):

@@ -82,7 +82,7 @@ def fptt(
       not positive, the updates are NaN.
     - `beta`: β in (0, 1], the share of the new weights in W̄; ½ in the paper. The paper has another β, the trust q/K in
       the last target's term of a window's loss: `onward.Terminal` computes that one, in
-      `onward/sequences/objectives.py`.
+      `onward/sequences/terminal.py`.
     - `proximal`: c, the factor of the proximal term, finite and at least 0; 1 in the paper. The authors' code has 1 for
       images and 2 for words and characters.
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from training import KEY, OBJECTIVE, data, fit, weights_score
 
 import onward
 from onward.losses import softmax_cross_entropy
 from onward.support.devices import shared_evenly
-from tests.sequences.test_training import KEY, OBJECTIVE, data, fit, weights_score
 
 pytestmark = pytest.mark.usefixtures("promotion")
 
