@@ -21,7 +21,7 @@ from onward.streams import outliers
 from onward.streams.engine import Engine
 from onward.streams.events import CSV, Columns
 from onward.streams.folder import StreamFolder
-from onward.streams.learning import NO_KEY, State, learn_stream
+from onward.streams.learning import NO_KEY, Following, State
 from onward.streams.sources import FileSource
 from onward.streams.standing import Prediction, StreamStanding
 from onward.support.files import read_json_lines, write_atomically
@@ -96,7 +96,7 @@ def _learn(
     start = _engine(settings, inputs, horizon, seed).init()
     state = State(start, outliers.init(inputs + 1), StreamStanding(keys=NO_KEY))
     with StreamFolder.create(run, columns) as folder, FileSource(path) as source:
-        learn_stream(
+        with Following(
             engine,
             columns,
             source,
@@ -105,9 +105,9 @@ def _learn(
             settings=digest(columns),
             checkpoint_every=math.inf,
             dead_letter_limit=0,
-            interrupted=lambda: False,
             report=lambda report: None,
-        )
+        ) as following:
+            following.run(lambda: False)
 
 
 @functools.lru_cache(maxsize=128)

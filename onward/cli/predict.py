@@ -40,7 +40,7 @@ def predict(options: PredictOptions) -> int:
 
 
 def _predict(folder, learned: StreamSettings, settings: StreamSettings, source, scratch: StreamFolder, limit) -> int:
-    from ..streams.learning import State, learn_stream, restore
+    from ..streams.learning import Following, State, restore
     from .build import enough_memory
     from .compilation_cache import compilation_cache
     from .stream_session import TOO_LARGE, build_engine, nothing_learned
@@ -54,8 +54,9 @@ def _predict(folder, learned: StreamSettings, settings: StreamSettings, source, 
         carry, judged, standing = restore(folder, engine, columns, settings=digest(learned.learning))
         folder.copy_states(scratch)
         forward = _Forward(scratch.predictions)
-        with Interruption() as interruption:
-            _, state = learn_stream(
+        with (
+            Interruption() as interruption,
+            Following(
                 engine,
                 columns,
                 source,
@@ -64,13 +65,14 @@ def _predict(folder, learned: StreamSettings, settings: StreamSettings, source, 
                 settings=digest(settings.learning),
                 checkpoint_every=math.inf,
                 dead_letter_limit=limit,
-                interrupted=lambda: interruption.came() or is_gone(sys.stdout),
                 report=lambda report: forward(),
                 learns=False,
-            )
+            ) as following,
+        ):
+            following.run(lambda: interruption.came() or is_gone(sys.stdout))
         forward()
-        say(_said(state.standing, learned, scratch), to=sys.stderr)
-        if (failure := nothing_learned(state.standing, scratch)) is not None:
+        say(_said(following.standing, learned, scratch), to=sys.stderr)
+        if (failure := nothing_learned(following.standing, scratch)) is not None:
             raise failure
         return interruption.exit_code if interruption.came() else 0
 

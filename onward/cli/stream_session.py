@@ -13,7 +13,7 @@ from ..streams.base import AbstractSource
 from ..streams.dead_letters import Letter
 from ..streams.engine import Engine
 from ..streams.folder import StreamFolder
-from ..streams.learning import learn_stream, restore
+from ..streams.learning import Following, restore
 from ..streams.picture import draw_errors
 from ..streams.standing import Quarantined, StreamStanding
 from ..streams.summary import StreamSummary
@@ -60,7 +60,7 @@ class StreamSession:
             safe = telling_what_is_safe(folder, "The last good state is safe.", lambda: bool(folder.saved()))
             with safe, enough_memory(TOO_LARGE):
                 with Interruption() as interruption, StreamProgress(source) as progress:
-                    outcome, state = learn_stream(
+                    with Following(
                         self._engine,
                         learning.columns,
                         source,
@@ -69,9 +69,10 @@ class StreamSession:
                         settings=settings,
                         checkpoint_every=checkpoint_every,
                         dead_letter_limit=dead_letter_limit,
-                        interrupted=interruption.came,
                         report=progress.update,
-                    )
+                    ) as following:
+                        outcome = following.run(interruption.came)
+                        state = following.state
         except KeyboardInterrupt:  # a second signal: events since the last checkpoint will be read again
             say(f"Stopped. {how_to_go_on(folder)}", to=sys.stderr)
             return 128 + signal.SIGINT

@@ -46,7 +46,7 @@ class State(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `learn_stream` reports after each block: the standing, the block's lines and seconds, and the errors of its
+    """What is reported after each block: the standing, the block's lines and seconds, and the errors of its
     predictions and of persistence.
     """
 
@@ -79,56 +79,24 @@ def restore(folder: StreamFolder, engine: Engine, columns: Columns, *, settings:
     return State(carry, judged, standing)
 
 
-def learn_stream(
-    engine: Engine,
-    columns: Columns,
-    source: AbstractSource,
-    state: State,
-    *,
-    folder: StreamFolder,
-    settings: str,
-    checkpoint_every: float,
-    dead_letter_limit: int,
-    interrupted: Callable[[], bool],
-    report: Callable[[Report], None],
-    learns: bool = True,
-) -> tuple[Outcome, State]:
-    """Reads and learns from `state` on, until the stream ends or is `interrupted`. Saves every `checkpoint_every`
-    seconds.
-
-    If `learns` is false, numbers are still judged and scaled, but always by the judgement and the scales in `state`.
-    Pass an engine built with `learns=False` then.
-
-    The result does not depend on the clock, or on how many lines the source gives at a time. Raises `UserError` if the
-    source fails, after saving what came before. Also raises it if there are too many malformed lines. The newest
-    checkpoint is then the last good state.
-    """
-    with Following(
-        engine,
-        columns,
-        source,
-        state,
-        folder=folder,
-        settings=settings,
-        checkpoint_every=checkpoint_every,
-        dead_letter_limit=dead_letter_limit,
-        report=report,
-        learns=learns,
-    ) as following:
-        while not interrupted():
-            if following.advance(PATIENCE):
-                return Outcome.FINISHED, following.state
-        following.save()
-        return Outcome.INTERRUPTED, following.state
-
-
 class Following:
-    """A stream that is followed step by step. Use it as a context manager.
+    """A stream that is followed from `state` on: `run` follows it to its end, `advance` by one block. Use it as a
+    context manager.
 
-    Arguments are as in `learn_stream`. For one partition of a stream:
+    * `checkpoint_every`: seconds between two checkpoints;
+    * `dead_letter_limit`: the number of malformed lines above which the stream is given up;
+    * `report`: called after each block;
+    * `learns`: if false, numbers are still judged and scaled, but always by the judgement and the scales in `state`.
+      Pass an engine built with `learns=False` then.
+
+    For one partition of a stream:
 
     * `partition`: which one; an event of another partition's key counts as malformed;
     * `fence`: the context inside which the folder is written, such as a `Fence`.
+
+    The result does not depend on the clock, or on how many lines the source gives at a time. `run` and `advance` raise
+    `UserError` if the source fails, after saving what came before. They also raise it if there are too many malformed
+    lines. The newest checkpoint is then the last good state.
     """
 
     def __init__(
@@ -185,10 +153,18 @@ class Following:
         """How many lines were malformed."""
         return self._stream.malformed
 
+    def run(self, interrupted: Callable[[], bool]) -> Outcome:
+        """Reads and learns until the stream ends or is `interrupted`, and saves."""
+        while not interrupted():
+            if self.advance(PATIENCE):
+                return Outcome.FINISHED
+        self.save()
+        return Outcome.INTERRUPTED
+
     def advance(self, patience: float) -> bool:
         """Reads and learns the next lines, if some come within `patience` seconds, and saves if it is time to.
 
-        Returns whether the stream has ended, and is saved. Raises what `learn_stream` raises.
+        Returns whether the stream has ended, and is saved.
         """
         try:
             lines = self._source.read(BLOCK, patience)

@@ -23,7 +23,7 @@ from onward.streams._spill import Spill
 from onward.streams.engine import BLOCK, MEMORY, Engine
 from onward.streams.events import CSV, Columns
 from onward.streams.folder import StreamFolder
-from onward.streams.learning import learn_stream, restore
+from onward.streams.learning import Following, restore
 from onward.streams.sources import FileSource
 from onward.streams.standing import Point, Prediction
 from onward.support.errors import UserError
@@ -197,7 +197,7 @@ def follow(
     report=lambda report: None,
 ):
     with FileSource(csv) as source:
-        return learn_stream(
+        with Following(
             engine,
             columns,
             source,
@@ -206,9 +206,10 @@ def follow(
             settings="digest",
             checkpoint_every=every,
             dead_letter_limit=limit,
-            interrupted=interrupted,
             report=report,
-        )
+        ) as following:
+            outcome = following.run(interrupted)
+        return outcome, following.state
 
 
 @pytest.fixture(scope="module")
