@@ -1,8 +1,10 @@
 """The pages of the documentation: links, anchors, pictures, commands, and that no public name is left out."""
 
+import argparse
 import ast
 import inspect
 import re
+import runpy
 import shlex
 from functools import cache
 from pathlib import Path
@@ -124,6 +126,54 @@ def test_commands_have_the_options_that_pages_give_them(page, command):
     assert name in COMMANDS
     if "--help" not in rest:
         parse_options(options_of(name), rest, program=f"onward {name}")
+
+
+# What a page of results leaves to its reader, and something that stands for it.
+CHOICES = {"figN": "fig1", "NAME": "fig1", "FILE": "text.txt", "N": "1", "R,R": "0.1,0.1", "C": "lstm", "T": "anbn"}
+
+
+def recorded_commands() -> list[tuple[str, str]]:
+    """Every command that a page of results says its numbers come from, or can be had by, with the page."""
+    found = {}
+    for path in PAGES:
+        if "results" in path.parts:
+            text = FENCED.sub("", path.read_text())
+            for command in re.findall(r"`((?:onward|python -m) \w[^`]*)`", text) + re.findall(
+                r"^- command: (\w.*)$", text, re.M
+            ):
+                said = re.sub(r"(?<![\w./-])(?:R,R|[A-Z]+)(?![\w./-])|figN|NAME", lambda m: CHOICES[m[0]], command)
+                found.setdefault(" ".join(said.split()), str(path.relative_to(ROOT)))
+    return [(page, command) for command, page in found.items()]
+
+
+class Accepted(Exception):
+    """Arguments were accepted."""
+
+
+@pytest.mark.parametrize(("page", "command"), recorded_commands())
+def test_recorded_commands_are_those_of_today(page, command, monkeypatch):
+    """Names and options are accepted, before anything is computed."""
+    first, name, *rest = shlex.split(command)
+    if first == "onward":
+        parse_options(options_of(name), rest, program=f"onward {name}")
+        return
+    module, *rest = rest
+    parse = argparse.ArgumentParser.parse_args
+
+    def accept(parser, *arguments):
+        parse(parser, *arguments)
+        raise Accepted
+
+    monkeypatch.setattr("sys.argv", [module, *rest])
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", accept)
+    with pytest.raises(Accepted):
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def test_every_report_names_its_command():
+    reports = [path for path in PAGES if path.name == "report.md"]
+    assert reports
+    assert [path for path in reports if "\n- command: `onward reproduce " not in path.read_text()] == []
 
 
 INCLUDES = [
