@@ -176,7 +176,8 @@ class Learner(eqx.Module):
         check_fptt_first(self.optimizer, optimizer, learnable(arrays))
         carry = Carry(arrays, skeleton, hidden, state, optimizer, fresh)
         # An optimiser's state may share the parameters' memory, and several arrays of zeros may be the same array.
-        return jax.tree.map(jnp.copy, carry)
+        # `jnp.copy` would compile a program for each shape.
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, may_alias=False), carry)
 
     def update(
         self,

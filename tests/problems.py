@@ -295,17 +295,19 @@ def _compiled(build):
 
 
 def naive_losses(model, hidden, xs, ys, reset, weight):
-    """The step losses by a Python loop over time: nothing of the library but the cell's own step."""
-    losses = []
-    for x, y, restart, w in zip(xs, ys, reset, weight, strict=True):
-        hidden = jax.tree.map(lambda a, b, r=restart: jnp.where(r, a, b), model.cell.init_hidden(), hidden)
+    """The step losses by a plain scan over time: nothing of the library but the cell's own step."""
+
+    def step(hidden, inputs):
+        x, y, restart, w = inputs
+        hidden = jax.tree.map(lambda a, b: jnp.where(restart, a, b), model.cell.init_hidden(), hidden)
         hidden = model.cell(hidden, x)
-        losses.append(w * loss(model.predict(hidden), y))
-    return jnp.stack(losses)
+        return hidden, w * loss(model.predict(hidden), y)
+
+    return jax.lax.scan(step, hidden, (xs, ys, reset, weight))[1]
 
 
 def naive_losses_and_gradient(model, hidden, xs, ys, reset, weight):
-    """The step losses, and the exact gradient of their sum by reverse mode through that loop."""
+    """The step losses, and the exact gradient of their sum by reverse mode through that scan."""
     parameters = learnable(model)
 
     def summed(p):
