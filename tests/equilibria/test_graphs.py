@@ -39,9 +39,7 @@ def loss(net, *, steps, adjoint):
 
 
 def gradient(net, adjoint, steps=200):
-    return jnp.concatenate(
-        [leaf.ravel() for leaf in jax.tree.leaves(eqx.filter_grad(loss)(net, steps=steps, adjoint=adjoint))]
-    )
+    return eqx.filter_jit(lambda net: eqx.filter_grad(loss)(net, steps=steps, adjoint=adjoint))(net)
 
 
 def test_messages_are_the_product_with_the_adjacency_matrix():
@@ -140,7 +138,6 @@ def test_features_enter_at_every_step_and_have_a_gradient_at_rest(kind, aggregat
 def test_a_step_of_many_is_that_of_each(kind):
     cell = kind(3, UNITS, key=jr.key(0))
     xs = jr.normal(jr.key(1), (NODES, 3))
-    hidden = jax.vmap(lambda x: cell(cell.init_hidden(), x))(xs)
 
     def summed(step, cell, hidden, xs):
         return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(step(cell, hidden, xs)))
@@ -151,10 +148,15 @@ def test_a_step_of_many_is_that_of_each(kind):
     def together(cell, hidden, xs):
         return SideBySide(cell)(hidden, xs)
 
-    ours, theirs = (
-        (step(cell, hidden, xs), eqx.filter_grad(lambda args, step=step: summed(step, *args))((cell, hidden, xs)))
-        for step in (together, each)
-    )
+    @eqx.filter_jit
+    def both(cell, xs):
+        point = cell, jax.vmap(lambda x: cell(cell.init_hidden(), x))(xs), xs
+        return [
+            (step(*point), eqx.filter_grad(lambda args, step=step: summed(step, *args))(point))
+            for step in (together, each)
+        ]
+
+    ours, theirs = both(cell, xs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
@@ -166,18 +168,19 @@ def test_a_step_of_none_is_none():
 
 def test_at_rest_every_adjoint_is_backpropagation_and_the_dense_solve():
     net = network()
-    settled = net(graph(), features(), steps=200)
+    settled = eqx.filter_jit(lambda net: net(graph(), features(), steps=200))(net)
     assert settled.move < 1e-13
     unrolled = gradient(net, onward.equilibria.FullBPTT())
+    found = gradient(net, onward.NeumannRBP(steps=150))
+    assert_close(found, unrolled)
     for adjoint in (
-        onward.NeumannRBP(steps=150),
         onward.ConjugateGradientRBP(steps=60, damping=0.0, tolerance=1e-14),
         onward.RBP(steps=150, key=jr.key(0)),
         onward.equilibria.TruncatedBPTT(steps=150),
         onward.equilibria.TruncatedBPTT(steps=150, recompute=True),
         onward.equilibria.FullBPTT(recompute=True),
     ):
-        np.testing.assert_allclose(gradient(net, adjoint), unrolled, rtol=1e-10, atol=1e-10)
+        assert_close(gradient(net, adjoint), unrolled)
 
     def move(states):
         return net.step(graph(), states.reshape(NODES, UNITS), features()).ravel()
@@ -187,13 +190,18 @@ def test_at_rest_every_adjoint_is_backpropagation_and_the_dense_solve():
             jax.vmap(net.readout)(states.reshape(NODES, UNITS)), LABELS
         ).mean()
 
-    rest = settled.states.ravel()
-    J, b = jax.jacobian(move)(rest), jax.grad(of_states)(rest)
-    z = jnp.linalg.solve(jnp.eye(len(b)) - J.T, b)
-    dense = eqx.filter_grad(lambda net: z @ net.step(graph(), settled.states, features()).ravel())(net).cell
-    found = eqx.filter_grad(loss)(net, steps=200, adjoint=onward.NeumannRBP(steps=150)).cell
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(dense), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+    @eqx.filter_jit
+    def dense(net, states):
+        J, b = jax.jacobian(move)(states.ravel()), jax.grad(of_states)(states.ravel())
+        z = jnp.linalg.solve(jnp.eye(len(b)) - J.T, b)
+        return eqx.filter_grad(lambda net: z @ net.step(graph(), states, features()).ravel())(net).cell
+
+    assert_close(found.cell, dense(net, settled.states))
+
+
+def assert_close(ours, theirs):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_a_network_that_does_not_settle_says_so():
@@ -211,10 +219,12 @@ def test_states_at_zero_are_at_rest_and_those_beyond_all_bounds_say_nan():
 
 def test_a_batch_of_features_is_each_of_them():
     net, batch = network(), jnp.stack([features(), -features()])
-    together_, alone = (
-        jax.vmap(lambda f: net(graph(), f, steps=5).states)(batch),
-        net(graph(), -features(), steps=5).states,
-    )
+    together_, alone = eqx.filter_jit(
+        lambda net: (
+            jax.vmap(lambda f: net(graph(), f, steps=5).states)(batch),
+            net(graph(), -features(), steps=5).states,
+        )
+    )(net)
     np.testing.assert_allclose(together_[1], alone, rtol=1e-12)
 
 

@@ -68,19 +68,17 @@ def test_the_energy_falls_as_its_slope_says(clamped):
     memory = make(clamped, SLOW | {"activation": jax.nn.sigmoid})
     h = jr.normal(jr.key(2), (len(memory.weights),))
 
-    def energy(h):
-        return memory.energy(pattern, h)
-
-    slope = jax.grad(energy)(h)
+    energy_and_slope = jax.jit(jax.value_and_grad(lambda h: memory.energy(pattern, h)))
+    slope = energy_and_slope(h)[1]
     W, drive = memory._drives(pattern)
     b, motion = memory.gain, W @ jax.nn.sigmoid(memory.gain * h) + drive - h / memory.leak
     x = jax.nn.sigmoid(b * h)
     assert_same(slope, -b * x * (1 - x) * motion)
 
-    states = [memory.recall(pattern, steps=steps).state for steps in (1, 2, 4, 8, 16, 200)]
-    energies = [float(energy(h)) for h in (jnp.zeros_like(h), *states)]
-    assert energies == sorted(energies, reverse=True)
-    assert jnp.abs(jax.grad(energy)(states[-1])).max() < 1e-6
+    states = jax.jit(lambda: [memory.recall(pattern, steps=steps).state for steps in (1, 2, 4, 8, 16, 200)])()
+    energies, slopes = zip(*(energy_and_slope(h) for h in (jnp.zeros_like(h), *states)), strict=True)
+    assert list(energies) == sorted(energies, reverse=True)
+    assert np.abs(slopes[-1]).max() < 1e-6
 
 
 @pytest.mark.parametrize("name", ["TBPTT", "RBP", "CG-RBP", "Neumann-RBP"])
@@ -148,10 +146,10 @@ def test_as_in_the_script_an_update_is_one_of_all_digits_on_their_states():
     def loss(memory):
         return jnp.mean(jnp.abs(jax.vmap(lambda digit: memory.recall(digit).state[-4:])(digits) - digits))
 
-    optimizer, memory_losses = optax.adam(1e-3), []
+    slopes, optimizer, memory_losses = jax.jit(jax.value_and_grad(loss)), optax.adam(1e-3), []
     state = optimizer.init(memory)
     for _ in range(3):
-        value, slope = jax.value_and_grad(loss)(memory)
+        value, slope = slopes(memory)
         memory_losses.append(float(value))
         updates, state = optimizer.update(slope, state)
         memory = optax.apply_updates(memory, updates)

@@ -100,11 +100,13 @@ def test_by_the_main_entry_it_settles_and_has_the_gradient_of_rest():
         return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(found.state)), found.diagnostics.settled
 
     # Rest is near, so that few steps lead there, and the way back is short.
-    start = onward.equilibrium(move, start, args, tolerance=1e-14).state
-    back, good = jax.grad(settled, has_aux=True)(
-        args, solver=Reversible(24), adjoint=ReversibleAdjoint(warn_above=math.inf)
-    )
-    at_rest, _ = jax.grad(settled, has_aux=True)(args, adjoint=onward.NeumannRBP(100))
+    start = jax.jit(lambda: onward.equilibrium(move, start, args, tolerance=1e-14).state)()
+    way_back = {"solver": Reversible(24), "adjoint": ReversibleAdjoint(warn_above=math.inf)}
+    (back, good), (at_rest, _) = jax.jit(
+        lambda args: [
+            jax.grad(settled, has_aux=True)(args, **how) for how in (way_back, {"adjoint": onward.NeumannRBP(100)})
+        ]
+    )(args)
     assert good
     assert_same(back, at_rest, relative=1e-4)
 
@@ -118,7 +120,7 @@ def test_states_on_the_way_have_a_gradient_of_their_own():
         states = states_on_the_way(move, start, args, at=at, adjoint=adjoint)
         return sum(c * jnp.sum(jnp.sin(h["a"])) for c, h in zip(weights, states, strict=True)), states
 
-    (_, states), gradient = jax.value_and_grad(ours, has_aux=True)(args)
+    (_, states), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(args)
     trajectory = [start]
     for _ in range(4):
         trajectory.append(move(trajectory[-1], args))
@@ -132,7 +134,7 @@ def test_states_on_the_way_have_a_gradient_of_their_own():
             total += c * sum(jnp.vdot(p, q) for p, q in zip(jax.tree.leaves(b), jax.tree.leaves(after), strict=True))
         return total
 
-    assert_same(gradient, jax.grad(plain)(args))
+    assert_same(gradient, jax.jit(jax.grad(plain))(args))
 
 
 @pytest.mark.usefixtures("as_in_use")

@@ -159,8 +159,12 @@ def masked(order, model, hidden, xs, ys):
     def step(cell, hidden, x):
         return jnp.concatenate(jax.tree.leaves(cell(hidden, x)))
 
+    at = jax.jit(jax.jacobian(step, (1, 0)))
+    slope = jax.jit(jax.grad(lambda hidden, y: loss(model.predict(hidden), y)))
+    move = jax.jit(lambda cell, hidden, x: cell(hidden, x))
+
     def jacobians(hidden, x):
-        J, F = jax.jit(jax.jacobian(step, (1, 0)))(cell, hidden, x)
+        J, F = at(cell, hidden, x)
         return flatten(J), flatten(F)
 
     moved = jax.tree.map(lambda leaf: leaf + 0.37, hidden)
@@ -173,9 +177,8 @@ def masked(order, model, hidden, xs, ys):
         if restart:
             hidden, G = cell.init_hidden(), np.zeros_like(G)
         J, F = jacobians(hidden, x)
-        G, hidden = np.where(kept, J @ G + F, 0), cell(hidden, x)
-        H = jax.grad(lambda hidden, y=y: loss(model.predict(hidden), y))(hidden)
-        total = total + w * flatten(H, 0) @ G
+        G, hidden = np.where(kept, J @ G + F, 0), move(cell, hidden, x)
+        total = total + w * flatten(slope(hidden, y), 0) @ G
     pieces = np.split(total, np.cumsum([leaf.size for leaf in leaves])[:-1])
     return jax.tree.unflatten(
         jax.tree.structure(cell), [p.reshape(leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)]

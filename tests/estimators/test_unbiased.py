@@ -223,9 +223,9 @@ def test_units_that_do_not_act_are_no_obstacle(name):
         grads = jax.vmap(lambda noise: p.grad(form.estimator, noise=noise))(noise)
         return jax.tree.map(lambda g: g.mean(0), grads)
 
-    exact = naive_gradient(*p, jnp.zeros(form.steps, bool), jnp.ones(form.steps))
-    assert jnp.all(exact.cell.weights[0][0, 0] == 0)
-    assert jnp.any(exact.cell.weights[0][0, 1:] != 0)
+    exact = jax.jit(naive_gradient)(*p, np.zeros(form.steps, bool), np.ones(form.steps))
+    assert np.all(exact.cell.weights[0][0, 0] == 0)
+    assert np.any(exact.cell.weights[0][0, 1:] != 0)
     assert_same(mean(p, all_noise(form, "vanilla", sizes(p))), exact)
 
 
