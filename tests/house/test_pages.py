@@ -6,6 +6,7 @@ import inspect
 import re
 import runpy
 import shlex
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -167,6 +168,7 @@ def test_recorded_commands_are_those_of_today(page, command, monkeypatch):
         raise Accepted
 
     monkeypatch.setattr("sys.argv", [module, *rest])
+    monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", accept)
     with pytest.raises(Accepted):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
