@@ -102,10 +102,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def cache(tmp_path_factory):
-    """What the command line compiles is shared by the tests of a session and kept apart from the user's own."""
+def cache(tmp_path_factory, request):
+    """What the command line compiles is shared by the tests of a session, in all its processes, and kept apart from the
+    user's own.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if hasattr(request.config, "workerinput") else folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         yield
 
 

@@ -137,6 +137,7 @@ def test_a_batch_differentiated_as_one_is_the_mean_of_its_streams(name, estimato
     reset = rng.random((STEPS, STREAMS)) < 0.3
     weight = np.where(reset, 0, rng.random((STEPS, STREAMS)))
     reset[0] = True  # an initial state that learns does so from where a sequence starts
+    reset, weight = jnp.asarray(reset), jnp.asarray(weight)
     carry = learner.init(model, key=jr.key(2))
     after, metrics = learner.update(carry, xs, ys, reset=reset, weight=weight, predictions=True)
 
