@@ -227,7 +227,7 @@ def test_a_text_and_a_run_are_audited(run, text, capsys):
 
 def waves(path, start, stop, *, targets=True):
     """Events of two keys whose target follows from their input, or is not known."""
-    rows = [(math.sin(i / 3), math.sin(i / 3) + math.cos(i / 5), f"k{i % 2}") for i in range(start, stop)]
+    rows = [(math.sin(i / 3), math.sin(i / 3) + math.cos(i / 5), f"k{i // 10 % 2}") for i in range(start, stop)]
     lines = [f"{x!r},{repr(y) if targets else ''},{key}" for x, y, key in rows]
     path.write_text("\n".join(["x,y,key", *lines]) + "\n")
     return path
