@@ -12,8 +12,8 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
+from onward.comparison import grid, sweep
 from onward.comparison.compare import Contestant
-from onward.comparison.sweep import grid, sweep
 from onward.learner import Learner
 from onward.support.tables import counted, mean_and_error
 from onward.tasks.prediction import cycle_world_task, stochastic_world_task

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from ..checkpoints.run_folder import UNREADABLE, RunFolder, check_unused, comman
 from ..comparison.compare import Budget, Comparison, Contestant, MethodResult, Race
 from ..comparison.compare import compare as run_comparison
 from ..comparison.compare_report import comparison_table, described, result_from, save_comparison
+from ..comparison.lanes import Saving
 from ..comparison.parallel_runs import least_characters
 from ..registry.build import build_contestant, build_task
 from ..registry.method_names import COMPARISON
@@ -182,8 +184,9 @@ class _Share:
         return self._folder.path / "parts" / f"{quote(name, safe=':')}.json"
 
     def keep(self, name: str, found: bytes) -> None:
-        """Keeps the results of a method, as JSON."""
+        """Keeps the results of a method, as JSON, in place of its checkpoint."""
         self._folder.write(self.path(name), found)
+        self._folder.remove(self.path(name).with_suffix(".npz"))
 
     def kept(self, race: Race) -> list[MethodResult]:
         """The results of a method: read from the folder if they are kept there, else computed if they are this
@@ -194,8 +197,9 @@ class _Share:
             with self._folder.claim(path.with_suffix(".claim")) as other:
                 if not other and not path.exists():
                     try:
+                        saving = Saving(path.with_suffix(".npz"), self._folder.write, race.digest())
                         with enough_memory(TOO_LARGE):
-                            found = _encoded(race.run())
+                            found = _encoded(replace(race, saving=saving).run())
                     except Exception as error:  # of any kind: the other methods go on
                         shown = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                         self.failed[race.name] = f"{shown}{error}".splitlines()[0]

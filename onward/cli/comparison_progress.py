@@ -1,5 +1,6 @@
 """The live line of a comparison or a sweep."""
 
+import math
 import sys
 import time
 
@@ -43,13 +44,16 @@ class ComparisonProgress:
             print(line, file=sys.stderr, flush=True)
 
     def update(self, name: str, part: float, bits: float) -> None:
-        """Notes that `name` has used this part of its budget; it is being compiled until it has used some."""
+        """Notes that `name` has used this part of its budget, at these bits, or NaN if they are not known. It is being
+        compiled until it has used some.
+        """
         if part == 0:
             return self.begin(name)
         if name != self._name:
             self._name, self._began, self._from, self._quarter = name, time.perf_counter(), part, 0
-        tell(round(1e4 * part), {"bits": bits, "done": part}, of=name)
-        line = f"{self._numbered(name)}: {part:.0%}, {bits:.3f} bits/character"
+        known = {} if math.isnan(bits) else {"bits": bits}
+        tell(round(1e4 * part), known | {"done": part}, of=name)
+        line = f"{self._numbered(name)}: {part:.0%}" + f", {bits:.3f} bits/character" * len(known)
         if part > self._from:
             left = round((time.perf_counter() - self._began) * (1 - part) / (part - self._from))
             line += f", {left // 60}:{left % 60:02d} left"

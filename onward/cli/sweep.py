@@ -12,8 +12,12 @@ import msgspec
 
 from ..checkpoints.run_folder import check_unused, command_of, new_folder
 from ..comparison.compare import Budget
-from ..comparison.sweep import Sweep, SweepWork, Unit, check_share, grid, log_uniform, share
+from ..comparison.sweep import check_share
+from ..comparison.sweep_plan import Unit
+from ..comparison.sweep_points import grid, log_uniform
 from ..comparison.sweep_report import save_sweep, sweep_table
+from ..comparison.sweep_results import Sweep
+from ..comparison.sweep_work import SweepWork, share
 from ..registry.build import build_contestant, build_task
 from ..registry.method_names import COMPARISON
 from ..registry.tasks import usual_cell

@@ -11,10 +11,11 @@ from .compare_report import comparison_table as comparison_table
 from .compare_report import save_comparison as save_comparison
 from .parallel_runs import Budget as Budget
 from .parallel_runs import Contestant as Contestant
-from .sweep import Sweep as Sweep
-from .sweep import Trial as Trial
-from .sweep import grid as grid
-from .sweep import log_uniform as log_uniform
 from .sweep import sweep as sweep
+from .sweep_points import grid as grid
+from .sweep_points import log_uniform as log_uniform
 from .sweep_report import save_sweep as save_sweep
 from .sweep_report import sweep_table as sweep_table
+from .sweep_results import Sweep as Sweep
+from .sweep_results import Trial as Trial
+from .training import Training as Training

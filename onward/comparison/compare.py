@@ -13,7 +13,8 @@ from ..learner import Learner
 from ..support.arguments import whole
 from ..support.devices import outside_explicit_axes
 from ..tasks.symbols import SymbolTask
-from .parallel_runs import Budget, Contestant, Fates, Program, check_contestant, scaled
+from .lanes import Fates, Saving
+from .parallel_runs import Budget, Contestant, Program, check_contestant, scaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,10 @@ def compare(
 
 @dataclass(frozen=True)
 class Race:
-    """The runs of one method, with all its seeds and rates side by side. `run` starts them."""
+    """The runs of one method, with all its seeds and rates side by side. `run` starts them.
+
+    With `saving`, they write a checkpoint now and then, and go on from it.
+    """
 
     name: str
     contestant: Contestant
@@ -151,6 +155,7 @@ class Race:
     keys: Key[Array, " seeds"]
     rate_factors: tuple[float, ...]
     report: Callable[[str, float, float], None]
+    saving: Saving | None = None
 
     def digest(self) -> str:
         """A fingerprint of what each run computes; it does not cover the budget, the seeds and the rates."""
@@ -160,7 +165,7 @@ class Race:
         """A result for each rate."""
         program, seeds = self._program(), len(self.keys)
         self.report(self.name, 0.0, math.nan)  # compilation begins
-        log = program.run(*self._lanes(), lambda part, bits: self.report(self.name, part, bits))
+        log = program.run(*self._lanes(), lambda part, bits: self.report(self.name, part, bits), self.saving)
         (ends, windows, means), fates = log.curves(), log.fates()
         right, closing_right = log.accuracies()
         results = []

@@ -14,6 +14,7 @@ from ..support.strict_json import encoded
 from ..support.tables import WIDTH, columns, counted, mean_and_error, wrapped
 from ..tasks.symbols import SymbolTask
 from .compare import Comparison, MethodResult
+from .sweep_results import Problem
 
 LEGEND = 34  # letters in a line of the legend, so that it leaves room for the curves
 MANY_SEEDS = 10  # of more, the best and the worst say little, and their shades hide the other methods
@@ -103,7 +104,7 @@ def comparison_table(comparison: Comparison, title: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def levels(task: SymbolTask) -> list[str]:
+def levels(task: SymbolTask | Problem) -> list[str]:
     """The reference levels of a task as lines, the lowest first."""
     ordered = sorted(task.levels.items(), key=lambda item: item[1])
     return ["To compare with:", *(f"  {level:.4f}  {name}" for name, level in ordered)]
@@ -161,7 +162,7 @@ def draw(comparison: Comparison, kind: str, *, title: str | None = None) -> byte
     return finished.getvalue()
 
 
-def draw_levels(axes, task: SymbolTask, low: float, high: float) -> None:
+def draw_levels(axes, task: SymbolTask | Problem, low: float, high: float) -> None:
     """Draws a line across for each level of a task. The legend says of a level whether it lies outside the axis."""
     ordered = sorted(task.levels.items(), key=lambda item: -item[1])
     styles = [*zip(LEVEL_COLOURS, LEVEL_STYLES, strict=True)] * len(ordered)

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from ..learner import Carry, Learner
 from ..losses import softmax_cross_entropy
@@ -23,10 +23,15 @@ from ..support.program_digest import program_digest
 from ..support.trees import all_finite, row_sums, select
 from ..tasks.symbols import SymbolTask
 from ..transforms.informed import Informed, metric_of
+from .lanes import AbstractLog, Fates, LaneProgram, Outcomes
 
 BLOCK = 1000  # symbols between two looks at the clock, rounded up to whole chunks
 POINTS_PER_DECADE = 25
 FIRST_POINT = 32
+
+# What a log holds, for its checkpoint: a list with an entry for each block or each point of the curve, and the rest.
+LISTS = {"_blocks": float, "_right": float, "_sizes": int, "_ends": int, "_windows": float, "_means": float}
+NUMBERS = ("seconds", "characters", "diverged", "_total", "_window", "_begun", "_due")
 
 
 @dataclass(frozen=True)
@@ -114,42 +119,6 @@ def scaled(optimizer: optax.GradientTransformation, factor: float | Float[Array,
     return Informed(chained, lambda state: metric_of(optimizer, state[0]))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fates:
-    """The results of some lanes, in bits per character.
-
-    * `whole`, `closing`: mean bits over the whole run, and over its last tenth;
-    * `diverged`: the character, counted from 1, by which a lane's numbers were no longer finite; 0 if all were;
-    * `lost`: whether a lane stayed finite but did worse over its last tenth than guessing uniformly.
-
-    The bits of a diverged lane are NaN.
-    """
-
-    whole: Float[np.ndarray, " lanes"]
-    closing: Float[np.ndarray, " lanes"]
-    diverged: Int[np.ndarray, " lanes"]
-    lost: Bool[np.ndarray, " lanes"]
-
-    @property
-    def sound(self) -> Bool[np.ndarray, " lanes"]:
-        """Which lanes neither diverged nor were lost."""
-        return (self.diverged == 0) & ~self.lost
-
-    @property
-    def order(self) -> tuple[int, float]:
-        """A sort key, best first: fewer unsound lanes, then fewer bits over the last tenth."""
-        return int(np.sum(~self.sound)), float(np.mean(self.closing[self.sound])) if self.sound.any() else 0.0
-
-    def part(self, lanes: slice) -> dict[str, np.ndarray]:
-        """The results of some of the lanes, by field name."""
-        return {field.name: getattr(self, field.name)[lanes] for field in fields(Fates)}
-
-
-def joined(parts: Sequence[Fates]) -> Fates:
-    """All lanes of several parts, in this order."""
-    return Fates(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Fates)})
-
-
 class _Lane(NamedTuple):
     """One run: the values that its learner is built with, its carry, and the state of its stream or streams."""
 
@@ -158,11 +127,11 @@ class _Lane(NamedTuple):
     source: PyTree
 
 
-class Program:
-    """Lanes of one method that differ in their keys and in some numbers, as one program that is compiled once.
+class Program(LaneProgram):
+    """Lanes that read a task, each its own stream or streams of it.
 
     * `make`: builds the method from a tree of scalars, which are traced;
-    * `compile_seconds`: the seconds of compilation so far.
+    * `chunk`: of the method's learner; `task`, `budget`: what each lane reads, and how much of it.
     """
 
     def __init__(self, make: Callable[[PyTree], Contestant], chunk: int, task: SymbolTask, budget: Budget):
@@ -175,44 +144,30 @@ class Program:
         self._compiled: dict[tuple[int, int | None], Any] = {}
         self.compile_seconds = 0.0
 
-    def run(self, keys: Key[Array, " lanes"], values: PyTree, report: Callable[[float, float], None]) -> "Log":
-        """Lets every lane learn until the budget is used up or all have diverged.
-
-        `values` have an axis of lanes. `report` receives the used fraction of the budget, and bits over the latest
-        block.
-        """
-        learner = self._make(jax.tree.map(lambda leaf: leaf[0], values)).learner
-        lanes = jax.device_put(self._start(keys, values), shared_evenly(len(keys), "lanes"))
-        log = Log(len(keys), len(self._task.alphabet))
-        while not log.finished(self._budget):
-            stages = learner.estimator.stages(log.characters, self._size, learner.chunk)
-            # A block with a change of stage runs as the estimator itself.
-            compiled = self.compile(keys, values, stages[0][0] if len(stages) == 1 else None)
-            began = time.perf_counter()
-            lanes, bits, right, finite = compiled(lanes)
-            bits, right, finite = np.asarray(bits, np.float64), np.asarray(right), np.asarray(finite)
-            # A block may be longer than the rest of a stream that ends.
-            left = bits.shape[1] if self._task.length is None else self._task.length - log.characters
-            log.add(bits[:, :left], right[:, :left], finite, time.perf_counter() - began)
-            report(log.part(self._budget), log.latest)
-            if not (log.diverged == 0).any():
-                break
-        return log
-
-    def bytes_needed(self, keys: Key[Array, " lanes"], values: PyTree) -> int:
-        """The bytes that all devices together hold while this many lanes run."""
-        analysis = self.compile(keys, values).memory_analysis()
-        # The program takes the lanes' memory and writes them back to the same place.
-        mine = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-        return shared_evenly(len(keys), "lanes").mesh.size * (mine + analysis.temp_size_in_bytes)
-
     def digest(self, keys: Key[Array, " lanes"], values: PyTree) -> str:
-        """A fingerprint of what each lane computes, however many there are and wherever they run."""
-
         def lane(key, value):
             return self._block(None, self._begin(key, value))
 
         return program_digest(lane, *jax.tree.map(lambda leaf: leaf[0], (keys, values))).hexdigest()
+
+    def _begun(self, keys, values):
+        return self._start(keys, values), Log(len(keys), len(self._task.alphabet))
+
+    def _done(self, log: "Log"):
+        return log.part(self._budget)
+
+    def _advanced(self, keys, values, lanes, log: "Log"):
+        learner = self._make(jax.tree.map(lambda leaf: leaf[0], values)).learner
+        stages = learner.estimator.stages(log.characters, self._size, learner.chunk)
+        # A block with a change of stage runs as the estimator itself.
+        compiled = self.compile(keys, values, stages[0][0] if len(stages) == 1 else None)
+        began = time.perf_counter()
+        lanes, bits, right, finite = compiled(lanes)
+        bits, right, finite = np.asarray(bits, np.float64), np.asarray(right), np.asarray(finite)
+        # A block may be longer than the rest of a stream that ends.
+        left = bits.shape[1] if self._task.length is None else self._task.length - log.characters
+        log.add(bits[:, :left], right[:, :left], finite, time.perf_counter() - began)
+        return lanes
 
     def compile(self, keys: Key[Array, " lanes"], values: PyTree, stage: int | None = None):
         """The program of one block for this many lanes, in a stage of the estimator, spread over as many devices as
@@ -262,7 +217,7 @@ class Program:
         return _Lane(lane.values, select(finite, carry, lane.carry), source), bits, right, finite
 
 
-class Log:
+class Log(AbstractLog):
     """The learning curve and the results of every lane. The curve is thinned out on a logarithmic axis as it grows."""
 
     def __init__(self, lanes: int, symbols: int):
@@ -280,14 +235,21 @@ class Log:
         alive = self._blocks[-1][self.diverged == 0]
         return float(alive.mean()) / self._sizes[-1] if alive.size else math.nan
 
+    def state(self):
+        lists = {name: np.array(getattr(self, name), dtype) for name, dtype in LISTS.items()}
+        return lists | {name: np.array(getattr(self, name)) for name in NUMBERS}
+
+    def restore(self, state):
+        for name in LISTS:
+            setattr(self, name, [*state[name]])
+        for name in NUMBERS:
+            setattr(self, name, state[name].item() if state[name].ndim == 0 else np.array(state[name]))
+
     def part(self, budget: Budget) -> float:
         """The used fraction of the budget, 0 to 1."""
         clock = 0.0 if budget.seconds is None else self.seconds / budget.seconds
         data = 0.0 if budget.characters is None else self.characters / budget.characters
         return min(1.0, max(clock, data))
-
-    def finished(self, budget: Budget) -> bool:
-        return self.part(budget) >= 1
 
     def add(self, bits: np.ndarray, right: np.ndarray, finite: np.ndarray, seconds: float) -> None:
         """Adds a block: `bits`, and the fraction of `right` predictions, are `[lanes, steps]`."""
@@ -337,6 +299,11 @@ class Log:
         _, closing = self._means_of(self._blocks)
         lost = closing > self._guess  # NaN compares as false: a lane diverged or was lost, never both
         return Fates(whole=self._total / self.characters, closing=closing, diverged=self.diverged, lost=lost)
+
+    def outcomes(self) -> Outcomes:
+        """The results of the lanes, with their curves."""
+        ends, windows, _ = self.curves()
+        return Outcomes(**self.fates().part(slice(None)), ends=ends, curve=windows)
 
     def _means_of(self, blocks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The mean of a step over everything, and over the last tenth, from the sums of the blocks."""

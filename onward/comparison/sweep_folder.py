@@ -18,19 +18,20 @@ from .. import __version__
 from ..checkpoints.run_folder import UNREADABLE, RunFolder
 from ..support.errors import UserError
 from ..support.held_folder import read
-from ..tasks.symbols import SymbolTask
-from .parallel_runs import Budget, Fates
+from .lanes import Outcomes, Saving
 from .sweep_plan import ProgramPlan, Unit, key_of
+from .sweep_results import Problem
 
 
 class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of `settings.json`: everything that a sweep's numbers depend on and that can be written down.
 
     * `task`, `stream`: the task's name and its `digest`;
-    * `characters`, `seeds`, `key`: as given to `sweep`; the key as its numbers;
+    * `characters`, `seeds`, `key`: as given to `sweep`, 0 characters for a `Training`; the key as its numbers;
     * `precision`: 32 or 64, the bits of a number;
     * `points`: the points in their order;
-    * `onward`, `jax`: the versions that compute the sweep.
+    * `onward`, `jax`: the versions that compute the sweep;
+    * `epochs`: of a `Training`.
     """
 
     task: str
@@ -42,21 +43,21 @@ class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     points: list[dict[str, float | int | str]]
     onward: str
     jax: str
+    epochs: int = 0
 
     @classmethod
     def of(
         cls,
-        task: SymbolTask,
-        budget: Budget,
+        problem: Problem,
         key: PRNGKeyArray,
         seeds: int,
         points: Sequence[Mapping[str, float | int | str]],
     ) -> "SweepSettings":
         """The settings of a sweep."""
         return cls(
-            task=task.name,
-            stream=task.digest,
-            characters=budget.characters or 0,
+            task=problem.name,
+            stream=problem.digest,
+            **{"characters": 0} | problem.settings,
             seeds=seeds,
             key=np.asarray(jr.key_data(key)).ravel().tolist(),
             precision=64 if jnp.zeros(()).dtype == jnp.float64 else 32,
@@ -74,7 +75,9 @@ class SweepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run in a unit's file: its settings, its seed and its results. Bits are `None` if it diverged."""
+    """One run in a unit's file: its settings, its seed, its results and its curve. Numbers are `None` once it has
+    diverged.
+    """
 
     settings: dict[str, float | int | str]
     seed: int
@@ -82,6 +85,8 @@ class _Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     closing: float | None
     diverged: int
     lost: bool
+    ends: list[int]
+    curve: list[float | None]
 
 
 class SweepFolder:
@@ -136,7 +141,16 @@ class SweepFolder:
         """A context in which this process computes the unit; see `onward.support.held_folder.Folder.claim`."""
         return self._folder.claim(self._file(unit, ".claim"))
 
-    def read(self, unit: Unit) -> Fates | None:
+    def saving(self, unit: Unit, digest: str) -> Callable[[str, bool], Saving]:
+        """Makes the checkpoint of a batch of the unit's runs, from its name and whether others follow. `digest` is the
+        program's. The checkpoints go when the unit is written.
+        """
+        settings = f"{digest} {msgspec.json.encode(unit).decode()}"
+        return lambda name, to_the_end: Saving(
+            self._file(unit, f".{name}.npz"), self._folder.write, settings, to_the_end=to_the_end
+        )
+
+    def read(self, unit: Unit) -> Outcomes | None:
         """The results of a unit; `None` if it is not finished.
 
         Raises `UserError` if the file is damaged or holds other runs than the unit's.
@@ -148,16 +162,17 @@ class SweepFolder:
             return None
         if [(run.settings, run.seed) for run in saved] != [*unit.runs]:
             raise UserError(f"{path} tells of other runs than those of this part; {remedy}.")
-        return _fates(saved)
+        return _outcomes(saved)
 
     def reason(self, unit: Unit) -> str | None:
         """Why the unit failed, if it did."""
         return _decoded(self._file(unit, ".failed.json"), str, "delete it")
 
-    def write(self, unit: Unit, fates: Fates, machine: str = "") -> None:
+    def write(self, unit: Unit, found: Outcomes, machine: str = "") -> None:
         """Saves the results of a unit, atomically, and the machine that computed it; by default this one."""
-        self._folder.write(self._file(unit), encoded_unit(unit, fates))
-        self._folder.remove(self._file(unit, ".failed.json"))
+        self._folder.write(self._file(unit), encoded_unit(unit, found))
+        for left in [self._file(unit, ".failed.json"), *self._file(unit).parent.glob(f"{self._file(unit).stem}.*.npz")]:
+            self._folder.remove(left)
         with self._folder.append(self._folder.path / "parts" / "machines.jsonl") as file:
             file.write(msgspec.json.encode({"unit": unit.name, "machine": machine or platform.node()}) + b"\n")
 
@@ -169,27 +184,33 @@ class SweepFolder:
         return self._folder.path / "parts" / f"{unit.name}{suffix}"
 
 
-def encoded_unit(unit: Unit, fates: Fates) -> bytes:
+def encoded_unit(unit: Unit, found: Outcomes) -> bytes:
     """The results of a unit as JSON. NaN is written as null. Every other number reads back to the same bits."""
-    columns = (values.tolist() for values in (fates.whole, fates.closing, fates.diverged, fates.lost))
-    saved = [_Run(*run, *fared) for run, *fared in zip(unit.runs, *columns, strict=True)]
+    names, ends = ("whole", "closing", "diverged", "lost", "curve"), found.ends.tolist()
+    lanes = zip(*(getattr(found, name).tolist() for name in names), strict=True)
+    saved = [
+        _Run(settings, seed, **dict(zip(names, lane, strict=True)), ends=ends)
+        for (settings, seed), lane in zip(unit.runs, lanes, strict=True)
+    ]
     return b"[\n" + b",\n".join(msgspec.json.encode(run) for run in saved) + b"\n]\n"
 
 
-def decoded_unit(unit: Unit, data: bytes) -> Fates:
+def decoded_unit(unit: Unit, data: bytes) -> Outcomes:
     """The results that `encoded_unit` wrote. Raises `ValueError` if they are of other runs."""
     saved = msgspec.json.decode(data, type=list[_Run])
     if [(run.settings, run.seed) for run in saved] != [*unit.runs]:
         raise ValueError(f"a worker answered for other runs than those of {unit.name}.")
-    return _fates(saved)
+    return _outcomes(saved)
 
 
-def _fates(saved: Sequence[_Run]) -> Fates:
-    return Fates(
+def _outcomes(saved: Sequence[_Run]) -> Outcomes:
+    return Outcomes(
         whole=np.array([run.whole for run in saved], np.float64),
         closing=np.array([run.closing for run in saved], np.float64),
         diverged=np.array([run.diverged for run in saved], np.int64),
         lost=np.array([run.lost for run in saved], bool),
+        ends=np.array(saved[0].ends, np.int64),
+        curve=np.array([run.curve for run in saved], np.float64).reshape(len(saved), -1),
     )
 
 

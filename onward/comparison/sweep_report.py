@@ -1,6 +1,5 @@
 """Reports of a sweep: a table of the best points, a picture of sensitivity, and every run as a JSON line."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,35 +9,37 @@ from ..support.files import write_atomically
 from ..support.pictures import COLOURS, heading, picture, save_picture
 from ..support.tables import WIDTH, columns, counted, mean_and_error, wrapped
 from .compare_report import draw_levels, levels
-from .sweep import Structure, Sweep, Trial, structure_of, write_results
-from .sweep import rows as rows
+from .sweep_plan import Structure, structure_of
+from .sweep_results import Sweep, Trial, write_results
 
 SHOWN = 10  # points in the table
 
 
 def sweep_table(sweep: Sweep, title: str | None = None) -> str:
     """The sweep as a table of text: the best points, the best point of each program, and warnings."""
-    budget = sweep.budget.within(sweep.task.length)
-    size = f"{counted(len(sweep.trials), 'point')}, {counted(sweep.seeds, 'seed')} each, {budget}"
-    if budget != sweep.budget:
-        size += f": all of the text, once, and not {sweep.budget}"
-    lines = [*([title] if title else []), wrapped(f"{sweep.task.name}: {size}.")]
-    lines += ["Bits per character, mean ± standard error over the sound seeds; lower is better.", ""]
+    problem = sweep.problem
+    size = f"{counted(len(sweep.trials), 'point')}, {counted(sweep.seeds, 'seed')} each, {problem.length}{problem.note}"
+    lines = [*([title] if title else []), wrapped(f"{problem.name}: {size}.")]
+    lines += [f"{problem.measure}, mean ± standard error over the sound seeds; lower is better.", ""]
     if not sweep.trials:
         return "\n".join([*lines, *map(wrapped, ["No point is finished.", *_missing(sweep)])]) + "\n"
     ranked = sorted(sweep.trials, key=lambda trial: trial.order)
-    lines += _ranking(ranked[:SHOWN])
+    lines += _ranking(ranked[:SHOWN], problem.heads)
     if len(ranked) > SHOWN:
         lines += [f"  and {counted(len(ranked) - SHOWN, 'point')} more in results.jsonl"]
     of_each = list(_programs(ranked).values())
     if len(of_each) > 1 and len(ranked) > SHOWN:
-        lines += ["", "The best of each program:", "", *_ranking([trials[0] for trials in of_each])]
-    lines += ["", *levels(sweep.task), "", *map(wrapped, [*_remarks(sweep), f"The best: {sweep.best.description}"])]
+        lines += ["", "The best of each program:", "", *_ranking([trials[0] for trials in of_each], problem.heads)]
+    lines += [
+        "",
+        *([*levels(problem), ""] if problem.levels else []),
+        *map(wrapped, [*_remarks(sweep), f"The best: {sweep.best.description}"]),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _ranking(trials: Sequence[Trial]) -> list[str]:
-    head = (*trials[0].settings, "last tenth", "whole run", "sound")
+def _ranking(trials: Sequence[Trial], heads: tuple[str, str]) -> list[str]:
+    head = (*trials[0].settings, *heads, "sound")
     return columns(
         [
             head,
@@ -95,12 +96,12 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
         names = [name for name in _swept(sweep) if isinstance(sweep.best.settings[name], int)] or _swept(sweep)[:1]
         programs = {(): list(sweep.trials)}
     names = names or list(sweep.best.settings)[:1]
-    guess = math.log2(len(sweep.task.alphabet))
-    top = 1.1 * max(guess, *sweep.task.levels.values())
+    problem = sweep.problem
+    low, top = _span(sweep)
     with picture((3.4 + 4.6 * len(names), 5.0), kind) as (figure, finished):
         panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
-            row = 0.05 * top
+            row = 0.05 * (top - low)
             for i, (structure, trials) in enumerate(programs.items()):
                 label = ", ".join(f"{key} {value}" for key, value in structure if key in _swept(sweep))
                 colour = COLOURS[i % len(COLOURS)]
@@ -116,19 +117,20 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
             axes.plot(
                 [], [], "x", color="0.2", markersize=9, label="seeds that diverged or were lost (the larger, the more)"
             )
-            draw_levels(axes, sweep.task, 0.0, top)
-            axes.axhline(guess, color="0.75", linewidth=1, label=f"guessing: {guess:.3f}")
+            draw_levels(axes, problem, low, top)
+            if problem.guess is not None:
+                axes.axhline(problem.guess, color="0.75", linewidth=1, label=f"guessing: {problem.guess:.3f}")
             values = _values(sweep.trials, name)
             if _geometric(values):
                 axes.set_xscale("log")
             elif isinstance(values[0], int) and len(values) <= 12:
                 axes.set_xticks(values)
             axes.set_xlabel(name.replace("_", " "))
-            axes.set_ylim(0, top + len(programs) * row)
+            axes.set_ylim(low, top + len(programs) * row)
             axes.grid(which="major", color="0.92", linewidth=0.6)
             axes.set_axisbelow(True)
-        panels[0].set_ylabel("bits per character over the last tenth (lower is better)")
-        what = f"{sweep.task.name}: {sweep.budget} a run"
+        panels[0].set_ylabel(problem.axis)
+        what = f"{problem.name}: {problem.length} a run"
         title = f"{title}, {what}" if title else what
         line = f"mean of the sound seeds of {sweep.seeds}, shaded from the best to the worst"
         heading(panels[0], title, line)
@@ -136,8 +138,18 @@ def draw(sweep: Sweep, kind: str, *, title: str | None = None) -> bytes:
     return finished.getvalue()
 
 
+def _span(sweep: Sweep) -> tuple[float, float]:
+    """The ends of the axis: from 0 to a little above guessing, or around the means of the points."""
+    problem = sweep.problem
+    if problem.guess is not None:
+        return 0.0, 1.1 * max(problem.guess, *problem.levels.values())
+    means = [float(trial.closing[trial.sound].mean()) for trial in sweep.trials if trial.sound.any()] or [1.0]
+    low, high = min(0.0, *means), max(means)
+    return low, high + 0.1 * max(high - low, 1e-6)
+
+
 def save_sweep(sweep: Sweep, folder: Path, *, title: str | None = None) -> None:
-    """Writes results.jsonl, table.txt, sensitivity.png and sensitivity.svg of a sweep to `folder`."""
+    """Writes results.jsonl, curves.jsonl, table.txt, sensitivity.png and sensitivity.svg of a sweep to `folder`."""
     write_results(sweep, folder)
     write_atomically(folder / "table.txt", sweep_table(sweep, title).encode())
     if not sweep.trials:

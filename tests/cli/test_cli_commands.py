@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -376,6 +377,30 @@ def test_a_comparison_holds_its_settings(compared):
     assert settings["descriptions"][0].startswith("rtrl, leaky cell with 2 units, gradient descent 1/√t")
     summary = json.loads((compared / "summary.json").read_text())
     assert summary["best"] in ("rtrl", "tbptt:5")
+
+
+def test_a_method_that_was_stopped_goes_on_from_its_checkpoint(compared, tmp_path, monkeypatch):
+    from onward.comparison.lanes import Saving
+    from onward.comparison.parallel_runs import Program
+
+    monkeypatch.setattr("onward.cli.compare.Saving", partial(Saving, every=0.0))
+    original, blocks = Program._advanced, []
+
+    def stop_in_the_middle(self, *rest):
+        blocks.append(self)
+        if len(blocks) == 11:
+            raise KeyboardInterrupt
+        return original(self, *rest)
+
+    monkeypatch.setattr(Program, "_advanced", stop_in_the_middle)
+    folder = tmp_path / "stopped"
+    assert onward_command("compare", *SMALL, "--run", folder) == 130
+    assert [path.name for path in (folder / "parts").iterdir()] == ["rtrl.npz"]
+    assert onward_command("compare", "--resume", folder) == 0
+    assert len(blocks) == 1 + 2 * 20
+    assert not [*folder.glob("parts/*.npz")]
+    bits = [json.loads((path / "summary.json").read_text())["bits"] for path in (compared, folder)]
+    assert bits[0] == bits[1]
 
 
 def test_a_stopped_comparison_goes_on_with_what_is_left(compared, tmp_path, monkeypatch, capsys):

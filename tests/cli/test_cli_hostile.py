@@ -33,7 +33,8 @@ FILES = {
     "compare": ("settings.json", "parts", "parts/rtrl.json", "curves.jsonl", "table.txt", "summary.json", *PICTURES),
     "sweep": (
         *("settings.json", "parts", "parts/program-000", "parts/program-000/plan.json", "table.txt", "results.jsonl"),
-        *("parts/program-000/part-0000.json", "sensitivity.png", "sensitivity.svg"),
+        *("parts/program-000/part-0000.json", "parts/program-000/part-0000.0-4.npz", "curves.jsonl"),
+        *("sensitivity.png", "sensitivity.svg"),
     ),
 }
 SWEEP = SweepSettings("task", "0", 10, 1, [0], 32, [{"rate": 0.1}], "1", "1")

@@ -17,9 +17,13 @@ import pytest
 import onward
 from onward.cli import main
 from onward.cli.compilation_cache import compilation_cache
-from onward.comparison.sweep import Sweep, SweepWork, Trial, grid, log_uniform, share, sweep
+from onward.comparison.reading import Reading
+from onward.comparison.sweep import sweep
 from onward.comparison.sweep_plan import key_of, planned
-from onward.comparison.sweep_report import draw, rows, save_sweep, sweep_table
+from onward.comparison.sweep_points import grid, log_uniform
+from onward.comparison.sweep_report import draw, save_sweep, sweep_table
+from onward.comparison.sweep_results import Sweep, Trial, rows
+from onward.comparison.sweep_work import SweepWork, share
 from onward.registry.build import build_contestant
 from onward.registry.method_names import COMPARISON
 from onward.registry.table import ESTIMATORS, OPTIMIZERS
@@ -260,8 +264,9 @@ def fabricated(points):
         broken = point["rate"] > 1
         closing = np.full(3, np.nan) if broken else np.log10(point["rate"] / 0.1) ** 2 / 4 + np.array([0, 0.02, 0.05])
         fate = {"diverged": np.full(3, 7 * broken), "lost": np.zeros(3, bool)}
+        fate |= {"ends": np.array([10]), "curve": closing[:, None]}
         trials.append(Trial(whole=closing, closing=closing, settings=point, description="none", **fate))
-    return Sweep(WHEEL, onward.comparison.Budget(characters=10), 3, tuple(trials))
+    return Sweep(Reading(WHEEL, onward.comparison.Budget(characters=10)), 3, tuple(trials))
 
 
 @pytest.mark.parametrize(
@@ -325,7 +330,15 @@ def test_the_example_in_help_works_when_pasted(tmp_path, monkeypatch, capsys):
     assert "Sweep of fpp\n6-CycleWorld: 7 points, 1 seed each, 200 characters." in said.out
     assert "7 runs: 100%" in said.err
     left = sorted(path.name for path in (tmp_path / "runs" / "fpp").iterdir())
-    assert left == ["parts", "results.jsonl", "sensitivity.png", "sensitivity.svg", "settings.json", "table.txt"]
+    assert left == [
+        "curves.jsonl",
+        "parts",
+        "results.jsonl",
+        "sensitivity.png",
+        "sensitivity.svg",
+        "settings.json",
+        "table.txt",
+    ]
     assert main([*words[1:], "--seed", "1"]) == 2
     assert "runs/fpp holds another sweep, its key being not the same; name another folder." in capsys.readouterr().err
 
