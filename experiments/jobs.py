@@ -1,5 +1,6 @@
 """The trainings of a long experiment: one runs on each device, finished ones are kept, and progress is shown."""
 
+import math
 import sys
 import threading
 import time
@@ -44,9 +45,14 @@ def run_all(jobs: Mapping[str, Job], parts: Parts) -> dict[str, Any]:
 
     def one(name: str, job: Job) -> Any:
         device = devices.get()
+
+        def report(done: float, words: str) -> None:
+            progress.tell(name, done, words)
+            parts.report(done, math.nan)
+
         try:
             with jax.default_device(device):
-                found = parts.part(name, lambda: job.run(lambda done, words: progress.tell(name, done, words)))
+                found = parts.part(name, lambda: job.run(report))
         except Unfinished:  # another process works on it
             missing.append(name)
             return None

@@ -110,8 +110,7 @@ class Experiment:
     * `data`: loads the data. Raises `UserError` if they are missing or wrong;
     * `run`: does the work. It receives the data, the length, the number of seeds, the random seed, and the `Parts` in
       which a long experiment keeps what is finished;
-    * `methods`: the names of the methods whose trainings can be asked for one by one; none if it runs as a whole;
-    * `in_parts`: whether it keeps its work in parts, which several processes may share.
+    * `methods`: the names of the methods whose trainings can be asked for one by one; none if they cannot.
     """
 
     name: str
@@ -125,7 +124,6 @@ class Experiment:
     unit: str = "passes"
     claimant: str = "The paper"
     methods: tuple[str, ...] = ()
-    in_parts: bool = True
 
     def scaled(self, scale: float, seeds: int) -> "Experiment":
         """The same experiment with `scale` times the length, rounded, and this many seeds. The title says so."""

@@ -1,10 +1,15 @@
 """One run of an experiment: its parts, its report and its numbers, in a folder of its own."""
 
 import contextlib
+import functools
+import io
 import platform
 import shlex
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +22,10 @@ from onward import __version__
 from onward.checkpoints.run_folder import new_folder
 from onward.cli.compare import check_chunks, run
 from onward.cli.compilation_cache import compilation_cache
+from onward.cli.reproduce_options import Elsewhere
 from onward.comparison import Comparison, Contestant, MethodResult, Race
-from onward.comparison.compare_report import comparison_table, described, result_from
+from onward.comparison.compare_report import comparison_table, described, result_from, save_comparison
+from onward.comparison.lanes import Saving
 from onward.support.devices import use_all_cores
 from onward.support.errors import UserError
 from onward.support.files import write_atomically
@@ -65,7 +72,8 @@ class Request(NamedTuple):
     * `seed`: decides all that is random; `run`: the folder of the report, `None` for a new one under runs/;
     * `methods`: some of its methods, with commas between them, `None` for all; `seconds`: the time of each training,
       `None` for no limit;
-    * `part`: `(3, 16)` for the third of sixteen shares of its parts alone; `gather`: the report of finished parts.
+    * `part`: `(3, 16)` for the third of sixteen shares of its parts alone; `gather`: the report of finished parts;
+    * `elsewhere`: computes parts on other machines, `None` to compute them here.
     """
 
     figure: str
@@ -77,6 +85,7 @@ class Request(NamedTuple):
     seconds: float | None = None
     part: tuple[int, int] | None = None
     gather: bool = False
+    elsewhere: Elsewhere | None = None
 
 
 def reproduce(options: Request) -> int:
@@ -94,27 +103,28 @@ def reproduce(options: Request) -> int:
 
 
 def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: Request, folder: Path) -> int:
-    settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed}
-    settings |= {"onward": __version__, "jax": jax.__version__}
-    settings |= {} if options.seconds is None else {"seconds": options.seconds}
-    if options.seconds is not None and not (isinstance(recipe, Experiment) and recipe.methods):
-        raise UserError(f"{recipe.name} has no trainings with a time of their own; --scale makes it shorter.")
-    methods = _chosen(recipe, options.methods)
-    share = (0, 1) if options.gather else options.part
-    if share is not None and isinstance(recipe, Experiment) and not recipe.in_parts:
-        raise UserError(f"{recipe.name} runs as a whole: it has no parts to share or to gather.")
+    elsewhere = options.elsewhere
+    methods = _chosen(recipe, options)
+    share = (0, 1) if options.gather or elsewhere is not None else options.part
     if options.gather and not (folder / "parts").is_dir():
         raise UserError(f"{folder} holds no parts of an experiment to gather; name the folder of its parts.")
     use_all_cores()
+    if options.part is not None:
+        (number, shares), names = options.part, part_names(recipe, options)
+        if shares > len(names):
+            raise UserError(
+                f"--part {number}/{shares}: {shares} parts are more than the {len(names)} of {recipe.name}; take fewer."
+            )
+    settings = _settings(recipe, options)
     with compilation_cache(), Parts(folder, settings, methods=methods, seconds=options.seconds, share=share) as parts:
         try:
-            if isinstance(recipe, Recipe):
-                found = _compare(recipe, options, folder, parts)
+            if elsewhere is None:
+                found = _found(recipe, options, folder, parts)
             else:
-                found = _experiment(recipe, options.seed, folder, parts)
+                found = _found_elsewhere(elsewhere, recipe, options, folder, parts)
         except Unfinished as unfinished:
             print(f"Not finished: {'; '.join(unfinished.names)}. What is finished is kept in {folder}.")
-            return 0
+            return 0 if elsewhere is None else 1
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"stopped; the same command with --run {shlex.quote(str(folder))} goes on from what is kept."
@@ -144,6 +154,73 @@ def _reproduce(full: Recipe | Experiment, recipe: Recipe | Experiment, options: 
     return 0
 
 
+def _settings(recipe: Recipe | Experiment, options: Request) -> dict[str, Any]:
+    """What the parts of a run depend on."""
+    settings = {"figure": recipe.name, "length": recipe.length, "seed": options.seed}
+    settings |= {"onward": __version__, "jax": jax.__version__}
+    return settings | ({} if options.seconds is None else {"seconds": options.seconds})
+
+
+def part_names(recipe: Recipe | Experiment, options: Request) -> tuple[str, ...]:
+    """The names of the parts, of which none is run. Where a pilot chooses the rates, they are those of the pilot."""
+    with (
+        tempfile.TemporaryDirectory() as work,
+        contextlib.redirect_stderr(io.StringIO()),
+        Parts(Path(work) / "run", {}, methods=_chosen(recipe, options), share=(0, 1)) as parts,
+    ):
+        try:
+            _found(recipe, options, Path(work) / "run", parts)
+        except Unfinished as unfinished:
+            return unfinished.names
+    return ()
+
+
+def _found(recipe: Recipe | Experiment, options: Request, folder: Path, parts: Parts) -> Findings:
+    """What the experiment finds. Raises `Unfinished` if others compute some of its parts."""
+    if isinstance(recipe, Recipe):
+        return _compare(recipe, options, folder, parts)
+    return _experiment(recipe, options.seed, folder, parts)
+
+
+def _found_elsewhere(
+    elsewhere: Elsewhere, recipe: Recipe | Experiment, options: Request, folder: Path, parts: Parts
+) -> Findings:
+    """What the experiment finds, each part computed on another machine. Raises `Unfinished` for parts that failed."""
+    failed: dict[str, str] = {}
+    while True:
+        try:
+            return _found(recipe, options, folder, parts)
+        except Unfinished as unfinished:
+            # Those of a pilot are known before those that it chooses.
+            names = [name for name in unfinished.names if name not in failed]
+            if not names:
+                for name, reason in failed.items():
+                    print(f"{name} failed: {reason}")
+                raise
+        failed |= elsewhere(parts.finished(), names, parts.keep)
+
+
+def part_of(options: Request, known: Mapping[str, str], name: str, report: Callable[[float, float], None]) -> bytes:
+    """The file of one part of an experiment, which is computed here, from the files of the parts that are `known`.
+
+    `report` receives how much of it is done, and a number to show, or NaN.
+    """
+    full = RECIPES[options.figure]
+    recipe = full.scaled(options.scale, options.seeds or full.seeds)
+    methods, settings = _chosen(recipe, options), _settings(recipe, options)
+    limits = {"methods": methods, "seconds": options.seconds}
+    with (
+        tempfile.TemporaryDirectory() as work,
+        Parts(Path(work) / "run", settings, **limits, only=name, report=report) as parts,
+    ):
+        parts.begin()
+        for each, text in known.items():
+            parts.keep(each, text.encode())
+        with contextlib.suppress(Unfinished):
+            _found(recipe, options, Path(work) / "run", parts)
+        return parts.file(name)
+
+
 def _of_less(verdict: Verdict) -> Verdict:
     """The verdict on a run that is smaller than the figure."""
     return Verdict(
@@ -151,8 +228,11 @@ def _of_less(verdict: Verdict) -> Verdict:
     )
 
 
-def _chosen(recipe: Recipe | Experiment, methods: str | None) -> tuple[str, ...] | None:
+def _chosen(recipe: Recipe | Experiment, options: Request) -> tuple[str, ...] | None:
     """The names of the methods that are asked for; `None` for all of them."""
+    if options.seconds is not None and not (isinstance(recipe, Experiment) and recipe.methods):
+        raise UserError(f"{recipe.name} has no trainings with a time of their own; --scale makes it shorter.")
+    methods = options.methods
     if methods is None:
         return None
     if isinstance(recipe, Recipe):
@@ -180,8 +260,19 @@ def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Fi
         def kept(race: Race) -> list[MethodResult]:
             rates = " ".join(f"{factor:g}" for factor in race.rate_factors)
             part = f"{before}{race.name}, rates {rates}, {recipe.seeds} seeds"
+
+            def told(name: str, done: float, bits: float) -> None:
+                race.report(name, done, bits)
+                parts.report(done, bits)
+
+            digest = functools.cache(race.digest)
+
+            def make() -> list[dict[str, Any]]:
+                saving = Saving(parts.unfinished(part), parts.write, digest())
+                return [described(each) for each in replace(race, report=told, saving=saving).run()]
+
             try:
-                found = parts.part(part, lambda: [described(each) for each in race.run()], digest=race.digest())
+                found = parts.part(part, make, digest=digest)
             except Unfinished as unfinished:
                 missing.extend(unfinished.names)
                 return []
@@ -197,10 +288,13 @@ def _compare(recipe: Recipe, options: Request, folder: Path, parts: Parts) -> Fi
             rate_factors=rate_factors,
             title=recipe.title,
             kept=kept,
-            save=options.part is None,
+            save=parts.alone,
         )
         if missing:
             raise Unfinished(missing)
+        if parts.gathers:
+            save_comparison(comparison, folder, title=recipe.title)
+            print(f"\n{comparison_table(comparison, recipe.title)}\nPicture, table and curves: {folder}")
         return comparison
 
     if recipe.pilot is None:
@@ -229,8 +323,8 @@ def _experiment(recipe: Experiment, seed: int, folder: Path, parts: Parts) -> Fi
 
 
 def _begin(folder: Path, parts: Parts) -> None:
-    parts.begin()
-    print(f"What is finished is kept in {folder}.", file=sys.stderr)
+    if parts.begin():
+        print(f"What is finished is kept in {folder}.", file=sys.stderr)
 
 
 def report(recipe: Recipe | Experiment, options: Request, found: Findings) -> str:

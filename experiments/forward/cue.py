@@ -18,7 +18,7 @@ from onward.support.tables import columns, counted
 from onward.tasks import cue_task
 from onward.tasks.cues import MemoryChain
 
-from ..parts import Parts
+from ..parts import Parts, together
 from ..plots.cues import draw_cues
 from ..recipe import Experiment, Findings, Verdict, verdict_of
 from .cue_arms import ARMS, PHASE, UNITS, WINDOW, Arm, Decays, Point
@@ -99,23 +99,31 @@ class Cues:
     def run(self, _data, trials: int, seeds: int, seed: int, parts: Parts) -> Findings:
         points = [Point(*point) for point in product(range(len(DECAYS)), self.rates)]
         pilot_key, key = jr.split(jr.key(seed))
-        pilots, runs, chosen = {}, {}, {}
-        for name, arm in parts.chosen(self.arms).items():
 
-            def kept(what: str, wait: int, points, keys, arm=arm) -> Run:
-                found = parts.part(
-                    f"{what}, L = {wait}, {len(keys)} seeds", lambda: _numbers(race(arm, wait, points, keys, trials))
-                )
-                arrays = {field: np.array(found[field], float) for field in Run._fields if field != "seconds"}
-                return Run(**arrays, seconds=found["seconds"])
+        def of_arm(name: str, arm: Arm) -> tuple[dict[int, Run], Point, dict[int, Run]]:
+            """The pilots, the point that they choose, and the runs at this point."""
 
-            keys = jr.split(pilot_key, PILOT_SEEDS)
-            pilots[name] = {wait: kept(f"pilot: {name}", wait, points, keys) for wait in self.waits}
-            chosen[name] = points[_best(pilots[name].values())]
-            keys = jr.split(key, seeds)
-            runs[name] = {wait: kept(name, wait, [chosen[name]], keys) for wait in self.waits}
-            said = ", ".join(f"{run.solved} of {seeds} at {wait}" for wait, run in runs[name].items())
-            print(f"{name}: {said}; {_words(chosen[name])}", file=sys.stderr)
+            def kept(what: str, points, keys) -> dict[int, Run]:
+                makers = {
+                    f"{what}, L = {wait}, {len(keys)} seeds": lambda wait=wait: _numbers(
+                        race(arm, wait, points, keys, trials)
+                    )
+                    for wait in self.waits
+                }
+                found = parts.all(makers, lambda name, found: None)
+                return {wait: _run_from(each) for wait, each in zip(self.waits, found.values(), strict=True)}
+
+            pilots = kept(f"pilot: {name}", points, jr.split(pilot_key, PILOT_SEEDS))
+            best = points[_best(pilots.values())]
+            runs = kept(name, [best], jr.split(key, seeds))
+            said = ", ".join(f"{run.solved} of {seeds} at {wait}" for wait, run in runs.items())
+            print(f"{name}: {said}; {_words(best)}", file=sys.stderr)
+            return pilots, best, runs
+
+        found = together({name: partial(of_arm, name, arm) for name, arm in parts.chosen(self.arms).items()})
+        pilots = {name: first for name, (first, _, _) in found.items()}
+        chosen = {name: best for name, (_, best, _) in found.items()}
+        runs = {name: last for name, (_, _, last) in found.items()}
         kinds: dict[str, dict[str, dict[int, np.ndarray]]] = {}
         for name, of in runs.items():
             kinds.setdefault(self.arms[name].kind, {})[name] = {wait: run.right for wait, run in of.items()}
@@ -253,6 +261,12 @@ def _words(point: Point) -> str:
 def _numbers(run: Run, digits: int = 16) -> dict[str, Any]:
     arrays = {name: np.asarray(value, float) for name, value in run._asdict().items()}
     return {name: array.round(digits).tolist() for name, array in arrays.items()}
+
+
+def _run_from(found: Mapping[str, Any]) -> Run:
+    """The run that `_numbers` wrote; `None` is NaN."""
+    arrays = {name: np.array(found[name], float) for name in Run._fields if name != "seconds"}
+    return Run(**arrays, seconds=found["seconds"])
 
 
 RECIPES = {

@@ -96,12 +96,16 @@ class Readings:
     def run(self, source: Source, characters: int, seeds: int, seed: int, parts: Parts) -> Findings:
         arms = parts.chosen(self.arms)
         turns = min(characters, len(source.symbols)) // self.block
-        found = []
-        for number in range(seed, seed + seeds):
-            name = f"seed {number}: {', '.join(arms)}"
-            found.append(parts.part(name, lambda number=number: read(arms, source, self.block, turns, number)))
-            said = "; ".join(f"{name} {np.mean(of['bits']):.3f}" for name, of in found[-1].items())
-            print(f"seed {number}: {said}", file=sys.stderr)
+
+        def told(name: str, bits) -> None:
+            said = "; ".join(f"{arm} {np.mean(of['bits']):.3f}" for arm, of in bits.items())
+            print(f"{name.partition(':')[0]}: {said}", file=sys.stderr)
+
+        makers = {
+            f"seed {number}: {', '.join(arms)}": partial(read, arms, source, self.block, turns, number)
+            for number in range(seed, seed + seeds)
+        }
+        found = list(parts.all(makers, told).values())
         readings = {
             name: Reading(
                 np.array([one[name]["bits"] for one in found], float),

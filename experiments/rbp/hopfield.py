@@ -300,7 +300,6 @@ RECIPES = {
             seeds=3,
             data=_digits,
             run=_hopfield,
-            in_parts=False,
         ),
         Experiment(
             name="rbp/table-a1",
@@ -312,7 +311,6 @@ RECIPES = {
             seeds=100,
             data=_digits,
             run=_table_a1,
-            in_parts=False,
         ),
     )
 }

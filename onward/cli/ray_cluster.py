@@ -1,6 +1,8 @@
 """Units of work on a Ray cluster: as many at a time as it has room for, and those of a lost worker again elsewhere."""
 
+import math
 import os
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,12 +35,13 @@ def on_ray(
     * `command`, `settings`: what the workers do, as data; see `onward.cli.ray_worker`;
     * `units`: what each unit is, as data, by name;
     * `keep`: called with the answer of each unit as soon as it is there;
-    * `report`: receives the finished fraction of all units, and a mean number to show, such as bits.
+    * `report`: receives the finished fraction of all units, and a mean number to show, such as bits; NaN if none is
+      known.
 
     If a worker dies, Ray runs its unit again. On Ctrl-C what is finished has been kept.
     """
     telling = ray.remote(num_cpus=0)(Telling).remote()
-    job = msgspec.json.encode(Job.here(command, settings.decode(), jax.local_device_count()))
+    job = ray.put(msgspec.json.encode(Job.here(command, settings.decode(), jax.local_device_count())))
     run = ray.remote(num_cpus=1, max_retries=-1)(compute)
     waiting = {run.options(name=name).remote(job, name, unit, telling): name for name, unit in units.items()}
     try:
@@ -50,7 +53,8 @@ def on_ray(
             told = ray.get(telling.told.remote())
             done = len(units) - len(waiting) + sum(told[name][0] for name in waiting.values() if name in told)
             if done:
-                report(done / len(units), sum(number for _, number in told.values()) / max(len(told), 1))
+                numbers = [number for _, number in told.values() if math.isfinite(number)]
+                report(done / len(units), statistics.mean(numbers) if numbers else math.nan)
     except KeyboardInterrupt:
         for each in waiting:
             ray.cancel(each, force=True)

@@ -1,6 +1,6 @@
 """The options of `onward reproduce`, each with its check, and the installed packages that offer experiments."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -10,7 +10,7 @@ from typing import Annotated, Protocol, runtime_checkable
 from ..support.errors import UserError
 from . import shared_options as shared
 from .options import duration, one_of, option, positive, whole
-from .part_options import Part, PartOption, check_together
+from .part_options import Part, PartOption, RayOption, check_together
 
 GROUP = "onward.experiments"
 
@@ -20,6 +20,15 @@ MISSING = (
 )
 
 
+# Computes parts of an experiment on other machines. It receives the files of finished parts, by name, as text; the
+# names of the parts to compute; and a function that keeps a part, given its name, its file, and the machine that
+# computed it. It returns the reasons why parts failed, by name.
+Elsewhere = Callable[
+    [Mapping[str, str], Sequence[str], Callable[[str, bytes, str], None]],
+    Mapping[str, str],
+]
+
+
 @runtime_checkable
 class Catalogue(Protocol):
     """The experiments of a package. An entry point of the group `onward.experiments` names one.
@@ -27,7 +36,7 @@ class Catalogue(Protocol):
     * `names`: the experiments' names, as typed after `onward reproduce`;
     * `description`: a paragraph for `onward reproduce --help`.
 
-    It is loaded whenever a name is checked, so it should not import JAX before `reproduce` is called.
+    It is loaded whenever a name is checked, so it should not import JAX before one of its functions is called.
     """
 
     names: Sequence[str]
@@ -45,13 +54,32 @@ class Catalogue(Protocol):
         seconds: float | None,
         part: tuple[int, int] | None,
         gather: bool,
+        elsewhere: Elsewhere | None,
     ) -> int:
         """Runs the experiment and returns the exit code.
 
         If `seeds` or `folder` is `None`, the experiment chooses it. `methods` names some of its methods, with commas
         between them, and `seconds` is the time that each training may take; `None` is for all, and for no limit.
         `part` is the share of the experiment's parts that this process computes, `(3, 16)` for the third of sixteen;
-        `gather` asks for the report of the parts that are finished.
+        `gather` asks for the report of the parts that are finished. If `elsewhere` is given, all parts are computed
+        there.
+        """
+        ...
+
+    def part_of(
+        self,
+        name: str,
+        *,
+        scale: float,
+        seeds: int | None,
+        seed: int,
+        methods: str | None,
+        seconds: float | None,
+        known: Mapping[str, str],
+    ) -> Callable[[str, Callable[[float, float], None]], bytes]:
+        """A function that computes one part of the experiment for `elsewhere`, from the files of the parts that are
+        `known`. It receives the part's name, and a function that reports how much is done and a number to show; it
+        returns the part's file.
         """
         ...
 
@@ -91,11 +119,12 @@ class ReproduceOptions:
     part: PartOption[Part | None] = None
     gather: bool = False
     """Write the report from the parts that are finished, or name those that are missing."""
+    ray: RayOption[str | None] = None
     tensorboard: shared.TensorBoard[Path | None] = None
     prometheus: shared.Prometheus[int | None] = None
 
     def __post_init__(self):
-        check_together(self.part, self.gather, None, self.run)
+        check_together(self.part, self.gather, self.ray, self.run)
         names = [name for catalogue in catalogues() for name in catalogue.names]
         if self.figure is None:
             raise UserError(f"say which figure to reproduce; there are {', '.join(names)}." if names else f"{MISSING}.")

@@ -178,7 +178,7 @@ WRONG = [
         ["compare", "--methods", "rtrl", "--part", "1/2", "--run", "r"],
         "--part 1/2: 2 parts are more than the 1 methods",
     ),
-    (["reproduce", "rbp/hopfield", "--part", "1/2", "--run", "r"], "rbp/hopfield runs as a whole: it has no parts"),
+    (["reproduce", "fptt/table7", "--ray", "127.0.0.1:1"], "--ray 127.0.0.1:1: nothing answers there"),
 ]
 
 

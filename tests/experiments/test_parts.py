@@ -166,10 +166,10 @@ def test_a_finished_experiment_and_a_strangers_folder_are_refused(tmp_path):
 
 def test_a_part_of_another_program_or_name_is_refused(tmp_path):
     parts = begun(tmp_path / "run", SETTINGS)
-    parts.part("a", lambda: 1, digest="first")
-    assert parts.part("a", lambda: 2, digest="first") == 1
+    parts.part("a", lambda: 1, digest=lambda: "first")
+    assert parts.part("a", lambda: 2, digest=lambda: "first") == 1
     with pytest.raises(UserError, match=r"a\.json is of another program: the method, its network or the data changed"):
-        parts.part("a", lambda: 2, digest="second")
+        parts.part("a", lambda: 2, digest=lambda: "second")
     (tmp_path / "run" / "parts" / "b.json").write_bytes((tmp_path / "run" / "parts" / "a.json").read_bytes())
     with pytest.raises(UserError, match=r"b\.json is not the part 'b' of this experiment; remove it"):
         parts.part("b", lambda: 2)
