@@ -7,6 +7,7 @@ its number, it kills itself in the middle of the first training.
 import os
 import signal
 import sys
+import unittest.mock
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,8 +44,8 @@ def adding_model() -> onward.Model:
     return onward.Model(onward.LSTMCell(2, 4, key=jr.key(0)), eqx.nn.Linear(4, 1, key=jr.key(1)))
 
 
-def adding(folder: Path, *, callbacks=(), learner: onward.Learner | None = None) -> onward.sequences.Fitted:
-    learner = learner or adding_learner()
+def adding(folder: Path, *, callbacks=()) -> onward.sequences.Fitted:
+    learner = adding_learner()
 
     def score(model):
         return onward.evaluate(model, ADDED, TERMINAL, onward.losses.squared_error, key=jr.key(9))
@@ -123,19 +124,33 @@ def streams(estimator, mesh) -> tuple:
     return carry.arrays, losses(first.losses, second.losses)
 
 
-def disagreement(folder: Path) -> str:
-    """What is said if the processes have batches of different sizes."""
-    learner = adding_learner()
-    chunk = 3 + jax.process_index()
-    learner = onward.Learner(learner.estimator, learner.optimizer, loss=learner.loss, chunk=chunk, batch=BATCH)
-    try:
-        adding(folder / "other", learner=learner)
-    except UserError as error:
-        return str(error)
-    return "nothing"
+def disagreements() -> dict[str, np.ndarray]:
+    """What is said if the processes differ in the chunk, the batch, the data or the version of onward."""
+    index, found = jax.process_index(), {}
+
+    def said(what: str, *, chunk: int = 3, batch: int = BATCH, seed: int = 0) -> None:
+        of_alike = adding_learner()
+        learner = onward.Learner(
+            of_alike.estimator, of_alike.optimizer, loss=terminal_squared_error, chunk=chunk, batch=batch
+        )
+        xs = np.random.default_rng(seed).normal(size=(2 * BATCH, 6, 2))
+        data = onward.Sequences(xs, xs.sum(1)[:, :1], batch=batch)
+        carry = learner.init(adding_model(), key=jr.key(2))
+        found[f"disagreement_{what}"] = np.array("nothing")
+        try:
+            onward.fit(learner, carry, data, TERMINAL, epochs=1, key=jr.key(3), progress=False)
+        except UserError as error:
+            found[f"disagreement_{what}"] = np.array(str(error))
+
+    said("chunk", chunk=3 + 3 * index)
+    said("batch", batch=BATCH if index == 0 else 2 * BATCH)
+    said("data", seed=index)
+    with unittest.mock.patch("onward.sequences._fit_checks.__version__", f"0.{index}"):
+        said("version")
+    return found
 
 
-def others(folder: Path) -> dict[str, np.ndarray]:
+def others() -> dict[str, np.ndarray]:
     """What the other trainings find."""
     mesh = jax.make_mesh((jax.device_count(),), ("streams",), (jax.sharding.AxisType.Auto,))
     explicit = jax.make_mesh((jax.device_count(),), ("streams",))
@@ -147,7 +162,6 @@ def others(folder: Path) -> dict[str, np.ndarray]:
         "whole": numbers(sharded(whole=True).carry),
         "streams": numbers(streams(onward.SnAp(order=1), mesh)),
         "streams_explicit": numbers(streams(onward.SnAp(order=1), explicit)),
-        "disagreement": np.array(disagreement(folder)),
     }
 
 
@@ -187,7 +201,8 @@ def main(folder: Path, processes: int, index: int, port: int, devices: int) -> N
         "history": np.array([[epoch.loss, epoch.score] for epoch in added.history]),
     }
     if "EPOCHS" not in os.environ:
-        found |= others(folder)
+        found |= others()
+        found |= disagreements() if processes > 1 else {}
     np.savez(folder / f"found-{index}.npz", **found)
 
 

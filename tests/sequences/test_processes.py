@@ -64,11 +64,19 @@ def test_when_a_process_is_killed_the_other_ends_and_says_how_to_go_on(runs):
     assert last[0].endswith("checkpoint.npz.")
 
 
-def test_processes_that_differ_say_who_and_what(runs):
-    alone, *together = (str(found["disagreement"]) for found in runs["found"])
-    assert alone == "nothing"
-    sentence = "process 1 has another chunk than process 0, 4 and not 3; start all processes alike."
-    assert together == [sentence, sentence]
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("chunk", "process 1 has another chunk than process 0, 6 and not 3; start all processes alike."),
+        ("batch", "process 1 has another batch than process 0, 16 and not 8; start all processes alike."),
+        ("data", "process 1 has another data than process 0, "),
+        ("version", "process 1 has another version of onward than process 0, 0.1 and not 0.0; start all processes"),
+    ],
+)
+def test_processes_that_differ_say_who_and_what(runs, what, sentence):
+    first, second = (str(found[f"disagreement_{what}"]) for found in runs["found"][1:])
+    assert first == second
+    assert first.startswith(sentence)
 
 
 def test_one_device_goes_on_from_a_checkpoint_of_two_processes(runs, tmp_path):
