@@ -117,7 +117,7 @@ WRONG = [
     (["compare", "--task", "anbm"], "unknown task 'anbm'; did you mean anbn? Choose from anbn, brackets,"),
     (
         ["compare", "--methods", "rtlr"],
-        "unknown method 'rtlr'; did you mean rtrl? Choose from tbptt, sliding, artbp, continued, rtrl",
+        "unknown method 'rtlr'; did you mean rtrl? Choose from tbptt, sliding, artbp, continued, layerwise, rtrl",
     ),
     (["compare", "--methods", "rtrl-kalmann"], "unknown optimizer for rtrl 'kalmann'; did you mean kalman?"),
     (["compare", "--methods", "rtrl:3"], "method 'rtrl:3': rtrl takes no number; leave :3 out."),
