@@ -88,6 +88,22 @@ def test_fewer_steps_learn_the_same_numbers(finished, text, tmp_path):
     assert (finished / "metrics.jsonl").read_text().startswith(fewer)
 
 
+def test_a_deep_unit_wise_network_is_one_word(text, tmp_path, capsys):
+    """`--method layerwise` learns, writes text, and says why its model cannot be exported."""
+    run = tmp_path / "run"
+    assert train(text, "--run", run, "--method", "layerwise", "--characters", BLOCK, *TINY) == 0
+    settings = json.loads((run / "settings.json").read_text())["method"]
+    assert [settings[name] for name in ("cell", "optimizer", "window")] == ["mingru-block", "falling", 16]
+    summary = json.loads((run / "summary.json").read_text())
+    assert 0 < summary["closing_bits"] < summary["bits"] < 6
+    assert len((run / "sample.txt").read_text()) == 1 + 20
+    capsys.readouterr()
+    assert main(["export", str(run), "--to", str(tmp_path / "model")]) == 2
+    said = capsys.readouterr().err
+    assert "readout must be an eqx.nn.Linear to be exported, got NormalisedReadout" in said
+    assert not (tmp_path / "model").exists()
+
+
 def test_settings_say_all_that_was_chosen(text, tmp_path):
     (tmp_path / "alphabet").write_text(TEXT + "é漢")
     options = TrainOptions(
