@@ -1,5 +1,6 @@
 """NoBackTrack's forms: the variance of the cell's gradient at trained weights, and the time of a learning step."""
 
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -91,6 +92,8 @@ def measured(case: Trained, cell: str, units: int, effort: Effort) -> Table:
         f"at weights that learned {TRAINING:,} characters of synthetic music ({case.bits:.3f} bits a character)",
         f"the variance over {SAMPLES} random keys is of the cell's gradient, summed over {STRETCH} characters, and "
         "relative to the square of the exact one",
+        "times are of the processor, on one thread; the columns have medians, ÷ blocks that of the ratios repeat by "
+        "repeat",
         "at equal time: the variance times the time, the blocks' being 1; averaging copies trades one for the other",
     )
     headings = ("form", "relative variance", "µs a step", "÷ blocks", "variance at equal time")
@@ -119,4 +122,4 @@ def _timed(estimator, case, effort: Effort) -> Timed:
     times = max(1, int(effort.milliseconds / 10))
     xs, ys = jnp.tile(case.xs, (times, 1)), jnp.tile(case.ys, times)
     carry = learner.init(case.model, key=jr.key(4))
-    return Timed(partial(learner.run, carry, xs, ys), len(xs))
+    return Timed(partial(learner.run, carry, xs, ys), len(xs), clock=time.process_time_ns)
