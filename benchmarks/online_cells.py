@@ -22,7 +22,7 @@ WINDOW = 16
 ESTIMATORS = {"LRU": ("RTRL", onward.RTRL()), "GRU": ("SnAp(1)", onward.SnAp(order=1))}
 TITLE, UNIT_WISE = "Online cells", "Unit-wise cells: RTRL, and windows with an edge"
 BPTT, CONTINUED = onward.BPTT(), onward.estimators.ContinuedBPTT(onward.RTRL())
-HEADINGS = ("method", "µs a step: median (least..most)", "÷ ours", "cosine", "error", "error of the reset gate")
+HEADINGS = ("method", "µs a step: median (least..most)", "÷ ours", "cosine", "error", "update gate", "reset gate")
 MISSING = (
     "braintrace is not installed, so only ours is timed; `pip install '.[bench]'` brings it, and its version 0.2.8 "
     "needs Python 3.12."
@@ -48,12 +48,12 @@ def tables(effort: Effort, settings=SETTINGS, unit_wise=UNIT_WISE_SETTINGS) -> I
         yield Table(
             f"{TITLE}: {setting}",
             HEADINGS,
-            [(name, *_times(timing), *(g.cells() if g else ("",) * 3)) for name, timing, g in named],
+            [(name, *_times(timing), *(g.cells() if g else ("",) * 4)) for name, timing, g in named],
             (
                 "times are of the processor, on one thread",
                 f"cosine and error: of the cell's gradient over {STRETCH} steps from rest, against backpropagation "
-                f"through the same network; of the reset gate: of one step after {STRETCH} others, all of whose "
-                "influence is forgotten",
+                f"through the same network; of a gate: the error for its weights, of one step after {STRETCH} others "
+                "whose influence is forgotten",
                 *remarks,
             ),
             [
@@ -121,7 +121,8 @@ def gradient(estimator: onward.estimators.AbstractEstimator, setting: Setting) -
 
     rest, first, last = model.cell.init_hidden(), slice(STRETCH), slice(STRETCH, None)
     found, exact = (of(each, rest, first) for each in (estimator, BPTT))
-    reset = None
+    gates = {}
     if setting.cell == "GRU":
-        reset = tuple(flat(of(each, exact.hidden, last).grads.cell.weights[0][0]) for each in (estimator, BPTT))
-    return Gradient.of(flat(found.grads.cell), flat(exact.grads.cell), reset)
+        one, other = (of(each, exact.hidden, last).grads.cell.weights[0] for each in (estimator, BPTT))
+        gates = {name: (flat(one[row]), flat(other[row])) for row, name in enumerate(("reset", "update"))}
+    return Gradient.of(flat(found.grads.cell), flat(exact.grads.cell), **gates)

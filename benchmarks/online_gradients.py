@@ -15,23 +15,26 @@ class Gradient(NamedTuple):
     """A gradient of the recurrent cell over some steps, against the exact one, by backpropagation of the same network.
 
     * `cosine`, `error`: of a stretch from rest; the error is relative to the norm of the exact gradient;
-    * `reset`: the relative error for the weights of a GRU's reset gate, of a single step that begins in another state
-      and remembers nothing. `None` for another cell.
+    * `update`, `reset`: the relative error for the weights of each gate of a GRU, of a single step that begins in
+      another state and remembers nothing. `None` for another cell.
     """
 
     cosine: float
     error: float
+    update: float | None
     reset: float | None
 
     @classmethod
-    def of(cls, found: np.ndarray, exact: np.ndarray, reset: tuple[np.ndarray, np.ndarray] | None) -> "Gradient":
-        cosine = found @ exact / (np.linalg.norm(found) * np.linalg.norm(exact))
-        return cls(float(cosine), relative(found, exact), None if reset is None else relative(*reset))
+    def of(cls, found: np.ndarray, exact: np.ndarray, **gates: tuple[np.ndarray, np.ndarray]) -> "Gradient":
+        """From each gradient and the exact one, of the stretch and of the gates."""
+        cosine = float(found @ exact / (np.linalg.norm(found) * np.linalg.norm(exact)))
+        errors = {name: relative(*pair) for name, pair in gates.items()}
+        return cls(cosine, relative(found, exact), errors.get("update"), errors.get("reset"))
 
     def cells(self) -> tuple[str, ...]:
         """As text."""
-        shown = "" if self.reset is None else f"{self.reset:.1e}"
-        return f"{self.cosine:.4f}", f"{self.error:.1e}", shown
+        gates = ("" if gate is None else f"{gate:.1e}" for gate in (self.update, self.reset))
+        return f"{self.cosine:.4f}", f"{self.error:.1e}", *gates
 
 
 def relative(found: np.ndarray, exact: np.ndarray) -> float:

@@ -161,7 +161,6 @@ def online(setting: Setting, effort: Effort) -> dict[str, Timed]:
 
 def online_gradient(setting: Setting) -> Gradient:
     """Its gradient against backpropagation through the same network."""
-
     brainstate.random.seed(0)
     net = ONLINE[setting.cell](setting.units)
     training = _Training(net, braintrace.D_RTRL, 1, setting, STRETCH + 1)
@@ -185,5 +184,5 @@ def online_gradient(setting: Setting) -> Gradient:
 
     stretch, end = both(slice(STRETCH), RECURRENT, rest)
     last = slice(STRETCH, None)
-    reset = both(last, {"Wr"}, end)[0] if setting.cell == "GRU" else None
-    return Gradient.of(*stretch, reset)
+    gates = {"update": "Wz", "reset": "Wr"} if setting.cell == "GRU" else {}
+    return Gradient.of(*stretch, **{gate: both(last, {name}, end)[0] for gate, name in gates.items()})
