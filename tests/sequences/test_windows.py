@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from problems import loss as step_loss
 
 import onward
 from onward.losses import TerminalTarget, misclassified, terminal_cross_entropy, terminal_squared_error
+from onward.tasks.adding import Adding
 
 pytestmark = pytest.mark.usefixtures("promotion")
 
@@ -275,3 +277,19 @@ class TestLosses:
         prediction = jnp.array([0.1, 0.7, 0.2])
         assert [float(misclassified(prediction, jnp.array(y))) for y in range(3)] == [1.0, 0.0, 1.0]
         assert np.isnan([misclassified(prediction, jnp.array(y)) for y in (-1, 3)]).all()
+
+
+def test_slices_of_the_past_learn_targets_at_the_end_without_a_target_made_by_hand():
+    """FPP stores what the objective poses, here the target with its trust in each step."""
+    data = onward.sequences.Drawn(Adding(6), batch=2, minibatches=2)
+    objective = onward.Terminal(3)
+    cell = onward.VanillaCell(2, 3, key=jax.random.key(0))
+    model = onward.Model(cell, eqx.nn.Linear(3, 1, key=jax.random.key(1)))
+    learner = onward.Learner(onward.FPP(2, 9), optax.sgd(0.1), loss=terminal_squared_error, batch=2)
+    example = onward.sequences.first_step(data, objective)
+    carry = learner.init(model, key=jax.random.key(2), example=example)
+    assert isinstance(carry.estimator.ring.ys, TerminalTarget)
+    fitted = onward.fit(learner, carry, data, objective, epochs=1, key=jax.random.key(3), progress=False)
+    assert fitted.diverged_at is None
+    assert np.isfinite(fitted.history[0].loss)
+    assert not np.array_equal(fitted.carry.model.cell.weights[0], cell.weights[0])
