@@ -29,7 +29,7 @@ def started(folder: Path, processes: int, devices: int = 1, **environment: str) 
     ]
 
 
-def ended(processes: list[subprocess.Popen], seconds: float = 120.0) -> list[tuple[int, str]]:
+def ended(processes: list[subprocess.Popen], seconds: float = 240.0) -> list[tuple[int, str]]:
     """The exit code and the standard error of each process."""
     try:
         return [(process.wait(seconds), _said(process)) for process in processes]

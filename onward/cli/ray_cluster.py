@@ -85,23 +85,23 @@ def cluster(address: str) -> Iterator[Any]:
             }
         ray = needed("ray", "ray")
         try:
-            if address == LOCAL:
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    object_store_memory=MEMORY,
-                    log_to_driver=False,
-                    logging_level="error",
-                    _node_ip_address="127.0.0.1",
-                )
-            else:
-                ray.init(address=address, log_to_driver=False, logging_level="error")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"--ray {address}: {str(error).splitlines()[0]}") from None
-        try:
+            _connect(ray, address)
             yield ray
         finally:
             ray.shutdown()
             for name in os.environ.keys() - before.keys():
                 if name.startswith("RAY_"):
                     del os.environ[name]
+
+
+def _connect(ray: Any, address: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    here = {"include_dashboard": False, "object_store_memory": MEMORY, "_node_ip_address": "127.0.0.1"}
+    try:
+        if address == LOCAL:
+            ray.init(address="local", **here, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except Exception as error:  # Ray has no type of its own for a cluster that does not start or answer
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--ray {address}: {reason}") from None

@@ -1,6 +1,7 @@
 """Shares of a sweep, a comparison and an experiment: together they find what one process finds."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -134,6 +135,29 @@ def test_a_worker_tells_its_progress_now_and_then_and_why_a_unit_failed(monkeypa
     assert (answer.found, answer.failed) == ("", "RuntimeError: no such luck")
     assert telling.told[0] == ("a", 0.0, 1.0)
     assert len(telling.told) < 20  # a message for each report would cost the worker more than its unit
+
+
+def test_a_cluster_that_does_not_start_is_said_in_one_sentence(tmp_path, monkeypatch, capsys):
+    class Ray:
+        ended = 0
+
+        def init(self, **options):
+            assert options["_node_ip_address"] == "127.0.0.1"
+            assert os.environ["RAY_AUTH_MODE"] == "token"
+            raise Exception("The node timed out.\nand more")
+
+        def shutdown(self):
+            self.ended += 1
+
+    ray, before = Ray(), dict(os.environ)
+    monkeypatch.setattr("onward.cli.ray_cluster.needed", lambda module, extra: ray)
+    assert main([*SWEEP, str(tmp_path / "run"), "--ray", "auto"]) == 2
+    assert capsys.readouterr().err == "onward: --ray auto: The node timed out.\n"
+    assert ray.ended == 1
+    assert {name: value for name, value in os.environ.items() if name.startswith("RAY_")} == {
+        name: value for name, value in before.items() if name.startswith("RAY_")
+    }
+    assert not (tmp_path / "run").exists()
 
 
 def test_jobs_of_an_experiment_are_shared_and_listed_without_running_them(tmp_path):
