@@ -1,8 +1,7 @@
-"""Online learning: our LRU and GRU beside BrainTrace's own, and what exact gradients of unit-wise cells cost."""
+"""Online learning with an update a step: our LRU and GRU beside BrainTrace's own, their time and their gradients."""
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -13,15 +12,12 @@ from benchmarks.contest import Effort
 from benchmarks.machine import installed
 from benchmarks.online_gradients import STRETCH, Gradient, flat, steps_of
 from benchmarks.report import Table
-from benchmarks.task import Setting, forward_pass, learner_for, loss
+from benchmarks.task import Setting, learner_for, loss
 from benchmarks.timing import Samples, Timed, Timing, against, short
 
 SETTINGS = tuple(Setting(cell, units) for cell in ("LRU", "GRU") for units in (20, 128))
-UNIT_WISE_SETTINGS = tuple(Setting(cell, units) for cell in ("LRU", "RTU", "minGRU") for units in (20, 128))
-WINDOW = 16
 ESTIMATORS = {"LRU": ("RTRL", onward.RTRL()), "GRU": ("SnAp(1)", onward.SnAp(order=1))}
-TITLE, UNIT_WISE = "Online cells", "Unit-wise cells: RTRL, and windows with an edge"
-BPTT, CONTINUED = onward.BPTT(), onward.estimators.ContinuedBPTT(onward.RTRL())
+TITLE, BPTT = "Online cells", onward.BPTT()
 HEADINGS = ("method", "µs a step: median (least..most)", "÷ ours", "cosine", "error", "update gate", "reset gate")
 MISSING = (
     "braintrace is not installed, so only ours is timed; `pip install '.[bench]'` brings it, and its version 0.2.8 "
@@ -29,8 +25,8 @@ MISSING = (
 )
 
 
-def tables(effort: Effort, settings=SETTINGS, unit_wise=UNIT_WISE_SETTINGS) -> Iterator[Table]:
-    """One table for each cell and number of units beside BrainTrace's; then one of the unit-wise cells."""
+def tables(effort: Effort, settings=SETTINGS) -> Iterator[Table]:
+    """One table for each cell and number of units."""
     for setting in settings:
         name, estimator = ESTIMATORS[setting.cell]
         scan = timed(estimator, setting, effort)
@@ -68,45 +64,16 @@ def tables(effort: Effort, settings=SETTINGS, unit_wise=UNIT_WISE_SETTINGS) -> I
                 for name, timing, g in named
             ],
         )
-    if unit_wise:
-        yield unit_wise_table(effort, unit_wise)
-
-
-def unit_wise_table(effort: Effort, settings) -> Table:
-    """RTRL against the forward pass, and a window that RTRL continues against the same window alone."""
-    rows, figures = [], []
-    for setting in settings:
-        forward = replace(forward_pass(setting, steps_of(setting, effort), 1)[0], clock=time.process_time_ns)
-        alone = timed(BPTT, setting, effort, WINDOW)
-        rtrl = against(forward, [timed(onward.RTRL(), setting, effort)], effort.repeats)[1][0]
-        edge = against(alone, [timed(CONTINUED, setting, effort, WINDOW)], effort.repeats)[1][0]
-        assert rtrl is not None
-        assert edge is not None
-        rows.append((f"{setting.cell}, n = {setting.units}", *map(str, (rtrl.time, rtrl.ratio, edge.time, edge.ratio))))
-        figures.append({"cell": setting.cell, "units": setting.units, "rtrl": rtrl.ratio.values})
-        figures[-1] |= {"rtrl_us": rtrl.time.values, "edge": edge.ratio.values, "edge_us": edge.time.values}
-    headings = (
-        "cell",
-        "RTRL, µs a step",
-        "÷ forward pass",
-        f"window of {WINDOW} with RTRL, µs a step",
-        "÷ window alone",
-    )
-    remarks = (
-        "times are of the processor, on one thread; one stream, in a scan",
-        "RTRL updates at every step, a window at its end; every ratio is to what was timed just before it",
-    )
-    return Table(UNIT_WISE, headings, rows, remarks, figures)
 
 
 def _times(timing: Timing) -> tuple[str, str]:
     return str(timing.time), short(timing.ratio.median) if len(timing.ratio.values) == 1 else str(timing.ratio)
 
 
-def timed(estimator: onward.estimators.AbstractEstimator, setting: Setting, effort: Effort, chunk: int = 1) -> Timed:
-    """Ours, in one compiled run with an update every `chunk` steps."""
+def timed(estimator: onward.estimators.AbstractEstimator, setting: Setting, effort: Effort) -> Timed:
+    """Ours, in one compiled run with an update at every step."""
     xs, ys = setting.stream(steps_of(setting, effort))
-    learner = learner_for(estimator, chunk, setting)
+    learner = learner_for(estimator, 1, setting)
     carry = learner.init(setting.model(), key=jr.key(1), example=(xs[0], ys[0]))
     return Timed(partial(learner.run, carry, xs, ys), len(xs), clock=time.process_time_ns)
 

@@ -58,10 +58,6 @@ def targets(tables: list[Table]) -> Iterator[Target]:
             if row["method"].startswith("BrainTrace"):
                 promise = f"{row['method']} ÷ ours at n = {row['units']}"
                 yield Target(promise, Samples(tuple(row["ratio"])), 3, at_least=True)
-        for row in t.figures if t.title == online_cells.UNIT_WISE else ():
-            of = f"{row['cell']}, n = {row['units']}"
-            yield Target(f"RTRL ÷ forward pass: {of}", Samples(tuple(row["rtrl"])), 3)
-            yield Target(f"A window of {online_cells.WINDOW} with RTRL ÷ alone: {of}", Samples(tuple(row["edge"])), 1.6)
     for units in (20, 128):
         layer = _row(tables, "A layer at rest", method="NeumannRBP(20)", units=units)
         if layer:

@@ -27,8 +27,6 @@ CELLS = {
     "LSTM": onward.LSTMCell,
     "GRU": onward.GRUCell,
     "LRU": onward.cells.LRUCell,
-    "RTU": onward.cells.RTUCell,
-    "minGRU": onward.cells.MinGRUCell,
 }
 
 
