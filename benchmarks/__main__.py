@@ -4,11 +4,24 @@ import argparse
 
 DESCRIPTION = """
 Time a learning step of every estimator against the forward pass, measure memory, and run the same task in other
-libraries where they are installed. On one thread of one core, but for the sequences and the streams, which take two;
-give it a quiet machine and about half an hour.
+libraries where they are installed. On one thread of one core, but for the sequences, the streams, the
+processes and Ray, which take two; give it a quiet machine and about half an hour.
 """
 
-SECTIONS = ("steps", "memory", "peers", "online", "live", "equilibria", "fpp", "sequences", "variance", "streams")
+SECTIONS = (
+    "steps",
+    "memory",
+    "peers",
+    "online",
+    "live",
+    "equilibria",
+    "fpp",
+    "sequences",
+    "variance",
+    "streams",
+    "processes",
+    "ray",
+)
 
 
 def main() -> None:
@@ -37,6 +50,8 @@ def main() -> None:
         memory,
         online_cells,
         peers,
+        processes,
+        ray_overhead,
         report,
         sequences,
         steps,
@@ -59,6 +74,8 @@ def main() -> None:
         "equilibria": lambda: equilibria.tables(effort, quick=options.quick),
         "variance": lambda: variance.tables(effort, variance.QUICK_SETTINGS if options.quick else variance.SETTINGS),
         "streams": lambda: streams.tables(events=20_000, rounds=1) if options.quick else streams.tables(),
+        "processes": lambda: processes.tables(rounds=1 if options.quick else processes.ROUNDS),
+        "ray": lambda: ray_overhead.tables(parts=4, seconds=1.0) if options.quick else ray_overhead.tables(),
         "sequences": lambda: sequences.tables(rounds=2) if options.quick else sequences.tables(),
     }
     tables = []

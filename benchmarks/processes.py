@@ -1,7 +1,4 @@
-"""Weak scaling: two processes of one core each against one process of one core, with the same share of the batch each.
-
-`python -m benchmarks.processes` prints the seconds of an update of both, in turns, and their ratio. 1 would be perfect.
-"""
+"""Weak scaling: two processes of one core each against one of one core, with the same share of the batch each."""
 
 import itertools
 import os
@@ -10,12 +7,18 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+
+from benchmarks.report import Table
+from benchmarks.sequences_task import own_cores
+from benchmarks.timing import Samples
 
 SHARE, STEPS, UNITS, MINIBATCHES, ROUNDS = 64, 100, 128, 20, 3
 
 
 def measure(processes: int, index: int, port: int) -> None:
     """Trains on a core of its own, and prints the seconds of an update."""
+    own_cores(2)
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
     import equinox as eqx
     import jax
@@ -65,13 +68,20 @@ def seconds(processes: int) -> float:
     return float(first.splitlines()[-1])
 
 
-def main() -> None:
-    pairs = [(seconds(1), seconds(2)) for _ in range(ROUNDS)]
-    ratios = [one / two for one, two in pairs]
-    for one, two in pairs:
-        print(f"one process {1e3 * one:.1f} ms an update, two processes {1e3 * two:.1f} ms: {one / two:.2f}")
-    print(f"weak scaling: {statistics.median(ratios):.2f}")
+def tables(rounds: int = ROUNDS) -> Iterator[Table]:
+    """One table."""
+    pairs = [(1e3 * seconds(1), 1e3 * seconds(2)) for _ in range(rounds)]
+    one, two = (Samples(times) for times in zip(*pairs, strict=True))
+    ratio = Samples(tuple(alone / shared for alone, shared in pairs))
+    rows = [("one process", str(one), "1"), ("two processes", str(two), str(ratio))]
+    figures = [{"processes": 1, "ms": one.values}, {"processes": 2, "ms": two.values, "ratio": ratio.values}]
+    remarks = (
+        f"An update of the adding task: LSTM-{UNITS}, {STEPS} steps, BPTT, {SHARE} sequences and a core a process. "
+        f"Taking turns, {rounds} rounds. A ratio of 1 would be perfect.",
+    )
+    headings = ("ms an update: median (least..most)", "time", "one process's time ÷ its")
+    yield Table("Weak scaling over processes", headings, rows, remarks, figures)
 
 
 if __name__ == "__main__":
-    measure(*map(int, sys.argv[1:])) if sys.argv[1:] else main()
+    measure(*map(int, sys.argv[1:]))

@@ -1,20 +1,25 @@
 """What a Ray cluster costs: a sweep on two of its workers, against the same sweep by two plain processes.
 
-`python -m benchmarks.ray_overhead [PARTS] [SECONDS] [ROUNDS]` prints both walls and their ratio; by default 40 parts of
-about 6 s each, once. Both walls are those of whole commands: start, compilation and, for Ray, its cluster. The machine
-needs two free cores, and the extra `ray`.
+Both times are those of whole commands: start, compilation and, for Ray, its cluster.
 """
 
+import importlib.util
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-WORKERS, CORES = 2, "import os, sys; os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:2]))\n"
-COMMAND = CORES + "from onward.cli import main; sys.exit(main())"
+from benchmarks.report import Table
+from benchmarks.timing import Samples
+
+WORKERS, PARTS, SECONDS = 2, 40, 6.0  # the seconds of a part, about
+COMMAND = (
+    f"import sys; from benchmarks.sequences_task import own_cores; own_cores({WORKERS})\n"
+    "from onward.cli import main; sys.exit(main())"
+)
 SHORT, LONG = 100_000, 500_000  # characters of the runs from which the seconds of a character are found
 
 
@@ -42,29 +47,31 @@ def characters_of(seconds: float, work: Path) -> int:
     return round(seconds * (LONG - SHORT) / max(long - short, 0.01))
 
 
-def main(parts: int = 40, seconds: float = 6.0, rounds: int = 1) -> None:
+def tables(parts: int = PARTS, seconds: float = SECONDS, rounds: int = 1) -> Iterator[Table]:
+    """One table."""
+    title = f"A sweep on a Ray cluster, {parts} parts"
+    if importlib.util.find_spec("ray") is None:
+        yield Table(title, (), [], ("Left out: it needs the extra `ray`.",))
+        return
+    plain, ray = [], []
     with tempfile.TemporaryDirectory() as folder:
-        work, ratios = Path(folder), []
+        work = Path(folder)
         characters = characters_of(seconds, work)
-        print(f"{parts} parts of {characters:,} characters", flush=True)
         for number in range(rounds):
-            run = work / f"plain {number}"
+            runs = work / f"plain {number}", work / f"ray {number}"
             shares = [f"{i + 1}/{WORKERS}" for i in range(WORKERS)]
-            plain = wall([words(parts, characters, run, "--part", share) for share in shares], work)
-            ray = wall([words(parts, characters, work / f"ray {number}", "--ray", "auto")], work)
-            parts_of = [sorted(each.glob("parts/program-*/part-*.json")) for each in (run, work / f"ray {number}")]
-            same = [path.read_bytes() for path in parts_of[0]] == [path.read_bytes() for path in parts_of[1]]
-            if len(parts_of[0]) != parts or not same:
+            plain.append(wall([words(parts, characters, runs[0], "--part", share) for share in shares], work))
+            ray.append(wall([words(parts, characters, runs[1], "--ray", "auto")], work))
+            found = [sorted(run.glob("parts/program-*/part-*.json")) for run in runs]
+            if len(found[0]) != parts or [p.read_bytes() for p in found[0]] != [p.read_bytes() for p in found[1]]:
                 sys.exit("the two sweeps found different numbers.")
-            ratios.append(ray / plain)
-            each = plain * WORKERS / parts
-            print(
-                f"a part about {each:.1f} s: two plain processes {plain:.1f} s, Ray {ray:.1f} s: {ratios[-1]:.3f}",
-                flush=True,
-            )
-    print(f"Ray takes {statistics.median(ratios):.3f} of the time of two plain processes")
-
-
-if __name__ == "__main__":
-    given = sys.argv[1:]
-    main(*(kind(text) for kind, text in zip((int, float, int), given, strict=False)))
+    ratio = Samples(tuple(there / here for here, there in zip(plain, ray, strict=True)))
+    here, there = Samples(tuple(plain)), Samples(tuple(ray))
+    rows = [("two plain processes", str(here), "1"), (f"Ray, {WORKERS} workers", str(there), str(ratio))]
+    figures = [{"method": "plain", "s": here.values}, {"method": "ray", "s": there.values, "ratio": ratio.values}]
+    remarks = (
+        f"{parts} runs of {characters:,} characters, each about {WORKERS * here.median / parts:.1f} s; whole commands: "
+        "start, compilation and, for Ray, its cluster. The plain processes do shares 1/2 and 2/2, fixed beforehand; "
+        "Ray's workers take the next part when they are free.",
+    )
+    yield Table(title, ("s: median (least..most)", "time", "÷ two plain processes"), rows, remarks, figures)
