@@ -44,19 +44,29 @@ def tables(effort: Effort) -> Iterator[Table]:
     for units in UNITS:
         yield _table(
             f"RTRL of unit-wise cells, n = {units}",
-            "÷ forward pass",
-            [(name, _forward(make, units), _learning(make, units, how, 1)) for name, (make, how) in FORWARD.items()],
+            ("forward pass", "TBPTT(1)", "RTRL", "TBPTT(1) ÷ forward", "RTRL ÷ forward"),
+            [
+                (name, _forward(make, units), [_learning(make, units, each, 1) for each in (onward.BPTT(), how)])
+                for name, (make, how) in FORWARD.items()
+            ],
             units,
             effort,
-            ("One scan, batch 1, an update every step. The forward pass is the cell, the prediction and the loss.",),
+            (
+                "One scan, batch 1, an update every step. The forward pass is the cell, the prediction and the loss.",
+                "The decays of LRU and RTU are exponentials and cosines of weights. The forward pass computes them once, "
+                "whoever learns at every step computes them at every step; TBPTT(1), which remembers nothing, does too.",
+            ),
         )
         yield _table(
             f"A window of {WINDOW} with an edge, n = {units}",
-            "÷ without",
+            ("without", "with", "with ÷ without"),
             [
-                (name, _learning(make, units, onward.BPTT(), WINDOW), _learning(make, units, edged, WINDOW))
+                (
+                    name,
+                    _learning(make, units, onward.BPTT(), WINDOW),
+                    [_learning(make, units, ContinuedBPTT(how), WINDOW)],
+                )
                 for name, (make, how) in EDGES.items()
-                for edged in (ContinuedBPTT(how),)
             ],
             units,
             effort,
@@ -64,23 +74,15 @@ def tables(effort: Effort) -> Iterator[Table]:
         )
 
 
-def _table(title: str, ratio: str, pairs: list[tuple[str, Timed, Timed]], units: int, effort: Effort, remarks) -> Table:
+def _table(title: str, headings: tuple[str, ...], contests, units: int, effort: Effort, remarks) -> Table:
     rows, figures = [], []
-    for name, base, own in pairs:
-        bases, (timing,) = against(base, [own], effort.repeats)
-        assert timing is not None
-        rows.append((name, str(bases), str(timing.time), str(timing.ratio)))
-        figures.append(
-            {
-                "method": name,
-                "units": units,
-                "base": bases.values,
-                "us": timing.time.values,
-                "ratio": timing.ratio.values,
-            }
-        )
-    headings = ("µs a step: median (least..most)", ratio.replace("÷ ", ""), "time", ratio)
-    return Table(title, headings, rows, remarks, figures)
+    for name, base, others in contests:
+        bases, timings = against(base, others, effort.repeats)
+        times, ratios = [bases, *(each.time for each in timings)], [each.ratio for each in timings]
+        rows.append((name, *map(str, (*times, *ratios))))
+        found = {"us": [each.values for each in times], "ratio": [each.values for each in ratios]}
+        figures.append({"method": name, "units": units, **found})
+    return Table(title, ("µs a step: median (least..most)", *headings), rows, remarks, figures)
 
 
 def _model(make: Make, units: int) -> onward.Model:
