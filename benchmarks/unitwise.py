@@ -53,8 +53,8 @@ def tables(effort: Effort) -> Iterator[Table]:
             effort,
             (
                 "One scan, batch 1, an update every step. The forward pass is the cell, the prediction and the loss.",
-                "The decays of LRU and RTU are exponentials and cosines of weights. The forward pass computes them once, "
-                "whoever learns at every step computes them at every step; TBPTT(1), which remembers nothing, does too.",
+                "The decays of LRU and RTU are exponentials and cosines of weights. The forward pass computes them once; "
+                "any method that learns at every step computes them at every step.",
             ),
         )
         yield _table(
@@ -78,10 +78,11 @@ def _table(title: str, headings: tuple[str, ...], contests, units: int, effort: 
     rows, figures = [], []
     for name, base, others in contests:
         bases, timings = against(base, others, effort.repeats)
-        times, ratios = [bases, *(each.time for each in timings)], [each.ratio for each in timings]
+        found = [each for each in timings if each is not None]
+        times, ratios = [bases, *(each.time for each in found)], [each.ratio for each in found]
         rows.append((name, *map(str, (*times, *ratios))))
-        found = {"us": [each.values for each in times], "ratio": [each.values for each in ratios]}
-        figures.append({"method": name, "units": units, **found})
+        numbers = {"us": [each.values for each in times], "ratio": [each.values for each in ratios]}
+        figures.append({"method": name, "units": units, **numbers})
     return Table(title, ("µs a step: median (least..most)", *headings), rows, remarks, figures)
 
 
