@@ -53,8 +53,8 @@ def tables(effort: Effort) -> Iterator[Table]:
             effort,
             (
                 "One scan, batch 1, an update every step. The forward pass is the cell, the prediction and the loss.",
-                "The decays of LRU and RTU are exponentials and cosines of weights. The forward pass computes them once; "
-                "any method that learns at every step computes them at every step.",
+                "The decays of LRU and RTU are exponentials and cosines of weights. The forward pass computes them "
+                "once; any method that learns at every step computes them at every step.",
             ),
         )
         yield _table(
