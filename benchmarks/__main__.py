@@ -17,7 +17,6 @@ SECTIONS = (
     "equilibria",
     "fpp",
     "sequences",
-    "unitwise",
     "variance",
     "streams",
     "processes",
@@ -58,7 +57,6 @@ def main() -> None:
         steps,
         streams,
         targets,
-        unitwise,
         variance,
     )
     from benchmarks.contest import Effort
@@ -74,7 +72,6 @@ def main() -> None:
         "live": lambda: live.tables(effort),
         "fpp": lambda: fpp.tables(effort),
         "equilibria": lambda: equilibria.tables(effort, quick=options.quick),
-        "unitwise": lambda: unitwise.tables(effort),
         "variance": lambda: variance.tables(effort, variance.QUICK_SETTINGS if options.quick else variance.SETTINGS),
         "streams": lambda: streams.tables(events=20_000, rounds=1) if options.quick else streams.tables(),
         "processes": lambda: processes.tables(rounds=1 if options.quick else processes.ROUNDS),
