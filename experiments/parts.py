@@ -53,6 +53,7 @@ class Parts:
         >>> folder = Path(tempfile.mkdtemp()) / "run"
         >>> parts = Parts(folder, {"figure": "fig1", "length": 10, "seed": 0})
         >>> parts.begin()
+        True
         >>> parts.part("BPTT, seed 0", lambda: {"loss": [0.5]})
         {'loss': [0.5]}
         >>> Parts(folder, {"figure": "fig1", "length": 10, "seed": 0}).part("BPTT, seed 0", lambda: 1 / 0)

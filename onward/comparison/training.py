@@ -48,8 +48,9 @@ class Training:
     A run is the `onward.fit` of its learner, model and key. Raises `ValueError` for other data, and if `epochs` is
     below 1.
 
-        >>> import jax.random as jr, numpy as np, onward
-        >>> data = onward.sequences.Drawn(onward.tasks.Adding(8), batch=4, minibatches=10)
+        >>> import onward
+        >>> from onward.tasks.adding import Adding
+        >>> data = onward.sequences.Drawn(Adding(8), batch=4, minibatches=10)
         >>> training = onward.comparison.Training("adding, 8 steps", data, onward.Terminal(8), epochs=2)
         >>> training.length
         '2 epochs of 10 minibatches'
