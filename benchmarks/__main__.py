@@ -13,6 +13,7 @@ SECTIONS = (
     "memory",
     "peers",
     "online",
+    "unitwise",
     "live",
     "equilibria",
     "fpp",
@@ -57,6 +58,7 @@ def main() -> None:
         steps,
         streams,
         targets,
+        unitwise,
         variance,
     )
     from benchmarks.contest import Effort
@@ -69,6 +71,7 @@ def main() -> None:
         "memory": lambda: memory.tables(memory.LENGTHS[:2], 1) if options.quick else memory.tables(),
         "peers": lambda: peers.tables(effort),
         "online": lambda: online_cells.tables(effort, online_cells.SETTINGS[:: 1 + options.quick]),
+        "unitwise": lambda: unitwise.tables(effort),
         "live": lambda: live.tables(effort),
         "fpp": lambda: fpp.tables(effort),
         "equilibria": lambda: equilibria.tables(effort, quick=options.quick),
