@@ -70,10 +70,10 @@ def _times(timing: Timing) -> tuple[str, str]:
     return str(timing.time), short(timing.ratio.median) if len(timing.ratio.values) == 1 else str(timing.ratio)
 
 
-def timed(estimator: onward.estimators.AbstractEstimator, setting: Setting, effort: Effort) -> Timed:
-    """Ours, in one compiled run with an update at every step."""
+def timed(estimator: onward.estimators.AbstractEstimator, setting: Setting, effort: Effort, chunk: int = 1) -> Timed:
+    """Ours, in one compiled run with an update every `chunk` steps."""
     xs, ys = setting.stream(steps_of(setting, effort))
-    learner = learner_for(estimator, 1, setting)
+    learner = learner_for(estimator, chunk, setting)
     carry = learner.init(setting.model(), key=jr.key(1), example=(xs[0], ys[0]))
     return Timed(partial(learner.run, carry, xs, ys), len(xs), clock=time.process_time_ns)
 

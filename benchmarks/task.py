@@ -27,6 +27,9 @@ CELLS = {
     "LSTM": onward.LSTMCell,
     "GRU": onward.GRUCell,
     "LRU": onward.cells.LRUCell,
+    "linear RTU": onward.cells.RTUCell,
+    "minGRU": onward.cells.MinGRUCell,
+    "minLSTM": onward.cells.MinLSTMCell,
 }
 
 

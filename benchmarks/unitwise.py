@@ -1,54 +1,42 @@
 """Unit-wise RTRL against the forward pass, and windows with and without an edge."""
 
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
-
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import jax.random as jr
+from collections.abc import Iterator
+from dataclasses import replace
 
 import onward
 from benchmarks.contest import Effort
+from benchmarks.online_cells import timed
+from benchmarks.online_gradients import steps_of
 from benchmarks.report import Table
-from benchmarks.task import GRADIENT_DESCENT, SYMBOLS, Setting, loss
+from benchmarks.task import Setting, forward_pass
 from benchmarks.timing import Timed, against
-from onward import cells, estimators
 from onward.estimators import ContinuedBPTT
 
 UNITS = (20, 128)
 WINDOW = 16
-LENGTH = {20: 8000, 128: 1600}  # steps of a repeat
-FORWARD = {
-    "LRU, RTRL": (cells.LRUCell, onward.RTRL()),
-    "linear RTU, RTRL": (cells.RTUCell, onward.RTRL()),
-    "minGRU, RTRL": (cells.MinGRUCell, onward.RTRL()),
-    "minLSTM, RTRL": (cells.MinLSTMCell, onward.RTRL()),
-    "vanilla, SnAp(1)": (onward.VanillaCell, onward.SnAp()),
-}
-EDGES = {
-    "LRU, RTRL at the edge": (cells.LRUCell, onward.RTRL()),
-    "linear RTU, RTRL at the edge": (cells.RTUCell, onward.RTRL()),
-    "minGRU, RTRL at the edge": (cells.MinGRUCell, onward.RTRL()),
-    "minLSTM, RTRL at the edge": (cells.MinLSTMCell, onward.RTRL()),
-    "GRU, SnAp(1) at the edge": (onward.GRUCell, onward.SnAp()),
-    "GRU, NoBackTrack at the edge": (onward.GRUCell, onward.NoBackTrack(rank=1)),
-    "GRU, UORO at the edge": (onward.GRUCell, onward.UORO()),
-}
-Make = Callable[..., Any]
+BPTT = onward.BPTT()
+UNIT_WISE = [(cell, "RTRL", onward.RTRL()) for cell in ("LRU", "linear RTU", "minGRU", "minLSTM")]
+FORWARD = [*UNIT_WISE, ("vanilla", "SnAp(1)", onward.SnAp())]
+EDGES = [
+    *UNIT_WISE,
+    ("GRU", "SnAp(1)", onward.SnAp()),
+    ("GRU", "NoBackTrack", onward.NoBackTrack(rank=1)),
+    ("GRU", "UORO", onward.UORO()),
+]
 
 
 def tables(effort: Effort) -> Iterator[Table]:
     """Two tables for each number of units."""
+    effort = replace(effort, milliseconds=4 * effort.milliseconds)  # what a call costs by itself hardly counts then
     for units in UNITS:
         yield _table(
             f"RTRL of unit-wise cells, n = {units}",
             ("forward pass", "TBPTT(1)", "RTRL", "TBPTT(1) ÷ forward", "RTRL ÷ forward"),
             [
-                (name, _forward(make, units), [_learning(make, units, each, 1) for each in (onward.BPTT(), how)])
-                for name, (make, how) in FORWARD.items()
+                (f"{cell}, {name}", _forward(setting, effort), [timed(each, setting, effort) for each in (BPTT, how)])
+                for cell, name, how in FORWARD
+                for setting in (Setting(cell, units),)
             ],
             units,
             effort,
@@ -63,16 +51,21 @@ def tables(effort: Effort) -> Iterator[Table]:
             ("without", "with", "with ÷ without"),
             [
                 (
-                    name,
-                    _learning(make, units, onward.BPTT(), WINDOW),
-                    [_learning(make, units, ContinuedBPTT(how), WINDOW)],
+                    f"{cell}, {name} at the edge",
+                    timed(BPTT, setting, effort, WINDOW),
+                    [timed(ContinuedBPTT(how), setting, effort, WINDOW)],
                 )
-                for name, (make, how) in EDGES.items()
+                for cell, name, how in EDGES
+                for setting in (Setting(cell, units),)
             ],
             units,
             effort,
             (f"One scan, batch 1, an update every {WINDOW} steps, beside the same windows cut off at their edge.",),
         )
+
+
+def _forward(setting: Setting, effort: Effort) -> Timed:
+    return replace(forward_pass(setting, steps_of(setting, effort), 1)[0], clock=time.process_time_ns)
 
 
 def _table(title: str, headings: tuple[str, ...], contests, units: int, effort: Effort, remarks) -> Table:
@@ -86,36 +79,3 @@ def _table(title: str, headings: tuple[str, ...], contests, units: int, effort: 
         figures.append({"method": name, "units": units, **numbers})
     remarks = (*remarks, "Times are of the processor, on one thread.")
     return Table(title, ("µs a step: median (least..most)", *headings), rows, remarks, figures)
-
-
-def _model(make: Make, units: int) -> onward.Model:
-    cell_key, readout_key = jr.split(jr.key(0))
-    cell = make(SYMBOLS, units, dtype=jnp.float32, key=cell_key)
-    width = cell.output(cell.init_hidden()).size
-    return onward.Model(cell, eqx.nn.Linear(width, SYMBOLS, dtype=jnp.float32, key=readout_key))
-
-
-def _learning(make: Make, units: int, estimator: estimators.AbstractEstimator, chunk: int) -> Timed:
-    """Learning in one compiled run."""
-    xs, ys = Setting("vanilla", units).stream(LENGTH[units])
-    learner = onward.Learner(estimator, GRADIENT_DESCENT, loss=loss, chunk=chunk)
-    carry = learner.init(_model(make, units), key=jr.key(1), example=(xs[0], ys[0]))
-    return Timed(partial(learner.run, carry, xs, ys), LENGTH[units], clock=time.process_time_ns)
-
-
-def _forward(make: Make, units: int) -> Timed:
-    """The cell, the prediction and the loss in one scan."""
-    arrays, skeleton = eqx.partition(_model(make, units), eqx.is_array)
-    xs, ys = Setting("vanilla", units).stream(LENGTH[units])
-
-    @jax.jit
-    def scan(arrays, xs, ys):
-        model = eqx.combine(arrays, skeleton)
-
-        def step(hidden, xy):
-            hidden = model.cell(hidden, xy[0])
-            return hidden, loss(model.predict(hidden), xy[1])
-
-        return jax.lax.scan(step, model.cell.init_hidden(), (xs, ys))
-
-    return Timed(partial(scan, arrays, xs, ys), LENGTH[units], clock=time.process_time_ns)

@@ -1,11 +1,10 @@
 """The names of all experiments, known without loading what runs them; `onward reproduce` finds this module."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # this module is loaded while that one is
-    from onward.cli.reproduce_options import Elsewhere
+    from onward.cli.reproduce_options import Request
 
 description = """The figures of Ollivier, Tallec & Charpiat (2015): nobacktrack/fig1 to fig6, and nobacktrack/norms for
 Appendix B, with sigmoid units; with tanh units they are nobacktrack/fig1-tanh and so on. Of Nath's thesis (2019):
@@ -42,39 +41,15 @@ names = (
 )
 
 
-def reproduce(
-    name: str,
-    *,
-    scale: float,
-    seeds: int | None,
-    seed: int,
-    folder: Path | None,
-    methods: str | None,
-    seconds: float | None,
-    part: tuple[int, int] | None = None,
-    gather: bool = False,
-    elsewhere: "Elsewhere | None" = None,
-) -> int:
-    """Runs the experiment of this name and returns the exit code of the command."""
-    from .reproducing import Request
+def reproduce(request: "Request") -> int:
+    """Runs the experiment and returns the exit code of the command."""
     from .reproducing import reproduce as run  # it loads JAX
 
-    return run(Request(name, scale, seeds, seed, folder, methods, seconds, part, gather, elsewhere))
+    return run(request)
 
 
-def part_of(
-    name: str,
-    *,
-    scale: float,
-    seeds: int | None,
-    seed: int,
-    methods: str | None,
-    seconds: float | None,
-    known: Mapping[str, str],
-) -> Callable[[str, Callable[[float, float], None]], bytes]:
-    """A function that computes one part of the experiment of this name on its own."""
-    from .reproducing import Request
+def part_of(request: "Request", known: Mapping[str, str]) -> Callable[[str, Callable[[float, float], None]], bytes]:
+    """A function that computes one part of the experiment on its own."""
     from .reproducing import part_of as compute  # it loads JAX
 
-    request = Request(name, scale, seeds, seed, None, methods, seconds)
     return lambda part, report: compute(request, known, part, report)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import msgspec
@@ -22,7 +22,7 @@ from onward import __version__
 from onward.checkpoints.run_folder import new_folder
 from onward.cli.compare import check_chunks, run
 from onward.cli.compilation_cache import compilation_cache
-from onward.cli.reproduce_options import Elsewhere
+from onward.cli.reproduce_options import Elsewhere, Request
 from onward.comparison import Comparison, Contestant, MethodResult, Race
 from onward.comparison.compare_report import comparison_table, described, result_from, save_comparison
 from onward.comparison.lanes import Saving
@@ -63,29 +63,6 @@ RECIPES: dict[str, Recipe | Experiment] = (
     | cue.RECIPES
     | text.RECIPES
 )
-
-
-class Request(NamedTuple):
-    """Which experiment to run, and how.
-
-    * `figure`: its name; `scale`: times its full length; `seeds`: runs of each method, `None` for the figure's own;
-    * `seed`: decides all that is random; `run`: the folder of the report, `None` for a new one under runs/;
-    * `methods`: some of its methods, with commas between them, `None` for all; `seconds`: the time of each training,
-      `None` for no limit;
-    * `part`: `(3, 16)` for the third of sixteen shares of its parts alone; `gather`: the report of finished parts;
-    * `elsewhere`: computes parts on other machines, `None` to compute them here.
-    """
-
-    figure: str
-    scale: float = 1.0
-    seeds: int | None = None
-    seed: int = 0
-    run: Path | None = None
-    methods: str | None = None
-    seconds: float | None = None
-    part: tuple[int, int] | None = None
-    gather: bool = False
-    elsewhere: Elsewhere | None = None
 
 
 def reproduce(options: Request) -> int:

@@ -7,6 +7,8 @@ import numpy as np
 from onward.support.pictures import COLOURS, LEVEL_STYLES, picture
 from onward.support.tables import counted
 
+from .ticks import plain_numbers
+
 
 def draw_citations(
     curves: Mapping[str, Mapping[str, np.ndarray]],
@@ -54,8 +56,7 @@ def draw_citations(
         right.set_xlabel("propagation steps, after training (0 is at rest)")
         for axes in (left, right):
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "2578" else "")
+            plain_numbers(axes.yaxis, "2578")
         for axes in (left, middle, right):
             axes.grid(which="major", color="0.92", linewidth=0.6)
         middle.set_ylim(bottom=0)

@@ -7,6 +7,8 @@ import numpy as np
 
 from onward.support.pictures import COLOURS
 
+from .ticks import plain_numbers
+
 
 def draw_curves(
     losses: Mapping[str, np.ndarray], errors: Mapping[str, np.ndarray], *, shown: float, updates: int, title: str
@@ -28,8 +30,7 @@ def draw_curves(
             axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)
             axes.plot(at, rows.mean(0), color=colour, linewidth=width, label=f"{name}: {rows[:, -1].mean():.3g}")
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+        plain_numbers(axes.yaxis, "235")
         axes.set_xlabel("updates, all ten digits each")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(which="major", color="0.92", linewidth=0.6)

@@ -8,6 +8,8 @@ import numpy as np
 from onward.support.extras import needed
 from onward.support.pictures import COLOURS, picture
 
+from .ticks import plain_numbers
+
 
 def draw_metalearning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, ...]]], *, title: str) -> bytes:
     """Two rows of panels, a column for each of `panels`, a line for each method, as PNG.
@@ -20,19 +22,20 @@ def draw_metalearning(panels: Mapping[str, Mapping[str, tuple[np.ndarray, ...]]]
     figure = Figure(figsize=(5.6 * len(panels) + 1, 8), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False, sharey="row")
     for (name, methods), above, below in zip(panels.items(), grid[0], grid[1], strict=True):
-        for (method, (meta, training, *_)), colour in zip(methods.items(), COLOURS, strict=False):
+        widths = np.linspace(4, 1.4, len(methods))  # so that curves that coincide are told apart
+        for (method, (meta, training, *_)), colour, width in zip(methods.items(), COLOURS, widths, strict=False):
             window = max(1, training.shape[1] // 50)
             smooth = training[:, : training.shape[1] // window * window].reshape(len(training), -1, window).mean(2)
             for axes, rows, every in ((above, meta, 1), (below, smooth, window)):
                 at = every * np.arange(rows.shape[1])
-                axes.plot(at, rows.mean(0), color=colour, linewidth=1.6, label=method)
+                axes.plot(at, rows.mean(0), color=colour, linewidth=width, label=method)
                 axes.fill_between(at, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)
         above.set_title(name, loc="left", fontsize=10)
         above.set_xlabel("meta steps")
         below.set_xlabel("training steps of the last meta step")
         for axes in (above, below):
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            plain_numbers(axes.yaxis)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(which="major", color="0.92", linewidth=0.6)
     grid[0, 0].set_ylabel("loss after training, nats (lower is better)")

@@ -6,6 +6,8 @@ import numpy as np
 
 from onward.support.pictures import COLOURS, LEVEL_STYLES, picture
 
+from .ticks import plain_numbers
+
 FEW = 12  # a line with at most this many scores marks each
 
 
@@ -77,8 +79,6 @@ def _draw_lines(
     axes.xaxis.get_major_locator().set_params(integer=True)
     if logarithmic:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         least, most = axes.get_ylim()
-        labelled = "25" if most > 10 * least else "23456789"
-        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in labelled else "")
+        plain_numbers(axes.yaxis, "25" if most > 10 * least else "23456789")
     axes.grid(which="major", color="0.92", linewidth=0.6)

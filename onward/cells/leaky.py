@@ -5,14 +5,14 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
+from ._activated import AbstractActivatedCell
+from .affine import RowGroup, draw_weights
 
 
-class LeakyCell(AbstractAffineGatedCell):
+class LeakyCell(AbstractActivatedCell):
     """Leaky cell, `h' = α ⊙ h + W [σ(h), x, 1]`, with a fixed `α` in [0, 1] for each unit; its output is `σ(h)`.
 
     This is equation (37) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*. The
@@ -65,12 +65,6 @@ class LeakyCell(AbstractAffineGatedCell):
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
         self.activation, self.preactivation_state, self.time_step = activation, preactivation_state, time_step
 
-    def init_hidden(self) -> Float[Array, " units"]:
-        return jnp.zeros(self.hidden_size, self.weights[0].dtype)
-
-    def recurrent(self, hidden):
-        return self.activation(hidden) if self.preactivation_state else hidden
-
     def gate(self, hidden, preactivations):
         u = preactivations[0][0]
         leak, dt = jax.lax.stop_gradient(self.leak), self.time_step
@@ -78,6 +72,3 @@ class LeakyCell(AbstractAffineGatedCell):
         if self.preactivation_state:
             return kept * hidden + dt * u
         return kept * hidden + dt * (1 - leak) * self.activation(u)
-
-    def output(self, hidden):
-        return self.recurrent(hidden)

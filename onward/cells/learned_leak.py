@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
+from ._activated import AbstractActivatedCell
+from .affine import RowGroup, draw_weights
 from .unit_wise import OWN_NUMBERS, own_numbers
 
 LEAST = 1e-6  # of a leak and of 1 less the leak, at the start: a logit is finite
 
 
-class LearnedLeakCell(AbstractAffineGatedCell):
+class LearnedLeakCell(AbstractActivatedCell):
     """Leaky cell whose leak learns, `h' = α ⊙ h + W [σ(h), x, 1]` with `α = 1 / (1 + exp(−a))`; its output is `σ(h)`.
 
     This is equation (37) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*.
@@ -60,18 +61,9 @@ class LearnedLeakCell(AbstractAffineGatedCell):
         """α, the part of a unit's state that it keeps at each step."""
         return jax.nn.sigmoid(self.weights[1][0, :, 0])
 
-    def init_hidden(self) -> Float[Array, " units"]:
-        return jnp.zeros(self.hidden_size, self.weights[0].dtype)
-
-    def recurrent(self, hidden):
-        return self.activation(hidden) if self.preactivation_state else hidden
-
     def gate(self, hidden, preactivations):
         (u,), (a,) = preactivations
         leak = jax.nn.sigmoid(a)
         if self.preactivation_state:
             return leak * hidden + u
         return leak * hidden + (1 - leak) * self.activation(u)
-
-    def output(self, hidden):
-        return self.recurrent(hidden)

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
+from ._activated import AbstractActivatedCell
+from .affine import RowGroup, draw_weights
 
 
-class VanillaCell(AbstractAffineGatedCell):
+class VanillaCell(AbstractActivatedCell):
     """Fully connected cell, `h' = W [σ(h), x, 1]`. The state is the pre-activation, and the output is `a = σ(h)`.
 
     This is equation (31) of Ollivier, Tallec & Charpiat, *Training recurrent networks online without backtracking*.
@@ -54,15 +54,6 @@ class VanillaCell(AbstractAffineGatedCell):
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
         self.activation, self.preactivation_state = activation, preactivation_state
 
-    def init_hidden(self) -> Float[Array, " units"]:
-        return jnp.zeros(self.hidden_size, self.weights[0].dtype)
-
-    def recurrent(self, hidden):
-        return self.activation(hidden) if self.preactivation_state else hidden
-
     def gate(self, hidden, preactivations):
         u = preactivations[0][0]
         return u if self.preactivation_state else self.activation(u)
-
-    def output(self, hidden):
-        return self.recurrent(hidden)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from .reproduce_options import Catalogue, Elsewhere, ReproduceOptions, catalogues
+from .reproduce_options import Catalogue, Elsewhere, ReproduceOptions, Request, catalogues
 
 
 class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,17 +31,20 @@ def reproduce(options: ReproduceOptions) -> int:
 
 
 def _reproduce(options: ReproduceOptions, elsewhere: Elsewhere | None) -> int:
-    return _catalogue(options).reproduce(
-        str(options.figure),
+    return _catalogue(options).reproduce(_request(options)._replace(elsewhere=elsewhere))
+
+
+def _request(options: ReproduceOptions) -> Request:
+    return Request(
+        figure=str(options.figure),
         scale=options.scale,
         seeds=options.seeds,
         seed=options.seed,
-        folder=options.run,
+        run=options.run,
         methods=options.methods,
         seconds=options.budget,
         part=options.part,
         gather=options.gather,
-        elsewhere=elsewhere,
     )
 
 
@@ -81,14 +84,5 @@ def _on(ray: Any, options: ReproduceOptions) -> Elsewhere:
 def units_of(settings: bytes) -> Callable[[bytes, Callable[[float, float], None]], bytes]:
     """Computes parts of the experiment with these options, for `onward.cli.ray_worker`."""
     sent = msgspec.json.decode(settings, type=Sent, dec_hook=lambda kind, value: kind(value))
-    options = sent.options
-    part = _catalogue(options).part_of(
-        str(options.figure),
-        scale=options.scale,
-        seeds=options.seeds,
-        seed=options.seed,
-        methods=options.methods,
-        seconds=options.budget,
-        known=sent.known,
-    )
+    part = _catalogue(sent.options).part_of(_request(sent.options), sent.known)
     return lambda name, report: part(name.decode(), report)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 from ..support.errors import UserError
 from . import shared_options as shared
@@ -29,6 +29,29 @@ Elsewhere = Callable[
 ]
 
 
+class Request(NamedTuple):
+    """Which experiment to run, and how.
+
+    * `figure`: its name; `scale`: times its full length; `seeds`: runs of each method, `None` for the figure's own;
+    * `seed`: decides all that is random; `run`: the folder of the report, `None` for a new one under runs/;
+    * `methods`: some of its methods, with commas between them, `None` for all; `seconds`: the time of each training,
+      `None` for no limit;
+    * `part`: `(3, 16)` for the third of sixteen shares of its parts alone; `gather`: the report of finished parts;
+    * `elsewhere`: computes parts on other machines, `None` to compute them here.
+    """
+
+    figure: str
+    scale: float = 1.0
+    seeds: int | None = None
+    seed: int = 0
+    run: Path | None = None
+    methods: str | None = None
+    seconds: float | None = None
+    part: tuple[int, int] | None = None
+    gather: bool = False
+    elsewhere: Elsewhere | None = None
+
+
 @runtime_checkable
 class Catalogue(Protocol):
     """The experiments of a package. An entry point of the group `onward.experiments` names one.
@@ -42,40 +65,12 @@ class Catalogue(Protocol):
     names: Sequence[str]
     description: str
 
-    def reproduce(
-        self,
-        name: str,
-        *,
-        scale: float,
-        seeds: int | None,
-        seed: int,
-        folder: Path | None,
-        methods: str | None,
-        seconds: float | None,
-        part: tuple[int, int] | None,
-        gather: bool,
-        elsewhere: Elsewhere | None,
-    ) -> int:
-        """Runs the experiment and returns the exit code.
-
-        If `seeds` or `folder` is `None`, the experiment chooses it. `methods` names some of its methods, with commas
-        between them, and `seconds` is the time that each training may take; `None` is for all, and for no limit.
-        `part` is the share of the experiment's parts that this process computes, `(3, 16)` for the third of sixteen;
-        `gather` asks for the report of the parts that are finished. If `elsewhere` is given, all parts are computed
-        there.
-        """
+    def reproduce(self, request: Request) -> int:
+        """Runs the experiment and returns the exit code."""
         ...
 
     def part_of(
-        self,
-        name: str,
-        *,
-        scale: float,
-        seeds: int | None,
-        seed: int,
-        methods: str | None,
-        seconds: float | None,
-        known: Mapping[str, str],
+        self, request: Request, known: Mapping[str, str]
     ) -> Callable[[str, Callable[[float, float], None]], bytes]:
         """A function that computes one part of the experiment for `elsewhere`, from the files of the parts that are
         `known`. It receives the part's name, and a function that reports how much is done and a number to show; it

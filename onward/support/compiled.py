@@ -21,9 +21,6 @@ class Programs(dict):
     not an argument here: each owner's functions are compiled for it alone, and leave memory with it.
     """
 
-    __slots__ = "__weakref__", "owner"
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
     def __init__(self, owner: Any):
         super().__init__()
         self.owner = owner

@@ -1,7 +1,6 @@
 """The extended Kalman filter over a model's parameters, with the Fisher matrix of the prediction."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..support.arguments import above_zero, number, unless_traced
 from ..support.trees import leading
 from .fisher import AbstractFisher
 from .information import DiagonalMatrix, FullMatrix
 from .informed import Informed
-from .kalman import hidden_size
+from .kalman import check_settings, decay_at, prior_of, stepped
 from .quasi_diagonal import QuasiDiagonal
 
 
@@ -83,16 +81,10 @@ def extended_kalman(
         raise ValueError(
             f"matrix must be FullMatrix, DiagonalMatrix or QuasiDiagonal of onward.transforms, got {matrix!r}."
         )
-    if not callable(decay):
-        wanted = "a number from 0 to 1, or a schedule"
-        unless_traced(partial(number, holds=lambda value: 0 <= value <= 1, wanted=wanted), "decay", decay)
-    if prior is not None:
-        unless_traced(above_zero, "prior", prior)
-    unless_traced(above_zero, "rate", rate)
+    check_settings(decay, prior, rate)
 
     def init(params: PyTree) -> Any:
-        Lambda = hidden_size(params) if prior is None else prior
-        return ExtendedKalmanState(jnp.zeros((), jnp.int32), matrix.start(params, Lambda))
+        return ExtendedKalmanState(jnp.zeros((), jnp.int32), matrix.start(params, prior_of(prior, params)))
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, *, gradients_of: Callable | None = None, **_: Any
@@ -107,10 +99,10 @@ def extended_kalman(
             rows = gradients_of(fisher.factors)
         if jax.tree.structure(rows) != jax.tree.structure(updates):
             raise ValueError("extended_kalman must step all trained parameters: optax.masked cannot go around it.")
-        gamma = jnp.asarray(decay(state.step) if callable(decay) else decay, float)
-        information = state.information.decay_and_add_all(rows, gamma)
-        steps = jax.tree.map(lambda delta: -jnp.asarray(rate, delta.dtype) * delta, information.solve(updates))
-        return steps, ExtendedKalmanState(jnp.asarray(optax.safe_increment(state.step)), information)
+        information = state.information.decay_and_add_all(rows, decay_at(decay, state.step))
+        return stepped(information, updates, rate), ExtendedKalmanState(
+            jnp.asarray(optax.safe_increment(state.step)), information
+        )
 
     # Norms of NoBackTrack are computed from a quasi-diagonal matrix alone.
     metric = (lambda state: state.information) if matrix is QuasiDiagonal else (lambda state: None)

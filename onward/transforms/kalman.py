@@ -72,6 +72,22 @@ def quasi_diagonal_kalman(
         >>> carry = learner.init(model, key=jr.key(2))
         >>> carry, metrics = learner.run(carry, jax.numpy.ones((5, 3)), jax.numpy.zeros(5, int))
     """
+    check_settings(decay, prior, rate)
+
+    def init(params: PyTree) -> Any:
+        return KalmanState(jnp.zeros((), jnp.int32), QuasiDiagonal.start(params, prior_of(prior, params)))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[Any, Any]:
+        information = state.information.decay_and_add(updates, decay_at(decay, state.step))
+        return stepped(information, updates, rate), KalmanState(
+            jnp.asarray(optax.safe_increment(state.step)), information
+        )
+
+    return Informed(optax.GradientTransformation(init, update), lambda state: state.information)
+
+
+def check_settings(decay, prior, rate) -> None:
+    """Raises `ValueError` for a setting of a Kalman step that is out of range. Traced numbers pass."""
     if not callable(decay):
         wanted = "a number from 0 to 1, or a schedule"
         unless_traced(partial(number, holds=lambda value: 0 <= value <= 1, wanted=wanted), "decay", decay)
@@ -79,17 +95,20 @@ def quasi_diagonal_kalman(
         unless_traced(above_zero, "prior", prior)
     unless_traced(above_zero, "rate", rate)
 
-    def init(params: PyTree) -> Any:
-        Lambda = hidden_size(params) if prior is None else prior
-        return KalmanState(jnp.zeros((), jnp.int32), QuasiDiagonal.start(params, Lambda))
 
-    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[Any, Any]:
-        gamma = jnp.asarray(decay(state.step) if callable(decay) else decay, float)
-        information = state.information.decay_and_add(updates, gamma)
-        steps = jax.tree.map(lambda delta: -jnp.asarray(rate, delta.dtype) * delta, information.solve(updates))
-        return steps, KalmanState(jnp.asarray(optax.safe_increment(state.step)), information)
+def prior_of(prior, parameters: PyTree) -> Any:
+    """Λ; if it is not given, the size of the model's hidden state."""
+    return hidden_size(parameters) if prior is None else prior
 
-    return Informed(optax.GradientTransformation(init, update), lambda state: state.information)
+
+def decay_at(decay, step: Int[Array, ""]) -> Float[Array, ""]:
+    """γ_t after so many updates."""
+    return jnp.asarray(decay(step) if callable(decay) else decay, float)
+
+
+def stepped(information: Any, gradient: PyTree, rate) -> PyTree:
+    """`-η (J + Λ)⁻¹ g`."""
+    return jax.tree.map(lambda delta: -jnp.asarray(rate, delta.dtype) * delta, information.solve(gradient))
 
 
 def hidden_size(parameters: PyTree) -> int:
