@@ -38,7 +38,7 @@ from .support.compiled import programs_of
 from .support.devices import placed
 from .support.freezing import freeze, learnable, thaw
 from .support.streams_axis import spread_along
-from .transforms.composition import check_fptt_first, update_of
+from .transforms.composition import check_each_gradient, check_fptt_first, update_of
 
 
 class Learner(eqx.Module):
@@ -172,6 +172,7 @@ class Learner(eqx.Module):
         hidden, state = start(key) if self.batch is None else jax.vmap(start)(jr.split(key, self.batch))
         fresh = jnp.ones(() if self.batch is None else self.batch, bool) if learns_initial_state(model.cell) else None
         optimizer = started(self.optimizer, learnable(arrays))
+        check_each_gradient(optimizer)
         check_update(update_of(self.optimizer), optimizer, learnable(arrays))
         check_fptt_first(self.optimizer, optimizer, learnable(arrays))
         carry = Carry(arrays, skeleton, hidden, state, optimizer, fresh)

@@ -1,13 +1,11 @@
 """Tests run in float64 with strict promotion of dtypes, except those of what users run; doctests as a reader sees."""
 
-import functools
 import gc
 import shutil
 
 import jax
 import jaxtyping
 import pytest
-from jax._src.interpreters import mlir
 from jaxtyping import jaxtyped
 
 # Compiling is most of what the tests cost, and most programs run once; this compiles them five times faster.
@@ -25,10 +23,6 @@ def checked_at_boundaries(typechecker):
 
 
 jaxtyping.jaxtyped = checked_at_boundaries  # what --jaxtyping-packages decorates with
-
-# JAX makes a context for each program that it lowers, which took an eighth of the time; the programs of a test module
-# share one.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 AS_IN_USE = {
     "test_benchmarks",
@@ -116,7 +110,6 @@ def cache(tmp_path_factory, request):
 @pytest.fixture(autouse=True, scope="module")
 def precision(request):
     # Doctests run in the same process, so that nothing may be switched for good.
-    mlir.make_ir_context.cache_clear()
     if request.module.__name__ in AS_IN_USE:
         yield
     else:

@@ -1,9 +1,11 @@
 """The warning of a solve that failed: one per call, however large the batch."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,40 +31,46 @@ class EquilibriumWarning(UserWarning):
         self.failed, self.solves, self.worst = failed, solves, worst
 
 
-def announced(tree: T, bad: Bool[Array, ""], number: Float[Array, ""], text: str, stacklevel: int = 2) -> T:
-    """The tree. If `bad` is true when the tree is computed, an `EquilibriumWarning` with this text is issued.
+def announced(tree: T, bad: Bool[Array, ""], number: Float[Array, ""], text: str, *, throw: bool = False) -> T:
+    """The tree. If `bad` is true when the tree or its derivative is computed, an `EquilibriumWarning` with this text is
+    issued, or with `throw` a `RuntimeError`.
 
     A batch warns once, with the count of its bad examples and the largest `number` among them.
     """
     bad, number = without_gradient((bad, number))
-
-    def say(bad, number):
-        wrong, numbers = np.ravel(bad), np.ravel(number)
-        worst = float(np.max(numbers[wrong]))  # NaN if one of them is
-        warnings.warn(EquilibriumWarning(text, int(wrong.sum()), wrong.size, worst), stacklevel=stacklevel + 1)
-
-    if not isinstance(bad, Tracer):
+    if throw:
+        said = eqx.error_if(jnp.int32(0), bad, text)
+    elif isinstance(bad, Tracer):
+        said = _once_a_call(text)(bad, number)
+    else:
         if bad:
-            say(bad, number)
+            _warn(text, bad, number, stacklevel=3)
         return tree
-    said = _once_a_call(say)(bad, number)
     # `said` is 0, which the compiler cannot know: so nothing drops the call from what computes the tree.
     return jax.tree.map(lambda leaf: jnp.where(said == 0, leaf, jnp.zeros_like(leaf)), tree)
 
 
-def _once_a_call(say: Callable) -> Callable[[Array, Array], Array]:
-    """`say` as part of a compiled program. It is called once for a whole batch, if any of the flags is true.
+def _warn(text: str, bad, number, stacklevel: int = 1) -> None:
+    wrong, numbers = np.ravel(bad), np.ravel(number)
+    worst = float(np.max(numbers[wrong]))  # NaN if one of them is
+    warnings.warn(EquilibriumWarning(text, int(wrong.sum()), wrong.size, worst), stacklevel=stacklevel + 1)
 
-    It is called as a pure function. With a debugging callback in it, a program is started by Python, at ten times the
+
+@functools.lru_cache(maxsize=256)  # a new function each time would be compiled at every call outside `jax.jit`
+def _once_a_call(text: str) -> Callable[[Array, Array], Array]:
+    """Warns as part of a compiled program: once for a whole batch, if any of the flags is true.
+
+    The warning is a pure function. With a debugging callback in it, a program is started by Python, at ten times the
     cost of a small one: see `benchmarks/results/xla-on-cpu.md`, "Calls and flags".
     """
     nothing = jax.ShapeDtypeStruct((), jnp.int32)
 
     def called(bad, number):
-        say(bad, number)
+        _warn(text, bad, number)
         return np.int32(0)
 
     @custom_vmap
+    @jax.jit  # for calls outside one
     def once(bad, number):
         return jax.lax.cond(
             jnp.any(bad),

@@ -88,7 +88,7 @@ class AbstractRBP(optx.AbstractAdjoint):
             "state. If it does not, or if the function of a root_find is h − F(h) and not F(h) − h, use "
             "ConjugateGradientRBP."
         )
-        return eqx.error_if(z, bad, text) if self.throw else announced(z, bad, residual, text)
+        return announced(z, bad, residual, text, throw=self.throw)
 
     def apply(self, primal_fn, rewrite_fn, inputs, tags):
         del tags

@@ -181,7 +181,7 @@ def _backward(ends, cotangents, perturbed, problem, primal_fn, solver, settings,
         f"{adjoint.warn_above:g}, so the gradient is not that of the steps. Take fewer steps or a smaller mixing, or "
         "use optimistix.RecursiveCheckpointAdjoint(checkpoints=20) or NeumannRBP."
     )
-    return eqx.error_if(found, bad, text) if adjoint.throw else announced(found, bad, missed, text)
+    return announced(found, bad, missed, text, throw=adjoint.throw)
 
 
 _solved.def_fwd(_forward)

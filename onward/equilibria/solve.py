@@ -64,7 +64,8 @@ def equilibrium(
 
     Equations (1) and (2) of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*. A solve that did not
     settle is never silent: the diagnostics report it, and there is an `onward.equilibria.EquilibriumWarning` or an
-    error. A batch warns once, and the warning counts the examples that failed.
+    error. A batch warns once, and the warning counts the examples that failed. A solve that `jax.checkpoint` computes
+    again warns again. In a compiled program a warning that a filter turns into an error is JAX's error, with the text.
 
     **Arguments:**
 
@@ -110,24 +111,22 @@ def equilibrium(
         solver = UntilSettled(tolerance / 10)
     state = jax.tree.map(jnp.asarray, state)
     _check(function, state, args)
-    found = _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, throw)
-    if throw:
-        return found
+    found = _solve(function, state, args, adjoint, solver, max_steps, tolerance, key)
     diagnostics = found.diagnostics
     text = (
         f"the state did not settle: after at most {max_steps} steps, one more would move it by more than tolerance = "
         f"{tolerance:g} allows. Its `diagnostics` say how far; start nearer, allow more steps, or use another solver."
     )
     # The diagnostics are a part of what is announced, because a program may return nothing else.
-    found = announced(found, ~diagnostics.settled, diagnostics.residual, text)
+    found = announced(found, ~diagnostics.settled, diagnostics.residual, text, throw=throw)
     if diagnostics.spectral_radius is not None:
         radius = diagnostics.spectral_radius
-        found = announced(found, ~(radius < 1), radius, TOO_LARGE)  # NaN counts too
+        found = announced(found, ~(radius < 1), radius, TOO_LARGE, throw=throw)  # NaN counts too
     return found
 
 
 @eqx.filter_jit
-def _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, throw) -> Equilibrium:
+def _solve(function, state, args, adjoint, solver, max_steps, tolerance, key) -> Equilibrium:
     # This makes closed-over arrays visible, so that the diagnostics can be kept out of the gradient altogether.
     function = eqx.filter_closure_convert(function, state, args)
     solution = optx.fixed_point(function, solver, state, args, adjoint=adjoint, max_steps=max_steps, throw=False)
@@ -139,10 +138,6 @@ def _solve(function, state, args, adjoint, solver, max_steps, tolerance, key, th
     if key is not None:
         size = jacobian_norm(still_function, still, still_args, key=key)
         radius = spectral_radius(still_function, still, still_args, key=key)
-    if throw:
-        h = eqx.error_if(h, ~settled, "equilibrium: the state did not settle within max_steps.")
-        if radius is not None:
-            h = eqx.error_if(h, ~(radius < 1), f"equilibrium: {TOO_LARGE}")
     return Equilibrium(h, Diagnostics(solution.stats["num_steps"], residual, settled, size, radius))
 
 

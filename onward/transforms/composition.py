@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from ..support.raw_key import as_keys, as_numbers
 from ..support.trees import leading
+from .extended_kalman import ExtendedKalmanState
 from .fptt import FPTTExactState, FPTTState
 
 SHIFT = 2.0
@@ -78,6 +79,18 @@ def check_fptt_first(optimizer: Any, state: PyTree, parameters: PyTree) -> None:
             "optimizer: fptt must come first in its chain, before Adam, a clip or anything else that changes the "
             "gradient: it adds to the gradient itself."
         )
+
+
+def check_each_gradient(state: PyTree) -> None:
+    """Raises `ValueError` if `extended_kalman` would step along another gradient than that of the prediction whose
+    Fisher matrix it takes.
+    """
+    for kind, said in (
+        (optax.MultiStepsState, "optax.MultiSteps, which gives it the mean of several gradients"),
+        (FPTTExactState, "fptt_exact, which gives it the gradient at other parameters"),
+    ):
+        if any(_nodes(tuple(node), ExtendedKalmanState) for node in _nodes(state, kind)):
+            raise ValueError(f"optimizer: extended_kalman cannot be inside {said}; it wants that of each prediction.")
 
 
 def _nodes(state: PyTree, kind: type) -> list[Any]:

@@ -44,8 +44,9 @@ def extended_kalman(
     squared error, the outer product vanishes as the error does; the Fisher matrix does not.
 
     The learner's estimator must carry an influence forward, as `onward.RTRL` and `onward.NoBackTrack` do. The learner
-    must have a chunk of 1 and no batch. All trained parameters take this step: `optax.masked` around it is refused. The
-    loss is in nats, as in `onward.losses`. A step's weight w multiplies I by w².
+    must have a chunk of 1 and no batch. All trained parameters take this step, along the gradient of each prediction:
+    `optax.masked`, `optax.MultiSteps` and `onward.fptt_exact` around it are refused. The loss is in nats, as in
+    `onward.losses`. A step's weight w multiplies I by w².
 
     **Arguments:**
 
@@ -84,6 +85,8 @@ def extended_kalman(
     check_settings(decay, prior, rate)
 
     def init(params: PyTree) -> Any:
+        if any(map(_is_left_out, jax.tree.leaves(params, is_leaf=_is_left_out))):
+            raise ValueError("extended_kalman must step all trained parameters: optax.masked cannot go around it.")
         return ExtendedKalmanState(jnp.zeros((), jnp.int32), matrix.start(params, prior_of(prior, params)))
 
     def update(
@@ -97,8 +100,6 @@ def extended_kalman(
             )
         else:
             rows = gradients_of(fisher.factors)
-        if jax.tree.structure(rows) != jax.tree.structure(updates):
-            raise ValueError("extended_kalman must step all trained parameters: optax.masked cannot go around it.")
         information = state.information.decay_and_add_all(rows, decay_at(decay, state.step))
         return stepped(information, updates, rate), ExtendedKalmanState(
             jnp.asarray(optax.safe_increment(state.step)), information
@@ -107,3 +108,7 @@ def extended_kalman(
     # Norms of NoBackTrack are computed from a quasi-diagonal matrix alone.
     metric = (lambda state: state.information) if matrix is QuasiDiagonal else (lambda state: None)
     return Informed(optax.GradientTransformationExtraArgs(init, update), metric)
+
+
+def _is_left_out(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)

@@ -1,5 +1,6 @@
 """The entry, its diagnostics and warnings, the penalties, and bad input."""
 
+import math
 import warnings
 
 import jax
@@ -159,6 +160,39 @@ def test_it_raises_if_asked():
     with pytest.raises(RuntimeError, match="spectral radius of ∂F/∂h is 1 or above"):
         solve(root, key=jr.key(0), throw=True)
     assert solve(throw=True, key=jr.key(0)).diagnostics.settled
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda E, x: E(x).diagnostics.residual,
+        lambda E, x: jax.grad(lambda x: E(x).state.sum())(x),
+        lambda E, x: jax.jvp(lambda x: E(x).state, (x,), (x,))[1],
+    ],
+    ids=["diagnostics", "gradient", "tangent"],
+)
+def test_an_error_comes_wherever_a_warning_would(part):
+    """Also if the program returns nothing of the state itself."""
+
+    def of(throw):
+        unwatched = equilibria.NeumannRBP(3, warn_above=math.inf)
+        return lambda x: equilibria.equilibrium(grow, x, x, max_steps=3, adjoint=unwatched, throw=throw)
+
+    with pytest.warns(equilibria.EquilibriumWarning, match="did not settle"):
+        jax.block_until_ready(jax.jit(lambda x: part(of(False), x))(jnp.ones(UNITS)))
+    with pytest.raises(RuntimeError, match="did not settle"):
+        jax.block_until_ready(jax.jit(lambda x: part(of(True), x))(jnp.ones(UNITS)))
+
+
+def test_a_batch_outside_jit_is_compiled_once(caplog):
+    def compiled():
+        caplog.clear()
+        with jax.log_compiles():
+            jax.block_until_ready(jax.vmap(lambda x: solve(state=x).state)(jnp.ones((2, UNITS))))
+        return [line for line in caplog.messages if "XLA compilation" in line]
+
+    assert compiled()
+    assert not compiled()
 
 
 def test_gradients_flow_through_the_state_alone():

@@ -248,6 +248,14 @@ SOFTMAX = extended_kalman(SoftmaxFisher())
             "extended_kalman must step all trained parameters: optax.masked cannot go around it",
         ),
         (
+            lambda: optax.masked(extended_kalman(None, prior=1.0), {"a": True, "b": False}).init(
+                {"a": jnp.ones(2), "b": jnp.ones(2)}
+            ),
+            "extended_kalman must step all trained parameters: optax.masked cannot go around it",
+        ),
+        (lambda: run_with(onward.RTRL(), optax.MultiSteps(SOFTMAX, 2)), "extended_kalman cannot be inside optax.Multi"),
+        (lambda: run_with(onward.RTRL(), onward.fptt_exact(SOFTMAX, 0.5)), "extended_kalman cannot be inside fptt_exa"),
+        (
             lambda: SOFTMAX.update(jnp.ones(2), extended_kalman(None, prior=1.0).init(jnp.ones(2))),
             "extended_kalman needs update.*, got no gradients_of",
         ),
