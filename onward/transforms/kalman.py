@@ -79,9 +79,8 @@ def quasi_diagonal_kalman(
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[Any, Any]:
         information = state.information.decay_and_add(updates, decay_at(decay, state.step))
-        return stepped(information, updates, rate), KalmanState(
-            jnp.asarray(optax.safe_increment(state.step)), information
-        )
+        step = jnp.asarray(optax.safe_increment(state.step))
+        return stepped(information, updates, rate), KalmanState(step, information)
 
     return Informed(optax.GradientTransformation(init, update), lambda state: state.information)
 
