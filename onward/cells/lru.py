@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .cpu_tuning import cosine_and_sine
 from .unit_wise import AbstractUnitWiseCell, check_sizes, groups_of, input_rows, own_numbers, ring
 
 MAX_PHASE = 2 * math.pi
@@ -21,7 +22,7 @@ class ComplexState(NamedTuple):
 
 def rotated(hidden: ComplexState, radius: Array, angle: Array) -> tuple[Array, Array]:
     """`radius e^{i angle} h`, as its real and its imaginary part."""
-    cosine, sine = radius * jnp.cos(angle), radius * jnp.sin(angle)
+    cosine, sine = (radius * part for part in cosine_and_sine(angle))
     return cosine * hidden.real - sine * hidden.imaginary, sine * hidden.real + cosine * hidden.imaginary
 
 
