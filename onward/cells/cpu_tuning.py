@@ -82,6 +82,8 @@ def plain_rows(W: Array, z: Array) -> tuple[Array, ...]:
     """The same as `rows_of_product`, in plain JAX."""
     if z.ndim == 1:
         return tuple(W @ z)
+    if z.shape[:-1] == (1,):  # XLA on CPU turns W over for a matrix of one vector, and not for the vector
+        return tuple((W @ z[0])[:, None])
     return tuple(jnp.split(z @ W.reshape(-1, W.shape[-1]).T, len(W), axis=-1))
 
 

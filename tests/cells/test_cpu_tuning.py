@@ -86,7 +86,7 @@ SEQUENCES = {how: TRANSFORMED[how] for how in TRANSFORMED if how not in ("many z
 }
 
 
-@pytest.mark.parametrize(("turned", "length"), [("cotangents", 3), ("vectors", LONG)])
+@pytest.mark.parametrize(("turned", "length"), [("nothing", 1), ("cotangents", 3), ("vectors", LONG)])
 @pytest.mark.parametrize("how", SEQUENCES)
 def test_of_sequences_too_whatever_the_gradient_turns_over(how, turned, length):
     assert_alike(*(of_sequences(how, product, length) for product in (rows_of_product, plain)))
@@ -115,6 +115,13 @@ def test_of_many_sequences_the_gradient_is_one_product_of_all_steps(many, produc
     text = str(jax.make_jaxpr(jax.grad(over_streams(rows_of_product)))(W, ZS[:, None] * jnp.ones((3, 1))))
     by_weights = [line for line in text.splitlines() if "dot_general" in line and "([0, 1], [0, 1])" in line]
     assert len(by_weights) == products_of
+
+
+def test_a_window_of_one_step_turns_nothing_over():
+    W, z = jnp.ones((1, 30, 256)), jnp.ones((1, 256))
+    back = jax.jit(jax.grad(lambda z: jnp.tanh(rows_of_product(W, z)[0]).sum()))
+    text = back.lower(z).compile().as_text()
+    assert "[256,30]" not in text
 
 
 @pytest.mark.parametrize("readout", [{}, {"use_bias": False}, {"out_features": "scalar"}])
