@@ -28,6 +28,7 @@ from ..recipe import Findings, Verdict
 
 BUFFER = 1000
 DRAWS = 1000  # for the power of the verdict's rule
+DRAWN = 40  # points of a line in the picture, at most
 
 Scores = Mapping[str, Float[np.ndarray, "seeds blocks"]]  # by the name of the score
 
@@ -118,13 +119,15 @@ class Contest:
         found = {name: self._best(runs) for name, runs in trained.items()}
         numbers = [{"method": name, "rate": found[name].rate, **runs} for name, runs in trained.items()]
         first = next(iter(found[next(iter(found))].online))
+        every, smooth = _in_stretches({name: of.online[first] for name, of in found.items()})
         picture = partial(
             draw_scores,
-            {name: of.online[first] for name, of in found.items()},
-            every=1,
+            smooth,
+            every=every,
             levels=self.levels,
             score=f"{first}: {self.unit} ({'higher' if self.larger_is_better else 'lower'} is better)",
-            title=f"{self.title}; means of {counted(seeds, 'seed')}",
+            title=f"{self.title}; means of {counted(seeds, 'seed')}" + f", stretches of {every}" * (every > 1),
+            bold=[name for T in self.horizons for name in (f"FPP({T})", f"TBPTT({T})")],
             axis=f"{self.axis} (predicted before they are learned)",
             logarithmic=False,
         )
@@ -255,6 +258,14 @@ class Contest:
             share = np.mean([self._judged(each)[0] == "agrees" for each in drawn])
             found.append(f"with the spread of {score} agrees in {100 * share:.0f} %")
         return f"Power of this rule: of the thesis' own numbers it says, {', '.join(found)} of {DRAWS} draws."
+
+
+def _in_stretches(scores: Mapping[str, np.ndarray]) -> tuple[int, Mapping[str, np.ndarray]]:
+    """How many blocks a stretch has, so that there are at most `DRAWN` whole ones, and the mean score of each."""
+    blocks = next(iter(scores.values())).shape[1]
+    every = -(-blocks // DRAWN)
+    whole = blocks // every * every
+    return every, {name: rows[:, :whole].reshape(len(rows), -1, every).mean(2) for name, rows in scores.items()}
 
 
 def _closing(scores: np.ndarray) -> np.ndarray:

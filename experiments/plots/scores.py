@@ -28,7 +28,7 @@ def draw_scores(
     across; the methods in `bold` stand out, and the others are pale behind them.
     """
     if bold and max(len(rows) for rows in methods.values()) > 1:
-        title += ", thick lines shaded from the best to the worst"
+        title += ", shaded from least to most"
     with picture((10.0, 5.2), "png") as (figure, finished):
         axes = figure.add_subplot()
         _draw_lines(axes, methods, every=every, levels=levels, bold=bold, logarithmic=logarithmic)
