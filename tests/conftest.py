@@ -6,6 +6,7 @@ import shutil
 import jax
 import jaxtyping
 import pytest
+from covering import left_out
 from jaxtyping import jaxtyped
 
 # Compiling is most of what the tests cost, and most programs run once; this compiles them five times faster.
@@ -80,18 +81,27 @@ def pytest_addoption(parser):
     parser.addoption(
         "--every-pair",
         action="store_true",
-        help="second derivatives of every estimator with every cell, and not of a choice of pairs (minutes more)",
+        help="run every case of the tests that are products, and not a choice of them (minutes more)",
     )
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config, items):
     """Doctests belong to the quick tier, `make check`; other tests are marked as `core` where they stand.
 
-    What empties JAX's caches comes last: all that runs after it in the same process is compiled again.
+    Of a product of cases a few are run, see `covering.py`. They are chosen from what `-k` and `-m` let through, so that
+    one estimator asked for by name meets every check and every cell. All cases are run with `--every-pair`, and if one
+    is asked for by its brackets. What empties JAX's caches comes last: all that runs after it in the same process is
+    compiled again.
     """
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker("core")
+    yield
+    if not config.getoption("every_pair") and not any("[" in argument for argument in config.args):
+        left = set(left_out(items))
+        config.hook.pytest_deselected(items=[item for item in items if item in left])
+        items[:] = [item for item in items if item not in left]
     items.sort(key=lambda item: item.get_closest_marker("empties_caches") is not None)
 
 

@@ -13,7 +13,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
-from ..support.dependence import dependence
+from ..support.dependence import at_once, dependence
 from .affine import AbstractAffineGatedCell
 from .unit_wise import AbstractUnitWiseCell
 
@@ -61,13 +61,11 @@ def _talking(function, arguments: PyTree, units: int) -> tuple[int, int, int] | 
     if _elementwise(closed.jaxpr, units):
         return None
 
-    def flat(arguments):
-        return ravel_pytree(function(*arguments))[0]
-
-    with jax.ensure_compile_time_eval():
+    def found():
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), arguments)
-        reads = jax.jit(lambda zeros: dependence(flat, zeros))(zeros)
-        matrix = sum(np.asarray(leaf).reshape(-1, units, units).any(0) for leaf in jax.tree.leaves(reads))
+        return dependence(lambda arguments: ravel_pytree(function(*arguments))[0], zeros)
+
+    matrix = sum(np.asarray(leaf).reshape(-1, units, units).any(0) for leaf in jax.tree.leaves(at_once(found)))
     pairs = np.argwhere(np.asarray(matrix, bool) & ~np.eye(units, dtype=bool))
     return None if not len(pairs) else (int(pairs[0][0]), int(pairs[0][1]), len(pairs))
 

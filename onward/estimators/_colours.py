@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..cells import AbstractCell
 from ..cells.initial_state import Starting
-from ..support.dependence import dependence
+from ..support.dependence import at_once, dependence
 from ..support.freezing import learnable, thaw
 from ._jacobians import state_jacobian, with_parameters
 from ._reductions import of_each_copy
@@ -117,9 +117,8 @@ def _pattern(structure: Any, forms: tuple, places: Any, others: tuple) -> Patter
         # Values of arrays that do not learn are not known here, as in a program that takes them as arguments.
         return dependence(step, (learnable(cell), hidden), fixed, x, jnp.array(False))
 
-    with jax.ensure_compile_time_eval():
-        direct, connected = jax.jit(found)([jnp.zeros(shape, dtype) for shape, dtype in forms])
-        return Pattern(_columns(direct), _columns(connected))
+    direct, connected = at_once(lambda: found([jnp.zeros(shape, dtype) for shape, dtype in forms]))
+    return Pattern(_columns(direct), _columns(connected))
 
 
 def _is_array(leaf: Any) -> bool:

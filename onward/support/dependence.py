@@ -68,6 +68,14 @@ def dependence(
     return jax.tree.map(lambda counted: counted != 0, jax.jacrev(paths)(zeros))
 
 
+def at_once(function: Callable[[], PyTree[Array]]) -> PyTree[Array]:
+    """`function()`, run now as one program, even while another program is traced.
+
+    Under `jax.ensure_compile_time_eval` each of its operations would be compiled as a program of its own.
+    """
+    return jax.jit(function).lower().compile()()
+
+
 def reads(function: Callable[[PyTree], PyTree], point: PyTree) -> PyTree[bool]:
     """For each array of `point`, a tree of floating-point arrays: whether `function(point)` depends on it."""
     jaxpr, consts, tangents = _derivative(function, point)

@@ -101,8 +101,8 @@ class Subject(NamedTuple):
         return self.grad(p, state, noise, reset, weight)
 
 
-def subject_of(name, cell):
-    estimator, p, traces = ESTIMATORS[name], problem(cell, units=2, steps=STEPS), []
+def subject_of(name, estimator, cell):
+    p, traces = problem(cell, units=2, steps=STEPS), []
 
     def counted(prediction, y):
         traces.append(1)
@@ -120,24 +120,32 @@ def subject_of(name, cell):
 CORE = ["gru", "unit-wise"]
 
 
-@pytest.fixture(scope="module", params=[pytest.param(c, marks=pytest.mark.core) if c in CORE else c for c in CELLS])
-def cell(request):
-    return request.param
+def pytest_generate_tests(metafunc):
+    """Every check with every estimator and every cell of the file; without `--every-pair`, every two of these meet.
+
+    Of a check that is about some cells only, every estimator and every cell occurs.
+    """
+    if "subject" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("subjects")
+    about, module = {} if mark is None else mark.kwargs, metafunc.module
+    some = "cells" in about
+    core = () if some else CORE
+    product = pytest.mark.product("subject") if some else pytest.mark.product("subject", "check", together=2)
+    subjects = [
+        pytest.param((name, cell), id=f"{name}-{cell}", marks=[product, *[pytest.mark.core] * (cell in core)])
+        for cell in about.get("cells", module.CELLS)
+        for name in module.ESTIMATORS
+        if name not in about.get("but", ()) and not (name in NEED_UNITS and cell in WITHOUT_UNITS)  # test_per_unit.py
+    ]
+    metafunc.parametrize("subject", subjects, indirect=True, scope="module")
 
 
-@pytest.fixture(scope="module", params=ESTIMATORS)
-def subject(request, cell):
+@pytest.fixture(scope="module")
+def subject(request):
     """All tests of one estimator and cell run in a row, on one compiled program."""
-    if request.param in NEED_UNITS and cell in WITHOUT_UNITS:
-        pytest.skip("a cell without units is refused, see test_per_unit.py")
-    return subject_of(request.param, cell)
-
-
-@pytest.fixture
-def of_its_steps(subject):
-    """Skips the estimators whose gradient is not that of the chunk's own losses."""
-    if subject.name in REPLAY | LATER:
-        pytest.skip("learns from slices or segments of the past")
+    name, cell = request.param
+    return subject_of(name, request.module.ESTIMATORS[name], cell)
 
 
 @functools.cache
@@ -205,10 +213,8 @@ def test_the_gradient_is_the_exact_one_where_that_is_promised(subject):
         assert_same(estimate.grads.readout, grads.readout)
 
 
-@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND, indirect=True)
+@pytest.mark.subjects(cells=ONE_OF_EACH_KIND, but=BOUND_TO_THEIR_CHUNK)
 def test_any_chunking_gives_the_same(subject):
-    if subject.name in BOUND_TO_THEIR_CHUNK:
-        pytest.skip("backpropagation through the chunk")
     whole, p = subject(), subject.problem
     grads, hidden, state, losses = None, p.hidden, subject.state, []
     for t in range(STEPS):
@@ -221,7 +227,7 @@ def test_any_chunking_gives_the_same(subject):
     assert_same(state, whole.state)
 
 
-@pytest.mark.usefixtures("of_its_steps")
+@pytest.mark.subjects(but=REPLAY | LATER)  # these learn from slices or segments of the past
 def test_nothing_leaks_across_a_reset(subject):
     """Two streams with different pasts: after the reset they are the same, to the last bit."""
     p, reset, later = subject.problem, np.arange(STEPS) == 2, np.array([0.0, 0.0, 1.0, 1.0])
@@ -235,7 +241,7 @@ def test_nothing_leaks_across_a_reset(subject):
     assert_identical((one.grads, one.hidden), (two.grads, two.hidden))
 
 
-@pytest.mark.usefixtures("of_its_steps")
+@pytest.mark.subjects(but=REPLAY | LATER)  # these learn from slices or segments of the past
 def test_a_reset_is_a_new_start(subject):
     p = subject.problem
     fresh, first = p._replace(hidden=p.cell.init_hidden()), np.arange(STEPS) == 0
@@ -278,7 +284,7 @@ def test_padding_does_not_enter_whatever_it_holds(subject, bad):
     assert not np.isfinite(lost.value)
 
 
-@pytest.mark.usefixtures("of_its_steps")
+@pytest.mark.subjects(but=REPLAY | LATER)  # these learn from slices or segments of the past
 def test_weights_multiply_losses(subject):
     p, weight = subject.problem, np.array([0.5, 1.0, 2.0, 3.0])
     unit = subject(p)
@@ -287,7 +293,7 @@ def test_weights_multiply_losses(subject):
     assert_same(twice.grads, jax.tree.map(lambda g: 2 * np.asarray(g), unit.grads))
 
 
-@pytest.mark.usefixtures("of_its_steps")
+@pytest.mark.subjects(but=REPLAY | LATER)  # these learn from slices or segments of the past
 def test_no_weight_at_all_is_no_gradient(subject):
     silent = subject(weight=np.zeros(STEPS))
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(silent.grads))
@@ -295,7 +301,7 @@ def test_no_weight_at_all_is_no_gradient(subject):
     assert_same(silent.hidden, subject().hidden)
 
 
-@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND, indirect=True)
+@pytest.mark.subjects(cells=ONE_OF_EACH_KIND)
 def test_float32_stays_float32(subject):
     estimator = subject.estimator
     with jax.enable_x64(False):
@@ -314,7 +320,7 @@ def to_float32(tree):
     return jax.tree.map(convert, tree)
 
 
-@pytest.mark.parametrize("cell", ONE_OF_EACH_KIND, indirect=True)
+@pytest.mark.subjects(cells=ONE_OF_EACH_KIND)
 def test_a_batch_of_streams_is_each_stream_by_itself(subject):
     """Over streams with keys of their own, and with the mean of their gradients."""
     p, estimator = subject.problem, subject.estimator
@@ -347,14 +353,14 @@ def part(leaf, i):
     return leaf[i] if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)[i]
 
 
-@pytest.mark.parametrize("cell", ["vanilla"], indirect=True)
+@pytest.mark.subjects(cells=["vanilla"])
 def test_uncompiled_is_the_same(subject):
     p, compiled = subject.problem, subject()
     plain = subject.estimator.grad(p.model, loss, p.hidden, subject.state, p.xs, p.ys)
     assert_same((plain.grads, plain.losses), (compiled.grads, compiled.losses))
 
 
-@pytest.mark.parametrize("cell", ["stack"], indirect=True)
+@pytest.mark.subjects(cells=["stack"])
 def test_the_norm_of_the_influence_is_a_number_and_starts_at_zero(subject):
     norm = subject.estimator.influence_norm
     assert norm(subject.state) == 0
@@ -363,7 +369,7 @@ def test_the_norm_of_the_influence_is_a_number_and_starts_at_zero(subject):
     assert after >= 0
 
 
-@pytest.mark.parametrize("cell", ["gru"], indirect=True)
+@pytest.mark.subjects(cells=["gru"])
 def test_the_norm_of_an_influence_grows_from_zero(subject):
     after = subject.estimator.influence_norm(subject().state)
     assert (after > 0) == (subject.name not in GO_BACKWARD)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+import pytest
 from jax.flatten_util import ravel_pytree
 from problems import CELLS, UNIT_WISE_CELLS, loss, problem
 
@@ -35,7 +36,7 @@ ESTIMATORS = {
 
 CELLS_HERE = [*CELLS, *UNIT_WISE_CELLS, "unit-wise", "embedded"]
 
-# Each estimator twice and each kind of cell once; `pytest --every-pair` takes every estimator with every cell.
+# Each estimator twice and each kind of cell once; `--every-pair` takes every estimator with every cell.
 PAIRS = [
     *zip(
         ESTIMATORS,
@@ -56,12 +57,9 @@ def layer_by_layer(name, cell):
     return name in ("snap", "layerwise") and cell in ("stack", "stack-generic", "embedded")
 
 
-def pytest_generate_tests(metafunc):
-    if {"name", "cell"} <= set(metafunc.fixturenames):
-        every = metafunc.config.getoption("every_pair")
-        pairs = [pair for pair in itertools.product(ESTIMATORS, CELLS_HERE) if not layer_by_layer(*pair)]
-        pairs = pairs if every else PAIRS
-        metafunc.parametrize(("name", "cell"), pairs)
+EVERY_PAIR = dict.fromkeys(
+    [*[pair for pair in itertools.product(ESTIMATORS, CELLS_HERE) if not layer_by_layer(*pair)], *PAIRS]
+)
 
 
 def recursion(name, estimator, state, model, hidden, xs, ys, noise):
@@ -126,6 +124,8 @@ def kept(name, state, cell, h, theta):
     return (np.arange(h.size) % units)[:, None] == np.concatenate([*of_row, constants])
 
 
+@pytest.mark.product("name", "cell", choice=PAIRS)
+@pytest.mark.parametrize(("name", "cell"), EVERY_PAIR)
 def test_a_run_is_differentiated_as_its_recursions(name, cell):
     """A chunk of two steps, an update, a reset, a chunk of one step, an update."""
     estimator, p = ESTIMATORS[name], problem(cell, units=UNITS, steps=STEPS)

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import pytest
-import test_contract
 from problems import assert_same
-from test_contract import *  # noqa: F403  every test of the contract, with the subject below
+from test_contract import *  # noqa: F403  every test of the contract, with the estimator below
 
 import onward
 
@@ -19,18 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "skeletons"))
 
 from diagonal_rtrl import DiagonalRTRL
 
-test_contract.ESTIMATORS["diagonal-rtrl"] = DiagonalRTRL()
-
-
-@pytest.fixture(scope="module")
-def subject(cell):
-    return test_contract.subject_of("diagonal-rtrl", cell)
-
-
-# One kind of cell; leave this fixture out to have them all.
-@pytest.fixture(scope="module", params=["own"])
-def cell(request):
-    return request.param
+ESTIMATORS = {"diagonal-rtrl": DiagonalRTRL()}
+CELLS = ["own"]  # one kind of cell; leave this line out to have them all
 
 
 @pytest.mark.parametrize("around", [lambda estimator: estimator, onward.estimators.ContinuedBPTT])
