@@ -43,6 +43,7 @@ AS_IN_USE = {
     "test_runs",
     "test_streams_engine",
     "test_streams_command",
+    "test_sharing",
     "test_stream_worker",
     "test_partitioned_command",
     "test_sweep",

@@ -3,6 +3,7 @@ compares every bit with a run that was left alone.
 
 python -m tests.kill_partitions --source file --kills 0
 python -m tests.kill_partitions --source redis --kills 60
+python -m tests.kill_partitions --source file --kills 60 --share-weights 500
 """
 
 import argparse
@@ -116,6 +117,20 @@ class PartitionedRun:
         ]
         return [f"{one.name}: {name}" for one, two in parts for name in kill_stream.differences(one, two)]
 
+    def shared(self) -> int:
+        """The newest barrier to which a partition has come; 0 if there is none."""
+        folder = self.folder / "shared"
+        return max((int(path.name) for path in folder.iterdir()), default=0) if folder.exists() else 0
+
+    def weights_differ(self) -> bool:
+        """Whether the partitions of a run that has ended, at its last barrier, have different weights."""
+        found = set()
+        for number in range(self.partitions):
+            checkpoint = np.load(partition_folder(self.folder, number).saved()[-1])
+            names = [name for name in checkpoint.files if ".shared.arrays" in name]
+            found.add(b"".join(checkpoint[name].tobytes() for name in names))
+        return len(found) > 1
+
     def each_once(self) -> bool:
         """Whether every line is in exactly one record of exactly one partition."""
         found = []
@@ -143,9 +158,12 @@ def contents(run: PartitionedRun) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(run.folder.rglob("*")) if path.is_file()}
 
 
-def main(source: str, kills: int, lines: int, keys: int, partitions: int, seed: int, every: float) -> int:
+def main(
+    source: str, kills: int, lines: int, keys: int, partitions: int, seed: int, every: float, share_weights: int | None
+) -> int:
     """Prints a line a run and returns how many came out different."""
     draw, wrong = random.Random(seed), 0
+    options = OPTIONS if share_weights is None else [*OPTIONS, "--share-weights", str(share_weights)]
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         events = work / "events.csv"
@@ -158,8 +176,21 @@ def main(source: str, kills: int, lines: int, keys: int, partitions: int, seed: 
 
         def run(name: str) -> PartitionedRun:
             return PartitionedRun(
-                work / name, where, partitions=partitions, lines=lines, endless=source == "redis", every=every
+                work / name,
+                where,
+                partitions=partitions,
+                lines=lines,
+                endless=source == "redis",
+                every=every,
+                options=options,
             )
+
+        def faults(run: PartitionedRun) -> list[str]:
+            # With --share-weights the same bits are promised for a file only.
+            found = run.differences(alone) if source == "file" or share_weights is None else []
+            if source == "file" and share_weights is not None and run.weights_differ():
+                found.append("other weights by partition")
+            return found if run.each_once() else [*found, "not every event once"]
 
         alone, pace = run("alone"), 1.0  # seconds between two kills, at most
         for workers in WORKERS:
@@ -168,7 +199,7 @@ def main(source: str, kills: int, lines: int, keys: int, partitions: int, seed: 
             each.start(workers)
             each.finish()
             seconds = time.monotonic() - began
-            different = each.differences(alone) + ["not every event once"] * (not each.each_once())
+            different = faults(each)
             wrong += bool(different)
             pace = seconds / 4
             print(f"{source}, {workers} workers: {seconds:.1f} s, differs in {different[:5]}", flush=True)
@@ -194,9 +225,9 @@ def main(source: str, kills: int, lines: int, keys: int, partitions: int, seed: 
                 print(killed.process.communicate()[1])
                 killed.start(2)
             killed.finish()
-            different = killed.differences(alone) + ["not every event once"] * (not killed.each_once())
+            different = faults(killed)
             wrong += bool(different)
-            verdict = f"differs in {', '.join(different[:5])}" if different else "the same bits, every event once"
+            verdict = f"wrong: {', '.join(different[:5])}" if different else "as the run left alone, every event once"
             print(f"{source}, {done} kills so far, in this run {landed}: {verdict}", flush=True)
             shutil.rmtree(killed.folder)
     print(f"{source}: {wrong} runs came out different.")
@@ -212,6 +243,7 @@ if __name__ == "__main__":
     parser.add_argument("--partitions", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=float, default=1.0)
+    parser.add_argument("--share-weights", type=int)
     chosen = parser.parse_args()
     os.environ.setdefault("XDG_CACHE_HOME", tempfile.mkdtemp())  # a cache that kills may damage, apart from the user's
     arguments = vars(chosen)

@@ -105,7 +105,12 @@ class PartitionedProgress:
         if lags:
             said.append(f"{sum(lags):,} events behind" if self._events else f"{max(lags):,} bytes behind")
         put_aside = sum(standing.quarantined + standing.refused for standing in standings)
-        return ", ".join(said) + f", {put_aside:,} quarantined" * (put_aside > 0)
+        if put_aside:
+            said.append(f"{put_aside:,} quarantined")
+        waiting = [status.waits_at for status in statuses.values() if status.waits_at is not None]
+        if waiting:
+            said.append(f"waits at barrier {waiting[0]}" if len(numbers) == 1 else _waiting(len(waiting), len(numbers)))
+        return ", ".join(said)
 
 
 def _tell(status: PartitionStatus) -> None:
@@ -117,6 +122,10 @@ def _tell(status: PartitionStatus) -> None:
     if status.lag is not None:
         numbers["lag"] = float(status.lag)
     tell(status.standing.events, numbers, f"partition {status.partition}")
+
+
+def _waiting(some: int, all: int) -> str:
+    return f"{some} of {all} partitions wait at a barrier"
 
 
 def _lines(statuses: dict[int, PartitionStatus]) -> int:

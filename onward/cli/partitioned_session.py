@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ..streams.folder import StreamFolder
 from ..streams.partition_picture import draw_partitions
@@ -143,7 +144,9 @@ class PartitionedSession:
 
     def _describe(self) -> str:
         shared = f"{counted(self._partitions, 'partition')} by {counted(self._workers, 'worker')}"
-        return f"{self._learning.describe()}, in {shared}"
+        every = self._learning.share_weights
+        weights = f", weights averaged every {counted(every, 'line')} a partition" if isinstance(every, int) else ""
+        return f"{self._learning.describe()}, in {shared}{weights}"
 
     def _summary(self, statuses: Mapping[int, PartitionStatus], rate: float) -> StreamSummary:
         learning = self._learning
@@ -159,7 +162,13 @@ class PartitionedSession:
             peak_memory=max((status.peak_memory for status in statuses.values()), default=0),
             versions=versions(),
             partitions=parts,
+            barriers=self._barriers(statuses),
         )
+
+    def _barriers(self, statuses: Mapping[int, PartitionStatus]) -> int | UnsetType:
+        if self._learning.share_weights is UNSET:
+            return UNSET
+        return min((status.standing.barriers for status in statuses.values()), default=0)
 
     def _draw(self, folder: StreamFolder) -> None:
         learning = self._learning

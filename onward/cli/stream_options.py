@@ -93,6 +93,12 @@ class StreamOptions:
     life of a run. In Redis partition p is the stream NAME:p; onward publish fills them."""
     workers: Annotated[int | None, *option("W", "as many as cores", whole("--workers", 1, most=1024))] = None
     """How many processes learn the partitions. It may change with --resume and changes no result."""
+    share_weights: Annotated[
+        int | None, *option("LINES", "each partition keeps its own", whole("--share-weights", 1, most=10**9))
+    ] = None
+    """After every LINES lines a partition, all partitions go on with the mean of their weights. The optimiser's state,
+    the scales and the states of the keys stay each partition's own. Lines are counted, not seconds, so that a file
+    gives the same numbers every time."""
     ray: RayOption[str | None] = None
     lease: Annotated[float | None, *option("SECONDS", "30", positive("--lease"))] = None
     """A worker that gives no sign of life for so long is replaced."""

@@ -29,7 +29,8 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Everything that determines the numbers of a stream, apart from its events.
 
     * `partitions`: into how many partitions the keys are cut; `partition`: which of them this is. A stream that is not
-      partitioned has neither, and they are left out of JSON; the run as a whole has no `partition`.
+      partitioned has neither, and they are left out of JSON; the run as a whole has no `partition`;
+    * `share_weights`: lines a partition between two averages of the partitions' weights; left out if there are none.
     """
 
     columns: Columns
@@ -41,6 +42,7 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
     partitions: Annotated[int, msgspec.Meta(ge=1, le=1024)] | UnsetType = UNSET
     partition: Annotated[int, msgspec.Meta(ge=0, lt=1024)] | UnsetType = UNSET
+    share_weights: Count | UnsetType = UNSET
 
     def describe(self) -> str:
         """What is learned and how, in a line."""
@@ -114,6 +116,7 @@ def new_stream_settings(options: StreamOptions) -> StreamSettings:
             method=method,
             seed=options.seed or 0,
             partitions=UNSET if options.partitions is None else options.partitions,
+            share_weights=UNSET if options.share_weights is None else options.share_weights,
         ),
         workers=_workers(options, options.partitions),
     )
@@ -147,6 +150,7 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
         "decimal": columns.format.decimal if isinstance(columns.format, CSV) else None,
         "fill": columns.fill,
         "partitions": partitions,
+        "share_weights": None if learning.share_weights is UNSET else learning.share_weights,
     }
     for name, value in stored.items():
         given = getattr(options, name)
@@ -166,9 +170,10 @@ def stream_settings_again(options: StreamOptions, settings: StreamSettings, fold
 def _workers(options: StreamOptions, partitions: int | None) -> int | UnsetType:
     """The number of workers. Raises `UserError` if the options do not go together."""
     if partitions is None:
-        for name in ("workers", "lease", "ray"):
+        for name in ("workers", "lease", "ray", "share_weights"):
             if getattr(options, name) is not None:
-                raise UserError(f"--{name} needs --partitions, the number of parts into which the keys are cut.")
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} needs --partitions, the number of parts into which the keys are cut.")
         return UNSET
     if options.workers is not None and options.workers > partitions:
         raise UserError(f"--workers must be at most --partitions, {partitions}, got {options.workers}.")

@@ -18,13 +18,14 @@ from pathlib import Path
 import msgspec
 
 from ..checkpoints.run_folder import digest
-from ..streams.base import AbstractSource
+from ..streams.base import AbstractPartSource
 from ..streams.engine import Engine
 from ..streams.fencing import Fence, Fenced
-from ..streams.learning import PATIENCE, Following, Report, State, restore
+from ..streams.learning import PATIENCE, Following, State, Step, restore
 from ..streams.parted_source import PartedSource
 from ..streams.partitions import Partition, partition_folder
 from ..streams.redis_source import RedisAddress, RedisSource
+from ..streams.sharing import Barriers, Sharing
 from ..streams.worker_pool import BEAT, Beat, Failure, Message, PartitionStatus, Remark
 from ..support.errors import UserError
 from ..support.interruption import Interruption
@@ -72,9 +73,13 @@ class StreamWorker:
                 if lines := states[number].standing.lines:
                     self._tell(Remark(number, f"goes on after line {lines:,}."))
             sources = self._sources(opened, states, fences)
+            assert isinstance(learning.partitions, int)
+            barriers = Barriers(self._run, learning.partitions, settings=digest(learning))
             for number, source in sources.items():
                 self.partition = number
-                part = _Part(self._engine, learning, number, source, states[number], fences[number], job, self._tell)
+                part = _Part(
+                    self._engine, learning, number, source, states[number], fences[number], job, barriers, self._tell
+                )
                 self._parts[number] = opened.enter_context(part)
             self._open = opened.pop_all()
         self.partition = None
@@ -107,7 +112,7 @@ class StreamWorker:
 
     def _sources(
         self, opened: ExitStack, states: Mapping[int, State], fences: Mapping[int, Fence]
-    ) -> Mapping[int, AbstractSource]:
+    ) -> Mapping[int, AbstractPartSource]:
         job, settings = self._job, self._settings
         options, columns = StreamOptions(input=os.fsdecode(job.input)), settings.learning.columns
         if is_redis(settings.input):
@@ -133,15 +138,16 @@ class _Part:
         engine: Engine,
         learning: Learning,
         number: int,
-        source: AbstractSource,
+        source: AbstractPartSource,
         state: State,
         fence: Fence,
         job: Job,
+        barriers: Barriers,
         tell: Callable[[Message], None],
     ):
         self._number, self._source, self._fence, self._tell = number, source, fence, tell
         self._parameters = count_parameters(engine.model(state.carry))
-        self.finished, self._moved, self._told = False, False, -BEAT
+        self.finished, self._told = False, -BEAT
         assert isinstance(learning.partitions, int)
         self._following = Following(
             engine,
@@ -152,10 +158,22 @@ class _Part:
             settings=digest(of_partition(learning, number)),
             checkpoint_every=job.checkpoint_every,
             dead_letter_limit=job.dead_letter_limit,
-            report=self._note,
+            report=lambda report: None,
             partition=Partition(number, learning.partitions),
             fence=fence,
         )
+        self._sharing: Sharing | None = None
+        if isinstance(learning.share_weights, int):
+            self._sharing = Sharing(
+                self._following,
+                source,
+                barriers,
+                number=number,
+                of=learning.partitions,
+                every=learning.share_weights,
+                own=is_redis(job.settings.input),
+                fence=fence,
+            )
 
     def __enter__(self) -> "_Part":
         return self
@@ -165,19 +183,18 @@ class _Part:
 
     def advance(self, patience: float) -> bool:
         """Learns the next block. Returns whether there was one."""
-        self._moved = False
-        self.finished = self._following.advance(patience)
+        step = (self._sharing or self._following).step(patience)
+        if step is Step.ENDED:
+            self._following.end()
+            self.finished = True
         if self.finished or time.monotonic() - self._told > BEAT:
             self._say()
-        return self._moved
+        return step is Step.MOVED
 
     def save(self) -> None:
         """Saves the partition."""
         self._following.save()
         self._say()
-
-    def _note(self, report: Report) -> None:
-        self._moved = True
 
     def _say(self) -> None:
         self._told = time.monotonic()
@@ -192,6 +209,7 @@ class _Part:
                 parameters=self._parameters,
                 peak_memory=peak_memory(),
                 finished=self.finished,
+                waits_at=self._sharing and self._sharing.waits_at,
             )
         )
 

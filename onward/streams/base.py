@@ -95,3 +95,17 @@ class AbstractSource(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Releases the files and connections that the source holds open."""
+
+
+class AbstractPartSource(AbstractSource):
+    """The lines of one partition, in which reading can stop at a line until all partitions have come there.
+
+    * `until`: the number of the last line that `read` may give; it gives an empty list after that. `None` for no limit.
+    """
+
+    until: int | None = None
+
+    @property
+    @abc.abstractmethod
+    def reached(self) -> bool:
+        """Whether all lines up to `until` were given."""

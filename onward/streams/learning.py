@@ -2,6 +2,7 @@
 changes no result.
 """
 
+import enum
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +11,10 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
+from jaxtyping import PyTree
 
 from ..checkpoints.run_checkpoint import load_checkpoint, packed_checkpoint
 from ..support.errors import DamagedRun, UserError
@@ -43,6 +46,14 @@ class State(NamedTuple):
     carry: StreamCarry
     judged: outliers.Outliers
     standing: StreamStanding
+
+
+class Step(enum.Enum):
+    """What a step did: it got on, or found nothing to do yet, or found that the stream has ended."""
+
+    MOVED = enum.auto()
+    IDLE = enum.auto()
+    ENDED = enum.auto()
 
 
 class Report(NamedTuple):
@@ -80,8 +91,8 @@ def restore(folder: StreamFolder, engine: Engine, columns: Columns, *, settings:
 
 
 class Following:
-    """A stream that is followed from `state` on: `run` follows it to its end, `advance` by one block. Use it as a
-    context manager.
+    """A stream that is followed from `state` on: to its end by `run`, or by `step` and `end`. Use it as a context
+    manager.
 
     * `checkpoint_every`: seconds between two checkpoints;
     * `dead_letter_limit`: the number of malformed lines above which the stream is given up;
@@ -94,7 +105,7 @@ class Following:
     * `partition`: which one; an event of another partition's key counts as malformed;
     * `fence`: the context inside which the folder is written, such as a `Fence`.
 
-    The result does not depend on the clock, or on how many lines the source gives at a time. `run` and `advance` raise
+    The result does not depend on the clock, or on how many lines the source gives at a time. `run` and `step` raise
     `UserError` if the source fails, after saving what came before. They also raise it if there are too many malformed
     lines. The newest checkpoint is then the last good state.
     """
@@ -140,7 +151,7 @@ class Following:
 
     @property
     def state(self) -> State:
-        """The current state, whose arrays the next call of `advance` consumes."""
+        """The current state, whose arrays the next call of `step` consumes."""
         return self._stream.state
 
     @property
@@ -156,25 +167,21 @@ class Following:
     def run(self, interrupted: Callable[[], bool]) -> Outcome:
         """Reads and learns until the stream ends or is `interrupted`, and saves."""
         while not interrupted():
-            if self.advance(PATIENCE):
+            if self.step(PATIENCE) is Step.ENDED:
+                self.end()
                 return Outcome.FINISHED
         self.save()
         return Outcome.INTERRUPTED
 
-    def advance(self, patience: float) -> bool:
-        """Reads and learns the next lines, if some come within `patience` seconds, and saves if it is time to.
-
-        Returns whether the stream has ended, and is saved.
-        """
+    def step(self, patience: float) -> Step:
+        """Reads and learns the next lines, if some come within `patience` seconds, and saves if it is time to."""
         try:
             lines = self._source.read(BLOCK, patience)
         except UserError:
             self.save()
             raise
         if lines is None:
-            self._stream.end()
-            self.save()
-            return True
+            return Step.ENDED
         if lines:
             errors, persistence = self._stream.learn(lines)
             now = time.perf_counter()
@@ -182,7 +189,21 @@ class Following:
         self._began = time.perf_counter()
         if self._began - self._saved >= self._checkpoint_every and self.standing.lines > self._saved_lines:
             self.save()
-        return False
+        return Step.MOVED if lines else Step.IDLE
+
+    def end(self) -> None:
+        """Closes the learning curve of a stream that has ended, and saves."""
+        self._stream.end()
+        self.save()
+
+    @property
+    def weights(self) -> PyTree:
+        """The current weights, which the next call of `step` consumes."""
+        return self._stream.weights
+
+    def take(self, weights: PyTree, *, barrier: int, lines: int) -> None:
+        """Goes on with other weights, those of a barrier, to which this stream came after so many lines."""
+        self._stream.take(weights, barrier, lines)
 
     def save(self) -> None:
         """Writes a checkpoint, and tells the source."""
@@ -222,6 +243,16 @@ class _Stream:
     @property
     def malformed(self) -> int:
         return self._records.dead_letters.count
+
+    @property
+    def weights(self) -> PyTree:
+        return eqx.filter(self._carry.shared.arrays, eqx.is_inexact_array)
+
+    def take(self, weights: PyTree, barrier: int, lines: int) -> None:
+        # As copies, since the call consumes them.
+        arrays = eqx.combine(jax.tree.map(jnp.array, weights), self._carry.shared.arrays)
+        self._carry = eqx.tree_at(lambda carry: carry.shared.arrays, self._carry, arrays)
+        self.standing = msgspec.structs.replace(self.standing, barriers=barrier, barrier_lines=lines)
 
     def learn(self, lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray]:
         """Predicts and learns the events in at most `BLOCK` lines. Returns the errors of prediction and persistence."""

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from .base import AbstractSource, Line, Position, RedisPosition
+from .base import AbstractPartSource, AbstractSource, Line, Position, RedisPosition
 from .engine import BLOCK
 from .events import CSV, Columns
 from .partitions import partition_of
@@ -43,6 +43,7 @@ class PartedSource:
             self._key_of = columns.key_reader(header)
         self._header_due = isinstance(columns.format, CSV)
         self._begun = self._ended = False
+        self.number = 0  # of the source's lines, how many were read
 
     def part(self, number: int) -> "Part":
         """The source of one partition."""
@@ -59,6 +60,7 @@ class PartedSource:
             self._ended = True
         for line in lines or ():
             self._give(line)
+            self.number = line.position.number
         return self._ended
 
     @property
@@ -71,7 +73,9 @@ class PartedSource:
         positions = [part.position for part in self._parts.values()]
         known = [position for position in positions if position is not None]
         if len(known) == len(positions):
-            self._source.seek(min(known, key=lambda position: position.number))
+            start = min(known, key=lambda position: position.number)
+            self._source.seek(start)
+            self.number = start.number
             self._header_due = False  # it is not given again
         self._begun = True
 
@@ -90,7 +94,7 @@ class PartedSource:
                 taker.waiting.append(line)
 
 
-class Part(AbstractSource):
+class Part(AbstractPartSource):
     """The lines of one partition of a `PartedSource`."""
 
     def __init__(self, whole: PartedSource):
@@ -99,10 +103,13 @@ class Part(AbstractSource):
         self.waiting: deque[Line] = deque()
 
     def read(self, at_most: int, timeout: float) -> list[Line] | None:
-        ended = not self.waiting and self._whole.fill(timeout)
-        if ended and not self.waiting:
+        ended = not self.waiting and not self.reached and self._whole.fill(timeout)
+        if ended and not self.waiting and not self.reached:
             return None
-        return [self.waiting.popleft() for _ in range(min(at_most, len(self.waiting)))]
+        lines = []
+        while len(lines) < at_most and self._next_is_due():
+            lines.append(self.waiting.popleft())
+        return lines
 
     def seek(self, position: Position) -> None:
         assert not isinstance(position, RedisPosition)
@@ -114,6 +121,13 @@ class Part(AbstractSource):
     @property
     def lag(self) -> int | None:
         return self._whole.lag
+
+    @property
+    def reached(self) -> bool:
+        return self.until is not None and self._whole.number >= self.until and not self._next_is_due()
+
+    def _next_is_due(self) -> bool:
+        return bool(self.waiting) and (self.until is None or self.waiting[0].number <= self.until)
 
     def close(self) -> None:
         pass

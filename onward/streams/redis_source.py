@@ -10,7 +10,7 @@ from ..support.errors import UserError
 from ..support.extras import needed
 from ._redis_address import PASSWORD
 from ._redis_address import RedisAddress as RedisAddress
-from .base import AbstractSource, Line, Position, RedisPosition
+from .base import AbstractPartSource, Line, Position, RedisPosition
 
 AT_ONCE = 1000  # entries acknowledged in one command
 LONGEST_WAIT = 5.0  # seconds between two attempts to connect, and the time limit of a command
@@ -19,7 +19,7 @@ FIRST_WAIT = 0.1
 log = logging.getLogger(__name__)
 
 
-class RedisSource(AbstractSource):
+class RedisSource(AbstractPartSource):
     """The entries of a Redis stream, from the first one on. An entry stays pending in Redis until it is committed.
 
     If an entry has a single field named `event`, its text is that field. Any other entry becomes a JSON object of its
@@ -62,6 +62,10 @@ class RedisSource(AbstractSource):
                 raise self._refusal(error) from None
 
     def read(self, at_most: int, timeout: float) -> list[Line]:
+        if self.until is not None:
+            at_most = min(at_most, self.until - self._position.number)
+        if at_most < 1:
+            return []
         deadline = time.monotonic() + timeout
         while True:
             left = max(0.0, deadline - time.monotonic())
@@ -103,6 +107,10 @@ class RedisSource(AbstractSource):
             return self._about_group().get("lag")
         except self._wrong:
             return None
+
+    @property
+    def reached(self) -> bool:
+        return self.until is not None and self._position.number >= self.until
 
     def close(self) -> None:
         self._client.close()
@@ -185,7 +193,7 @@ class RedisSource(AbstractSource):
         self._wait = min(max(FIRST_WAIT, 2 * self._wait), LONGEST_WAIT)
 
     def _is_missing(self, error: Exception) -> bool:
-        return "requires the key to exist" in str(error)
+        return "requires the key to exist" in str(error) or "no such key" in str(error)
 
     def _refusal(self, error: Exception) -> UserError:
         if self._is_missing(error):

@@ -76,6 +76,8 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     * `pauses`, `jumps_back`: how often a time difference beyond the gap, forward or back, started a new sequence;
     * `keys`: the keys in memory with their slots, the least recently used first;
     * `version`: the number of checkpoints so far; `states`: the digest of the keys on disk;
+    * `barriers`: at how many barriers the partition took the mean of all partitions' weights; `barrier_lines`: how many
+      lines were read at the last of them;
     * `*_bytes`: how many bytes of each file belong to this standing.
     """
 
@@ -96,10 +98,12 @@ class StreamStanding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics_bytes: Natural = 0
     dead_letters_bytes: Natural = 0
     quarantine_bytes: Natural = 0
+    barriers: Natural = 0
+    barrier_lines: Natural = 0
 
     def at_another_input(self) -> "StreamStanding":
         """The standing before the first line of another input. The memories of the keys are kept."""
-        counts = ("lines", "events", "quarantined", "refused", "pauses", "jumps_back")
+        counts = ("lines", "events", "quarantined", "refused", "pauses", "jumps_back", "barriers", "barrier_lines")
         files = [name for name in self.__struct_fields__ if name.endswith("_bytes")]
         none = dict.fromkeys([*counts, *files], 0)
         return msgspec.structs.replace(self, header=None, position=None, compact=None, scores=Scores(), **none)

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ..support.tables import columns, labelled
+from ..support.tables import columns, counted, labelled
 from .standing import Scores, StreamStanding
 from .worker_pool import PartitionStatus
 
 
 class PartitionSummary(msgspec.Struct, frozen=True):
-    """The result of one partition so far; fields as in `StreamSummary`."""
+    """The result of one partition so far; fields as in `StreamSummary`.
+
+    `waits_at` is the number of the barrier at which it waits for other partitions, if it does.
+    """
 
     partition: int
     lines: int
@@ -22,6 +25,7 @@ class PartitionSummary(msgspec.Struct, frozen=True):
     refused: int
     error: float | None
     persistence: float | None
+    waits_at: int | UnsetType = UNSET
 
     @classmethod
     def of(cls, status: PartitionStatus) -> "PartitionSummary":
@@ -37,6 +41,7 @@ class PartitionSummary(msgspec.Struct, frozen=True):
             refused=standing.refused,
             error=error,
             persistence=persistence,
+            waits_at=UNSET if status.waits_at is None else status.waits_at,
         )
 
 
@@ -47,7 +52,7 @@ class StreamSummary(msgspec.Struct, frozen=True):
     and persistence have predicted; `None` if there are none. `lines_per_second` and `peak_memory` (in bytes) are those
     of the process that ended the run; the former excludes compilation. If the stream is partitioned, the former is of
     all workers together and the latter of the largest, `lines` are those of the partitions, and `partitions` has their
-    results.
+    results. `barriers` is how often all partitions took the mean of their weights, if they share them.
     """
 
     what: str
@@ -66,6 +71,7 @@ class StreamSummary(msgspec.Struct, frozen=True):
     peak_memory: int
     versions: dict[str, str]
     partitions: tuple[PartitionSummary, ...] | UnsetType = UNSET
+    barriers: int | UnsetType = UNSET
 
     @classmethod
     def of(cls, standing: StreamStanding, **rest) -> "StreamSummary":
@@ -100,6 +106,10 @@ class StreamSummary(msgspec.Struct, frozen=True):
             back = "jump" if self.jumps_back == 1 else "jumps"
             rows.append(("begun anew", f"after {self.pauses:,} pauses and {self.jumps_back:,} {back} back in time"))
         partitioned = isinstance(self.partitions, tuple)
+        if isinstance(self.barriers, int):
+            rows.append(("weights", f"averaged over the partitions at {counted(self.barriers, 'barrier')}"))
+            waiting = [part for part in self.partitions or () if part.waits_at is not UNSET]
+            rows += [("", f"partition {part.partition} waits at barrier {part.waits_at}") for part in waiting]
         each, files = ("", "predictions.jsonl, metrics.jsonl, curve.png, curve.svg, checkpoints")
         if partitioned:
             each, files = " of the largest worker", "curve.png, curve.svg; partitions/NNNN/predictions.jsonl and so on"

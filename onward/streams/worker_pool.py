@@ -36,7 +36,8 @@ class PartitionStatus(msgspec.Struct, frozen=True, tag="status"):
     * `standing`: without the keys in memory; `malformed`: how many lines were malformed;
     * `lag`: how much waits to be read, see `AbstractSource.lag`;
     * `parameters`: of the partition's network; `peak_memory`: of the worker, in bytes;
-    * `finished`: whether the partition's stream has ended.
+    * `finished`: whether the partition's stream has ended;
+    * `waits_at`: the number of the barrier at which it waits for other partitions; `None` if it does not wait.
     """
 
     partition: int
@@ -46,6 +47,7 @@ class PartitionStatus(msgspec.Struct, frozen=True, tag="status"):
     parameters: int
     peak_memory: int
     finished: bool
+    waits_at: int | None = None
 
 
 class Remark(msgspec.Struct, frozen=True, tag="remark"):

@@ -10,11 +10,15 @@ import time
 
 import kill_partitions
 import kill_stream
+import msgspec
 import pytest
 from test_stream_worker import TINY, P, create, job, work
 
 from onward.cli import main
 from onward.cli.partitioned_progress import PartitionedProgress
+from onward.cli.stream_options import StreamOptions
+from onward.cli.stream_settings import new_stream_settings
+from onward.streams.folder import StreamFolder
 from onward.streams.partitions import partition_folder, partition_of
 from onward.streams.standing import Scores, StreamStanding
 from onward.streams.worker_pool import PartitionStatus, WorkerPool
@@ -126,6 +130,39 @@ def test_kills_and_a_worker_that_was_stopped_for_long_change_no_bit(finished, tm
         assert set(kill_stream.differences(ours, theirs)) <= {"metrics.jsonl", "scores"}
 
 
+def test_kills_between_barriers_change_no_bit(finished, tmp_path):
+    """A worker is killed, then the command; another number of workers goes on."""
+    events = finished.parent / "events.csv"
+    alone, options = tmp_path / "alone", [*WORDS, "--share-weights", "8"]
+    words = ["--input", str(events)]
+    assert stream(*words, *options, "--partitions", P, "--workers", 1, "--run", alone) == 0
+    reference, run = (
+        kill_partitions.PartitionedRun(
+            folder, words, partitions=P, lines=LINES, endless=False, every=0.0, options=options
+        )
+        for folder in (alone, tmp_path / "run")
+    )
+    try:
+        run.start(2)
+        wait(lambda: run.shared() > 2)
+        os.kill(run.workers()[0], signal.SIGKILL)
+        wait(lambda: run.shared() > 8)
+        run.kill_command()
+        assert not (run.folder / "summary.json").exists()
+        run.start(1)
+        run.finish()
+    finally:
+        run.process.kill()
+    assert run.differences(reference) == []
+    assert not run.weights_differ()
+    assert run.each_once()
+    assert sorted(epochs(run)) == [2, 2, 3] or sorted(epochs(run)) == [2, 3, 3]
+    barriers = (LINES + 1) // (8 * P) + 1
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["barriers"] == barriers
+    assert f"averaged over the partitions at {barriers} barriers" in (run.folder / "summary.txt").read_text()
+
+
 def test_the_summary_and_the_picture_show_each_partition(finished, capsys):
     summary = json.loads((finished / "summary.json").read_text())
     parts = summary["partitions"]
@@ -165,6 +202,11 @@ def test_one_partition_predicts_and_the_run_as_a_whole_says_so(finished, tmp_pat
         ("--key who --partitions 4 --workers 0", "--workers must be a whole number of at least 1, got '0'"),
         ("--key who --partitions 4 --workers 5", "--workers must be at most --partitions, 4, got 5"),
         ("--key who --workers 2", "--workers needs --partitions"),
+        ("--key who --share-weights 10", "--share-weights needs --partitions"),
+        ("--share-weights 0", "--share-weights must be a whole number of at least 1, got '0'"),
+        ("--share-weights 2.5", "--share-weights must be a whole number of at least 1, got '2.5'"),
+        ("--resume {finished} --share-weights 5", "has no --share-weights, so it cannot go on with --share-weights 5"),
+        ("--resume {sharing} --share-weights 5", "has --share-weights 4, so it cannot go on with --share-weights 5"),
         ("--key who --partitions 4 --lease 0", "--lease must be a number above 0"),
         ("--key who --partitions 4 --input -", "standard input cannot be read by several workers"),
         ("--key who --partitions 4 --input {pipe}", "pipe cannot be read by several workers"),
@@ -180,7 +222,11 @@ def test_what_is_refused_leaves_nothing_behind(words, said, finished, tmp_path, 
     (tmp_path / "events.csv").write_text("who,y\na,1\n")
     os.mkfifo(tmp_path / "pipe")
     part = partition_folder(finished, 1).path
-    given = words.format(pipe=tmp_path / "pipe", finished=finished, part=part).split()
+    sharing = finished.parent / "sharing"
+    if not sharing.exists():
+        settings = new_stream_settings(StreamOptions(input="-", target="y", key="who", partitions=P, share_weights=4))
+        StreamFolder.create(sharing, settings).close()
+    given = words.format(pipe=tmp_path / "pipe", finished=finished, part=part, sharing=sharing).split()
     start = [] if "--resume" in words else ["--target", "y", "--input", "events.csv"]
     assert stream(*start, *given) == 2
     error = capsys.readouterr().err
@@ -244,6 +290,10 @@ def test_the_progress_shows_all_and_each_and_tells_each_status_once(tmp_path, ca
         ]
         progress.update()
         assert capsys.readouterr().err.startswith("22 lines, 0/s, error 1.5, ")
+        statuses[1] = msgspec.structs.replace(statuses[1], waits_at=3)
+        assert progress.lines()[0].endswith(", 1 of 2 partitions wait at a barrier")
+        assert "wait" not in progress.lines()[1]
+        assert progress.lines()[2].endswith(", waits at barrier 3")
     assert told == [
         (10, {"lines": 11.0, "error": 1.0, "persistence": 4.0, "lag": 3.0}, "partition 0"),
         (10, {"lines": 11.0, "error": 2.0, "persistence": 4.0, "lag": 4.0}, "partition 1"),
@@ -288,10 +338,6 @@ def test_published_events_are_learned_as_those_of_the_file(tmp_path, capsys):
 
 
 def create_redis(run, where):
-    from onward.cli.stream_options import StreamOptions
-    from onward.cli.stream_settings import new_stream_settings
-    from onward.streams.folder import StreamFolder
-
     settings = new_stream_settings(StreamOptions(input=where, partitions=P, workers=1, **TINY))
     StreamFolder.create(run, settings).close()
     return settings

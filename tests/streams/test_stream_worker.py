@@ -54,11 +54,11 @@ def engine():
     return checked_engine(new_stream_settings(StreamOptions(partitions=P, **TINY)).learning)
 
 
-def work(plan, *, stop_after=None):
-    """Does a job, to the end or until it was asked so many times whether to stop; what it told."""
-    told, asked = [], iter(range(10**6))
+def work(plan, *, stop_after=10**6, interrupted=lambda: False):
+    """Does a job to the end, until it is interrupted, or until it was asked that so many times; what it told."""
+    told, asked = [], iter(range(10**6 + 1))
     with StreamWorker(plan, engine(), told.append) as worker:
-        worker.run(lambda: stop_after is not None and next(asked) >= stop_after)
+        worker.run(lambda: next(asked) >= stop_after or interrupted())
     return told
 
 
