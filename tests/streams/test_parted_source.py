@@ -125,3 +125,27 @@ def test_an_event_of_another_partition_is_malformed():
     number, reason = batch.rejected[0][0].number, batch.rejected[0][1]
     other = partition_of(f"u{number - 1}", OF)
     assert reason == f"belongs to partition {other} of {OF}, by its key 'u{number - 1}'"
+
+
+def test_reading_stops_at_a_line_for_partitions_with_lines_there_and_without(tmp_path):
+    """Partition 1 has many lines beyond the limit waiting; partition 2 has none but the header."""
+    names = {partition_of(f"u{n}", OF): f"u{n}" for n in range(20)}
+    path = write(tmp_path / "events.csv", [names[0]] * 10 + [names[1]] * 1000 + [names[0]] * 5)
+    with FileSource(path) as source:
+        parted = PartedSource(source, COLUMNS, range(OF), of=OF, header=b"who,y")
+        parts = [parted.part(number) for number in range(OF)]
+        for until, wanted in ((8, [8, 1, 1]), (600, [3, 589, 0]), (1011, [0, 411, 0])):
+            for part in parts:
+                part.until = until
+            counts = [0] * OF
+            for number, part in enumerate(parts):
+                while not part.reached:
+                    lines = part.read(50, 0.0)
+                    assert lines is not None
+                    assert all(line.number <= until for line in lines)
+                    counts[number] += len(lines)
+                assert part.read(50, 0.0) == []
+            assert counts == wanted
+        for part in parts:
+            part.until = 2000
+        assert [len(parts[0].read(50, 0.0) or ()), parts[0].read(50, 0.0), parts[2].read(50, 0.0)] == [5, None, None]
