@@ -164,7 +164,7 @@ class Sharing:
     ):
         self._following, self._source, self._barriers, self._fence = following, source, barriers, fence
         self._number, self._own, self._stride = number, own, every if own else every * of
-        self._waits = False
+        self._waits, self._restored = False, following.standing
         passed = following.standing.barriers
         last = barriers.arrival(passed, number) if passed else None
         met = barriers.meeting(passed, following.weights) if last is not None and last.ended else None
@@ -215,7 +215,8 @@ class Sharing:
     def _come(self, *, ended: bool) -> None:
         assert self._source.until is not None
         lines = self._source.until if self._source.reached else self._following.standing.lines
-        self._following.save()
+        if self._before is None or self._following.standing != self._restored:
+            self._following.save()
         self._arrived, self._waits = self._before or Arrival(lines, ended), True
         if self._before is None:
             with self._fence:

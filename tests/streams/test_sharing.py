@@ -18,6 +18,7 @@ from onward.streams.folder import StreamFolder
 from onward.streams.learning import Following
 from onward.streams.partitions import partition_folder, partition_of
 from onward.streams.sharing import Arrival, Barriers
+from onward.streams.summary import PartitionSummary, StreamSummary, total
 from onward.streams.worker_pool import PartitionStatus
 from onward.support.errors import DamagedRun
 from onward.support.files import read_json_lines
@@ -124,13 +125,31 @@ def test_every_line_is_learned_once_and_only_the_weights_are_shared(whole):
     assert barriers == [f"{LAST - 1:012d}", f"{LAST:012d}"]  # older weights are deleted
 
 
-def test_two_workers_and_stopped_ones_give_the_same_bits(whole, events, tmp_path):
+def summary_of(told):
+    """The text of a summary of what the workers told."""
+    last = {each.partition: each for each in told if isinstance(each, PartitionStatus)}
+    parts = tuple(PartitionSummary.of(status) for status in last.values())
+    return StreamSummary.of(
+        total([status.standing for status in last.values()], 0),
+        what="", malformed=0, error_name="", parameters=0, lines_per_second=0.0, peak_memory=0, versions={},
+        partitions=parts, barriers=0,
+    ).table("run")  # fmt: skip
+
+
+def test_two_workers_and_stopped_ones_give_the_same_bits(whole, events, tmp_path, monkeypatch):
     run = tmp_path / "run"
     settings = create(run, events)
     told = work(job(run, settings, [0, 2]), stop_after=8)  # waits for partition 1
     last = {each.partition: each.waits_at for each in told if isinstance(each, PartitionStatus)}
     assert last == {0: 1, 2: 1}
     assert [saved(run, number)[1]["barriers"] for number in (0, 2)] == [0, 0]
+    assert "partition 2 waits at barrier 1" in summary_of(told)
+    versions = [saved(run, number)[1]["version"] for number in (0, 2)]
+    with monkeypatch.context() as patch:
+        crash(patch, "meeting", Barriers, before=True, at=3)
+        with pytest.raises(Killed):  # it waits again, which is no progress
+            work(job(run, settings, [0, 2]))
+    assert [saved(run, number)[1]["version"] for number in (0, 2)] == versions
     work(job(run, settings, range(P), checkpoint_every=0.0), stop_after=4 * P)
     assert 0 < saved(run, 1)[1]["barriers"] < LAST
     _, told = work_at_once(job(run, settings, [0, 2]), job(run, settings, [1]))
