@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import onward
 from onward.cells.cpu_tuning import rows_of_product
 
+pytestmark = pytest.mark.product("how", "check")
+
 ROWS, UNITS, FEATURES, MANY = 3, 4, 5, 7
 LONG = 300  # vectors, for which the gradient turns the vectors over, and not their cotangents
 

@@ -13,6 +13,8 @@ import onward
 from onward.cells.initial_state import learns_initial_state
 from onward.support.freezing import freeze
 
+pytestmark = pytest.mark.product("cell", "check")
+
 UNITS, STEPS = 2, 4
 RESET = np.array([True, False, True, False])
 

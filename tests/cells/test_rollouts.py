@@ -18,6 +18,8 @@ from onward.cells import cpu_tuning
 from onward.cells.rollout import restarted
 from onward.support.freezing import learnable
 
+pytestmark = pytest.mark.product("name", "check")
+
 STEPS, UNITS, STREAMS = 5, 3, 3
 CELLS_HERE = AFFINE_CELLS | {"integrator": lambda n, key: IntegratorCell(n, key=key)}
 

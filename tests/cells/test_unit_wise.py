@@ -9,6 +9,8 @@ from problems import assert_same
 
 from onward.cells import ELSTMCell, IndRNNCell, LRUCell, MinGRUCell, MinLSTMCell, RTUCell
 
+pytestmark = pytest.mark.product("name", "check")
+
 INPUTS, UNITS, STEPS = 3, 4, 5
 
 

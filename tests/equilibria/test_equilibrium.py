@@ -16,6 +16,8 @@ import onward
 from onward import equilibria
 from onward.equilibria.jacobian import products
 
+pytestmark = pytest.mark.product("name", "adjoint")
+
 KEY = jr.key(3, impl=QUICK)
 SETTLED = 400  # steps after which each of the maps stands still to the last bits
 EXACT = {

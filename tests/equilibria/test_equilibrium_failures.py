@@ -14,6 +14,8 @@ import pytest
 from onward import equilibria
 from onward.equilibria import RBP, ConjugateGradientRBP, NeumannRBP
 
+pytestmark = pytest.mark.product("name", "case")
+
 UNITS = 5
 
 

@@ -18,6 +18,8 @@ import onward
 from onward.estimators import ContinuedBPTT
 from onward.support.freezing import learnable
 
+pytestmark = pytest.mark.product("cell", "check")
+
 STEPS, WINDOW = 9, 3
 RESET, WEIGHT = np.arange(STEPS) == 4, np.array([1.0, 0.0, 2.0, 1.0, 0.5, 0.0, 1.0, 1.0, 2.0])
 

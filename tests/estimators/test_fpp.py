@@ -21,7 +21,7 @@ import onward
 from onward.cells.rollout import SHORT
 from onward.estimators._ring import Ring
 
-pytestmark = pytest.mark.usefixtures("promotion")
+pytestmark = [pytest.mark.usefixtures("promotion"), pytest.mark.product("cell", "check")]
 
 
 @functools.cache

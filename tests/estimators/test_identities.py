@@ -21,6 +21,8 @@ from problems import (
 
 import onward
 
+pytestmark = pytest.mark.product("cell", "check")
+
 UNITS, STEPS, RESTART = 3, 6, 2
 
 

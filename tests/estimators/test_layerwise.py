@@ -24,6 +24,8 @@ from onward.cells import (
 from onward.estimators import ContinuedBPTT, Layerwise
 from onward.support.freezing import learnable, thaw
 
+pytestmark = pytest.mark.product("name", "check")
+
 STEPS, SIZE = 6, 3
 RESET, WEIGHT = np.arange(STEPS) == 3, np.array([1.0, 0.0, 2.0, 1.0, 0.5, 1.0])
 

@@ -15,6 +15,8 @@ from onward.cells import AbstractUnitWiseCell, RowGroup, RTUCell
 from onward.cells.unit_wise import groups_of, input_rows, own_numbers
 from onward.estimators import ContinuedBPTT, Layerwise
 
+pytestmark = pytest.mark.product("build", "check")
+
 UNITS, STEPS = 5, 6
 
 

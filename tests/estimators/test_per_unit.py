@@ -19,6 +19,8 @@ from onward.estimators import Layerwise, _nobacktrack_per_unit
 from onward.estimators._least_variance import reduction
 from onward.transforms import QuasiDiagonal
 
+pytestmark = pytest.mark.product("cell", "check")
+
 
 def adapted(n, key):
     """An affine-gated cell in the wrapper that any cell may be put into."""

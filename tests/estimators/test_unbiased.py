@@ -24,6 +24,8 @@ from problems import (
 import onward
 from onward.cells.initial_state import Starting, learns_initial_state
 
+pytestmark = pytest.mark.product("name", "cell")
+
 
 class Form(NamedTuple):
     """An estimator, the signs it draws for each number of the state, and a size of problem that can be counted out."""

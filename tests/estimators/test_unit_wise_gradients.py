@@ -12,6 +12,8 @@ import onward
 from onward.cells import ELSTMCell, IndRNNCell, LRUCell, MinGRUCell, MinLSTMCell, RTUCell
 from onward.cells.unit_wise import AbstractUnitWiseCell, groups_of, input_rows, own_numbers
 
+pytestmark = pytest.mark.product("name", "check")
+
 INPUTS, UNITS, STEPS = 2, 3, 6
 
 

@@ -16,6 +16,8 @@ import pytest
 import onward
 from onward.exports.tensors import read_tensors
 
+pytestmark = pytest.mark.product("name", "check")
+
 STEPS, INPUTS, UNITS, OUTPUTS = 1000, 5, 16, 3
 X = np.random.default_rng(0).standard_normal((STEPS, INPUTS)).astype(np.float32)
 

@@ -14,7 +14,7 @@ from problems import assert_identical, assert_same, loss
 
 import onward
 
-pytestmark = pytest.mark.usefixtures("promotion")
+pytestmark = [pytest.mark.usefixtures("promotion"), pytest.mark.product("estimator", "key")]
 
 XS, YS = np.ones((5, 3), "float32"), np.zeros((5, 2), "float32")
 

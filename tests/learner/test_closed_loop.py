@@ -10,7 +10,7 @@ from problems import assert_identical, assert_same, loss, problem
 
 import onward
 
-pytestmark = pytest.mark.usefixtures("promotion")
+pytestmark = [pytest.mark.usefixtures("promotion"), pytest.mark.product("name", "batch")]
 STEPS, RATE = 4, 0.1
 FORWARD = {
     "rtrl": onward.RTRL(),

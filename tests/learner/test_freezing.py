@@ -14,6 +14,8 @@ import onward
 from onward.cells.affine import without_constants
 from onward.support.freezing import freeze, learnable, thaw
 
+pytestmark = pytest.mark.product("case", "check")
+
 ESTIMATORS = {
     "bptt": onward.BPTT(),
     "artbp": onward.ARTBP(cut=0.3),

@@ -19,7 +19,7 @@ from onward._learner_programs import How
 from onward._learner_programs import run as run_program
 from onward.support.compiled import programs_of
 
-pytestmark = pytest.mark.usefixtures("promotion")
+pytestmark = [pytest.mark.usefixtures("promotion"), pytest.mark.product("name", "check")]
 
 STEPS, UNITS = 12, 3
 ESTIMATORS = {

@@ -13,6 +13,8 @@ import onward
 from onward.losses import softmax_cross_entropy
 from onward.readouts import MixtureOfSoftmaxes, NormalisedReadout, TiedReadout
 
+pytestmark = pytest.mark.product("kind", "estimator")
+
 SYMBOLS, SIZE, UNITS, STEPS = 5, 3, 2, 4
 
 

@@ -24,6 +24,8 @@ from onward.transforms.fisher import AbstractFisher
 from onward.transforms.quasi_diagonal import Rows, to_blocks
 from tests.transforms.test_kalman import dense_quasi_diagonal
 
+pytestmark = pytest.mark.product("name", "matrix")
+
 STEPS, PRIOR, DECAY = 4, 0.5, 0.25
 R = np.array([[0.7, 0.2], [0.2, 0.3]])
 

@@ -19,7 +19,7 @@ import onward
 from onward.cells.affine import constants_at_zero
 from onward.transforms.fptt import FPTTState, adopt_average, fptt, fptt_exact, settle
 
-pytestmark = pytest.mark.usefixtures("promotion")
+pytestmark = [pytest.mark.usefixtures("promotion"), pytest.mark.product("name", "exact")]
 
 WINDOWS = 50
 SGD, ADAM = optax.sgd(0.2), optax.adam(0.05)

@@ -11,7 +11,7 @@ import onward
 from onward.transforms.fptt import fptt, settle
 from onward.transforms.fptt_filter import largest_strength
 
-pytestmark = pytest.mark.usefixtures("promotion")
+pytestmark = [pytest.mark.usefixtures("promotion"), pytest.mark.product("proximal", "momentum")]
 
 
 class TestTheFilter:

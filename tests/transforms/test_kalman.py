@@ -15,6 +15,8 @@ import onward
 from onward.transforms.quasi_diagonal import Block, QuasiDiagonal, Rows, from_blocks, to_blocks
 from tests.estimators.test_unbiased import FORMS, all_noise, sizes
 
+pytestmark = pytest.mark.product("norms", "form", "cell")
+
 NORMS = {
     "euclidean": onward.estimators.EuclideanNorms(),
     "half-invariant": onward.estimators.HalfInvariantNorms(),

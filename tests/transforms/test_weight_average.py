@@ -27,6 +27,7 @@ def walked(optimizer, W, steps):
     return seen, state
 
 
+@pytest.mark.product("decay", "first", "steps")
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999])
 @pytest.mark.parametrize("first", [False, True], ids=["last in the chain", "first in the chain"])
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -102,6 +103,7 @@ def test_the_average_is_scored_and_kept_as_the_best_and_resumed(tmp_path):
     assert eqx.tree_equal((again.best, again.carry), (whole.best, whole.carry))
 
 
+@pytest.mark.product("trigger", "first")
 @pytest.mark.parametrize("first", [False, True], ids=["last in the chain", "first in the chain"])
 @pytest.mark.parametrize("trigger", [0, 2, 5])
 def test_from_the_trigger_on_it_is_the_plain_mean_wherever_it_stands(trigger, first):
