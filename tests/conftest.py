@@ -8,6 +8,7 @@ import jaxtyping
 import pytest
 from covering import left_out
 from jaxtyping import jaxtyped
+from shared_context import SharedContext
 
 # Compiling is most of what the tests cost, and most programs run once; this compiles them five times faster.
 COMPILE_QUICKLY = (
@@ -24,6 +25,9 @@ def checked_at_boundaries(typechecker):
 
 
 jaxtyping.jaxtyped = checked_at_boundaries  # what --jaxtyping-packages decorates with
+
+CONTEXT = SharedContext()
+CONTEXT.install()
 
 AS_IN_USE = {
     "test_benchmarks",
@@ -120,6 +124,7 @@ def cache(tmp_path_factory, request):
 
 @pytest.fixture(autouse=True, scope="module")
 def precision(request):
+    CONTEXT.forget()
     # Doctests run in the same process, so that nothing may be switched for good.
     if request.module.__name__ in AS_IN_USE:
         yield
