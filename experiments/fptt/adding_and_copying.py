@@ -113,8 +113,10 @@ class Figure:
         return self.findings(found, verdict, seeds, drawn, adds)
 
     def judge(self, found: Mapping[str, Scores]) -> Verdict:
-        """The paper's claim: agrees if FPTT learns on all seeds at some α, and sooner than BPTT. Agrees in part if FPTT
-        learns on at least two seeds more than BPTT, or comes near to the naive score sooner.
+        """The verdict on the paper's claim. It is "agrees" if FPTT at its best setting learns on all seeds, and sooner
+        than BPTT. It is "agrees in part" if FPTT only learns sooner, or on at least two seeds more, or, where the
+        figure sets `near`, comes that near to the naive score sooner. Otherwise it is "disagrees". The naive score is
+        that of a model that has learned nothing.
         """
         best = self._best(found, self.learned)
         there, theirs = (int((found[name].reached(self.learned) > 0).sum()) for name in (best, PLAIN))

@@ -63,8 +63,10 @@ class Rule:
         return Verdict("agrees in part" if behind else "agrees", why)
 
     def power(self, seeds: Mapping[str, int]) -> str:
-        """What the rule says of so many seeds of each method, but at least the paper's of the two that it compares:
-        drawn from the paper's means and spreads, and drawn so that Neumann-RBP is as CG-RBP.
+        """How often the rule gives each verdict on seeds that are drawn at random, as a sentence.
+
+        Each method has as many as in `seeds`, and the two that the rule compares have at least the paper's. They are
+        drawn twice: from the paper's means and spreads, and with Neumann-RBP as good as CG-RBP.
         """
         counts = {**seeds, NEUMANN: max(seeds[NEUMANN], PAPER_SEEDS), TRUNCATED: max(seeds[TRUNCATED], PAPER_SEEDS)}
 
@@ -75,8 +77,9 @@ class Rule:
 
         worse = {**self.paper, NEUMANN: self.paper["CG-RBP"]}
         return (
-            f"Power of this rule, with {PAPER_SEEDS} seeds of the two: of seeds drawn from the paper's means and "
-            f"spreads it says {drawn(self.paper)}; if Neumann-RBP were as CG-RBP, {drawn(worse)}."
+            f"Power of this rule, with {counts[NEUMANN]} seeds of Neumann-RBP and {counts[TRUNCATED]} of TBPTT: of seeds "
+            f"drawn from the paper's means and spreads it says {drawn(self.paper)}; if Neumann-RBP were as CG-RBP, "
+            f"{drawn(worse)}."
         )
 
 

@@ -285,9 +285,10 @@ def _linearized(cell, weights, initial, hidden, xs, reset):
     """The states after each step, the recurrent features before it, and the derivatives of the step's gate and
     features.
     """
-    # Whatever does not depend on the state is computed for all steps at once.
+    # Whatever does not depend on the state is computed for all steps at once. Each row is an array of its own: XLA on
+    # CPU does not vectorise a gate that slices its rows out of one step of one array.
     projected = tuple(
-        jnp.tensordot(_with_one([xs] * group.sees_input, xs), W[..., group.sees_hidden * cell.hidden_size :], (1, 2))
+        rows_of_product(W[..., group.sees_hidden * cell.hidden_size :], _with_one([xs] * group.sees_input, xs))
         for group, W in zip(cell.groups, weights, strict=True)
     )
     R = tuple(None if R_g is None else R_g.reshape(-1, cell.hidden_size).T for R_g in recurrent_columns(cell, weights))
@@ -297,8 +298,11 @@ def _linearized(cell, weights, initial, hidden, xs, reset):
         if restart is not None:
             hidden = select(restart, initial, hidden)
         a, features = jax.linearize(_remembering_little(cell.recurrent), hidden)
-        u = tuple(u_g if R_g is None else u_g + (a @ R_g).reshape(u_g.shape) for u_g, R_g in zip(u, R, strict=True))
-        hidden, gate = jax.linearize(_remembering_little(cell.gate), hidden, tuple(map(tuple, u)))
+        u = tuple(
+            u_g if R_g is None else tuple(map(jnp.add, u_g, jnp.split(a @ R_g, len(u_g))))
+            for u_g, R_g in zip(u, R, strict=True)
+        )
+        hidden, gate = jax.linearize(_remembering_little(cell.gate), hidden, u)
         return hidden, (hidden, a, gate, features)
 
     return jax.lax.scan(step, hidden, (projected, reset))[1]

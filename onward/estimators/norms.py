@@ -54,8 +54,10 @@ class AbstractNorms(eqx.Module):
 
     @abstractmethod
     def of_units(self, metric: list[Block]) -> list[Block] | None:
-        """The metric in which units are reduced, `NoBackTrack(per_unit=...)`, given that of their parameters: `J + Λ`.
-        `None` is the Euclidean one. Raises `ValueError` if these norms are for other reductions only.
+        """The metric in which `NoBackTrack(per_unit=...)` reduces the units; `None` means the Euclidean one.
+
+        `metric` is that of the units' parameters, `J + Λ`. Raises `ValueError` if these norms are only for
+        `NoBackTrack(rank=...)`.
         """
 
 

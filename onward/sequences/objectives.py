@@ -18,7 +18,8 @@ def window_length(steps: int, updates: int) -> int:
     It is the chunk of a learner that trains by FPTT-K (Kag & Saligrama 2021, section 3). If K does not divide T, the
     remaining steps are learned too, with a shorter last window. There are then ⌈T/⌊T/K⌋⌉ updates instead of K, as in
     the authors' script for images: at most one more for K up to √T, and up to almost twice as many for K above T/2,
-    where every window is a single step. Raises `ValueError` unless 1 ≤ K ≤ T.
+    where every window is a single step. The trust in a window, β = q/K, is in `terminal.py`. Raises `ValueError`
+    unless 1 ≤ K ≤ T.
 
         >>> window_length(200, 10), window_length(100, 3)                  # the second: 33, 33, 33 and 1
         (20, 33)

@@ -1,7 +1,7 @@
 """Double precision inside a single-precision program: a number is carried as its bits.
 
 Single precision has steps of 65,536 near 10¹², so smaller changes would be lost. Only three values need double
-precision: the level of a target, the targets from which changes are measured, and times.
+precision: the level of a target, the earlier targets from which changes are measured, and times.
 """
 
 import jax

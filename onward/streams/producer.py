@@ -3,6 +3,8 @@
 import secrets
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from ..support.arguments import whole
 from ..support.errors import UserError
 from ..support.extras import needed
@@ -14,8 +16,9 @@ from .redis_source import connected
 class Producer:
     """Adds each event to the stream of its key's partition. Use it as a context manager.
 
-    The stream of partition p of `redis://HOST/0/NAME` is `NAME:p`. An event is a mapping of columns to their values, or
-    a text: a JSON object. The entries of a stream are in the order of the calls. Streams that do not exist are made.
+    The stream of partition p of `redis://HOST/0/NAME` is `NAME:p`. An event is a mapping of columns to values, or a
+    text that holds a JSON object. The entries of a stream are in the order of the calls. Streams that do not exist are
+    made.
 
     * `address`: the server, and the name before the colon;
     * `partitions`: their number P, the `--partitions` of the run.
@@ -50,7 +53,7 @@ class Producer:
         pipeline = self._client.pipeline(transaction=True)
         for key, event in events:
             stream = self._streams[0 if key is None else partition_of(key, self._partitions)]
-            pipeline.xadd(stream, dict(event) if isinstance(event, Mapping) else {"event": event})
+            pipeline.xadd(stream, _fields(event))
         try:
             pipeline.execute()
         except self._errors as error:
@@ -69,3 +72,13 @@ class Producer:
 
     def _refused(self, error: Exception) -> UserError:
         return UserError(f"{self._url} did not take the events ({error}).")
+
+
+def _fields(event: Mapping[str, object] | bytes | str) -> dict:
+    """The fields of an entry. A field `event` alone is read as a text, so a mapping of that column is sent as one."""
+    if not isinstance(event, Mapping):
+        return {"event": event}
+    if set(event) == {"event"}:
+        value = event["event"]
+        return {"event": msgspec.json.encode({"event": value.decode() if isinstance(value, bytes) else str(value)})}
+    return dict(event)

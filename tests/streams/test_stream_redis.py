@@ -1,5 +1,6 @@
 """A Redis stream, on a server of its own: every entry once, through a crash of the reader and of the server."""
 
+import json
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import pytest
 
 from onward.streams.base import RedisPosition
 from onward.streams.events import JSONL, Columns
+from onward.streams.producer import Producer
 from onward.streams.redis_source import RedisAddress, RedisSource
 from onward.streams.sources import FilePosition
 from onward.support.errors import UserError
@@ -151,6 +153,16 @@ def test_fields_are_the_columns_of_a_json_object(server, stream):
         (line,) = source.read(10, 0.1)
     event = Columns(JSONL(), inputs=("load",), target="price", key="who").parser(None)(line.text)
     assert (event.x.tolist(), event.y, event.key) == ([1.5], 2.0, "café \\xff")
+
+
+@pytest.mark.parametrize("event", [{"event": "b"}, {"event": 3}, {"event": "1", "load": "2"}, '{"event": "c"}'])
+def test_what_a_producer_adds_is_read_again(server, stream, event):
+    with Producer(RedisAddress(server.url, stream, None), 1) as producer:
+        producer.add([("key", event)])
+    with server.reader(f"{stream}:0") as source:
+        (line,) = source.read(10, 0.1)
+    wanted = json.loads(event) if isinstance(event, str) else {name: str(value) for name, value in event.items()}
+    assert json.loads(line.text) == wanted
 
 
 def test_a_crash_between_reading_and_committing_gives_the_same_again(server, stream):
