@@ -77,9 +77,9 @@ class Rule:
 
         worse = {**self.paper, NEUMANN: self.paper["CG-RBP"]}
         return (
-            f"Power of this rule, with {counts[NEUMANN]} seeds of Neumann-RBP and {counts[TRUNCATED]} of TBPTT: of seeds "
-            f"drawn from the paper's means and spreads it says {drawn(self.paper)}; if Neumann-RBP were as CG-RBP, "
-            f"{drawn(worse)}."
+            f"Power of this rule, with {counts[NEUMANN]} seeds of Neumann-RBP and {counts[TRUNCATED]} of TBPTT: of "
+            f"seeds drawn from the paper's means and spreads it says {drawn(self.paper)}; if Neumann-RBP were as "
+            f"CG-RBP, {drawn(worse)}."
         )
 
 
