@@ -23,9 +23,24 @@ COMPARE = ["compare", "--methods", "rtrl,tbptt:2", "--task", "cycle-world", "--b
 COMPARE += ["--seeds", "1", "--run"]
 
 
-def test_parts_of_a_sweep_make_the_table_of_one_process(tmp_path, capsys):
-    whole, shared = tmp_path / "whole", tmp_path / "shared"
-    assert main([*SWEEP, str(whole)]) == 0
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The sweep by one process."""
+    folder = tmp_path_factory.mktemp("sweep") / "whole"
+    assert main([*SWEEP, str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The comparison by one process."""
+    folder = tmp_path_factory.mktemp("compare") / "whole"
+    assert main([*COMPARE, str(folder)]) == 0
+    return folder
+
+
+def test_parts_of_a_sweep_make_the_table_of_one_process(swept, tmp_path, capsys):
+    shared = tmp_path / "shared"
     assert main([*SWEEP, str(shared), "--part", "1/2"]) == 0
     assert "Part 1/2: 2 of 2 units finished" in capsys.readouterr().out
     assert main([*SWEEP, str(shared), "--gather"]) == 0
@@ -33,7 +48,7 @@ def test_parts_of_a_sweep_make_the_table_of_one_process(tmp_path, capsys):
     assert main([*SWEEP, str(shared), "--part", "2/2"]) == 0
     assert main([*SWEEP, str(shared), "--gather"]) == 0
     for name in ("table.txt", "results.jsonl", "sensitivity.svg"):
-        assert (shared / name).read_bytes() == (whole / name).read_bytes()
+        assert (shared / name).read_bytes() == (swept / name).read_bytes()
     assert main([*SWEEP, str(shared), "--gather", "--seed", "1"]) == 2
     assert "holds another sweep, its key being not the same" in capsys.readouterr().err
     assert not [*shared.rglob("*.claim")]
@@ -51,25 +66,23 @@ def test_a_unit_that_another_process_computes_is_left_to_it(tmp_path, capsys):
     assert "Other processes work on program-000/part-0000." in capsys.readouterr().out
 
 
-def test_results_are_read_by_pandas_and_polars(tmp_path):
+def test_results_are_read_by_pandas_and_polars(swept):
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
-    assert main([*SWEEP, str(tmp_path / "run")]) == 0
-    path = tmp_path / "run" / "results.jsonl"
+    path = swept / "results.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert pandas.read_json(path, lines=True, precise_float=True)["bits"].tolist() == [row["bits"] for row in rows]
     assert polars.read_ndjson(path)["bits"].to_list() == [row["bits"] for row in rows]
 
 
-def test_parts_of_a_comparison_are_its_methods(tmp_path, capsys):
-    whole, shared = tmp_path / "whole", tmp_path / "shared"
-    assert main([*COMPARE, str(whole)]) == 0
+def test_parts_of_a_comparison_are_its_methods(compared, tmp_path, capsys):
+    shared = tmp_path / "shared"
     assert main([*COMPARE, str(shared), "--part", "1/2"]) == 0
     assert not (shared / "table.txt").exists()
     assert main([*COMPARE, str(shared), "--gather"]) == 0
     assert "Not finished: tbptt:2." in capsys.readouterr().out
     assert main([*COMPARE, str(shared), "--part", "2/2"]) == 0
     assert main([*COMPARE, str(shared), "--gather"]) == 0
-    bits = [json.loads((folder / "summary.json").read_text())["bits"] for folder in (whole, shared)]
+    bits = [json.loads((folder / "summary.json").read_text())["bits"] for folder in (compared, shared)]
     assert bits[0] == bits[1]
     assert main([*COMPARE, str(shared), "--gather", "--seed", "1"]) == 2
     assert "seed" in capsys.readouterr().err
@@ -91,20 +104,18 @@ def test_a_method_that_fails_has_a_reason_and_the_others_go_on(tmp_path, capsys,
     assert main(["compare", "--resume", str(tmp_path / "run")]) == 0
 
 
-def test_a_worker_computes_from_data_what_the_command_computes(tmp_path):
+def test_a_worker_computes_from_data_what_the_command_computes(compared, swept):
     """Nothing but bytes goes in and comes out."""
-    assert main([*COMPARE, str(tmp_path / "compare")]) == 0
-    settings = (tmp_path / "compare" / "settings.json").read_bytes()
+    settings = (compared / "settings.json").read_bytes()
     told = []
     found = compare.units_of(settings)(b"rtrl", lambda done, bits: told.append(done))
     timed = {"seconds", "compile_seconds"}
-    kept = json.loads((tmp_path / "compare" / "parts" / "rtrl.json").read_bytes())
+    kept = json.loads((compared / "parts" / "rtrl.json").read_bytes())
     for one, other in zip(json.loads(found), kept, strict=True):
         assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
     assert told[-1] == 1
-    assert main([*SWEEP, str(tmp_path / "sweep")]) == 0
     options = parse_options(SweepOptions, SWEEP[1:-1], program="onward sweep")
-    parts = tmp_path / "sweep" / "parts"
+    parts = swept / "parts"
     (unit,) = json.loads((parts / "plan.json").read_bytes())
     data = {"program": 0, "number": 1, "runs": unit["runs"][1:2], "lanes": 1}
     found = sweep.units_of(msgspec.json.encode(options))(msgspec.json.encode([*data.values()]), lambda done, bits: None)

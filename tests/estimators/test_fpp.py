@@ -439,6 +439,9 @@ FORMS = {
 }
 
 
+@pytest.mark.product(
+    "form", choice=[("in turn",), ("parallel, prefixes",), ("states not learned",), ("random, parallel",), ("decay",)]
+)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_step_copies_no_buffer(form):
     """The compiled loop writes into the buffers where they are: a step costs the same for any number of states.

@@ -206,24 +206,24 @@ def test_labels_beyond_the_ends_do_not_matter():
     assert_identical(found[0].carry.arrays, found[1].carry.arrays)
 
 
+@pytest.mark.product("kind", "classes", "scored")
 @pytest.mark.parametrize(("kind", "classes"), [(np.uint8, 256), (np.int8, 128)])
-def test_labels_may_be_bytes(kind, classes):
+@pytest.mark.parametrize("scored", ["every step", "the end"])
+def test_labels_may_be_bytes(kind, classes, scored):
     """The number of classes is then one that a label cannot hold."""
-    xs, ends = arrays()[0], np.array([0, 1, classes - 1, 7, 7])
-    steps = np.broadcast_to(ends[:, None], (len(xs), STEPS))
+    xs, ys = arrays()[0], np.array([0, 1, classes - 1, 7, 7])
+    loss, objective = terminal_cross_entropy, onward.TerminalClasses(WINDOW, classes)
+    if scored == "every step":
+        ys, loss, objective = np.repeat(ys[:, None], STEPS, 1), softmax_cross_entropy, onward.EveryStep(WINDOW)
     cell_key, readout_key = jr.split(jr.key(0))
     many = onward.Model(onward.VanillaCell(2, 3, key=cell_key), eqx.nn.Linear(3, classes, key=readout_key))
-    for loss, ys, objective in (
-        (softmax_cross_entropy, steps, onward.EveryStep(WINDOW)),
-        (terminal_cross_entropy, ends, onward.TerminalClasses(WINDOW, classes)),
-    ):
-        ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=loss, chunk=WINDOW, batch=BATCH)
-        found, expected = (
-            onward.fit(ours, ours.init(many, key=KEY), sequences, objective, epochs=2, key=KEY)
-            for sequences in (onward.Sequences(xs, ys.astype(dtype), batch=BATCH) for dtype in (kind, np.int32))
-        )
-        assert found.diverged_at is None
-        assert_identical(found.carry.arrays, expected.carry.arrays)
+    ours = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=loss, chunk=WINDOW, batch=BATCH)
+    found, expected = (
+        onward.fit(ours, ours.init(many, key=KEY), sequences, objective, epochs=2, key=KEY)
+        for sequences in (onward.Sequences(xs, ys.astype(dtype), batch=BATCH) for dtype in (kind, np.int32))
+    )
+    assert found.diverged_at is None
+    assert_identical(found.carry.arrays, expected.carry.arrays)
 
 
 def test_what_a_training_is_made_of_leaves_memory_with_its_learner():
