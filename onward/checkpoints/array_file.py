@@ -200,12 +200,12 @@ def stored(leaf) -> np.ndarray:
 
 def restored(array: np.ndarray, leaf, key_impl: str | None = None):
     """The stored array as one of the same kind as `leaf`. A random key gets the generator `key_impl`, by default that
-    of `leaf`.
+    of `leaf`. Nothing is compiled: `jnp.asarray` would make a program for each shape.
     """
     if _is_key(leaf):
-        key = jr.wrap_key_data(jnp.asarray(array), impl=key_impl or _key_impl(leaf))
+        key = jr.wrap_key_data(jax.device_put(array), impl=key_impl or _key_impl(leaf))
         return RawKey.of(key) if isinstance(leaf, RawKey) else key
-    return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)
+    return array if isinstance(leaf, np.ndarray) else jax.device_put(array)
 
 
 def _describe(array) -> str:

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import onward
+from onward.checkpoints.array_file import restored
 from onward.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from onward.checkpoints.run_folder import RunFolder, check_unused, digest
 from onward.support.errors import UserError
@@ -417,3 +418,14 @@ def test_the_last_point_of_a_curve_is_not_of_leftovers_alone(tmp_path, leftovers
     assert found[-1] == ends == total
     assert windows[-1] == pytest.approx(0.5 if leftovers == 1000 else (1024 * 2 + 21 * 0.5) / 1045)
     assert windows @ np.diff(found, prepend=0) == pytest.approx(standing.bits)
+
+
+def test_an_array_that_is_loaded_compiles_nothing(caplog):
+    """It was a program for each shape, a moment for each of a model's arrays."""
+    leaves = jax.block_until_ready([jnp.zeros((2, 3, 5, 7)), jnp.zeros((7, 5, 3, 2), jnp.int8)])
+    arrays = [np.full(leaf.shape, 1.5, leaf.dtype) for leaf in leaves]
+    with jax.log_compiles():
+        found = [restored(array, leaf) for array, leaf in zip(arrays, leaves, strict=True)]
+    assert not [line for line in caplog.messages if "XLA compilation" in line]
+    assert all(isinstance(leaf, jax.Array) and not leaf.weak_type for leaf in found)
+    assert all(map(np.array_equal, found, arrays))
