@@ -10,22 +10,45 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
-from ..cells.affine import gate_factors, linearize, preactivations
+from ..cells.affine import Rows, gate_factors, linearize, preactivations
 from ..cells.rollout import restarted
 from ..support.freezing import thaw
 from ..support.trees import select, total, zeros_like
 from ._jacobians import cell_gradient, learned, learned_rows, of_learned, own_unit_jacobian, own_unit_jacobian_at, seen
 
+# A CPU computes so many numbers at once, and what is left of a row one by one. See `benchmarks/results/xla-on-cpu.md`,
+# "Products and sums".
+AT_ONCE = 8
+FEW = 2  # this many numbers one by one are no slower than `AT_ONCE` at once
+
 
 class OwnUnitState(eqx.Module):
-    """The influence of unit i's rows on unit i itself: one hidden-shaped tree per group of an affine-gated cell."""
+    """The influence of unit i's rows on unit i itself: one hidden-shaped tree per group of an affine-gated cell.
+
+    Rows may end with zeros that stand for no parameter, so that their length is a multiple of `AT_ONCE`.
+    """
 
     influence: tuple[PyTree[Float[Array, "_rows units _features"]], ...]
 
 
 def start(cell: AbstractAffineGatedCell, hidden: PyTree) -> OwnUnitState:
     """An influence of zero."""
-    return OwnUnitState(tuple(jax.tree.map(lambda h, W=W: jnp.zeros(W.shape, h.dtype), hidden) for W in learned(cell)))
+
+    def zeros(W):
+        shape = (*W.shape[:-1], W.shape[-1] + _more(W.shape[-1]))
+        return jax.tree.map(lambda h: jnp.zeros(shape, h.dtype), hidden)
+
+    return OwnUnitState(tuple(map(zeros, learned(cell))))
+
+
+def _more(features: int) -> int:
+    """How many zeros to add to a row."""
+    return -features % AT_ONCE if features > AT_ONCE and features % AT_ONCE > FEW else 0
+
+
+def _longer(features: Float[Array, "*any _features"]) -> Float[Array, "*any _more_features"]:
+    """Features with the zeros of the influence's rows added."""
+    return jnp.pad(features, [(0, 0)] * (features.ndim - 1) + [(0, _more(features.shape[-1]))])
 
 
 def advance(
@@ -35,6 +58,7 @@ def advance(
     thawed = thaw(cell)
     after, rows = linearize(thawed, hidden, x)
     own, rows = own_unit_jacobian(thawed, hidden, x, rows), learned_rows(cell, rows)
+    rows = Rows(rows.factors, tuple(map(_longer, rows.features)))
 
     def carry(influence, fresh):
         columns = zip(own, jax.tree.leaves(influence), strict=True)
@@ -56,11 +80,11 @@ def contracted(
     errors = jax.tree.leaves(H)
     components = [True] * len(errors) if components is None else components
 
-    def weigh(M):
+    def weigh(M, W):
         pairs = zip(errors, jax.tree.leaves(M), components, strict=True)
-        return total(h[:, None] * m for h, m, used in pairs if used)
+        return total(h[:, None] * m for h, m, used in pairs if used)[..., : W.shape[-1]]
 
-    return cell_gradient(cell, tuple(weigh(M) for M in influence))
+    return cell_gradient(cell, tuple(map(weigh, influence, learned(cell))))
 
 
 def over_window(
@@ -120,7 +144,7 @@ def over_window(
             new.append(moved + fresh.reshape(moved.shape))
         return jax.tree.unflatten(jax.tree.structure(influence), new)
 
-    after = OwnUnitState(tuple(map(carried, entering, rows, of_learned(cell, z))))
+    after = OwnUnitState(tuple(map(carried, entering, rows, map(_longer, of_learned(cell, z)))))
     return after, lambda H: contracted(cell, state.influence, H)
 
 
