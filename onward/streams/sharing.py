@@ -114,8 +114,10 @@ class Barriers:
         for barrier in self._numbers():
             if barrier < before:
                 self._folder.remove(self._path(barrier, partition))
+                folder = self._path(barrier, partition).parent
                 with contextlib.suppress(OSError):  # others have files there, or have removed it
-                    self._path(barrier, partition).parent.rmdir()
+                    self._folder.remove_unfinished(folder)
+                    folder.rmdir()
 
     def _path(self, barrier: int, partition: int) -> Path:
         return self._shared / f"{barrier:012d}" / f"{partition:04d}.npz"

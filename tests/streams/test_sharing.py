@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -47,8 +48,17 @@ def create(run, events, **changes):
 
 def work_at_once(*plans):
     """Does several jobs at the same time, each by a worker of its own. Returns what they told."""
+    failed = threading.Event()  # then the others would wait for it
+
+    def each(plan):
+        try:
+            return work(plan, interrupted=failed.is_set)
+        except BaseException:
+            failed.set()
+            raise
+
     with ThreadPoolExecutor(len(plans)) as pool:
-        return [future.result(60) for future in [pool.submit(work, plan) for plan in plans]]
+        return [future.result() for future in [pool.submit(each, plan) for plan in plans]]
 
 
 def spied(patch):
@@ -144,6 +154,7 @@ def test_two_workers_and_stopped_ones_give_the_same_bits(whole, events, tmp_path
     assert last == {0: 1, 2: 1}
     assert [saved(run, number)[1]["barriers"] for number in (0, 2)] == [0, 0]
     assert "partition 2 waits at barrier 1" in summary_of(told)
+    (run / "shared" / f"{1:012d}" / ".half-written.tmp").touch()
     versions = [saved(run, number)[1]["version"] for number in (0, 2)]
     with monkeypatch.context() as patch:
         crash(patch, "meeting", Barriers, before=True, at=3)
@@ -155,6 +166,7 @@ def test_two_workers_and_stopped_ones_give_the_same_bits(whole, events, tmp_path
     _, told = work_at_once(job(run, settings, [0, 2]), job(run, settings, [1]))
     assert [each.finished for each in told if isinstance(each, PartitionStatus)][-1]
     assert same(run, whole[0])
+    assert not (run / "shared" / f"{1:012d}").exists()
 
 
 def crash(patch, method, of, *, before, at):
@@ -283,12 +295,29 @@ def test_a_silent_redis_stream_holds_nobody_up(tmp_path, monkeypatch):
         with ThreadPoolExecutor(2) as pool:
             jobs = [job(run, settings, numbers, input=where.encode()) for numbers in ([0, 1], [2])]
             for future in [pool.submit(work, plan, interrupted=finished) for plan in jobs]:
-                future.result(60)
+                future.result()
     assert [sorted(lines_of(run, number)) for number in range(P)] == [[*range(1, n + 1)] for n in published]
     assert len(took) >= 6
     for taken in took.values():
         assert len({tuple(leaf.tobytes() for leaf in weights) for weights in taken}) == 1
     assert all((barrier, number) in came for barrier in took for number in range(P))
+
+
+def test_a_followed_file_has_its_barriers_where_the_whole_file_has_them(whole, events, tmp_path):
+    run, growing = tmp_path / "run", tmp_path / "events.csv"
+    settings = create(run, growing, follow=True)
+    lines = events.read_text().splitlines(keepends=True)
+
+    def learned(count):
+        return sum(len(lines_of(run, number)) for number in range(P)) == count
+
+    growing.write_text("".join(lines[: 2 * EVERY * P]))  # up to the second barrier
+    work(job(run, settings, range(P)), interrupted=lambda: learned(2 * EVERY * P - 1))
+    growing.write_text("".join(lines))
+    work(job(run, settings, range(P)), interrupted=lambda: learned(LINES))
+    for number in range(P):
+        one, other = (partition_folder(path, number).predictions for path in (run, whole[0]))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_lost_weights_are_noticed(whole, events, tmp_path):
@@ -298,6 +327,31 @@ def test_lost_weights_are_noticed(whole, events, tmp_path):
     shutil.rmtree(partition_folder(run, 1).checkpoints)
     with pytest.raises(DamagedRun, match=r"shared has later barriers than 1, and the weights of that one are gone"):
         work(job(run, settings, range(P)))
+
+
+def test_workers_clear_old_barriers_away_at_the_same_time(tmp_path):
+    """Also those in which a kill has left half a file."""
+    like, stopped = {"w": np.zeros(2, np.float32)}, threading.Event()
+
+    def work(partitions):
+        barriers = Barriers(tmp_path, P, settings="")
+        try:
+            for barrier in range(1, 60):
+                for number in partitions:
+                    barriers.come(barrier, number, like, Arrival(lines=1, ended=False))
+                (tmp_path / "shared" / f"{barrier:012d}" / f".{partitions[0]}.tmp").touch()
+                while barriers.meeting(barrier, like) is None:
+                    assert not stopped.is_set()
+                for number in partitions:
+                    barriers.forget(number, before=barrier - 1)
+        except BaseException:
+            stopped.set()
+            raise
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(work, partitions) for partitions in ([0, 2], [1])]:
+            future.result()
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == [f"{number:012d}" for number in (58, 59)]
 
 
 def test_a_large_mean_does_not_overflow(tmp_path):
