@@ -89,6 +89,12 @@ def _words():
     return jax.random.key_data(jax.random.key(0))
 
 
+def check_predictions(predictions) -> None:
+    """Raises `ValueError` unless `predictions` is `True` or `False`."""
+    if predictions is not True and predictions is not False:
+        raise ValueError(f"predictions must be True or False, whether the metrics hold them; got {predictions!r}.")
+
+
 def check_observe(observe) -> None:
     """Raises `ValueError` unless `observe` is a function that can be hashed: its program is kept for the next call."""
     try:

@@ -25,6 +25,7 @@ from ._learner_checks import (
     check_loss,
     check_observe,
     check_optimizer,
+    check_predictions,
     check_update,
     started,
 )
@@ -194,6 +195,7 @@ class Learner(eqx.Module):
         """One chunk and one update. `xs` and `ys` are `[steps, ...]`, or `[steps, batch, ...]` with a batch;
         see `run`.
         """
+        check_predictions(predictions)
         if observe is not None:
             check_observe(observe)
         programs, shared = programs_of(self), None if self.batch is None else spread_along(xs, 1)
@@ -246,6 +248,7 @@ class Learner(eqx.Module):
         """
         check_arguments(carry, Carry, xs, ys)
         check_targets(self.loss, carry, ys, weight)
+        check_predictions(predictions)
         if observe is not None:
             check_observe(observe)
         shape = np.shape(next(iter(jax.tree.leaves(xs)), 0))

@@ -236,6 +236,8 @@ SHY = optax.GradientTransformation(shy, shy)
             "optimizer cannot be used: its init.*no shape",
             lambda: carry_of(optimizer=SHY),
         ),
+        ("predictions must be True or False.*got \\[\\]", lambda: adam().run(carry_of(), XS, YS, predictions=[])),
+        ("predictions must be True or False.*got 'yes'", lambda: adam().update(carry_of(), XS, YS, predictions="yes")),
         ("observe must be a function.*got int", lambda: adam().run(carry_of(), XS, YS, observe=3)),
         ("observe must be a function.*got list", lambda: adam().update(carry_of(), XS, YS, observe=[max])),
         ("observe must return.*got str", lambda: adam().run(carry_of(), XS, YS, observe=lambda update: "norms")),
