@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import msgspec
 import numpy as np
 from jaxtyping import PyTree
@@ -249,8 +248,9 @@ class _Stream:
         return eqx.filter(self._carry.shared.arrays, eqx.is_inexact_array)
 
     def take(self, weights: PyTree, barrier: int, lines: int) -> None:
-        # As copies, since the call consumes them.
-        arrays = eqx.combine(jax.tree.map(jnp.array, weights), self._carry.shared.arrays)
+        # As copies, since the call consumes them; `jnp.array` would compile a program for each shape.
+        copies = jax.tree.map(lambda leaf: jax.device_put(np.array(leaf)), weights)
+        arrays = eqx.combine(copies, self._carry.shared.arrays)
         self._carry = eqx.tree_at(lambda carry: carry.shared.arrays, self._carry, arrays)
         self.standing = msgspec.structs.replace(self.standing, barriers=barrier, barrier_lines=lines)
 
