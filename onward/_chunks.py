@@ -12,8 +12,8 @@ def over_chunks(step, carry, stream, size, count):
 
     If the compiler knows that a loop runs once, it inlines the loop. If it knows that there is a single chunk, it
     replaces the index by a constant. In both cases it fuses the step with its surroundings, which changes the last
-    bits: results would depend on how a stream is cut into calls. So the compiler must not know:
-    the number of rounds is a value of the run, and a single chunk is stored twice. The second copy is never read.
+    bits: results would depend on how a stream is cut into calls. So both are kept from it: the
+    number of rounds is a value of the run, and a single chunk is stored twice. The second copy is never read.
 
     Such a loop has no derivative in reverse mode. If derivatives are asked for, `lax.scan` itself runs.
     """

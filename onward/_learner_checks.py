@@ -160,8 +160,9 @@ def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
         name = type(estimator).__name__
         if jax.tree.structure(carry.estimator) == jax.tree.structure(wanted):
             raise ValueError(
-                f"carry does not fit: it is from a {name} with other settings than this learner's, or xs or ys are not "
-                "like the example given to learner.init; begin with learner.init."
+                f"carry does not fit: it is from a {name} with other settings than this learner's, or from another "
+                "version of onward, or xs or ys are not like the example given to learner.init; begin with "
+                "learner.init."
             )
         raise ValueError(
             f"carry holds the state of another estimator than this learner's {name}; begin with learner.init."

@@ -52,7 +52,7 @@ BROAD = 2
 
 HALF_PI = Fraction("1.57079632679489661923132169163975144209858469968755")
 
-# From here on a library computes cosines and sines. Multiples of π/2 in parts are exact well beyond it.
+# From here on a library computes cosines and sines. Below it, the products with the parts of π/2 are exact.
 LARGE_ANGLE = 8192
 
 # It is faster for a backward pass to recompute the results of these primitives than to store and read them.
@@ -154,11 +154,12 @@ batching.primitive_batchers[_rows] = _of_many
 
 
 def cosine_and_sine(angle: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """`cos(angle), sin(angle)`, rounded within 0.6 of the machine epsilon.
+    """`cos(angle), sin(angle)`, with an absolute error below 0.7 times the machine epsilon.
 
     XLA on CPU calls a library for every number, and calls it again in every kernel that uses the result. Here two
-    Taylor series become vector instructions. The branch for large angles is more than a fallback: XLA computes what
-    leaves a branch once.
+    Taylor series become vector instructions. If one angle is large or not a number, the library computes all of them.
+    This branch is more than a fallback: XLA computes what leaves a branch once. Under a `vmap` over weights both sides
+    are computed.
     """
     if plain.value or _placed(angle) or angle.dtype not in (jnp.float32, jnp.float64):
         return _by_library(angle)

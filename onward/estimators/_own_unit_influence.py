@@ -16,16 +16,15 @@ from ..support.freezing import thaw
 from ..support.trees import select, total, zeros_like
 from ._jacobians import cell_gradient, learned, learned_rows, of_learned, own_unit_jacobian, own_unit_jacobian_at, seen
 
-# A CPU computes so many numbers at once, and what is left of a row one by one. See `benchmarks/results/xla-on-cpu.md`,
-# "Products and sums".
-AT_ONCE = 8
-FEW = 2  # this many numbers one by one are no slower than `AT_ONCE` at once
+# A CPU takes the numbers of a row eight at a time, and the rest of the row one by one. Up to `FEW` numbers one by one
+# are no slower than eight at a time. See `benchmarks/results/xla-on-cpu.md`, "Products and sums".
+AT_ONCE, FEW = 8, 2
 
 
 class OwnUnitState(eqx.Module):
     """The influence of unit i's rows on unit i itself: one hidden-shaped tree per group of an affine-gated cell.
 
-    Rows may end with zeros that stand for no parameter, so that their length is a multiple of `AT_ONCE`.
+    Where it is faster, rows end with zeros that stand for no parameter: their length is then a multiple of `AT_ONCE`.
     """
 
     influence: tuple[PyTree[Float[Array, "_rows units _features"]], ...]

@@ -78,7 +78,9 @@ def _fields(event: Mapping[str, object] | bytes | str) -> dict:
     """The fields of an entry. A field `event` alone is read as a text, so a mapping of that column is sent as one."""
     if not isinstance(event, Mapping):
         return {"event": event}
-    if set(event) == {"event"}:
-        value = event["event"]
-        return {"event": msgspec.json.encode({"event": value.decode() if isinstance(value, bytes) else str(value)})}
+    value = event["event"] if set(event) == {"event"} else None
+    if isinstance(value, bytes):
+        value = value.decode(errors="backslashreplace")
+    if type(value) in (str, int, float):  # Redis refuses others, as in any field
+        return {"event": msgspec.json.encode({"event": str(value)})}
     return dict(event)

@@ -14,7 +14,7 @@ from onward.cells.unit_wise import AbstractUnitWiseCell, groups_of, input_rows, 
 
 pytestmark = pytest.mark.product("name", "check")
 
-INPUTS, UNITS, STEPS = 2, 3, 6
+INPUTS, UNITS, STEPS = 10, 3, 6  # so many inputs that the influence's rows end with zeros
 
 
 class OwnUnitWiseCell(AbstractUnitWiseCell):
@@ -93,6 +93,7 @@ def test_the_influence_is_as_large_as_the_weights(name):
     weights = sum(leaf.size for leaf in jax.tree.leaves(model.cell.weights))
     components = len(jax.tree.leaves(hidden))
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) <= components * (2 * weights + 10 * UNITS)
+    assert any(leaf.shape[-1] == 16 for leaf in jax.tree.leaves(state))  # 10 inputs, a one and 5 zeros
 
 
 def test_a_unit_wise_cell_with_dead_inputs_learns_from_its_own_numbers():

@@ -155,14 +155,31 @@ def test_fields_are_the_columns_of_a_json_object(server, stream):
     assert (event.x.tolist(), event.y, event.key) == ([1.5], 2.0, "café \\xff")
 
 
-@pytest.mark.parametrize("event", [{"event": "b"}, {"event": 3}, {"event": "1", "load": "2"}, '{"event": "c"}'])
-def test_what_a_producer_adds_is_read_again(server, stream, event):
+@pytest.mark.parametrize(
+    ("event", "read"),
+    [
+        ({"event": "b"}, {"event": "b"}),
+        ({"event": 3}, {"event": "3"}),
+        ({"event": b"d\xff"}, {"event": "d\\xff"}),
+        ({"event": "1", "load": "2"}, {"event": "1", "load": "2"}),
+        ('{"event": "c"}', {"event": "c"}),
+    ],
+)
+def test_what_a_producer_adds_is_read_again(server, event, read):
+    stream = f"added-{read}".replace(" ", "")
     with Producer(RedisAddress(server.url, stream, None), 1) as producer:
         producer.add([("key", event)])
     with server.reader(f"{stream}:0") as source:
         (line,) = source.read(10, 0.1)
-    wanted = json.loads(event) if isinstance(event, str) else {name: str(value) for name, value in event.items()}
-    assert json.loads(line.text) == wanted
+    assert json.loads(line.text) == read
+
+
+def test_a_producer_refuses_what_redis_does(server, stream):
+    with (
+        Producer(RedisAddress(server.url, stream, None), 1) as producer,
+        pytest.raises(UserError, match="did not take the events"),
+    ):
+        producer.add([("key", {"event": None})])
 
 
 def test_a_crash_between_reading_and_committing_gives_the_same_again(server, stream):
