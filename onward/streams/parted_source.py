@@ -50,10 +50,12 @@ class PartedSource:
         return self._parts[number]
 
     def fill(self, timeout: float) -> bool:
-        """Reads on for all partitions, unless one of them has enough. Returns whether the source has ended."""
+        """Reads on for all partitions, unless one of them has enough that it may read. Returns whether the source has
+        ended.
+        """
         if not self._begun:
             self._begin()
-        if self._ended or any(len(part.waiting) >= BLOCK for part in self._parts.values()):
+        if self._ended or any(len(part.waiting) >= BLOCK and part.next_is_due() for part in self._parts.values()):
             return self._ended
         lines = self._source.read(BLOCK * len(self._parts), timeout)
         if lines is None:
@@ -107,7 +109,7 @@ class Part(AbstractPartSource):
         if ended and not self.waiting and not self.reached:
             return None
         lines = []
-        while len(lines) < at_most and self._next_is_due():
+        while len(lines) < at_most and self.next_is_due():
             lines.append(self.waiting.popleft())
         return lines
 
@@ -124,9 +126,10 @@ class Part(AbstractPartSource):
 
     @property
     def reached(self) -> bool:
-        return self.until is not None and self._whole.number >= self.until and not self._next_is_due()
+        return self.until is not None and self._whole.number >= self.until and not self.next_is_due()
 
-    def _next_is_due(self) -> bool:
+    def next_is_due(self) -> bool:
+        """Whether the next line waits and lies before `until`."""
         return bool(self.waiting) and (self.until is None or self.waiting[0].number <= self.until)
 
     def close(self) -> None:

@@ -149,3 +149,18 @@ def test_reading_stops_at_a_line_for_partitions_with_lines_there_and_without(tmp
         for part in parts:
             part.until = 2000
         assert [len(parts[0].read(50, 0.0) or ()), parts[0].read(50, 0.0), parts[2].read(50, 0.0)] == [5, None, None]
+
+
+def test_lines_beyond_a_barrier_do_not_keep_the_others_from_theirs(tmp_path):
+    """A partition came to a barrier where its file ended, and the file has grown since: it holds many lines unread."""
+    early, late = (next(f"u{n}" for n in range(99) if partition_of(f"u{n}", OF) == number) for number in (0, 1))
+    path = write(tmp_path / "events.csv", [early] * (2 * BLOCK) + [late] * 3)
+    with FileSource(path) as source:
+        parted = PartedSource(source, COLUMNS, [0, 1], of=OF, header=None)
+        parted.part(0).until, parted.part(1).until = 2, 2 * BLOCK + 4
+        found = {0: [], 1: []}
+        for _ in range(10):
+            for number, lines in found.items():
+                lines += parted.part(number).read(BLOCK, 0.0) or []
+        assert [line.number for line in found[0]] == [1, 2]
+        assert [line.number for line in found[1]] == [1, *range(2 * BLOCK + 2, 2 * BLOCK + 5)]
