@@ -308,6 +308,13 @@ ADDING = {
         controls=((0.5, 1.0), (0.5, UNDRAGGED)),
     )
     for steps in (100, 200)
+} | {
+    750: adding(
+        750,
+        FEW_ALPHAS[1:],
+        with_proximal=((0.01, UNDRAGGED),),
+        without=(AUXILIARY, running(FEW_ALPHAS[1]), *map(exact, FEW_ALPHAS[1:])),
+    )
 }
 COPYING = {30: _copying(30, FEW_ALPHAS), 200: _copying(200, FEW_ALPHAS[1:])}
 PAPER_RATE = 2e-4  # copying, with the paper's network and minibatches
@@ -341,17 +348,18 @@ CONTROL_NOTE = (
     "A control has the windows alone; the momentum of each weight and the factor of its gradient have the gain and the "
     "noise of FPTT's regulariser before Adam. "
 )
+ALL_LOSSES = "With all losses, BPTT has those of all windows in its one update. The paper's figure has T = 500. "
+FEWER = "The exact form, and BPTT with the losses of all windows, are left out. "
 
 
-def _adding_recipe(steps: int, length: int) -> Experiment:
+def _adding_recipe(steps: int, length: int, *, figure: str = "1", notes: str) -> Experiment:
     return Experiment(
         name=f"fptt/add-{steps}",
-        title=f"FPTT Figure 1{SCALED}, T = {steps}: the adding problem",
+        title=f"FPTT Figure {figure}{SCALED}, T = {steps}: the adding problem",
         claim="FPTT learns to add where BPTT stays near the error of always saying 1 (0.167, T = 500).",
-        notes=f"{SETTINGS}{UNDRAGGED_NOTE}{CONTROL_NOTE}The paper's figure has LSTM-128, batch 128, T = 500, α = 0.01. "
-        "Window q of K weighs q/K; with all losses, BPTT has those of all windows in its one update. The authors' own "
-        "script for this task has no regulariser at all, leaves out the last window, and weighs window q by "
-        "q − 1 + 1/K.",
+        notes=f"{SETTINGS}{UNDRAGGED_NOTE}{notes}The paper's figure has LSTM-128, batch 128, α = 0.01. "
+        "Window q of K weighs q/K. The authors' own script for this task has no regulariser at all, leaves out the "
+        "last window, and weighs window q by q − 1 + 1/K.",
         length=length,
         seeds=3,
         data=lambda: None,
@@ -389,8 +397,9 @@ COPYING_NOTES = (
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        _adding_recipe(100, 3000),
-        _adding_recipe(200, 4000),
+        _adding_recipe(100, 3000, notes=CONTROL_NOTE + ALL_LOSSES),
+        _adding_recipe(200, 4000, notes=CONTROL_NOTE + ALL_LOSSES),
+        _adding_recipe(750, 4000, figure="3 (a)", notes=FEWER),
         _copying_recipe("copy", COPYING[30], 30, 5000, COPYING_SCALED),
         _copying_recipe("copy-200", COPYING[200], 200, 2000, COPYING_SCALED),
         _copying_recipe("fig5a", PAPER_COPYING[30], 30, 10_000, COPYING_NOTES),
