@@ -1,13 +1,14 @@
 """FPTT's recipes of images and words: what they train, measure and draw; results that agree with the paper or not."""
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
 import pytest
 
 import onward
-from experiments.data.images import ImageTask
+from experiments.data.images import ImageTask, coarse, permutation, permuted
 from experiments.data.words import WordTask
 from experiments.fptt import cells
 from experiments.fptt.arms import Scores, Timed, compare, exact, layer, running, standing
@@ -87,6 +88,26 @@ def images():
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (6, 5, 1)).astype(np.uint8), np.array([0, 1, 1, 0, 1, 0], np.int32)
     return ImageTask("tiny", pixels, labels, pixels, labels, (0.5,), (0.3,))
+
+
+def test_a_coarse_pixel_is_the_mean_of_its_square():
+    rng = np.random.default_rng(1)
+    pixels, labels = rng.integers(0, 256, (3, 64, 2)).astype(np.uint8), np.array([0, 1, 1], np.int32)
+    fine = ImageTask("pixel tiny", pixels, labels, pixels[:1], labels[:1], (0.5, 0.5), (0.3, 0.3))
+    task = coarse(fine)
+    assert task.name == "pixel tiny, 2 × 2"
+    assert task.xs.shape == (3, 4, 2)
+    assert task.test_xs.shape == (1, 4, 2)
+    for row in range(2):
+        for column in range(2):
+            square = [8 * (4 * row + i) + 4 * column + j for i in range(4) for j in range(4)]
+            np.testing.assert_array_equal(task.xs[:, 2 * row + column], np.rint(pixels[:, square].mean(1)))
+    read = np.asarray(task.normalised(jnp.asarray(task.xs)))
+    np.testing.assert_allclose(read.mean((0, 1)), 0, atol=1e-12)
+    np.testing.assert_allclose(read.std((0, 1)), 1, atol=1e-12)
+    mixed = permuted(task)
+    assert mixed.name == "permuted tiny, 2 × 2"
+    np.testing.assert_array_equal(mixed.xs, task.xs[:, permutation(4)])
 
 
 def test_each_cell_has_the_same_methods(monkeypatch, images, parts):
