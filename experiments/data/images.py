@@ -134,7 +134,9 @@ def permuted(task: ImageTask) -> ImageTask:
     return replace(task, name=name, xs=task.xs[:, order], test_xs=task.test_xs[:, order])
 
 
-def _means_of_squares(pixels: Pixels) -> Pixels:
+def _means_of_squares(
+    pixels: UInt8[np.ndarray, "images steps channels"],
+) -> UInt8[np.ndarray, "images squares channels"]:
     images, steps, channels = pixels.shape
     side = math.isqrt(steps) // COARSE
     squares = pixels.reshape(images, side, COARSE, side, COARSE, channels)
