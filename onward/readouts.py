@@ -160,7 +160,7 @@ def check_tied(cell: AbstractCell, readout: Any) -> None:
     if tied is None:
         return
     if not isinstance(cell, EmbeddedCell):
-        raise ValueError(f"a tied readout uses the embedding of an onward.EmbeddedCell, got a {type(cell).__name__}.")
+        raise ValueError(f"a tied readout uses the embedding of an onward.EmbeddedCell, got {type(cell).__name__}.")
     symbols, size = cell.embedding.shape
     if isinstance(readout, MixtureOfSoftmaxes):
         reads = readout.size

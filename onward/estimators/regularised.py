@@ -107,7 +107,7 @@ class RegularisedBPTT(AbstractBackwardEstimator):
 
     def start(self, model, hidden, *, key, example):
         if self.embedding and not isinstance(model.cell, EmbeddedCell):
-            raise ValueError(f"embedding dropout is for an onward.EmbeddedCell, got a {type(model.cell).__name__}.")
+            raise ValueError(f"embedding dropout is for an onward.EmbeddedCell, got {type(model.cell).__name__}.")
         if self.latent and not isinstance(model.readout, MixtureOfSoftmaxes):
             raise ValueError(
                 "latent dropout is for an onward.readouts.MixtureOfSoftmaxes, got a readout of type "
