@@ -116,7 +116,7 @@ class RegularisedBPTT(AbstractBackwardEstimator):
         for layer in _layers(model.cell) if self.recurrent else ():
             if not isinstance(layer, AbstractAffineGatedCell) or layer.unit_wise:
                 raise ValueError(
-                    "recurrent dropout is for cells with a matrix of recurrent weights, such as onward.LSTMCell, got a "
+                    "recurrent dropout is for cells with a matrix of recurrent weights, such as onward.LSTMCell, got "
                     f"{type(layer).__name__}."
                 )
         return Counter.start(key)

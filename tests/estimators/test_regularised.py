@@ -177,9 +177,9 @@ def test_a_rate_that_cannot_be(name, rate):
 def test_what_is_not_there_cannot_be_dropped():
     p = problem("antisymmetric", units=2, steps=STEPS)
     for rate, sentence in (
-        ("embedding", "embedding dropout is for an onward.EmbeddedCell, got a AntisymmetricCell"),
+        ("embedding", "embedding dropout is for an onward.EmbeddedCell, got AntisymmetricCell"),
         ("latent", "latent dropout is for an onward.readouts.MixtureOfSoftmaxes, got a readout of type Linear"),
-        ("recurrent", "a matrix of recurrent weights, such as onward.LSTMCell, got a AntisymmetricCell"),
+        ("recurrent", "a matrix of recurrent weights, such as onward.LSTMCell, got AntisymmetricCell"),
     ):
         with pytest.raises(ValueError, match=sentence):
             p.state(RegularisedBPTT(**{rate: 0.1}))

@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
         (lambda: TiedReadout(0), "symbols must be an integer of at least 1, got 0"),
         (
             lambda: onward.Model(onward.GRUCell(2, 3, key=jr.key(0)), TiedReadout(4)),
-            "a tied readout uses the embedding of an onward.EmbeddedCell, got a GRUCell",
+            "a tied readout uses the embedding of an onward.EmbeddedCell, got GRUCell",
         ),
         (
             lambda: onward.Model(embedded(UNITS), TiedReadout(SYMBOLS)),
