@@ -46,7 +46,7 @@ class Size(NamedTuple):
 
 
 UNITS, BATCH, UPDATES = FULL = Size()
-SMALL, SMALL_EPOCHS = Size(units=64, updates=7), 5  # for 7 × 7 pixels: a window is a row
+SMALL, SMALL_EPOCHS = Size(units=64, updates=7), 5  # for 7 × 7 pixels: a window has as many steps as a row
 ALPHAS = (0.1,)
 RATE, CLIP = 1e-3, 1.0
 METHODS = arm_names(ALPHAS, auxiliary=True)
@@ -180,10 +180,7 @@ def scaled(size: Size) -> str:
     return f", SCALED to {size.updates} × {size.updates} pixels, {size.units} units and {SMALL_EPOCHS} epochs"
 
 
-SMALLER = (
-    f" Here a pixel is the mean of 4 × 4, and a window is a row. The paper has all pixels, K = {UPDATES}, {UNITS} "
-    "units and 200 epochs."
-)
+SMALLER = f" Here a pixel is the mean of 4 × 4. The paper has all pixels, K = {UPDATES}, {UNITS} units and 200 epochs."
 
 
 def _recipe(
