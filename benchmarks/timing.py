@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ class Timing(NamedTuple):
     ratio: Samples
 
 
-def against(baseline: Timed, others: list[Timed | None], repeats: int) -> tuple[Samples, list[Timing | None]]:
+def against(baseline: Timed, others: Sequence[Timed | None], repeats: int) -> tuple[Samples, list[Timing | None]]:
     """Time `baseline` and each of the others in turn, `repeats` rounds, the baseline before each of them.
 
     Everything is called twice before the clock starts: some libraries compile again on their second call.
