@@ -48,7 +48,7 @@ class _Cells:
         keys = jr.split(jr.key(seed), seeds)
 
         def of_cell(cell: str) -> dict[str, Timed]:
-            # Twice the units: with the gate, they have the paper's 37 thousand weights.
+            # Twice the units: with the gate, 256 have the paper's 37 thousand weights.
             doubled = self.size._replace(units=2 * self.size.units)
             problem = image_problem(task, CELLS[cell], doubled if cell == "Antisymmetric" else self.size)
             arms = {f"{cell}: {name}": arm for name, arm in problem.arms(ALPHAS).items() if name != AUXILIARY}
@@ -117,7 +117,7 @@ def _recipe(size: Size) -> Experiment:
         notes=notes(size)
         + "The running form is judged. That BPTT with the same losses is left out here. The GRU resets after its "
         f"product. The antisymmetric cell has the gate of Chang et al. (2019), {2 * size.units} units, ε = 0.1 and "
-        "γ = 0.01." + (SMALLER if small else WEIGHTS),
+        "γ = 0.01." + (f"{SMALLER} Its antisymmetric cell has {2 * FULL.units} units." if small else WEIGHTS),
         length=SMALL_EPOCHS if small else 200,
         seeds=3,
         data=coarse_cifar10 if small else sequential_cifar10,

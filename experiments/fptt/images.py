@@ -27,6 +27,7 @@ from .arms import (
     Timed,
     ahead,
     arm_names,
+    below,
     compare,
     exact,
     layer,
@@ -83,7 +84,7 @@ class Table:
             draw_scores,
             errors,
             every=1,
-            levels={"the most frequent class": 100 * task.naive_error},
+            levels={"always the most frequent class": 100 * task.naive_error},
             score="test images misclassified, % (lower is better)",
             title=f"{task.name}: {network}, batch {self.size.batch}, K = {self.size.updates}; mean of "
             f"{counted(seeds, 'seed')}",
@@ -98,7 +99,7 @@ class Table:
             "",
             f"On the {len(task.test_xs):,} test images after {epochs} of the paper's 200 epochs, mean ± standard",
         ]
-        lines += [f"error over {counted(seeds, 'seed')}. Who names the most frequent class is right in "]
+        lines += [f"error over {counted(seeds, 'seed')}. Always naming the most frequent class is right in "]
         lines[-1] += f"{100 - 100 * task.naive_error:.2f} %."
         numbers = [
             {"method": name, "wrong_percent": errors[name].tolist(), "seconds": timed.seconds}
@@ -115,10 +116,16 @@ class Table:
         )
 
     def judge(self, ends: Mapping[str, np.ndarray]) -> Verdict:
-        """The paper's claim: agrees if FPTT is ahead of BPTT by two standard errors. The scores are errors at the end,
-        one number a seed.
+        """The paper's claim: agrees if FPTT is ahead of BPTT by two standard errors. It agrees in part if the paper
+        says too that the losses of all windows help BPTT, and here they do not. The scores are errors at the end, one
+        number a seed.
         """
-        return self._against(PLAIN, ends)
+        found = self._against(PLAIN, ends)
+        if found.word != "agrees" or AUXILIARY not in self.paper or below(ends[AUXILIARY], ends[PLAIN]):
+            return found
+        return Verdict(
+            "agrees in part", f"the losses of all windows do not help BPTT, as they do in the paper. But {found.why}"
+        )
 
     def regulariser(self, ends: Mapping[str, np.ndarray]) -> Verdict:
         """What the regulariser adds to its windows: agrees if FPTT is ahead of the same windows without it."""
@@ -133,6 +140,7 @@ class Table:
         shown = ", ".join(f"{name} {mean_and_error(ends[name], 2)} %" for name in (ours, *others))
         why = f"misclassified at the end, FPTT at the best of its settings: {shown}. {standing(ends[ours], others)} "
         wrong = {name: 100 - right for name, right in self.paper.items()}
+        wrong |= {exact(alpha): wrong[running(alpha)] for alpha in ALPHAS}  # the paper has one FPTT
         return Verdict(ahead(ends[ours], ends[other]), why + power(wrong, (ours, other), ends[ours], ends[other]))
 
 
@@ -163,9 +171,10 @@ def notes(size: Size) -> str:
     return (
         f"Adam at {RATE:g}{halved}, norm of the full gradient clipped at {CLIP:g}, batch {size.batch}, "
         f"K = {size.updates} windows of {windows}, normalised pixels. The paper tunes the rate, the batch and α on a "
-        f"tenth of the training images; here α = {ALPHAS[0]:g}, the default of its authors' script, and all are "
-        "trained on. Q is the mean prediction for a class and window in the epoch before, uniform in the first, and "
-        "its term the paper's sum over the classes, where that script takes a mean, a tenth of it. Unlike that script, "
+        f"tenth of the training images; here α = {ALPHAS[0]:g}, the default of its authors' script, c = 1 as there, "
+        "and all are trained on. Q is the mean prediction for a class and window in the epoch before, uniform in the "
+        "first, and its term the paper's sum over the classes, where that script takes a mean, a tenth of it. Unlike "
+        "that script, "
         "Q is not uniform for 20 epochs, there is no dropout, the head is a single layer, and the parameters are not "
         "set to their average after each epoch. Added are TBPTT (the paper's OGD), the same windows and losses without "
         "the regulariser, BPTT with the same losses, and the exact form. "

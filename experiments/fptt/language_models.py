@@ -254,22 +254,22 @@ class Table:
             axis="epochs",
         )
         digits = 3 if self.characters else 2
-        lines = [
-            f"{'method':24}{'test':>18}{'adapting':>18}{'validation':>18}{'epochs':>10}{'minutes':>10}{'the paper':>12}"
-        ]
+        adapting = self.model.decay is not None
+        heads = f"{'test':>18}" + f"{'adapting':>18}" * adapting + f"{'validation':>18}"
+        lines = [f"{'method':24}{heads}{'epochs':>10}{'minutes':>10}{'the paper':>12}"]
         for name, timed in found.items():
             theirs = f"{self.paper[name]:g}" if name in self.paper else ""
             test = mean_and_error(self.shown(timed.scores.final), digits)
             valid = mean_and_error(np.nanmin(curves[name], 1), digits)
             ran = ", ".join(map(str, timed.scores.epochs))
             minutes = "" if timed.seconds is None else f"{timed.seconds / 60:.1f}"
-            adapted = "" if self.model.decay is None else mean_and_error(self.shown(timed.adapted), digits)
-            lines.append(f"{name:24}{test:>18}{adapted:>18}{valid:>18}{ran:>10}{minutes:>10}{theirs:>12}".rstrip())
+            adapted = f"{mean_and_error(self.shown(timed.adapted), digits):>18}" if adapting else ""
+            lines.append(f"{name:24}{test:>18}{adapted}{valid:>18}{ran:>10}{minutes:>10}{theirs:>12}".rstrip())
         lines += [
             "",
             f"{self.score.capitalize()}, mean ± standard error over {counted(seeds, 'seed')}; of each the model with",
             "the best validation; adapting, by dynamic evaluation. The paper's are of the test text, of words by",
-            f"dynamic evaluation. Who knows no more than the frequencies of symbols has {naive:.{digits}f}.",
+            f"dynamic evaluation. Knowing only how frequent symbols are gives {naive:.{digits}f}.",
         ]
         trainings = [
             {

@@ -99,8 +99,8 @@ class _Table:
             "",
             f"Perplexities after {epochs} of the paper's 100 epochs, mean ± standard error over",
             f"{counted(seeds, 'seed')}; of each the model with the best validation. The paper's are of the",
-            f"{of} words. Who knows no more than the frequencies of words has {naive:.1f}; the best",
-            "possible is not known.",
+            f"{of} words. Knowing only how frequent words are gives {naive:.1f}; the best possible is not",
+            "known.",
         ]
         numbers = [
             {
@@ -269,7 +269,7 @@ RECIPES = {
             title=f"FPTT Table 8, SCALED to LSTM-{SMALL.units} and {SMALL_EPOCHS} epochs: α, on words of the Penn "
             "Treebank, T = 300",
             claim="The validation perplexity hardly depends on α ≤ 0.5; α = 1 fails.",
-            notes=f"{NOTES}{ALPHA_ALONE} The paper has an LSTM-{UNITS} and 100 epochs.",
+            notes=f"{NOTES}{ALPHA_ALONE} The paper has an LSTM-{UNITS}, an embedding as wide, and 100 epochs.",
             length=SMALL_EPOCHS,
             seeds=1,
             data=penn_treebank,

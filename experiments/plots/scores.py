@@ -28,12 +28,12 @@ def draw_scores(
     across; the methods in `bold` stand out, and the others are pale behind them.
     """
     if bold and max(len(rows) for rows in methods.values()) > 1:
-        title += ", shaded from least to most"
+        title += "; bold ones shaded from least to most"
     with picture((10.0, 5.2), "png") as (figure, finished):
         axes = figure.add_subplot()
         _draw_lines(axes, methods, every=every, levels=levels, bold=bold, logarithmic=logarithmic)
         axes.set_xlabel(axis)
-        axes.set_ylabel(score)
+        axes.set_ylabel(score + ", log scale" * logarithmic)
         axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1, 1))
         axes.set_title(title, loc="left", fontsize=10)
     return finished.getvalue()

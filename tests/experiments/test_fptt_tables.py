@@ -51,6 +51,16 @@ def test_the_two_verdicts_on_images(plain, auxiliary, online, words):
         assert "FPTT is neither ahead of nor behind TBPTT." in adds.why
 
 
+@pytest.mark.parametrize(("auxiliary", "word"), [(2.5, "agrees"), (3.5, "agrees in part")])
+def test_losses_of_all_windows_must_help_where_the_paper_says_so(auxiliary, word):
+    means = {"BPTT": 3.0, "BPTT, all losses": auxiliary, "TBPTT": 2.2, running(0.1): 2.1, exact(0.1): 2.0}
+    ends = {name: mean + np.array([-0.05, 0.0, 0.05]) for name, mean in means.items()}
+    found = Table({"BPTT": 60.11, "BPTT, all losses": 65.65, running(0.1): 71.03}).judge(ends)
+    assert found.word == word
+    assert ("do not help BPTT" in found.why) == (word != "agrees")
+    assert found.why.endswith("this rule says agrees in 100 %.")  # also if the exact form is ahead
+
+
 def test_who_is_ahead_is_said():
     better, ours, worse = (mean + np.array([-0.05, 0.0, 0.05]) for mean in (1.0, 2.0, 3.0))
     assert standing(ours, {"a": worse, "b": better}) == "FPTT is ahead of a; behind b."
