@@ -124,7 +124,7 @@ class Table:
         if found.word != "agrees" or AUXILIARY not in self.paper or below(ends[AUXILIARY], ends[PLAIN]):
             return found
         return Verdict(
-            "agrees in part", f"the losses of all windows do not help BPTT, as they do in the paper. But {found.why}"
+            "agrees in part", f"unlike in the paper, the losses of all windows do not help BPTT; {found.why}"
         )
 
     def regulariser(self, ends: Mapping[str, np.ndarray]) -> Verdict:
