@@ -56,7 +56,7 @@ def draw_citations(
         right.set_xlabel("propagation steps, after training (0 is at rest)")
         for axes in (left, right):
             axes.set_yscale("log")
-            plain_numbers(axes.yaxis, "2578")
+            plain_numbers(axes.yaxis, "25")
         for axes in (left, middle, right):
             axes.grid(which="major", color="0.92", linewidth=0.6)
         middle.set_ylim(bottom=0)
