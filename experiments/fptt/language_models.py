@@ -319,11 +319,11 @@ def _experiment(name: str, model: LanguageModel, *, characters: bool, length: in
     paper = {PLAIN: 1.183, running(model.alpha, PROXIMAL): 1.165} if characters else {}
     paper = paper or {PLAIN: 51.9, running(model.alpha, PROXIMAL): 50.96}
     table = Table(model, paper, characters)
-    text, score = ("characters", "bits a character") if characters else ("words", "a perplexity")
+    text, score = ("characters", "needs {:g} bits a character") if characters else ("words", "has a perplexity of {:g}")
     return Experiment(
         name=f"fptt/{name}",
         title=f"FPTT Table 5{', SCALED' * ('small' in name)}: {text} of the Penn Treebank, {model.name}",
-        claim=f"An LSTM of three layers has {paper[running(model.alpha, PROXIMAL)]:g} {score} by FPTT, and "
+        claim=f"An LSTM of three layers {score.format(paper[running(model.alpha, PROXIMAL)])} by FPTT, and "
         f"{paper[PLAIN]:g} by BPTT.",
         notes=notes + NOTES.format(alpha=model.alpha, batch=model.batch, steps=model.steps),
         length=length,
