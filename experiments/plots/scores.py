@@ -77,6 +77,8 @@ def _draw_lines(
     for (name, level), style in zip(levels.items(), LEVEL_STYLES, strict=False):
         axes.axhline(level, color="0.35", linewidth=1, linestyle=style, label=f"{name}: {level:.4g}")
     axes.xaxis.get_major_locator().set_params(integer=True)
+    if max(rows.shape[1] for rows in methods.values()) == 1:
+        axes.set_xticks([every])  # there is no other whole number near
     if logarithmic:
         axes.set_yscale("log")
         least, most = axes.get_ylim()
