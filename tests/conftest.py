@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import signal
 
 import jax
 import jaxtyping
@@ -139,6 +140,14 @@ def as_in_use():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def in_a_terminal():
+    """SIGHUP does what it does in a terminal, even if the tests run under `nohup`, which has it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

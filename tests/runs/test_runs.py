@@ -334,7 +334,7 @@ def test_signals_are_noted_and_the_second_interrupts():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_closed_terminal_is_noted_however_often_it_is_said():
+def test_a_closed_terminal_is_noted_however_often_it_is_said(in_a_terminal):
     """The kernel says it, and the shell once more."""
     with Interruption() as interruption:
         signal.raise_signal(signal.SIGHUP)

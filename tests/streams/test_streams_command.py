@@ -71,7 +71,7 @@ def test_a_summary_says_what_came_of_it(finished, capsys):
     assert "nothing left to resume" in capsys.readouterr().out
 
 
-def test_signals_save_and_the_run_goes_on(tmp_path, monkeypatch):
+def test_signals_save_and_the_run_goes_on(tmp_path, monkeypatch, in_a_terminal):
     """A followed file: interrupted, written to, interrupted again; as if it had been read in one go."""
     events = write(tmp_path / "events.csv", ["load,n", *waves(300)])
     run, whole = tmp_path / "run", tmp_path / "whole"
