@@ -116,11 +116,23 @@ def sequential_cifar10() -> ImageTask:
     return ImageTask("sequential CIFAR-10", xs, ys, test_xs, test_ys, mean, deviation)
 
 
-def coarse(task: ImageTask) -> ImageTask:
-    """The images at a quarter of the resolution: a pixel is the mean of 4 × 4. Their pixels are in the order of rows.
+def coarse_mnist() -> ImageTask:
+    """MNIST at 7 × 7, one pixel a step: 49 steps. Raises `UserError` as `pixel_mnist` does."""
+    return coarse(pixel_mnist())
 
-    Then MNIST has 49 steps, and CIFAR-10 has 64.
-    """
+
+def coarse_permuted_mnist() -> ImageTask:
+    """MNIST at 7 × 7, in the order of `permutation(49)`. Raises `UserError` as `pixel_mnist` does."""
+    return permuted(coarse_mnist())
+
+
+def coarse_cifar10() -> ImageTask:
+    """CIFAR-10 at 8 × 8, one pixel a step: 64 steps. Raises `UserError` as `pixel_mnist` does."""
+    return coarse(sequential_cifar10())
+
+
+def coarse(task: ImageTask) -> ImageTask:
+    """The images at a quarter of the resolution: a pixel is the mean of 4 × 4. Pixels must be in the order of rows."""
     xs, test_xs = _means_of_squares(task.xs), _means_of_squares(task.test_xs)
     side = math.isqrt(xs.shape[1])
     mean, deviation = (tuple((moment(xs, (0, 1)) / 255).tolist()) for moment in (np.mean, np.std))

@@ -10,7 +10,7 @@ import numpy as np
 from onward.cells import AntisymmetricCell, GRUCell
 from onward.support.tables import mean_and_error
 
-from ..data.images import ImageTask, sequential_cifar10
+from ..data.images import ImageTask, coarse_cifar10, sequential_cifar10
 from ..parts import Parts, together
 from ..recipe import Experiment, Findings, Verdict, verdict_of
 from .arms import AUXILIARY, ONLINE, PLAIN, Timed, ahead, arm_names, compare, lstm_cell, running
@@ -22,7 +22,6 @@ from .images import (
     SMALLER,
     Size,
     Table,
-    coarse_cifar10,
     image_problem,
     notes,
     scaled,

@@ -15,7 +15,15 @@ from onward.sequences import TerminalClasses
 from onward.sequences.in_memory import Sequences
 from onward.support.tables import counted, mean_and_error
 
-from ..data.images import ImageTask, coarse, permuted, permuted_mnist, pixel_mnist, sequential_cifar10
+from ..data.images import (
+    ImageTask,
+    coarse_cifar10,
+    coarse_mnist,
+    coarse_permuted_mnist,
+    permuted_mnist,
+    pixel_mnist,
+    sequential_cifar10,
+)
 from ..parts import Parts
 from ..plots.scores import draw_scores
 from ..recipe import Experiment, Findings, Verdict, verdict_of
@@ -210,21 +218,6 @@ def _recipe(
         run=Table(paper, size).run,
         methods=METHODS,
     )
-
-
-def coarse_mnist() -> ImageTask:
-    """MNIST at 7 × 7, one pixel a step."""
-    return coarse(pixel_mnist())
-
-
-def coarse_permuted_mnist() -> ImageTask:
-    """The same, in a fixed random order."""
-    return permuted(coarse_mnist())
-
-
-def coarse_cifar10() -> ImageTask:
-    """CIFAR-10 at 8 × 8, one pixel a step."""
-    return coarse(sequential_cifar10())
 
 
 PIXEL_MNIST = {PLAIN: 97.71, running(0.1): 98.67}
