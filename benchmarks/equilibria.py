@@ -106,7 +106,7 @@ def _meta(steps: int, effort: Effort) -> Table:
     step = rates.Step(images, labels, jnp.arange(EXAMPLES, dtype=jnp.int32).reshape(-1, rates.BATCH))
     loss, start = rates.EndLoss(images, labels), rates.begin(jr.key(0))
     hyperparameters = rates.first_hyperparameters(start)
-    adjoints = {"full BPTT": onward.equilibria.FullBPTT()} | {
+    adjoints = {"full BPTT": onward.equilibria.FullBPTT(recompute=False)} | {
         f"Neumann-RBP, K = {K}": onward.NeumannRBP(K) for K in STEPS_BACK
     }
     planned, timed = [], []

@@ -25,8 +25,8 @@ UNIFORM, POISSON = "ARTBP, uniform", "ARTBP, Poisson"
 
 # Recompute every step on the way back: with so many nodes that is quicker than storing what it made.
 ARMS: dict[str, Adjoint | None] = adjoints(STEPS_BACK) | {
-    "BPTT": lambda key: FullBPTT(recompute=True),
-    "TBPTT": lambda key: TruncatedBPTT(STEPS_BACK, recompute=True),
+    "BPTT": lambda key: FullBPTT(),
+    "TBPTT": lambda key: TruncatedBPTT(STEPS_BACK),
     UNIFORM: lambda key: RandomlyTruncatedBPTT(UniformCut(), key=key),
     POISSON: lambda key: RandomlyTruncatedBPTT(PoissonCut(float(STEPS_BACK)), key=key),
     BASELINE: None,

@@ -27,8 +27,8 @@ def adjoints(steps: int) -> dict[str, Adjoint]:
     """
     silent = math.inf
     return {
-        "BPTT": lambda key: FullBPTT(),
-        "TBPTT": lambda key: TruncatedBPTT(steps),
+        "BPTT": lambda key: FullBPTT(recompute=False),
+        "TBPTT": lambda key: TruncatedBPTT(steps, recompute=False),
         "RBP": lambda key: RBP(steps, key=key, warn_above=silent),
         "CG-RBP": lambda key: ConjugateGradientRBP(steps, warn_above=silent),
         "Neumann-RBP": lambda key: NeumannRBP(steps, warn_above=silent),

@@ -5,6 +5,7 @@ them.
 from functools import partial
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -20,14 +21,19 @@ ONCE = (
 )
 
 
+BLOCK = 8  # steps that are computed again together
+
+
 class FullBPTT(optx.AbstractAdjoint):
     """Backpropagation through every step of the solver: exact for the steps that were taken, with memory for all of
     them.
 
     The solve must be given `max_steps`, and memory is reserved for that many. The initial state has a gradient too.
 
-    **Arguments:** `recompute`: if true, only the states are stored, and each step is computed again in the backward
-    pass. This takes less memory and more operations. It is also faster if a step reads and writes much memory.
+    **Arguments:** `recompute`: if true, only every eighth state is stored, and the steps are computed again in the
+    backward pass. The solve ends at most 14 steps after the solver is done, in a batch with the last example. If false,
+    what the backward pass needs is stored for each of `max_steps` steps, and all of them are computed, even if the
+    solver is done earlier. That is faster by about a quarter if all steps are needed.
 
         >>> import jax, jax.numpy as jnp, optimistix
         >>> from onward.equilibria import FixedSteps, FullBPTT
@@ -41,7 +47,7 @@ class FullBPTT(optx.AbstractAdjoint):
         2.0
     """
 
-    recompute: bool = eqx.field(static=True, default=False, kw_only=True)
+    recompute: bool = eqx.field(static=True, default=True, kw_only=True)
 
     def apply(self, primal_fn, rewrite_fn, inputs, tags):
         del rewrite_fn, tags
@@ -76,7 +82,7 @@ class TruncatedBPTT(optx.AbstractAdjoint):
     """
 
     steps: int = eqx.field(static=True, converter=partial(whole, "steps"))
-    recompute: bool = eqx.field(static=True, default=False, kw_only=True)
+    recompute: bool = eqx.field(static=True, default=True, kw_only=True)
 
     def apply(self, primal_fn, rewrite_fn, inputs, tags):
         del rewrite_fn, tags
@@ -229,12 +235,34 @@ def _run(cond_fun, body_fun, init, max_steps, remember, memory):
 
 
 def _unroll(cond_fun, body_fun, init, steps, recompute):
-    """At most `steps` steps, in a loop that can be differentiated."""
+    """At most `steps` steps, in a loop that can be differentiated.
+
+    There is no `lax.cond` around a step. Its backward pass would store the parameters once a step, and in a `vmap` once
+    an example too.
+    """
+    start = without_gradient(init)
 
     def step(carry, _):
-        return jax.lax.cond(cond_fun(carry), lambda c: _cast(body_fun(c), c), lambda c: c, carry), None
+        unfinished = cond_fun(carry)
+        # A finished example repeats its first step, whose derivative is finite; at rest a solver may divide 0 by 0.
+        now = _choose(unfinished, carry, start)
+        return _choose(unfinished, _cast(body_fun(now), now), carry), None
 
-    return jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if recompute else step, init, length=steps)[0]
+    def some(carry, length):
+        return jax.lax.scan(step, carry, length=length)[0]
+
+    def block(carry, _):
+        unfinished = eqxi.unvmap_any(cond_fun(carry))
+        return jax.lax.cond(unfinished, lambda carry: some(carry, BLOCK), lambda carry: carry, carry), None
+
+    if not recompute:
+        return some(init, steps)
+    blocks, rest = divmod(steps, BLOCK)
+    return some(jax.lax.scan(jax.checkpoint(block, prevent_cse=False), init, length=blocks)[0], rest)
+
+
+def _choose(which, here, there):
+    return jax.tree.map(lambda here, there: jnp.where(which, here, there), here, there)
 
 
 def _cast(tree, like):

@@ -334,7 +334,7 @@ def test_memory_does_not_grow_with_the_forward_steps(adjoint):
     lengths = (10, 100, 1000, 10000) if adjoint == "neumann" else (10, 10000)
     assert len({memory(steps, EXACT[adjoint]()) for steps in lengths}) == 1
     if adjoint == "neumann":
-        assert memory(1000, equilibria.FullBPTT()) > 20 * memory(1000, EXACT[adjoint]())
+        assert memory(1000, equilibria.FullBPTT(recompute=False)) > 20 * memory(1000, EXACT[adjoint]())
 
 
 @pytest.mark.parametrize("adjoint", ["neumann", "full", "random"])
