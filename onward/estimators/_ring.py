@@ -1,9 +1,13 @@
 """A ring buffer of the newest entries of a stream, and the slices of one or several lengths in it."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt32
+from jaxtyping import Array, Bool, Int, PyTree, Shaped, UInt32
+
+from ._packing import Packing
 
 
 class Slices(eqx.Module):
@@ -32,32 +36,43 @@ class Slices(eqx.Module):
         return self.ends[(self.oldest + word % jnp.maximum(self.count, 1)) % len(self.ends)]
 
 
+class Entry(NamedTuple):
+    """One entry of a ring, or several along leading axes.
+
+    * `state`, `x`, `y`, `weight`: the state s_t, the input that led to it, its target, and the weight of its loss;
+    * `start`: whether the transition is the first of a sequence, and so starts from the cell's initial state;
+    * `run`: the number of transitions in its sequence so far, at most the greatest slice length, if sequences may begin
+      with prefix slices; else `None`.
+    """
+
+    state: PyTree[Array]
+    x: PyTree[Array]
+    y: PyTree[Array]
+    weight: Array
+    start: Array
+    run: Array | None
+
+
 class Ring(eqx.Module):
     """The last N entries `(s_t, o_t, y_t)` of a stream, and the slices in them.
 
     A slice of length T is T + 1 neighbouring entries. Its last T entries are transitions of one sequence.
 
-    * `states`, `xs`, `ys`, `weight`: the state s_t, the input that led to it, its target, and the weight of its loss;
-    * `start`: whether the transition is the first of a sequence, and so starts from the cell's initial state;
+    * `rows`: the entries, a row each for every type of number, as `packing` lays them out;
     * `slices`: the slices of each length, the longest first;
     * `newest`: the slot that was written last;
     * `run`: the number of transitions in the current sequence, at most the greatest slice length;
-    * `runs`: `run` as it was at each entry, if sequences may begin with prefix slices; else `None`;
     * `known`: whether the current sequence began at a known start.
 
     A *prefix slice* is shorter: it consists of all transitions since the start of a sequence. It counts as a slice of
     every greater length, and is kept as long as a slice of that length would be.
     """
 
-    states: PyTree[Float[Array, "buffer ..."]]
-    xs: PyTree[Shaped[Array, "buffer ..."]]
-    ys: PyTree[Shaped[Array, "buffer ..."]]
-    weight: Float[Array, " buffer"]
-    start: Bool[Array, " buffer"]
+    rows: tuple[Shaped[Array, "buffer _"], ...]
+    packing: Packing
     slices: tuple[Slices, ...]
     newest: UInt32[Array, ""]
     run: UInt32[Array, ""]
-    runs: UInt32[Array, " buffer"] | None
     known: Bool[Array, ""]
 
     @classmethod
@@ -65,22 +80,38 @@ class Ring(eqx.Module):
         cls, lengths: tuple[int, ...], buffer: int, hidden: PyTree, x: PyTree, y: PyTree, *, prefixes: bool = False
     ) -> "Ring":
         """A ring with one entry: the state at the start of a stream, from which the first transition may start."""
-
-        def repeat(leaf):
-            leaf = jnp.asarray(leaf)
-            return jnp.broadcast_to(leaf.astype(leaf.dtype), (buffer, *leaf.shape))
-
+        zero = jnp.zeros((), jnp.uint32)
         # Filled with the example and not with zeros, because even unused entries must be differentiable.
-        states, xs, ys = jax.tree.map(repeat, (hidden, x, y))
-        weight, start, zero = jnp.ones(buffer, float), jnp.zeros(buffer, bool), jnp.zeros((), jnp.uint32)
+        entry = Entry(hidden, x, y, jnp.ones((), float), jnp.array(False), zero if prefixes else None)
+        packing = Packing.of(entry)
+        rows = tuple(jnp.broadcast_to(row, (buffer, *row.shape)) for row in packing.pack(entry))
         slices = tuple(Slices(jnp.zeros(buffer - length, jnp.uint32), zero, zero) for length in lengths)
-        runs = jnp.zeros(buffer, jnp.uint32) if prefixes else None
-        return cls(states, xs, ys, weight, start, slices, zero, zero, runs, jnp.array(False))
+        return cls(rows, packing, slices, zero, zero, jnp.array(False))
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """The lengths of the slices, the greatest first."""
-        return tuple(len(self.weight) - len(slices.ends) for slices in self.slices)
+        return tuple(self.size - len(slices.ends) for slices in self.slices)
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.rows[0])
+
+    @property
+    def like(self) -> Entry:
+        """The shapes and types of an entry."""
+        return self.packing.like
+
+    @property
+    def prefixes(self) -> bool:
+        """Whether sequences may begin with prefix slices."""
+        return self.like.run is not None
+
+    @property
+    def entries(self) -> Entry:
+        """All of them, in the order of their slots."""
+        return self.packing.unpack(self.rows)
 
     def push(
         self,
@@ -94,18 +125,17 @@ class Ring(eqx.Module):
         """The ring with one more entry; a full ring loses its oldest entry. If `usable` is false, no slice contains the
         transition into the new entry.
         """
-        N = len(self.weight)
+        N = self.size
         newest = (self.newest + 1) % N
         run = jnp.where(usable, jnp.where(start, 1, jnp.minimum(self.run + 1, self.lengths[0])), 0)
         gained = [run == self.lengths[0], *(run >= length for length in self.lengths[1:])]
         known = jnp.logical_and(usable, start | self.known)
-        if self.runs is not None:
+        if self.prefixes:
             gained = [more | known for more in gained]
         slices = tuple(s.push(newest, more, N) for s, more in zip(self.slices, gained, strict=True))
-        entry = (hidden, x, y, jnp.asarray(weight, float), start, None if self.runs is None else run)
-        stored = (self.states, self.xs, self.ys, self.weight, self.start, self.runs)
-        states, xs, ys, weights, starts, runs = jax.tree.map(lambda old, new: _written(old, newest, new), stored, entry)
-        return Ring(states, xs, ys, weights, starts, slices, newest, run, runs, known)
+        entry = self.packing.pack(Entry(hidden, x, y, weight, start, run if self.prefixes else None))
+        rows = tuple(_written(old, newest, new) for old, new in zip(self.rows, entry, strict=True))
+        return Ring(rows, self.packing, slices, newest, run, known)
 
     def draw(
         self, word: UInt32[Array, ""], which: int | Int[Array, ""] = 0
@@ -116,7 +146,7 @@ class Ring(eqx.Module):
         to a difference of 2⁻³². The slots are in the order of time. Their number is that of the longest slice; a
         shorter slice is at the end.
         """
-        N, T = len(self.weight), self.lengths[0]
+        N, T = self.size, self.lengths[0]
         if isinstance(which, int):
             end, count = self.slices[which].end(word), self.slices[which].count
         else:
@@ -124,13 +154,19 @@ class Ring(eqx.Module):
             count = jnp.stack([slices.count for slices in self.slices])[which]
         return (end + (N - T) + jnp.arange(T + 1, dtype=jnp.uint32)) % N, count
 
+    def read(self, slots: UInt32[Array, "*entries"]) -> Entry:
+        """The entries in these slots."""
+        return self.packing.unpack(tuple(row[slots] for row in self.rows))
+
     def moved(self, slots: UInt32[Array, "*changes"], changes: PyTree) -> "Ring":
         """The ring with `changes` added to the states in `slots`."""
-        states = jax.tree.map(lambda s, c: s.at[slots].add(c), self.states, changes)
-        return eqx.tree_at(lambda ring: ring.states, self, states)
+        # States come first in an entry, and so in its rows.
+        changed = Packing.of(self.like.state).pack(changes)
+        rows = [row.at[slots, : more.shape[-1]].add(more) for row, more in zip(self.rows, changed, strict=False)]
+        return eqx.tree_at(lambda ring: ring.rows, self, (*rows, *self.rows[len(rows) :]))
 
     def state(self, slot: int | UInt32[Array, ""]) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[slot], self.states)
+        return self.read(jnp.asarray(slot, jnp.uint32)).state
 
 
 def _written(buffer: Array, slot: UInt32[Array, ""], entry: Array) -> Array:

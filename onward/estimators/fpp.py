@@ -318,24 +318,24 @@ class FPP(AbstractReplayEstimator):
             if len(self._lengths) > 1:
                 steps = jnp.minimum(jnp.array([stage.length for stage in stages])[at], longest)
         slots, T, first = slots[-(longest + 1) :], longest, 0
-        if ring.runs is not None:
-            run = ring.runs[slots][-1].astype(jnp.int32)
+        entries = ring.read(slots)
+        if ring.prefixes:
+            run = entries.run[-1].astype(jnp.int32)
             steps = jnp.minimum(T if steps is None else steps, run)
         if steps is not None:
             first = T - steps
-        xs = jax.tree.map(lambda leaf: leaf[slots[1:]], ring.xs)
-        # Not `leaf[last]`: for many draws at once, indexing by a single number would copy the whole buffer for each.
-        y, weight = jax.tree.map(lambda leaf: leaf[slots][-1], (ring.ys, ring.weight))
+        xs = jax.tree.map(lambda leaf: leaf[1:], entries.x)
+        y, weight = jax.tree.map(lambda leaf: leaf[-1], (entries.y, entries.weight))
         ends = jnp.stack([slots[first], slots[-1]])
         there = there & (count > 0)
         active = weight != 0
         if self.learn_states:
             active = active | (state.penalty != 0)
-        states = jax.tree.map(lambda leaf: leaf[ends], ring.states)
+        states = jax.tree.map(lambda leaf: jnp.stack([leaf[first], leaf[-1]]), entries.state)
         # What is not used may be padding, and must still be differentiable.
         unused = ~there if steps is None else ~there | (jnp.arange(T) < T - steps)
         xs, states = mended_inputs(cell, jnp.broadcast_to(unused, T), xs), mended(~there, states)
-        given = Given(ends, xs, y, weight, ring.start[slots[1 + first]], steps, state.penalty, there)
+        given = Given(ends, xs, y, weight, entries.start[1 + first], steps, state.penalty, there)
         return Posed(states, given, there & active)
 
     def objective(self, model, loss, variables, given):
@@ -397,10 +397,10 @@ def _check_entries(ring: Ring, xs, ys) -> None:
     """Raises `ValueError` unless the stream has the shapes and dtypes that the ring was made for."""
 
     def describe(tree):
-        return ", ".join(f"{leaf.dtype}{list(leaf.shape[1:])}" for leaf in jax.tree.leaves(tree))
+        return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree))
 
-    for name, given, stored in (("xs", xs, ring.xs), ("ys", ys, ring.ys)):
-        given = jax.tree.map(jnp.asarray, given)
+    for name, given, stored in (("xs", xs, ring.like.x), ("ys", ys, ring.like.y)):
+        given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.asarray(leaf).dtype), given)
         if jax.tree.structure(given) != jax.tree.structure(stored) or describe(given) != describe(stored):
             raise ValueError(
                 f"{name} must be like the example given to init, {describe(stored)} a step, got {describe(given)}."

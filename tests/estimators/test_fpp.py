@@ -72,13 +72,17 @@ def test_gradients_are_those_of_the_objective(cell, horizon):
         ring, _ = jax.lax.scan(push, state.ring, (jnp.arange(float(p.steps)), p.xs, p.ys, weight))
         state = eqx.tree_at(lambda s: s.ring, state, ring)
         expected = gradients(p.model, ring.state(j), ring.state(i), p.xs[j:i], p.ys[i - 1], weight[i - 1], 0.7)
-        return estimator.replay(p.model, loss, state, 0, noise=jnp.array([[3]], jnp.uint32)), ring.states, expected
+        return (
+            estimator.replay(p.model, loss, state, 0, noise=jnp.array([[3]], jnp.uint32)),
+            ring.entries.state,
+            expected,
+        )
 
     actual, states, (by_weights, by_before, by_target) = both(p)
     assert bool(actual.active)
     assert_same(actual.grads, by_weights)
     moved = jax.tree.map(lambda s, b, t: s.at[j].add(-0.3 * b).at[i].add(-0.3 * t), states, by_before, by_target)
-    assert_same(actual.state.ring.states, moved)
+    assert_same(actual.state.ring.entries.state, moved)
 
 
 def quickly(learner):
@@ -131,7 +135,7 @@ class TestTheRing:
                 t, start = inputs
                 ring = ring.push(t, t, t, t, start)
                 words = jnp.arange(2 * buffer, dtype=jnp.uint32)
-                return ring, (ring.slices[0].count, jax.vmap(lambda word: ring.states[ring.draw(word)[0]])(words))
+                return ring, (ring.slices[0].count, jax.vmap(lambda word: ring.read(ring.draw(word)[0]).state)(words))
 
             zero = jnp.zeros(())
             ring = Ring.begin((horizon,), buffer, zero, zero, zero)
@@ -268,7 +272,10 @@ def test_a_weight_of_zero_takes_the_loss_away_and_leaves_the_penalty():
             state = p.state(estimator, jr.key(0, impl=QUICK))
             noise = estimator.draw(state, p.steps)
             first = estimator.grad(p.model, loss, p.hidden, state, p.xs, ys, weight=jnp.zeros(4), noise=noise)
-            moved = eqx.tree_at(lambda s: s.ring.states, first.state, replace_fn=lambda states: states + 0.1)
+            everywhere = jnp.arange(9, dtype=jnp.uint32)
+            ring = first.state.ring
+            moved = ring.moved(everywhere, jax.tree.map(lambda s: jnp.full_like(s, 0.1), ring.entries.state))
+            moved = eqx.tree_at(lambda s: s.ring, first.state, moved)
             return first.losses, estimator.replay(p.model, loss, moved, 1, noise=noise)
 
         return of(), of(learn_states=False), of(penalty=0.0)
@@ -306,7 +313,7 @@ def test_nothing_is_updated_before_a_whole_slice_is_stored(parallel):
     early, metrics = run(carry, xs[:3], ys[:3], reset=0 * start > 0)
     assert_identical((early.arrays, early.optimizer), (carry.arrays, carry.optimizer))
     states = onward.rollout(carry.model.cell, carry.hidden, xs[:3])
-    assert_same(early.estimator.ring.states[1:4], states)
+    assert_same(early.estimator.ring.entries.state[1:4], states)
     assert np.all(metrics.losses != 0)
     later, _ = run(early, xs[3:6], ys[3:6], reset=0 * start > 0)
     assert later.optimizer[0].count == 3 * 2
@@ -360,7 +367,7 @@ def test_a_batch_has_its_updates_in_turn():
     assert carry.optimizer[0].count == (12 - 1) * 3
     assert metrics.losses.shape == (12, 3)
     newest = carry.estimator.ring.newest[0]
-    assert_identical(carry.hidden, carry.estimator.ring.states[:, newest])
+    assert_identical(carry.hidden, carry.estimator.ring.entries.state[:, newest])
 
 
 def test_a_batch_of_one_has_the_updates_of_its_stream_alone():
@@ -371,7 +378,9 @@ def test_a_batch_of_one_has_the_updates_of_its_stream_alone():
     after, metrics = quickly(learner)(carry, xs[:, :1], ys[:, :1])
     end, own = quickly(alone)(start, xs[:, 0], ys[:, 0])
     assert_same((metrics.losses[:, 0], after.arrays, after.optimizer), (own.losses, end.arrays, end.optimizer))
-    assert_same((only(after.hidden), only(after.estimator.ring.states)), (end.hidden, end.estimator.ring.states))
+    assert_same(
+        (only(after.hidden), only(after.estimator.ring.entries.state)), (end.hidden, end.estimator.ring.entries.state)
+    )
 
 
 def test_penalty_and_state_rate_are_numbers_in_the_carry_or_schedules():

@@ -35,7 +35,7 @@ def trained(cell, estimator, p, **flags):
     learner = onward.Learner(estimator, optax.adam(0.05), loss=loss)
     carry = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0]))
     carry, metrics = learner.run(carry, p.xs, p.ys, **flags)
-    return carry.arrays, carry.hidden, carry.optimizer, carry.estimator.ring.states, metrics.losses
+    return carry.arrays, carry.hidden, carry.optimizer, carry.estimator.ring.entries.state, metrics.losses
 
 
 MASKED = [("vanilla", 3, {}), ("lstm", 3, {}), ("gru", SHORT + 1, {})]

@@ -288,7 +288,7 @@ def test_slices_of_the_past_learn_targets_at_the_end_without_a_target_made_by_ha
     learner = onward.Learner(onward.FPP(2, 9), optax.sgd(0.1), loss=terminal_squared_error, batch=2)
     example = onward.sequences.first_step(data, objective)
     carry = learner.init(model, key=jax.random.key(2), example=example)
-    assert isinstance(carry.estimator.ring.ys, TerminalTarget)
+    assert isinstance(carry.estimator.ring.like.y, TerminalTarget)
     fitted = onward.fit(learner, carry, data, objective, epochs=1, key=jax.random.key(3), progress=False)
     assert fitted.diverged_at is None
     assert np.isfinite(fitted.history[0].loss)
