@@ -319,7 +319,7 @@ class FPP(AbstractReplayEstimator):
                 steps = jnp.minimum(jnp.array([stage.length for stage in stages])[at], longest)
         slots, T, first = slots[-(longest + 1) :], longest, 0
         entries = ring.read(slots)
-        if ring.prefixes:
+        if entries.run is not None:
             run = entries.run[-1].astype(jnp.int32)
             steps = jnp.minimum(T if steps is None else steps, run)
         if steps is not None:
