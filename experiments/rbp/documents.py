@@ -23,7 +23,6 @@ BASELINE = "logistic regression"
 AT_REST = "logistic regression, at rest"  # not in the paper: the same model and loss, trained until nothing changes
 UNIFORM, POISSON = "ARTBP, uniform", "ARTBP, Poisson"
 
-# Recompute every step on the way back: with so many nodes that is quicker than storing what it made.
 ARMS: dict[str, Adjoint | None] = adjoints(STEPS_BACK) | {
     "BPTT": lambda key: FullBPTT(),
     "TBPTT": lambda key: TruncatedBPTT(STEPS_BACK),

@@ -52,7 +52,7 @@ def hypergradient(
 
     Section 5.3 of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*, with equation (1) as the
     training step. w are the hyperparameters. h is everything that training carries: the network's weights and the
-    optimiser's state. `onward.equilibria.FullBPTT()` is exact and stores every h. `onward.equilibria.TruncatedBPTT(K)`
+    optimiser's state. `onward.equilibria.FullBPTT()` is exact and stores every eighth h. `onward.equilibria.TruncatedBPTT(K)`
     goes back over the last K steps. `onward.NeumannRBP(K)`, `onward.ConjugateGradientRBP(K)` and
     `onward.RBP(K, key=...)` store only h_T, and use the Jacobian there in place of the Jacobians along the run.
 

@@ -25,8 +25,7 @@ BLOCK = 8  # steps that are computed again together
 
 
 class FullBPTT(optx.AbstractAdjoint):
-    """Backpropagation through every step of the solver: exact for the steps that were taken, with memory for all of
-    them.
+    """Backpropagation through every step of the solver: exact for the steps that were taken.
 
     The solve must be given `max_steps`, and memory is reserved for that many. The initial state has a gradient too.
 

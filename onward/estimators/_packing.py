@@ -1,9 +1,9 @@
 """A tree of numbers as a few rows, so that a buffer of many such trees is read in a few places."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,19 +22,23 @@ class Packing(eqx.Module):
     Leaves are in the order of the tree, so its first leaves are first in their rows.
     """
 
-    treedef: Any = eqx.field(static=True)
-    leaves: tuple[jax.ShapeDtypeStruct, ...] = eqx.field(static=True)
+    # Not a static `treedef`: a copy of that, such as from `pickle`, may differ from the original.
+    forms: PyTree[eqxi.Static]
 
     @classmethod
     def of(cls, tree: PyTree) -> "Packing":
         """The packing of trees like this one."""
-        leaves, treedef = jax.tree.flatten(jax.eval_shape(lambda tree: jax.tree.map(jnp.asarray, tree), tree))
-        return cls(treedef, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves))
+        like = jax.eval_shape(lambda tree: jax.tree.map(jnp.asarray, tree), tree)
+        return cls(jax.tree.map(lambda leaf: eqxi.Static(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)), like))
 
     @property
     def like(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The shapes and types of the tree's leaves."""
-        return jax.tree.unflatten(self.treedef, self.leaves)
+        return jax.tree.map(lambda form: form.value, self.forms, is_leaf=lambda node: isinstance(node, eqxi.Static))
+
+    @property
+    def leaves(self) -> list[jax.ShapeDtypeStruct]:
+        return jax.tree.leaves(self.like)
 
     @property
     def types(self) -> tuple[np.dtype, ...]:
@@ -44,7 +48,7 @@ class Packing(eqx.Module):
     def pack(self, tree: PyTree) -> tuple[Array, ...]:
         """The rows of a tree, or of many: its leaves may have leading axes, all the same."""
         found, axes = {kind: [] for kind in self.types}, ()
-        for leaf, like in zip(self.treedef.flatten_up_to(tree), self.leaves, strict=True):
+        for leaf, like in zip(jax.tree.structure(self.like).flatten_up_to(tree), self.leaves, strict=True):
             axes = jnp.shape(leaf)[: jnp.ndim(leaf) - len(like.shape)]
             values = jnp.asarray(leaf).astype(like.dtype).reshape(*axes, like.size)
             found[_carrier(like)].append(_as(_carrier(like), values))
@@ -57,7 +61,7 @@ class Packing(eqx.Module):
             _from(rows[row][..., first : first + width], like).reshape(*rows[row].shape[:-1], *like.shape)
             for like, (row, first, width) in zip(self.leaves, self._places(), strict=True)
         ]
-        return jax.tree.unflatten(self.treedef, leaves)
+        return jax.tree.unflatten(jax.tree.structure(self.like), leaves)
 
     def _places(self) -> Iterator[tuple[int, int, int]]:
         """Of each leaf, the number of its row, and its first place and its width there."""

@@ -1,5 +1,9 @@
 """Trees of numbers as rows: every type of number comes back as it was, and has its derivative."""
 
+import copy
+import pickle
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,3 +53,15 @@ def test_packing_has_a_derivative():
         return packing.unpack(packing.pack((x, jnp.array(-1))))[0]
 
     assert_identical(jax.jacobian(there_and_back)(jnp.ones(3)), jnp.eye(3))
+
+
+class Label(eqx.Module):
+    y: jax.Array
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda packing: pickle.loads(pickle.dumps(packing))])
+def test_a_copy_is_equal(copied):
+    """A copied `PyTreeDef` of a module is not equal to the original, and a carry with one is refused."""
+    packing = Packing.of((Label(jnp.zeros(3)), jnp.array(0)))
+    assert eqx.tree_equal(copied(packing), packing)
+    assert jax.tree.structure(copied(packing)) == jax.tree.structure(packing)
