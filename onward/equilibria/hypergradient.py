@@ -52,9 +52,10 @@ def hypergradient(
 
     Section 5.3 of Liao et al. 2018, *Reviving and Improving Recurrent Back-Propagation*, with equation (1) as the
     training step. w are the hyperparameters. h is everything that training carries: the network's weights and the
-    optimiser's state. `onward.equilibria.FullBPTT()` is exact and stores every eighth h. `onward.equilibria.TruncatedBPTT(K)`
-    goes back over the last K steps. `onward.NeumannRBP(K)`, `onward.ConjugateGradientRBP(K)` and
-    `onward.RBP(K, key=...)` store only h_T, and use the Jacobian there in place of the Jacobians along the run.
+    optimiser's state. `onward.equilibria.FullBPTT()` is exact and stores every eighth h.
+    `onward.equilibria.TruncatedBPTT(K)` goes back over the last K steps. `onward.NeumannRBP(K)`,
+    `onward.ConjugateGradientRBP(K)` and `onward.RBP(K, key=...)` store only h_T, and use the Jacobian there in place of
+    the Jacobians along the run.
 
     **The last three are biased.** They give the gradient of the resting point of training, which is right if training
     has come to rest. Most runs end before that, and then these adjoints do not see how the run got to its end. For
