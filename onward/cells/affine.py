@@ -118,6 +118,17 @@ class AbstractAffineGatedCell(AbstractCell):
     def recurrent(self, hidden: PyTree[Float[Array, " units"]]) -> Float[Array, " units"]:
         """The part of the features that comes from the state. Its unit i may depend only on unit i of the state."""
 
+    @property
+    def complex_rows(self) -> tuple[bool, ...]:
+        """For each group, whether its two rows are the real and the imaginary part of one complex row. Then the
+        influence of one of them gives that of the other, and `RTRL` and `SnAp` take half the memory and time for it.
+
+        This needs a unit-wise cell whose state is a complex number h, as its real and its imaginary part, and a gate
+        that is complex-differentiable in h and in the complex row u, such as `h' = λ h + c u` with complex λ and c. A
+        cell that says so of another gate is refused.
+        """
+        return (False,) * len(self.groups)
+
     @abstractmethod
     def gate(
         self, hidden: PyTree[Float[Array, " units"]], preactivations: tuple[tuple[Float[Array, " units"], ...], ...]

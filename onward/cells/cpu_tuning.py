@@ -1,12 +1,13 @@
 """All CPU tuning of the cells: matrix products laid out for XLA, a cosine and sine that become vector instructions, and
 a backward pass ordered by hand.
 
-Three functions are for use elsewhere in the package. Each has an equivalent in plain JAX, with the same values (but for
+Four functions are for use elsewhere in the package. Each has an equivalent in plain JAX, with the same values (but for
 rounding) and the same derivatives of every order, forward and backward:
 
 * `rows_of_product(W, z)`; in plain JAX: `plain_rows(W, z)`.
 * `cosine_and_sine(angle)`; in plain JAX: `jnp.cos(angle), jnp.sin(angle)`.
 * `gated_states(cell, hidden, xs, reset)`; in plain JAX: a `lax.scan` of the cell, in `onward/cells/rollout.py`.
+* `computed_after(tree, other)`; in plain JAX: `tree`.
 
 `with plain(True):` runs plain JAX instead. Tests compare the two, and you can use it to find out if a fault lies here.
 The timings behind the choices below are in `benchmarks/results/xla-on-cpu.md`, "Products and sums".
@@ -22,6 +23,8 @@ The timings behind the choices below are in `benchmarks/results/xla-on-cpu.md`, 
   gradient for known values. `jax.linearize` returns a pytree that a loop can stack. If one of them fails, the values
   stay right but the gradient takes longer: see `test_no_weight_has_a_gradient_stream_by_stream` and
   `benchmarks/steps.py`.
+* `computed_after` multiplies by a 1 that XLA cannot know. If XLA learns to know it, the values stay right, and a step
+  copies the readout's weights again: see `test_a_step_copies_no_weights_of_the_readout`.
 """
 
 import math
@@ -57,6 +60,21 @@ LARGE_ANGLE = 8192
 
 # It is faster for a backward pass to recompute the results of these primitives than to store and read them.
 SUMS_AND_PRODUCTS = {jax.lax.add_p, jax.lax.sub_p, jax.lax.mul_p, jax.lax.neg_p}
+
+
+def computed_after(tree: PyTree[Float[Array, "..."]], other: PyTree[Float[Array, "..."]]) -> PyTree[Array]:
+    """The tree, which XLA computes after `other`.
+
+    Give it the gradient of weights, and what is computed from these weights. Otherwise XLA may update the weights
+    first, and it then copies them at every step for the rest.
+    """
+    seen = next((leaf for leaf in jax.tree.leaves(other) if leaf.size), None)
+    if plain.value or seen is None:
+        return tree
+    number = seen.reshape(-1)[0]
+    bits = jax.lax.bitcast_convert_type(number, f"int{8 * number.dtype.itemsize}")
+    one = 1 + ((bits & 1) >> 1)
+    return jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
 
 
 def rows_of_product(

@@ -82,6 +82,10 @@ class LRUCell(AbstractUnitWiseCell):
         gamma = 0.5 * jnp.log1p(-jnp.exp(-2 * jnp.exp(nu)))
         self.weights = B, own_numbers(nu, phi, gamma)
 
+    @property
+    def complex_rows(self):
+        return True, False
+
     def init_hidden(self) -> ComplexState:
         zeros = jnp.zeros(self.hidden_size, self.weights[0].dtype)
         return ComplexState(zeros, zeros)

@@ -59,6 +59,10 @@ class RTUCell(AbstractUnitWiseCell):
         self.weights = W, own_numbers(nu, phases(max_phase, self.hidden_size, dtype=dtype, key=phase_key))
         self.activation, self.nonlinear = activation, bool(nonlinear)
 
+    @property
+    def complex_rows(self):
+        return not self.nonlinear, False
+
     def init_hidden(self) -> ComplexState:
         zeros = jnp.zeros(self.hidden_size, self.weights[0].dtype)
         return ComplexState(zeros, zeros)

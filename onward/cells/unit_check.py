@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from ..support.dependence import at_once, dependence
-from .affine import AbstractAffineGatedCell
+from .affine import AbstractAffineGatedCell, gate_by_state, gate_factors
 from .unit_wise import AbstractUnitWiseCell
 
 # Operations that keep each number in its place.
@@ -40,6 +40,8 @@ def check_units(cell: AbstractAffineGatedCell) -> None:
             f"{name} is declared unit-wise, but its row group {seeing} sees the hidden state: derive it from "
             "onward.cells.AbstractAffineGatedCell, or set sees_hidden=False."
         )
+    if any(cell.complex_rows):
+        _check_complex(cell)
     hidden = jax.eval_shape(cell.init_hidden)
     u = tuple(tuple(jax.ShapeDtypeStruct(W.shape[1:2], W.dtype) for _ in range(len(W))) for W in cell.weights)
     for part, function, arguments in (("gate", cell.gate, (hidden, u)), ("recurrent", cell.recurrent, (hidden,))):
@@ -53,6 +55,33 @@ def check_units(cell: AbstractAffineGatedCell) -> None:
                 f"{name}: in its {part}, unit {i} reads unit {j}{more}. In an affine-gated cell each unit acts alone "
                 "there: mix units by a RowGroup with sees_hidden=True, or derive the cell from onward.AbstractCell."
             )
+
+
+def _check_complex(cell: AbstractAffineGatedCell) -> None:
+    """Raises `ValueError` unless the groups of `complex_rows` are what that says."""
+    name = type(cell).__name__
+    leaves, structure = jax.tree.flatten(jax.eval_shape(cell.init_hidden))
+    groups = [i for i, is_complex in enumerate(cell.complex_rows) if is_complex]
+    whole = f"{name} declares complex_rows {cell.complex_rows}, but "
+    if len(cell.complex_rows) != len(cell.groups):
+        raise ValueError(f"{whole}it has {len(cell.groups)} groups: give one value for each.")
+    if not cell.unit_wise or len(leaves) != 2 or any(cell.groups[i].rows != 2 for i in groups):
+        raise ValueError(f"{whole}that needs a unit-wise cell with two state components, and two rows in such a group.")
+
+    # A random point tells: a function that is not complex-differentiable is so at next to no point.
+    def derivatives():
+        rng = np.random.default_rng(0)
+        u = tuple(tuple(jnp.asarray(row, W.dtype) for row in rng.normal(size=W.shape[:2])) for W in cell.weights)
+        hidden = structure.unflatten([jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
+        factors = gate_factors(cell, hidden, u)
+        return jax.tree.leaves(gate_by_state(cell, hidden, u)), [jax.tree.leaves(factors[i]) for i in groups]
+
+    state, factors = jax.tree.map(np.asarray, at_once(derivatives))
+    columns = [((state[0], state[1]), (state[2], state[3]))]
+    columns += [((real[0], imaginary[0]), (real[1], imaginary[1])) for real, imaginary in factors]
+    for (real, imaginary), second in columns:
+        if not np.allclose(second, (-imaginary, real), rtol=1e-4, atol=1e-6):
+            raise ValueError(f"{whole}its gate is not complex-differentiable in the state and in these rows.")
 
 
 def _talking(function, arguments: PyTree, units: int) -> tuple[int, int, int] | None:

@@ -2,6 +2,7 @@
 affine-gated cell it is SnAp-1.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from ..cells import AbstractAffineGatedCell
 from ..cells.affine import Rows, gate_factors, linearize, preactivations
 from ..cells.rollout import restarted
 from ..support.freezing import thaw
-from ..support.trees import select, total, zeros_like
+from ..support.trees import norm, select, total, zeros_like
 from ._jacobians import cell_gradient, learned, learned_rows, of_learned, own_unit_jacobian, own_unit_jacobian_at, seen
 
 # A CPU takes the numbers of a row eight at a time, and the rest of the row one by one. Up to `FEW` numbers one by one
@@ -25,19 +26,28 @@ class OwnUnitState(eqx.Module):
     """The influence of unit i's rows on unit i itself: one hidden-shaped tree per group of an affine-gated cell.
 
     Where it is faster, rows end with zeros that stand for no parameter: their length is then a multiple of `AT_ONCE`.
+    `complex_rows` is that of the cell. The influence of an imaginary row is i times that of its real row, and is not
+    stored.
     """
 
     influence: tuple[PyTree[Float[Array, "_rows units _features"]], ...]
+    complex_rows: tuple[bool, ...] = eqx.field(static=True)
+
+    def norm(self) -> Float[Array, ""]:
+        """`‖∂h/∂θ‖`, over all rows."""
+        imaginary = itertools.compress(self.influence, self.complex_rows)
+        return norm([*self.influence, *imaginary])
 
 
 def start(cell: AbstractAffineGatedCell, hidden: PyTree) -> OwnUnitState:
     """An influence of zero."""
+    complex_rows = of_learned(cell, cell.complex_rows)
 
-    def zeros(W):
-        shape = (*W.shape[:-1], W.shape[-1] + _more(W.shape[-1]))
+    def zeros(W, is_complex):
+        shape = 1 if is_complex else len(W), W.shape[1], W.shape[2] + _more(W.shape[2])
         return jax.tree.map(lambda h: jnp.zeros(shape, h.dtype), hidden)
 
-    return OwnUnitState(tuple(map(zeros, learned(cell))))
+    return OwnUnitState(tuple(map(zeros, learned(cell), complex_rows)), complex_rows)
 
 
 def _more(features: int) -> int:
@@ -57,7 +67,7 @@ def advance(
     thawed = thaw(cell)
     after, rows = linearize(thawed, hidden, x)
     own, rows = own_unit_jacobian(thawed, hidden, x, rows), learned_rows(cell, rows)
-    rows = Rows(rows.factors, tuple(map(_longer, rows.features)))
+    rows = Rows(_stored(state, rows.factors), tuple(map(_longer, rows.features)))
 
     def carry(influence, fresh):
         columns = zip(own, jax.tree.leaves(influence), strict=True)
@@ -69,21 +79,37 @@ def advance(
     # XLA would multiply zeros with the influence on components that no loss sees, such as an LSTM's memory. The time
     # this saves is in `benchmarks/results/xla-on-cpu.md`, "Products and sums".
     components = seen(thawed, hidden)
-    return after, OwnUnitState(influence), lambda H: contracted(cell, influence, H, components)
+    state = OwnUnitState(influence, state.complex_rows)
+    return after, state, lambda H: contracted(cell, state, H, components)
+
+
+def _stored(state: OwnUnitState, factors: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+    """The factors, rows first, of the rows whose influence is stored."""
+
+    def stored(factor, is_complex):
+        return jax.tree.map(lambda D: D[:1], factor) if is_complex else factor
+
+    return tuple(map(stored, factors, state.complex_rows))
 
 
 def contracted(
-    cell: AbstractAffineGatedCell, influence: tuple[PyTree, ...], H: PyTree, components: Sequence[bool] | None = None
+    cell: AbstractAffineGatedCell, state: OwnUnitState, H: PyTree, components: Sequence[bool] | None = None
 ) -> PyTree:
     """The gradient of the cell, `H G`; `components` says which components of H may differ from 0."""
     errors = jax.tree.leaves(H)
     components = [True] * len(errors) if components is None else components
 
-    def weigh(M, W):
-        pairs = zip(errors, jax.tree.leaves(M), components, strict=True)
-        return total(h[:, None] * m for h, m, used in pairs if used)[..., : W.shape[-1]]
+    def weigh(M, W, is_complex):
+        if is_complex:
+            # The influence M₁ + i M₂ of the real row is i M₁ − M₂ for the imaginary row.
+            first, second = errors
+            by_row = jnp.stack([first, second])[..., None], jnp.stack([second, -first])[..., None]
+            pairs = zip(by_row, jax.tree.leaves(M), strict=True)
+        else:
+            pairs = [(h[:, None], m) for h, m, used in zip(errors, jax.tree.leaves(M), components, strict=True) if used]
+        return total(h * m for h, m in pairs)[..., : W.shape[-1]]
 
-    return cell_gradient(cell, tuple(map(weigh, influence, learned(cell))))
+    return cell_gradient(cell, tuple(map(weigh, state.influence, learned(cell), state.complex_rows)))
 
 
 def over_window(
@@ -119,7 +145,7 @@ def over_window(
         columns = own_unit_jacobian_at(thawed, hidden, u, factors)
         # One array for each pair of components: XLA on CPU makes slow batched products of small matrices.
         J = _transposed([jax.tree.leaves(column) for column in columns])
-        return J, [jax.tree.leaves(factor) for factor in of_learned(cell, factors)]
+        return J, [jax.tree.leaves(factor) for factor in _stored(state, of_learned(cell, factors))]
 
     def earlier(later, now):
         hidden, u, restart = now
@@ -143,8 +169,8 @@ def over_window(
             new.append(moved + fresh.reshape(moved.shape))
         return jax.tree.unflatten(jax.tree.structure(influence), new)
 
-    after = OwnUnitState(tuple(map(carried, entering, rows, map(_longer, of_learned(cell, z)))))
-    return after, lambda H: contracted(cell, state.influence, H)
+    influence = tuple(map(carried, entering, rows, map(_longer, of_learned(cell, z))))
+    return OwnUnitState(influence, state.complex_rows), lambda H: contracted(cell, state, H)
 
 
 def _transposed(columns: list[list[Array]]) -> list[list[Array]]:

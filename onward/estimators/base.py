@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UIn
 from .._checks import check_model
 from ..cells import AbstractAffineGatedCell, AbstractCell
 from ..cells.composite import layers_of
+from ..cells.cpu_tuning import computed_after
 from ..cells.initial_state import Starting, learns_initial_state
 from ..cells.rollout import restarted
 from ..cells.unit_check import check_units
@@ -406,7 +407,7 @@ class AbstractForwardEstimator(AbstractEstimator):
             (value, prediction), (grads, H) = jax.value_and_grad(predict, argnums=(0, 1), has_aux=True)(
                 parameters, hidden
             )
-            grads = _with_cell(model, grads, contract(H))
+            grads = _with_cell(model, computed_after(grads, H), contract(H))
             if now.weight is not None:  # the influence may be NaN there, and its product with 0 too
                 grads = select(now.weight != 0, grads, zeros_like(grads))
             return hidden, state, grads, value, prediction

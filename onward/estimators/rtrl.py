@@ -70,6 +70,8 @@ class RTRL(AbstractForwardEstimator):
         return eqx.tree_at(lambda s: s.influence, state, zeros_like(state.influence))
 
     def influence_norm(self, state):
+        if isinstance(state, _own_unit_influence.OwnUnitState):
+            return state.norm()
         return norm(state.influence)
 
     def advance(self, cell, hidden, state, x, noise):

@@ -105,6 +105,8 @@ class SnAp(AbstractForwardEstimator):
         return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else leaf, state)
 
     def influence_norm(self, state):
+        if isinstance(state, _own_unit_influence.OwnUnitState):
+            return state.norm()
         return norm(eqx.filter(state, eqx.is_inexact_array))
 
     def advance(self, cell, hidden, state, x, noise):
@@ -125,7 +127,7 @@ class SnAp(AbstractForwardEstimator):
             if self.bound is None:
                 return _own_unit_influence.over_window(cell, hidden, state, states, xs, reset)
             after = self.step_by_step(cell, hidden, state, xs, reset, noise)
-            return after, lambda H: _own_unit_influence.contracted(cell, state.influence, H)
+            return after, lambda H: _own_unit_influence.contracted(cell, state, H)
         after = self.step_by_step(cell, hidden, state, xs, reset, noise)
         if isinstance(state, _colours.ColouredState):
             return after, lambda H: _colours.contracted(state, H)

@@ -172,7 +172,7 @@ def test_an_update_is_differentiated_with_the_influence_as_a_constant():
         through = eqx.tree_at(lambda m: m.cell.weights[0], through, H[:, None] * influence)
         fresh = jax.vmap(as_parameters)(F).cell.weights[0]
         after = jnp.diagonal(P)[:, None] * influence + own(fresh)
-        return summed(point - by_point - ravel_pytree(through)[0], type(G)((after,)))
+        return summed(point - by_point - ravel_pytree(through)[0], type(G)((after,), G.complex_rows))
 
     forward, backward, expected = jax.jit(
         lambda: (jax.jvp(updated, (point,), (v,)), jax.grad(updated)(point) @ v, jax.jvp(plain, (point,), (v,)))

@@ -11,6 +11,7 @@ from problems import assert_same, loss, naive_losses_and_gradient
 import onward
 from onward.cells import ELSTMCell, IndRNNCell, LRUCell, MinGRUCell, MinLSTMCell, RTUCell
 from onward.cells.unit_wise import AbstractUnitWiseCell, groups_of, input_rows, own_numbers
+from onward.estimators import ContinuedBPTT
 
 pytestmark = pytest.mark.product("name", "check")
 
@@ -94,6 +95,60 @@ def test_the_influence_is_as_large_as_the_weights(name):
     components = len(jax.tree.leaves(hidden))
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) <= components * (2 * weights + 10 * UNITS)
     assert any(leaf.shape[-1] == 16 for leaf in jax.tree.leaves(state))  # 10 inputs, a one and 5 zeros
+
+
+class EveryRow(LRUCell):
+    """An LRU whose imaginary rows are not taken for those of a complex number."""
+
+    complex_rows = (False, False)
+
+
+@pytest.mark.parametrize("window", [False, True], ids=["step by step", "at the edge of a window"])
+def test_the_imaginary_rows_of_a_complex_cell_are_not_stored(window):
+    """The gradient and the norm of the influence are those of all rows."""
+    xs, ys = jr.normal(jr.key(3), (STEPS, INPUTS)), jr.normal(jr.key(4), (STEPS, 2))
+    rtrl = onward.RTRL()
+    estimator = ContinuedBPTT(rtrl) if window else rtrl
+
+    def found(kind):
+        model = onward.Model(kind(INPUTS, UNITS, key=jr.key(0)), eqx.nn.Linear(2 * UNITS, 2, key=jr.key(1)))
+        hidden = model.cell.init_hidden()
+        first = estimator.grad(model, loss, hidden, estimator.init(model, hidden, key=jr.key(0)), xs, ys)
+        second = estimator.grad(model, loss, first.hidden, first.state, xs, ys)
+        return second.grads.cell.weights, estimator.influence_norm(second.state), second.state
+
+    kinds = LRUCell, EveryRow
+    (*halved, state), (*whole, of_all) = (eqx.filter_jit(lambda kind=kind: found(kind))() for kind in kinds)
+    assert_same(halved, whole)
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(each)) for each in (state, of_all)]
+    assert sizes[1] - sizes[0] == 2 * UNITS * 16
+
+
+class Squared(RTUCell):
+    """Not complex-differentiable, whatever it says."""
+
+    complex_rows = (True, False)
+
+
+class Talkative(MinGRUCell):
+    complex_rows = (True,)
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (
+            lambda: Squared(INPUTS, UNITS, activation=jnp.tanh, nonlinear=True, key=jr.key(0)),
+            r"^Squared declares complex_rows \(True, False\), but its gate is not complex-differentiable in the state",
+        ),
+        (lambda: Talkative(INPUTS, UNITS, key=jr.key(0)), "but that needs a unit-wise cell with two state components"),
+    ],
+)
+def test_a_cell_that_is_not_complex_is_not_believed(build, why):
+    cell = build()
+    model = onward.Model(cell, eqx.nn.Linear(cell.output(cell.init_hidden()).size, 2, key=jr.key(1)))
+    with pytest.raises(ValueError, match=why):
+        onward.RTRL().init(model, cell.init_hidden(), key=jr.key(0))
 
 
 def test_a_unit_wise_cell_with_dead_inputs_learns_from_its_own_numbers():
