@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree, UInt32
 
+from ..cells.cpu_tuning import computed_after
 from ..model import Model
 from ..support.freezing import learnable, thaw
 from ..support.streams_axis import of_first_device
@@ -84,6 +85,7 @@ def _differentiated(model: Model, chunk: Chunk, unroll: Callable[[Model], Unroll
         return value if unrolled.penalty is None else value + unrolled.penalty.mean(), unrolled
 
     (value, unrolled), grads = jax.value_and_grad(mean, has_aux=True)(learnable(model))
+    grads = eqx.tree_at(lambda m: m.cell, computed_after(grads, grads.cell), grads.cell)
     objective = None if unrolled.penalty is None else value
     return Estimate(
         unrolled.losses, grads, unrolled.hidden, unrolled.state, unrolled.predictions, chunk.active, objective

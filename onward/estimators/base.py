@@ -370,7 +370,7 @@ class AbstractForwardEstimator(AbstractEstimator):
 
         def pullback(derivative):
             grads, H = pull(derivative)
-            return _with_cell(model, grads, contract(H))
+            return _with_cell(model, computed_after(grads, H), contract(H))
 
         return hidden, state, Said.of(prediction, pullback)
 
