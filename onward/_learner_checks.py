@@ -159,6 +159,7 @@ def check_estimator_state(carry, estimator, batch, xs, ys) -> None:
     if not _alike(without_keys(carry.estimator), without_keys(wanted)):
         name = type(estimator).__name__
         if type(carry.estimator) is type(wanted):
+            estimator.check_example(carry.estimator, example)
             raise ValueError(
                 f"carry does not fit: it is from a {name} with other settings than this learner's, or from another "
                 "version of onward, or xs or ys are not like the example given to learner.init; begin with "

@@ -148,6 +148,9 @@ class AbstractEstimator(eqx.Module):
         check_model(model)
         return self.start(model, hidden, key=key, example=example)
 
+    def check_example(self, state: PyTree, example: PyTree) -> None:
+        """Raises `ValueError` if the state's buffers were made for an `(x, y)` of other shapes or dtypes than these."""
+
     @abstractmethod
     def start(self, model: Model, hidden: PyTree, *, key: PRNGKeyArray, example: PyTree | None) -> PyTree:
         """What `init` returns. The model has been checked."""

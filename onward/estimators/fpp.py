@@ -244,6 +244,17 @@ class FPP(AbstractReplayEstimator):
         counter = Counter.start(key)
         return FPPState(ring, counter, _at(self.penalty, counter.steps), _at(self.state_rate, counter.steps))
 
+    def check_example(self, state, example):
+        def describe(tree):
+            return ", ".join(f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in jax.tree.leaves(tree))
+
+        like = state.ring.like
+        for name, given, stored in (("xs", example[0], like.x), ("ys", example[1], like.y)):
+            if jax.tree.structure(given) != jax.tree.structure(stored) or describe(given) != describe(stored):
+                raise ValueError(
+                    f"{name} must be like the example given to init, {describe(stored)} a step, got {describe(given)}."
+                )
+
     def draw(self, state, steps):
         words = state.counter.draw(steps, self._most)
         if self.schedule is None:
@@ -257,7 +268,7 @@ class FPP(AbstractReplayEstimator):
         return jnp.zeros(())
 
     def advance(self, model, loss, hidden, state, chunk):
-        _check_entries(state.ring, chunk.xs, chunk.ys)
+        self.check_example(state, (_one_step(chunk.xs), _one_step(chunk.ys)))
 
         def step(carry, now):
             hidden, ring = carry
@@ -393,15 +404,6 @@ def _of_what_counts(y):
     return Masked(jnp.where(y.mask, y.ys, jnp.zeros_like(y.ys)), y.mask)
 
 
-def _check_entries(ring: Ring, xs, ys) -> None:
-    """Raises `ValueError` unless the stream has the shapes and dtypes that the ring was made for."""
-
-    def describe(tree):
-        return ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree))
-
-    for name, given, stored in (("xs", xs, ring.like.x), ("ys", ys, ring.like.y)):
-        given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.asarray(leaf).dtype), given)
-        if jax.tree.structure(given) != jax.tree.structure(stored) or describe(given) != describe(stored):
-            raise ValueError(
-                f"{name} must be like the example given to init, {describe(stored)} a step, got {describe(given)}."
-            )
+def _one_step(tree: PyTree) -> PyTree:
+    """The shapes and dtypes of one step of a stream."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), tree)

@@ -509,7 +509,9 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"^example must be given"):
             learner.init(p.model, key=jr.key(0))
         carry = learner.init(p.model, key=jr.key(0), example=(p.xs[0], p.ys[0, 0]))
-        with pytest.raises(ValueError, match=r"or xs or ys are not like the example given to learner\.init;"):
+        with pytest.raises(ValueError, match=r"^ys must be like the example .* float64\[\] a step, got float64\[2\]\."):
             learner.run(carry, p.xs, p.ys)
+        with pytest.raises(ValueError, match=r"^ys must be like the example .* float64\[\] a step, got int8\[\]\."):
+            learner.run(carry, p.xs, p.ys[:, 0].astype("int8"))
         with pytest.raises(ValueError, match=r"^ys must be like the example .* float64\[\] .*, got float64\[2\]\."):
             learner.estimator.grad(p.model, loss, p.hidden, carry.estimator, p.xs, p.ys)
