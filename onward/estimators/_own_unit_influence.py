@@ -103,8 +103,9 @@ def contracted(
         if is_complex:
             # The influence M₁ + i M₂ of the real row is i M₁ − M₂ for the imaginary row.
             first, second = errors
-            by_row = jnp.stack([first, second])[..., None], jnp.stack([second, -first])[..., None]
-            pairs = zip(by_row, jax.tree.leaves(M), strict=True)
+            # Without the barrier XLA would put the three together again at every number of the influence.
+            turned = jax.lax.optimization_barrier(jnp.stack([first, second, -first]))[..., None]
+            pairs = zip((turned[:2], turned[1:]), jax.tree.leaves(M), strict=True)
         else:
             pairs = [(h[:, None], m) for h, m, used in zip(errors, jax.tree.leaves(M), components, strict=True) if used]
         return total(h * m for h, m in pairs)[..., : W.shape[-1]]
