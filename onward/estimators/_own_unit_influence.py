@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import Rows, gate_factors, linearize, preactivations
+from ..cells.cpu_tuning import computed_after
 from ..cells.rollout import restarted
 from ..support.freezing import thaw
 from ..support.trees import norm, select, total, zeros_like
@@ -68,11 +69,15 @@ def advance(
     after, rows = linearize(thawed, hidden, x)
     own, rows = own_unit_jacobian(thawed, hidden, x, rows), learned_rows(cell, rows)
     rows = Rows(_stored(state, rows.factors), tuple(map(_longer, rows.features)))
+    by_component = _transposed([jax.tree.leaves(column) for column in own])
 
     def carry(influence, fresh):
-        columns = zip(own, jax.tree.leaves(influence), strict=True)
-        terms = [jax.tree.map(lambda J, M=M: J[:, None] * M, column) for column, M in columns]
-        return jax.tree.map(lambda *leaves: total(leaves), fresh, *terms)
+        old, new = jax.tree.leaves(influence), []
+        for row, fresh_of_one in zip(by_component, jax.tree.leaves(fresh), strict=True):
+            # One component after the other: XLA then writes the last in its place, and copies only the others.
+            row = computed_after(row, new[-1:])
+            new.append(total([fresh_of_one, *(J[:, None] * M for J, M in zip(row, old, strict=True))]))
+        return jax.tree.unflatten(jax.tree.structure(influence), new)
 
     influence = tuple(carry(M, fresh) for M, fresh in zip(state.influence, rows.per_component(), strict=True))
 
