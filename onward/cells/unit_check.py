@@ -4,16 +4,20 @@ Forward estimators rely on this promise. A cell that breaks it is refused, becau
 wrong.
 """
 
+import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from ..support.dependence import at_once, dependence
+from ..support.trees import widest
 from .affine import AbstractAffineGatedCell, gate_by_state, gate_factors
 from .unit_wise import AbstractUnitWiseCell
 
@@ -27,6 +31,7 @@ ELEMENTWISE = set(
     """.split()
 )
 CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "custom_jvp_call"}
+POINTS = 64  # at which a gate is checked to be complex-differentiable, over all units
 
 
 def check_units(cell: AbstractAffineGatedCell) -> None:
@@ -40,14 +45,15 @@ def check_units(cell: AbstractAffineGatedCell) -> None:
             f"{name} is declared unit-wise, but its row group {seeing} sees the hidden state: derive it from "
             "onward.cells.AbstractAffineGatedCell, or set sees_hidden=False."
         )
-    if any(cell.complex_rows):
-        _check_complex(cell)
+    _check_complex(cell)
     hidden = jax.eval_shape(cell.init_hidden)
     u = tuple(tuple(jax.ShapeDtypeStruct(W.shape[1:2], W.dtype) for _ in range(len(W))) for W in cell.weights)
-    for part, function, arguments in (("gate", cell.gate, (hidden, u)), ("recurrent", cell.recurrent, (hidden,))):
+    for part, arguments in (("gate", (hidden, u)), ("recurrent", (hidden,))):
         if cell.unit_wise and part == "recurrent":
             continue  # nothing reads it
-        talking = _talking(function, arguments, cell.hidden_size)
+        talking = _talking(
+            lambda *arguments, part=part: getattr(_known(cell), part)(*arguments), arguments, cell.hidden_size
+        )
         if talking is not None:
             i, j, count = talking
             more = f", and {count - 1} more pairs of units" if count > 1 else ""
@@ -57,31 +63,68 @@ def check_units(cell: AbstractAffineGatedCell) -> None:
             )
 
 
+def _known(cell: AbstractAffineGatedCell, least: Any = None) -> AbstractAffineGatedCell:
+    """The cell with random numbers in place of traced constants, so that what its gate does can be computed now; its
+    constants are of the dtype `least` or a wider one.
+    """
+    rng = np.random.default_rng(0)
+
+    def known(leaf):
+        if not eqx.is_inexact_array(leaf):
+            return leaf
+        dtype = leaf.dtype if least is None else widest({leaf.dtype, least})
+        return jnp.asarray(rng.normal(size=leaf.shape) if isinstance(leaf, Tracer) else leaf, dtype)
+
+    without_weights = eqx.tree_at(lambda c: c.weights, cell, None)  # the gate receives `u` instead
+    return eqx.tree_at(
+        lambda c: c.weights, jax.tree.map(known, without_weights), cell.weights, is_leaf=lambda leaf: leaf is None
+    )
+
+
 def _check_complex(cell: AbstractAffineGatedCell) -> None:
     """Raises `ValueError` unless the groups of `complex_rows` are what that says."""
-    name = type(cell).__name__
+    name, declared = type(cell).__name__, cell.complex_rows
+    if not (isinstance(declared, tuple) and [type(each) for each in declared] == [bool] * len(cell.groups)):
+        raise ValueError(
+            f"{name}: complex_rows must be a tuple with True or False for each of its {len(cell.groups)} groups, got "
+            f"{declared!r}."
+        )
+    groups = [i for i, is_complex in enumerate(declared) if is_complex]
+    if not groups:
+        return
+    whole = f"{name} has complex_rows {declared}, but "
     leaves, structure = jax.tree.flatten(jax.eval_shape(cell.init_hidden))
-    groups = [i for i, is_complex in enumerate(cell.complex_rows) if is_complex]
-    whole = f"{name} declares complex_rows {cell.complex_rows}, but "
-    if len(cell.complex_rows) != len(cell.groups):
-        raise ValueError(f"{whole}it has {len(cell.groups)} groups: give one value for each.")
     if not cell.unit_wise or len(leaves) != 2 or any(cell.groups[i].rows != 2 for i in groups):
         raise ValueError(f"{whole}that needs a unit-wise cell with two state components, and two rows in such a group.")
 
-    # A random point tells: a function that is not complex-differentiable is so at next to no point.
+    # Random points tell, and several of them of a gate with pieces, such as one of `jax.nn.relu`.
     def derivatives():
-        rng = np.random.default_rng(0)
-        u = tuple(tuple(jnp.asarray(row, W.dtype) for row in rng.normal(size=W.shape[:2])) for W in cell.weights)
-        hidden = structure.unflatten([jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
-        factors = gate_factors(cell, hidden, u)
-        return jax.tree.leaves(gate_by_state(cell, hidden, u)), [jax.tree.leaves(factors[i]) for i in groups]
+        points = math.ceil(POINTS / cell.hidden_size)
+        rng, known = np.random.default_rng(0), _known(cell, jnp.dtype(jnp.float32))
 
-    state, factors = jax.tree.map(np.asarray, at_once(derivatives))
-    columns = [((state[0], state[1]), (state[2], state[3]))]
-    columns += [((real[0], imaginary[0]), (real[1], imaginary[1])) for real, imaginary in factors]
-    for (real, imaginary), second in columns:
-        if not np.allclose(second, (-imaginary, real), rtol=1e-4, atol=1e-6):
-            raise ValueError(f"{whole}its gate is not complex-differentiable in the state and in these rows.")
+        def random(shape, dtype):
+            return jnp.asarray(rng.normal(size=(points, *shape)), widest({dtype, jnp.dtype(jnp.float32)}))
+
+        def at(hidden, u):
+            factors = gate_factors(known, hidden, u)
+            columns = [jax.tree.leaves(column) for column in gate_by_state(known, hidden, u)]
+            rows = [[[part[row] for part in jax.tree.leaves(factors[i])] for row in range(2)] for i in groups]
+            return [columns, *rows]
+
+        u = tuple(tuple(random(W.shape[1:2], W.dtype) for _ in range(len(W))) for W in cell.weights)
+        return jax.vmap(at)(structure.unflatten([random(leaf.shape, leaf.dtype) for leaf in leaves]), u)
+
+    for columns in at_once(derivatives):
+        (real, imaginary), second = np.asarray(columns, float)
+        # A gate need not be defined everywhere, such as one that scales by `sqrt(1 − |λ|²)`.
+        defined = np.isfinite([real, imaginary, *second]).all(0)
+        error, size = np.hypot(*(second - [-imaginary, real])), np.hypot(real, imaginary)
+        if not defined.any() or np.any(error[defined] > 1e-3 * size[defined] + 1e-5):
+            raise ValueError(
+                f"{whole}its gate is not complex-differentiable in the state and in these rows, with the real and the "
+                f"imaginary part in the same order in both. If it need not be, set complex_rows to "
+                f"{(False,) * len(declared)}."
+            )
 
 
 def _talking(function, arguments: PyTree, units: int) -> tuple[int, int, int] | None:

@@ -105,6 +105,8 @@ class SnAp(AbstractForwardEstimator):
         return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if eqx.is_inexact_array(leaf) else leaf, state)
 
     def influence_norm(self, state):
+        if isinstance(state, _layers.LayersState):
+            return _layers.influence_norm(self, state)
         if isinstance(state, _own_unit_influence.OwnUnitState):
             return state.norm()
         return norm(eqx.filter(state, eqx.is_inexact_array))

@@ -124,6 +124,71 @@ def test_the_imaginary_rows_of_a_complex_cell_are_not_stored(window):
     assert sizes[1] - sizes[0] == 2 * UNITS * 16
 
 
+def test_the_norm_of_a_stack_is_that_of_all_rows():
+    xs, ys = jr.normal(jr.key(3), (STEPS, INPUTS)), jr.normal(jr.key(4), (STEPS, 2))
+    snap = onward.SnAp()
+
+    def found(kind):
+        cell = onward.StackedCell([kind(INPUTS, UNITS, key=jr.key(0)), kind(2 * UNITS, UNITS, key=jr.key(2))])
+        model = onward.Model(cell, eqx.nn.Linear(2 * UNITS, 2, key=jr.key(1)))
+        hidden = cell.init_hidden()
+        state = snap.init(model, hidden, key=jr.key(0), example=(xs[0], ys[0]))
+        return snap.influence_norm(snap.grad(model, loss, hidden, state, xs, ys).state)
+
+    halved, whole = (eqx.filter_jit(lambda kind=kind: found(kind))() for kind in (LRUCell, EveryRow))
+    assert_same(halved, whole)
+
+
+class Fixed(AbstractUnitWiseCell):
+    """A complex unit with a decay that is not learned, and a scale that is not defined for every λ."""
+
+    complex_rows = (True, False)
+    groups = groups_of(2, 2)
+    kept: jax.Array
+
+    def __init__(self, *, key):
+        self.input_size, self.hidden_size, self.kept = INPUTS, UNITS, jnp.full(UNITS, 0.9)
+        own = own_numbers(jnp.full(UNITS, 0.5), jnp.full(UNITS, 0.3))
+        self.weights = input_rows(2, INPUTS, UNITS, deviation=0.5, dtype=float, key=key), own
+
+    def init_hidden(self):
+        return {"im": jnp.zeros(UNITS), "re": jnp.zeros(UNITS)}
+
+    def gate(self, hidden, preactivations):
+        (im, re), (a, b) = preactivations  # in the order of the state's leaves
+        a, b, scale = self.kept * a, self.kept * b, jnp.sqrt(1 - a**2 - b**2)
+        h = hidden
+        return {"re": a * h["re"] - b * h["im"] + scale * re, "im": a * h["im"] + b * h["re"] + scale * im}
+
+    def output(self, hidden):
+        return jnp.concatenate([hidden["re"], hidden["im"]])
+
+
+def test_a_complex_cell_of_your_own_is_exact_and_may_start_within_a_program():
+    model = onward.Model(Fixed(key=jr.key(0)), eqx.nn.Linear(2 * UNITS, 2, key=jr.key(1)))
+    xs, ys = jr.normal(jr.key(3), (STEPS, INPUTS)), jr.normal(jr.key(4), (STEPS, 2))
+
+    @eqx.filter_jit
+    def grads(model, estimator):
+        hidden = model.cell.init_hidden()
+        state = estimator.init(model, hidden, key=jr.key(0))
+        return estimator.grad(model, loss, hidden, state, xs, ys).grads.cell.weights
+
+    assert_same(grads(model, onward.RTRL()), grads(model, onward.BPTT()))
+
+
+class Reversed(Fixed):
+    """The rows as the real and the imaginary part, and the state as the imaginary and the real part."""
+
+    def gate(self, hidden, preactivations):
+        (re, im), own = preactivations
+        return super().gate(hidden, ((im, re), own))
+
+
+class Miscounted(LRUCell):
+    complex_rows = (False,)
+
+
 class Squared(RTUCell):
     """Not complex-differentiable, whatever it says."""
 
@@ -139,7 +204,16 @@ class Talkative(MinGRUCell):
     [
         (
             lambda: Squared(INPUTS, UNITS, activation=jnp.tanh, nonlinear=True, key=jr.key(0)),
-            r"^Squared declares complex_rows \(True, False\), but its gate is not complex-differentiable in the state",
+            r"^Squared has complex_rows \(True, False\), but its gate is not complex-differentiable in the state",
+        ),
+        (
+            lambda: Squared(INPUTS, 1, nonlinear=True, key=jr.key(0)),  # linear wherever both parts are positive
+            r"If it need not be, set complex_rows to \(False, False\)\.$",
+        ),
+        (lambda: Reversed(key=jr.key(0)), "with the real and the imaginary part in the same order in both"),
+        (
+            lambda: Miscounted(INPUTS, UNITS, key=jr.key(0)),
+            r"^Miscounted: complex_rows must be a tuple with True or False for each of its 2 groups, got \(False,\)\.$",
         ),
         (lambda: Talkative(INPUTS, UNITS, key=jr.key(0)), "but that needs a unit-wise cell with two state components"),
     ],
