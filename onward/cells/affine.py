@@ -121,11 +121,11 @@ class AbstractAffineGatedCell(AbstractCell):
     @property
     def complex_rows(self) -> tuple[bool, ...]:
         """For each group, whether its two rows are the real and the imaginary part of one complex row. Then the
-        influence of one of them gives that of the other, and `RTRL` and `SnAp` take half the memory and time for it.
+        influence of one of them gives that of the other, and `RTRL` and `SnAp` take half the memory and less time.
 
         This needs a unit-wise cell whose state is a complex number h, and a gate that is complex-differentiable in h
         and in the complex row u, such as `h' = λ h + c u` with complex λ and c. The two rows are in the order of the
-        state's leaves. A cell that says so of another gate is refused; a subclass of `LRUCell` with such a gate sets
+        state's leaves. A cell that says so of another gate is refused. A subclass of `LRUCell` with another gate sets
         `complex_rows = (False, False)`.
         """
         return (False,) * len(self.groups)

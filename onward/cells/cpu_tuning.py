@@ -63,7 +63,7 @@ SUMS_AND_PRODUCTS = {jax.lax.add_p, jax.lax.sub_p, jax.lax.mul_p, jax.lax.neg_p}
 
 
 def computed_after(tree: PyTree[Float[Array, "..."]], other: PyTree[Float[Array, "..."]]) -> PyTree[Array]:
-    """The tree, which XLA computes after `other`.
+    """The tree, which XLA computes after the first array of `other`.
 
     Give it the gradient of weights, and what is computed from these weights. Otherwise XLA may update the weights
     first, and it then copies them at every step for the rest.
