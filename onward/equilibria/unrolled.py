@@ -13,7 +13,7 @@ import optimistix as optx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..support.arguments import whole
-from ..support.trees import undifferentiated, without_gradient, zeros_like
+from ..support.trees import select, undifferentiated, without_gradient, zeros_like
 from .cuts import AbstractCut
 
 ONCE = (
@@ -244,8 +244,8 @@ def _unroll(cond_fun, body_fun, init, steps, recompute):
     def step(carry, _):
         unfinished = cond_fun(carry)
         # A finished example repeats its first step. At rest a solver may divide 0 by 0, and 0 times that is NaN.
-        now = _choose(unfinished, carry, start)
-        return _choose(unfinished, _cast(body_fun(now), now), carry), None
+        now = select(unfinished, carry, start)
+        return select(unfinished, _cast(body_fun(now), now), carry), None
 
     def some(carry, length):
         return jax.lax.scan(step, carry, length=length)[0]
@@ -258,10 +258,6 @@ def _unroll(cond_fun, body_fun, init, steps, recompute):
         return some(init, steps)
     blocks, rest = divmod(steps, BLOCK)
     return some(jax.lax.scan(jax.checkpoint(block, prevent_cse=False), init, length=blocks)[0], rest)
-
-
-def _choose(which, here, there):
-    return jax.tree.map(lambda here, there: jnp.where(which, here, there), here, there)
 
 
 def _cast(tree, like):

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from .._checks import one_step
 from ..cells import AbstractCell
 from ..cells.rollout import SHORT, restarted, rollout
 from ..support.arguments import at_least_zero, unless_traced, whole
@@ -268,7 +269,7 @@ class FPP(AbstractReplayEstimator):
         return jnp.zeros(())
 
     def advance(self, model, loss, hidden, state, chunk):
-        self.check_example(state, (_one_step(chunk.xs), _one_step(chunk.ys)))
+        self.check_example(state, (one_step(chunk.xs, 1), one_step(chunk.ys, 1)))
 
         def step(carry, now):
             hidden, ring = carry
@@ -402,8 +403,3 @@ def _of_what_counts(y):
     if not (isinstance(y, Masked) and eqx.is_array_like(y.ys) and jnp.shape(y.ys) == jnp.shape(y.mask)):
         return y
     return Masked(jnp.where(y.mask, y.ys, jnp.zeros_like(y.ys)), y.mask)
-
-
-def _one_step(tree: PyTree) -> PyTree:
-    """The shapes and dtypes of one step of a stream."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), tree)
