@@ -254,7 +254,7 @@ MULTIPLES = {
         Panel(
             "Table A1, 30 steps back", "trainings that succeed, of 100 (right is better)", "rbp/table-a1",
             lambda result: {name: percent[-1:] for name, percent in result["success_percent"].items()},
-            _same("RBP", "CG-RBP", "Neumann-RBP"),
+            _same("TBPTT", "RBP", "CG-RBP", "Neumann-RBP"),
         ),
         Panel(
             "Rates, 500 steps, 50 back", "loss after training, nats (left is better)", "rbp/hyperparameters",

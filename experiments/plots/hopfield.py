@@ -78,7 +78,7 @@ def draw_successes(
         at = np.arange(len(steps)) + (i - (len(rates) - 1) / 2) * width
         axes.bar(at, found, 0.9 * width, color=colour, label=name)
         for x, rate, theirs in zip(at, found, paper[name], strict=True):
-            axes.text(x, max(rate, theirs) + 3, f"{rate:g} %", ha="center", fontsize=9)
+            axes.text(x, max(rate, theirs) + 3, f"{rate:g}", ha="center", fontsize=9)
         axes.plot(at, paper[name], "D", color="0.15", markersize=6, label="the paper" if i == 0 else None, zorder=3)
     axes.set_xticks(range(len(steps)), [f"K = {K}" for K in steps])
     axes.set_xlabel("steps back in each update")
