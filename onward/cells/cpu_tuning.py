@@ -53,6 +53,10 @@ MANY = 256
 # all the same: it is a little faster.
 BROAD = 2
 
+# For at most this many inputs, a step of a window multiplies them by itself: writing the products of all steps takes
+# longer than to compute them.
+FEW = 4
+
 HALF_PI = Fraction("1.57079632679489661923132169163975144209858469968755")
 
 # From here on a library computes cosines and sines. Below it, the products with the parts of π/2 are exact.
@@ -304,16 +308,24 @@ def _linearized(cell, weights, initial, hidden, xs, reset):
     """The states after each step, the recurrent features before it, and the derivatives of the step's gate and
     features.
     """
-    # Whatever does not depend on the state is computed for all steps at once. Each row is an array of its own: XLA on
-    # CPU does not vectorise a gate that slices its rows out of one step of one array.
-    projected = tuple(
-        rows_of_product(W[..., group.sees_hidden * cell.hidden_size :], _with_one([xs] * group.sees_input, xs))
-        for group, W in zip(cell.groups, weights, strict=True)
-    )
+    others = tuple(W[..., g.sees_hidden * cell.hidden_size :] for g, W in zip(cell.groups, weights, strict=True))
+    in_step = len(xs) > 1 and xs.shape[-1] <= FEW
+    if in_step:
+        driven = xs
+        columns = [[jnp.unstack(W_r, axis=-1) for W_r in W] for W in others]
+    else:
+        # Whatever does not depend on the state is computed for all steps at once. Each row is an array of its own: XLA
+        # on CPU does not vectorise a gate that slices its rows out of one step of one array.
+        driven = tuple(
+            rows_of_product(W, _with_one([xs] * group.sees_input, xs))
+            for group, W in zip(cell.groups, others, strict=True)
+        )
     R = tuple(None if R_g is None else R_g.reshape(-1, cell.hidden_size).T for R_g in recurrent_columns(cell, weights))
 
     def step(hidden, inputs):
         u, restart = inputs
+        if in_step:
+            u = tuple(tuple(_weighted(row, u) for row in rows) for rows in columns)
         if restart is not None:
             hidden = select(restart, initial, hidden)
         a, features = jax.linearize(_remembering_little(cell.recurrent), hidden)
@@ -324,7 +336,16 @@ def _linearized(cell, weights, initial, hidden, xs, reset):
         hidden, gate = jax.linearize(_remembering_little(cell.gate), hidden, u)
         return hidden, (hidden, a, gate, features)
 
-    return jax.lax.scan(step, hidden, (projected, reset))[1]
+    return jax.lax.scan(step, hidden, (driven, reset))[1]
+
+
+def _weighted(columns, x):
+    """`W [x, 1]`, or `W [1]` if W has one column, from the columns of W."""
+    *of_inputs, bias = columns
+    total = bias
+    for i, column in enumerate(of_inputs):
+        total = total + column * x[i]
+    return total
 
 
 def recurrent_columns(cell, weights) -> tuple[Float[Array, "_rows units units"] | None, ...]:

@@ -21,7 +21,12 @@ from onward.support.freezing import learnable
 pytestmark = pytest.mark.product("name", "check")
 
 STEPS, UNITS, STREAMS = 5, 3, 3
-CELLS_HERE = AFFINE_CELLS | {"integrator": lambda n, key: IntegratorCell(n, key=key)}
+CELLS_HERE = AFFINE_CELLS | {
+    "integrator": lambda n, key: IntegratorCell(n, key=key),
+    # With few inputs, as in the cells above, a step computes their products by itself.
+    "lstm-many-inputs": lambda n, key: onward.LSTMCell(cpu_tuning.FEW + 1, n, key=key, scale=2.0),
+    "gru-many-inputs": lambda n, key: onward.GRUCell(cpu_tuning.FEW + 1, n, key=key, scale=2.0),
+}
 
 
 def scanned(cell, hidden, xs, reset=None):
