@@ -24,6 +24,7 @@ SETTING = Sequences()
 LENGTHS = (1000, 10_000, 50_000, 100_000)
 TIMES, MEMORY = "Sequences: one iteration of FPTT", "Sequences: peak memory against their length"
 ON_CORES, ON_DEVICES = "onward, one device", "onward, a device for each core"
+BY_EIGEN = f"{ON_CORES}, products by Eigen"
 
 
 def tables(setting=SETTING, lengths=LENGTHS, rounds: int = 9, iterations: int = 5) -> Iterator[Table]:
@@ -49,11 +50,12 @@ def times(setting: Sequences, rounds: int, iterations: int) -> Table:
     cores = min(2, os.cpu_count() or 1)
     contestants = {"onward, one core": ("onward", 1, 1)}
     if cores > 1:
-        contestants |= {ON_CORES: ("onward", cores, 1), ON_DEVICES: ("onward", cores, cores)}
+        contestants |= {ON_CORES: ("onward", cores, 1), BY_EIGEN: ("onward", cores, 1, "eigen")}
+        contestants |= {ON_DEVICES: ("onward", cores, cores)}
     if torch := installed("torch"):
         contestants |= {f"torch {torch}, {k} thread{'s' * (k > 1)}": ("torch", k) for k in sorted({1, cores})}
-    numbers = [setting.steps, setting.windows, setting.units, setting.batch]
-    running = {name: Contestant(library, [*numbers, *more]) for name, (library, *more) in contestants.items()}
+    numbers = setting.steps, setting.windows, setting.units, setting.batch
+    running = {name: Contestant(library, *numbers, *more) for name, (library, *more) in contestants.items()}
     try:
         measured: dict[str, list[float]] = {name: [] for name in running}
         for name in chain.from_iterable([running] * rounds):
@@ -93,6 +95,8 @@ def times(setting: Sequences, rounds: int, iterations: int) -> Table:
         "The others use what cores they have by threads within each operation. A device for each core: "
         f"`--xla_force_host_platform_device_count={cores}`, and `xs`, `ys`, `reset`, `weight` put there with a "
         "`NamedSharding` along the batch; nothing else differs.",
+        "Products by Eigen: with `--xla_cpu_experimental_ynn_fusion_type=` and without "
+        "`onward.compile_small_loops_whole()`. Otherwise YNNPACK computes them, on one thread.",
         f"Least possible: {operations / 1e9:.1f} G operations an iteration and {bytes_ / 1e6:.0f} MB moved, the longer "
         f"of the two, at the rates of one core, {operations_per_microsecond() / 1000:.0f} G operations/s in a large "
         "matrix product, times the cores. No exponential is counted.",
@@ -105,10 +109,10 @@ def times(setting: Sequences, rounds: int, iterations: int) -> Table:
 class Contestant:
     """A process that iterates when told to."""
 
-    def __init__(self, library: str, numbers: list[int]):
+    def __init__(self, library: str, *arguments: int | str):
         # Its threads are its own affair; this process may be held to one.
         kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.endswith("_NUM_THREADS")}
-        self.command = [sys.executable, "-m", f"benchmarks.sequences_{library}", *map(str, numbers)]
+        self.command = [sys.executable, "-m", f"benchmarks.sequences_{library}", *map(str, arguments)]
         self.process = subprocess.Popen(
             self.command, cwd=ROOT, env=kept, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

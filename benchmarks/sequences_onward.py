@@ -1,4 +1,7 @@
-"""A process that iterates FPTT in this library: `sequences_onward STEPS WINDOWS UNITS BATCH CORES DEVICES`."""
+"""A process that iterates FPTT in this library: `sequences_onward STEPS WINDOWS UNITS BATCH CORES DEVICES [eigen]`.
+
+With `eigen` as the last word, Eigen computes the matrix products, on all cores, and not YNNPACK, on one.
+"""
 
 import os
 import sys
@@ -61,11 +64,14 @@ def iteration(setting: Sequences, devices: int) -> Callable[[], float]:
 
 
 def main() -> None:
-    steps, windows, units, batch, cores, devices = map(int, sys.argv[1:])
+    steps, windows, units, batch, cores, devices = map(int, sys.argv[1:7])
     own_cores(cores)
     one_thread = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} {one_thread if cores == 1 else ''}"
-    request()
+    if sys.argv[7:]:
+        os.environ["XLA_FLAGS"] += " --xla_cpu_experimental_ynn_fusion_type="
+    else:
+        request()
     serve(iteration(Sequences(steps, windows, units, batch), devices))
 
 

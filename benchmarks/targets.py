@@ -83,9 +83,14 @@ def targets(tables: list[Table]) -> Iterator[Target]:
             growth = Samples(tuple(b / a for a, b in zip(least, most, strict=True)))
             yield Target(f"{sequences.FPTT}: peak memory at T = {lengths[-1]} ÷ at {lengths[0]}", growth, 1.02)
         for figures in t.figures if t.title == sequences.TIMES else ():
+            promise = f"FPTT, add T = 200, LSTM-128, batch 128, {figures['cores']} cores: {figures['method']}"
             if figures["method"] in (sequences.ON_CORES, sequences.ON_DEVICES):
-                promise = f"FPTT, add T = 200, LSTM-128, batch 128, {figures['cores']} cores: ms, {figures['method']}"
-                yield Target(promise, Samples(tuple(figures["ms"])), 110, 60)
+                yield Target(f"{promise}, ms", Samples(tuple(figures["ms"])), 110, 60)
+            limit = {sequences.BY_EIGEN: 0.9, sequences.ON_DEVICES: 0.8}.get(figures["method"])
+            peers = [r for r in t.figures if r["method"].startswith("torch") and r["cores"] == figures["cores"]]
+            for peer in peers if limit else ():
+                ratios = Samples(tuple(a / b for a, b in zip(figures["ms"], peer["ms"], strict=True)))
+                yield Target(f"{promise} ÷ {peer['method']}", ratios, limit)
 
 
 def _slower(one: dict, other: dict) -> Samples:

@@ -278,7 +278,8 @@ def _problem(build, units, steps, seed):
     model = onward.Model(cell, eqx.nn.Linear(cell.output(cell.init_hidden()).size, 2, key=readout_key))
     hidden = jax.tree.map(lambda h: jr.uniform(hidden_key, h.shape, h.dtype, -1, 1), cell.init_hidden())
     symbols = isinstance(cell, onward.EmbeddedCell)
-    xs = jr.randint(xs_key, (steps,), 0, SYMBOLS) if symbols else jr.normal(xs_key, (steps, getattr(cell, "input_size", INPUTS)))
+    inputs = getattr(cell, "input_size", INPUTS)
+    xs = jr.randint(xs_key, (steps,), 0, SYMBOLS) if symbols else jr.normal(xs_key, (steps, inputs))
     return Problem(model, hidden, xs, jr.normal(ys_key, (steps, 2)))
 
 

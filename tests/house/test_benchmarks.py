@@ -123,10 +123,23 @@ def test_an_iteration_of_fptt_is_what_its_numbers_say():
     learned = W.size + readout.size
     assert sequences.count(setting).shared_operations == 20 * learned / 6
 
-    on_two_devices = sequences.Contestant("onward", [6, 1, 3, 4, 2, 2])
+    on_two_devices = sequences.Contestant("onward", 6, 1, 3, 4, 2, 2)
     assert on_two_devices.losses == pytest.approx(losses[: len(on_two_devices.losses)], rel=1e-4)
     assert min(on_two_devices.milliseconds(2)) > 0
     on_two_devices.close()
+
+
+def test_times_of_sequences_are_judged_by_those_of_torch():
+    """Each beside the torch of as many cores."""
+    milliseconds = {("torch 2, 1 thread", 1): 9.0, ("torch 2, 2 threads", 2): 4.0}
+    milliseconds |= {(sequences.BY_EIGEN, 2): 3.5, (sequences.ON_DEVICES, 2): 3.4}
+    figures = [{"method": name, "cores": cores, "ms": [ms] * 3} for (name, cores), ms in milliseconds.items()]
+    rows = targets.table([report.Table(sequences.TIMES, (), [], (), figures)]).rows
+    judged = {promise: (ratio.split()[0], kept) for promise, ratio, _, kept in rows if "÷" in promise}
+    assert [promise.split(": ")[1] for promise in judged] == [
+        f"{name} ÷ torch 2, 2 threads" for name in (sequences.BY_EIGEN, sequences.ON_DEVICES)
+    ]
+    assert [*judged.values()] == [("0.875", "kept"), ("0.850", "MISSED")]
 
 
 def test_memory_of_sequences_is_judged_and_drawn(tmp_path):
