@@ -308,24 +308,12 @@ def _linearized(cell, weights, initial, hidden, xs, reset):
     """The states after each step, the recurrent features before it, and the derivatives of the step's gate and
     features.
     """
-    others = tuple(W[..., g.sees_hidden * cell.hidden_size :] for g, W in zip(cell.groups, weights, strict=True))
-    in_step = len(xs) > 1 and xs.shape[-1] <= FEW
-    if in_step:
-        driven = xs
-        columns = [[jnp.unstack(W_r, axis=-1) for W_r in W] for W in others]
-    else:
-        # Whatever does not depend on the state is computed for all steps at once. Each row is an array of its own: XLA
-        # on CPU does not vectorise a gate that slices its rows out of one step of one array.
-        driven = tuple(
-            rows_of_product(W, _with_one([xs] * group.sees_input, xs))
-            for group, W in zip(cell.groups, others, strict=True)
-        )
+    driven, rows = _driven(cell, weights, xs)
     R = tuple(None if R_g is None else R_g.reshape(-1, cell.hidden_size).T for R_g in recurrent_columns(cell, weights))
 
     def step(hidden, inputs):
         u, restart = inputs
-        if in_step:
-            u = tuple(tuple(_weighted(row, u) for row in rows) for rows in columns)
+        u = rows(u)
         if restart is not None:
             hidden = select(restart, initial, hidden)
         a, features = jax.linearize(_remembering_little(cell.recurrent), hidden)
@@ -337,6 +325,22 @@ def _linearized(cell, weights, initial, hidden, xs, reset):
         return hidden, (hidden, a, gate, features)
 
     return jax.lax.scan(step, hidden, (driven, reset))[1]
+
+
+def _driven(cell, weights, xs):
+    """What each step takes of the inputs; and a function that gives of it the rows of the preactivations, without what
+    comes from the state.
+    """
+    W = tuple(W_g[..., g.sees_hidden * cell.hidden_size :] for g, W_g in zip(cell.groups, weights, strict=True))
+    if len(xs) > 1 and xs.shape[-1] <= FEW:
+        columns = [[jnp.unstack(W_r, axis=-1) for W_r in W_g] for W_g in W]
+        return xs, lambda x: tuple(tuple(_weighted(row, x) for row in rows) for rows in columns)
+    # All steps at once. Each row is an array of its own: XLA on CPU does not vectorise a gate that slices its rows out
+    # of one step of one array.
+    rows = tuple(
+        rows_of_product(W_g, _with_one([xs] * group.sees_input, xs)) for group, W_g in zip(cell.groups, W, strict=True)
+    )
+    return rows, lambda u: u
 
 
 def _weighted(columns, x):
