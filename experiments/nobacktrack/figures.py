@@ -221,6 +221,7 @@ FIGURES = (
         budget=10**6,
         seeds=10,
         judge=verdicts.judge_vanilla,
+        claimed=verdicts.claim_vanilla,
         notes=" The methods are those of Figure 5, whose network has a leak.",
     ),
     _Figure(

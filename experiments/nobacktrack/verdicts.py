@@ -236,6 +236,13 @@ def judge_vanilla(comparison: Comparison) -> Verdict:
     return Verdict("agrees" if not below else "disagrees" if close else "agrees in part", why)
 
 
+def claim_vanilla(comparison: Comparison) -> Claimed:
+    """All methods end at the level of independent counts."""
+    counts = comparison.task.levels["independent counts"]
+    like = {name: Like(name, counts - Bits(r).mean) for name, r in _found(comparison).items()}
+    return Claimed(f"all methods ended at {counts:.4f} bits", like)
+
+
 def judge_fig6(comparison: Comparison) -> Verdict:
     """The claim: all methods are alike and worse than CTW. All are compared over the same characters, since a text
     changes as it goes on.

@@ -180,6 +180,15 @@ def test_a_network_without_a_leak_is_judged_by_its_best_method(best, word):
     assert (found.word, "1 of TBPTT(1), RMSProp" in found.why) == (word, True)
 
 
+def test_the_power_of_that_rule_is_of_methods_that_learn_no_counts():
+    task = dataclasses.replace(TASK, levels=ANBN)
+    comparison = Comparison(task, Budget(characters=10), 3, (result("RTRL", 0.31), result("Kalman RTRL", 0.2)))
+    assert verdicts.judge_vanilla(comparison).word == "disagrees"
+    said = power(verdicts.judge_vanilla, comparison, verdicts.claim_vanilla(comparison))
+    assert f"if all methods ended at {ANBN['independent counts']:.4f} bits" in said
+    assert "disagrees" not in said
+
+
 def test_the_network_without_a_leak_has_the_methods_of_figure_5():
     one, other = (RECIPES[f"nobacktrack/{name}-tanh"] for name in ("fig5", "fig5-vanilla"))
     arms = [recipe.contestants(4, recipe.budget) for recipe in (one, other)]
