@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks.sequences_task import ALPHA, BETA, CLIP, INPUTS, RATE, Sequences, own_cores, serve
-from onward.support.small_loops import request
+from onward.support.small_loops import YNNPACK, request
 
 
 def iteration(setting: Sequences, devices: int) -> Callable[[], float]:
@@ -69,7 +69,8 @@ def main() -> None:
     one_thread = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} {one_thread if cores == 1 else ''}"
     if sys.argv[7:]:
-        os.environ["XLA_FLAGS"] += " --xla_cpu_experimental_ynn_fusion_type="
+        # In front, because XLA stops reading at the first word that does not start with two dashes.
+        os.environ["XLA_FLAGS"] = f"--{YNNPACK}= {os.environ['XLA_FLAGS']}"
     else:
         request()
     serve(iteration(Sequences(steps, windows, units, batch), devices))

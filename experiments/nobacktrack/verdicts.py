@@ -239,7 +239,7 @@ def judge_vanilla(comparison: Comparison) -> Verdict:
 def claim_vanilla(comparison: Comparison) -> Claimed:
     """All methods end at the level of independent counts."""
     counts = comparison.task.levels["independent counts"]
-    like = {name: Like(name, counts - Bits(r).mean) for name, r in _found(comparison).items()}
+    like = {name: Like(name, counts - Bits(r).mean) for name, r in _found(comparison).items() if r.sound.any()}
     return Claimed(f"all methods ended at {counts:.4f} bits", like)
 
 

@@ -53,8 +53,8 @@ MANY = 256
 # all the same: it is a little faster.
 BROAD = 2
 
-# For at most this many inputs, a step of a window multiplies them by itself: writing the products of all steps takes
-# longer than to compute them.
+# With at most this many inputs, each step of a window multiplies its own: storing the products of all steps takes
+# longer than computing them.
 FEW = 4
 
 HALF_PI = Fraction("1.57079632679489661923132169163975144209858469968755")
@@ -328,11 +328,9 @@ def _linearized(cell, weights, initial, hidden, xs, reset):
 
 
 def _driven(cell, weights, xs):
-    """What each step takes of the inputs; and a function that gives of it the rows of the preactivations, without what
-    comes from the state.
-    """
+    """What the loop reads at each step, and a function from that to the inputs' part of the preactivations, by rows."""
     W = tuple(W_g[..., g.sees_hidden * cell.hidden_size :] for g, W_g in zip(cell.groups, weights, strict=True))
-    if len(xs) > 1 and xs.shape[-1] <= FEW:
+    if xs.shape[-1] <= FEW:
         columns = [[jnp.unstack(W_r, axis=-1) for W_r in W_g] for W_g in W]
         return xs, lambda x: tuple(tuple(_weighted(row, x) for row in rows) for rows in columns)
     # All steps at once. Each row is an array of its own: XLA on CPU does not vectorise a gate that slices its rows out

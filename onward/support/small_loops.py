@@ -11,6 +11,7 @@ import os
 LIMIT = 2**20
 
 FLAG = "xla_backend_extra_options"
+YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 WHOLE, NOT_UNROLLED = "xla_cpu_small_while_loop_byte_threshold", "xla_cpu_disable_loop_unrolling"
 
 # LLVM unrolls a short loop, such as one over the features of a row, and then no longer vectorises it: a
@@ -27,8 +28,8 @@ def compile_small_loops_whole() -> None:
     The command `onward` and the estimators of `onward.river` set them themselves.
 
     Call it once, before JAX computes anything. It makes JAX initialise its devices, so set JAX's own options first,
-    such as `jax_num_cpu_devices`. If `XLA_FLAGS` names a file, or sets `xla_backend_extra_options` already, it stays as
-    it is.
+    such as `jax_num_cpu_devices`. If `XLA_FLAGS` names a file, or sets `xla_backend_extra_options` or
+    `xla_cpu_experimental_ynn_fusion_type` already, it stays as it is.
 
     Raises `RuntimeError` if JAX has computed before, because XLA reads its options only once.
 
@@ -51,10 +52,11 @@ def request() -> None:
     """Adds the options to `XLA_FLAGS`. XLA reads it when JAX first computes; later changes have no effect.
 
     The user's flags stay: other extra options, such as another limit or none (0), and the name of a file of flags,
-    which does not begin with a dash.
+    which does not begin with a dash. A choice of what YNNPACK computes stays alone: a small loop that is compiled whole
+    without it multiplies matrices slowly.
     """
     flags = os.environ.get("XLA_FLAGS", "").strip()
-    if FLAG not in flags and (not flags or flags.startswith("-")):
+    if not any(own in flags for own in (FLAG, YNNPACK)) and (not flags or flags.startswith("-")):
         # Put in front, because XLA stops reading at the first word that does not start with two dashes.
         os.environ["XLA_FLAGS"] = f"--{FLAG}={OPTIONS} {flags}".rstrip()
 

@@ -4,6 +4,7 @@ import math
 
 import equinox as eqx
 import jax
+import jax.export
 import jax.extend
 import jax.numpy as jnp
 import jax.random as jr
@@ -23,9 +24,11 @@ pytestmark = pytest.mark.product("name", "check")
 STEPS, UNITS, STREAMS = 5, 3, 3
 CELLS_HERE = AFFINE_CELLS | {
     "integrator": lambda n, key: IntegratorCell(n, key=key),
-    # With few inputs, as in the cells above, a step computes their products by itself.
+    # The cells above have few inputs, and each step multiplies its own.
     "lstm-many-inputs": lambda n, key: onward.LSTMCell(cpu_tuning.FEW + 1, n, key=key, scale=2.0),
     "gru-many-inputs": lambda n, key: onward.GRUCell(cpu_tuning.FEW + 1, n, key=key, scale=2.0),
+    "lru": lambda n, key: onward.cells.LRUCell(INPUTS, n, key=key),
+    "lru-many-inputs": lambda n, key: onward.cells.LRUCell(cpu_tuning.FEW + 1, n, key=key),
 }
 
 
@@ -132,15 +135,29 @@ def test_the_switch_runs_plain_jax_and_compiles_anew():
     assert_same(tuned[1], plain[1])
 
 
+@pytest.mark.parametrize("name", ["lstm", "lstm-many-inputs"])
+def test_a_window_is_exported_for_any_number_of_steps(name):
+    cell = CELLS_HERE[name](UNITS, jr.key(0))
+    run = jax.jit(lambda xs: onward.rollout(cell, cell.init_hidden(), xs))
+    (steps,) = jax.export.symbolic_shape("t", constraints=["t >= 2"])
+    exported = jax.export.export(run)(jax.ShapeDtypeStruct((steps, cell.input_size), float))
+    for xs in (jr.normal(jr.key(1), (n, cell.input_size)) for n in (2, STEPS)):
+        assert_same(exported.call(xs), run(xs))
+
+
 @pytest.mark.parametrize(
     ("name", "estimator"),
-    [("gru", onward.ARTBP(cut=0.4)), *((name, onward.BPTT()) for name in ("leaky", "lstm", "gru", "own", "stack"))],
+    [
+        ("gru", onward.ARTBP(cut=0.4)),
+        *((name, onward.BPTT()) for name in ("leaky", "lstm", "lstm-many-inputs", "gru", "own", "stack")),
+    ],
 )
 def test_a_batch_differentiated_as_one_is_the_mean_of_its_streams(name, estimator):
-    rng, model = np.random.default_rng(1), problem(name, units=UNITS, steps=STEPS).model
+    p, rng = problem(CELLS_HERE.get(name, name), units=UNITS, steps=STEPS), np.random.default_rng(1)
+    model = p.model
     loss = onward.losses.squared_error
     learner = onward.Learner(estimator, optax.sgd(1.0), loss=loss, chunk=STEPS, batch=STREAMS)
-    xs, ys = rng.normal(size=(STEPS, STREAMS, INPUTS)), rng.normal(size=(STEPS, STREAMS, 2))
+    xs, ys = rng.normal(size=(STEPS, STREAMS, p.xs.shape[-1])), rng.normal(size=(STEPS, STREAMS, 2))
     reset = rng.random((STEPS, STREAMS)) < 0.3
     weight = np.where(reset, 0, rng.random((STEPS, STREAMS)))
     reset[0] = True  # an initial state that learns does so from where a sequence starts
@@ -160,14 +177,15 @@ def test_a_batch_differentiated_as_one_is_the_mean_of_its_streams(name, estimato
     close(np.asarray(metrics.predictions).swapaxes(0, 1), each.predictions)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "antisymmetric"])
+@pytest.mark.parametrize("name", ["lstm", "lstm-many-inputs", "gru", "antisymmetric"])
 def test_no_weight_has_a_gradient_stream_by_stream(name):
     """Every array that a step of learning makes is smaller than one of a matrix of weights for each stream."""
     units, streams = 24, 64
-    model = onward.Model(CELLS[name](units, jr.key(0)), eqx.nn.Linear(units, 1, key=jr.key(1)))
+    cell = (CELLS | CELLS_HERE)[name](units, jr.key(0))
+    model = onward.Model(cell, eqx.nn.Linear(units, 1, key=jr.key(1)))
     learner = onward.Learner(onward.BPTT(), optax.sgd(0.1), loss=onward.losses.squared_error, chunk=2, batch=streams)
     carry = learner.init(model, key=jr.key(2))
-    stream = jnp.ones((2, streams, INPUTS)), jnp.ones((2, streams, 1))
+    stream = jnp.ones((2, streams, cell.input_size)), jnp.ones((2, streams, 1))
     made = list(sizes(jax.make_jaxpr(learner.update)(carry, *stream).jaxpr))
     assert 2 * streams * units in made  # the states
     assert max(made) < streams * units**2

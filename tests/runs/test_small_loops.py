@@ -38,6 +38,7 @@ def test_a_small_loop_is_one_function():
         ("/a/file/of/flags.txt", None),
         ("--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=0", None),
         ("--xla_backend_extra_options=something=1", None),
+        ("--xla_cpu_experimental_ynn_fusion_type=", None),
     ],
 )
 def test_flags_of_the_user_stay(monkeypatch, before, after):
