@@ -247,9 +247,10 @@ MULTIPLES = {
     ),
     "rbp": (
         Panel(
-            "Hopfield memory", "mean |x − t| of the clean digit (left is better)", "rbp/hopfield",
-            lambda result: {name: _last(method["losses"]) for name, method in result["methods"].items()},
-            _same(*SETTLED),
+            "Hopfield memory", "pixels recalled wrong, % (left is better)", "rbp/hopfield",
+            lambda result: {name: _last(method["wrong_pixels_percent"]) for name, method in result["methods"].items()},
+            _same(*SETTLED) | {f"{name}, large weights": f"{name}, large" for name in ("RBP", "Neumann-RBP")},
+            (lambda result: result["shown_wrong_percent"], "the digits as shown"),
         ),
         Panel(
             "Table A1, 30 steps back", "trainings that succeed, of 100 (right is better)", "rbp/table-a1",
