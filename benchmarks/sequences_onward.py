@@ -71,8 +71,7 @@ def main() -> None:
     if sys.argv[7:]:
         # In front, because XLA stops reading at the first word that does not start with two dashes.
         os.environ["XLA_FLAGS"] = f"--{YNNPACK}= {os.environ['XLA_FLAGS']}"
-    else:
-        request()
+    request()  # which leaves that choice alone
     serve(iteration(Sequences(steps, windows, units, batch), devices))
 
 
