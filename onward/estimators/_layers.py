@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ..cells import AbstractCell
 from ..cells.composite import is_layer, layers_of, states_of_layers, walk
@@ -19,6 +19,7 @@ from ..cells.rollout import restarted
 from ..support.freezing import learnable, thaw
 from ..support.trees import norm, zeros_like
 from ._jacobians import learned
+from ._passage import Passage
 from .base import AbstractForwardEstimator, moving
 
 
@@ -145,14 +146,12 @@ def over_window(
     cell: AbstractCell,
     hidden: PyTree,
     state: LayersState,
-    states: PyTree,
-    xs: PyTree,
-    reset: Bool[Array, " steps"] | None,
+    passage: Passage,
     noise: Array | None,
 ) -> tuple[LayersState, Callable[[PyTree], PyTree]]:
     """Several steps, layer by layer, with the result of `AbstractForwardEstimator.over_window`."""
     layers, noises, thawed = layers_of(cell), _split(of_layer, state, noise), thaw(cell)
-    first = jax.tree.map(lambda leaf: leaf[0], xs)
+    first = jax.tree.map(lambda leaf: leaf[0], passage.xs)
     before, inner, contracts = states_of_layers(thawed, hidden, first), list(state.layers), {}
 
     def by_layer(states, x):
@@ -166,10 +165,11 @@ def over_window(
         walk(thawed, states, x, run)
         return [seen[number] for number in range(len(layers))]
 
-    for number, (after, inputs) in enumerate(jax.vmap(by_layer)(states, xs)):
+    for number, (after, inputs) in enumerate(jax.vmap(by_layer)(passage.states, passage.xs)):
         if inner[number] is not None:
+            layer, start = layers[number], before[number]
             inner[number], contracts[number] = of_layer(number).over_window(
-                layers[number], before[number], inner[number], after, inputs, reset, noises[number]
+                layer, start, inner[number], Passage.again(layer, start, inputs, passage.reset, after), noises[number]
             )
 
     def contract(H):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ..cells import AbstractAffineGatedCell
 from ..cells.affine import Rows, gate_factors, linearize, preactivations
@@ -17,6 +17,7 @@ from ..cells.rollout import restarted
 from ..support.freezing import thaw
 from ..support.trees import norm, select, total, zeros_like
 from ._jacobians import cell_gradient, learned, learned_rows, of_learned, own_unit_jacobian, own_unit_jacobian_at, seen
+from ._passage import Passage
 
 # A CPU takes the numbers of a row eight at a time, and the rest of the row one by one. Up to `FEW` numbers one by one
 # are no slower than eight at a time. See `benchmarks/results/xla-on-cpu.md`, "Products and sums".
@@ -122,17 +123,15 @@ def over_window(
     cell: AbstractAffineGatedCell,
     hidden: PyTree,
     state: OwnUnitState,
-    states: PyTree,
-    xs: PyTree,
-    reset: Bool[Array, " steps"] | None,
+    passage: Passage,
 ) -> tuple[OwnUnitState, Callable[[PyTree], PyTree]]:
     """Several steps at once, with the result of `AbstractForwardEstimator.over_window`.
 
     With `L_t = J_S ... J_(t+1)`, a small matrix for each unit, `G_S = L_0 G_0 + Σ_t L_t D_t ⊗ z_t`. The influence is
     read and written once a window, and the sum is one product over time.
     """
-    thawed = thaw(cell)
-    before = jax.tree.map(lambda h, after: jnp.concatenate([h[None], after[:-1]]), hidden, states)
+    thawed, xs, reset = thaw(cell), passage.xs, passage.reset
+    before = jax.tree.map(lambda h, after: jnp.concatenate([h[None], after[:-1]]), hidden, passage.states)
     entering = state.influence
     if reset is not None:
         before = jax.vmap(lambda h, restart: restarted(thawed, h, restart))(before, reset)

@@ -10,13 +10,12 @@ from .base import AbstractForwardEstimator
 
 
 class Window(AbstractCell):
-    """A cell that reads several inputs in one step: the state after the last of them. `reset` is as in a chunk."""
+    """A cell that reads several inputs in one step: the state after the last of them. It has no units."""
 
     cell: AbstractCell
-    reset: Bool[Array, " steps"] | None
 
     def __call__(self, hidden: PyTree, x: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[-1], rollout(self.cell, hidden, x, reset=self.reset))
+        return jax.tree.map(lambda leaf: leaf[-1], rollout(self.cell, hidden, x))
 
     def init_hidden(self) -> PyTree:
         return self.cell.init_hidden()

@@ -22,6 +22,7 @@ from ..support.trees import mean_of_leading, select, without_gradient, zeros_lik
 from ..transforms.quasi_diagonal import QuasiDiagonal
 from ._jacobians import learned
 from ._one_precision import in_one_precision, like
+from ._passage import Passage
 
 Turn = int | Int[Array, ""]
 
@@ -318,18 +319,15 @@ class AbstractForwardEstimator(AbstractEstimator):
         cell: AbstractCell,
         hidden: PyTree,
         state: PyTree,
-        states: PyTree,
-        xs: PyTree,
-        reset: Bool[Array, " steps"] | None,
+        passage: Passage,
         noise: Any,
     ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
         """Several steps at once: `(state', contract)`. `onward.estimators.ContinuedBPTT` uses it, and differentiates
-        the losses itself. `states` are the hidden states after each step. `contract(∂loss/∂hidden)` is the part of the
-        cell's gradient that goes through the influence before the first step. `step_by_step` computes state' from
-        `advance`.
+        the losses itself. `contract(∂loss/∂hidden)` is the part of the cell's gradient that goes through the influence
+        before the first step. `step_by_step` computes state' from `advance`.
         """
 
-    def step_by_step(self, cell, hidden, state, xs, reset, noise) -> PyTree:
+    def step_by_step(self, cell, hidden, state, passage, noise) -> PyTree:
         """The state after several steps."""
 
         def step(carry, now):
@@ -343,18 +341,18 @@ class AbstractForwardEstimator(AbstractEstimator):
             return (hidden, state), None
 
         thawed, starts = thaw(cell), learns_initial_state(cell)
-        return jax.lax.scan(step, (hidden, state), (xs, reset, noise))[0][1]
+        return jax.lax.scan(step, (hidden, state), (passage.xs, passage.reset, noise))[0][1]
 
     def across(
-        self, model: Model, hidden: PyTree, state: PyTree, states: PyTree, chunk: Chunk
+        self, model: Model, hidden: PyTree, state: PyTree, passage: Passage, noise: Any
     ) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-        """`over_window` for the steps of a chunk; if nothing of the cell learns, there is nothing to carry."""
+        """`over_window` for a cell of any dtypes; if nothing of the cell learns, there is nothing to carry."""
         parameters = learnable(model).cell
         if not jax.tree.leaves(learned(model.cell)):
             return state, lambda H: zeros_like(parameters)
         wide, before = in_one_precision(model, hidden)
-        states = jax.tree.map(lambda leaf, h: leaf.astype(h.dtype), states, before)
-        state, contract = self.over_window(wide.cell, before, state, states, chunk.xs, chunk.reset, chunk.noise)
+        passage = passage.in_dtypes(hidden, before, learnable(wide.cell))
+        state, contract = self.over_window(wide.cell, before, state, passage, noise)
 
         def gradient(H):
             found = contract(like(H, before))

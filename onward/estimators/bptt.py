@@ -56,7 +56,11 @@ class Run(NamedTuple):
 
 def run(model: Model, loss: Callable, hidden: PyTree, chunk: Chunk) -> Run:
     """A chunk of one stream, from this hidden state."""
-    states = rollout(model.cell, hidden, chunk.xs, reset=chunk.reset)
+    return read(model, loss, rollout(model.cell, hidden, chunk.xs, reset=chunk.reset), chunk)
+
+
+def read(model: Model, loss: Callable, states: PyTree, chunk: Chunk) -> Run:
+    """What the states after each step predict, and the losses."""
     predictions = jax.vmap(model.predict)(states)
     losses = jax.vmap(lambda p, y, w: weighted_loss(loss, p, y, w))(predictions, chunk.ys, chunk.weight)
     return Run(states, predictions, losses)

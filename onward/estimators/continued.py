@@ -1,6 +1,5 @@
 """Backpropagation through a window, continued beyond its edge by a forward estimator."""
 
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -8,12 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from ..cells.rollout import rollout
 from ..model import Model
 from ..support.freezing import learnable, thaw
 from ..support.trees import mean_of_leading, select, zeros_like
+from ._jacobians import with_parameters
 from ._padding import Readable, marked, without_padding
+from ._passage import Passage
 from .base import AbstractEstimator, AbstractForwardEstimator, Chunk, Estimate, carries_influence
-from .bptt import Run, run
+from .bptt import Run, read, run
 
 
 class ContinuedBPTT(AbstractEstimator):
@@ -62,12 +64,20 @@ class ContinuedBPTT(AbstractEstimator):
     def estimate(self, model, loss, hidden, state, chunk):
         hidden, chunk, padding = _readable(model, hidden, chunk)
 
-        def summed(parameters, hidden):
-            found = run(thaw(eqx.combine(parameters, model)), loss, hidden, chunk)
+        def steps(parameters, hidden):
+            return rollout(with_parameters(model.cell, parameters), hidden, chunk.xs, reset=chunk.reset)
+
+        def summed(parameters, states):
+            found = read(thaw(eqx.combine(parameters, model)), loss, states, chunk)
             return found.losses.sum(), found
 
-        (_, found), (grads, H) = jax.value_and_grad(summed, (0, 1), has_aux=True)(learnable(model), hidden)
-        state, by_edge = self._across(model, hidden, state, chunk, found.states, H)
+        # The steps run once: the edge takes its derivatives from the same run.
+        states, pullback = jax.vjp(steps, learnable(model).cell, hidden)
+        (_, found), (grads, errors) = jax.value_and_grad(summed, (0, 1), has_aux=True)(learnable(model), states)
+        through_time, H = pullback(errors)
+        grads = eqx.tree_at(lambda m: m.cell, grads, jax.tree.map(jnp.add, grads.cell, through_time))
+        passage = Passage.differentiated(pullback, chunk.xs, chunk.reset, states)
+        state, by_edge = self._across(model, hidden, state, chunk, passage, H)
         return _estimate(found, state, grads, by_edge, chunk, padding)
 
     def mean_estimate(self, model, loss, hidden, state, chunk):
@@ -85,13 +95,17 @@ class ContinuedBPTT(AbstractEstimator):
         (_, found), (grads, H) = jax.value_and_grad(mean, (0, 1), has_aux=True)(learnable(model), hidden)
         streams = len(jax.tree.leaves(hidden)[0])
         H = jax.tree.map(lambda leaf: streams * leaf, H)  # of each stream's own loss
-        across = jax.vmap(partial(self._across, model), in_axes=(0, 0, 1, 1, 0))
-        state, by_edge = across(hidden, state, chunk, found.states, H)
+
+        def across(hidden, state, chunk, states, H):
+            passage = Passage.again(model.cell, hidden, chunk.xs, chunk.reset, states)
+            return self._across(model, hidden, state, chunk, passage, H)
+
+        state, by_edge = jax.vmap(across, in_axes=(0, 0, 1, 1, 0))(hidden, state, chunk, found.states, H)
         return _estimate(found, state, grads, mean_of_leading(by_edge), chunk, padding)
 
-    def _across(self, model, hidden, state, chunk, states, H):
+    def _across(self, model, hidden, state, chunk, passage, H):
         """The edge's state after the window, and the gradient through the window's start."""
-        state, contract = self.edge.across(model, hidden, state, states, chunk)
+        state, contract = self.edge.across(model, hidden, state, passage, chunk.noise)
         grads = contract(H)
         # Where no loss depends on the past, the influence may be NaN, and so is its product with 0.
         return state, select(_loss_before_a_reset(chunk), grads, zeros_like(grads))

@@ -84,5 +84,5 @@ class Layerwise(AbstractForwardEstimator):
     def advance(self, cell, hidden, state, x, noise):
         return _layers.advance(self._of_layer, cell, hidden, state, x, noise)
 
-    def over_window(self, cell, hidden, state, states, xs, reset, noise):
-        return _layers.over_window(self._of_layer, cell, hidden, state, states, xs, reset, noise)
+    def over_window(self, cell, hidden, state, passage, noise):
+        return _layers.over_window(self._of_layer, cell, hidden, state, passage, noise)

@@ -162,7 +162,7 @@ class NoBackTrack(AbstractForwardEstimator):
         layers, states = _layers(cell), list(_by_layer(cell, hidden))
         v, w, pending, pullbacks = state.v, state.w, state.pending, []
         epsilon = signs(noise, self._form.sign_template(v))
-        norms = self.norms if self.metric is None else self.norms.informed(_metrics(cell, self.metric))
+        norms = self._norms(cell)
         for l in range(len(layers)):
             # The pending rows belong to the layer that moved last: the layer below, or the top layer of the previous
             # step.
@@ -181,11 +181,15 @@ class NoBackTrack(AbstractForwardEstimator):
             raise ValueError(
                 "per_unit: a window as a whole has no units; at its edge take NoBackTrack(rank=...), UORO or SnAp."
             )
-        return self.begin(Window(cell, None), hidden, key=key, example=example)
+        return self.begin(Window(cell), hidden, key=key, example=example)
 
-    def over_window(self, cell, hidden, state, states, xs, reset, noise):
-        window = Window(cell, reset)
-        _, after, _ = self.advance(window, hidden, restarted_by(reset, self, state), xs, noise[0])
+    def over_window(self, cell, hidden, state, passage, noise):
+        window, began = Window(cell), restarted_by(passage.reset, self, state)
+        (epsilon,) = signs(noise[0], self._form.sign_template(began.v))
+        (v,), w = self._reduce(self._norms(window), began.v, began.w, began.pending, 0)
+        moved = of_each_copy(passage.push, v)
+        pending = MixedRows(of_each_copy(lambda e: Window(passage.pull(e)), epsilon), epsilon)
+        after = NoBackTrackState((moved,), w, pending, began.counter.next())
         return after, lambda H: self._contract(window, state.v, state.w, state.pending.combine, H).cell
 
     def _contract(self, cell, v, w, newest, H):
@@ -215,6 +219,10 @@ class NoBackTrack(AbstractForwardEstimator):
     @property
     def _form(self) -> Copies | Blocks:
         return Blocks(self.rank) if self.blocks else Copies(self.rank)
+
+    def _norms(self, cell):
+        """The norms, with the metric if there is one."""
+        return self.norms if self.metric is None else self.norms.informed(_metrics(cell, self.metric))
 
     def _metric_of_units(self, stage):
         """The metric in which the units of a stage are reduced; `None` for the Euclidean one."""
@@ -286,8 +294,10 @@ def _layers(cell: AbstractCell) -> tuple[AbstractCell, ...]:
 
 def _metrics(cell: AbstractCell, metric: QuasiDiagonal) -> tuple[QuasiDiagonal, ...]:
     """The matrix over a cell's parameters, layer by layer."""
-    if isinstance(cell, Starting | Window):
-        return (metric.part(lambda inner: type(cell)(inner, None)),)
+    if isinstance(cell, Starting):
+        return (metric.part(lambda inner: Starting(inner, None)),)
+    if isinstance(cell, Window):
+        return (metric.part(Window),)
     return tuple(metric.part(lambda c, l=l: _layers(c)[l]) for l in range(len(_layers(cell))))
 
 

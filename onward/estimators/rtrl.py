@@ -92,10 +92,10 @@ class RTRL(AbstractForwardEstimator):
 
         return after, RTRLState(influence), lambda H: _contracted(cell, influence, H)
 
-    def over_window(self, cell, hidden, state, states, xs, reset, noise):
+    def over_window(self, cell, hidden, state, passage, noise):
         if _unit_wise(cell):
-            return _own_unit_influence.over_window(cell, hidden, state, states, xs, reset)
-        after = self.step_by_step(cell, hidden, state, xs, reset, noise)
+            return _own_unit_influence.over_window(cell, hidden, state, passage)
+        after = self.step_by_step(cell, hidden, state, passage, noise)
         if isinstance(state, _colours.ColouredState):
             return after, lambda H: _colours.contracted(state, H)
         return after, lambda H: _contracted(moving(cell), state.influence, H)

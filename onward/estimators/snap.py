@@ -122,15 +122,15 @@ class SnAp(AbstractForwardEstimator):
             return _own_unit_influence.advance(cell, hidden, state, x)
         return _advance_masked(cell, hidden, state, x)
 
-    def over_window(self, cell, hidden, state, states, xs, reset, noise):
+    def over_window(self, cell, hidden, state, passage, noise):
         if isinstance(state, _layers.LayersState):
-            return _layers.over_window(lambda number: self, cell, hidden, state, states, xs, reset, noise)
+            return _layers.over_window(lambda number: self, cell, hidden, state, passage, noise)
         if isinstance(cell, AbstractAffineGatedCell) and isinstance(state, _own_unit_influence.OwnUnitState):
             if self.bound is None:
-                return _own_unit_influence.over_window(cell, hidden, state, states, xs, reset)
-            after = self.step_by_step(cell, hidden, state, xs, reset, noise)
+                return _own_unit_influence.over_window(cell, hidden, state, passage)
+            after = self.step_by_step(cell, hidden, state, passage, noise)
             return after, lambda H: _own_unit_influence.contracted(cell, state, H)
-        after = self.step_by_step(cell, hidden, state, xs, reset, noise)
+        after = self.step_by_step(cell, hidden, state, passage, noise)
         if isinstance(state, _colours.ColouredState):
             return after, lambda H: _colours.contracted(state, H)
         return after, lambda H: _contracted(state.influence, H)

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PyTree
 
-from ..cells import AbstractAffineGatedCell
+from ..cells import AbstractAffineGatedCell, AbstractCell
 from ..cells.affine import linearize
 from ..support.freezing import learnable, thaw
 from ..support.trees import inner, norm, zeros_like
@@ -60,21 +60,26 @@ class UORO(AbstractForwardEstimator):
             fresh = learned_rows(cell, linearize(thawed, hidden, x)[1]).combine(nu)
         else:
             (fresh,) = jax.vjp(lambda parameters: with_parameters(cell, parameters)(hidden, x), learnable(cell))[1](nu)
-        rho0, inverse0 = balance(norm(state.w), norm(Jv))
-        rho1, inverse1 = balance(norm(fresh), norm(nu))
-        v = jax.tree.map(lambda a, b: rho0 * a + rho1 * b, Jv, nu)
-        w = jax.tree.map(lambda a, b: inverse0 * a + inverse1 * b, state.w, fresh)
-
-        return after, UOROState(v, w, state.counter.next()), lambda H: _contracted(cell, v, w, H)
+        state = _mixed(state, Jv, nu, fresh)
+        return after, state, lambda H: _contracted(cell, state, H)
 
     def begin_windows(self, cell, hidden, *, key, example):
-        return self.begin(Window(cell, None), hidden, key=key, example=example)
+        return self.begin(Window(cell), hidden, key=key, example=example)
 
-    def over_window(self, cell, hidden, state, states, xs, reset, noise):
-        window = Window(cell, reset)
-        _, after, _ = self.advance(window, hidden, restarted_by(reset, self, state), xs, noise[0])
-        return after, lambda H: _contracted(window, state.v, state.w, H).cell
+    def over_window(self, cell, hidden, state, passage, noise):
+        began, nu = restarted_by(passage.reset, self, state), signs(noise[0], hidden)
+        after = _mixed(began, passage.push(began.v), nu, Window(passage.pull(nu)))
+        return after, lambda H: _contracted(Window(cell), state, H).cell
 
 
-def _contracted(cell, v, w, H):
-    return cell_gradient(cell, jax.tree.map(lambda leaf: inner(H, v) * leaf, w))
+def _mixed(state: UOROState, Jv: PyTree, nu: PyTree, fresh: PyTree) -> UOROState:
+    """The influence after a transition: `Jv` is `(∂f/∂h) v`, and `fresh` is `νᵀ(∂f/∂θ)`."""
+    rho0, inverse0 = balance(norm(state.w), norm(Jv))
+    rho1, inverse1 = balance(norm(fresh), norm(nu))
+    v = jax.tree.map(lambda a, b: rho0 * a + rho1 * b, Jv, nu)
+    w = jax.tree.map(lambda a, b: inverse0 * a + inverse1 * b, state.w, fresh)
+    return UOROState(v, w, state.counter.next())
+
+
+def _contracted(cell: AbstractCell, state: UOROState, H: PyTree) -> PyTree:
+    return cell_gradient(cell, jax.tree.map(lambda leaf: inner(H, state.v) * leaf, state.w))

@@ -147,6 +147,7 @@ ESTIMATORS: dict[str, EstimatorEntry] = {
         _nobacktrack,
         size="rank",
         settings={"rank": 2, "per_unit": True},
+        text={"hidden_size": 64, "optimizer": "falling"},
     ),
     "lowrank": EstimatorEntry(
         "NoBackTrack's first form, of low rank: unbiased, for any cell",

@@ -12,6 +12,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .smooth import root
 
+# From this many numbers on, `squared_norm` does not sum an array row by row: see `benchmarks/results/xla-on-cpu.md`,
+# "Products and sums".
+LARGE = 2**14
+
 
 def total(terms: Iterable[Array]) -> Array:
     """The sum of some arrays; 0 if there are none."""
@@ -95,21 +99,25 @@ def row_sums(rows: Float[Array, "*rows columns"]) -> Float[Array, "*rows"]:
 
 
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
-    """`Σ a²` over a tree, row by row if there are rows.
+    """`Σ a²` over a tree, row by row unless an array is large.
 
-    The arrays are not flattened. Otherwise XLA would compute the squares one by one, with a division to find the place
-    of each, which would take a third of a step of the Kalman version.
+    If arrays are flattened, XLA computes the squares one by one, with a division to find the place of each. That takes
+    a third of a step of the Kalman version at 20 units. For the rows of a large array XLA calls a library, and then
+    compiles the whole loop in parts, which takes longer still.
     """
+    leaves = jax.tree.leaves(tree)
+    by_rows = all(leaf.size < LARGE for leaf in leaves)
 
     def squares(leaf):
-        return jnp.sum(row_sums(leaf * leaf)) if leaf.ndim > 1 else jnp.vdot(leaf, leaf)
+        return jnp.sum(row_sums(leaf * leaf)) if by_rows and leaf.ndim > 1 else jnp.vdot(leaf, leaf)
 
-    return total(map(squares, jax.tree.leaves(tree)))
+    sums = [squares(leaf) for leaf in leaves]
+    return total(each.astype(widest(each.dtype for each in sums)) for each in sums)
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:
     """The Euclidean norm of a tree. Its derivative at 0 is 0."""
-    return root(inner(tree, tree))
+    return root(squared_norm(tree))
 
 
 def mean_of_leading(tree: PyTree) -> PyTree:
