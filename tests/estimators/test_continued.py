@@ -16,6 +16,7 @@ from test_unit_wise_gradients import INPUTS, model_of
 
 import onward
 from onward.estimators import ContinuedBPTT
+from onward.estimators.base import Chunk
 from onward.support.freezing import learnable
 
 pytestmark = pytest.mark.product("cell", "check")
@@ -86,6 +87,60 @@ def test_the_mean_over_all_signs_is_exact(cell, edge):
         return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(one)(outcomes))
 
     assert_same(mean(p, patterns(4)), jax.jit(naive_gradient)(*p, reset, weight))
+
+
+NOISY = [onward.NoBackTrack(), onward.NoBackTrack(rank=5), onward.UORO()]
+
+
+@pytest.mark.parametrize("edge", NOISY, ids=["rank 1", "rank 5", "UORO"])
+@pytest.mark.parametrize("cell", ["gru", "own", "stack"])
+def test_from_one_run_or_from_several_the_estimate_and_its_derivatives_are_the_same(cell, edge):
+    """In a batch the edge runs the steps again. Alone it takes its derivatives from the run of the losses."""
+    p = problem(cell, units=2, steps=2 * WINDOW)
+    estimator = ContinuedBPTT(edge)
+    point, as_parameters = ravel_pytree(learnable(p.model))
+    v = jnp.cos(jnp.arange(point.size, dtype=float))
+    flags = jnp.arange(2 * WINDOW) == WINDOW + 1, jnp.asarray(WEIGHT[: 2 * WINDOW])
+
+    def alone(model, hidden, state, chunk):
+        e = estimator.estimate(model, loss, hidden, state, chunk)
+        return e.hidden, e.state, (e.grads, e.losses)
+
+    def in_a_batch(model, hidden, state, chunk):
+        hidden, state = jax.tree.map(lambda leaf: leaf[None], (hidden, state))
+        e = estimator.mean_estimate(model, loss, hidden, state, jax.tree.map(lambda leaf: leaf[:, None], chunk))
+        return *jax.tree.map(lambda leaf: leaf[0], (e.hidden, e.state)), (e.grads, e.losses[:, 0])
+
+    def windows(estimate):
+        def summed(point):
+            model, hidden, state, total = eqx.combine(as_parameters(point), p.model), p.hidden, p.state(estimator), 0.0
+            for start in (0, WINDOW):
+                parts = (leaf[start : start + WINDOW] for leaf in (p.xs, p.ys, *flags))
+                hidden, state, found = estimate(model, hidden, state, Chunk(*parts, estimator.draw(state, WINDOW)))
+                numbers, _ = ravel_pytree(found)
+                total = total + jnp.sum(jnp.sin(numbers + jnp.arange(numbers.size, dtype=float)))
+            return total
+
+        return *jax.jvp(summed, (point,), (v,)), jax.grad(summed)(point) @ v
+
+    found, expected = jax.jit(lambda: (windows(alone), windows(in_a_batch)))()
+    assert abs(found[1]) > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(found[1], found[2], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("edge", "loops"), [(onward.NoBackTrack(), 4), (onward.UORO(), 4), (onward.SnAp(), 3)], ids=str
+)
+def test_the_steps_of_a_window_run_once(edge, loops):
+    """Forward, backward for the losses, and the edge's own: its tangent and its rows, or the units' Jacobians."""
+    p = problem("vanilla", units=2, steps=WINDOW)
+    estimator = ContinuedBPTT(edge)
+
+    def estimate(model):
+        return estimator.grad(model, loss, p.hidden, p.state(estimator), p.xs, p.ys)
+
+    assert str(jax.make_jaxpr(estimate)(p.model)).count("= scan[") == loops
 
 
 def test_snap_at_the_edge_is_snap_beyond_the_window_and_backpropagation_within():
