@@ -147,7 +147,7 @@ def _hyperparameters(settings, data, meta_steps: int, seeds: int, seed: int, par
         return Curves(*(np.array([row[what] for row in rows], float) for what in Curves._fields))
 
     found = {(steps, back): {method: of_setting(steps, back, method) for method in METHODS} for steps, back in settings}
-    title = "Rates and momenta of an MNIST network, learned by the gradient of its training's end"
+    title = "Rates and momenta, learned by the gradient of a training's end"
     panels = {f"{steps} training steps, {back} back": curves for (steps, back), curves in found.items()}
     picture = partial(draw_metalearning, panels, title=title)
     lines = [
