@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..support.arguments import whole
+from ..support.arguments import at_least_zero, whole
 from ..support.smooth import root
 from ..support.trees import row_sums, total, without_gradient, zeros_like
 from .base import AbstractCell
@@ -309,9 +309,7 @@ def draw_weights(
 ) -> tuple[Float[Array, "_rows units _features"], ...]:
     """Weights and biases drawn uniformly in ±scale/√units, one array per group."""
     input_size, hidden_size = whole("input_size", input_size), whole("hidden_size", hidden_size)
-    if not (scale >= 0 and math.isfinite(scale)):
-        raise ValueError(f"scale must be finite and not negative, got {scale!r}.")
-    limit = scale / math.sqrt(hidden_size)
+    limit = at_least_zero("scale", scale) / math.sqrt(hidden_size)
     return tuple(
         jr.uniform(k, (group.rows, hidden_size, group.size(input_size, hidden_size)), dtype, -limit, limit)
         for group, k in zip(groups, jr.split(key, len(groups)), strict=True)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..support.arguments import whole
+from ..support.arguments import above_zero, at_least_zero, whole
+from ._arguments import floating
 from .base import AbstractCell
 
 
@@ -54,9 +55,8 @@ class AntisymmetricCell(AbstractCell):
         dtype=None,
     ):
         input_size, hidden_size = whole("input_size", input_size), whole("hidden_size", hidden_size)
-        if not (step > 0 and damping >= 0):
-            raise ValueError(f"step must be positive and damping not negative, got step={step!r}, damping={damping!r}.")
-        dtype, limit = dtype or float, scale / math.sqrt(hidden_size)
+        self.step, self.damping = above_zero("step", step), at_least_zero("damping", damping)
+        dtype, limit = floating(dtype), at_least_zero("scale", scale) / math.sqrt(hidden_size)
         recurrent_key, input_key = jr.split(key)
         self.recurrent_weight = jr.uniform(recurrent_key, (hidden_size, hidden_size), dtype, -limit, limit)
         self.input_weight = jr.uniform(input_key, (hidden_size, input_size), dtype, -limit, limit)
@@ -66,7 +66,6 @@ class AntisymmetricCell(AbstractCell):
             gate_key = jr.fold_in(input_key, 1)
             self.gate_input_weight = jr.uniform(gate_key, (hidden_size, input_size), dtype, -limit, limit)
             self.gate_bias = jnp.zeros(hidden_size, dtype)
-        self.step, self.damping = step, damping
 
     @property
     def input_size(self) -> int:

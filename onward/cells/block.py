@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..support.arguments import whole
+from ..support.errors import reason_of
+from ..support.trees import described
 from .base import AbstractCell
 from .composite import AbstractCompositeCell
 
@@ -78,8 +80,18 @@ class Block(AbstractCompositeCell):
         """Raises `ValueError` unless one step of the block works."""
         hidden = jax.eval_shape(self.init_hidden)
         x = jax.ShapeDtypeStruct((self.size,), hidden.output.dtype)
-        mixed = jax.eval_shape(lambda h, x: self.mix(self.cell.output(self.cell(h, x)), x), hidden.hidden, x)
-        if jnp.shape(mixed) != (self.size,):
+        try:
+            output = jax.eval_shape(lambda h, x: self.cell.output(self.cell(h, x)), hidden.hidden, x)
+        except Exception as error:  # a cell and a map may be any code
             raise ValueError(
-                f"mix must return {self.size} numbers, the size of the block, got the shape {mixed.shape}."
+                f"cell must read {self.size} numbers, the size of the block: {reason_of(error)}"
+            ) from error
+        read = f"the cell's output {described(output)} and its input {described(x)}"
+        try:
+            mixed = jax.eval_shape(self.mix, output, x)
+        except Exception as error:
+            raise ValueError(f"mix cannot read {read}: {reason_of(error)}") from error
+        if not isinstance(mixed, jax.ShapeDtypeStruct) or mixed.shape != (self.size,):
+            raise ValueError(
+                f"mix must turn {read} into {self.size} numbers, the size of the block, got {described(mixed)}."
             )

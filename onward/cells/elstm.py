@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._arguments import floating
 from .unit_wise import AbstractUnitWiseCell, check_sizes, gate_biases, groups_of, input_rows, own_numbers
 
 
@@ -42,7 +43,7 @@ class ELSTMCell(AbstractUnitWiseCell):
         dtype=None,
     ):
         self.input_size, self.hidden_size = check_sizes(input_size, hidden_size)
-        dtype, n = dtype or float, self.hidden_size
+        dtype, n = floating(dtype), self.hidden_size
         W_key, f_key, z_key, bias_key = jr.split(key, 4)
         forget = 0.0 if decays is None else gate_biases(decays, n, dtype=dtype, key=bias_key)
         bias = jnp.stack([jnp.broadcast_to(jnp.asarray(forget, dtype), n), jnp.zeros(n, dtype)])

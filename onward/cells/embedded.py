@@ -1,10 +1,12 @@
 """A cell that reads symbols through a learned embedding."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
-from ..support.arguments import whole
+from ..support.arguments import at_least_zero, whole
+from ..support.trees import widest
 from .base import AbstractCell
 from .composite import AbstractCompositeCell
 
@@ -12,14 +14,15 @@ from .composite import AbstractCompositeCell
 class EmbeddedCell(AbstractCompositeCell):
     """A cell behind an embedding: `hidden' = cell(hidden, E[x])` for a symbol x, an integer from 0.
 
-    The vectors are trained together with the cell. A symbol outside the range makes the state NaN.
+    The vectors are trained together with the cell, and have the dtype of its state. A symbol outside the range makes
+    the state NaN.
 
     **Arguments:**
 
     - `symbols`: the number of different symbols, at least 1.
     - `cell`: the cell that reads the vectors; its input size must be `size`.
     - `size`: the size of a vector, at least 1.
-    - `scale`: the vectors start uniform in ±scale.
+    - `scale`: the vectors start uniform in ±scale; a finite number of at least 0.
     - `key`: the random key of the vectors.
 
     Raises `ValueError` if `cell` is not a cell of this library, or for numbers out of range.
@@ -37,7 +40,10 @@ class EmbeddedCell(AbstractCompositeCell):
         if not isinstance(cell, AbstractCell):
             raise ValueError(f"cell must be an onward cell; wrap the {type(cell).__name__} in onward.AdaptedCell.")
         shape = whole("symbols", symbols), whole("size", size)
-        self.embedding = jr.uniform(key, shape, minval=-scale, maxval=scale)
+        scale = at_least_zero("scale", scale)
+        state = [leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(cell.init_hidden))]
+        dtype = widest(state) if state and jnp.issubdtype(widest(state), jnp.floating) else float
+        self.embedding = jr.uniform(key, shape, dtype, minval=-scale, maxval=scale)
         self.cell = cell
 
     def knows(self, x: Integer[Array, "*steps"]) -> Bool[Array, "*steps"]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._arguments import floating
 from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
 
 
@@ -29,7 +30,7 @@ class GRUCell(AbstractAffineGatedCell):
     groups: ClassVar = (RowGroup(rows=2), RowGroup(rows=1, sees_hidden=False), RowGroup(rows=1, sees_input=False))
 
     def __init__(self, input_size: int, hidden_size: int, *, key: PRNGKeyArray, scale: float = 1.0, dtype=None):
-        self.weights = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=key)
+        self.weights = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=floating(dtype), key=key)
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
 
     def init_hidden(self) -> Float[Array, " units"]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._arguments import elementwise, floating
 from .unit_wise import AbstractUnitWiseCell, check_decays, check_sizes, groups_of, input_rows, own_numbers
 
 
@@ -48,13 +49,13 @@ class IndRNNCell(AbstractUnitWiseCell):
         dtype=None,
     ):
         self.input_size, self.hidden_size = check_sizes(input_size, hidden_size)
-        dtype = dtype or float
+        dtype = floating(dtype)
         W_key, u_key = jr.split(key)
         deviation = 1 / math.sqrt(self.input_size)
         W = input_rows(1, self.input_size, self.hidden_size, deviation=deviation, dtype=dtype, key=W_key)
         least, largest = check_decays(decays)
         self.weights = W, own_numbers(jr.uniform(u_key, (self.hidden_size,), dtype, least, largest))
-        self.activation = activation
+        self.activation = elementwise(activation)
 
     def init_hidden(self) -> Float[Array, " units"]:
         return jnp.zeros(self.hidden_size, self.weights[0].dtype)

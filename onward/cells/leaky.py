@@ -8,7 +8,9 @@ import jax
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..support.arguments import number
 from ._activated import AbstractActivatedCell
+from ._arguments import elementwise, floating
 from .affine import RowGroup, draw_weights
 
 
@@ -55,15 +57,12 @@ class LeakyCell(AbstractActivatedCell):
         scale: float = 1.0,
         dtype=None,
     ):
-        if not 0 < time_step <= 1:
-            raise ValueError(f"time_step must be above 0 and at most 1, got {time_step!r}.")
-        weights_key, leak_key = jr.split(key)
-        self.weights = draw_weights(
-            self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=weights_key
-        )
-        self.leak = jr.uniform(leak_key, (hidden_size,), dtype or float)
+        self.time_step = number("time_step", time_step, lambda dt: 0 < dt <= 1, "above 0 and at most 1")
+        dtype, (weights_key, leak_key) = floating(dtype), jr.split(key)
+        self.weights = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=dtype, key=weights_key)
+        self.leak = jr.uniform(leak_key, (hidden_size,), dtype)
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
-        self.activation, self.preactivation_state, self.time_step = activation, preactivation_state, time_step
+        self.activation, self.preactivation_state = elementwise(activation), preactivation_state
 
     def gate(self, hidden, preactivations):
         u = preactivations[0][0]

@@ -10,6 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._activated import AbstractActivatedCell
+from ._arguments import elementwise, floating
 from .affine import RowGroup, draw_weights
 from .unit_wise import OWN_NUMBERS, own_numbers
 
@@ -49,12 +50,12 @@ class LearnedLeakCell(AbstractActivatedCell):
         dtype=None,
     ):
         weights_key, leak_key = jr.split(key)
-        dtype = dtype or float
+        dtype = floating(dtype)
         weights = draw_weights(self.groups[:1], input_size, hidden_size, scale=scale, dtype=dtype, key=weights_key)
         leak = jnp.clip(jr.uniform(leak_key, (hidden_size,), dtype), LEAST, 1 - LEAST)
         self.weights = *weights, own_numbers(jnp.log(leak) - jnp.log1p(-leak))
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
-        self.activation, self.preactivation_state = activation, preactivation_state
+        self.activation, self.preactivation_state = elementwise(activation), preactivation_state
 
     @property
     def leak(self) -> Float[Array, " units"]:

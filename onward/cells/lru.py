@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..support.arguments import number
+from ._arguments import floating
 from .cpu_tuning import cosine_and_sine
 from .unit_wise import AbstractUnitWiseCell, check_sizes, groups_of, input_rows, own_numbers, ring
 
@@ -28,8 +30,7 @@ def rotated(hidden: ComplexState, radius: Array, angle: Array) -> tuple[Array, A
 
 def phases(largest: float, units: int, *, dtype, key: PRNGKeyArray) -> Float[Array, " units"]:
     """`log ϑ` for angles uniform between 0 and `largest`. Raises `ValueError` unless `largest` is in (0, 2π]."""
-    if not 0 < largest <= MAX_PHASE:
-        raise ValueError(f"max_phase must be above 0 and at most 2π, got {largest!r}.")
+    largest = number("max_phase", largest, lambda phase: 0 < phase <= MAX_PHASE, "above 0 and at most 2π")
     return jnp.log(largest * jr.uniform(key, (units,), dtype, minval=1e-6))
 
 
@@ -73,7 +74,7 @@ class LRUCell(AbstractUnitWiseCell):
         dtype=None,
     ):
         self.input_size, self.hidden_size = check_sizes(input_size, hidden_size)
-        dtype = dtype or float
+        dtype = floating(dtype)
         B_key, nu_key, phase_key = jr.split(key, 3)
         deviation = 1 / math.sqrt(2 * self.input_size)
         B = input_rows(2, self.input_size, self.hidden_size, deviation=deviation, dtype=dtype, key=B_key)

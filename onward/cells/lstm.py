@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._arguments import floating
 from .affine import AbstractAffineGatedCell, RowGroup, draw_weights
 
 
@@ -48,7 +49,7 @@ class LSTMCell(AbstractAffineGatedCell):
         scale: float = 1.0,
         dtype=None,
     ):
-        (weights,) = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=key)
+        (weights,) = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=floating(dtype), key=key)
         self.weights = (weights.at[1, :, -1].add(forget_bias),)
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
 

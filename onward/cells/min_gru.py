@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._arguments import elementwise, floating
 from .unit_wise import AbstractUnitWiseCell, check_sizes, gate_biases, groups_of, input_rows
 
 
@@ -49,12 +50,12 @@ class MinGRUCell(AbstractUnitWiseCell):
         dtype=None,
     ):
         self.input_size, self.hidden_size = check_sizes(input_size, hidden_size)
-        dtype, n = dtype or float, self.hidden_size
+        dtype, n = floating(dtype), self.hidden_size
         W_key, bias_key = jr.split(key)
         keep = jnp.zeros(n, dtype) if decays is None else gate_biases(decays, n, dtype=dtype, key=bias_key)
         deviation, bias = 1 / math.sqrt(3 * self.input_size), jnp.stack([-keep, jnp.zeros(n, dtype)])
         self.weights = (input_rows(2, self.input_size, n, deviation=deviation, dtype=dtype, key=W_key, bias=bias),)
-        self.activation = activation
+        self.activation = elementwise(activation)
 
     def init_hidden(self) -> Float[Array, " units"]:
         return jnp.zeros(self.hidden_size, self.weights[0].dtype)

@@ -11,6 +11,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..support.smooth import log_sigmoid
+from ._arguments import elementwise, floating
 from .min_gru import identity
 from .unit_wise import AbstractUnitWiseCell, check_sizes, gate_biases, groups_of, input_rows
 
@@ -44,13 +45,13 @@ class MinLSTMCell(AbstractUnitWiseCell):
         dtype=None,
     ):
         self.input_size, self.hidden_size = check_sizes(input_size, hidden_size)
-        dtype, n = dtype or float, self.hidden_size
+        dtype, n = floating(dtype), self.hidden_size
         W_key, bias_key = jr.split(key)
         # With f = r and i = 1 − r the gates sum to 1, and the unit keeps the fraction r.
         keep = jnp.zeros(n, dtype) if decays is None else gate_biases(decays, n, dtype=dtype, key=bias_key)
         deviation, bias = 1 / math.sqrt(3 * self.input_size), jnp.stack([keep, -keep, jnp.zeros(n, dtype)])
         self.weights = (input_rows(3, self.input_size, n, deviation=deviation, dtype=dtype, key=W_key, bias=bias),)
-        self.activation = activation
+        self.activation = elementwise(activation)
 
     def init_hidden(self) -> Float[Array, " units"]:
         return jnp.zeros(self.hidden_size, self.weights[0].dtype)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..support.arguments import whole
+from ._arguments import floating
 from .base import AbstractCell
 
 
@@ -15,7 +16,7 @@ class RecentInputs(AbstractCell):
     output is `hidden` as one vector.
 
     **Arguments:** `length`, how many inputs, at least 1; `size`, the size of an input, at least 1; `dtype`. Raises
-    `ValueError` for a number out of range, and for an input of another shape.
+    `ValueError` for a number out of range, a dtype that is not floating-point, and an input of another shape.
 
         >>> import jax.numpy as jnp, onward
         >>> cell = onward.cells.RecentInputs(2, 3)
@@ -26,10 +27,10 @@ class RecentInputs(AbstractCell):
 
     length: int = eqx.field(static=True)
     size: int = eqx.field(static=True)
-    dtype: type | None = eqx.field(static=True)
+    dtype: type = eqx.field(static=True)
 
     def __init__(self, length: int, size: int, *, dtype=None):
-        self.length, self.size, self.dtype = whole("length", length), whole("size", size), dtype
+        self.length, self.size, self.dtype = whole("length", length), whole("size", size), floating(dtype)
 
     def __call__(self, hidden: Float[Array, "length size"], x: Float[Array, " numbers"]) -> Float[Array, "length size"]:
         if jnp.shape(x) != (self.size,):
@@ -37,7 +38,7 @@ class RecentInputs(AbstractCell):
         return jnp.concatenate([x[None], hidden[:-1]])
 
     def init_hidden(self) -> Float[Array, "length size"]:
-        return jnp.zeros((self.length, self.size), self.dtype or float)
+        return jnp.zeros((self.length, self.size), self.dtype)
 
     def output(self, hidden: Float[Array, "length size"]) -> Float[Array, " numbers"]:
         return hidden.reshape(-1)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._arguments import elementwise, floating
 from .lru import MAX_PHASE, ComplexState, phases, rotated
 from .unit_wise import AbstractUnitWiseCell, check_sizes, groups_of, input_rows, own_numbers, ring
 
@@ -51,13 +52,13 @@ class RTUCell(AbstractUnitWiseCell):
         dtype=None,
     ):
         self.input_size, self.hidden_size = check_sizes(input_size, hidden_size)
-        dtype = dtype or float
+        dtype = floating(dtype)
         W_key, nu_key, phase_key = jr.split(key, 3)
         deviation = 1 / math.sqrt(2 * self.input_size)
         W = input_rows(2, self.input_size, self.hidden_size, deviation=deviation, dtype=dtype, key=W_key)
         nu = ring(decays, self.hidden_size, dtype=dtype, key=nu_key)
         self.weights = W, own_numbers(nu, phases(max_phase, self.hidden_size, dtype=dtype, key=phase_key))
-        self.activation, self.nonlinear = activation, bool(nonlinear)
+        self.activation, self.nonlinear = elementwise(activation), bool(nonlinear)
 
     @property
     def complex_rows(self):

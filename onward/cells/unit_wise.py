@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..support.arguments import whole
@@ -54,10 +55,13 @@ def check_sizes(input_size: int, hidden_size: int) -> tuple[int, int]:
 
 def check_decays(decays: tuple[float, float]) -> tuple[float, float]:
     """The least and the largest decay. Raises `ValueError` unless `0 <= least < largest <= 1`."""
-    least, largest = decays
-    if not 0 <= least < largest <= 1:
+    try:
+        ends = np.asarray(decays)
+    except ValueError:  # of ragged tuples
+        ends = np.empty(0)
+    if ends.shape != (2,) or ends.dtype.kind not in "iuf" or not 0 <= ends[0] < ends[1] <= 1:
         raise ValueError(f"decays must be two numbers with 0 <= least < largest <= 1, got {decays!r}.")
-    return float(least), float(largest)
+    return float(ends[0]), float(ends[1])
 
 
 def ring(decays: tuple[float, float], units: int, *, dtype, key: PRNGKeyArray) -> Float[Array, " units"]:

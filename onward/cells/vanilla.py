@@ -8,6 +8,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from ._activated import AbstractActivatedCell
+from ._arguments import elementwise, floating
 from .affine import RowGroup, draw_weights
 
 
@@ -50,9 +51,9 @@ class VanillaCell(AbstractActivatedCell):
         scale: float = 1.0,
         dtype=None,
     ):
-        self.weights = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=dtype or float, key=key)
+        self.weights = draw_weights(self.groups, input_size, hidden_size, scale=scale, dtype=floating(dtype), key=key)
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
-        self.activation, self.preactivation_state = activation, preactivation_state
+        self.activation, self.preactivation_state = elementwise(activation), preactivation_state
 
     def gate(self, hidden, preactivations):
         u = preactivations[0][0]

@@ -53,7 +53,9 @@ def described(tree: PyTree) -> str:
     """The dtype and shape of every leaf, for messages; for a leaf that is not an array, its type."""
     leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
     told = (
-        f"{jnp.result_type(leaf)} {jnp.shape(leaf)}" if eqx.is_array_like(leaf) else type(leaf).__name__
+        f"{jnp.result_type(leaf)} {jnp.shape(leaf)}"
+        if eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+        else type(leaf).__name__
         for leaf in leaves
     )
     return ", ".join(told) or "nothing"

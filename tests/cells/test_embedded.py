@@ -52,5 +52,16 @@ def test_what_it_cannot_be():
         onward.EmbeddedCell(3, eqx.nn.GRUCell(2, 2, key=jr.key(0)), size=2, key=jr.key(0))
     with pytest.raises(ValueError, match="symbols must be an integer of at least 1, got 0"):
         onward.EmbeddedCell(0, model().cell.cell, size=2, key=jr.key(0))
+    for scale in (float("nan"), float("inf"), -1, None, "a"):
+        with pytest.raises(ValueError, match=f"scale must be a finite number of at least 0, got {scale!r}"):
+            onward.EmbeddedCell(3, model().cell.cell, size=2, scale=scale, key=jr.key(0))
     with pytest.raises(ValueError, match="xs must be symbols, integers from 0, got float64"):
         jax.eval_shape(lambda: model().cell.embed(jnp.zeros(3)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, None])
+def test_the_vectors_have_the_dtype_of_the_cell(dtype):
+    lstm = onward.LSTMCell(SIZE, UNITS, dtype=dtype, key=jr.key(0))
+    cell = onward.EmbeddedCell(SYMBOLS, lstm, size=SIZE, key=jr.key(1))
+    assert cell.embedding.dtype == lstm.weights[0].dtype
+    assert cell(cell.init_hidden(), jnp.array(1)).hidden.dtype == lstm.weights[0].dtype

@@ -151,14 +151,37 @@ def test_an_lru_in_a_stationary_stream_keeps_its_size():
     assert abs(power / np.mean(np.sum(B**2, 0)) - 1) < 0.1
 
 
+@pytest.mark.usefixtures("as_in_use")
 @pytest.mark.parametrize("build", [LRUCell, RTUCell, IndRNNCell, ELSTMCell, MinGRUCell, MinLSTMCell])
-@pytest.mark.parametrize("decays", [(0.9, 0.9), (-0.1, 0.5), (0.5, 1.1), (float("nan"), 1.0)])
+@pytest.mark.parametrize(
+    "decays",
+    [
+        (0.9, 0.9),
+        (-0.1, 0.5),
+        (0.5, 1.1),
+        (float("nan"), 1.0),
+        (0.5,),
+        (0.1, 0.2, 0.3),
+        0.5,
+        "01",
+        ("0", "1"),
+        (0, (1,)),
+    ],
+)
 def test_decays_out_of_range_are_refused(build, decays):
     with pytest.raises(ValueError, match="decays must be two numbers with 0 <= least < largest <= 1, got"):
         build(INPUTS, UNITS, decays=decays, key=jr.key(0))
 
 
-@pytest.mark.parametrize("phase", [0.0, -1.0, 7.0, float("nan")])
+@pytest.mark.usefixtures("as_in_use")
+@pytest.mark.parametrize("build", [LRUCell, RTUCell, IndRNNCell])
+def test_decays_cannot_be_left_out_where_they_have_a_default(build):
+    with pytest.raises(ValueError, match="decays must be two numbers with 0 <= least < largest <= 1, got None"):
+        build(INPUTS, UNITS, decays=None, key=jr.key(0))
+
+
+@pytest.mark.usefixtures("as_in_use")
+@pytest.mark.parametrize("phase", [0.0, -1.0, 7.0, float("nan"), None, "1", (1.0,)])
 def test_a_phase_out_of_range_is_refused(phase):
     with pytest.raises(ValueError, match=r"max_phase must be above 0 and at most 2π, got"):
         LRUCell(INPUTS, UNITS, max_phase=phase, key=jr.key(0))
