@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .cells import AbstractCell, EmbeddedCell
-from .readouts import MixtureOfSoftmaxes, TiedReadout, affine, check_tied, tied_part
+from .readouts import MixtureOfSoftmaxes, TiedReadout, affine, check_fits, tied_part
 
 
 class Model(eqx.Module):
@@ -20,8 +20,8 @@ class Model(eqx.Module):
     - `readout`: a callable from the cell's output to a prediction, such as an `eqx.nn.Linear`. Every estimator computes
       the exact gradient of its inexact arrays, which are trained. `onward.readouts` has some for language models.
 
-    Raises `ValueError` if `cell` is not a cell, if `readout` cannot be called, or if a tied readout does not fit the
-    cell's embedding.
+    Raises `ValueError` if `cell` is not a cell, if `readout` cannot be called, or if a readout of `onward.readouts`
+    does not fit the cell's output or embedding.
 
         >>> import equinox as eqx, jax.random as jr, onward
         >>> cell = onward.VanillaCell(3, 4, key=jr.key(0))
@@ -40,7 +40,7 @@ class Model(eqx.Module):
             raise ValueError(
                 f"readout must be callable, from the cell's output to a prediction, got {type(readout).__name__}."
             )
-        check_tied(cell, readout)
+        check_fits(cell, readout)
         self.cell = cell
         self.readout = readout
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .cells import AbstractCell, EmbeddedCell
 from .cells.cpu_tuning import rows_of_product
 from .support.arguments import whole
+from .support.trees import described
 
 
 class NormalisedReadout(eqx.Module):
@@ -154,8 +155,22 @@ def tied_part(readout: Any) -> TiedReadout | None:
     return part if isinstance(part, TiedReadout) else None
 
 
-def check_tied(cell: AbstractCell, readout: Any) -> None:
-    """Raises `ValueError` unless a tied readout fits the embedding of the cell."""
+def check_fits(cell: AbstractCell, readout: Any) -> None:
+    """Raises `ValueError` unless a readout of this module reads the output of the cell, and a tied one fits the
+    embedding.
+    """
+    reads = None
+    if isinstance(readout, NormalisedReadout):
+        reads = readout.linear.in_features
+    elif isinstance(readout, MixtureOfSoftmaxes):
+        reads = readout.latent.in_features
+    if reads is not None:
+        output = jax.eval_shape(lambda: cell.output(cell.init_hidden()))
+        if [leaf.shape for leaf in jax.tree.leaves(output)] != [(reads,)]:
+            raise ValueError(
+                f"the readout must read the output of the cell, {described(output)}; this {type(readout).__name__} has "
+                f"the input_size {reads}."
+            )
     tied = tied_part(readout)
     if tied is None:
         return

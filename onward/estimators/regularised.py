@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
 
-from ..cells import AbstractAffineGatedCell, AbstractCell, EmbeddedCell, StackedCell
+from ..cells import AbstractAffineGatedCell, AbstractCell, EmbeddedCell, EncodedCell, StackedCell
 from ..cells.rollout import rollout
 from ..readouts import MixtureOfSoftmaxes
 from ..support.arguments import at_least_zero, number
@@ -37,8 +37,9 @@ class RegularisedBPTT(AbstractBackwardEstimator):
 
         x^1_t = m^0 ⊙ s_(w_t) E_(w_t),    x^(l+1)_t = m^l ⊙ o^l_t,    prediction_t = readout(x^(L+1)_t)
 
-    where each layer runs with the recurrent weights `M^l ⊙ U^l`. All factors are 0 with a probability p, and else
-    1/(1 − p). They are drawn anew for each chunk, that is for each update:
+    where each layer runs with the recurrent weights `M^l ⊙ U^l`. For an `onward.cells.EncodedCell` `x^1_t` is
+    `m^0 ⊙ encode(x_t)`, and without an embedding or a map it is `m^0 ⊙ x_t`. All factors are 0 with a probability p,
+    and else 1/(1 − p). They are drawn anew for each chunk, that is for each update:
 
     - `recurrent`: p of `M^l`, one factor a weight, the same for all streams. This is weight drop (Wan et al. 2013).
     - `embedding`: p of `s`, one factor a symbol, the same for all streams.
@@ -113,7 +114,13 @@ class RegularisedBPTT(AbstractBackwardEstimator):
                 "latent dropout is for an onward.readouts.MixtureOfSoftmaxes, got a readout of type "
                 f"{type(model.readout).__name__}."
             )
-        for layer in _layers(model.cell) if self.recurrent else ():
+        layers = _layers(model.cell)
+        if self.layers and len(layers) < 2:
+            within = type(model.cell).__name__ + (
+                f" of {type(layers[0]).__name__}" if model.cell is not layers[0] else ""
+            )
+            raise ValueError(f"layers dropout is for an onward.StackedCell of two or more layers, got {within}.")
+        for layer in layers if self.recurrent else ():
             if not isinstance(layer, AbstractAffineGatedCell) or layer.unit_wise:
                 raise ValueError(
                     "recurrent dropout is for cells with a matrix of recurrent weights, such as onward.LSTMCell, got "
@@ -138,10 +145,11 @@ class RegularisedBPTT(AbstractBackwardEstimator):
 
     def unroll(self, model, loss, hidden, state, chunk):
         cell, x, shared, key = model.cell, chunk.xs, self.shared, _key(chunk.noise[0, :2])
-        stacked = isinstance(cell.cell if isinstance(cell, EmbeddedCell) else cell, StackedCell)
-        layers = _layers(cell)
+        stacked, layers = isinstance(_read_inside(cell), StackedCell), _layers(cell)
         if isinstance(cell, EmbeddedCell):
             x = cell.embed(x) if shared.symbols is None else cell.embed(x) * shared.symbols[x][:, None]
+        elif isinstance(cell, EncodedCell):
+            x = jax.vmap(cell.encode)(x)
         x, states, outputs = _locked(x, jr.fold_in(key, 0), self.inputs), [], None
         for i, (layer, h) in enumerate(zip(layers, hidden if stacked else (hidden,), strict=True)):
             states.append(rollout(_thinned(layer, shared.recurrent[i]), h, x, reset=chunk.reset))
@@ -200,9 +208,14 @@ def _locked(tree: PyTree, key: PRNGKeyArray, rate: float) -> PyTree:
 
 
 def _layers(cell: AbstractCell) -> Sequence[AbstractCell]:
-    """The layers of a cell, from bottom to top, without its embedding."""
-    cell = cell.cell if isinstance(cell, EmbeddedCell) else cell
+    """The layers of a cell, from bottom to top, without its embedding or the map of its inputs."""
+    cell = _read_inside(cell)
     return cell.layers if isinstance(cell, StackedCell) else (cell,)
+
+
+def _read_inside(cell: AbstractCell) -> AbstractCell:
+    """What reads the vectors of an embedding or of a map; the cell itself if it has neither."""
+    return cell.cell if isinstance(cell, EmbeddedCell | EncodedCell) else cell
 
 
 def _of_layer(layer: AbstractCell, key: PRNGKeyArray, rate: float) -> tuple[Array | None, ...]:

@@ -13,7 +13,7 @@ from problems import assert_same, problem
 
 import onward
 from onward.estimators import Chunk, RegularisedBPTT
-from onward.losses import softmax_cross_entropy
+from onward.losses import softmax_cross_entropy, squared_error
 from onward.readouts import MixtureOfSoftmaxes, TiedReadout
 from onward.support.freezing import learnable
 
@@ -185,6 +185,42 @@ def test_what_is_not_there_cannot_be_dropped():
             p.state(RegularisedBPTT(**{rate: 0.1}))
     with pytest.raises(ValueError, match="activation must be a finite number of at least 0, got -1"):
         RegularisedBPTT(activation=-1.0)
+
+
+def test_layers_behind_a_map_of_the_inputs_are_dropped_too():
+    keys = jr.split(jr.key(0), 4)
+    stack = onward.StackedCell([onward.LSTMCell(3, 2, key=keys[0]), onward.GRUCell(2, 2, key=keys[1])])
+    cell = onward.cells.EncodedCell(eqx.nn.Linear(3, 3, key=keys[2]), stack)
+    model = onward.Model(cell, eqx.nn.Linear(2, 1, key=keys[3]))
+    xs, ys = jnp.ones((STEPS, 3)), jnp.ones((STEPS, 1))
+
+    @jax.jit
+    def losses():
+        def of(estimator, cell, xs):
+            m, hidden = onward.Model(cell, model.readout), stack.init_hidden()
+            state = estimator.init(m, hidden, key=keys[0])
+            return estimator.grad(m, squared_error, hidden, state, xs, ys).losses
+
+        behind, alone = (RegularisedBPTT(recurrent=0.3, inputs=0.25, layers=0.4), onward.BPTT())
+        encoded = jax.vmap(cell.encode)(xs)
+        return of(behind, cell, xs), of(behind, stack, encoded), of(alone, cell, xs)
+
+    behind, given, plain = losses()
+    assert_same(behind, given)
+    assert np.all(behind != plain)
+
+
+def test_without_two_layers_none_is_dropped_between_them():
+    lstm = onward.LSTMCell(3, 4, key=jr.key(0))
+    for cell, got in (
+        (lstm, "LSTMCell"),
+        (onward.StackedCell([lstm]), "StackedCell of LSTMCell"),
+        (onward.EmbeddedCell(5, lstm, size=3, key=jr.key(1)), "EmbeddedCell of LSTMCell"),
+        (onward.cells.EncodedCell(jnp.tanh, lstm), "EncodedCell of LSTMCell"),
+    ):
+        model = onward.Model(cell, eqx.nn.Linear(4, 1, key=jr.key(2)))
+        with pytest.raises(ValueError, match=f"layers dropout is for .* two or more layers, got {got}\\."):
+            RegularisedBPTT(layers=0.5).start(model, cell.init_hidden(), key=jr.key(3), example=None)
 
 
 def test_the_weights_have_one_mask_and_one_gradient_for_all_streams():

@@ -136,6 +136,14 @@ def test_what_does_not_fit_is_refused_in_a_sentence():
             "a tied readout needs vectors of the embedding's size 3, it reads 2",
         ),
         (
+            lambda: onward.Model(embedded(), mixture(linear(), inputs=7)),
+            r"must read the output of the cell, float64 \(3,\); this MixtureOfSoftmaxes has the input_size 7",
+        ),
+        (
+            lambda: onward.Model(embedded(), NormalisedReadout(7, 2, key=jr.key(0))),
+            r"the output of the cell, float64 \(3,\); this NormalisedReadout has the input_size 7",
+        ),
+        (
             lambda: onward.Model(embedded(), TiedReadout(4)),
             "a tied readout needs as many symbols as the embedding, 5, got 4",
         ),
