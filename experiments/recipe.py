@@ -155,8 +155,8 @@ def chosen_methods(text: str, names: Sequence[str]) -> tuple[str, ...]:
         if not ends:
             near = difflib.get_close_matches(_plain(",".join(words)), known, n=1, cutoff=0.3)
             near = near or difflib.get_close_matches(_plain(words[0]), known, n=1, cutoff=0.3)
-            guess = f"did you mean {known[near[0]]!r}? " if near else ""
-            raise UserError(f"there is no method {words[0].strip()!r} here; {guess}There are {'; '.join(names)}.")
+            guess = f"did you mean {known[near[0]]!r}? There" if near else "there"
+            raise UserError(f"there is no method {words[0].strip()!r} here; {guess} are {'; '.join(names)}.")
         name = known[_plain(",".join(words[: ends[0]]))]
         if name in found:
             raise UserError(f"--methods names {name!r} twice; leave one of them out.")

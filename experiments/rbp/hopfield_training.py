@@ -67,7 +67,7 @@ class Check(eqx.Module):
     """A memory's answers to corrupted digits, those that the loss compares.
 
     `errors` is the fraction of pixels where the rounded answer differs from the clean digit. `shown` and `recalled` are
-    the digits. `residual` is the largest of these recalls.
+    the digits. `residual` is the largest residual of these recalls.
     """
 
     errors: Float[Array, ""]

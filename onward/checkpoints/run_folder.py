@@ -1,5 +1,6 @@
 """The run folder: settings, metrics, checkpoints, picture and summary of one training, under fixed names."""
 
+import contextlib
 import hashlib
 import itertools
 import shlex
@@ -54,7 +55,7 @@ class RunFolder(Folder):
         Raises `UserError` if the folder is not empty, is used by another process, or cannot be written.
         """
         check_unused(path)
-        folder = cls(path)
+        folder, missing = cls(path), [part for part in (path, *path.parents) if not part.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder.hold(wait=wait)
@@ -63,6 +64,9 @@ class RunFolder(Folder):
             folder.write(folder.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
         except OSError as error:
             folder.close()
+            for part in missing:  # the folders above it that were made, from the innermost on; not one that is in use
+                with contextlib.suppress(OSError):
+                    part.rmdir()
             raise UserError(f"{path} cannot hold a run ({error.strerror}); name another folder.") from None
         except BaseException:
             folder.close()

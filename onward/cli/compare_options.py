@@ -26,8 +26,10 @@ MINUTE = BudgetWords(seconds=60)
 
 
 def _methods(words: str) -> tuple[str, ...]:
-    methods = tuple(word.strip() for word in words.split(",") if word.strip())
-    if not methods:
+    methods = tuple(word.strip() for word in words.split(","))
+    if not all(methods) and any(methods):
+        raise UserError(f"--methods must have a name on both sides of each comma, got {words!r}.")
+    if not all(methods):
         raise UserError(f"--methods must name at least one of {', '.join(COMPARISON.known)}, got {words!r}.")
     seen: dict[object, str] = {}
     for word in methods:

@@ -31,12 +31,12 @@ TO_THE_CALLER = 4
 
 def check_fit_arguments(learner, carry, data, objective, key, callbacks) -> None:
     """Raises `ValueError`, naming the argument, if an argument is of the wrong kind."""
-    _check_kind("learner", learner, Learner, "an onward.Learner")
-    _check_kind("carry", carry, Carry, "a carry from learner.init")
+    check_kind("learner", learner, Learner, "an onward.Learner")
+    check_kind("carry", carry, Carry, "a carry from learner.init")
     _check_data_and_objective(data, objective)
     check_key(key)
     for callback in callbacks:
-        _check_kind("each of callbacks", callback, Callback, "an onward.sequences.Callback")
+        check_kind("each of callbacks", callback, Callback, "an onward.sequences.Callback")
 
 
 def check_functions(**functions) -> None:
@@ -75,7 +75,7 @@ def check_returned(name: str, found, like, wanted: str) -> None:
 
 def check_evaluate_arguments(model, data, objective, measures, key) -> None:
     """Raises `ValueError`, naming the argument, if an argument is of the wrong kind."""
-    _check_kind("model", model, Model, "an onward.Model")
+    check_kind("model", model, Model, "an onward.Model")
     _check_data_and_objective(data, objective)
     for measure in measures:
         if not callable(measure):
@@ -84,11 +84,11 @@ def check_evaluate_arguments(model, data, objective, measures, key) -> None:
 
 
 def _check_data_and_objective(data, objective) -> None:
-    _check_kind("data", data, AbstractData, "an object such as onward.Sequences(xs, ys, batch=16)")
-    _check_kind("objective", objective, AbstractObjective, "an object such as onward.EveryStep(window)")
+    check_kind("data", data, AbstractData, "an object such as onward.Sequences(xs, ys, batch=16)")
+    check_kind("objective", objective, AbstractObjective, "an object such as onward.EveryStep(window)")
 
 
-def _check_kind(name: str, thing: Any, kind: type, wanted: str) -> None:
+def check_kind(name: str, thing: Any, kind: type, wanted: str) -> None:
     if isinstance(thing, type):
         raise ValueError(f"{name} must be {wanted}, got the class {thing.__name__} itself.")
     if not isinstance(thing, kind):

@@ -11,7 +11,9 @@ from ..estimators.bptt import BPTT
 from ..learner import Learner
 from ..model import Model
 from ..support.arguments import whole
-from ..transforms.dynamic_rms import dynamic_rms, mean_squares
+from ..support.freezing import learnable
+from ..transforms.dynamic_rms import check_squares, dynamic_rms, mean_squares
+from ._fit_checks import check_kind
 from .data import AbstractData
 from .every_step import EveryStep
 from .fit import fit
@@ -69,7 +71,8 @@ def dynamic_evaluation(
     - `rate`, `decay`, `epsilon`: η, λ and ε of `onward.transforms.dynamic_rms`; choose them on a validation text.
     - `key`: determines the order of the data, if it is random.
 
-    Raises `ValueError` as `onward.fit` and `onward.transforms.dynamic_rms` do.
+    Raises `ValueError` for squares that are negative, not finite or shaped otherwise than the model, and as
+    `onward.fit` and `onward.transforms.dynamic_rms` do.
 
         >>> import equinox as eqx, jax.random as jr, numpy as np, onward, optax
         >>> from onward.sequences import Tracks, dynamic_evaluation, gradient_mean_squares
@@ -89,6 +92,8 @@ def dynamic_evaluation(
         >>> adapted.loss < 1 < 3 < fixed
         True
     """
+    check_kind("model", model, Model, "an onward.Model")
+    check_squares(squares, learnable(model))
     steps = dynamic_rms(squares, rate, decay, epsilon)
     fitted, _ = _epoch(model, data, loss, steps, window, key)
     score = fitted.history[0].loss if fitted.history else float("nan")
@@ -97,6 +102,7 @@ def dynamic_evaluation(
 
 def _epoch(model: Model, data: AbstractData, loss: Callable, optimizer: optax.GradientTransformation, window: int, key):
     """One pass over the data with an update a window, and the optimiser's state at the end."""
+    check_kind("data", data, AbstractData, "an object such as onward.sequences.Tracks(symbols, batch=1, steps=50)")
     window, (learner_key, data_key) = whole("window", window), jr.split(key)
     learner = Learner(BPTT(), optimizer, loss=loss, chunk=window, batch=data.batch)
     carry = learner.init(model, key=learner_key)

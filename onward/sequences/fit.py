@@ -145,14 +145,15 @@ def fit(
     targets in memory outside the range of a loss of `onward.losses` or outside the classes of
     `onward.TerminalClasses`; and whenever `Learner.run` does.
 
-    Raises `UserError` if processes differ in their arguments or versions, and says which and in what; if another
-    process has ended, with the checkpoint to go on from; and if the checkpoint is damaged, cannot be written, or comes
-    from another training. A training is recognised by its key, the arrays of `data`, the shapes of the model, and every
-    operation and number of the compiled update, such as an optimiser's rate or a factor in the loss. A checkpoint by
-    another version of JAX or onward may be refused too. Values in the carry, such as a rate kept there by
-    `optax.inject_hyperparams`, are not compared: those in the checkpoint are used. Two changes are not noticed: other
-    functions in `validate`, `scored`, `finish_epoch` and `callbacks`, and other data of an `onward.sequences.Streamed`
-    after its first minibatch.
+    Raises `UserError` if processes differ in their arguments or versions. The message says which processes differ, and
+    in what. Raises `UserError` if another process has ended. The message then names the checkpoint to go on from.
+    Raises `UserError` if the checkpoint is damaged, cannot be written, or comes from another training.
+
+    A training is recognised by its key, the arrays of `data`, the shapes of the model, and every operation and number
+    of the compiled update, such as an optimiser's rate or a factor in the loss. A checkpoint by another version of JAX
+    or onward may be refused too. Values in the carry, such as a rate kept there by `optax.inject_hyperparams`, are not
+    compared: those in the checkpoint are used. Two changes are not noticed: other functions in `validate`, `scored`,
+    `finish_epoch` and `callbacks`, and other data of an `onward.sequences.Streamed` after its first minibatch.
 
         >>> import equinox as eqx, jax.random as jr, onward, optax
         >>> from onward.tasks.adding import Adding

@@ -71,7 +71,8 @@ class Tracks(AbstractSequences):
     - `drawn`: if given, each minibatch has a length that is drawn around `steps`, anew in every epoch. The tracks end
       before the minibatches do; the last ones are then empty, and nothing is learned from them.
 
-    Raises `ValueError` for numbers below 1, for other symbols, and if there are fewer than two symbols for each track.
+    Raises `ValueError` for numbers below 1, for other symbols, if there are fewer than two symbols for each track, and
+    for a spread of the lengths of more than half a track.
 
         >>> import jax.random as jr, numpy as np, onward
         >>> data = onward.sequences.Tracks(np.arange(23), batch=2, steps=4)
@@ -96,8 +97,9 @@ class Tracks(AbstractSequences):
         classes: int | None = None,
         drawn: DrawnSteps | None = None,
     ):
+        if not (drawn is None or isinstance(drawn, DrawnSteps)):
+            raise ValueError(f"drawn must be an onward.sequences.DrawnSteps, got {drawn!r}.")
         self.batch, self.base, self.drawn = whole("batch", batch), whole("steps", steps), drawn
-        self.steps = self.base if drawn is None else drawn.longest(self.base)
         symbols = np.asarray(symbols)
         if symbols.dtype.kind not in "iu" or symbols.ndim != 1:
             raise ValueError(f"symbols must be integers in one axis, got {symbols.dtype} {symbols.shape}.")
@@ -108,6 +110,11 @@ class Tracks(AbstractSequences):
             raise ValueError(f"symbols must hold at least two for each of {self.batch} tracks, got {len(symbols)}.")
         self.tracks = jnp.asarray(symbols[: self.batch * length], jnp.int32).reshape(self.batch, length)
         targets = length - 1
+        if drawn is not None and 2 * drawn.spread > targets:
+            raise ValueError(
+                f"drawn must have a spread of at most {targets / 2}, half the targets of a track, got {drawn.spread}."
+            )
+        self.steps = self.base if drawn is None else drawn.longest(self.base)
         self.minibatches = -(-targets // self.base) if drawn is None else drawn.enough(self.base, targets)
 
     def check_targets(self, range):

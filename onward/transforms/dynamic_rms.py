@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..support.arguments import above_zero, at_least_zero, unless_traced
-from ..support.trees import total, zeros_like
+from ..support.trees import described, total, zeros_like
 
 
 class MeanSquaresState(NamedTuple):
@@ -55,6 +57,24 @@ class DynamicRMSState(NamedTuple):
     pull: PyTree
 
 
+def check_squares(squares: PyTree, params: PyTree) -> None:
+    """Raises `ValueError` unless `squares` are finite numbers of at least 0, shaped like the parameters. A traced
+    number passes.
+    """
+    shapes = lambda tree: [np.shape(leaf) for leaf in jax.tree.leaves(tree)]  # noqa: E731
+    if jax.tree.structure(squares) != jax.tree.structure(params) or shapes(squares) != shapes(params):
+        raise ValueError(
+            "squares must be shaped like the model's trainable arrays, as gradient_mean_squares returns them, "
+            f"{described(params)}, got {described(squares)}."
+        )
+    for leaf in jax.tree.leaves(squares):
+        if isinstance(leaf, Tracer):
+            continue
+        numbers = np.asarray(leaf, float)
+        if (wrong := numbers[~(np.isfinite(numbers) & (numbers >= 0))]).size:
+            raise ValueError(f"squares must be finite numbers of at least 0, got {wrong[0]}.")
+
+
 def dynamic_rms(
     squares: PyTree, rate: float | Float[Array, ""], decay: float | Float[Array, ""], epsilon: float = 1e-3
 ) -> optax.GradientTransformation:
@@ -69,7 +89,8 @@ def dynamic_rms(
 
     **Arguments:** `squares`: the mean squares of the training set's gradients, from
     `onward.sequences.gradient_mean_squares`, shaped like the parameters; `rate`: η, above 0; `decay`: λ, at least 0;
-    `epsilon`: ε, above 0. Raises `ValueError` otherwise, and for an update without parameters.
+    `epsilon`: ε, above 0. Raises `ValueError` otherwise, also from `init`, and for an
+    update without parameters.
 
         >>> import jax.numpy as jnp
         >>> from onward.transforms import dynamic_rms
@@ -86,6 +107,7 @@ def dynamic_rms(
     above_zero("epsilon", epsilon)
 
     def init(params):
+        check_squares(squares, params)
         root = jax.tree.map(lambda p, s: jnp.sqrt(jnp.asarray(s, p.dtype)), params, squares)
         leaves = jax.tree.leaves(root)
         mean = total(leaf.sum() for leaf in leaves) / sum(leaf.size for leaf in leaves)

@@ -131,6 +131,7 @@ WRONG = [
     (["compare", "--methods", "rtrl,rtrl"], "--methods names rtrl twice; leave one of them out."),
     (["compare", "--methods", "tbptt,tbptt:15"], "--methods has tbptt and tbptt:15, which are the same;"),
     (["compare", "--methods", " , "], "--methods must name at least one of tbptt,"),
+    (["compare", "--methods", "tbptt,"], "--methods must have a name on both sides of each comma, got 'tbptt,'."),
     (["compare", "--budget", "0s"], "--budget must be above 0, got '0s'."),
     (["compare", "--budget", "-3s"], "--budget must be above 0, got '-3s'."),
     (["compare", "--budget", "60"], "--budget must be a number with its unit, s, m or h of time or c for characters"),

@@ -110,3 +110,22 @@ def test_what_cannot_be():
         dynamic_rms(jnp.ones(2), 0.1, 0.1).update(jnp.ones(2), dynamic_rms(jnp.ones(2), 0.1, 0.1).init(jnp.ones(2)))
     with pytest.raises(ValueError, match="window must be an integer of at least 1, got 0"):
         gradient_mean_squares(model(), Tracks(TEXT, batch=2, steps=3), softmax_cross_entropy, window=0, key=jr.key(1))
+
+
+@pytest.mark.usefixtures("as_in_use")
+def test_squares_and_data_that_do_not_fit_are_refused():
+    m, text = model(), Tracks(TEXT, batch=1, steps=3)
+    like = lambda number: jax.tree.map(lambda leaf: jnp.full_like(leaf, number), learnable(m))  # noqa: E731
+    scalars = jax.tree.map(lambda leaf: jnp.zeros(()), learnable(m))
+    columns = jax.tree.map(lambda leaf: leaf[..., :1], like(1.0))
+    for data, squares, sentence in (
+        (text, scalars, "squares must be shaped like the model's trainable arrays"),
+        (text, columns, "squares must be shaped like the model's trainable arrays"),
+        (text, None, "squares must be shaped like the model's trainable arrays, .* got NoneType"),
+        (text, 3.0, "squares must be shaped like the model's trainable arrays"),
+        (text, like(-1.0), r"squares must be finite numbers of at least 0, got -1\.0"),
+        (text, like(jnp.nan), "squares must be finite numbers of at least 0, got nan"),
+        (np.arange(5), like(1.0), "data must be an object such as .*Tracks.* got one of ndarray"),
+    ):
+        with pytest.raises(ValueError, match=f"^{sentence}"):
+            dynamic_evaluation(m, data, softmax_cross_entropy, squares=squares, key=jr.key(1))

@@ -170,6 +170,19 @@ class TestDrawnSteps:
             with pytest.raises(ValueError, match=sentence):
                 onward.sequences.DrawnSteps(**arguments)
 
+    @pytest.mark.usefixtures("as_in_use")
+    def test_a_spread_longer_than_the_text_is_refused(self):
+        for drawn, sentence in (
+            (5.0, r"drawn must be an onward\.sequences\.DrawnSteps, got 5\.0"),
+            (
+                onward.sequences.DrawnSteps(spread=1e9),
+                r"drawn must have a spread of at most 49\.5, .* got 1000000000\.0",
+            ),
+            (onward.sequences.DrawnSteps(spread=1e308), r"drawn must have a spread of at most 49\.5"),
+        ):
+            with pytest.raises(ValueError, match=sentence):
+                onward.sequences.Tracks(np.arange(200) % 3, batch=2, steps=5, drawn=drawn)
+
 
 def test_a_shorter_window_takes_a_step_in_proportion_to_its_length():
     """Clip and rate of the last window: those of the mean of its losses, times its share of a full window."""
