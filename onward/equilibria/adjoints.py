@@ -9,10 +9,9 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..support.arguments import at_least_zero, number, whole
-from ..support.smooth import root
 from ..support.trees import inner, largest, norm, zeros_like
 from .implicit import AbstractRBP
-from .jacobian import JacobianProducts
+from .jacobian import JacobianProducts, relative_residual
 
 # A relative residual above this is not silent.
 WARN_ABOVE = 0.5
@@ -119,8 +118,8 @@ class ConjugateGradientRBP(AbstractRBP):
       right-hand side; at least 0. (The authors' script compares the residual itself with 1e-5, which depends on the
       scale of the loss.)
     - `probe`: as for `onward.NeumannRBP`.
-    - `warn_above`, `throw`: see `onward.equilibria.AbstractRBP`. What is compared is the residual of the normal
-      equations, relative to their right-hand side.
+    - `warn_above`, `throw`: see `onward.equilibria.AbstractRBP`. What is compared is `‖b + Jᵀz − z‖ / ‖b‖`, at the cost
+      of one more product with Jᵀ. The residual of the normal equations would not show what the damping leaves out.
 
     Raises `ValueError` for a value outside its range.
 
@@ -152,7 +151,8 @@ class ConjugateGradientRBP(AbstractRBP):
         # Scaled to size 1, so that the squares of the numbers neither overflow nor vanish.
         scale = largest(b)
         divisor = jnp.where(scale == 0, jnp.ones_like(scale), scale)
-        right = forward(jax.tree.map(lambda leaf: leaf / divisor.astype(leaf.dtype), b))
+        b = jax.tree.map(lambda leaf: leaf / divisor.astype(leaf.dtype), b)
+        right = forward(b)
         size = inner(right, right)
 
         def unfinished(carry):
@@ -168,9 +168,8 @@ class ConjugateGradientRBP(AbstractRBP):
             rr_after = inner(r, r)
             return k + 1, _add(z, p, alpha), r, _add(r, p, rr_after / rr), rr_after
 
-        _, z, _, _, rr = jax.lax.while_loop(unfinished, step, (0, zeros_like(b), right, right, size))
-        residual = root(rr / jnp.where(size == 0, jnp.ones_like(size), size))
-        return _times(scale, z), residual
+        _, z, _, _, _ = jax.lax.while_loop(unfinished, step, (0, zeros_like(b), right, right, size))
+        return _times(scale, z), relative_residual(jacobian, z, b)
 
 
 class RBP(AbstractRBP):

@@ -76,6 +76,24 @@ def test_the_residual_is_that_of_dense_algebra_and_a_failure_is_said(name, case)
             jax.jit(jax.grad(lambda args: backward(args, raising)))((W, x))
 
 
+@pytest.mark.parametrize(("slopes", "residual"), [((0.999, 0.5), 0.909), ((1.0, 0.5), 1.0)])
+def test_what_damping_leaves_out_is_said(slopes, residual):
+    """The damped normal equations are solved here. The system is not."""
+
+    def at_rest(x, probe):
+        adjoint = ConjugateGradientRBP(20, probe=probe)
+        h = optx.fixed_point(
+            lambda h, x: jnp.array(slopes) * h + x, equilibria.FixedSteps(1), x, x, adjoint=adjoint, max_steps=1
+        ).value
+        return h[0]
+
+    with pytest.warns(equilibria.EquilibriumWarning, match="with a small damping if I − J is nearly singular") as said:
+        _, report = jax.grad(at_rest, (0, 1))(jnp.ones(2), jnp.zeros(()))
+        jax.effects_barrier()
+    np.testing.assert_allclose(report, residual, rtol=1e-3)
+    np.testing.assert_allclose(said[0].message.worst, report)
+
+
 def test_nothing_is_checked_if_nothing_is_to_be_said():
     W, x = matrix(0.99), jnp.ones(UNITS)
 
