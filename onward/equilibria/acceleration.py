@@ -42,9 +42,11 @@ class Anderson(AbstractUntilSettled):
     - `tolerance`: it ends when `max |F(h) − h| < tolerance (1 + max |F(h)|)`; above 0.
     - `memory`: m, the number of differences, at least 1. It stores 2 m copies of the state.
     - `mixing`: β, above 0 and at most 1; below 1 for maps that plain iteration would overshoot.
-    - `damping`: λ, relative to the size of the residuals' differences, at least 0.
+    - `damping`: λ, relative to the size of the residuals' differences, at least 0. λ is never below m times the
+      spacing of the state's dtype, 6e-7 in float32.
 
-    Raises `ValueError` for a value outside its range.
+    Raises `ValueError` for a value outside its range, and for a state of float16 or bfloat16, in which the linear
+    system of the combination cannot be solved.
 
         >>> import jax.numpy as jnp, onward
         >>> slow = lambda h, x: 0.99 * h + x
@@ -68,7 +70,10 @@ class Anderson(AbstractUntilSettled):
         return state.move
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> _Past:
-        return _nothing_yet(y, self.memory)
+        past = _nothing_yet(y, self.memory)
+        if past.first.dtype.itemsize < 4:
+            raise ValueError(f"state must be float32 or float64 for Anderson, got {past.first.dtype}; use Broyden.")
+        return past
 
     def step(self, fn, y, args, options, state, tags):
         after, aux = fn(y, args)
@@ -80,7 +85,9 @@ class Anderson(AbstractUntilSettled):
         dR = state.second.at[place].set(jnp.where(known, r - r_before, state.second[place]))
         gram = dR @ dR.T
         scale = jnp.trace(gram)
-        gram = gram + jnp.where(scale > 0, self.damping * scale, 1) * jnp.eye(self.memory, dtype=h.dtype)
+        # At least the rounding errors of the products: with less, a matrix of low rank is singular in float32.
+        damping = max(self.damping, self.memory * float(jnp.finfo(h.dtype).eps))
+        gram = gram + jnp.where(scale > 0, damping * scale, 1) * jnp.eye(self.memory, dtype=h.dtype)
         gram = gram + jnp.diag(jnp.where(jnp.diagonal(dR @ dR.T) > 0, 0, jnp.where(scale > 0, scale, 1)))
         gamma = jnp.linalg.solve(gram, dR @ r)
         following = h + self.mixing * r - gamma @ (dH + self.mixing * dR)

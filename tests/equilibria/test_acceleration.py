@@ -85,6 +85,26 @@ def test_a_map_that_stands_still_at_once(solver):
     np.testing.assert_array_equal(still.state, 1)
 
 
+def test_in_single_precision_fewer_numbers_than_differences_are_no_fault():
+    """The Gram matrix of five differences of two numbers is singular up to its damping."""
+    draws = np.random.default_rng(0).normal(size=(20, 3, 2)).astype("float32")
+
+    @jax.jit
+    @jax.vmap
+    def found(draw):
+        def at_rest(x, adjoint):
+            return equilibria.equilibrium(
+                tanh, jnp.zeros_like(x), (0.5 * draw[:2], x), solver=Anderson(1e-6), adjoint=adjoint, max_steps=40
+            )
+
+        unrolled = jax.grad(lambda x: at_rest(x, equilibria.FullBPTT()).state.sum())(draw[2])
+        return at_rest(draw[2], None).diagnostics.settled, unrolled
+
+    settled, unrolled = found(draws)
+    assert settled.all()
+    assert np.isfinite(unrolled).all()
+
+
 def test_the_penalty_of_hutchinson_over_all_signs(monkeypatch):
     W, state = matrix(0.7)[:3, :3], jnp.zeros(3)
     signs = jnp.array(list(itertools.product([-1.0, 1.0], repeat=3)))
@@ -103,6 +123,8 @@ BAD = {
     "memory": ("memory must be an integer of at least 1, got 0", lambda: Broyden(memory=0)),
     "mixing": ("mixing must be a number above 0 and at most 1, got 2", lambda: Anderson(mixing=2)),
     "damping": ("damping must be a finite number of at least 0, got -1", lambda: Anderson(damping=-1)),
+    "half": ("state must be float32 or float64 for Anderson, got bfloat16; use Broyden", lambda: equilibria.equilibrium(
+        lambda h, _: h, jnp.zeros(2, "bfloat16"), solver=Anderson(1e-2))),
     "samples": ("samples must be an integer of at least 1, got 0", lambda: equilibria.hutchinson_penalty(
         lambda h, _: h, jnp.zeros(2), samples=0, key=jax.random.key(0))),
 }  # fmt: skip
