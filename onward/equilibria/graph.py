@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from ..support.arguments import whole
+from ..support.trees import like
 from ._arguments import check_finite
 
 
@@ -68,7 +69,7 @@ class Graph(eqx.Module):
     @classmethod
     def undirected(cls, edges: Array | np.ndarray, nodes: int, weights: Array | np.ndarray | None = None) -> "Graph":
         """An undirected graph, in which every edge leads both ways. Each row of two nodes is one edge, given once, and
-        so is its weight.
+        so is its weight. An edge from a node to itself is counted twice.
         """
         edges = np.asarray(edges)
         if edges.ndim != 2 or edges.shape[1] != 2:
@@ -77,21 +78,22 @@ class Graph(eqx.Module):
             weights = jnp.tile(_checked(weights, len(edges)), 2)
         return cls(edges.T.ravel(), edges[:, ::-1].T.ravel(), nodes, weights)
 
-    def sum_of_neighbours(self, states: Float[Array, "_nodes units"]) -> Float[Array, "_nodes units"]:
+    def sum_of_neighbours(self, states: Float[Array, "_nodes *units"]) -> Float[Array, "_nodes *units"]:
         """`m_v = Σ_(u → v) h_u` for every node v; 0 if no edge leads to v.
 
         Memory grows with the number of edges, not with the number of pairs of nodes. Differentiable in both modes.
-        Raises `ValueError` if the number of states is not the number of nodes.
+        A node's state may have any number of axes. Raises `ValueError` if the number of states is not the number of
+        nodes.
         """
         return self._summed(self._sent(states))
 
-    def mean_of_neighbours(self, states: Float[Array, "_nodes units"]) -> Float[Array, "_nodes units"]:
+    def mean_of_neighbours(self, states: Float[Array, "_nodes *units"]) -> Float[Array, "_nodes *units"]:
         """The sum of the neighbours' states, divided by the number of edges that lead to the node; 0 if there are none.
         Otherwise as `sum_of_neighbours`.
         """
-        return self.sum_of_neighbours(states) / jnp.maximum(self.degrees, 1).astype(states.dtype)[:, None]
+        return self.sum_of_neighbours(states) / like(jnp.maximum(self.degrees, 1).astype(states.dtype), states)
 
-    def weighted_sum_of_neighbours(self, states: Float[Array, "_nodes units"]) -> Float[Array, "_nodes units"]:
+    def weighted_sum_of_neighbours(self, states: Float[Array, "_nodes *units"]) -> Float[Array, "_nodes *units"]:
         """`m_v = Σ_(u → v) w_uv h_u` with the weights w of the edges, also differentiable along them. Otherwise as
         `sum_of_neighbours`. Raises `ValueError` if the graph has no weights.
 
@@ -103,10 +105,13 @@ class Graph(eqx.Module):
         """
         if self.weights is None:
             raise ValueError("the graph's edges have no weights; give Graph one number per edge as weights.")
-        return self._summed(self.weights[:, None] * self._sent(states))
+        sent = self._sent(states)
+        return self._summed(like(self.weights, sent) * sent)
 
     def _sent(self, states):
         """The state at the start of every edge."""
+        if not isinstance(states, (jax.Array, np.ndarray)) or states.ndim == 0:
+            raise ValueError(f"states must be an array whose first axis is the graph's {self.nodes} nodes, got {states}.")
         if len(states) != self.nodes:
             raise ValueError(f"states must be of the graph's {self.nodes} nodes, got {len(states)}.")
         return states[self.senders]

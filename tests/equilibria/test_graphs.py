@@ -80,6 +80,16 @@ def test_means_and_weighted_sums_are_products_with_matrices():
     np.testing.assert_array_equal(weighted().sum_of_neighbours(features()), graph().sum_of_neighbours(features()))
 
 
+@pytest.mark.parametrize("shape", [(NODES,), (NODES, 1), (NODES, NODES), (NODES, NODES, 2)])
+def test_states_have_any_number_of_axes(shape):
+    """Also if another axis is as long as there are nodes."""
+    states, A, W = jr.normal(jr.key(1), shape), adjacency(), adjacency(WEIGHTS)
+    means = np.tensordot(A / np.maximum(A.sum(1, keepdims=True), 1), states, 1)
+    np.testing.assert_allclose(graph().sum_of_neighbours(states), np.tensordot(A, states, 1), atol=1e-12)
+    np.testing.assert_allclose(graph().mean_of_neighbours(states), means, atol=1e-12)
+    np.testing.assert_allclose(weighted().weighted_sum_of_neighbours(states), np.tensordot(W, states, 1), atol=1e-12)
+
+
 def remade(kind, units=UNITS, **options) -> GraphNetwork:
     """A network of cells of a kind. The features enter at every step, unless they start it."""
     cell_key, readout_key = jr.split(jr.key(3))
@@ -246,6 +256,8 @@ def test_a_batch_of_features_is_each_of_them():
         (lambda: onward.equilibria.Graph.undirected(np.zeros((3, 3), int), 4), r"shape \[edges, 2\]"),
         (lambda: network()(graph(), features()[:, :3]), r"features must have the shape \(7, 4\), got \(7, 3\)"),
         (lambda: graph().sum_of_neighbours(features()[1:]), "states must be of the graph's 7 nodes, got 6"),
+        (lambda: graph().mean_of_neighbours(jnp.array(1.0)), "states must be an array whose first axis is .* 7 nodes"),
+        (lambda: graph().mean_of_neighbours([1.0] * 7), "states must be an array whose first axis is .* 7 nodes"),
         (lambda: network()(graph(), features().at[2, 1].set(np.nan)), "features must be finite, got nan for 1 of 28"),
         (
             lambda: remade(onward.LSTMCell, features_start=True)(graph(), features()),
