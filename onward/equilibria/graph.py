@@ -111,7 +111,9 @@ class Graph(eqx.Module):
     def _sent(self, states):
         """The state at the start of every edge."""
         if not isinstance(states, (jax.Array, np.ndarray)) or states.ndim == 0:
-            raise ValueError(f"states must be an array whose first axis is the graph's {self.nodes} nodes, got {states}.")
+            raise ValueError(
+                f"states must be an array whose first axis is the graph's {self.nodes} nodes, got {states}."
+            )
         if len(states) != self.nodes:
             raise ValueError(f"states must be of the graph's {self.nodes} nodes, got {len(states)}.")
         return states[self.senders]

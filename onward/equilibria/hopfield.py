@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..support.arguments import above_zero, at_least_zero, whole
 from ..support.trees import norm
+from ._arguments import check_finite
 from .adjoints import NeumannRBP
 from .solvers import FixedSteps
 
@@ -117,10 +118,8 @@ class HopfieldMemory(eqx.Module):
         - `adjoint`: how to differentiate the answer with respect to weights and pattern: any adjoint of a fixed point,
           by default `onward.NeumannRBP(steps=20)`.
 
-        Raises `ValueError` for a pattern of another size, or steps below 1.
+        Raises `ValueError` for a pattern of another size or that is not finite, or for steps below 1.
         """
-        if pattern.shape != (self.pixels,):
-            raise ValueError(f"pattern must have shape ({self.pixels},), got {pattern.shape}.")
         solver, adjoint = FixedSteps(steps), NeumannRBP(steps=20) if adjoint is None else adjoint
         args = self._drives(pattern)
         h = jnp.zeros_like(args[1])
@@ -147,7 +146,8 @@ class HopfieldMemory(eqx.Module):
         **Arguments:** `pattern` as for `recall`; `state` as `recall` returns it; `antiderivative`: Φ, by default
         `jax.nn.softplus`, that of the sigmoid.
 
-        Raises `ValueError` for another activation without its antiderivative, and for a state of another size.
+        Raises `ValueError` for another activation without its antiderivative, for a pattern as in `recall`, and
+        for a state of another size.
 
             >>> import jax, jax.numpy as jnp, onward
             >>> memory = onward.equilibria.HopfieldMemory(3, 4, key=jax.random.key(0), scale=1.0, step_size=0.1)
@@ -171,6 +171,9 @@ class HopfieldMemory(eqx.Module):
 
     def _drives(self, pattern):
         """The inputs of the free neurons: W, which acts among them, and the constant input from outside."""
+        if jnp.shape(pattern) != (self.pixels,):
+            raise ValueError(f"pattern must have shape ({self.pixels},), got {jnp.shape(pattern)}.")
+        check_finite("pattern", pattern)
         free = self.weights[:, self.clamps :]
         W = jnp.where(jnp.eye(len(free), dtype=bool), 0, (free + free.T) / 2)
         if self.clamps:

@@ -92,7 +92,8 @@ def hypergradient(
 
     Raises `ValueError` if the step returns another structure, shape or dtype than its state, if the loss is not a
     scalar, for steps below 1, if hyperparameters are not floating-point, if a number among the arguments is not finite,
-    or for `at_rest` with an adjoint that goes back through the run.
+    or for `at_rest` with an adjoint that goes back through the run. An adjoint with `throw=True` raises `RuntimeError` if
+    it did not solve its system; without, `adjoint_residual` says so and there is no warning.
 
         >>> import jax, jax.numpy as jnp, onward
         >>> def step(decay, w):  # gradient descent on (w − 3)² + decay w²
@@ -158,7 +159,8 @@ def _run(step, loss, hyperparameters, state, steps, adjoint, at_rest) -> Hypergr
     keeps_the_end = isinstance(adjoint, AbstractRBP)
     if keeps_the_end:
         # The residual is returned, and most runs end before they rest: a warning would say nothing new.
-        adjoint = dataclasses.replace(adjoint, warn_above=math.inf, probe=jnp.zeros(()))
+        warn_above = adjoint.warn_above if adjoint.throw else math.inf
+        adjoint = dataclasses.replace(adjoint, warn_above=warn_above, probe=jnp.zeros(()))
     (value, h), (gradient, report) = eqx.filter_value_and_grad(ended, has_aux=True)((hyperparameters, adjoint))
     after = function(h, hyperparameters)["numbers"]
     if at_rest is not None:

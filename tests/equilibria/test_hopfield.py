@@ -198,6 +198,14 @@ BAD = {
     "gain": ("gain must be a finite number .*, got nan", lambda: attempt(gain=float("nan"))),
     "step": ("step_size must be a finite number above 0, got 0.0", lambda: attempt(step_size=0.0)),
     "pattern": (r"pattern must have shape \(3,\), got \(4,\)", lambda: attempt().recall(jnp.zeros(4))),
+    "nan": ("pattern must be finite, got nan for 1 of 3", lambda: attempt().recall(jnp.array([0.0, jnp.nan, 1.0]))),
+    **{
+        f"energy-{shape}": (
+            r"pattern must have shape \(3,\), got",
+            lambda shape=shape: attempt(clamped=False).energy(jnp.zeros(shape), jnp.zeros(8)),
+        )
+        for shape in ((), (1,), (4,), (3, 5))
+    },
     "activation": (
         "antiderivative must be given for softplus: a function whose slope is that activation",
         lambda: attempt(activation=jax.nn.softplus).energy(jnp.zeros(3), jnp.zeros(5)),

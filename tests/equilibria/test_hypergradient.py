@@ -255,6 +255,11 @@ def test_bad_input_is_named_in_one_sentence(case):
         attempt(**settings)
 
 
+def test_an_adjoint_that_should_raise_raises():
+    with pytest.raises(RuntimeError, match="NeumannRBP did not find the gradient"):
+        attempt(step=lambda w, h: 0.9 * h + w, adjoint=onward.NeumannRBP(1, throw=True))
+
+
 @pytest.mark.parametrize("name", ["neumann", "truncated", "full"])
 def test_a_run_that_leaves_the_finite_numbers_says_so(name):
     def away(w, h):
