@@ -92,8 +92,8 @@ def hypergradient(
 
     Raises `ValueError` if the step returns another structure, shape or dtype than its state, if the loss is not a
     scalar, for steps below 1, if hyperparameters are not floating-point, if a number among the arguments is not finite,
-    or for `at_rest` with an adjoint that goes back through the run. An adjoint with `throw=True` raises `RuntimeError` if
-    it did not solve its system; without, `adjoint_residual` says so and there is no warning.
+    or for `at_rest` with an adjoint that goes back through the run. An adjoint with `throw=True` raises `RuntimeError`
+    if it did not solve its system; without, `adjoint_residual` says so and there is no warning.
 
         >>> import jax, jax.numpy as jnp, onward
         >>> def step(decay, w):  # gradient descent on (w − 3)² + decay w²

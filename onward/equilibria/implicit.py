@@ -50,10 +50,10 @@ class AbstractRBP(optx.AbstractAdjoint):
     `onward.equilibria.EquilibriumWarning`, one for a whole batch. With `throw` there is an error instead. With
     `warn_above=math.inf` nothing is checked, and nothing is added to the program.
 
-    The default of 0.5 finds systems that were not solved at all. It lets inaccurate solutions through: in a direction in
-    which J has an eigenvalue near 1, z can be far too small although the residual is small, because the other
-    directions of b outweigh this one. For J = diag(0.999, 0.5, 0.1, −0.5, 0.2, 0.3), b of equal numbers and the residual
-    at 0.40, z is wrong by 98 %. A smaller `warn_above` is stricter. To see what more steps would change, compare the
+    The default of 0.5 finds systems that were not solved at all. It lets inaccurate solutions through: in a
+    direction in which J has an eigenvalue near 1, z can be far too small although the residual is small, because the
+    other directions of b outweigh this one. For J = diag(0.999, 0.5, 0.1, −0.5, 0.2, 0.3) and b of equal numbers, z is
+    wrong by 98 % after 20 steps of `onward.NeumannRBP`, at a residual of 0.40. A smaller `warn_above` is stricter. To see what more steps would change, compare the
     gradients of `steps` and of twice as many, or read the residual from a `probe` as `steps` grows.
     """
 

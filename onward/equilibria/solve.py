@@ -84,7 +84,8 @@ def equilibrium(
       0. Without a `solver`, iteration continues to a tenth of the tolerance.
     - `key`: a random key. If given, `‖J‖` and the spectral radius of J are estimated (see
       `onward.equilibria.jacobian_norm` and `onward.equilibria.spectral_radius`), with a warning if the radius is 1 or
-      above: the map then does not contract around the state. A norm of 1 or above alone is no fault.
+      above: the map then does not contract around the state. A norm of 1 or above alone is no fault. The estimate of
+      the radius can be too low if the largest eigenvalues are complex, so no warning is no proof.
     - `throw`: if true, raises an error instead of each warning.
 
     Raises `ValueError` for a map whose output differs from its state in structure, shape or dtype, for a batch that the
@@ -115,7 +116,8 @@ def equilibrium(
     diagnostics = found.diagnostics
     text = (
         f"the state did not settle: after at most {max_steps} steps, one more would move it by more than tolerance = "
-        f"{tolerance:g} allows. Its `diagnostics` say how far; start nearer, allow more steps, or use another solver."
+        f"{tolerance:g} allows. Its `diagnostics` say how far; start nearer, allow more steps, give a solver that ended "
+        "by its own tolerance a smaller one, or use another solver."
     )
     # The diagnostics are a part of what is announced, because a program may return nothing else.
     found = announced(found, ~diagnostics.settled, diagnostics.residual, text, throw=throw)
