@@ -53,8 +53,9 @@ class AbstractRBP(optx.AbstractAdjoint):
     The default of 0.5 finds systems that were not solved at all. It lets inaccurate solutions through: in a
     direction in which J has an eigenvalue near 1, z can be far too small although the residual is small, because the
     other directions of b outweigh this one. For J = diag(0.999, 0.5, 0.1, −0.5, 0.2, 0.3) and b of equal numbers, z is
-    wrong by 98 % after 20 steps of `onward.NeumannRBP`, at a residual of 0.40. A smaller `warn_above` is stricter. To see what more steps would change, compare the
-    gradients of `steps` and of twice as many, or read the residual from a `probe` as `steps` grows.
+    wrong by 98 % after 20 steps of `onward.NeumannRBP`, at a residual of 0.40. A smaller `warn_above` is stricter.
+    To see what more steps would change, compare the gradients of `steps` and of twice as many, or read the residual
+    from a `probe` as `steps` grows.
     """
 
     probe: eqx.AbstractVar[Float[Array, ""] | None]

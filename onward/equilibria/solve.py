@@ -116,8 +116,8 @@ def equilibrium(
     diagnostics = found.diagnostics
     text = (
         f"the state did not settle: after at most {max_steps} steps, one more would move it by more than tolerance = "
-        f"{tolerance:g} allows. Its `diagnostics` say how far; start nearer, allow more steps, give a solver that ended "
-        "by its own tolerance a smaller one, or use another solver."
+        f"{tolerance:g} allows. Its `diagnostics` say how far; start nearer, allow more steps, give a solver that "
+        "ended by its own tolerance a smaller one, or use another solver."
     )
     # The diagnostics are a part of what is announced, because a program may return nothing else.
     found = announced(found, ~diagnostics.settled, diagnostics.residual, text, throw=throw)
