@@ -32,9 +32,9 @@ CHOICES = (
     "The paper leaves the activation open, tanh or sigmoid: here it is {activation}, and another recipe of this figure "
     "has the other one. It also leaves open the initial weights, here uniform in "
     f"±{INITIAL_SCALE}/√units, and the number of runs. It gives all methods the same time; here they read the same "
-    "number of characters. The loss is in bits, the state is the pre-activation, and t counts characters. Where there is a Kalman matrix "
-    "(Λ = 20), NoBackTrack's norms are the half-invariant ones. Controls are added: truncation to one step, with the "
-    "step of the figure's main arms and with RMSProp."
+    "number of characters. The loss is in bits, the state is the pre-activation, and t counts characters. Where there "
+    "is a Kalman matrix (Λ = 20), NoBackTrack's norms are the half-invariant ones. Controls are added: truncation to "
+    "one step, with the step of the figure's main arms and with RMSProp."
 )
 
 

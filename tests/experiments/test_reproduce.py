@@ -323,6 +323,7 @@ def test_a_part_of_a_table_is_run_kept_and_extended(table, tmp_path, capsys):
     [
         (["--methods", "OGDD"], "there is no method 'OGDD' here; did you mean 'OGD'? There are BPTT; FPTT, c = 2,"),
         (["--methods", "BPTT,FPTT, c = 3, α = 0.5"], "there is no method 'FPTT' here; did you mean 'FPTT, c = 2, α ="),
+        (["--methods", "zzzzzz"], "there is no method 'zzzzzz' here; there are BPTT; FPTT, c = 2,"),
         (["--methods", "BPTT,ogd,bptt"], "--methods names 'BPTT' twice; leave one of them out."),
         (["--budget", "4"], "--budget must be a time above 0 with its unit, s, m or h, such as 10m, got '4'."),
     ],

@@ -205,6 +205,14 @@ def test_a_flipped_bit_near_the_end_of_a_checkpoint_is_called_damage(learner, sa
     assert all("is damaged, or is not a checkpoint" in sentence for sentence in said)
 
 
+def test_a_run_that_cannot_be_made_leaves_no_folder(tmp_path):
+    (tmp_path / "t.txt").write_text("mine")
+    for path in (tmp_path / "new" / "x" / ".." / ".." / "t.txt" / "x", tmp_path / "new" / ("n" * 300)):
+        with pytest.raises(UserError, match="cannot hold a run"):
+            RunFolder.create(path, Settings())
+        assert [each.name for each in tmp_path.iterdir()] == ["t.txt"]
+
+
 def test_a_checkpoint_takes_the_place_of_a_file_only(learner, saved, tmp_path):
     (tmp_path / "link").symlink_to(saved)
     before = saved.read_bytes()
