@@ -11,7 +11,6 @@ from ..cells import AbstractCell
 from ..cells.rollout import rollout
 from ..support.freezing import learnable
 from ._jacobians import with_parameters
-from ._one_precision import like
 
 
 class Passage(NamedTuple):
@@ -19,7 +18,8 @@ class Passage(NamedTuple):
 
     * `xs`, `reset`: as in a chunk;
     * `states`: the hidden states after each step;
-    * `push`: returns `(∂h_S/∂h₀) v` for a v shaped like the hidden state;
+    * `push`: returns `(∂h_S/∂h₀) v` for a v shaped like the hidden state; it is 0 if a new sequence starts on the
+      way;
     * `pull`: returns `(∂h_S/∂θ)ᵀ H` for an H shaped like the hidden state. The result is shaped like the trainable
       parameters of the cell.
     """
@@ -31,7 +31,9 @@ class Passage(NamedTuple):
     pull: Callable[[PyTree], PyTree]
 
     @classmethod
-    def again(cls, cell: AbstractCell, hidden: PyTree, xs: PyTree, reset, states: PyTree) -> "Passage":
+    def again(
+        cls, cell: AbstractCell, hidden: PyTree, xs: PyTree, reset: Bool[Array, " steps"] | None, states: PyTree
+    ) -> "Passage":
         """A passage whose derivatives run the steps again. What is not called costs nothing."""
 
         def end(parameters, hidden):
@@ -48,14 +50,19 @@ class Passage(NamedTuple):
 
     @classmethod
     def differentiated(
-        cls, pullback: Callable[[PyTree], tuple[PyTree, PyTree]], xs: PyTree, reset, states: PyTree
+        cls,
+        pullback: Callable[[PyTree], tuple[PyTree, PyTree]],
+        xs: PyTree,
+        reset: Bool[Array, " steps"] | None,
+        states: PyTree,
     ) -> "Passage":
         """A passage whose steps have been run and are not run again. `pullback` goes from cotangents of `states` to
         those of the cell's parameters and of the hidden state at the start, as `jax.vjp` returns it.
         """
 
         def push(v):
-            # What goes forward is the transpose of what goes backward.
+            # The pullback is linear, and its transpose is the product with the Jacobian. So a cell with a backward rule
+            # of its own needs no forward one here, but its rule must be linear.
             (tangents,) = jax.linear_transpose(lambda cotangents: pullback(cotangents)[1], states)(v)
             return _last(tangents)
 
@@ -64,19 +71,6 @@ class Passage(NamedTuple):
             return pullback(at_the_end)[0]
 
         return cls(xs, reset, states, push, pull)
-
-    def in_dtypes(self, narrow: PyTree, wide: PyTree, parameters: PyTree) -> "Passage":
-        """The same passage for a hidden state `wide` and trainable parameters `parameters`, whose dtypes may differ
-        from those of the steps; `narrow` is the hidden state of the steps.
-        """
-        states = jax.tree.map(lambda leaf, h: leaf.astype(h.dtype), self.states, wide)
-        return Passage(
-            self.xs,
-            self.reset,
-            states,
-            lambda v: like(self.push(like(v, narrow)), wide),
-            lambda H: like(self.pull(like(H, narrow)), parameters),
-        )
 
 
 def _last(states: PyTree) -> PyTree:

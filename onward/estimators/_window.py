@@ -1,4 +1,4 @@
-"""Several steps of a cell as one, for estimators that carry their influence over a window at once."""
+"""A cell over a window, for estimators that carry their influence over a window at once."""
 
 import jax
 from jaxtyping import Array, Bool, PyTree
@@ -10,7 +10,9 @@ from .base import AbstractForwardEstimator
 
 
 class Window(AbstractCell):
-    """A cell that reads several inputs in one step: the state after the last of them. It has no units."""
+    """A cell whose step is a window: its input is that of all steps, and its state that after the last. It has no
+    units, so that an influence is begun and contracted as for any other cell. `Passage` has its derivatives.
+    """
 
     cell: AbstractCell
 

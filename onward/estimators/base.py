@@ -351,7 +351,9 @@ class AbstractForwardEstimator(AbstractEstimator):
         if not jax.tree.leaves(learned(model.cell)):
             return state, lambda H: zeros_like(parameters)
         wide, before = in_one_precision(model, hidden)
-        passage = passage.in_dtypes(hidden, before, learnable(wide.cell))
+        if wide is not model:  # sums over the steps need the wide dtype
+            states = jax.tree.map(lambda leaf, h: leaf.astype(h.dtype), passage.states, before)
+            passage = Passage.again(wide.cell, before, passage.xs, passage.reset, states)
         state, contract = self.over_window(wide.cell, before, state, passage, noise)
 
         def gradient(H):

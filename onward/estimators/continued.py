@@ -71,7 +71,8 @@ class ContinuedBPTT(AbstractEstimator):
             found = read(thaw(eqx.combine(parameters, model)), loss, states, chunk)
             return found.losses.sum(), found
 
-        # The steps run once: the edge takes its derivatives from the same run.
+        # The edge may take its derivatives from this run. A batch has one gradient for all streams, but the edge needs
+        # one for each, and so it runs the steps again.
         states, pullback = jax.vjp(steps, learnable(model).cell, hidden)
         (_, found), (grads, errors) = jax.value_and_grad(summed, (0, 1), has_aux=True)(learnable(model), states)
         through_time, H = pullback(errors)

@@ -206,7 +206,7 @@ EACH_STREAM = {"cell": "gru", "hidden_size": 16, "window": 1, "optimizer": "adam
 TEXT = Job(
     {name: Method(estimator=name, **EACH_TEXT | entry.settings | entry.text) for name, entry in ESTIMATORS.items()},
     default="tbptt",
-    rates={"falling": EACH_TEXT["rate"]},
+    rates={"adam": EACH_TEXT["rate"], "falling": EACH_TEXT["rate"]},
 )
 
 # `onward compare` and `onward sweep`

@@ -101,7 +101,7 @@ def row_sums(rows: Float[Array, "*rows columns"]) -> Float[Array, "*rows"]:
 
 
 def squared_norm(tree: PyTree) -> Float[Array, ""]:
-    """`Σ a²` over a tree, row by row unless an array is large.
+    """`Σ a²` over a tree, row by row unless one of its arrays is large.
 
     If arrays are flattened, XLA computes the squares one by one, with a division to find the place of each. That takes
     a third of a step of the Kalman version at 20 units. For the rows of a large array XLA calls a library, and then

@@ -235,3 +235,44 @@ def test_an_update_is_differentiated_with_the_influence_as_a_constant():
     assert abs(expected[1]) > 1e-2
     np.testing.assert_allclose(forward, expected, rtol=1e-9)
     np.testing.assert_allclose(backward, expected[1], rtol=1e-9)
+
+
+class LowPrecisionCell(onward.AbstractCell):
+    """Slowly changing, with weights in half precision and a state in single precision."""
+
+    W: jax.Array
+
+    def __call__(self, hidden, x):
+        return 0.95 * hidden + 0.05 * jnp.tanh(self.W.astype(jnp.float32) @ jnp.concatenate([hidden, x]))
+
+    def init_hidden(self):
+        return jnp.zeros(len(self.W), jnp.float32)
+
+    def output(self, hidden):
+        return hidden
+
+
+def test_the_sum_over_a_window_is_in_the_wider_precision():
+    """In half precision a sum over many steps stands still."""
+    steps, cell = 256, LowPrecisionCell(0.5 * jr.normal(jr.key(0), (4, 6), jnp.bfloat16))
+    readout = eqx.nn.Linear(4, 2, key=jr.key(1), dtype=jnp.float32)
+    xs, ys = jr.normal(jr.key(2), (steps, 2), jnp.float32), jnp.zeros((steps, 2), jnp.float32)
+    estimator = ContinuedBPTT(onward.UORO())
+
+    def row(cell, dtype):
+        model = onward.Model(cell, jax.tree.map(lambda leaf: leaf.astype(dtype), readout))
+        hidden = cell.init_hidden()
+        state = estimator.init(model, hidden, key=jr.key(3), example=(xs[0].astype(dtype), ys[0].astype(dtype)))
+        e = estimator.grad(model, loss, hidden, state, xs.astype(dtype), ys.astype(dtype))
+        (w,) = jax.tree.leaves(e.state.w)
+        return w / jnp.linalg.norm(w)
+
+    class Exact(LowPrecisionCell):
+        def __call__(self, hidden, x):
+            return 0.95 * hidden + 0.05 * jnp.tanh(self.W @ jnp.concatenate([hidden, x]))
+
+        def init_hidden(self):
+            return jnp.zeros(len(self.W))
+
+    found, exact = row(cell, jnp.float32), row(Exact(cell.W.astype(jnp.float64)), jnp.float64)
+    np.testing.assert_allclose(np.asarray(found, float), np.asarray(exact).reshape(found.shape), atol=2e-3)
