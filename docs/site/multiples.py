@@ -262,7 +262,7 @@ MULTIPLES = {
             last_meta_loss(500), _same("BPTT", "TBPTT", "RBP", "Neumann-RBP"),
         ),
         Panel(
-            "Rates, 1000 steps, 100 back", "loss after training, nats (left is better)", "rbp/hyperparameters",
+            "Rates, 1000 steps, 100 back", "loss after training, nats (left is better)", "rbp/hyperparameters-1000",
             last_meta_loss(1000), _same("BPTT", "TBPTT", "RBP", "Neumann-RBP"),
         ),
         _documents("Cora", "rbp/cora", SETTLED),
