@@ -53,11 +53,11 @@ class DiagonalRTRL(AbstractForwardEstimator):
         influence = jax.tree.map(carried, state.influence, fresh)
         return unravel(after), DiagonalState(influence), lambda H: contracted(H, influence)
 
-    def over_window(self, cell, hidden, state, states, xs, reset, noise):
+    def over_window(self, cell, hidden, state, passage, noise):
         """Several steps whose own gradient is taken otherwise: what is carried on after them, and how the derivative at
         their start becomes the gradient of what came before. `onward.estimators.ContinuedBPTT` asks for it.
         """
-        after = self.step_by_step(cell, hidden, state, xs, reset, noise)
+        after = self.step_by_step(cell, hidden, state, passage, noise)
         return after, lambda H: contracted(H, state.influence)
 
 

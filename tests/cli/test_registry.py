@@ -126,7 +126,7 @@ def test_what_is_given_twice_must_be_the_same():
         chosen_method(TEXT, "nobacktrack:2", rank=3)
     assert chosen_method(TEXT, "nobacktrack:48", hidden_size=16).rank == 48
     assert chosen_method(TEXT, "nobacktrack", hidden_size=16).rank == 2
-    blocks = msgspec.structs.replace(TEXT.method("nobacktrack"), rank=48, blocks=True, per_unit=msgspec.UNSET)
+    blocks = msgspec.structs.replace(TEXT.method("nobacktrack"), rank=64, blocks=True, per_unit=msgspec.UNSET)
     assert blocks.but(hidden_size=16).rank == 16
 
 
