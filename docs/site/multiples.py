@@ -258,11 +258,11 @@ MULTIPLES = {
             _same("TBPTT", "RBP", "CG-RBP", "Neumann-RBP"),
         ),
         Panel(
-            "Rates, 500 steps, 50 back", "loss after training, nats (left is better)", "rbp/hyperparameters",
+            "Rates, 500 steps", "loss after training, nats (left is better)", "rbp/hyperparameters",
             last_meta_loss(500), _same("BPTT", "TBPTT", "RBP", "Neumann-RBP"),
         ),
         Panel(
-            "Rates, 1000 steps, 100 back", "loss after training, nats (left is better)", "rbp/hyperparameters-1000",
+            "Rates, 1000 steps", "loss after training, nats (left is better)", "rbp/hyperparameters-1000",
             last_meta_loss(1000), _same("BPTT", "TBPTT", "RBP", "Neumann-RBP"),
         ),
         _documents("Cora", "rbp/cora", SETTLED),

@@ -112,7 +112,8 @@ class Graph(eqx.Module):
         """The state at the start of every edge."""
         if not isinstance(states, (jax.Array, np.ndarray)) or states.ndim == 0:
             raise ValueError(
-                f"states must be an array whose first axis is the graph's {self.nodes} nodes, got {states}."
+                f"states must be an array whose first axis is the graph's {self.nodes} nodes, got a "
+                f"{type(states).__name__} of shape {jnp.shape(states)}."
             )
         if len(states) != self.nodes:
             raise ValueError(f"states must be of the graph's {self.nodes} nodes, got {len(states)}.")

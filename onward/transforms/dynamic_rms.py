@@ -89,8 +89,8 @@ def dynamic_rms(
 
     **Arguments:** `squares`: the mean squares of the training set's gradients, from
     `onward.sequences.gradient_mean_squares`, shaped like the parameters; `rate`: η, above 0; `decay`: λ, at least 0;
-    `epsilon`: ε, above 0. Raises `ValueError` otherwise, also from `init`, and for an
-    update without parameters.
+    `epsilon`: ε, above 0. Raises `ValueError` otherwise, from `init` for squares, and for an update
+    without parameters.
 
         >>> import jax.numpy as jnp
         >>> from onward.transforms import dynamic_rms
